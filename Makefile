@@ -1,0 +1,179 @@
+# Quintet. `make help` lists the targets.
+#
+# `make run` and `make test` do everything on a fresh Debian 12 or Ubuntu 24.04: install packages, build, run.
+# Variants of the build live side by side: build/ (release), build/asan/, build/tsan/; choose with VARIANT=asan.
+
+VARIANT ?= release
+CC ?= gcc
+CLANG ?= clang
+PYTHON ?= python3
+FLATC ?= flatc
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+
+ifeq ($(VARIANT),release)
+B := build
+OPTIMISE := -O2
+else ifeq ($(VARIANT),asan)
+B := build/asan
+OPTIMISE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DQN_CHECKED=1
+else ifeq ($(VARIANT),tsan)
+B := build/tsan
+OPTIMISE := -O1 -fsanitize=thread -fno-omit-frame-pointer -DQN_CHECKED=1
+else ifeq ($(VARIANT),fuzz)
+B := build/fuzz
+CC := $(CLANG)
+OPTIMISE := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -DQN_CHECKED=1
+else
+$(error VARIANT is $(VARIANT); it is one of release, asan, tsan, fuzz)
+endif
+
+PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsystemd-dev libmicrohttpd-dev \
+	libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libcmocka-dev flatbuffers-compiler \
+	libflatbuffers-dev python3 python3-venv curl ca-certificates
+LIBRARIES := libczmq libzmq yaml-0.1 libsystemd libmicrohttpd jansson libpcre2-8 libutf8proc libcurl
+
+VERSION := 0.1.0
+BUILD_ID := $(VERSION)+$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+G := build/gen
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(G)
+WARNINGS := -Wall -Wextra -Wshadow -Werror
+CFLAGS ?= -g
+ALL_CFLAGS = -std=c11 $(WARNINGS) $(OPTIMISE) $(CFLAGS) -pthread
+LDLIBS = $(shell pkg-config --libs $(LIBRARIES)) -ldl -lm -pthread
+# A policy in a shared object calls nothing of ours, but Python and policies may: keep symbols visible.
+LDFLAGS += -rdynamic
+
+SERVICES := frontend tokenizer scheduler memory compute
+MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
+SOURCES := $(filter-out $(MAINS),$(wildcard common/*.c services/*/*.c kernels/*.c kernels/cpu/*.c tools/*.c))
+OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(B)/obj/gen/qn_messages.o
+ARCHIVE := $(B)/obj/libquintet.a
+BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
+POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/policies/*.c))
+
+TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c)
+TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(B)/tests/%)
+FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzzers/%,$(wildcard tests/fuzz/fuzz_*.c))
+SCHEMAS := $(wildcard schemas/*.fbs)
+VENV := build/venv
+
+.DEFAULT_GOAL := all
+.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz install clean venv
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+all: $(BINARIES) $(POLICIES) ## build the five daemons, the quintet command and the example policies into build/
+
+# ---- packages -------------------------------------------------------------------------------------------------
+
+deps: ## install the Debian packages that are missing (apt-get, with sudo when not root)
+	@deploy/install-packages.sh $(PACKAGES)
+
+# ---- generated code -------------------------------------------------------------------------------------------
+
+$(G)/qn_messages.h: schemas/generate.py $(SCHEMAS)
+	@mkdir -p $(G)
+	$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
+$(G)/qn_messages.c: $(G)/qn_messages.h ;
+
+$(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+# ---- objects --------------------------------------------------------------------------------------------------
+
+AVX2 := -mavx2 -mfma -mf16c
+AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+%_avx2.o: ISA := $(AVX2)
+%_avx512.o: ISA := $(AVX512)
+%_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
+%_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
+$(B)/obj/kernels/%.o: OPTIMISE += -O3
+$(B)/obj/common/build.o: CPPFLAGS += -DQN_BUILD='"$(BUILD_ID)"'
+$(B)/obj/common/build.o: .git/HEAD $(wildcard .git/logs/HEAD)
+
+.git/HEAD: ;
+
+$(B)/obj/%.o: %.c | $(G)/qn_messages.h
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+$(ARCHIVE): $(OBJECTS)
+	@rm -f $@
+	ar rcs $@ $(OBJECTS)
+
+$(B)/quintet-%: $(B)/obj/services/%/main.o $(ARCHIVE)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+
+$(B)/quintet: $(B)/obj/tools/main.o $(ARCHIVE)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+
+$(B)/policies/%.so: deploy/policies/%.c common/policy.h
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
+
+$(B)/tests/%: tests/%.c $(ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -MF $@.d $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -lcmocka -o $@
+
+-include $(shell find $(B)/obj $(B)/tests -name '*.d' 2>/dev/null)
+
+# ---- run and test ---------------------------------------------------------------------------------------------
+
+run: deps ## install, build, start the five services on the bundled model, answer a prompt
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@tools/make_run.sh
+
+venv: $(VENV)/ready ## the Python environment of the tests
+$(VENV)/ready: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+test-programs: $(TEST_PROGRAMS)
+
+test: deps ## install, build, run every test that CI runs
+	@$(MAKE) --no-print-directory -j$(JOBS) all test-programs
+	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=asan all test-programs
+	@$(MAKE) --no-print-directory venv
+	@$(VENV)/bin/python tests/run.py ci
+
+check: all test-programs ## quick: the release build's C tests only
+	@$(PYTHON) tests/run.py quick
+
+asan: ## the whole C test suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=asan all test-programs
+	@$(PYTHON) tests/run.py asan
+
+tsan: ## unit and flow tests and the inproc composition under ThreadSanitizer
+	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=tsan all test-programs
+	@$(MAKE) --no-print-directory venv
+	@$(VENV)/bin/python tests/run.py tsan
+
+$(B)/fuzzers/%: tests/fuzz/%.c $(ARCHIVE)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+
+fuzzers: $(FUZZERS)
+
+fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, installs it
+	@deploy/install-packages.sh clang
+	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=fuzz fuzzers
+	@$(PYTHON) tests/run.py fuzz
+
+# ---- install --------------------------------------------------------------------------------------------------
+
+install: all ## install into $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/quintet/models $(DESTDIR)$(PREFIX)/lib/quintet/policies
+	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
+	install -m 644 config.yaml $(DESTDIR)$(PREFIX)/share/quintet/config.yaml
+	cp -r deploy/models/default $(DESTDIR)$(PREFIX)/share/quintet/models/
+
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,293 @@
+/* The skeleton with two small services, a client that dials and a server that echoes, as threads over inproc and over
+ * ipc: greeting, order, credit beyond the window, a restarted peer, a duplicate start, a bad frame. */
+#include <czmq.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/daemon.h"
+#include "common/limits.h"
+
+#define DEADLINE_NS 20000000000ull
+
+/* What the test and its services share. */
+typedef struct {
+    atomic_uint peers_up, peers_gone, answers, out_of_order, refusals;
+    atomic_uint wanted;          /* requests the client shall send */
+    atomic_uint server_epoch;
+} board_t;
+
+static board_t board;
+
+typedef struct {
+    qn_daemon_t *daemon;
+    uint64_t sent, expected;
+} state_t;
+
+static qn_err_t test_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
+{
+    (void)config;
+    state_t *state = calloc(1, sizeof *state);
+    assert_non_null(state);
+    state->daemon = daemon;
+    state->expected = 1;
+    qn_daemon_set_state(daemon, QN_STATE_READY, "test");
+    *ret_state = state;
+    return QN_OK;
+}
+
+static void test_fini(void **state)
+{
+    free(*state);
+    *state = NULL;
+}
+
+static uint64_t server_tick(void *state, uint64_t now_ns)
+{
+    (void)state;
+    (void)now_ns;
+    return UINT64_MAX;
+}
+
+static void server_lease(void *opaque, qn_peer_t from, const void *message)
+{
+    state_t *state = opaque;
+    const qn_lease_t *lease = message;
+    uint32_t blocks[3] = { 1, 2, 3 };
+    qn_grant_t grant = { .batch = lease->batch, .blocks = blocks, .blocks_count = lease->ids_count % 4 };
+    while (qn_daemon_send(state->daemon, from, QN_MESSAGE_GRANT, &grant) == QN_SEND_FULL) abort();
+}
+
+static uint64_t client_tick(void *opaque, uint64_t now_ns)
+{
+    state_t *state = opaque;
+    qn_peer_t server = qn_daemon_peer(state->daemon, QN_SERVICE_MEMORY);
+    uint32_t ids[64] = { 0 };
+    while (server.epoch && state->sent < atomic_load(&board.wanted)) {
+        /* Lengths vary, so over ipc the frames land at every alignment. */
+        qn_lease_t lease = { .batch = state->sent + 1, .ids = ids, .ids_count = (uint32_t)(state->sent % 61) };
+        if (qn_daemon_send(state->daemon, server, QN_MESSAGE_LEASE, &lease) != QN_SEND_OK) break;
+        state->sent++;
+    }
+    return now_ns + 2000000;
+}
+
+static void client_grant(void *opaque, qn_peer_t from, const void *message)
+{
+    (void)from;
+    state_t *state = opaque;
+    const qn_grant_t *grant = message;
+    if (grant->batch != state->expected || grant->blocks_count != ((grant->batch - 1) % 61) % 4) atomic_fetch_add(&board.out_of_order, 1);
+    state->expected = grant->batch + 1;
+    atomic_fetch_add(&board.answers, 1);
+}
+
+static void client_refusal(void *opaque, qn_peer_t from, const void *message)
+{
+    (void)opaque;
+    (void)from;
+    (void)message;
+    atomic_fetch_add(&board.refusals, 1);
+}
+
+static void client_peer(void *opaque, qn_peer_t peer, qn_peer_event_t event)
+{
+    state_t *state = opaque;
+    if (event == QN_PEER_UP) {
+        atomic_store(&board.server_epoch, peer.epoch);
+        atomic_fetch_add(&board.peers_up, 1);
+        state->sent = 0; /* a new life knows nothing of what the old one was sent */
+        state->expected = 1;
+    }
+    if (event == QN_PEER_GONE) atomic_fetch_add(&board.peers_gone, 1);
+}
+
+static const qn_handler_t server_handlers[] = { { QN_MESSAGE_LEASE, server_lease }, { QN_MESSAGE_NONE, NULL } };
+static const qn_handler_t client_handlers[] = {
+    { QN_MESSAGE_GRANT, client_grant }, { QN_MESSAGE_REFUSAL, client_refusal }, { QN_MESSAGE_NONE, NULL } };
+static const qn_daemon_descriptor_t server_daemon = {
+    .service = QN_SERVICE_MEMORY, .name = "memory", .dials = (const qn_service_t[]){ QN_SERVICE_NONE },
+    .handlers = server_handlers, .init = test_init, .tick = server_tick, .fini = test_fini,
+};
+static const qn_daemon_descriptor_t client_daemon = {
+    .service = QN_SERVICE_SCHEDULER, .name = "scheduler",
+    .dials = (const qn_service_t[]){ QN_SERVICE_MEMORY, QN_SERVICE_NONE },
+    .handlers = client_handlers, .init = test_init, .peer = client_peer, .tick = client_tick, .fini = test_fini,
+};
+
+typedef struct {
+    const qn_daemon_descriptor_t *descriptor;
+    const qn_config_t *config;
+    unsigned composed;
+    int stop_fd;
+    qn_err_t err;
+    pthread_t thread;
+} runner_t;
+
+static void *runner_main(void *opaque)
+{
+    runner_t *runner = opaque;
+    runner->err = qn_daemon_run(runner->descriptor, runner->config, runner->composed, runner->stop_fd);
+    return NULL;
+}
+
+static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, const qn_config_t *config,
+                         unsigned composed)
+{
+    *runner = (runner_t){ .descriptor = descriptor, .config = config, .composed = composed, .stop_fd = eventfd(0, EFD_CLOEXEC) };
+    assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
+}
+
+static qn_err_t runner_stop(runner_t *runner)
+{
+    uint64_t one = 1;
+    assert_int_equal(write(runner->stop_fd, &one, sizeof one), sizeof one);
+    pthread_join(runner->thread, NULL);
+    close(runner->stop_fd);
+    return runner->err;
+}
+
+static void wait_for(atomic_uint *value, unsigned wanted)
+{
+    uint64_t until_ns = qn_clock_now_ns() + DEADLINE_NS;
+    while (atomic_load(value) < wanted) {
+        if (qn_clock_now_ns() > until_ns) fail_msg("%u of %u after 20 s", atomic_load(value), wanted);
+        usleep(500);
+    }
+}
+
+static char run_dir[64];
+static qn_config_t *config;
+
+static int setup(void **state)
+{
+    (void)state;
+    memset(&board, 0, sizeof board);
+    snprintf(run_dir, sizeof run_dir, "/tmp/qn-flow-XXXXXX");
+    assert_non_null(mkdtemp(run_dir));
+    assert_int_equal(qn_config_load(NULL, NULL, 0, run_dir, &config), QN_OK);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    char command[128];
+    qn_config_free(&config);
+    snprintf(command, sizeof command, "rm -r '%s'", run_dir);
+    return system(command);
+}
+
+static const unsigned all = 1u << QN_SERVICE_MEMORY | 1u << QN_SERVICE_SCHEDULER;
+
+/* Three windows' worth: credit must be granted again and again, and nothing may be lost or reordered. */
+static void exchange(unsigned composed)
+{
+    runner_t server, client;
+    runner_start(&client, &client_daemon, config, composed); /* the dialling side first: it waits */
+    runner_start(&server, &server_daemon, config, composed);
+    atomic_store(&board.wanted, 3 * QN_LINK_WINDOW);
+    wait_for(&board.answers, 3 * QN_LINK_WINDOW);
+    assert_int_equal(atomic_load(&board.out_of_order), 0);
+    assert_int_equal(runner_stop(&client), QN_OK);
+    assert_int_equal(runner_stop(&server), QN_OK);
+}
+
+static void test_daemon_inproc_delivers_all_in_order(void **state) { (void)state; exchange(all); }
+static void test_daemon_ipc_delivers_all_in_order(void **state) { (void)state; exchange(0); }
+
+static void test_daemon_restarted_server_is_another_epoch(void **state)
+{
+    (void)state;
+    runner_t server, client;
+    runner_start(&server, &server_daemon, config, 0);
+    runner_start(&client, &client_daemon, config, 0);
+    atomic_store(&board.wanted, 10);
+    wait_for(&board.answers, 10);
+    assert_int_equal(atomic_load(&board.server_epoch), 1);
+    assert_int_equal(runner_stop(&server), QN_OK);
+    wait_for(&board.peers_gone, 1);
+    runner_start(&server, &server_daemon, config, 0);
+    wait_for(&board.answers, 20);
+    assert_int_equal(atomic_load(&board.server_epoch), 2);
+    assert_int_equal(atomic_load(&board.out_of_order), 0);
+    runner_stop(&client);
+    runner_stop(&server);
+}
+
+static void test_daemon_second_start_is_refused(void **state)
+{
+    (void)state;
+    runner_t server, client;
+    runner_start(&server, &server_daemon, config, 0);
+    runner_start(&client, &client_daemon, config, 0);
+    wait_for(&board.peers_up, 1);
+    assert_int_equal(qn_daemon_run(&server_daemon, config, 0, -1), QN_ERR_EXISTS);
+    assert_non_null(strstr(qn_err_text(), "already runs in"));
+    atomic_store(&board.wanted, 5); /* and the first one was not disturbed */
+    wait_for(&board.answers, 5);
+    runner_stop(&client);
+    runner_stop(&server);
+}
+
+static void test_daemon_bad_frames_disturb_nobody(void **state)
+{
+    (void)state;
+    runner_t server, client;
+    runner_start(&server, &server_daemon, config, 0);
+    runner_start(&client, &client_daemon, config, 0);
+    wait_for(&board.peers_up, 1);
+    zsock_t *stranger = zsock_new(ZMQ_DEALER);
+    assert_int_equal(zsock_connect(stranger, "ipc://%s/memory.sock", run_dir), 0);
+    for (int i = 0; i < 500; i++) {
+        uint8_t noise[64];
+        for (size_t j = 0; j < sizeof noise; j++) noise[j] = (uint8_t)(i * 31 + (int)j * 7);
+        memcpy(noise + 4, i % 2 ? "QLEA" : "XXXX", 4);
+        assert_true(zmq_send(zsock_resolve(stranger), noise, (size_t)i % sizeof noise, i % 3 ? 0 : ZMQ_SNDMORE) >= 0);
+    }
+    zmq_send(zsock_resolve(stranger), "", 0, 0);
+    atomic_store(&board.wanted, 50);
+    wait_for(&board.answers, 50);
+    assert_int_equal(atomic_load(&board.out_of_order), 0);
+    zsock_destroy(&stranger);
+    runner_stop(&client);
+    runner_stop(&server);
+}
+
+/* A message the server has no handler for: the sender hears of it. */
+static void test_daemon_unhandled_message_is_refused(void **state)
+{
+    (void)state;
+    qn_handler_t none[] = { { QN_MESSAGE_NONE, NULL } };
+    qn_daemon_descriptor_t deaf = server_daemon;
+    deaf.handlers = none;
+    runner_t server, client;
+    runner_start(&server, &deaf, config, 0);
+    runner_start(&client, &client_daemon, config, 0);
+    atomic_store(&board.wanted, 3);
+    wait_for(&board.refusals, 3);
+    runner_stop(&client);
+    runner_stop(&server);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_daemon_inproc_delivers_all_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_ipc_delivers_all_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_restarted_server_is_another_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_second_start_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_bad_frames_disturb_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_unhandled_message_is_refused, setup, teardown),
+    };
+    return cmocka_run_group_tests_name("daemon", tests, NULL, NULL);
+}

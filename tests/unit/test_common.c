@@ -1,0 +1,77 @@
+/* The small ones: arena, failure record, endpoints. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/arena.h"
+#include "common/endpoint.h"
+#include "common/err.h"
+
+static void test_arena_pieces_are_aligned_apart_and_reused(void **state)
+{
+    (void)state;
+    qn_arena_t arena;
+    qn_arena_init(&arena, 256);
+    unsigned char *pieces[200];
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < 200; i++) {
+            size_t align = (size_t)1 << (i % 8);
+            pieces[i] = qn_arena_alloc(&arena, i + 1, align);
+            assert_int_equal((uintptr_t)pieces[i] % align, 0);
+            memset(pieces[i], (int)i, i + 1);
+        }
+        for (size_t i = 0; i < 200; i++)
+            for (size_t j = 0; j <= i; j++) assert_int_equal(pieces[i][j], (unsigned char)i);
+        qn_arena_reset(&arena);
+    }
+    qn_arena_fini(&arena);
+    qn_arena_fini(&arena);
+}
+
+static void test_err_keeps_the_text_even_when_it_quotes_itself(void **state)
+{
+    (void)state;
+    assert_int_equal(qn_fail(QN_ERR_IO, "inner %d", 1), QN_ERR_IO);
+    assert_int_equal(qn_fail(QN_ERR_INVALID, "outer: %s", qn_err_text()), QN_ERR_INVALID);
+    assert_string_equal(qn_err_text(), "outer: inner 1");
+    assert_non_null(strstr(qn_err_origin(), "test_common.c:"));
+}
+
+static void test_endpoint_forms(void **state)
+{
+    (void)state;
+    qn_config_values_t config = { 0 };
+    char endpoint[QN_ENDPOINT_MAX], deep[200];
+    config.scheduler.endpoint = (char *)"ipc";
+    assert_int_equal(qn_endpoint_outer(&config, "/run/q", QN_SERVICE_SCHEDULER, endpoint), QN_OK);
+    assert_string_equal(endpoint, "ipc:///run/q/scheduler.sock");
+    config.scheduler.endpoint = (char *)"tcp://127.0.0.1:5555";
+    assert_int_equal(qn_endpoint_outer(&config, "/run/q", QN_SERVICE_SCHEDULER, endpoint), QN_OK);
+    assert_string_equal(endpoint, "tcp://127.0.0.1:5555");
+    config.scheduler.endpoint = (char *)"udp://x";
+    assert_int_equal(qn_endpoint_outer(&config, "/run/q", QN_SERVICE_SCHEDULER, endpoint), QN_ERR_CONFIG);
+    config.scheduler.endpoint = (char *)"ipc";
+    memset(deep, 'd', sizeof deep);
+    deep[0] = '/';
+    deep[107 - 15] = '\0'; /* sun_path holds 107 bytes, "/scheduler.sock" is 15 */
+    assert_int_equal(qn_endpoint_outer(&config, deep, QN_SERVICE_SCHEDULER, endpoint), QN_OK);
+    deep[107 - 15] = 'd';
+    deep[107 - 14] = '\0';
+    assert_int_equal(qn_endpoint_outer(&config, deep, QN_SERVICE_SCHEDULER, endpoint), QN_ERR_LIMIT);
+    assert_int_equal(qn_endpoint_inner("/run/q", QN_SERVICE_MEMORY, endpoint), QN_OK);
+    assert_string_equal(endpoint, "inproc:///run/q/memory");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_arena_pieces_are_aligned_apart_and_reused),
+        cmocka_unit_test(test_err_keeps_the_text_even_when_it_quotes_itself),
+        cmocka_unit_test(test_endpoint_forms),
+    };
+    return cmocka_run_group_tests_name("common", tests, NULL, NULL);
+}
