@@ -4,7 +4,9 @@
 # Variants of the build live side by side: build/ (release), build/asan/, build/tsan/; choose with VARIANT=asan.
 
 VARIANT ?= release
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 CLANG ?= clang
 PYTHON ?= python3
 FLATC ?= flatc
@@ -78,12 +80,14 @@ deps: ## install the Debian packages that are missing (apt-get, with sudo when n
 
 $(G)/qn_messages.h: schemas/generate.py $(SCHEMAS)
 	@mkdir -p $(G)
-	$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
+	@echo "  GEN     $@"
+	@$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
 $(G)/qn_messages.c: $(G)/qn_messages.h ;
 
 $(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 # ---- objects --------------------------------------------------------------------------------------------------
 
@@ -101,25 +105,31 @@ $(B)/obj/common/build.o: .git/HEAD $(wildcard .git/logs/HEAD)
 
 $(B)/obj/%.o: %.c | $(G)/qn_messages.h
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
 $(ARCHIVE): $(OBJECTS)
 	@rm -f $@
-	ar rcs $@ $(OBJECTS)
+	@echo "  AR      $@"
+	@ar rcs $@ $(OBJECTS)
 
 $(B)/quintet-%: $(B)/obj/services/%/main.o $(ARCHIVE)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+	@echo "  LD      $@"
+	@$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
 
 $(B)/quintet: $(B)/obj/tools/main.o $(ARCHIVE)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+	@echo "  LD      $@"
+	@$(CC) $(ALL_CFLAGS) $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
 
 $(B)/policies/%.so: deploy/policies/%.c common/policy.h
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
 
 $(B)/tests/%: tests/%.c $(ARCHIVE)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -MF $@.d $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -lcmocka -o $@
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -MF $@.d $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -lcmocka -o $@
 
 -include $(shell find $(B)/obj $(B)/tests -name '*.d' 2>/dev/null)
 
@@ -157,7 +167,8 @@ tsan: ## unit and flow tests and the inproc composition under ThreadSanitizer
 
 $(B)/fuzzers/%: tests/fuzz/%.c $(ARCHIVE)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) $< $(ARCHIVE) $(LDLIBS) -o $@
 
 fuzzers: $(FUZZERS)
 

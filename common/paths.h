@@ -1,0 +1,21 @@
+/* Where things are: the model directory and the run directory that a configuration means. Reads the environment and
+ * /proc/self/exe; never blocks longer than a stat. */
+#ifndef QN_COMMON_PATHS_H
+#define QN_COMMON_PATHS_H
+
+#include <stddef.h>
+
+#include "common/config.h"
+#include "common/err.h"
+
+/* The Hugging Face directory of model.path; "" means the bundled model, sought from the directory of this executable:
+ * deploy/models/default in a build tree (one or two levels up), share/quintet/models/default when installed.
+ * QN_ERR_NOT_FOUND: there is no such directory. `size` ≤ QN_PATH_MAX is enough. */
+qn_err_t qn_paths_model(const qn_config_values_t *config, char *ret_path, size_t size);
+
+/* The run directory: run_dir of the configuration, or $XDG_RUNTIME_DIR/quintet, /run/quintet for root,
+ * /tmp/quintet-UID otherwise. Made with mode 0700 when missing (the last component only). A default directory that
+ * another user owns or may write is refused: whoever can write here can pose as a service. */
+qn_err_t qn_paths_run_dir(const qn_config_values_t *config, char *ret_path, size_t size);
+
+#endif

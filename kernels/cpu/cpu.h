@@ -1,0 +1,69 @@
+/* What the CPU implementations share: splitting work over the stream's threads, and reading weights of either type.
+ * For files in kernels/cpu/ only. */
+#ifndef QN_KERNELS_CPU_CPU_H
+#define QN_KERNELS_CPU_CPU_H
+
+#include <string.h>
+
+#include "common/assert.h"
+#include "kernels/kernels.h"
+
+/* Works on items [begin, end) as thread `thread` of the stream. */
+typedef void (*qn_cpu_body_t)(const void *arguments, size_t begin, size_t end, unsigned thread);
+
+/* Splits [0, items) into equal contiguous ranges, one per thread, and returns when all are done. Fewer threads are
+ * used when a range would be below `grain` items, which is what repays waking a thread. */
+void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t body, const void *arguments);
+
+static inline float qn_bf16_to_f32(uint16_t value)
+{
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+/* Round to nearest, ties to even, as torch does; NaN stays NaN. */
+static inline uint16_t qn_f32_to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* Element `index` of an array of `scalar`. */
+static inline float qn_load(const void *data, qn_scalar_t scalar, size_t index)
+{
+    if (scalar == QN_SCALAR_F32) return ((const float *)data)[index];
+    return qn_bf16_to_f32(((const uint16_t *)data)[index]);
+}
+
+/* Items of `cost` scalar operations each that make up about 10 µs of one core. */
+static inline size_t qn_grain(size_t cost) { return 20000 / (cost ? cost : 1) + 1; }
+
+/* Launch functions, named after operation and implementation; rows of registry.c. */
+void qn_cpu_slot_update(qn_stream_t *stream, const void *arguments);
+void qn_cpu_block_copy(qn_stream_t *stream, const void *arguments);
+void qn_cpu_step_input(qn_stream_t *stream, const void *arguments);
+void qn_cpu_embedding(qn_stream_t *stream, const void *arguments);
+void qn_cpu_rmsnorm(qn_stream_t *stream, const void *arguments);
+void qn_cpu_rmsnorm_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_rmsnorm_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cpu_matmul_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_matmul_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_rope_angles(qn_stream_t *stream, const void *arguments);
+void qn_cpu_rope(qn_stream_t *stream, const void *arguments);
+void qn_cpu_kv_write(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_swiglu(qn_stream_t *stream, const void *arguments);
+void qn_cpu_swiglu_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_swiglu_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_gather_rows(qn_stream_t *stream, const void *arguments);
+void qn_cpu_logprobs(qn_stream_t *stream, const void *arguments);
+void qn_cpu_sampler(qn_stream_t *stream, const void *arguments);
+
+#endif

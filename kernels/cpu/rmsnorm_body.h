@@ -1,0 +1,44 @@
+/* The vector RMSNorm, written once; included after a vector header and KERNEL(name). The squares of a row are added in
+ * LANES chains, then across lanes: one order per row width. */
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vector_load.h"
+
+VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, float *out)
+{
+    vec_t squares = vec_zero();
+    uint32_t i = 0, tail = a->width % VEC_LANES, whole = a->width - tail;
+    for (; i < whole; i += VEC_LANES) {
+        vec_t value = vec_load(x + i);
+        squares = vec_fma(value, value, squares);
+    }
+    if (tail) {
+        vec_t value = vec_load_some(x + i, tail);
+        squares = vec_fma(value, value, squares);
+    }
+    vec_t scale = vec_set(1 / sqrtf(vec_sum(squares) / (float)a->width + a->eps));
+    for (i = 0; i < whole; i += VEC_LANES)
+        vec_store(out + i, vec_mul(vec_mul(vec_load(x + i), scale), vec_load_as(scalar, a->weight.data, i)));
+    if (tail)
+        vec_store_some(out + i, vec_mul(vec_mul(vec_load_some(x + i, tail), scale),
+                                        vec_load_some_as(scalar, a->weight.data, i, tail)), tail);
+}
+
+static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned thread)
+{
+    (void)thread;
+    const qn_rmsnorm_t *a = arguments;
+    for (size_t row = begin; row < end; row++) {
+        const float *x = (const float *)a->x + row * a->width;
+        float *out = (float *)a->out + row * a->width;
+        if (a->weight.scalar == QN_SCALAR_F32) norm_row(a, QN_SCALAR_F32, x, out);
+        else norm_row(a, QN_SCALAR_BF16, x, out);
+    }
+}
+
+void KERNEL(qn_cpu_rmsnorm)(qn_stream_t *stream, const void *arguments)
+{
+    const qn_rmsnorm_t *a = arguments;
+    qn_cpu_split(stream, a->rows, qn_grain(a->width), norm_rows, a);
+}

@@ -1,0 +1,189 @@
+/* What is this?      The CPU stream: a pool of threads that run each launch together, by a static split.
+ * State owned:       the threads and the two words they meet at.
+ * Must never:        spin for long: control daemons share these cores; let a split depend on timing.
+ * Read next:         cpu.h, then any kernel of this folder.
+ *
+ * A launch bumps `round`; every pool thread runs its range and counts down `running`; the launching thread runs range 0
+ * and waits for zero. Waiting spins for SPIN_NS, which covers the gap to the next launch of a step, then sleeps in
+ * futex(2). The sleeper announces itself before it sleeps and the waker looks after it has changed the word, both
+ * sequentially consistent, so that no wake-up is lost. */
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "kernels/cpu/cpu.h"
+
+#define SPIN_NS 30000
+
+typedef struct {
+    qn_stream_t *stream;
+    unsigned index;
+    pthread_t thread;
+} pool_thread_t;
+
+struct qn_stream {
+    /* Written by the launching thread before `round` changes. */
+    qn_cpu_body_t body;
+    const void *arguments;
+    size_t items;
+    unsigned parts;
+    bool ending;
+    unsigned threads, started;
+    int nice;
+    _Alignas(64) _Atomic uint32_t round;
+    _Atomic uint32_t sleepers;
+    _Alignas(64) _Atomic uint32_t running;
+    _Atomic uint32_t launcher_sleeps;
+    pool_thread_t pool[];
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t value)
+{
+    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void futex_wake_all(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
+}
+
+/* Waits until *word differs from `value`, announcing sleep in *sleepers. */
+static void wait_while(_Atomic uint32_t *word, uint32_t value, _Atomic uint32_t *sleepers)
+{
+    uint64_t until = 0;
+    for (unsigned i = 1; atomic_load(word) == value; i++) {
+        __builtin_ia32_pause();
+        if (i % 32) continue;
+        uint64_t now = qn_clock_now_ns();
+        if (until == 0) until = now + SPIN_NS;
+        if (now < until) continue;
+        atomic_fetch_add(sleepers, 1);
+        while (atomic_load(word) == value) futex_wait(word, value);
+        atomic_fetch_sub(sleepers, 1);
+    }
+}
+
+static void run_part(qn_stream_t *stream, unsigned index)
+{
+    if (index >= stream->parts) return;
+    size_t begin = stream->items * index / stream->parts;
+    size_t end = stream->items * (index + 1) / stream->parts;
+    if (begin < end) stream->body(stream->arguments, begin, end, index);
+}
+
+static void *pool_main(void *argument)
+{
+    pool_thread_t *self = argument;
+    qn_stream_t *stream = self->stream;
+    /* A refused renice only costs latency of others; the thread works on. */
+    if (stream->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), stream->nice);
+    for (uint32_t seen = 0;; seen++) {
+        wait_while(&stream->round, seen, &stream->sleepers);
+        if (stream->ending) return NULL;
+        run_part(stream, self->index);
+        if (atomic_fetch_sub(&stream->running, 1) == 1 && atomic_load(&stream->launcher_sleeps))
+            futex_wake_all(&stream->running);
+    }
+}
+
+static void start_round(qn_stream_t *stream)
+{
+    atomic_store(&stream->running, stream->started);
+    atomic_fetch_add(&stream->round, 1);
+    if (atomic_load(&stream->sleepers)) futex_wake_all(&stream->round);
+}
+
+void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t body, const void *arguments)
+{
+    size_t parts = items / (grain ? grain : 1);
+    if (parts > stream->threads) parts = stream->threads;
+    if (parts <= 1) {
+        if (items) body(arguments, 0, items, 0);
+        return;
+    }
+    QN_ASSERT(items <= SIZE_MAX / QN_STREAM_THREADS_MAX);
+    stream->body = body;
+    stream->arguments = arguments;
+    stream->items = items;
+    stream->parts = (unsigned)parts;
+    start_round(stream);
+    run_part(stream, 0);
+    for (uint32_t left; (left = atomic_load(&stream->running)) != 0;)
+        wait_while(&stream->running, left, &stream->launcher_sleeps);
+}
+
+static unsigned core_count(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    int count = CPU_COUNT(&set);
+    return count > 0 ? (unsigned)count : 1;
+}
+
+/* Signals belong to the process's own loop. */
+static qn_err_t start_threads(qn_stream_t *stream)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failure = 0;
+    while (stream->started + 1 < stream->threads) {
+        pool_thread_t *thread = &stream->pool[stream->started];
+        *thread = (pool_thread_t){ .stream = stream, .index = stream->started + 1 };
+        failure = pthread_create(&thread->thread, NULL, pool_main, thread);
+        if (failure) break;
+        stream->started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failure)
+        return qn_fail(QN_ERR_IO, "cannot start compute thread %u of %u: %s; lower compute.threads",
+                       stream->started + 1, stream->threads, strerror(failure));
+    return QN_OK;
+}
+
+qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_stream)
+{
+    unsigned threads = options->threads ? options->threads : core_count();
+    if (threads > QN_STREAM_THREADS_MAX) threads = QN_STREAM_THREADS_MAX;
+    size_t bytes = sizeof(qn_stream_t) + threads * sizeof(pool_thread_t);
+    qn_stream_t *stream = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    if (!stream) return qn_fail(QN_ERR_NO_MEMORY, "no memory for %u compute threads", threads);
+    memset(stream, 0, bytes);
+    stream->threads = threads;
+    stream->nice = options->nice;
+    qn_err_t err = start_threads(stream);
+    if (err) {
+        qn_stream_destroy(&stream);
+        return err;
+    }
+    *ret_stream = stream;
+    return QN_OK;
+}
+
+void qn_stream_destroy(qn_stream_t **stream)
+{
+    qn_stream_t *self = *stream;
+    if (!self) return;
+    self->ending = true;
+    atomic_fetch_add(&self->round, 1);
+    futex_wake_all(&self->round);
+    for (unsigned i = 0; i < self->started; i++) pthread_join(self->pool[i].thread, NULL);
+    free(self);
+    *stream = NULL;
+}
+
+/* Launches of this stream return when they are done, and cannot fail. */
+qn_err_t qn_stream_wait(qn_stream_t *stream)
+{
+    (void)stream;
+    return QN_OK;
+}
+
+uint32_t qn_stream_threads(const qn_stream_t *stream) { return stream->threads; }

@@ -1,0 +1,338 @@
+/* The launch API of all kernels, the same for every backend.
+ *
+ * An operation (qn_op_t) is a name and an argument struct; an implementation is a row of the registry; a backend is a
+ * folder (cpu/, later cuda/) with one file per operation. The plain C implementation "reference" of cpu/ is the truth
+ * that all others are checked against.
+ *
+ * Letters used in shapes, everywhere:
+ *   T tokens of this step        N sequences (runs) of this step   S rows whose logits are wanted
+ *   H query heads                K kv heads (H is a multiple)      D head dimension
+ *   E width of the residual      F width of the MLP                V vocabulary
+ *   L layers                     B KV blocks                       P tokens per block
+ *   M inputs of a matrix product, O outputs
+ *
+ * Pointers are device pointers (on the CPU: of this process); all arrays are dense and row-major. Activations are
+ * `void *` of the set's activation type, f32 on the CPU. A launch is asynchronous on its stream, launches of one
+ * stream run in order, and argument structs are read before the launch returns. Kernels allocate nothing.
+ * Errors are sticky and come out of qn_stream_wait. Arguments are the executor's, checked by it: kernels assert.
+ *
+ * Batch invariance: the bits of one output row depend on that row's inputs alone, never on T, N, S, the rows beside
+ * it, the split of a prompt into chunks or the number of threads. Each output element therefore has one fixed order
+ * of additions. Where two operations are the same function at two sizes (attention.prefill and attention.decode),
+ * implementations of the same name give the same bits. */
+#ifndef QN_KERNELS_KERNELS_H
+#define QN_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/limits.h"
+
+typedef enum { QN_SCALAR_F32, QN_SCALAR_BF16 } qn_scalar_t;
+
+static inline uint32_t qn_scalar_bytes(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? 4 : 2; }
+
+/* ---- where launches go ---- */
+
+/* A CPU stream is a pool of threads with a static split; a CUDA stream will be a CUDA stream. Launch from one thread
+ * at a time. */
+typedef struct qn_stream qn_stream_t;
+
+typedef struct {
+    uint32_t threads;  /* CPU: including the launching one; 0 = one per core this process may use */
+    int nice;          /* CPU: added to the niceness of the pool's own threads (the launching thread keeps its) */
+} qn_stream_options_t;
+
+#define QN_STREAM_THREADS_MAX 256
+
+/* Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO (threads refused). */
+qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_stream);
+void qn_stream_destroy(qn_stream_t **stream);
+/* Blocks until every launch so far is done; returns the first error since the stream was made. */
+qn_err_t qn_stream_wait(qn_stream_t *stream);
+uint32_t qn_stream_threads(const qn_stream_t *stream);
+
+/* ---- weights and KV ---- */
+
+typedef struct {
+    const void *data;  /* [O, M], or [O] for norms and biases; NULL where the model has none */
+    qn_scalar_t scalar;
+} qn_weight_t;
+
+/* The KV region: [L, 2 (K then V), B, P, K, D] of `scalar`. */
+typedef struct {
+    void *data;
+    qn_scalar_t scalar;
+    uint32_t layers, blocks, block_tokens, kv_heads, head_dim;
+} qn_kv_t;
+
+/* Elements from the start of the region to [layer, which, block, offset, 0, 0]. */
+static inline size_t qn_kv_offset(const qn_kv_t *kv, uint32_t layer, uint32_t which, uint32_t block, uint32_t offset)
+{
+    size_t plane = (size_t)layer * 2 + which;
+    return ((plane * kv->blocks + block) * kv->block_tokens + offset) * kv->kv_heads * kv->head_dim;
+}
+
+/* ---- slot tables (state region) ---- */
+
+/* One row per slot: what a sequence carries from step to step on the device. */
+typedef struct {
+    uint64_t seed;
+    uint32_t last_token;     /* what the last sample gave; input of a from_slot run */
+    uint32_t prompt_tokens;
+    uint32_t counted;        /* positions [0, counted) are in `counts` already */
+    uint32_t top_k;          /* 0 = off */
+    uint32_t min_tokens;
+    uint32_t stop_count, bias_count;
+    float temperature, top_p, min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    uint8_t done;            /* a stop id was sampled: later runs are masked */
+    uint8_t logprobs;        /* compute the chosen token's log-probability */
+    uint8_t top_logprobs;    /* alternatives, at most QN_TOP_LOGPROBS_MAX */
+    uint8_t penalties;       /* any penalty is on, so counts are kept */
+} qn_slot_row_t;
+
+typedef struct { uint32_t id; float bias; } qn_bias_entry_t;
+
+#define QN_COUNT_PROMPT 0x80000000u  /* flag in `counts`: the id is in the prompt; the rest: times generated */
+
+typedef struct {
+    qn_slot_row_t *rows;     /* [slots] */
+    uint32_t *block_tables;  /* [slots, table_blocks] */
+    uint32_t *stop_ids;      /* [slots, QN_STOP_IDS_MAX] */
+    qn_bias_entry_t *bias;   /* [slots, QN_LOGIT_BIAS_MAX] */
+    uint32_t *counts;        /* [slots, V]; kept only for slots with penalties */
+    uint32_t slots, table_blocks, vocab;
+} qn_slot_tables_t;
+
+typedef struct {
+    uint32_t slot;
+    uint32_t stop_offset, bias_offset, history_offset;  /* into the plan's arrays; counts of stop and bias in `row` */
+    uint32_t history_count;
+    qn_slot_row_t row;       /* starting value */
+} qn_slot_start_t;
+
+typedef struct { uint32_t slot, index, block; } qn_table_entry_t;
+
+/* One sequence's tokens in this step. Row `first` .. `first + tokens` of every [T, ...] array are its tokens, at
+ * positions `position` on. */
+typedef struct {
+    uint32_t slot, position, tokens, first;
+    uint32_t ids_offset;     /* into the plan's ids; unused with from_slot */
+    uint32_t from_slot;      /* 1: the one input id is the slot's last_token */
+} qn_run_t;
+
+typedef struct { uint32_t from, to; } qn_copy_t;
+
+/* ---- operations and their arguments ---- */
+
+/* slot_update: retires, starts and fills table rows, in this order. Moves: the entries. */
+typedef struct {
+    qn_slot_tables_t tables;
+    const uint32_t *retire;          uint32_t retire_count;
+    const qn_slot_start_t *starts;   uint32_t start_count;
+    const qn_table_entry_t *entries; uint32_t entry_count;
+    const uint32_t *ids, *stop_ids;  /* the plan's */
+    const qn_bias_entry_t *bias;
+} qn_slot_update_t;
+
+/* block_copy: all layers, K and V, of each block. A block is in `to` at most once and in `from` of a later copy only
+ * after. Moves 2 * L*2*P*K*D scalars per copy. */
+typedef struct {
+    qn_kv_t kv;
+    const qn_copy_t *copies; uint32_t copy_count;
+} qn_block_copy_args_t;
+
+/* step_input: per token its id, position and KV row, and counts for penalties. A run of a slot that is done gets KV
+ * row -1 (written nowhere) and id 0. */
+typedef struct {
+    qn_slot_tables_t tables;
+    const qn_run_t *runs; uint32_t run_count;  /* [N] */
+    const uint32_t *ids;                       /* the plan's */
+    uint32_t block_tokens;
+    uint32_t *ret_ids;                         /* [T] */
+    uint32_t *ret_positions;                   /* [T] */
+    int64_t *ret_kv_rows;                      /* [T]: block * P + offset, or -1 */
+} qn_step_input_t;
+
+/* embedding: out[t] = table[ids[t]]. */
+typedef struct {
+    qn_weight_t table;       /* [V, E] */
+    const uint32_t *ids;     /* [T] */
+    uint32_t tokens, width;
+    void *out;               /* [T, E] */
+} qn_embedding_t;
+
+/* rmsnorm: out = x / sqrt(mean(x²) + eps) * weight, per row. out may be x. (Zhang & Sennrich 2019) */
+typedef struct {
+    const void *x;           /* [rows, width] */
+    qn_weight_t weight;      /* [width] */
+    uint32_t rows, width;
+    float eps;
+    void *out;               /* [rows, width] */
+} qn_rmsnorm_t;
+
+/* matmul: for each part, out = x Wᵀ (+ bias) (+ residual). Parts share x, so that q, k and v (or gate and up) are one
+ * launch. residual may be out; nothing else may overlap. Moves the weights once per launch. */
+#define QN_MATMUL_PARTS 3
+typedef struct {
+    qn_weight_t weight;      /* [O, M] */
+    qn_weight_t bias;        /* [O] or NULL */
+    const void *residual;    /* [T, O] or NULL */
+    void *out;               /* [T, O] */
+    uint32_t outputs;
+} qn_matmul_part_t;
+
+typedef struct {
+    const void *x;           /* [T, M] */
+    uint32_t tokens, inputs;
+    qn_matmul_part_t parts[QN_MATMUL_PARTS]; uint32_t part_count;
+} qn_matmul_t;
+
+/* rope_angles: cosines and sines of one step, shared by all layers. */
+typedef struct {
+    const uint32_t *positions;   /* [T] */
+    const float *frequencies;    /* [D/2] radians per position */
+    float scale;                 /* yarn's attention factor */
+    uint32_t tokens, head_dim;
+    float *out;                  /* [T, 2, D/2]: cosines, then sines */
+} qn_rope_angles_t;
+
+/* rope: rotates the pairs (x[i], x[i + D/2]) of every head, in place ("rotate half", as Hugging Face checkpoints
+ * store them). (Su et al. 2021) */
+typedef struct {
+    const float *angles;     /* [T, 2, D/2] */
+    void *q, *k;             /* [T, H, D], [T, K, D] */
+    uint32_t tokens, heads, kv_heads, head_dim;
+} qn_rope_t;
+
+/* kv_write: stores k and v of each token at its KV row, converted to the cache's type. Rows of -1 are skipped. */
+typedef struct {
+    qn_kv_t kv;
+    uint32_t layer, tokens;
+    const void *k, *v;           /* [T, K, D] */
+    const int64_t *kv_rows;      /* [T] */
+} qn_kv_write_t;
+
+/* attention.prefill, attention.decode: causal attention of each run's tokens over the slot's blocks, which hold this
+ * step's k and v already. Head h reads kv head h / (H/K). attention.decode gets only runs of one token; other rows of
+ * out are not touched. Moves 2*K*D scalars per (run, position). */
+typedef struct {
+    qn_kv_t kv;
+    qn_slot_tables_t tables;
+    const qn_run_t *runs; uint32_t run_count;  /* [N] */
+    uint32_t layer, heads;
+    uint32_t window;         /* a query sees this many positions, itself included; 0 = all */
+    float scale;             /* of the scores: D^-1/2 */
+    const void *q;           /* [T, H, D] */
+    void *out;               /* [T, H, D]; must not overlap q */
+} qn_attention_t;
+
+/* swiglu: out = silu(gate) * up. out may be gate. (Shazeer 2020) */
+typedef struct {
+    const void *gate, *up;   /* [T, F] */
+    uint32_t tokens, width;
+    void *out;               /* [T, F] */
+} qn_swiglu_t;
+
+/* gather_rows: out[s] = x[rows[s]]. */
+typedef struct {
+    const void *x;           /* [.., width] */
+    const uint32_t *rows;    /* [S] */
+    uint32_t row_count, width;
+    void *out;               /* [S, width]; must not overlap x */
+} qn_gather_rows_t;
+
+typedef struct { uint32_t id; float logprob; } qn_top_entry_t;
+
+/* logprobs: log-probability of one given id per row and the most probable ids, ties to the lower id. */
+typedef struct {
+    const float *logits;     /* [S, V] */
+    const uint32_t *targets; /* [S] */
+    const uint32_t *top_counts; /* [S], at most QN_TOP_LOGPROBS_MAX */
+    uint32_t rows, vocab;
+    float *ret_logprobs;     /* [S] */
+    qn_top_entry_t *ret_top; /* [S, QN_TOP_LOGPROBS_MAX] */
+} qn_logprobs_t;
+
+typedef struct { uint32_t slot, position; } qn_sample_t;  /* position of the token to sample */
+
+typedef struct {
+    uint32_t id;
+    float logprob;           /* of the raw model distribution; 0 when the slot did not ask */
+    uint8_t stopped, masked;
+} qn_sample_result_t;
+
+/* sampler: chooses the next token of each row's slot, vLLM's meaning and order: logit bias and min_tokens, penalties,
+ * temperature, min-p, top-k, top-p, then one uniform number of Philox4x32-10 keyed by the seed with the position as
+ * counter, walked through the kept ids in ascending order. Temperature below 1e-5: the greatest logit. All ties go to
+ * the lower id. Writes last_token, done and counts of the slot. A row of a slot that is done is masked. */
+typedef struct {
+    qn_slot_tables_t tables;
+    const qn_sample_t *samples; uint32_t sample_count;  /* [S] */
+    const float *logits;     /* [S, V] */
+    float *scratch;          /* [S, 2, V] */
+    qn_sample_result_t *ret_results; /* [S] */
+    qn_top_entry_t *ret_top; /* [S, QN_TOP_LOGPROBS_MAX] */
+} qn_sampler_t;
+
+typedef enum {
+    QN_OP_SLOT_UPDATE,
+    QN_OP_BLOCK_COPY,
+    QN_OP_STEP_INPUT,
+    QN_OP_EMBEDDING,
+    QN_OP_RMSNORM,
+    QN_OP_MATMUL,
+    QN_OP_ROPE_ANGLES,
+    QN_OP_ROPE,
+    QN_OP_KV_WRITE,
+    QN_OP_ATTENTION_PREFILL,
+    QN_OP_ATTENTION_DECODE,
+    QN_OP_SWIGLU,
+    QN_OP_GATHER_ROWS,
+    QN_OP_LOGPROBS,
+    QN_OP_SAMPLER,
+    QN_OP_COUNT,
+} qn_op_t;
+
+/* ---- the registry ---- */
+
+/* What a set of kernels must be able to do: the model's shape and types. */
+typedef struct {
+    uint32_t heads, kv_heads, head_dim, hidden, intermediate, vocab, block_tokens;
+    qn_scalar_t kv_scalar;
+} qn_kernel_case_t;
+
+enum { QN_ISA_AVX2 = 1, QN_ISA_AVX512 = 2, QN_ISA_AVX512_VNNI = 4, QN_ISA_AVX512_BF16 = 8 };
+
+/* One implementation. `launch` takes the argument struct of its operation. */
+typedef struct {
+    qn_op_t op;
+    const char *name;                              /* "reference", "avx2", "avx512" */
+    uint32_t isa;                                  /* bits this machine must have */
+    uint32_t rank;                                 /* of those that fit, the greatest is chosen */
+    bool (*accepts)(const qn_kernel_case_t *);     /* NULL: every shape */
+    void (*launch)(qn_stream_t *stream, const void *arguments);
+} qn_kernel_t;
+
+typedef struct { const qn_kernel_t *chosen[QN_OP_COUNT]; } qn_kernel_set_t;
+
+/* "attention.decode" and so on. */
+const char *qn_op_name(qn_op_t op);
+/* Returns view of the rows built into this binary. */
+const qn_kernel_t *qn_kernels(size_t *ret_count);
+/* Instruction sets of this machine, as QN_ISA_ bits. */
+uint32_t qn_kernels_isa(void);
+/* Chooses one implementation per operation. `choice` is compute.kernels: "" (the best that fits), "reference", or a
+ * list "op=name,op=name" that overrides the best. `isa` limits the instruction sets (qn_kernels_isa() for all).
+ * Failure: QN_ERR_CONFIG naming the word at fault with a suggestion, or why the implementation does not fit. */
+qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
+
+static inline void qn_launch(const qn_kernel_set_t *set, qn_op_t op, qn_stream_t *stream, const void *arguments)
+{
+    set->chosen[op]->launch(stream, arguments);
+}
+
+#endif

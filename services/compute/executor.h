@@ -1,0 +1,31 @@
+/* The executor: runs one admitted plan and reports what came of it. Everything it touches was sized and placed at
+ * creation: a step allocates nothing. One thread at a time. */
+#ifndef QN_SERVICES_COMPUTE_EXECUTOR_H
+#define QN_SERVICES_COMPUTE_EXECUTOR_H
+
+#include "common/err.h"
+#include "services/compute/forward.h"
+#include "services/compute/step.h"
+
+typedef struct executor executor_t;
+
+typedef struct {
+    const model_t *model;          /* borrowed, like the stream; both outlive the executor */
+    step_limits_t limits;
+    qn_kv_t kv;
+    qn_kernel_set_t kernels;
+    qn_stream_t *stream;
+    void *activations, *state, *step_io;   /* at least scratch_measure()'s bytes each, 64-byte aligned */
+    uint64_t (*now_ns)(void);              /* stamps begin, end and times; decides nothing */
+} executor_parts_t;
+
+/* Returns owned. Failure: QN_ERR_NO_MEMORY. */
+qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executor);
+void executor_destroy(executor_t **executor);
+/* Runs `plan`, which slot_book_admit has accepted after every plan before it. Blocks until the device is done. Fills
+ * `result`, whose arrays have the capacities of step.h. Failure: the device's, sticky. */
+qn_err_t executor_run(executor_t *executor, const step_plan_t *plan, step_result_t *result);
+/* Returns view of the logits [rows, V] of the last rows computed, until the next step: for tests and taps. */
+const float *executor_logits(const executor_t *executor, uint32_t *ret_rows);
+
+#endif

@@ -1,0 +1,25 @@
+/* The forward pass: from token ids to the residual stream after the last layer, and from rows of it to logits. */
+#ifndef QN_SERVICES_COMPUTE_FORWARD_H
+#define QN_SERVICES_COMPUTE_FORWARD_H
+
+#include "services/compute/model.h"
+#include "services/compute/scratch.h"
+
+/* Everything a launch needs; borrowed, outlives the calls. */
+typedef struct {
+    const model_t *model;
+    const scratch_t *scratch;
+    qn_kernel_set_t kernels;
+    qn_stream_t *stream;
+    qn_kv_t kv;
+    uint64_t (*now_ns)(void);     /* for step_times_t only; never for a decision */
+} forward_t;
+
+typedef struct { uint32_t tokens, decode_runs, prefill_runs; } forward_batch_t;
+
+/* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
+void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
+/* Logits of scratch->rows[0..count) of `source` [.., E] into scratch->logits; count ≤ R. Adds to *times. */
+void forward_logits(const forward_t *forward, const float *source, uint32_t count, step_times_t *times);
+
+#endif

@@ -1,0 +1,62 @@
+/* Between compute's messages and its nouns: the handler table, the messages compute sends, and the state both sides of
+ * it share. */
+#ifndef QN_SERVICES_COMPUTE_HANDLERS_H
+#define QN_SERVICES_COMPUTE_HANDLERS_H
+
+#include "common/daemon.h"
+#include "common/region.h"
+#include "services/compute/runtime.h"
+#include "services/compute/scratch.h"
+
+/* How far compute has come with the memory daemon that lives now. */
+typedef enum {
+    COMPUTE_ALONE,       /* no memory, or the last attempt failed: ask at retry_ns */
+    COMPUTE_ASKED,       /* Describe is out */
+    COMPUTE_DESCRIBED,   /* weights and KV are mapped, the model is bound */
+    COMPUTE_RESERVING,   /* three Reserve are out */
+    COMPUTE_RUNNING,
+} compute_phase_t;
+
+/* The three regions compute reserves. */
+enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
+
+typedef struct {
+    qn_daemon_t *daemon;
+    const qn_config_values_t *config;
+    compute_phase_t phase;
+    uint64_t retry_ns;
+    uint32_t attempts;             /* that failed since the last success */
+    /* of one life of memory */
+    qn_peer_t memory;
+    uint64_t weights_id, kv_id;    /* of the description in force */
+    qn_mapping_t *weights, *kv, *scratch[COMPUTE_SCRATCH_COUNT];
+    uint64_t scratch_bytes[COMPUTE_SCRATCH_COUNT];
+    qn_kv_t kv_layout;
+    step_limits_t limits;
+    model_t *model;
+    runtime_t *runtime;            /* in COMPUTE_RUNNING */
+    /* of one life of the scheduler */
+    qn_peer_t scheduler;
+    uint64_t owner;                /* number of that life; tags its jobs */
+    uint64_t plans_refused;
+    qn_arena_t sending;            /* the arrays of one StepResult */
+    /* A handler's verdict that tick acts on. */
+    qn_err_t failure;
+    bool failure_is_final;         /* trying again cannot help */
+    char failure_text[QN_ERR_TEXT_MAX];
+} compute_service_t;
+
+extern const qn_handler_t compute_handlers[];
+
+/* Asks memory for the model, with tensors. */
+qn_send_outcome_t compute_send_describe(compute_service_t *service);
+/* Asks memory for the three regions. */
+qn_send_outcome_t compute_send_reserves(compute_service_t *service);
+/* Sends a finished job's result to the scheduler that planned it. */
+qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
+/* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
+void compute_end_session(compute_service_t *service);
+/* Forgets the scheduler's slots and drops its waiting plans. */
+void compute_forget_scheduler(compute_service_t *service);
+
+#endif

@@ -1,0 +1,36 @@
+/* The model: every tensor of the weights region bound to its place in the network. */
+#ifndef QN_SERVICES_COMPUTE_MODEL_H
+#define QN_SERVICES_COMPUTE_MODEL_H
+
+#include "common/err.h"
+#include "common/model_config.h"
+#include "common/model_tensors.h"
+#include "kernels/kernels.h"
+
+/* A tensor as memory lists it. */
+typedef struct {
+    const char *name;          /* NUL-terminated */
+    bool supported;            /* its type is one of qn_scalar_t */
+    qn_scalar_t scalar;
+    const uint64_t *shape;
+    uint32_t rank;
+    uint64_t offset, bytes;    /* in the region */
+} model_tensor_t;
+
+/* Indexed by qn_tensor_role_t; data is NULL where the model has no such tensor. */
+typedef struct { qn_weight_t weights[QN_TENSOR_ROLE_COUNT]; } model_layer_t;
+
+typedef struct {
+    qn_model_config_t config;
+    qn_weight_t embedding, final_norm, head;  /* head is the embedding when tied */
+    model_layer_t *layers;                    /* [L], owned */
+} model_t;
+
+/* Binds `tensors` of the region at `base` by name. Tensors that the architecture does not know are ignored. Keeps
+ * pointers into the region, not the list. QN_ERR_INVALID: one is missing, of another shape or outside the region;
+ * QN_ERR_UNSUPPORTED: of a type that no kernel reads. The text names the tensor. Returns owned. */
+qn_err_t model_bind(const qn_model_config_t *config, const model_tensor_t *tensors, size_t tensor_count,
+                    const void *base, uint64_t base_bytes, model_t **ret_model);
+void model_destroy(model_t **model);
+
+#endif

@@ -1,0 +1,59 @@
+/* What is this?      The assembly of compute's parts, in order, and their end in reverse.
+ * State owned:       the parts.
+ * Must never:        touch a region after its end: the worker stops first.
+ * Read next:         executor.h, step_worker.h. */
+#include "services/compute/runtime.h"
+
+#include <stdlib.h>
+
+qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar)
+{
+    return (qn_kernel_case_t){
+        .heads = config->heads, .kv_heads = config->kv_heads, .head_dim = config->head_dim,
+        .hidden = config->hidden, .intermediate = config->intermediate, .vocab = config->vocab,
+        .block_tokens = block_tokens, .kv_scalar = kv_scalar,
+    };
+}
+
+static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
+{
+    qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar);
+    qn_err_t err = qn_kernels_choose(parts->kernels, &shape, qn_kernels_isa(), &self->kernels);
+    if (!err)
+        err = qn_stream_create(&(qn_stream_options_t){ .threads = parts->threads, .nice = parts->nice },
+                               &self->stream);
+    if (err) return err;
+    executor_parts_t executor = {
+        .model = parts->model, .limits = parts->limits, .kv = parts->kv, .kernels = self->kernels,
+        .stream = self->stream, .activations = parts->activations, .state = parts->state,
+        .step_io = parts->step_io, .now_ns = parts->now_ns,
+    };
+    err = executor_create(&executor, &self->executor);
+    if (!err) err = slot_book_create(&parts->limits, &self->book);
+    if (!err) err = step_queue_create(&parts->limits, &self->queue);
+    if (!err) err = step_worker_start(self->queue, self->executor, parts->nice, &self->worker);
+    return err;
+}
+
+qn_err_t runtime_create(const runtime_parts_t *parts, runtime_t **ret_runtime)
+{
+    runtime_t *self = calloc(1, sizeof *self);
+    if (!self) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the runtime");
+    qn_err_t err = build(parts, self);
+    if (err) runtime_destroy(&self);
+    else *ret_runtime = self;
+    return err;
+}
+
+void runtime_destroy(runtime_t **runtime)
+{
+    runtime_t *self = *runtime;
+    if (!self) return;
+    step_worker_stop(&self->worker);
+    step_queue_destroy(&self->queue);
+    slot_book_destroy(&self->book);
+    executor_destroy(&self->executor);
+    qn_stream_destroy(&self->stream);
+    free(self);
+    *runtime = NULL;
+}

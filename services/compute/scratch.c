@@ -1,0 +1,120 @@
+/* What is this?      The layout of compute's buffers.
+ * State owned:       none; it hands out pointers into memory's regions.
+ * Must never:        let the measured and the placed layout differ: both are made by the same lines.
+ * Read next:         executor.c, forward.c, which use the buffers. */
+#include "services/compute/scratch.h"
+
+#include "common/assert.h"
+
+#define CARVE_ALIGN 64
+
+/* Walks over a piece of memory; with base NULL it only counts. */
+typedef struct {
+    char *base;
+    uint64_t used_bytes;
+    bool overflow;
+} carver_t;
+
+static void *carve(carver_t *carver, uint64_t count, uint64_t width, uint64_t bytes)
+{
+    uint64_t size;
+    if (__builtin_mul_overflow(count, width, &size) || __builtin_mul_overflow(size, bytes, &size)
+        || __builtin_add_overflow(size, CARVE_ALIGN - 1, &size)
+        || __builtin_add_overflow(carver->used_bytes, size & ~(uint64_t)(CARVE_ALIGN - 1), &size)) {
+        carver->overflow = true;
+        return NULL;
+    }
+    void *piece = carver->base ? carver->base + carver->used_bytes : NULL;
+    carver->used_bytes = size;
+    return piece;
+}
+
+#define CARVE(carver, field, count, width) ((field) = carve((carver), (count), (width), sizeof *(field)))
+
+static void carve_activations(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver,
+                              scratch_t *s)
+{
+    uint32_t tokens = limits->max_step_tokens;
+    CARVE(carver, s->x, tokens, config->hidden);
+    CARVE(carver, s->normed, tokens, config->hidden);
+    CARVE(carver, s->q, tokens, (uint64_t)config->heads * config->head_dim);
+    CARVE(carver, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
+    CARVE(carver, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
+    CARVE(carver, s->v, tokens, (uint64_t)config->kv_heads * config->head_dim);
+    CARVE(carver, s->gate, tokens, config->intermediate);
+    CARVE(carver, s->up, tokens, config->intermediate);
+    CARVE(carver, s->angles, tokens, config->head_dim);
+    CARVE(carver, s->picked, s->logit_rows, config->hidden);
+    CARVE(carver, s->logits, s->logit_rows, config->vocab);
+    CARVE(carver, s->sampler, s->logit_rows, 2 * (uint64_t)config->vocab);
+    CARVE(carver, s->token_ids, tokens, 1);
+    CARVE(carver, s->positions, tokens, 1);
+    CARVE(carver, s->kv_rows, tokens, 1);
+}
+
+static void carve_state(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
+{
+    uint32_t slots = limits->max_sequences;
+    s->tables = (qn_slot_tables_t){ .slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab };
+    CARVE(carver, s->tables.rows, slots, 1);
+    CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);
+    CARVE(carver, s->tables.stop_ids, slots, QN_STOP_IDS_MAX);
+    CARVE(carver, s->tables.bias, slots, QN_LOGIT_BIAS_MAX);
+    CARVE(carver, s->tables.counts, slots, limits->vocab);
+    CARVE(carver, s->pending, slots, config->hidden);
+    CARVE(carver, s->frequencies, config->head_dim / 2, 1);
+}
+
+static void carve_step_io(const step_limits_t *limits, carver_t *carver, scratch_t *s)
+{
+    uint32_t slots = limits->max_sequences;
+    CARVE(carver, s->retire, slots, 1);
+    CARVE(carver, s->ids, limits->plan_ids, 1);
+    CARVE(carver, s->stop_ids, limits->plan_stop_ids, 1);
+    CARVE(carver, s->starts, slots, 1);
+    CARVE(carver, s->entries, limits->plan_blocks, 1);
+    CARVE(carver, s->copies, limits->plan_copies, 1);
+    CARVE(carver, s->bias, limits->plan_bias, 1);
+    CARVE(carver, s->runs, slots, 1);
+    CARVE(carver, s->decode_runs, slots, 1);
+    CARVE(carver, s->prefill_runs, slots, 1);
+    CARVE(carver, s->samples, slots, 1);
+    CARVE(carver, s->rows, s->logit_rows, 1);
+    CARVE(carver, s->targets, s->logit_rows, 1);
+    CARVE(carver, s->top_counts, s->logit_rows, 1);
+    CARVE(carver, s->results, slots, 1);
+    CARVE(carver, s->logprobs, limits->max_step_tokens, 1);
+    CARVE(carver, s->sample_top, slots, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, s->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
+}
+
+static uint32_t logit_rows(const step_limits_t *limits)
+{
+    return limits->max_step_tokens < SCRATCH_LOGIT_ROWS_MAX ? limits->max_step_tokens : SCRATCH_LOGIT_ROWS_MAX;
+}
+
+qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)
+{
+    scratch_t scratch = { .logit_rows = logit_rows(limits) };
+    carver_t activations = { 0 }, state = { 0 }, step_io = { 0 };
+    carve_activations(config, limits, &activations, &scratch);
+    carve_state(config, limits, &state, &scratch);
+    carve_step_io(limits, &step_io, &scratch);
+    if (activations.overflow || state.overflow || step_io.overflow)
+        return qn_fail(QN_ERR_LIMIT, "buffers for %u tokens and %u sequences exceed 2^64 bytes",
+                       limits->max_step_tokens, limits->max_sequences);
+    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, step_io.used_bytes };
+    return QN_OK;
+}
+
+void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
+                   void *step_io, scratch_t *ret_scratch)
+{
+    carver_t a = { .base = activations }, s = { .base = state }, io = { .base = step_io };
+    QN_ASSERT(activations && state && step_io);
+    *ret_scratch = (scratch_t){ .logit_rows = logit_rows(limits) };
+    carve_activations(config, limits, &a, ret_scratch);
+    carve_state(config, limits, &s, ret_scratch);
+    carve_step_io(limits, &io, ret_scratch);
+    QN_ASSERT(!a.overflow && !s.overflow && !io.overflow);
+}

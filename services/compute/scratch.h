@@ -1,0 +1,57 @@
+/* Scratch: where every buffer of a step lies in the three regions compute reserves.
+ *   activations  what a step computes and forgets
+ *   state        what sequences carry from step to step: the slot tables
+ *   step_io      the plan as the device reads it, and what comes back
+ * One function lays them out, first with no memory to learn the sizes, then over the regions. */
+#ifndef QN_SERVICES_COMPUTE_SCRATCH_H
+#define QN_SERVICES_COMPUTE_SCRATCH_H
+
+#include "common/err.h"
+#include "common/model_config.h"
+#include "services/compute/step.h"
+
+/* Rows whose logits are computed at once: bounds [R, V] for large vocabularies; more rows take several rounds. */
+#define SCRATCH_LOGIT_ROWS_MAX 64
+
+typedef struct {
+    uint32_t logit_rows;               /* R */
+    /* activations, f32 */
+    float *x, *normed;                 /* [T, E] */
+    float *q, *attended;               /* [T, H*D] */
+    float *k, *v;                      /* [T, K*D] */
+    float *gate, *up;                  /* [T, F] */
+    float *angles;                     /* [T, D] */
+    float *picked;                     /* [R, E] */
+    float *logits;                     /* [R, V] */
+    float *sampler;                    /* [R, 2, V] */
+    uint32_t *token_ids, *positions;   /* [T] */
+    int64_t *kv_rows;                  /* [T] */
+    /* state */
+    qn_slot_tables_t tables;
+    float *pending;                    /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
+    float *frequencies;                /* [D/2] */
+    /* step_io, in */
+    uint32_t *retire, *ids, *stop_ids;
+    qn_slot_start_t *starts;
+    qn_table_entry_t *entries;
+    qn_copy_t *copies;
+    qn_bias_entry_t *bias;
+    qn_run_t *runs, *decode_runs, *prefill_runs;   /* [slots] */
+    qn_sample_t *samples;              /* [slots] */
+    uint32_t *rows, *targets, *top_counts;         /* [R] */
+    /* step_io, out */
+    qn_sample_result_t *results;       /* [slots] */
+    float *logprobs;                   /* [T] */
+    qn_top_entry_t *sample_top;        /* [slots, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *prompt_top;        /* [T, QN_TOP_LOGPROBS_MAX] */
+} scratch_t;
+
+typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes; } scratch_sizes_t;
+
+/* Bytes needed. QN_ERR_LIMIT: a product overflows. */
+qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes);
+/* Lays the buffers over three pieces of at least those sizes, 64-byte aligned. */
+void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
+                   void *step_io, scratch_t *ret_scratch);
+
+#endif

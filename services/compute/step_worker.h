@@ -1,0 +1,18 @@
+/* The step worker: the thread that runs the jobs of a step queue, one after the other, so that the daemon's loop keeps
+ * answering while a step computes. */
+#ifndef QN_SERVICES_COMPUTE_STEP_WORKER_H
+#define QN_SERVICES_COMPUTE_STEP_WORKER_H
+
+#include "common/err.h"
+#include "services/compute/executor.h"
+#include "services/compute/step_queue.h"
+
+typedef struct step_worker step_worker_t;
+
+/* Starts the thread, `nice` steps below the loop's priority: control traffic goes first. Keeps a reference to queue
+ * and executor until stop. Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO. */
+qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, int nice, step_worker_t **ret_worker);
+/* Closes the queue and waits for the step that runs. */
+void step_worker_stop(step_worker_t **worker);
+
+#endif

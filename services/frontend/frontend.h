@@ -1,0 +1,83 @@
+/* The frontend's state and the functions its files share. Not a noun: nouns (router, generation, request_table, reply_*,
+ * ...) know nothing of this. Who does what:
+ *   service.c         life, tick, peers                     routes.c          a request came: check, admit, send
+ *   handlers.c        messages <-> nouns                    routes_status.c   what is answered from what is known
+ *   exchange_reply.c  something arrived: reply, stream, end */
+#ifndef QN_FRONTEND_FRONTEND_H
+#define QN_FRONTEND_FRONTEND_H
+
+#include "common/daemon.h"
+#include "services/frontend/http_server.h"
+#include "services/frontend/reply_query.h"
+#include "services/frontend/request_table.h"
+
+#define FRONTEND_PING_NS 15000000000ull        /* of silence on a stream before a comment is sent */
+#define FRONTEND_QUERY_NS 10000000000ull       /* a query that nobody answers is given up */
+#define FRONTEND_SCAN_NS 500000000ull          /* how exactly these two are kept */
+
+enum {
+    FRONTEND_STAT_COMPLETIONS_2XX, FRONTEND_STAT_COMPLETIONS_4XX, FRONTEND_STAT_COMPLETIONS_5XX,
+    FRONTEND_STAT_GENERATE_2XX, FRONTEND_STAT_GENERATE_4XX, FRONTEND_STAT_GENERATE_5XX,
+    FRONTEND_STAT_TOKENIZE_2XX, FRONTEND_STAT_TOKENIZE_4XX, FRONTEND_STAT_TOKENIZE_5XX,
+    FRONTEND_STAT_OTHER_2XX, FRONTEND_STAT_OTHER_4XX, FRONTEND_STAT_OTHER_5XX,
+    FRONTEND_STAT_ACTIVE, FRONTEND_STAT_PROMPT_TOKENS, FRONTEND_STAT_GENERATED_TOKENS, FRONTEND_STAT_SENT_BYTES,
+    FRONTEND_STAT_DISCONNECTS, FRONTEND_STAT_CANCELS, FRONTEND_STAT_REPEATED, FRONTEND_STAT_GAPS, FRONTEND_STAT_UNKNOWN,
+    FRONTEND_STAT_TTFT, FRONTEND_STAT_INTER_TOKEN, FRONTEND_STAT_LATENCY, FRONTEND_STAT_COUNT,
+};
+
+typedef struct {
+    uint64_t request;
+    qn_cancel_reason_t reason;
+} frontend_cancel_t;
+
+#define FRONTEND_CANCELS_MAX (2u * QN_REQUESTS_MAX) /* waiting to be sent; more means that the peer takes nothing at all */
+
+typedef struct {
+    qn_daemon_t *daemon;
+    const qn_config_values_t *config;
+    http_server_t *http;
+    int http_fds[2];
+    request_table_t *table;
+    served_model_t model;
+    frontend_cancel_t *cancels;      /* owned; not sent yet */
+    uint32_t cancel_count;
+    uint64_t random;                 /* state of the generator of ids and seeds */
+    uint64_t scan_ns;                /* next look at pings and deadlines */
+    bool draining;
+    qn_arena_t scratch;              /* reset per message */
+    reply_buffer_t text;             /* reused for stream events */
+} frontend_t;
+
+/* ---- service.c ---- */
+uint64_t frontend_random(frontend_t *frontend);
+void frontend_count(frontend_t *frontend, unsigned row, uint64_t amount);
+
+/* ---- routes.c ---- */
+void frontend_request(void *frontend, http_request_t *request);
+void frontend_refuse(void *frontend, http_request_t *request, int status, reply_buffer_t *out);
+/* Ends all matching sequences; returns how many. `id` NULL: all. */
+uint32_t frontend_abort(frontend_t *frontend, const char *id);
+
+/* ---- routes_status.c: routes that ask nobody ---- */
+void frontend_status_route(frontend_t *frontend, http_request_t *request, const router_match_t *match);
+
+/* ---- exchange_reply.c ---- */
+/* Looks at every exchange for which something arrived; false: there was none. */
+bool frontend_look(frontend_t *frontend, uint64_t now_ns);
+/* Pings and deadlines. */
+void frontend_scan(frontend_t *frontend, uint64_t now_ns);
+/* Fails an exchange; the reply follows at the next look. */
+void frontend_fail(frontend_t *frontend, exchange_t *exchange, const http_error_t *error);
+/* Cancels what runs for it and forgets it; nothing is sent to the client. */
+void frontend_forget(frontend_t *frontend, exchange_t *exchange, qn_cancel_reason_t reason);
+/* Replies: count the status, add Retry-After. Take the body; the request may not be used afterwards. */
+void frontend_reply_error(frontend_t *frontend, http_request_t *request, route_t route, const http_error_t *error);
+void frontend_reply_json(frontend_t *frontend, http_request_t *request, route_t route, int status, reply_buffer_t *body);
+/* The same, wrapped with metadata when `research`: {"data": body, "metadata": ...}. `exchange` may be NULL. */
+void frontend_reply_data(frontend_t *frontend, http_request_t *request, route_t route, int status, bool research,
+                         uint64_t received_ns, const exchange_t *exchange, const char *reason, reply_buffer_t *body);
+void frontend_count_status(frontend_t *frontend, route_t route, int status);
+/* ?mode=, x-quintet-mode or the configuration ask for metadata. */
+bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request);
+
+#endif

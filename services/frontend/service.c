@@ -1,0 +1,272 @@
+/* What is this?      The frontend daemon: descriptor, start, tick, peers, stop.
+ * State owned:       client connections, requests in flight, what is known of the model.
+ * Must never:        tokenise, schedule, touch device memory; block in a callback.
+ * Read next:         frontend.h, routes.c, handlers.c, exchange_reply.c, README.md */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+
+#include "common/assert.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/paths.h"
+#include "services/frontend/handlers.h"
+#include "services/frontend/listen_address.h"
+
+#define IDLE_TIMEOUT_S 75        /* nginx's default: proxies keep connections about as long */
+#define CANCEL_RETRY_NS 2000000ull
+#define BOOT_IDS 1000000000000ull /* request ids per boot: ids of two lives never meet */
+
+static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
+    [FRONTEND_STAT_COMPLETIONS_2XX] = { "frontend_completions_2xx", QN_STAT_COUNTER, "requests", "Completions answered" },
+    [FRONTEND_STAT_COMPLETIONS_4XX] = { "frontend_completions_4xx", QN_STAT_COUNTER, "requests", "Completions refused: the client's fault" },
+    [FRONTEND_STAT_COMPLETIONS_5XX] = { "frontend_completions_5xx", QN_STAT_COUNTER, "requests", "Completions refused: the server's fault" },
+    [FRONTEND_STAT_GENERATE_2XX] = { "frontend_generate_2xx", QN_STAT_COUNTER, "requests", "/generate answered" },
+    [FRONTEND_STAT_GENERATE_4XX] = { "frontend_generate_4xx", QN_STAT_COUNTER, "requests", "/generate refused: the client's fault" },
+    [FRONTEND_STAT_GENERATE_5XX] = { "frontend_generate_5xx", QN_STAT_COUNTER, "requests", "/generate refused: the server's fault" },
+    [FRONTEND_STAT_TOKENIZE_2XX] = { "frontend_tokenize_2xx", QN_STAT_COUNTER, "requests", "/tokenize and /detokenize answered" },
+    [FRONTEND_STAT_TOKENIZE_4XX] = { "frontend_tokenize_4xx", QN_STAT_COUNTER, "requests", "/tokenize and /detokenize refused: the client's fault" },
+    [FRONTEND_STAT_TOKENIZE_5XX] = { "frontend_tokenize_5xx", QN_STAT_COUNTER, "requests", "/tokenize and /detokenize refused: the server's fault" },
+    [FRONTEND_STAT_OTHER_2XX] = { "frontend_other_2xx", QN_STAT_COUNTER, "requests", "All other routes answered" },
+    [FRONTEND_STAT_OTHER_4XX] = { "frontend_other_4xx", QN_STAT_COUNTER, "requests", "All other routes refused: the client's fault" },
+    [FRONTEND_STAT_OTHER_5XX] = { "frontend_other_5xx", QN_STAT_COUNTER, "requests", "All other routes refused: the server's fault" },
+    [FRONTEND_STAT_ACTIVE] = { "frontend_active_sequences", QN_STAT_GAUGE, "sequences", "Sequences and queries in flight" },
+    [FRONTEND_STAT_PROMPT_TOKENS] = { "frontend_prompt_tokens", QN_STAT_COUNTER, "tokens", "Prompt tokens of answered requests" },
+    [FRONTEND_STAT_GENERATED_TOKENS] = { "frontend_generated_tokens", QN_STAT_COUNTER, "tokens", "Generated tokens of answered requests" },
+    [FRONTEND_STAT_SENT_BYTES] = { "frontend_sent_bytes", QN_STAT_COUNTER, "bytes", "Bytes of reply bodies" },
+    [FRONTEND_STAT_DISCONNECTS] = { "frontend_disconnects", QN_STAT_COUNTER, "requests", "Clients that left before their answer was complete" },
+    [FRONTEND_STAT_CANCELS] = { "frontend_cancels", QN_STAT_COUNTER, "sequences", "Sequences cancelled" },
+    [FRONTEND_STAT_REPEATED] = { "frontend_repeated_tokens", QN_STAT_COUNTER, "tokens", "Tokens that came twice and were dropped" },
+    [FRONTEND_STAT_GAPS] = { "frontend_gaps", QN_STAT_COUNTER, "requests", "Requests failed because output was missing" },
+    [FRONTEND_STAT_UNKNOWN] = { "frontend_late_deltas", QN_STAT_COUNTER, "deltas", "Output for requests that were gone already" },
+    [FRONTEND_STAT_TTFT] = { "frontend_time_to_first_token", QN_STAT_HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token" },
+    [FRONTEND_STAT_INTER_TOKEN] = { "frontend_inter_token", QN_STAT_HISTOGRAM_NS, "seconds", "Between tokens of a sequence" },
+    [FRONTEND_STAT_LATENCY] = { "frontend_request", QN_STAT_HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer" },
+};
+
+void frontend_count(frontend_t *frontend, unsigned row, uint64_t amount)
+{
+    qn_stats_add(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, row, amount);
+}
+
+/* SplitMix64 (Steele, Lea, Flood 2014): for ids and default seeds, not for secrets. */
+uint64_t frontend_random(frontend_t *frontend)
+{
+    uint64_t mixed = (frontend->random += 0x9E3779B97F4A7C15ull);
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9ull;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBull;
+    return mixed ^ (mixed >> 31);
+}
+
+/* ---- start ---- */
+
+/* The socket that a service manager passed under the name "http", or as the only one of a .socket unit; -1: none. */
+static int inherited_socket(void)
+{
+    char **names = NULL;
+    int count = sd_listen_fds_with_names(0, &names), found = -1;
+    for (int i = 0; i < count; i++) {
+        size_t length = strlen(names[i]);
+        bool is_unit = length > 7 && strcmp(names[i] + length - 7, ".socket") == 0;
+        if (found < 0 && (strcmp(names[i], "http") == 0 || is_unit)) found = SD_LISTEN_FDS_START + i;
+    }
+    for (int i = 0; i < count; i++) free(names[i]);
+    free(names);
+    return found;
+}
+
+static qn_err_t open_listener(const qn_config_values_t *config, int *ret_fd)
+{
+    listen_address_t address;
+    *ret_fd = inherited_socket();
+    if (*ret_fd >= 0) return QN_OK;
+    qn_err_t err = listen_address_parse(config->frontend.listen, &address);
+    return err == QN_OK ? listen_address_open(&address, ret_fd) : err;
+}
+
+static void on_gone(void *context, http_request_t *request)
+{
+    frontend_t *frontend = context;
+    exchange_t *exchange = http_request_user(request);
+    if (!exchange) return;
+    frontend_count(frontend, FRONTEND_STAT_DISCONNECTS, 1);
+    frontend_forget(frontend, exchange, QN_CANCEL_REASON_CLIENT_GONE);
+}
+
+static void on_sent(void *context, size_t bytes)
+{
+    frontend_count(context, FRONTEND_STAT_SENT_BYTES, bytes);
+}
+
+static qn_err_t open_http(frontend_t *frontend)
+{
+    int fd = -1;
+    qn_err_t err = open_listener(frontend->config, &fd);
+    if (err != QN_OK) return err;
+    char shown[QN_ENDPOINT_MAX];
+    listen_address_of(fd, shown, sizeof shown);
+    http_server_limits_t limits = {
+        .max_body_bytes = frontend->config->frontend.max_body_bytes,
+        .max_connections = (unsigned)frontend->config->frontend.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S,
+    };
+    http_server_callbacks_t callbacks = {
+        .context = frontend, .request = frontend_request, .gone = on_gone, .refuse = frontend_refuse, .sent = on_sent,
+    };
+    err = http_server_create(fd, &limits, &callbacks, &frontend->http);
+    if (err != QN_OK) return err;
+    http_server_fds(frontend->http, frontend->http_fds);
+    for (int i = 0; i < 2 && err == QN_OK; i++) err = qn_daemon_watch(frontend->daemon, frontend->http_fds[i]);
+    if (err != QN_OK) return err;
+    qn_log_notice("listening on %s", shown);
+    qn_daemon_set_state(frontend->daemon, QN_STATE_READY, shown);
+    return QN_OK;
+}
+
+/* The model's name until memory describes it: model.id, or the last component of the directory. */
+static void name_model(frontend_t *frontend)
+{
+    served_model_t *model = &frontend->model;
+    char path[QN_PATH_MAX] = "";
+    if (qn_paths_model(frontend->config, path, sizeof path) != QN_OK)
+        snprintf(path, sizeof path, "%s", frontend->config->model.path);
+    for (size_t end = strlen(path); end > 1 && path[end - 1] == '/'; end--) path[end - 1] = '\0';
+    const char *last = strrchr(path, '/');
+    const char *id = frontend->config->model.id[0] ? frontend->config->model.id : last ? last + 1 : path;
+    snprintf(model->path, sizeof model->path, "%s", path);
+    snprintf(model->id, sizeof model->id, "%.256s", id);
+    model->created_s = (int64_t)time(NULL);
+    model->bos_id = -1;
+}
+
+static void service_fini(void **state)
+{
+    frontend_t *frontend = *state;
+    if (!frontend) return;
+    if (frontend->http) {
+        for (int i = 0; i < 2; i++) qn_daemon_unwatch(frontend->daemon, frontend->http_fds[i]);
+    }
+    http_server_destroy(&frontend->http);
+    request_table_destroy(&frontend->table);
+    qn_arena_fini(&frontend->scratch);
+    reply_buffer_fini(&frontend->text);
+    free(frontend->cancels);
+    free(frontend);
+    *state = NULL;
+}
+
+static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
+{
+    frontend_t *frontend = calloc(1, sizeof *frontend);
+    if (!frontend) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the frontend");
+    frontend->daemon = daemon;
+    frontend->config = config;
+    frontend->cancels = calloc(FRONTEND_CANCELS_MAX, sizeof *frontend->cancels);
+    QN_ASSERT(frontend->cancels != NULL);
+    qn_arena_init(&frontend->scratch, 64 * 1024);
+    if (getrandom(&frontend->random, sizeof frontend->random, 0) != (ssize_t)sizeof frontend->random)
+        frontend->random = qn_clock_now_ns();
+    qn_peer_status_t self;
+    qn_daemon_self_status(daemon, &self);
+    frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
+    name_model(frontend);
+    qn_err_t err = open_http(frontend);
+    if (err != QN_OK) {
+        service_fini((void **)&frontend);
+        return err;
+    }
+    *ret_state = frontend;
+    return QN_OK;
+}
+
+/* ---- peers ---- */
+
+/* Fails what only `service` could have answered: it died with what it held. */
+static void fail_waiting(frontend_t *frontend, qn_service_t service)
+{
+    http_error_t error;
+    http_error_set(&error, 503, NULL, "The %s service ended while it held this request. Send it again.",
+                   qn_service_enum.names[service]);
+    for (uint32_t i = 0; i < request_table_count(frontend->table); i++) {
+        exchange_t *exchange = request_table_at(frontend->table, i);
+        bool of_memory = exchange->route == ROUTE_CACHE_STATS || exchange->route == ROUTE_FLUSH_CACHE;
+        if (of_memory == (service == QN_SERVICE_MEMORY)) frontend_fail(frontend, exchange, &error);
+    }
+}
+
+static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
+{
+    frontend_t *frontend = state;
+    bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
+    if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
+    if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
+}
+
+/* ---- tick ---- */
+
+/* False: some wait for room. */
+static bool send_cancels(frontend_t *frontend)
+{
+    uint32_t sent = 0;
+    while (sent < frontend->cancel_count) {
+        const frontend_cancel_t *cancel = &frontend->cancels[sent];
+        if (frontend_send_cancel(frontend, cancel->request, cancel->reason) == QN_SEND_FULL) break;
+        sent++;
+    }
+    frontend->cancel_count -= sent;
+    if (sent) memmove(frontend->cancels, frontend->cancels + sent, frontend->cancel_count * sizeof *frontend->cancels);
+    return frontend->cancel_count == 0;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static uint64_t service_tick(void *state, uint64_t now_ns)
+{
+    frontend_t *frontend = state;
+    frontend_look(frontend, now_ns);
+    if (now_ns >= frontend->scan_ns) {
+        frontend_scan(frontend, now_ns);
+        frontend->scan_ns = now_ns + FRONTEND_SCAN_NS;
+    }
+    uint64_t http_ms = http_server_run(frontend->http);
+    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http); /* what failed at once */
+    bool all_sent = send_cancels(frontend);
+    qn_stats_set(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_ACTIVE,
+                 request_table_active(frontend->table));
+    uint64_t next_ns = http_ms == UINT64_MAX ? UINT64_MAX : now_ns + http_ms * 1000000;
+    if (request_table_count(frontend->table) > 0) next_ns = earlier(next_ns, frontend->scan_ns);
+    return all_sent ? next_ns : earlier(next_ns, now_ns + CANCEL_RETRY_NS);
+}
+
+/* ---- stop ---- */
+
+static void service_drain(void *state)
+{
+    frontend_t *frontend = state;
+    frontend->draining = true;
+    http_server_quiesce(frontend->http);
+    qn_daemon_set_state(frontend->daemon, QN_STATE_DRAINING, "finishing what runs; no new requests");
+}
+
+static bool service_drained(const void *state)
+{
+    return request_table_count(((const frontend_t *)state)->table) == 0;
+}
+
+const qn_daemon_descriptor_t qn_frontend_daemon = {
+    .service = QN_SERVICE_FRONTEND,
+    .name = "frontend",
+    .dials = (const qn_service_t[]){ QN_SERVICE_TOKENIZER, QN_SERVICE_SCHEDULER, QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE,
+                                     QN_SERVICE_NONE },
+    .handlers = frontend_handlers,
+    .stats = frontend_stats,
+    .stat_count = FRONTEND_STAT_COUNT,
+    .init = service_init,
+    .peer = service_peer,
+    .tick = service_tick,
+    .drain = service_drain,
+    .drained = service_drained,
+    .fini = service_fini,
+};

@@ -1,0 +1,550 @@
+/* What is this?      The KV blocks of one device: leases, reference counts, sharing, eviction. Rules: block_pool.h.
+ * State owned:       reference counts, the free stack, sequences and their block tables, the prefix index, the policy's
+ *                    state. All of it can be rebuilt: sequences lease again, prefixes are computed again.
+ * Must never:        hand out a held block, share a block that is not full and committed, touch device memory.
+ * Read next:         prefix_index.c (what a block contains), eviction_lru.c (who goes first), handlers.c (who calls). */
+#include "services/memory/block_pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/assert.h"
+#include "services/memory/prefix_index.h"
+
+#define NONE UINT32_MAX
+#define BLOCKS_MAX (1u << 28)
+#define BLOCK_TOKENS_MAX 1024u
+#define SEQUENCES_MAX 65536u
+
+typedef struct {
+    uint64_t id;
+    uint64_t salt;
+    uint32_t next;             /* in its bucket, or in the list of unused entries */
+    uint32_t block_count;      /* entries of its table */
+    uint32_t committed;        /* tokens */
+    bool chained;              /* its full blocks up to `committed` end at `tail` in the index */
+    prefix_place_t tail;
+} sequence_t;
+
+struct block_pool {
+    block_pool_options_t options;
+    const eviction_policy_t *eviction;
+    void *eviction_state;
+    prefix_index_t *index;
+    uint32_t *references;      /* [blocks] */
+    uint64_t *hits;            /* [blocks] */
+    uint32_t *free_blocks;     /* stack [blocks] */
+    uint32_t free_count, cached_count;
+    uint64_t use;              /* logical time */
+
+    sequence_t *sequences;     /* [sequences_max] */
+    uint32_t *buckets;         /* [bucket_mask + 1] */
+    uint32_t bucket_mask;
+    uint32_t unused_sequence;  /* list head */
+    uint32_t sequence_count;
+    uint32_t *tables;          /* [sequences_max, table_max] */
+    uint32_t table_max;
+    uint32_t *pending;         /* [sequences_max, block_tokens]: ids of the last, partly committed block */
+
+    uint32_t *scratch;         /* [blocks], for check */
+    block_pool_stats_t stats;
+};
+
+/* ---- creation ---- */
+
+static qn_err_t check_options(const block_pool_options_t *options)
+{
+    if (options->block_count < 1 || options->block_count > BLOCKS_MAX)
+        return qn_fail(QN_ERR_INVALID, "block pool: %u blocks is outside 1..%u; change memory.kv_bytes",
+                       options->block_count, BLOCKS_MAX);
+    if (options->block_tokens < 1 || options->block_tokens > BLOCK_TOKENS_MAX)
+        return qn_fail(QN_ERR_INVALID, "block pool: memory.block_tokens %u is outside 1..%u", options->block_tokens,
+                       BLOCK_TOKENS_MAX);
+    if (options->sequences_max < 1 || options->sequences_max > SEQUENCES_MAX)
+        return qn_fail(QN_ERR_INVALID, "block pool: %u sequences is outside 1..%u", options->sequences_max,
+                       SEQUENCES_MAX);
+    if (options->tokens_max < 1)
+        return qn_fail(QN_ERR_INVALID, "block pool: a sequence of 0 tokens holds nothing; set model.max_model_len");
+    if (options->eviction != NULL && options->eviction->version != EVICTION_ABI_VERSION)
+        return qn_fail(QN_ERR_UNSUPPORTED, "eviction policy %s: ABI version %u, this build has %u; rebuild it",
+                       options->eviction->name, options->eviction->version, EVICTION_ABI_VERSION);
+    return QN_OK;
+}
+
+static uint32_t blocks_for(const block_pool_t *pool, uint32_t tokens)
+{
+    return tokens / pool->options.block_tokens + (tokens % pool->options.block_tokens != 0);
+}
+
+static bool allocate(block_pool_t *pool)
+{
+    uint32_t blocks = pool->options.block_count;
+    uint32_t sequences = pool->options.sequences_max;
+    pool->references = calloc(blocks, sizeof *pool->references);
+    pool->hits = calloc(blocks, sizeof *pool->hits);
+    pool->free_blocks = calloc(blocks, sizeof *pool->free_blocks);
+    pool->scratch = calloc(blocks, sizeof *pool->scratch);
+    pool->sequences = calloc(sequences, sizeof *pool->sequences);
+    pool->buckets = calloc((size_t)pool->bucket_mask + 1, sizeof *pool->buckets);
+    /* calloc checks the product of its two arguments; the first is one checked here */
+    size_t entries;
+    if (__builtin_mul_overflow((size_t)sequences, (size_t)pool->table_max, &entries))
+        return false;
+    pool->tables = calloc(entries, sizeof *pool->tables);
+    pool->pending = calloc((size_t)sequences * pool->options.block_tokens, sizeof *pool->pending);
+    pool->eviction_state = pool->eviction->create(blocks);
+    return pool->references && pool->hits && pool->free_blocks && pool->scratch && pool->sequences && pool->buckets &&
+           pool->tables && pool->pending && pool->eviction_state;
+}
+
+static void make_all_free(block_pool_t *pool)
+{
+    for (uint32_t i = 0; i < pool->options.block_count; i++) /* so that block 0 is given out first */
+        pool->free_blocks[i] = pool->options.block_count - 1 - i;
+    pool->free_count = pool->options.block_count;
+    for (uint32_t i = 0; i <= pool->bucket_mask; i++)
+        pool->buckets[i] = NONE;
+    for (uint32_t i = 0; i < pool->options.sequences_max; i++)
+        pool->sequences[i].next = i + 1 < pool->options.sequences_max ? i + 1 : NONE;
+}
+
+qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool)
+{
+    qn_err_t err = check_options(options);
+    if (err < 0)
+        return err;
+    block_pool_t *pool = calloc(1, sizeof *pool);
+    if (pool == NULL)
+        return qn_fail(QN_ERR_NO_MEMORY, "block pool: out of memory");
+    pool->options = *options;
+    pool->eviction = options->eviction != NULL ? options->eviction : &eviction_lru;
+    pool->table_max = blocks_for(pool, options->tokens_max);
+    if (pool->table_max > options->block_count)
+        pool->table_max = options->block_count;
+    uint32_t buckets = 16;
+    while (buckets < options->sequences_max)
+        buckets *= 2;
+    pool->bucket_mask = buckets - 1;
+    err = prefix_index_create(options->block_count, options->block_tokens, &pool->index);
+    if (err == QN_OK && !allocate(pool))
+        err = qn_fail(QN_ERR_NO_MEMORY, "block pool: no memory for %u blocks and %u sequences; lower memory.kv_bytes",
+                      options->block_count, options->sequences_max);
+    if (err < 0) {
+        block_pool_destroy(&pool);
+        return err;
+    }
+    make_all_free(pool);
+    *ret_pool = pool;
+    return QN_OK;
+}
+
+void block_pool_destroy(block_pool_t **pool)
+{
+    block_pool_t *self = *pool;
+    if (self == NULL)
+        return;
+    if (self->eviction_state != NULL)
+        self->eviction->destroy(self->eviction_state);
+    prefix_index_destroy(&self->index);
+    free(self->references);
+    free(self->hits);
+    free(self->free_blocks);
+    free(self->scratch);
+    free(self->sequences);
+    free(self->buckets);
+    free(self->tables);
+    free(self->pending);
+    free(self);
+    *pool = NULL;
+}
+
+/* ---- sequences by id ---- */
+
+static uint32_t *bucket_of(const block_pool_t *pool, uint64_t id)
+{
+    uint64_t hash = id * 0x9e3779b97f4a7c15ull;
+    return &pool->buckets[(uint32_t)(hash >> 40) & pool->bucket_mask];
+}
+
+static sequence_t *find_sequence(const block_pool_t *pool, uint64_t id)
+{
+    for (uint32_t i = *bucket_of(pool, id); i != NONE; i = pool->sequences[i].next)
+        if (pool->sequences[i].id == id)
+            return &pool->sequences[i];
+    return NULL;
+}
+
+static sequence_t *add_sequence(block_pool_t *pool, uint64_t id, uint64_t salt)
+{
+    uint32_t i = pool->unused_sequence;
+    sequence_t *sequence = &pool->sequences[i];
+    pool->unused_sequence = sequence->next;
+    uint32_t *bucket = bucket_of(pool, id);
+    *sequence = (sequence_t){.id = id, .salt = salt, .next = *bucket, .chained = true, .tail = PREFIX_ROOT};
+    *bucket = i;
+    pool->sequence_count++;
+    return sequence;
+}
+
+static void remove_sequence(block_pool_t *pool, sequence_t *sequence)
+{
+    uint32_t i = (uint32_t)(sequence - pool->sequences);
+    uint32_t *link = bucket_of(pool, sequence->id);
+    while (*link != i)
+        link = &pool->sequences[*link].next;
+    *link = sequence->next;
+    sequence->next = pool->unused_sequence;
+    pool->unused_sequence = i;
+    pool->sequence_count--;
+}
+
+static uint32_t *table_of(const block_pool_t *pool, const sequence_t *sequence)
+{
+    return pool->tables + (size_t)(sequence - pool->sequences) * pool->table_max;
+}
+
+static uint32_t *pending_of(const block_pool_t *pool, const sequence_t *sequence)
+{
+    return pool->pending + (size_t)(sequence - pool->sequences) * pool->options.block_tokens;
+}
+
+/* ---- the three states of a block (rule 1) ---- */
+
+static void make_free(block_pool_t *pool, uint32_t block)
+{
+    pool->hits[block] = 0;
+    pool->free_blocks[pool->free_count++] = block;
+}
+
+static void leave_cached(block_pool_t *pool, uint32_t block)
+{
+    pool->eviction->remove(pool->eviction_state, block);
+    pool->cached_count--;
+}
+
+/* Takes an entry and all that follow it out of the index; the cached ones become free (rule 8). Returns how many did. */
+static uint32_t unindex(block_pool_t *pool, uint32_t block)
+{
+    const uint32_t *removed;
+    uint32_t count = prefix_index_remove(pool->index, block, &removed);
+    uint32_t freed = 0;
+    for (uint32_t i = count; i-- > 0;) {
+        if (pool->references[removed[i]] > 0)
+            continue;
+        leave_cached(pool, removed[i]);
+        make_free(pool, removed[i]);
+        freed++;
+    }
+    return freed;
+}
+
+static void evict_one(block_pool_t *pool)
+{
+    uint32_t block = pool->eviction->choose(pool->eviction_state);
+    QN_ASSERT(block < pool->options.block_count);                                            /* a policy's bug ... */
+    QN_ASSERT(pool->references[block] == 0 && prefix_index_contains(pool->index, block));    /* ... ends the process */
+    pool->stats.evictions += unindex(pool, block);
+}
+
+static uint32_t take_fresh(block_pool_t *pool)
+{
+    if (pool->free_count == 0)
+        evict_one(pool);
+    uint32_t block = pool->free_blocks[--pool->free_count];
+    QN_ASSERT(pool->references[block] == 0);
+    pool->references[block] = 1;
+    return block;
+}
+
+static void hold_shared(block_pool_t *pool, uint32_t block)
+{
+    if (pool->references[block]++ == 0)
+        leave_cached(pool, block);
+    pool->hits[block]++;
+}
+
+static void let_go(block_pool_t *pool, uint32_t block)
+{
+    QN_ASSERT(pool->references[block] > 0);
+    if (--pool->references[block] > 0)
+        return;
+    if (!prefix_index_contains(pool->index, block)) {
+        make_free(pool, block);
+        return;
+    }
+    eviction_candidate_t candidate = {
+        .block = block,
+        .depth = prefix_index_depth(pool->index, block),
+        .use = pool->use,
+        .hits = pool->hits[block],
+    };
+    pool->eviction->add(pool->eviction_state, &candidate);
+    pool->cached_count++;
+}
+
+/* ---- leases ---- */
+
+/* Full blocks of `ids` that are resident, at most `blocks_max`, and never the one with the last id (rule 6); written to
+ * `ret_blocks` when not NULL. */
+static uint32_t find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                            uint32_t blocks_max, uint32_t *ret_blocks)
+{
+    if (!pool->options.prefix_cache || ids_count == 0)
+        return 0;
+    uint32_t full = (ids_count - 1) / pool->options.block_tokens;
+    uint32_t limit = full < blocks_max ? full : blocks_max;
+    prefix_place_t place = PREFIX_ROOT;
+    uint32_t found = 0;
+    for (; found < limit; found++) {
+        uint32_t block =
+            prefix_index_find(pool->index, place, salt, ids + (size_t)found * pool->options.block_tokens);
+        if (block == PREFIX_INDEX_NONE)
+            break;
+        if (ret_blocks != NULL)
+            ret_blocks[found] = block;
+        place = prefix_index_place(pool->index, block);
+    }
+    return found;
+}
+
+static block_pool_outcome_t refuse_short(block_pool_t *pool)
+{
+    pool->stats.grants_short++;
+    return BLOCK_POOL_SHORT;
+}
+
+block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
+                                     const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant)
+{
+    if (find_sequence(pool, sequence_id) != NULL)
+        return BLOCK_POOL_ALREADY_OPEN;
+    uint32_t needed = blocks_for(pool, tokens);
+    if (pool->unused_sequence == NONE || needed > pool->table_max)
+        return refuse_short(pool);
+    uint32_t *table = pool->tables + (size_t)pool->unused_sequence * pool->table_max;
+    uint32_t shared = find_prefix(pool, salt, ids, ids_count, needed, table);
+    uint32_t revived = 0; /* shared blocks that are cached now, and so cannot be evicted for the fresh ones */
+    for (uint32_t i = 0; i < shared; i++)
+        revived += pool->references[table[i]] == 0;
+    if (needed - shared > block_pool_available(pool) - revived)
+        return refuse_short(pool);
+
+    pool->use++;
+    sequence_t *sequence = add_sequence(pool, sequence_id, salt);
+    for (uint32_t i = 0; i < shared; i++)
+        hold_shared(pool, table[i]);
+    for (uint32_t i = shared; i < needed; i++)
+        table[i] = take_fresh(pool);
+    sequence->block_count = needed;
+    sequence->committed = shared * pool->options.block_tokens;
+    sequence->tail = shared > 0 ? prefix_index_place(pool->index, table[shared - 1]) : PREFIX_ROOT;
+    pool->stats.grants++;
+    pool->stats.lookups += ids_count > 0;
+    pool->stats.lookup_tokens += ids_count;
+    pool->stats.hit_tokens += sequence->committed;
+    *ret_grant = (block_pool_grant_t){.block_count = needed, .cached_tokens = sequence->committed, .blocks = table};
+    return BLOCK_POOL_GRANTED;
+}
+
+block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id, uint32_t tokens,
+                                       block_pool_grant_t *ret_grant)
+{
+    sequence_t *sequence = find_sequence(pool, sequence_id);
+    if (sequence == NULL)
+        return BLOCK_POOL_UNKNOWN;
+    uint32_t needed = blocks_for(pool, tokens);
+    uint32_t first = sequence->block_count;
+    uint32_t fresh = needed > first ? needed - first : 0;
+    if (needed > pool->table_max || fresh > block_pool_available(pool))
+        return refuse_short(pool);
+    pool->use++;
+    uint32_t *table = table_of(pool, sequence);
+    for (uint32_t i = first; i < first + fresh; i++)
+        table[i] = take_fresh(pool);
+    sequence->block_count = first + fresh;
+    pool->stats.grants++;
+    *ret_grant = (block_pool_grant_t){.first_block = first, .block_count = fresh, .blocks = table + first};
+    return BLOCK_POOL_GRANTED;
+}
+
+static void release_sequence(block_pool_t *pool, sequence_t *sequence)
+{
+    pool->use++;
+    const uint32_t *table = table_of(pool, sequence);
+    for (uint32_t i = sequence->block_count; i-- > 0;) /* last first: see eviction.h */
+        let_go(pool, table[i]);
+    remove_sequence(pool, sequence);
+}
+
+bool block_pool_release(block_pool_t *pool, uint64_t sequence_id)
+{
+    sequence_t *sequence = find_sequence(pool, sequence_id);
+    if (sequence == NULL)
+        return false;
+    release_sequence(pool, sequence);
+    return true;
+}
+
+uint32_t block_pool_release_all(block_pool_t *pool)
+{
+    uint32_t released = pool->sequence_count;
+    for (uint32_t i = 0; i <= pool->bucket_mask; i++)
+        while (pool->buckets[i] != NONE)
+            release_sequence(pool, &pool->sequences[pool->buckets[i]]);
+    return released;
+}
+
+/* ---- contents ---- */
+
+/* Enters a held, just completed block into the index after the sequence's tail (rules 4, 8, 9). */
+static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block, const uint32_t *ids)
+{
+    if (!pool->options.prefix_cache || !sequence->chained)
+        return;
+    if (!prefix_index_valid(pool->index, sequence->tail)) {
+        sequence->chained = false;
+        return;
+    }
+    uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->salt, ids);
+    if (first == PREFIX_INDEX_NONE) {
+        prefix_index_insert(pool->index, block, sequence->tail, sequence->salt, ids);
+        first = block;
+    } else if (pool->references[first] == 0) {
+        leave_cached(pool, first);
+        prefix_index_replace(pool->index, first, block);
+        make_free(pool, first);
+        first = block;
+    }
+    sequence->tail = prefix_index_place(pool->index, first);
+}
+
+bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t position, const uint32_t *ids,
+                       uint32_t ids_count)
+{
+    sequence_t *sequence = find_sequence(pool, sequence_id);
+    if (sequence == NULL || position > sequence->committed)
+        return false;
+    uint32_t block_tokens = pool->options.block_tokens;
+    uint64_t end = (uint64_t)position + ids_count;
+    if (end > (uint64_t)sequence->block_count * block_tokens)
+        return false;
+    pool->use++;
+    uint32_t *pending = pending_of(pool, sequence);
+    const uint32_t *table = table_of(pool, sequence);
+    while (sequence->committed < end) {
+        uint32_t at = sequence->committed;
+        pending[at % block_tokens] = ids[at - position];
+        sequence->committed++;
+        if (sequence->committed % block_tokens == 0)
+            index_block(pool, sequence, table[at / block_tokens], pending);
+    }
+    return true;
+}
+
+uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
+{
+    return find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
+}
+
+uint32_t block_pool_flush(block_pool_t *pool)
+{
+    uint32_t freed = 0;
+    for (uint32_t block = 0; block < pool->options.block_count && prefix_index_count(pool->index) > 0; block++)
+        if (prefix_index_contains(pool->index, block))
+            freed += unindex(pool, block);
+    pool->stats.flushes++;
+    return freed;
+}
+
+/* ---- views ---- */
+
+const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence_id, uint32_t *ret_count)
+{
+    const sequence_t *sequence = find_sequence(pool, sequence_id);
+    if (sequence == NULL)
+        return NULL;
+    *ret_count = sequence->block_count;
+    return table_of(pool, sequence);
+}
+
+uint32_t block_pool_references(const block_pool_t *pool, uint32_t block)
+{
+    QN_ASSERT(block < pool->options.block_count);
+    return pool->references[block];
+}
+
+bool block_pool_indexed(const block_pool_t *pool, uint32_t block)
+{
+    QN_ASSERT(block < pool->options.block_count);
+    return prefix_index_contains(pool->index, block);
+}
+
+uint32_t block_pool_available(const block_pool_t *pool)
+{
+    return pool->free_count + pool->cached_count;
+}
+
+void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats)
+{
+    *ret_stats = pool->stats;
+    ret_stats->block_tokens = pool->options.block_tokens;
+    ret_stats->total_blocks = pool->options.block_count;
+    ret_stats->free_blocks = pool->free_count;
+    ret_stats->cached_blocks = pool->cached_count;
+    ret_stats->held_blocks = pool->options.block_count - pool->free_count - pool->cached_count;
+    ret_stats->sequences = pool->sequence_count;
+    ret_stats->policy = pool->eviction->name;
+}
+
+/* ---- invariants ---- */
+
+static const char *count_references(const block_pool_t *pool, uint32_t *seen)
+{
+    uint32_t sequences = 0;
+    for (uint32_t i = 0; i <= pool->bucket_mask; i++)
+        for (uint32_t j = pool->buckets[i]; j != NONE; j = pool->sequences[j].next) {
+            const sequence_t *sequence = &pool->sequences[j];
+            if (++sequences > pool->sequence_count)
+                return "block pool: more sequences in buckets than counted";
+            if (sequence->block_count > pool->table_max ||
+                sequence->committed > sequence->block_count * (uint64_t)pool->options.block_tokens)
+                return "block pool: a sequence has committed more than its table holds";
+            const uint32_t *table = table_of(pool, sequence);
+            for (uint32_t k = 0; k < sequence->block_count; k++) {
+                if (table[k] >= pool->options.block_count)
+                    return "block pool: a table names a block that does not exist";
+                seen[table[k]]++;
+                bool writable = k >= sequence->committed / pool->options.block_tokens;
+                if (writable && (pool->references[table[k]] != 1 || prefix_index_contains(pool->index, table[k])))
+                    return "block pool: a block that may be written is shared or in the index";
+            }
+        }
+    return sequences == pool->sequence_count ? NULL : "block pool: fewer sequences in buckets than counted";
+}
+
+const char *block_pool_check(const block_pool_t *pool)
+{
+    uint32_t *seen = pool->scratch;
+    memset(seen, 0, pool->options.block_count * sizeof *seen);
+    const char *broken = count_references(pool, seen);
+    if (broken != NULL)
+        return broken;
+    uint32_t held = 0, cached = 0;
+    for (uint32_t block = 0; block < pool->options.block_count; block++) {
+        if (seen[block] != pool->references[block])
+            return "block pool: references differ from the number of tables that list the block";
+        if (seen[block] > 1 && !prefix_index_contains(pool->index, block) && pool->stats.flushes == 0 &&
+            pool->stats.evictions == 0)
+            return "block pool: a block is shared that never was in the index";
+        held += seen[block] > 0;
+        cached += seen[block] == 0 && prefix_index_contains(pool->index, block);
+    }
+    if (cached != pool->cached_count || held + cached + pool->free_count != pool->options.block_count)
+        return "block pool: free, held and cached blocks do not add up";
+    for (uint32_t i = 0; i < pool->free_count; i++) {
+        uint32_t block = pool->free_blocks[i];
+        if (seen[block]++ != 0 || prefix_index_contains(pool->index, block))
+            return "block pool: a free block is held, indexed, or free twice";
+    }
+    return prefix_index_check(pool->index);
+}

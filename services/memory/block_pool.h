@@ -1,0 +1,125 @@
+/* The KV blocks: who holds which, what they contain, which may be shared, which may go.
+ *
+ * Pin rules
+ *  1. A block is in exactly one state: free (content means nothing), held (listed in the tables of `references` ≥ 1
+ *     sequences), or cached (held by nobody, kept in the prefix index for its content).
+ *  2. A held block is never evicted, never moved and never given to a sequence as a fresh block.
+ *  3. Only cached blocks are evicted, and only when a lease needs more blocks than are free; the eviction policy
+ *     chooses which.
+ *  4. A block is shared only if it is in the index, and it enters the index only when all its `block_tokens` tokens are
+ *     committed: their KV is written, as a StepResult has proven.
+ *  5. A block in the index is never written again. A sequence may write only the blocks it was given fresh, at positions
+ *     from Grant.cached_tokens on that it has not committed; such a block is held by that sequence alone.
+ *  6. The block with the last token of a prompt is never shared at open: at least one token is left to run.
+ *  7. Blocks match by content, not by hash: salt, all tokens before the block, and its own tokens are compared. The
+ *     chained hash only finds the bucket.
+ *  8. Every block in the index follows a block in the index (or starts a prefix). When one leaves the index, those that
+ *     follow it leave too: the cached ones become free, the held ones stay held and are simply found no more.
+ *  9. Of two blocks with equal content the first stays in the index. If that one is cached and the second is held, the
+ *     second takes its place and the first becomes free.
+ * 10. Flush empties the index; held blocks stay with their sequences. A sequence whose chain left the index adds nothing
+ *     to it any more.
+ *
+ * Times: open, extend, commit and release are O(blocks touched) (eviction of a block that others follow: amortised over
+ * their entering the index); no allocation after creation. Not thread-safe, never blocks. Knows no socket, no device:
+ * a block is a number in [0, block_count).
+ * The chained block hash follows vLLM's automatic prefix caching (Kwon et al., SOSP 2023); the tree of blocks follows
+ * SGLang's RadixAttention (Zheng et al., 2024). */
+#ifndef MEMORY_BLOCK_POOL_H
+#define MEMORY_BLOCK_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "services/memory/eviction.h"
+
+typedef struct block_pool block_pool_t;
+
+typedef struct {
+    uint32_t block_count;          /* 1 .. 2^28 */
+    uint32_t block_tokens;         /* 1 .. 1024 */
+    uint32_t sequences_max;        /* sequences open at once, 1 .. 65536 */
+    uint32_t tokens_max;           /* of one sequence; a lease for more is short of blocks */
+    bool prefix_cache;             /* false: nothing enters the index, blocks become free at once */
+    const eviction_policy_t *eviction; /* borrowed, outlives the pool; NULL: eviction_lru */
+} block_pool_options_t;
+
+/* Values of GrantOutcome (schemas/grant.fbs). */
+typedef enum {
+    BLOCK_POOL_GRANTED = 0,
+    BLOCK_POOL_SHORT = 1,          /* not enough blocks, or sequences_max are open; nothing changed */
+    BLOCK_POOL_UNKNOWN = 2,        /* the sequence is not open */
+    BLOCK_POOL_ALREADY_OPEN = 3,   /* opened twice; nothing changed */
+} block_pool_outcome_t;
+
+/* Entries [first_block, first_block + block_count) of the sequence's block table. */
+typedef struct {
+    uint32_t first_block;
+    uint32_t block_count;
+    uint32_t cached_tokens;        /* open: leading tokens that are resident (multiple of block_tokens); else 0 */
+    const uint32_t *blocks;        /* view of the new entries, valid until the next call that changes the pool */
+} block_pool_grant_t;
+
+typedef struct {
+    uint32_t block_tokens, total_blocks;
+    uint32_t held_blocks, cached_blocks, free_blocks; /* sum: total_blocks */
+    uint32_t sequences;
+    uint64_t lookups;              /* opens that brought ids */
+    uint64_t lookup_tokens;        /* their ids */
+    uint64_t hit_tokens;           /* of those, found */
+    uint64_t evictions;            /* blocks */
+    uint64_t grants, grants_short, flushes;
+    const char *policy;            /* name of the eviction policy */
+} block_pool_stats_t;
+
+/* Takes all memory it will ever use (about 40 + 4 * block_tokens bytes per block, 4 bytes per table entry of
+ * sequences_max sequences, touched only when used). QN_ERR_INVALID: an option out of range; QN_ERR_NO_MEMORY.
+ * Returns owned. */
+qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool);
+void block_pool_destroy(block_pool_t **pool);
+
+/* Opens `sequence` with room for `tokens` tokens (≥ ids_count is usual, not required). `ids`: its first tokens, for which
+ * resident prefixes under the same `salt` are shared; NULL or ids_count 0: none are looked for. The grant is the whole
+ * table, shared blocks first. Outcomes: GRANTED, SHORT, ALREADY_OPEN. */
+block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence, uint64_t salt, uint32_t tokens,
+                                     const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant);
+/* Makes room for `tokens` tokens in all; a table that is long enough grants 0 blocks. Outcomes: GRANTED, SHORT, UNKNOWN. */
+block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence, uint32_t tokens,
+                                       block_pool_grant_t *ret_grant);
+/* Gives all blocks of the sequence back: indexed ones become cached when nobody else holds them, others free.
+ * Returns false (and does nothing) for a sequence that is not open. */
+bool block_pool_release(block_pool_t *pool, uint64_t sequence);
+/* Releases every sequence (the scheduler is gone). Returns how many. */
+uint32_t block_pool_release_all(block_pool_t *pool);
+
+/* The KV of tokens [position, position + ids_count) of the sequence is written and these are its ids. Commits continue
+ * where the last one ended (open: at cached_tokens); what repeats earlier positions is skipped, full blocks enter the
+ * index. Returns false and changes nothing when the sequence is not open, leaves a gap, or exceeds its table. */
+bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position, const uint32_t *ids,
+                       uint32_t ids_count);
+
+/* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
+uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
+
+/* The sequence's block table: view of *ret_count entries, valid until the next change; NULL when not open. */
+const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence, uint32_t *ret_count);
+/* How many sequences hold the block. */
+uint32_t block_pool_references(const block_pool_t *pool, uint32_t block);
+/* Whether the block is in the index (and so must not be written). */
+bool block_pool_indexed(const block_pool_t *pool, uint32_t block);
+
+/* Empties the index. Returns the number of cached blocks that became free. */
+uint32_t block_pool_flush(block_pool_t *pool);
+
+/* Blocks a lease can still get: free + cached. */
+uint32_t block_pool_available(const block_pool_t *pool);
+void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats);
+
+/* Verifies every invariant of the rules above by a full walk, O(blocks + table entries): reference counts equal the
+ * number of tables, states partition the blocks, the index and the eviction candidates are exactly the right blocks,
+ * chains are closed. Returns NULL, or a static text that names the broken one. For check() callbacks and tests. */
+const char *block_pool_check(const block_pool_t *pool);
+
+#endif

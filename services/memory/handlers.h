@@ -1,0 +1,47 @@
+/* Between memory's messages and its nouns: the handler table, and the state both sides of it share. */
+#ifndef QN_MEMORY_HANDLERS_H
+#define QN_MEMORY_HANDLERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/daemon.h"
+#include "common/fd_socket.h"
+#include "services/memory/block_pool.h"
+#include "services/memory/loader.h"
+#include "services/memory/region_table.h"
+
+#define MEMORY_GRANT_ITEMS_MAX 4096       /* Lease.items and Grant.items */
+#define MEMORY_GRANT_BLOCKS_MAX (1u << 20) /* Grant.blocks */
+
+/* Somebody who asked before the model was there. */
+typedef struct {
+    qn_peer_t peer;
+    uint64_t request;
+    bool want_tensors;
+} memory_asker_t;
+
+typedef struct {
+    qn_daemon_t *daemon;
+    const qn_config_values_t *config;
+    region_table_t *regions;          /* weights and KV too, once loaded */
+    qn_fd_server_t *fd_server;
+    loader_t *loader;                 /* NULL once loaded */
+    bool loaded;
+    loader_result_t model;            /* when loaded; its two regions have moved to `regions` */
+    qn_tensor_t *tensors;             /* as ModelDescription carries them; views of model.weights */
+    memory_asker_t askers[QN_PEERS_MAX];
+    size_t asker_count;
+    qn_grant_item_t *grant_items;     /* MEMORY_GRANT_ITEMS_MAX */
+    uint32_t *grant_blocks;           /* MEMORY_GRANT_BLOCKS_MAX; touched only as far as used */
+    uint64_t progress_shown_ns;
+} memory_service_t;
+
+extern const qn_handler_t memory_handlers[];
+
+/* The model is loaded: builds the tensor list and answers everybody who waits. */
+qn_err_t memory_publish_model(memory_service_t *service);
+/* The peer is gone: nothing is answered to it any more; a scheduler's leases are released. */
+void memory_forget_peer(memory_service_t *service, qn_peer_t peer);
+
+#endif

@@ -1,0 +1,660 @@
+/* What is this?      The life of sequences between admission and the return of their last block.
+ * State owned:       phases, slots, block tables, positions, the steps without a result.
+ * Must never:        let a block go while a plan without a result may write it; move `proven` without a result.
+ * Read next:         planner.c, which decides; ledger.c, where tokens end up. */
+#include "services/scheduler/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/assert.h"
+
+/* ---- life ---- */
+
+static bool allocate(batch_t *batch, uint32_t requests_max)
+{
+    uint32_t slots = batch->slot_count;
+    batch->sequences = calloc(requests_max, sizeof *batch->sequences);
+    batch->retiring = calloc(requests_max, sizeof *batch->retiring);
+    batch->slot_owner = calloc(slots, sizeof *batch->slot_owner);
+    batch->slot_live = calloc(slots, sizeof *batch->slot_live);
+    batch->changed = calloc((size_t)slots * 2, sizeof *batch->changed);
+    batch->run_of_slot = calloc(slots, sizeof *batch->run_of_slot);
+    batch->tokens = calloc(slots, sizeof *batch->tokens);
+    bool whole = batch->sequences && batch->retiring && batch->slot_owner && batch->slot_live && batch->changed &&
+                 batch->run_of_slot && batch->tokens;
+    for (uint32_t i = 0; i < BATCH_STEPS_MAX; i++)
+        whole = (batch->steps[i].runs = calloc(slots, sizeof(batch_run_t))) != NULL && whole;
+    return (batch->last.runs = calloc(slots, sizeof(batch_run_t))) != NULL && whole;
+}
+
+qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch)
+{
+    if (slot_count < 1 || slot_count > QN_SLOTS_MAX)
+        return qn_fail(QN_ERR_CONFIG, "scheduler.max_sequences %u is outside 1..%d", slot_count, QN_SLOTS_MAX);
+    batch_t *batch = calloc(1, sizeof *batch);
+    if (batch == NULL)
+        return qn_fail(QN_ERR_NO_MEMORY, "batch: out of memory");
+    batch->ledger = ledger;
+    batch->slot_count = batch->free_slots = slot_count;
+    if (!allocate(batch, ledger_requests_max(ledger))) {
+        batch_destroy(&batch);
+        return qn_fail(QN_ERR_NO_MEMORY, "batch: no memory for %u slots", slot_count);
+    }
+    for (uint32_t i = 0; i < slot_count; i++)
+        batch->slot_owner[i] = BATCH_NOBODY;
+    for (request_t *request = ledger_next(ledger, NULL); request != NULL; request = ledger_next(ledger, request))
+        batch_add(batch, request);
+    *ret_batch = batch;
+    return QN_OK;
+}
+
+void batch_destroy(batch_t **batch)
+{
+    batch_t *self = *batch;
+    if (self == NULL)
+        return;
+    for (uint32_t i = 0; i < BATCH_STEPS_MAX; i++)
+        free(self->steps[i].runs);
+    free(self->last.runs);
+    free(self->sequences);
+    free(self->retiring);
+    free(self->slot_owner);
+    free(self->slot_live);
+    free(self->changed);
+    free(self->run_of_slot);
+    free(self->tokens);
+    free(self->tables);
+    free(self);
+    *batch = NULL;
+}
+
+qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max)
+{
+    QN_ASSERT(batch->leasing_count + batch->running_count + batch->retiring_count == 0);
+    uint32_t table_max = tokens_max / block_tokens + (tokens_max % block_tokens != 0);
+    table_max = table_max < total_blocks ? table_max : total_blocks;
+    size_t entries;
+    if (__builtin_mul_overflow((size_t)batch->slot_count, (size_t)table_max, &entries))
+        return qn_fail(QN_ERR_LIMIT, "batch: block tables of %u entries are too large", table_max);
+    uint32_t *tables = calloc(entries, sizeof *tables);
+    if (tables == NULL)
+        return qn_fail(QN_ERR_NO_MEMORY, "batch: no memory for %u block tables of %u entries", batch->slot_count,
+                       table_max);
+    free(batch->tables);
+    batch->tables = tables;
+    batch->block_tokens = block_tokens;
+    batch->total_blocks = batch->available_blocks = total_blocks;
+    batch->table_max = table_max;
+    return QN_OK;
+}
+
+/* ---- phases ---- */
+
+static sequence_t *sequence_at(const batch_t *batch, uint32_t index)
+{
+    QN_ASSERT(index < ledger_requests_max(batch->ledger));
+    return &batch->sequences[index];
+}
+
+static uint32_t *phase_count(batch_t *batch, sequence_phase_t phase)
+{
+    switch (phase) {
+    case SEQUENCE_WAITING:
+        return &batch->waiting_count;
+    case SEQUENCE_LEASING:
+        return &batch->leasing_count;
+    case SEQUENCE_RUNNING:
+        return &batch->running_count;
+    case SEQUENCE_RETIRING:
+        return &batch->retiring_count;
+    case SEQUENCE_NONE:
+        break;
+    }
+    return NULL;
+}
+
+static void move_to(batch_t *batch, sequence_t *sequence, sequence_phase_t phase)
+{
+    uint32_t *from = phase_count(batch, sequence->phase);
+    uint32_t *to = phase_count(batch, phase);
+    if (from != NULL)
+        --*from;
+    if (to != NULL)
+        ++*to;
+    sequence->phase = phase;
+}
+
+static void take_slot(batch_t *batch, sequence_t *sequence)
+{
+    uint32_t slot = 0;
+    while (batch->slot_owner[slot] != BATCH_NOBODY)
+        slot++;
+    batch->slot_owner[slot] = sequence->request->index;
+    batch->free_slots--;
+    sequence->slot = slot;
+}
+
+static void leave_slot(batch_t *batch, sequence_t *sequence)
+{
+    if (sequence->slot == BATCH_NO_SLOT)
+        return;
+    batch->slot_owner[sequence->slot] = BATCH_NOBODY;
+    batch->free_slots++;
+    sequence->slot = BATCH_NO_SLOT;
+    sequence->slot_set = false;
+}
+
+/* Back to the state of a request that has nothing but its tokens. */
+static void wait_again(batch_t *batch, sequence_t *sequence)
+{
+    leave_slot(batch, sequence);
+    move_to(batch, sequence, SEQUENCE_WAITING);
+    request_t *request = sequence->request;
+    *sequence = (sequence_t){.request = request, .phase = SEQUENCE_WAITING, .slot = BATCH_NO_SLOT};
+}
+
+static void settle(batch_t *batch, sequence_t *sequence)
+{
+    leave_slot(batch, sequence);
+    move_to(batch, sequence, SEQUENCE_NONE);
+    *sequence = (sequence_t){.phase = SEQUENCE_NONE, .slot = BATCH_NO_SLOT};
+}
+
+static void retire(batch_t *batch, sequence_t *sequence, bool requeue)
+{
+    leave_slot(batch, sequence);
+    sequence->requeue = requeue;
+    sequence->lease_batch = 0;
+    sequence->retiring_at = batch->retiring_count;
+    batch->retiring[batch->retiring_count] = sequence->request->index;
+    move_to(batch, sequence, SEQUENCE_RETIRING);
+}
+
+static void leave_retiring(batch_t *batch, const sequence_t *sequence)
+{
+    uint32_t last = batch->retiring[batch->retiring_count - 1];
+    batch->retiring[sequence->retiring_at] = last;
+    batch->sequences[last].retiring_at = sequence->retiring_at;
+}
+
+void batch_add(batch_t *batch, request_t *request)
+{
+    sequence_t *sequence = sequence_at(batch, request->index);
+    QN_ASSERT(sequence->phase == SEQUENCE_NONE);
+    if (request->finish == REQUEST_UNFINISHED && request_complete(request))
+        ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+    if (request->finish != REQUEST_UNFINISHED)
+        return;
+    *sequence = (sequence_t){.request = request, .slot = BATCH_NO_SLOT};
+    move_to(batch, sequence, SEQUENCE_WAITING);
+}
+
+void batch_end(batch_t *batch, uint32_t index)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    switch (sequence->phase) {
+    case SEQUENCE_NONE:
+        break;
+    case SEQUENCE_WAITING:
+        settle(batch, sequence);
+        break;
+    case SEQUENCE_LEASING: /* the Release follows the Lease on the same link: whatever it gave comes back */
+    case SEQUENCE_RUNNING:
+        retire(batch, sequence, false);
+        break;
+    case SEQUENCE_RETIRING:
+        sequence->requeue = false;
+        break;
+    }
+}
+
+void batch_preempt(batch_t *batch, uint32_t index)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    QN_ASSERT(sequence->phase == SEQUENCE_RUNNING);
+    sequence->request->preemptions++;
+    retire(batch, sequence, true);
+}
+
+void batch_lease_open(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    QN_ASSERT(sequence->phase == SEQUENCE_WAITING && batch->free_slots > 0);
+    take_slot(batch, sequence);
+    sequence->lease_tokens = tokens;
+    sequence->lease_batch = lease_batch;
+    sequence->shared = !sequence->request->sampling.prompt_logprobs;
+    move_to(batch, sequence, SEQUENCE_LEASING);
+}
+
+void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    QN_ASSERT(sequence->phase == SEQUENCE_RUNNING && sequence->lease_batch == 0);
+    sequence->lease_tokens = tokens;
+    sequence->lease_batch = lease_batch;
+}
+
+/* ---- grants ---- */
+
+static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, const batch_grant_t *grant)
+{
+    bool opened = sequence->phase == SEQUENCE_LEASING;
+    uint64_t blocks = (uint64_t)grant->first_block + grant->block_count;
+    bool table_fits = grant->first_block == sequence->block_count && blocks <= batch->table_max &&
+                      blocks * batch->block_tokens >= sequence->lease_tokens;
+    bool cached_fits = grant->cached_tokens % batch->block_tokens == 0 &&
+                       grant->cached_tokens < request_known_tokens(sequence->request) &&
+                       (grant->cached_tokens == 0 || (opened && sequence->shared));
+    for (uint32_t i = 0; i < grant->block_count; i++)
+        table_fits = table_fits && grant->blocks[i] < batch->total_blocks;
+    if (table_fits && cached_fits)
+        return QN_OK;
+    return qn_fail(QN_ERR_PEER, "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
+                                "its lease of %u tokens", (unsigned long long)grant->sequence, grant->first_block,
+                   (unsigned long long)blocks, grant->cached_tokens, sequence->lease_tokens);
+}
+
+static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant_t *grant)
+{
+    if (grant->block_count > 0)
+        memcpy(batch_table(batch, sequence) + grant->first_block, grant->blocks,
+               grant->block_count * sizeof *grant->blocks);
+    sequence->block_count += grant->block_count;
+    if (sequence->phase != SEQUENCE_LEASING)
+        return;
+    request_t *request = sequence->request;
+    sequence->planned = sequence->proven = sequence->committed = grant->cached_tokens;
+    if (!request->admitted)
+        request->cached_tokens =
+            grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens;
+    request->admitted = true;
+    move_to(batch, sequence, SEQUENCE_RUNNING);
+}
+
+qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
+{
+    request_t *request = ledger_find(batch->ledger, grant->sequence);
+    sequence_t *sequence = request != NULL ? sequence_at(batch, request->index) : NULL;
+    if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch)
+        return QN_OK;
+    if (grant->outcome == BATCH_GRANTED) {
+        qn_err_t err = check_grant(batch, sequence, grant);
+        if (err < 0)
+            return err;
+        sequence->lease_batch = 0;
+        accept_grant(batch, sequence, grant);
+        return QN_OK;
+    }
+    sequence->lease_batch = 0;
+    if (grant->outcome == BATCH_SHORT && sequence->phase == SEQUENCE_RUNNING) {
+        sequence->short_of_blocks = true;
+    } else if (grant->outcome == BATCH_SHORT) {
+        batch->open_refusals++;
+        wait_again(batch, sequence);
+    } else { /* UNKNOWN: its lease is void; ALREADY_OPEN: a lease of before stands. Both: give back, then ask anew. */
+        retire(batch, sequence, true);
+    }
+    return QN_OK;
+}
+
+/* ---- release and commit ---- */
+
+bool batch_releasable(const batch_t *batch, uint32_t index)
+{
+    const sequence_t *sequence = sequence_at(batch, index);
+    return sequence->phase == SEQUENCE_RETIRING &&
+           (batch->step_count == 0 || sequence->last_step < batch->steps[0].step);
+}
+
+void batch_released(batch_t *batch, uint32_t index)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    QN_ASSERT(batch_releasable(batch, index));
+    leave_retiring(batch, sequence);
+    if (sequence->requeue) {
+        wait_again(batch, sequence);
+    } else {
+        settle(batch, sequence);
+        batch->release_count++;
+    }
+    batch_forget_shortage(batch);
+}
+
+void batch_forget_shortage(batch_t *batch)
+{
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++)
+        if (batch->slot_owner[slot] != BATCH_NOBODY)
+            batch->sequences[batch->slot_owner[slot]].short_of_blocks = false;
+}
+
+uint32_t batch_committable(const batch_t *batch, uint32_t index)
+{
+    const sequence_t *sequence = sequence_at(batch, index);
+    const request_t *request = sequence->request;
+    uint32_t proven = sequence->proven;
+    if (request->sampling.prompt_logprobs && request->prompt.known < request->prompt_tokens &&
+        request->prompt.known - 1 < proven)
+        proven = request->prompt.known - 1; /* see batch_compute_lost */
+    return proven - proven % batch->block_tokens;
+}
+
+void batch_committed(batch_t *batch, uint32_t index, uint32_t position)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    QN_ASSERT(position >= sequence->committed && position <= sequence->proven);
+    sequence->committed = position;
+}
+
+/* ---- steps ---- */
+
+batch_step_t *batch_step_begin(batch_t *batch, uint64_t now_ns)
+{
+    QN_ASSERT(batch->step_count < BATCH_STEPS_MAX);
+    batch_step_t *step = &batch->steps[batch->step_count++];
+    step->step = ++batch->last_step;
+    step->sent_ns = now_ns;
+    step->run_count = step->token_count = 0;
+    return step;
+}
+
+void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
+{
+    sequence_t *sequence = sequence_at(batch, run->index);
+    QN_ASSERT(sequence->phase == SEQUENCE_RUNNING && run->position == sequence->planned);
+    QN_ASSERT(step->run_count < batch->slot_count);
+    step->runs[step->run_count++] = *run;
+    step->token_count += run->token_count;
+    sequence->planned += run->token_count;
+    sequence->last_step = step->step;
+    if (sequence->request->timeline.planned_ns == 0)
+        sequence->request->timeline.planned_ns = step->sent_ns;
+}
+
+void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)
+{
+    sequence_t *sequence = sequence_at(batch, index);
+    sequence->slot_set = true;
+    sequence->blocks_sent = blocks;
+    batch->slot_live[sequence->slot] = true;
+}
+
+void batch_slot_retired(batch_t *batch, uint32_t slot)
+{
+    batch->slot_live[slot] = false;
+}
+
+/* ---- results ---- */
+
+static qn_err_t misfit(const batch_result_t *result, const char *what, uint64_t request)
+{
+    return qn_fail(QN_ERR_PEER, "the result of step %llu does not fit its plan: %s (request %llu)",
+                   (unsigned long long)result->step, what, (unsigned long long)request);
+}
+
+/* Every run that sampled has exactly one token, and every token such a run. */
+static qn_err_t match_tokens(batch_t *batch, const batch_step_t *step, const batch_result_t *result)
+{
+    uint32_t samples = 0;
+    memset(batch->run_of_slot, 0xff, batch->slot_count * sizeof *batch->run_of_slot);
+    for (uint32_t i = 0; i < step->run_count; i++)
+        if (step->runs[i].sample) {
+            batch->run_of_slot[step->runs[i].slot] = i;
+            samples++;
+        }
+    if (samples != result->token_count)
+        return misfit(result, "it gives another number of tokens than runs sample", 0);
+    for (uint32_t i = 0; i < result->token_count; i++) {
+        const batch_token_t *token = &result->tokens[i];
+        uint32_t run = token->slot < batch->slot_count ? batch->run_of_slot[token->slot] : UINT32_MAX;
+        if (run == UINT32_MAX)
+            return misfit(result, "a token of a slot that did not sample", token->request);
+        batch->run_of_slot[token->slot] = UINT32_MAX; /* once only */
+        const batch_run_t *planned = &step->runs[run];
+        if (batch->sequences[planned->index].request->id != token->request ||
+            (!token->masked && token->position != planned->position + planned->token_count))
+            return misfit(result, "a token of another request or position", token->request);
+    }
+    return QN_OK;
+}
+
+static void prove(batch_t *batch, const batch_step_t *step, const batch_result_t *result)
+{
+    uint32_t next = 0; /* tokens come by slot like runs do, or are searched for */
+    for (uint32_t i = 0; i < step->run_count; i++) {
+        const batch_run_t *run = &step->runs[i];
+        bool masked = false;
+        if (run->sample) {
+            if (next >= result->token_count || result->tokens[next].slot != run->slot)
+                for (next = 0; result->tokens[next].slot != run->slot;)
+                    next++;
+            masked = result->tokens[next++].masked;
+        }
+        if (masked)
+            batch->masked_count++;
+        else
+            batch->sequences[run->index].proven = run->position + run->token_count;
+    }
+}
+
+static void note_change(batch_t *batch, uint32_t index)
+{
+    batch->changed[batch->changed_count++] = index;
+}
+
+/* Stores the alternatives of the token that stands at `at` of the generated ones. */
+static void keep_alternatives(request_t *request, uint32_t at, const request_alternative_t *top, uint32_t count)
+{
+    if (request->top == NULL)
+        return;
+    uint32_t kept = count < request->sampling.top_logprobs ? count : request->sampling.top_logprobs;
+    memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top, kept * sizeof *top);
+    request->top_counts[at] = (uint8_t)kept;
+}
+
+static qn_err_t take_tokens(batch_t *batch, const batch_result_t *result, const request_alternative_t **top)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < result->token_count; i++) {
+        const batch_token_t *token = &result->tokens[i];
+        request_t *request = ledger_find(batch->ledger, token->request);
+        const request_alternative_t *alternatives = *top;
+        *top += token->top_count;
+        if (request->finish != REQUEST_UNFINISHED)
+            continue;
+        if (token->masked || token->position != request_known_tokens(request))
+            return misfit(result, token->masked ? "a live sequence was masked" : "a token out of order", token->request);
+        keep_alternatives(request, request->generated_tokens, alternatives, token->top_count);
+        if (request->generated_tokens == 0) {
+            request->timeline.executed_ns = result->begin_ns;
+            request->timeline.computed_ns = result->end_ns;
+        }
+        batch->tokens[count++] = (ledger_token_t){.index = request->index,
+                                                  .position = token->position,
+                                                  .id = token->id,
+                                                  .logprob = token->logprob,
+                                                  .stopped = token->stopped};
+        note_change(batch, request->index);
+    }
+    ledger_append(batch->ledger, batch->tokens, count);
+    return QN_OK;
+}
+
+static qn_err_t take_prompt(batch_t *batch, const batch_result_t *result, const request_alternative_t *top)
+{
+    for (uint32_t i = 0; i < result->prompt_count; i++) {
+        const batch_prompt_token_t *token = &result->prompt[i];
+        request_t *request = ledger_find(batch->ledger, token->request);
+        const request_alternative_t *alternatives = top;
+        top += token->top_count;
+        if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
+            token->position >= request->prompt_tokens)
+            return misfit(result, "a prompt score nobody asked for", token->request);
+        if (token->position != request->prompt.known) { /* known already: its prompt is run again */
+            if (token->position > request->prompt.known)
+                return misfit(result, "a gap in prompt scores", token->request);
+            continue;
+        }
+        uint32_t wanted = request->sampling.top_logprobs;
+        uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
+        request->prompt.logprobs[token->position] = token->logprob;
+        request->prompt.top_counts[token->position] = (uint8_t)kept;
+        memcpy(request->prompt.top + (size_t)token->position * wanted, alternatives, kept * sizeof *top);
+        request->prompt.known++;
+    }
+    return QN_OK;
+}
+
+/* Requests whose prompt scores may have grown, and ends: by stop id, by length, by having nothing left to run. */
+static void find_ends(batch_t *batch, const batch_step_t *step)
+{
+    for (uint32_t i = 0; i < step->run_count; i++) {
+        const sequence_t *sequence = &batch->sequences[step->runs[i].index];
+        request_t *request = sequence->request;
+        if (request->finish != REQUEST_UNFINISHED)
+            continue;
+        bool ended = request->stopped || (request->generated_tokens == request->generated_max &&
+                                          sequence->proven >= request_run_limit(request));
+        if (ended || request->sampling.prompt_logprobs)
+            note_change(batch, request->index);
+        if (!ended)
+            continue;
+        ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+        batch_end(batch, request->index);
+    }
+}
+
+static bool alternatives_fit(const batch_result_t *result)
+{
+    uint64_t top = 0;
+    for (uint32_t i = 0; i < result->token_count; i++)
+        top += result->tokens[i].top_count;
+    for (uint32_t i = 0; i < result->prompt_count; i++)
+        top += result->prompt[i].top_count;
+    return top == result->top_count;
+}
+
+/* Takes the oldest step out of the ring into batch.last; the buffers of runs change hands. */
+static void pop_step(batch_t *batch)
+{
+    batch_run_t *runs = batch->last.runs;
+    batch->last = batch->steps[0];
+    for (uint32_t i = 1; i < batch->step_count; i++)
+        batch->steps[i - 1] = batch->steps[i];
+    batch->step_count--;
+    batch->steps[batch->step_count].runs = runs;
+}
+
+qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
+{
+    batch->changed_count = batch->masked_count = 0;
+    batch->last.step = 0;
+    if (result->step <= batch->void_step)
+        return QN_OK;
+    if (batch->step_count == 0 || result->step != batch->steps[0].step)
+        return misfit(result, "it is not the oldest plan without a result", 0);
+    if (!alternatives_fit(result))
+        return misfit(result, "its alternatives do not add up", 0);
+    qn_err_t err = match_tokens(batch, &batch->steps[0], result);
+    if (err < 0)
+        return err;
+    pop_step(batch);
+    prove(batch, &batch->last, result);
+    const request_alternative_t *top = result->top;
+    err = take_tokens(batch, result, &top);
+    if (err == QN_OK)
+        err = take_prompt(batch, result, top);
+    if (err == QN_OK)
+        find_ends(batch, &batch->last);
+    return err;
+}
+
+/* ---- peers replaced ---- */
+
+static void void_steps(batch_t *batch)
+{
+    batch->step_count = 0;
+    batch->void_step = batch->last_step;
+}
+
+void batch_compute_lost(batch_t *batch)
+{
+    void_steps(batch);
+    memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
+        if (batch->slot_owner[slot] == BATCH_NOBODY)
+            continue;
+        sequence_t *sequence = &batch->sequences[batch->slot_owner[slot]];
+        const request_t *request = sequence->request;
+        /* The score of a prompt token comes from the run before it, whose logits went with the old compute. */
+        if (request->sampling.prompt_logprobs && request->prompt.known < request->prompt_tokens &&
+            request->prompt.known - 1 < sequence->proven)
+            sequence->proven = request->prompt.known - 1;
+        sequence->planned = sequence->proven;
+        sequence->slot_set = false;
+        sequence->blocks_sent = 0;
+    }
+}
+
+void batch_memory_lost(batch_t *batch)
+{
+    void_steps(batch);
+    while (batch->retiring_count > 0)
+        batch_released(batch, batch->retiring[0]);
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++)
+        if (batch->slot_owner[slot] != BATCH_NOBODY)
+            wait_again(batch, &batch->sequences[batch->slot_owner[slot]]);
+}
+
+/* ---- invariants ---- */
+
+static const char *check_sequence(const batch_t *batch, const sequence_t *sequence)
+{
+    if (sequence->phase == SEQUENCE_NONE)
+        return sequence->request == NULL ? NULL : "batch: a settled sequence has a request";
+    bool has_slot = sequence->phase == SEQUENCE_LEASING || sequence->phase == SEQUENCE_RUNNING;
+    if (has_slot != (sequence->slot != BATCH_NO_SLOT))
+        return "batch: a sequence has a slot and should not, or the other way round";
+    if (has_slot && batch->slot_owner[sequence->slot] != sequence->request->index)
+        return "batch: a slot is owned by another sequence than says so";
+    if (sequence->phase != SEQUENCE_RETIRING && sequence->request->finish != REQUEST_UNFINISHED)
+        return "batch: a finished request is not retiring";
+    if (sequence->phase != SEQUENCE_RUNNING)
+        return NULL;
+    uint32_t known = request_known_tokens(sequence->request);
+    if (sequence->committed > sequence->proven || sequence->proven > sequence->planned)
+        return "batch: committed <= proven <= planned does not hold";
+    if (sequence->planned > known + 1 || sequence->proven > known)
+        return "batch: more is planned or proven than known";
+    if (sequence->planned > request_run_limit(sequence->request) || sequence->planned > batch_capacity(batch, sequence))
+        return "batch: planned past the end of the sequence or of its blocks";
+    if (sequence->blocks_sent > sequence->block_count)
+        return "batch: compute was told of blocks that are not there";
+    if (sequence->planned > sequence->proven && batch->step_count == 0)
+        return "batch: something is planned and no step is without a result";
+    return NULL;
+}
+
+const char *batch_check(const batch_t *batch)
+{
+    uint32_t counts[5] = {0}, slots = 0;
+    for (uint32_t i = 0; i < ledger_requests_max(batch->ledger); i++) {
+        const char *broken = check_sequence(batch, &batch->sequences[i]);
+        if (broken != NULL)
+            return broken;
+        counts[batch->sequences[i].phase]++;
+    }
+    if (counts[SEQUENCE_WAITING] != batch->waiting_count || counts[SEQUENCE_LEASING] != batch->leasing_count ||
+        counts[SEQUENCE_RUNNING] != batch->running_count || counts[SEQUENCE_RETIRING] != batch->retiring_count)
+        return "batch: phases are miscounted";
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++)
+        slots += batch->slot_owner[slot] != BATCH_NOBODY;
+    if (slots != batch->leasing_count + batch->running_count || slots + batch->free_slots != batch->slot_count)
+        return "batch: slots are miscounted";
+    for (uint32_t i = 0; i < batch->retiring_count; i++)
+        if (batch->sequences[batch->retiring[i]].phase != SEQUENCE_RETIRING ||
+            batch->sequences[batch->retiring[i]].retiring_at != i)
+            return "batch: the list of retiring sequences is wrong";
+    return NULL;
+}

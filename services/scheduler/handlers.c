@@ -1,0 +1,317 @@
+/* What is this?      The translation between messages and the scheduler's nouns; the only files that know both are this
+ *                    one (in) and outgoing.c (out).
+ * State owned:       none; the service's.
+ * Must never:        decide: events are recorded, service_tick decides.
+ * Read next:         scheduler.h, outgoing.c, schemas/submit.fbs, schemas/step_result.fbs. */
+#include "services/scheduler/handlers.h"
+
+#include <inttypes.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+
+static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
+{
+    qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, amount);
+}
+
+static void observe(scheduler_service_t *service, unsigned row, uint64_t ns)
+{
+    qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, ns);
+}
+
+/* ---- requests ---- */
+
+static request_sampling_t read_sampling(const qn_sampling_t *sampling)
+{
+    return (request_sampling_t){
+        .seed = sampling->seed,
+        .temperature = sampling->temperature,
+        .top_p = sampling->top_p,
+        .min_p = sampling->min_p,
+        .repetition_penalty = sampling->repetition_penalty,
+        .presence_penalty = sampling->presence_penalty,
+        .frequency_penalty = sampling->frequency_penalty,
+        .top_k = sampling->top_k,
+        .max_tokens = sampling->max_tokens,
+        .min_tokens = sampling->min_tokens,
+        .ignore_eos = sampling->ignore_eos,
+        .logprobs = sampling->logprobs,
+        .prompt_logprobs = sampling->prompt_logprobs,
+        .top_logprobs = sampling->top_logprobs,
+    };
+}
+
+static request_timeline_t read_timeline(const qn_timeline_t *timeline)
+{
+    return (request_timeline_t){
+        .received_ns = timeline->received_ns,
+        .encode_begin_ns = timeline->encode_begin_ns,
+        .submitted_ns = timeline->submitted_ns,
+    };
+}
+
+/* FNV-1a over the salt; 0 only for no salt. Two salts that collide would share prefixes: 64 bits, chosen by the
+ * operator's clients, not a secret. */
+static uint64_t hash_salt(qn_text_t salt)
+{
+    uint64_t hash = 0xcbf29ce484222325ull;
+    for (uint32_t i = 0; i < salt.bytes; i++)
+        hash = (hash ^ (uint8_t)salt.data[i]) * 0x100000001b3ull;
+    return salt.bytes == 0 ? 0 : (hash == 0 ? 1 : hash);
+}
+
+static request_client_t read_client(qn_peer_t peer)
+{
+    return (request_client_t){.epoch = peer.epoch, .service = peer.service, .instance = peer.instance};
+}
+
+static const request_bias_t *read_bias(scheduler_service_t *service, const qn_logit_bias_t *bias, uint32_t bias_count)
+{
+    request_bias_t *copy = qn_arena_zalloc(&service->arena, bias_count, sizeof *copy);
+    for (uint32_t i = 0; i < bias_count; i++)
+        copy[i] = (request_bias_t){.id = bias[i].id, .bias = bias[i].bias};
+    return copy;
+}
+
+static void refuse(scheduler_service_t *service, qn_peer_t to, uint64_t request, const admission_refusal_t *refusal)
+{
+    qn_refusal_t message = {
+        .head.request = request,
+        .status = refusal->status,
+        .retry_after_ms = refusal->retry_after_ms,
+        .refused_type = qn_text("QSUB"),
+        .param = qn_text(refusal->param),
+        .text = qn_text(refusal->text),
+    };
+    count(service, SCHEDULER_STAT_REFUSED, 1);
+    if (qn_daemon_send(service->daemon, to, QN_MESSAGE_REFUSAL, &message) == QN_SEND_FULL)
+        qn_log_warning("request %" PRIu64 " was refused and its tokenizer takes nothing: %s", request, refusal->text);
+}
+
+static void handle_submit(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_submit_t *submit = message;
+    admission_refusal_t refusal;
+    if (submit->prompt_ids_count == 0 || submit->head.request == 0) {
+        admission_refuse(&refusal, 400, 0, "prompt", "the prompt has no tokens, or the request no id");
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
+    qn_arena_reset(&service->arena);
+    ledger_submission_t submission = {
+        .id = submit->head.request,
+        .client = read_client(from),
+        .priority = submit->priority,
+        .salt = hash_salt(submit->cache_salt),
+        .sampling = read_sampling(&submit->sampling),
+        .timeline = read_timeline(&submit->timeline),
+        .prompt_ids = submit->prompt_ids,
+        .prompt_tokens = submit->prompt_ids_count,
+        .stop_ids = submit->stop_ids,
+        .stop_count = submit->stop_ids_count,
+        .bias = read_bias(service, submit->bias, submit->bias_count),
+        .bias_count = submit->bias_count,
+    };
+    switch (scheduler_submit(service->scheduler, &submission, qn_clock_now_ns(), &refusal)) {
+    case SCHEDULER_ACCEPTED:
+        count(service, SCHEDULER_STAT_SUBMITTED, 1);
+        count(service, SCHEDULER_STAT_PROMPT_TOKENS, submission.prompt_tokens);
+        break;
+    case SCHEDULER_RESUMED:
+        break;
+    case SCHEDULER_REFUSED:
+        refuse(service, from, submission.id, &refusal);
+        break;
+    }
+}
+
+static void handle_cancel(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_cancel_t *cancel = message;
+    (void)from;
+    scheduler_cancel(service->scheduler, cancel->head.request,
+                     cancel->reason == QN_CANCEL_REASON_STOP_STRING ? REQUEST_STOP : REQUEST_CANCELLED);
+}
+
+/* ---- memory ---- */
+
+static void handle_model(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_model_description_t *description = message;
+    if (!qn_peer_equal(from, service->memory))
+        return;
+    scheduler_model_t model = {
+        .vocab_size = description->vocab_size,
+        .max_model_len = description->max_model_len,
+        .block_tokens = description->block_tokens,
+        .block_count = description->block_count,
+    };
+    for (; model.eos_count < description->eos_ids_count && model.eos_count < PLANNER_EOS_MAX; model.eos_count++)
+        model.eos_ids[model.eos_count] = description->eos_ids[model.eos_count];
+    uint64_t pool_tokens = (uint64_t)model.block_count * model.block_tokens;
+    if (pool_tokens < model.max_model_len)
+        qn_log_warning("the KV cache holds %" PRIu64 " tokens, less than the model's %" PRIu32
+                       ": longer requests are clipped or refused; raise memory.kv_bytes", pool_tokens, model.max_model_len);
+    qn_err_t err = scheduler_memory_up(service->scheduler, &model);
+    if (err < 0)
+        qn_daemon_fail(service->daemon, err);
+}
+
+static bool read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_grant)
+{
+    const qn_grant_item_t *item = &grant->items[at];
+    *ret_grant = (batch_grant_t){
+        .lease_batch = grant->batch,
+        .sequence = item->sequence,
+        .first_block = item->first_block,
+        .block_count = item->block_count,
+        .cached_tokens = item->cached_tokens,
+        .blocks = item->block_count > 0 ? grant->blocks + item->block_offset : NULL,
+        .outcome = (batch_grant_outcome_t)item->outcome,
+    };
+    return item->block_offset <= grant->blocks_count && item->block_count <= grant->blocks_count - item->block_offset;
+}
+
+static void handle_grant(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_grant_t *grant = message;
+    if (!qn_peer_equal(from, service->memory))
+        return;
+    qn_arena_reset(&service->arena);
+    batch_grant_t *grants = qn_arena_zalloc(&service->arena, grant->items_count, sizeof *grants);
+    qn_err_t err = QN_OK;
+    for (uint32_t i = 0; i < grant->items_count && err == QN_OK; i++)
+        if (!read_grant(grant, i, &grants[i]))
+            err = qn_fail(QN_ERR_PEER, "memory granted sequence %" PRIu64 " blocks outside its message",
+                          grants[i].sequence);
+    if (err == QN_OK)
+        err = scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks);
+    if (err < 0)
+        qn_daemon_fail(service->daemon, err);
+}
+
+/* ---- compute ---- */
+
+static const batch_token_t *read_tokens(scheduler_service_t *service, const qn_step_result_t *result)
+{
+    batch_token_t *tokens = qn_arena_zalloc(&service->arena, result->tokens_count, sizeof *tokens);
+    for (uint32_t i = 0; i < result->tokens_count; i++) {
+        const qn_step_token_t *token = &result->tokens[i];
+        tokens[i] = (batch_token_t){.request = token->request,
+                                    .slot = token->slot,
+                                    .position = token->position,
+                                    .id = token->id,
+                                    .logprob = token->logprob,
+                                    .top_count = token->top_count,
+                                    .stopped = token->stopped,
+                                    .masked = token->masked};
+    }
+    return tokens;
+}
+
+static const batch_prompt_token_t *read_prompt(scheduler_service_t *service, const qn_step_result_t *result)
+{
+    batch_prompt_token_t *prompt = qn_arena_zalloc(&service->arena, result->prompt_count, sizeof *prompt);
+    for (uint32_t i = 0; i < result->prompt_count; i++) {
+        const qn_prompt_token_t *token = &result->prompt[i];
+        prompt[i] = (batch_prompt_token_t){.request = token->request,
+                                           .position = token->position,
+                                           .id = token->id,
+                                           .logprob = token->logprob,
+                                           .top_count = token->top_count};
+    }
+    return prompt;
+}
+
+static const request_alternative_t *read_top(scheduler_service_t *service, const qn_step_result_t *result)
+{
+    request_alternative_t *top = qn_arena_zalloc(&service->arena, result->top_count, sizeof *top);
+    for (uint32_t i = 0; i < result->top_count; i++)
+        top[i] = (request_alternative_t){.id = result->top[i].id, .logprob = result->top[i].logprob};
+    return top;
+}
+
+/* How long compute stood still between two steps while there was something to run. */
+static void measure_step(scheduler_service_t *service, const batch_step_t *step, const qn_step_result_t *result,
+                         uint64_t now_ns)
+{
+    observe(service, SCHEDULER_STAT_STEP_ROUND_TRIP, now_ns - step->sent_ns);
+    observe(service, SCHEDULER_STAT_STEP_COMPUTE, result->end_ns - result->begin_ns);
+    if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns)
+        observe(service, SCHEDULER_STAT_IDLE_GAP, result->begin_ns - service->last_end_ns);
+    service->last_end_ns = scheduler_batch(service->scheduler)->running_count > 0 ? result->end_ns : 0;
+}
+
+static void handle_step_result(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_step_result_t *result = message;
+    if (!qn_peer_equal(from, service->compute))
+        return;
+    uint64_t now_ns = qn_clock_now_ns();
+    qn_arena_reset(&service->arena);
+    batch_result_t translated = {
+        .step = result->step,
+        .begin_ns = result->begin_ns,
+        .end_ns = result->end_ns,
+        .tokens = read_tokens(service, result),
+        .prompt = read_prompt(service, result),
+        .top = read_top(service, result),
+        .token_count = result->tokens_count,
+        .prompt_count = result->prompt_count,
+        .top_count = result->top_count,
+    };
+    const batch_step_t *step;
+    qn_err_t err = scheduler_result(service->scheduler, &translated, now_ns, &step);
+    if (err < 0)
+        qn_daemon_fail(service->daemon, err);
+    else if (step->step != 0)
+        measure_step(service, step, result, now_ns);
+}
+
+/* A plan or a lease that is refused is either a race with the peer's own restart (503), or a bug of ours. */
+static void handle_refusal(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_refusal_t *refusal = message;
+    int bytes = (int)refusal->text.bytes;
+    const char *text = refusal->text.bytes > 0 ? refusal->text.data : "";
+    bool of_ours = qn_peer_equal(from, service->memory) || qn_peer_equal(from, service->compute);
+    if (!of_ours || refusal->status == 503) {
+        qn_log_warning("refused by a peer: %.*s", bytes, text);
+        if (of_ours && qn_peer_equal(from, service->compute)) {
+            scheduler_compute_lost(service->scheduler);
+            service->compute_ready = false;
+        }
+        return;
+    }
+    qn_daemon_fail(service->daemon, qn_fail(QN_ERR_PEER, "%s refused what the scheduler sent: %.*s",
+                                            qn_peer_equal(from, service->memory) ? "memory" : "compute", bytes, text));
+}
+
+const qn_handler_t scheduler_handlers[] = {
+    {QN_MESSAGE_SUBMIT, handle_submit},
+    {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_MODEL_DESCRIPTION, handle_model},
+    {QN_MESSAGE_GRANT, handle_grant},
+    {QN_MESSAGE_STEP_RESULT, handle_step_result},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_NONE, NULL},
+};
+
+qn_err_t scheduler_send_refusals(scheduler_service_t *service)
+{
+    uint64_t request;
+    request_client_t client;
+    admission_refusal_t refusal;
+    while (scheduler_next_refusal(service->scheduler, &request, &client, &refusal)) {
+        qn_peer_t to = {.epoch = client.epoch, .service = client.service, .instance = client.instance};
+        refuse(service, to, request, &refusal);
+    }
+    return QN_OK;
+}

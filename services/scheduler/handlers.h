@@ -1,0 +1,55 @@
+/* Between the scheduler's messages and its nouns: the handler table, the sending half, and the state both share. */
+#ifndef SCHEDULER_HANDLERS_H
+#define SCHEDULER_HANDLERS_H
+
+#include "common/daemon.h"
+#include "services/scheduler/ledger_memory.h"
+#include "services/scheduler/scheduler.h"
+
+enum {
+    SCHEDULER_STAT_WAITING,
+    SCHEDULER_STAT_RUNNING,
+    SCHEDULER_STAT_REQUESTS,
+    SCHEDULER_STAT_SUBMITTED,
+    SCHEDULER_STAT_REFUSED,
+    SCHEDULER_STAT_FINISHED,
+    SCHEDULER_STAT_PROMPT_TOKENS,
+    SCHEDULER_STAT_CACHED_TOKENS,
+    SCHEDULER_STAT_GENERATED_TOKENS,
+    SCHEDULER_STAT_STEPS,
+    SCHEDULER_STAT_STEP_TOKENS,
+    SCHEDULER_STAT_FROM_SLOT_RUNS,
+    SCHEDULER_STAT_MASKED_RUNS,
+    SCHEDULER_STAT_PREEMPTIONS,
+    SCHEDULER_STAT_LEDGER_BYTES,
+    SCHEDULER_STAT_LEDGER_COMPACTIONS,
+    SCHEDULER_STAT_QUEUE,
+    SCHEDULER_STAT_PLAN_BUILD,
+    SCHEDULER_STAT_STEP_ROUND_TRIP,
+    SCHEDULER_STAT_STEP_COMPUTE,
+    SCHEDULER_STAT_IDLE_GAP,
+    SCHEDULER_STAT_COUNT,
+};
+
+typedef struct {
+    qn_daemon_t *daemon;
+    scheduler_t *scheduler;
+    ledger_memory_t ledger;
+    qn_arena_t arena;             /* of the message being translated */
+    qn_peer_t memory, compute;    /* epoch 0: not up */
+    bool compute_ready;           /* it takes plans */
+    bool draining, announced_ready;
+    uint64_t last_end_ns;         /* of the last step, while others were to run; 0 = none */
+} scheduler_service_t;
+
+extern const qn_handler_t scheduler_handlers[];
+
+/* The decisions of this turn, translated and sent. A failure ends the daemon: the policy broke a rule, or a peer takes
+ * nothing any more. */
+qn_err_t scheduler_send_refusals(scheduler_service_t *service);
+qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns);
+/* *ret_again_ns: when the planner wants to be asked again though nothing arrives. */
+qn_err_t scheduler_send_traffic(scheduler_service_t *service, uint64_t now_ns, uint64_t *ret_again_ns);
+void scheduler_send_tokens(scheduler_service_t *service);
+
+#endif

@@ -1,0 +1,121 @@
+/* A request as the scheduler knows it: what was asked, and the tokens so far. Plain data; the ledger owns it.
+ *
+ * Sequence positions are absolute: token `i` of ids[] stands at position i, the prompt first, then what was generated.
+ * Values of enums equal those of schemas/common.fbs. */
+#ifndef SCHEDULER_REQUEST_H
+#define SCHEDULER_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/limits.h"
+
+/* As Sampling of schemas/common.fbs. Stored as it stands in the ledger: no padding, checked in ledger_record.c. */
+typedef struct {
+    uint64_t seed;
+    float temperature;
+    float top_p;
+    float min_p;
+    float repetition_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    uint32_t top_k;
+    uint32_t max_tokens;
+    uint32_t min_tokens;
+    uint8_t ignore_eos;
+    uint8_t logprobs;
+    uint8_t prompt_logprobs;
+    uint8_t top_logprobs;
+} request_sampling_t;
+
+typedef struct {
+    uint32_t id;
+    float bias;
+} request_bias_t;
+
+/* CLOCK_MONOTONIC ns, 0 = not reached yet; as Timeline of schemas/common.fbs. */
+typedef struct {
+    uint64_t received_ns, encode_begin_ns, submitted_ns, queued_ns;
+    uint64_t planned_ns, executed_ns, computed_ns, resulted_ns;
+} request_timeline_t;
+
+/* One life of the tokenizer that submitted it. */
+typedef struct {
+    uint32_t epoch;
+    uint8_t service;
+    uint8_t instance;
+    uint16_t unused;
+} request_client_t;
+
+typedef struct {
+    uint32_t id;
+    float logprob;
+} request_alternative_t;
+
+typedef enum {
+    REQUEST_UNFINISHED = 0,
+    REQUEST_STOP = 1,          /* a stop id, or a stop string the tokenizer saw */
+    REQUEST_LENGTH = 2,
+    REQUEST_CANCELLED = 3,
+    REQUEST_ERROR = 4,
+} request_finish_t;
+
+/* Log-probabilities of prompt tokens; position 0 has none. Kept only when they were asked for. */
+typedef struct {
+    uint32_t known;                  /* positions [1, known) are there */
+    float *logprobs;                 /* [prompt_tokens] */
+    uint8_t *top_counts;             /* [prompt_tokens] */
+    request_alternative_t *top;      /* [prompt_tokens, top_logprobs], NULL when none are wanted */
+} request_prompt_scores_t;
+
+typedef struct {
+    uint64_t id;
+    uint32_t index;                  /* of its ledger entry, below requests_max; stable while it lives */
+    uint64_t arrival;                /* order of arrival, never used twice */
+    request_client_t client;
+    int32_t priority;
+    uint64_t salt;                   /* hash of cache_salt; 0 = none */
+    request_sampling_t sampling;
+    request_timeline_t timeline;
+    uint32_t prompt_tokens;
+    uint32_t generated_tokens;
+    uint32_t generated_max;          /* max_tokens, clipped to what the model and the KV pool hold */
+    uint32_t cached_tokens;          /* of the prompt, found in the prefix index at first */
+    uint32_t preemptions;
+    uint32_t stop_count, bias_count;
+    uint32_t stop_ids[QN_STOP_IDS_MAX];  /* of the request; the model's own are added when a slot is set */
+    request_bias_t *bias;            /* [bias_count] */
+    uint32_t *ids;                   /* [prompt_tokens + generated_max] */
+    float *logprobs;                 /* [generated_max] */
+    uint8_t *top_counts;             /* [generated_max]; NULL when top_logprobs is 0 */
+    request_alternative_t *top;      /* [generated_max, top_logprobs] */
+    request_prompt_scores_t prompt;
+    bool stopped;                    /* the last token is one of its stop ids */
+    bool admitted;                   /* has been given blocks once */
+    request_finish_t finish;
+} request_t;
+
+/* Tokens known: prompt and generated. */
+static inline uint32_t request_known_tokens(const request_t *request)
+{
+    return request->prompt_tokens + request->generated_tokens;
+}
+
+/* Positions [0, this) are ever run: the last token that may be generated is never an input. With nothing to generate the
+ * whole prompt is run, for its scores. */
+static inline uint32_t request_run_limit(const request_t *request)
+{
+    return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
+}
+
+/* Whether nothing is left to run: it stopped, or it has all tokens it may have (and was not asked only for the scores
+ * of its prompt, which need a run). */
+static inline bool request_complete(const request_t *request)
+{
+    if (request->stopped || request->generated_tokens < request->generated_max)
+        return request->stopped;
+    return request->generated_max > 0 || !request->sampling.prompt_logprobs || request->prompt_tokens == 1;
+}
+
+#endif

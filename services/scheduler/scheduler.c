@@ -1,0 +1,492 @@
+/* What is this?      The scheduler's nouns put together: what happens to all of them on an event.
+ * State owned:       ledger, batch, planner, policy, delivery; who is an orphan, who is ending; which peers are up.
+ * Must never:        know a socket or a clock; lose an accepted request without an end or a refusal.
+ * Read next:         planner.h (decisions), batch.h (life of a sequence), service.c (the feet). */
+#include "services/scheduler/scheduler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/assert.h"
+
+#define NO_DEADLINE UINT64_MAX
+
+struct scheduler {
+    scheduler_options_t options;
+    ledger_t *ledger;
+    batch_t *batch;
+    policy_t *policy;
+    planner_t *planner;
+    delivery_t *delivery;
+
+    uint64_t *orphan_ns;               /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
+    uint64_t next_orphan_ns;
+    bool *checked;                     /* [requests_max]: against the model */
+    uint32_t unchecked_count;
+    uint32_t *ending;                  /* [requests_max]: finished, not forgotten */
+    bool *is_ending;
+    uint32_t ending_count;
+
+    scheduler_model_t model;
+    admission_model_t limits;
+    bool memory_is_up, compute_is_up, draining;
+    uint64_t masked_runs;
+};
+
+/* ---- marks ---- */
+
+/* Something about the request changed that its client or scheduler_tidy should know. */
+static void note(scheduler_t *scheduler, const request_t *request)
+{
+    delivery_note(scheduler->delivery, request->index);
+    if (request->finish == REQUEST_UNFINISHED || scheduler->is_ending[request->index])
+        return;
+    scheduler->is_ending[request->index] = true;
+    scheduler->ending[scheduler->ending_count++] = request->index;
+}
+
+static void make_orphan(scheduler_t *scheduler, const request_t *request, uint64_t now_ns)
+{
+    uint64_t deadline_ns = now_ns + SCHEDULER_ORPHAN_NS;
+    scheduler->orphan_ns[request->index] = deadline_ns;
+    if (deadline_ns < scheduler->next_orphan_ns)
+        scheduler->next_orphan_ns = deadline_ns;
+    delivery_hold(scheduler->delivery, request->index, true);
+}
+
+static void give_client(scheduler_t *scheduler, const request_t *request)
+{
+    scheduler->orphan_ns[request->index] = NO_DEADLINE;
+    delivery_hold(scheduler->delivery, request->index, false);
+}
+
+/* A request that is new to this process. */
+static void enter(scheduler_t *scheduler, const request_t *request, bool checked)
+{
+    scheduler->checked[request->index] = checked;
+    scheduler->unchecked_count += !checked;
+    delivery_restart(scheduler->delivery, request->index);
+    give_client(scheduler, request);
+    note(scheduler, request);
+}
+
+static void forget(scheduler_t *scheduler, request_t *request)
+{
+    if (!scheduler->checked[request->index])
+        scheduler->unchecked_count--;
+    ledger_forget(scheduler->ledger, &request);
+}
+
+/* ---- life ---- */
+
+static qn_err_t allocate(scheduler_t *scheduler)
+{
+    uint32_t requests = ledger_requests_max(scheduler->ledger);
+    scheduler->orphan_ns = calloc(requests, sizeof *scheduler->orphan_ns);
+    scheduler->checked = calloc(requests, sizeof *scheduler->checked);
+    scheduler->ending = calloc(requests, sizeof *scheduler->ending);
+    scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
+    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending)
+        return QN_OK;
+    return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
+}
+
+static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
+{
+    const scheduler_options_t *options = &scheduler->options;
+    if (options->queue_limit < 1 || options->queue_limit > QN_REQUESTS_MAX)
+        return qn_fail(QN_ERR_CONFIG, "scheduler.queue_limit %u is outside 1..%d", options->queue_limit, QN_REQUESTS_MAX);
+    qn_err_t err = options->policy_functions != NULL ? policy_wrap(options->policy_functions, &scheduler->policy)
+                                                     : policy_open(options->policy, &scheduler->policy);
+    /* Room for finished requests whose blocks or ends are still on their way. */
+    uint32_t requests_max = options->queue_limit + options->max_sequences;
+    if (err == QN_OK)
+        err = ledger_open(options->ledger_base, options->ledger_bytes, requests_max, &scheduler->ledger, ret_replay);
+    if (err == QN_OK)
+        err = allocate(scheduler);
+    if (err == QN_OK)
+        err = batch_create(scheduler->ledger, options->max_sequences, &scheduler->batch);
+    if (err == QN_OK)
+        err = planner_create(&options->planner, scheduler->batch, scheduler->policy, &scheduler->planner);
+    if (err == QN_OK)
+        err = delivery_create(scheduler->ledger, &scheduler->delivery);
+    return err;
+}
+
+qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, scheduler_t **ret_scheduler,
+                          ledger_replay_t *ret_replay)
+{
+    scheduler_t *scheduler = calloc(1, sizeof *scheduler);
+    if (scheduler == NULL)
+        return qn_fail(QN_ERR_NO_MEMORY, "scheduler: out of memory");
+    scheduler->options = *options;
+    scheduler->next_orphan_ns = NO_DEADLINE;
+    qn_err_t err = build(scheduler, ret_replay);
+    if (err < 0) {
+        scheduler_destroy(&scheduler);
+        return err;
+    }
+    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
+        enter(scheduler, request, false);
+        make_orphan(scheduler, request, now_ns);
+    }
+    *ret_scheduler = scheduler;
+    return QN_OK;
+}
+
+void scheduler_destroy(scheduler_t **scheduler)
+{
+    scheduler_t *self = *scheduler;
+    if (self == NULL)
+        return;
+    delivery_destroy(&self->delivery);
+    planner_destroy(&self->planner);
+    batch_destroy(&self->batch);
+    ledger_close(&self->ledger);
+    policy_close(&self->policy);
+    free(self->orphan_ns);
+    free(self->checked);
+    free(self->ending);
+    free(self->is_ending);
+    free(self);
+    *scheduler = NULL;
+}
+
+/* ---- clients ---- */
+
+static bool has_model(const scheduler_t *scheduler)
+{
+    return scheduler->limits.vocab_size > 0;
+}
+
+/* It lives already: the client may be a new one, and knows nothing for sure. */
+static void resume(scheduler_t *scheduler, request_t *request, request_client_t client)
+{
+    if (memcmp(&request->client, &client, sizeof client) != 0)
+        ledger_adopt(scheduler->ledger, request, client);
+    give_client(scheduler, request);
+    delivery_restart(scheduler->delivery, request->index);
+}
+
+scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
+                                            uint64_t now_ns, admission_refusal_t *ret_refusal)
+{
+    ledger_submission_t accepted = *submission;
+    request_t *request = ledger_find(scheduler->ledger, submission->id);
+    if (request != NULL) {
+        resume(scheduler, request, submission->client);
+        return SCHEDULER_RESUMED;
+    }
+    if (scheduler->draining) {
+        admission_refuse(ret_refusal, 503, 1000, NULL, "the scheduler is shutting down; try again");
+        return SCHEDULER_REFUSED;
+    }
+    accepted.generated_max = submission->sampling.max_tokens;
+    if (has_model(scheduler) &&
+        !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
+        return SCHEDULER_REFUSED;
+    accepted.timeline.queued_ns = now_ns;
+    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    if (living >= scheduler->options.queue_limit ||
+        ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
+        admission_refuse(ret_refusal, 429, 1000, NULL, "the queue is full: %u requests are running or waiting, "
+                         "scheduler.queue_limit is %u; try again later", living, scheduler->options.queue_limit);
+        return SCHEDULER_REFUSED;
+    }
+    batch_add(scheduler->batch, request);
+    enter(scheduler, request, has_model(scheduler));
+    return SCHEDULER_ACCEPTED;
+}
+
+static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
+{
+    if (request->finish != REQUEST_UNFINISHED)
+        return;
+    ledger_finish(scheduler->ledger, request, finish);
+    batch_end(scheduler->batch, request->index);
+    note(scheduler, request);
+}
+
+void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t finish)
+{
+    request_t *request = ledger_find(scheduler->ledger, id);
+    if (request != NULL)
+        end(scheduler, request, finish);
+}
+
+void scheduler_cancel_all(scheduler_t *scheduler)
+{
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        end(scheduler, request, REQUEST_CANCELLED);
+}
+
+void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting)
+{
+    scheduler->draining = true;
+    request_t *request = cancel_waiting ? ledger_next(scheduler->ledger, NULL) : NULL;
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (scheduler->batch->sequences[request->index].phase == SEQUENCE_WAITING)
+            end(scheduler, request, REQUEST_CANCELLED);
+}
+
+static bool is_of(const request_t *request, request_client_t client)
+{
+    return request->client.epoch == client.epoch && request->client.service == client.service &&
+           request->client.instance == client.instance;
+}
+
+void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
+{
+    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (is_of(request, client))
+            give_client(scheduler, request);
+}
+
+void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
+{
+    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (is_of(request, client) && scheduler->orphan_ns[request->index] == NO_DEADLINE)
+            make_orphan(scheduler, request, now_ns);
+}
+
+/* Judges a request that came before the model did. true: it may stay. */
+static bool check_late(scheduler_t *scheduler, request_t *request, admission_refusal_t *ret_refusal)
+{
+    ledger_submission_t submission = {
+        .sampling = request->sampling,
+        .prompt_ids = request->ids,
+        .prompt_tokens = request->prompt_tokens,
+        .stop_ids = request->stop_ids,
+        .stop_count = request->stop_count,
+        .bias = request->bias,
+        .bias_count = request->bias_count,
+    };
+    uint32_t generated_max;
+    if (!admission_check(&scheduler->limits, &submission, &generated_max, ret_refusal))
+        return false;
+    if (generated_max < request->generated_tokens)
+        generated_max = request->generated_tokens;
+    if (generated_max < request->generated_max)
+        ledger_clip(scheduler->ledger, request, generated_max);
+    if (request_complete(request))
+        end(scheduler, request, REQUEST_LENGTH);
+    return true;
+}
+
+bool scheduler_next_refusal(scheduler_t *scheduler, uint64_t *ret_request, request_client_t *ret_client,
+                            admission_refusal_t *ret_refusal)
+{
+    if (!has_model(scheduler))
+        return false;
+    request_t *request = scheduler->unchecked_count > 0 ? ledger_next(scheduler->ledger, NULL) : NULL;
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
+        if (scheduler->checked[request->index] || request->finish != REQUEST_UNFINISHED)
+            continue;
+        scheduler->checked[request->index] = true;
+        scheduler->unchecked_count--;
+        if (check_late(scheduler, request, ret_refusal))
+            continue;
+        *ret_request = request->id;
+        *ret_client = request->client;
+        end(scheduler, request, REQUEST_ERROR);
+        delivery_drop(scheduler->delivery, request->index); /* the refusal is its end */
+        return true;
+    }
+    return false;
+}
+
+/* ---- memory and compute ---- */
+
+static bool same_model(const scheduler_model_t *a, const scheduler_model_t *b)
+{
+    return a->vocab_size == b->vocab_size && a->max_model_len == b->max_model_len &&
+           a->block_tokens == b->block_tokens && a->block_count == b->block_count && a->eos_count == b->eos_count &&
+           memcmp(a->eos_ids, b->eos_ids, a->eos_count * sizeof *a->eos_ids) == 0;
+}
+
+qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *model)
+{
+    if (model->block_count == 0)
+        return qn_fail(QN_ERR_PEER, "memory has no KV blocks; raise memory.kv_bytes");
+    bool known = same_model(model, &scheduler->model);
+    if (known && scheduler->memory_is_up)
+        return QN_OK;
+    scheduler_memory_lost(scheduler);
+    uint64_t pool_tokens = (uint64_t)model->block_count * model->block_tokens;
+    uint32_t most = pool_tokens < UINT32_MAX ? (uint32_t)pool_tokens : UINT32_MAX;
+    qn_err_t err = known ? QN_OK
+                         : batch_configure(scheduler->batch, model->block_tokens, model->block_count, model->max_model_len);
+    if (err < 0)
+        return err;
+    scheduler->model = *model;
+    scheduler->limits = (admission_model_t){
+        .vocab_size = model->vocab_size, .max_model_len = model->max_model_len, .pool_tokens = most};
+    planner_set_eos(scheduler->planner, model->eos_ids, model->eos_count);
+    scheduler->memory_is_up = true;
+    if (known)
+        return QN_OK;
+    memset(scheduler->checked, 0, ledger_requests_max(scheduler->ledger) * sizeof *scheduler->checked);
+    scheduler->unchecked_count = ledger_count(scheduler->ledger);
+    return QN_OK;
+}
+
+void scheduler_memory_lost(scheduler_t *scheduler)
+{
+    scheduler->memory_is_up = false;
+    batch_memory_lost(scheduler->batch);
+    planner_memory_lost(scheduler->planner);
+}
+
+void scheduler_compute_up(scheduler_t *scheduler)
+{
+    batch_compute_lost(scheduler->batch);
+    scheduler->compute_is_up = true;
+}
+
+void scheduler_compute_lost(scheduler_t *scheduler)
+{
+    batch_compute_lost(scheduler->batch);
+    scheduler->compute_is_up = false;
+}
+
+bool scheduler_running(const scheduler_t *scheduler)
+{
+    return scheduler->memory_is_up && scheduler->compute_is_up;
+}
+
+qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
+{
+    if (!scheduler->memory_is_up)
+        return QN_OK;
+    scheduler->batch->available_blocks = available_blocks;
+    for (uint32_t i = 0; i < count; i++) {
+        qn_err_t err = batch_grant(scheduler->batch, &grants[i]);
+        if (err < 0)
+            return err;
+    }
+    return QN_OK;
+}
+
+qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
+                          const batch_step_t **ret_step)
+{
+    batch_t *batch = scheduler->batch;
+    qn_err_t err = batch_result(batch, result);
+    *ret_step = &batch->last;
+    if (err < 0)
+        return err;
+    scheduler->masked_runs += batch->masked_count;
+    for (uint32_t i = 0; i < batch->changed_count; i++) {
+        request_t *request = ledger_at(scheduler->ledger, batch->changed[i]);
+        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0)
+            request->timeline.resulted_ns = now_ns;
+        note(scheduler, request);
+    }
+    return QN_OK;
+}
+
+/* ---- decisions ---- */
+
+qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
+{
+    *ret_built = false;
+    return scheduler_running(scheduler) ? planner_plan(scheduler->planner, now_ns, ret_plan, ret_built) : QN_OK;
+}
+
+qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
+{
+    *ret_traffic = (plan_traffic_t){.again_ns = PLANNER_NEVER};
+    return scheduler->memory_is_up ? planner_traffic(scheduler->planner, now_ns, ret_traffic) : QN_OK;
+}
+
+delivery_t *scheduler_delivery(scheduler_t *scheduler)
+{
+    return scheduler->delivery;
+}
+
+static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
+{
+    scheduler->next_orphan_ns = NO_DEADLINE;
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
+        uint64_t deadline_ns = scheduler->orphan_ns[request->index];
+        if (deadline_ns <= now_ns) {
+            end(scheduler, request, REQUEST_CANCELLED);
+            note(scheduler, request);
+            delivery_drop(scheduler->delivery, request->index);
+            scheduler->orphan_ns[request->index] = NO_DEADLINE;
+        } else if (deadline_ns < scheduler->next_orphan_ns) {
+            scheduler->next_orphan_ns = deadline_ns;
+        }
+    }
+}
+
+uint64_t scheduler_tidy(scheduler_t *scheduler, uint64_t now_ns)
+{
+    if (scheduler->next_orphan_ns <= now_ns)
+        end_orphans(scheduler, now_ns);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < scheduler->ending_count; i++) {
+        uint32_t index = scheduler->ending[i];
+        if (scheduler->batch->sequences[index].phase == SEQUENCE_NONE && delivery_done(scheduler->delivery, index)) {
+            scheduler->is_ending[index] = false;
+            forget(scheduler, ledger_at(scheduler->ledger, index));
+        } else {
+            scheduler->ending[kept++] = index;
+        }
+    }
+    scheduler->ending_count = kept;
+    return scheduler->next_orphan_ns;
+}
+
+/* ---- views ---- */
+
+void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_counts)
+{
+    const batch_t *batch = scheduler->batch;
+    *ret_counts = (scheduler_counts_t){
+        .waiting = batch->waiting_count,
+        .leasing = batch->leasing_count,
+        .running = batch->running_count,
+        .retiring = batch->retiring_count,
+        .requests = ledger_count(scheduler->ledger),
+        .masked_runs = scheduler->masked_runs,
+    };
+    planner_counts(scheduler->planner, &ret_counts->planner);
+}
+
+const batch_t *scheduler_batch(const scheduler_t *scheduler)
+{
+    return scheduler->batch;
+}
+
+const ledger_t *scheduler_ledger(const scheduler_t *scheduler)
+{
+    return scheduler->ledger;
+}
+
+const char *scheduler_policy_name(const scheduler_t *scheduler)
+{
+    return policy_name(scheduler->policy);
+}
+
+const char *scheduler_check(const scheduler_t *scheduler)
+{
+    const char *broken = batch_check(scheduler->batch);
+    if (broken != NULL)
+        return broken;
+    uint32_t ending = 0;
+    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
+        if (request->finish == REQUEST_UNFINISHED && scheduler->batch->sequences[request->index].phase == SEQUENCE_NONE)
+            return "scheduler: an unfinished request is in no phase: it would never end";
+        if ((request->finish != REQUEST_UNFINISHED) != scheduler->is_ending[request->index])
+            return "scheduler: a finished request is not on its way out";
+        ending += scheduler->is_ending[request->index];
+    }
+    return ending == scheduler->ending_count ? NULL : "scheduler: the requests on their way out are miscounted";
+}

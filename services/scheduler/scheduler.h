@@ -1,0 +1,106 @@
+/* The scheduler without its sockets: ledger, batch, planner, policy and delivery put together. service.c feeds it what
+ * arrives and sends what it decides; the simulator of tests/sim does the same with a virtual clock.
+ *
+ * Events record; scheduler_plan, scheduler_traffic and delivery decide. Time is an argument. */
+#ifndef SCHEDULER_SCHEDULER_H
+#define SCHEDULER_SCHEDULER_H
+
+#include "services/scheduler/admission.h"
+#include "services/scheduler/batch.h"
+#include "services/scheduler/delivery.h"
+#include "services/scheduler/planner.h"
+
+/* How long requests of a client that is gone run on, for it to come back and ask for them. */
+#define SCHEDULER_ORPHAN_NS 10000000000ull
+
+typedef struct scheduler scheduler_t;
+
+typedef struct {
+    planner_options_t planner;
+    uint32_t max_sequences;         /* slots */
+    uint32_t queue_limit;           /* requests in the ledger */
+    const char *policy;             /* name or path */
+    const qn_policy_t *policy_functions; /* not NULL: these instead (borrowed; tests) */
+    void *ledger_base;              /* shared mapping, borrowed */
+    size_t ledger_bytes;
+} scheduler_options_t;
+
+/* What the resident model needs to be known of. */
+typedef struct {
+    uint32_t vocab_size, max_model_len, block_tokens, block_count;
+    uint32_t eos_ids[PLANNER_EOS_MAX];
+    uint32_t eos_count;
+} scheduler_model_t;
+
+typedef enum {
+    SCHEDULER_ACCEPTED,
+    SCHEDULER_RESUMED,              /* it lives already: its client is told everything from the start */
+    SCHEDULER_REFUSED,
+} scheduler_submit_outcome_t;
+
+typedef struct {
+    uint32_t waiting, leasing, running, retiring, requests;
+    planner_counts_t planner;
+    uint64_t masked_runs;
+} scheduler_counts_t;
+
+/* Opens the ledger and replays it; everybody found there waits again, an orphan until its client shows. Failure: an
+ * option, the policy, memory. Returns owned. */
+qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, scheduler_t **ret_scheduler,
+                          ledger_replay_t *ret_replay);
+/* The ledger's mapping keeps all requests. */
+void scheduler_destroy(scheduler_t **scheduler);
+
+/* ---- clients ---- */
+
+/* submission->generated_max is filled in here. *ret_refusal is written for SCHEDULER_REFUSED. */
+scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
+                                            uint64_t now_ns, admission_refusal_t *ret_refusal);
+/* Ends the request; unknown or finished ones are ignored. `finish`: REQUEST_CANCELLED, or REQUEST_STOP. */
+void scheduler_cancel(scheduler_t *scheduler, uint64_t request, request_finish_t finish);
+void scheduler_cancel_all(scheduler_t *scheduler);
+/* New requests are refused with 503 from now on; those that wait may be cancelled. */
+void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting);
+/* A client (this life of it) is there: what it is owed goes to it. */
+void scheduler_client_up(scheduler_t *scheduler, request_client_t client);
+/* It is gone for good: its requests are cancelled SCHEDULER_ORPHAN_NS later unless somebody submits them again. */
+void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns);
+/* Requests accepted before the model was known, and refused by it: one per call, taken out of the ledger. */
+bool scheduler_next_refusal(scheduler_t *scheduler, uint64_t *ret_request, request_client_t *ret_client,
+                            admission_refusal_t *ret_refusal);
+
+/* ---- memory and compute ---- */
+
+/* Memory is up and says what it holds. A second description of the same sizes changes nothing; of other sizes, it is as
+ * if memory were another one. */
+qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *model);
+void scheduler_memory_lost(scheduler_t *scheduler);
+/* Compute takes plans from now on, with empty slot tables. */
+void scheduler_compute_up(scheduler_t *scheduler);
+void scheduler_compute_lost(scheduler_t *scheduler);
+bool scheduler_running(const scheduler_t *scheduler); /* both are up */
+
+qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks);
+/* *ret_step views what the result was for (step 0: nothing any more), until the next result. */
+qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
+                          const batch_step_t **ret_step);
+
+/* ---- decisions ---- */
+
+qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
+qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic);
+delivery_t *scheduler_delivery(scheduler_t *scheduler);
+/* Ends orphans whose time is over and forgets requests about which nothing is left to do. Returns when it has to be
+ * called again though nothing happens (UINT64_MAX: never). */
+uint64_t scheduler_tidy(scheduler_t *scheduler, uint64_t now_ns);
+
+/* ---- views ---- */
+
+void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_counts);
+const batch_t *scheduler_batch(const scheduler_t *scheduler);
+const ledger_t *scheduler_ledger(const scheduler_t *scheduler);
+const char *scheduler_policy_name(const scheduler_t *scheduler);
+/* NULL, or the broken invariant. */
+const char *scheduler_check(const scheduler_t *scheduler);
+
+#endif

@@ -1,0 +1,636 @@
+/* What is this?      The merge table, the merging of a word, and a cache of words per thread.
+ * State owned:       bpe_t: immutable tables. bpe_scratch_t: work arrays and the cache.
+ * Must never:        let the cache change a result; take more than n log n time for a word.
+ * Read next:         vocabulary.h, pretokenizer.h (where words come from). */
+#include "services/tokenizer/bpe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/assert.h"
+#include "services/tokenizer/unicode_classes.h"
+
+#define NO_RANK UINT32_MAX
+#define FREE_PAIR UINT64_MAX
+#define SHORT_WORD 64          /* symbols a 64-bit mask can hold */
+#define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
+
+/* One 32-byte entry answers for a word of up to 15 bytes and 3 tokens; two share a cache line. */
+#define CACHE_SETS 8192
+typedef struct {
+    uint64_t low, high; /* the word, zero-padded; its length in the top byte; high 0: free */
+    uint32_t ids[3];
+    uint32_t count;
+} cache_entry_t;
+
+/* Longer words. */
+#define LONG_SETS 4096
+#define LONG_BYTES 63
+#define LONG_IDS 13
+typedef struct {
+    uint64_t hash;
+    uint8_t bytes; /* 0: free */
+    uint8_t count;
+    uint8_t word[LONG_BYTES];
+    uint32_t ids[LONG_IDS];
+} long_entry_t;
+
+struct bpe_scratch {
+    _Alignas(64) cache_entry_t cache[CACHE_SETS][2];
+    _Alignas(64) long_entry_t long_cache[LONG_SETS];
+    uint32_t *ids;    /* [capacity] symbols of the current word */
+    uint32_t *ends;   /* [capacity] end offset of each symbol in the word */
+    uint32_t *ranks;  /* [capacity] rank of the pair (this, next) */
+    uint32_t *next;   /* [capacity] */
+    uint32_t *before; /* [capacity] */
+    uint64_t *heap;   /* [2 * capacity] rank << 32 | position */
+    size_t capacity, heap_count;
+    size_t count;
+};
+
+/* ---- building ---- */
+
+void bpe_init(bpe_t *bpe, size_t merge_count)
+{
+    QN_ASSERT(merge_count < (1u << BPE_RANK_BITS) - 1);
+    unsigned bits = 6;
+    while (((size_t)1 << bits) < merge_count * 2) bits++;
+    bpe->pair_shift = 64 - bits;
+    bpe->pair_mask = ((size_t)1 << bits) - 1;
+    bpe->pairs = malloc((bpe->pair_mask + 1) * sizeof *bpe->pairs);
+    bpe->merged_ids = malloc((merge_count + 1) * sizeof *bpe->merged_ids);
+    bpe->joins = calloc(1024, sizeof *bpe->joins);
+    QN_ASSERT(bpe->pairs && bpe->merged_ids && bpe->joins);
+    memset(bpe->pairs, 0xFF, (bpe->pair_mask + 1) * sizeof *bpe->pairs);
+    bpe->unknown_id = VOCABULARY_NO_ID;
+}
+
+void bpe_fini(bpe_t *bpe)
+{
+    vocabulary_fini(&bpe->pieces);
+    free(bpe->prefix);
+    free(bpe->suffix);
+    free(bpe->pairs);
+    free(bpe->merged_ids);
+    free(bpe->whole);
+    free(bpe->joins);
+    *bpe = (bpe_t){ 0 };
+}
+
+static inline uint64_t pair_key(uint32_t left, uint32_t right) { return (uint64_t)left << BPE_ID_BITS | right; }
+
+/* Fibonacci hashing: the top bits of a product. */
+static inline uint64_t *pair_slot(const bpe_t *bpe, uint64_t key)
+{
+    for (size_t at = (key * 0x9E3779B97F4A7C15ull) >> bpe->pair_shift;; at = (at + 1) & bpe->pair_mask) {
+        uint64_t *slot = &bpe->pairs[at];
+        if (*slot >> BPE_RANK_BITS == key || *slot == FREE_PAIR) return slot;
+    }
+}
+
+static inline uint32_t pair_rank(const bpe_t *bpe, uint32_t left, uint32_t right)
+{
+    uint64_t slot = *pair_slot(bpe, pair_key(left, right));
+    return slot == FREE_PAIR ? NO_RANK : (uint32_t)(slot & ((1u << BPE_RANK_BITS) - 1));
+}
+
+void bpe_add_merge(bpe_t *bpe, uint32_t left, uint32_t right, uint32_t merged)
+{
+    QN_ASSERT(left < (1u << BPE_ID_BITS) && right < (1u << BPE_ID_BITS));
+    uint64_t key = pair_key(left, right);
+    *pair_slot(bpe, key) = key << BPE_RANK_BITS | bpe->merge_count;
+    bpe->merged_ids[bpe->merge_count++] = merged;
+}
+
+/* A character's piece with the prefix and suffix its place asks for. */
+static uint32_t character_id(const bpe_t *bpe, const uint8_t *character, unsigned bytes, bool is_first,
+                             bool is_last)
+{
+    if (!bpe->prefix && !bpe->suffix) {
+        return bytes == 1 ? bpe->start_ids[character[0]] : vocabulary_find(&bpe->pieces, character, bytes);
+    }
+    text_buffer_t piece = { 0 };
+    if (!is_first && bpe->prefix) text_buffer_append(&piece, bpe->prefix, strlen(bpe->prefix));
+    text_buffer_append(&piece, character, bytes);
+    if (is_last && bpe->suffix) text_buffer_append(&piece, bpe->suffix, strlen(bpe->suffix));
+    uint32_t id = vocabulary_find(&bpe->pieces, piece.bytes, piece.length);
+    text_buffer_fini(&piece);
+    return id;
+}
+
+static void find_start_ids(bpe_t *bpe)
+{
+    for (unsigned i = 0; i < 256; i++) {
+        static const char digits[] = "0123456789ABCDEF";
+        const char fallback[] = { '<', '0', 'x', digits[i >> 4], digits[i & 15], '>' };
+        uint8_t byte = (uint8_t)i;
+        bpe->fallback_ids[i] = vocabulary_find(&bpe->pieces, fallback, sizeof fallback);
+        bpe->start_ids[i] = vocabulary_find(&bpe->pieces, &byte, 1);
+    }
+}
+
+/* Which characters can ever be neighbours inside one token: everywhere else a word may be cut. */
+static void find_joins(bpe_t *bpe)
+{
+    for (size_t i = 0; i < bpe->pieces.count; i++) {
+        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
+        const uint8_t *piece = bpe->pieces.pool.bytes + entry->offset;
+        for (size_t at = 1; at < entry->length; at++) {
+            if ((piece[at] & 0xC0) == 0x80) continue;
+            unsigned pair = (unsigned)piece[at - 1] << 8 | piece[at];
+            bpe->joins[pair >> 6] |= 1ull << (pair & 63);
+        }
+    }
+}
+
+/* Cutting assumes that a token's text is its piece: no merge may involve fallback or unknown tokens. */
+static bool merges_are_plain(const bpe_t *bpe)
+{
+    for (size_t at = 0; at <= bpe->pair_mask; at++) {
+        if (bpe->pairs[at] == FREE_PAIR) continue;
+        uint32_t left = (uint32_t)(bpe->pairs[at] >> (BPE_RANK_BITS + BPE_ID_BITS));
+        uint32_t right = (uint32_t)(bpe->pairs[at] >> BPE_RANK_BITS) & ((1u << BPE_ID_BITS) - 1);
+        if (left == bpe->unknown_id || right == bpe->unknown_id) return false;
+        size_t bytes;
+        const uint8_t *piece = vocabulary_piece(&bpe->pieces, left, &bytes);
+        if (piece && bytes == 6 && memcmp(piece, "<0x", 3) == 0 && bpe->has_fallback) return false;
+        piece = vocabulary_piece(&bpe->pieces, right, &bytes);
+        if (piece && bytes == 6 && memcmp(piece, "<0x", 3) == 0 && bpe->has_fallback) return false;
+    }
+    return true;
+}
+
+static void find_whole(bpe_t *bpe)
+{
+    size_t words = (bpe->pieces.id_limit + 63) / 64;
+    bpe->whole = calloc(words ? words : 1, sizeof *bpe->whole);
+    QN_ASSERT(bpe->whole != NULL);
+    if (bpe->prefix || bpe->suffix || bpe->ignore_merges) return;
+    bpe_scratch_t *scratch = bpe_scratch_open();
+    for (size_t i = 0; i < bpe->pieces.count; i++) {
+        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
+        const uint32_t *ids, *ends;
+        if (entry->length == 0 || entry->length > LONG_BYTES) continue;
+        size_t count = bpe_encode_spans(bpe, scratch, bpe->pieces.pool.bytes + entry->offset, entry->length,
+                                        &ids, &ends);
+        if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
+    }
+    bpe_scratch_close(&scratch);
+}
+
+void bpe_finish(bpe_t *bpe)
+{
+    find_start_ids(bpe);
+    find_joins(bpe);
+    bpe->is_splittable = !bpe->is_byte && !bpe->prefix && !bpe->suffix && !bpe->ignore_merges &&
+                         merges_are_plain(bpe);
+    find_whole(bpe);
+}
+
+/* ---- scratch ---- */
+
+bpe_scratch_t *bpe_scratch_open(void)
+{
+    bpe_scratch_t *scratch = aligned_alloc(64, sizeof *scratch);
+    QN_ASSERT(scratch != NULL);
+    memset(scratch, 0, sizeof *scratch);
+    return scratch;
+}
+
+static void free_arrays(bpe_scratch_t *scratch)
+{
+    free(scratch->ids);
+    free(scratch->ends);
+    free(scratch->ranks);
+    free(scratch->next);
+    free(scratch->before);
+    free(scratch->heap);
+    scratch->ids = scratch->ends = scratch->ranks = scratch->next = scratch->before = NULL;
+    scratch->heap = NULL;
+    scratch->capacity = 0;
+}
+
+void bpe_scratch_close(bpe_scratch_t **scratch)
+{
+    if (!*scratch) return;
+    free_arrays(*scratch);
+    free(*scratch);
+    *scratch = NULL;
+}
+
+void bpe_scratch_forget(bpe_scratch_t *scratch)
+{
+    memset(scratch->cache, 0, sizeof scratch->cache);
+    memset(scratch->long_cache, 0, sizeof scratch->long_cache);
+}
+
+static void *array_of(size_t count, size_t bytes)
+{
+    void *array = malloc(count * bytes);
+    QN_ASSERT(array != NULL);
+    return array;
+}
+
+static void make_room(bpe_scratch_t *scratch, size_t symbols)
+{
+    if (scratch->capacity >= symbols) return;
+    QN_ASSERT(symbols < SIZE_MAX / 64);
+    free_arrays(scratch);
+    size_t capacity = symbols < 256 ? 256 : symbols;
+    scratch->ids = array_of(capacity, sizeof *scratch->ids);
+    scratch->ends = array_of(capacity, sizeof *scratch->ends);
+    scratch->ranks = array_of(capacity, sizeof *scratch->ranks);
+    scratch->next = array_of(capacity, sizeof *scratch->next);
+    scratch->before = array_of(capacity, sizeof *scratch->before);
+    scratch->heap = array_of(capacity * 2, sizeof *scratch->heap);
+    scratch->capacity = capacity;
+}
+
+/* ---- first symbols of a word ---- */
+
+static inline void add_symbol(bpe_scratch_t *scratch, uint32_t id, size_t end)
+{
+    scratch->ids[scratch->count] = id;
+    scratch->ends[scratch->count++] = (uint32_t)end;
+}
+
+/* The character as byte-fallback tokens; false when one of them is missing. */
+static bool add_fallback(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *character, unsigned bytes,
+                         bool is_first, bool is_last, size_t start)
+{
+    if (!bpe->has_fallback) return false;
+    text_buffer_t piece = { 0 };
+    if (!is_first && bpe->prefix) text_buffer_append(&piece, bpe->prefix, strlen(bpe->prefix));
+    text_buffer_append(&piece, character, bytes);
+    if (is_last && bpe->suffix) text_buffer_append(&piece, bpe->suffix, strlen(bpe->suffix));
+    bool is_complete = true;
+    for (size_t i = 0; i < piece.length; i++)
+        is_complete &= bpe->fallback_ids[piece.bytes[i]] != VOCABULARY_NO_ID;
+    for (size_t i = 0; is_complete && i < piece.length; i++) {
+        size_t end = start + i + 1 < start + bytes ? start + i + 1 : start + bytes;
+        add_symbol(scratch, bpe->fallback_ids[piece.bytes[i]], end);
+    }
+    text_buffer_fini(&piece);
+    return is_complete;
+}
+
+/* Characters to symbols, in the order the reference library gives them: a pending unknown token is
+ * written when the next known character comes, so byte-fallback tokens in between precede it. */
+static void start_characters(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes)
+{
+    bool is_pending = false;
+    size_t pending_end = 0;
+    for (size_t at = 0; at < bytes;) {
+        unsigned size = unicode_lead_bytes(word[at]);
+        bool is_first = at == 0, is_last = at + size == bytes;
+        uint32_t id = character_id(bpe, word + at, size, is_first, is_last);
+        if (id != VOCABULARY_NO_ID) {
+            if (is_pending) add_symbol(scratch, bpe->unknown_id, pending_end);
+            is_pending = false;
+            add_symbol(scratch, id, at + size);
+        } else if (!add_fallback(bpe, scratch, word + at, size, is_first, is_last, at) &&
+                   bpe->unknown_id != VOCABULARY_NO_ID) {
+            if (is_pending && !bpe->fuse_unknown) add_symbol(scratch, bpe->unknown_id, pending_end);
+            is_pending = true;
+            pending_end = at + size;
+        }
+        at += size;
+    }
+    if (is_pending) add_symbol(scratch, bpe->unknown_id, pending_end);
+}
+
+static void start_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes)
+{
+    /* A character is one symbol, or with fallback one per byte of it and its prefix and suffix. */
+    size_t prefix = bpe->has_fallback && bpe->prefix ? strlen(bpe->prefix) : 0;
+    size_t suffix = bpe->has_fallback && bpe->suffix ? strlen(bpe->suffix) : 0;
+    make_room(scratch, bytes * (1 + prefix) + suffix);
+    scratch->count = 0;
+    if (!bpe->is_byte) {
+        start_characters(bpe, scratch, word, bytes);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        scratch->ids[i] = bpe->start_ids[word[i]];
+        scratch->ends[i] = (uint32_t)(i + 1);
+    }
+    scratch->count = bytes;
+}
+
+/* ---- merging ---- */
+
+/* Up to 64 symbols: the living ones are bits of a mask, the best pair is found by looking at all. */
+static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch)
+{
+    size_t count = scratch->count;
+    uint32_t *ids = scratch->ids, *ends = scratch->ends, ranks[SHORT_WORD];
+    uint64_t alive = count == 64 ? UINT64_MAX : (1ull << count) - 1;
+    for (size_t i = 0; i + 1 < count; i++) ranks[i] = pair_rank(bpe, ids[i], ids[i + 1]);
+    ranks[count - 1] = NO_RANK;
+    for (;;) {
+        uint32_t best = NO_RANK;
+        unsigned left = 0;
+        for (unsigned i = 0; i < count; i++) {
+            if (ranks[i] >= best) continue;
+            best = ranks[i];
+            left = i;
+        }
+        if (best == NO_RANK) break;
+        uint64_t above = alive & (UINT64_MAX << left) & ~(1ull << left);
+        unsigned right = (unsigned)__builtin_ctzll(above);
+        above &= above - 1;
+        alive &= ~(1ull << right);
+        ids[left] = bpe->merged_ids[best];
+        ends[left] = ends[right];
+        ranks[right] = NO_RANK;
+        ranks[left] = above ? pair_rank(bpe, ids[left], ids[__builtin_ctzll(above)]) : NO_RANK;
+        uint64_t below = alive & ((1ull << left) - 1);
+        if (below) {
+            unsigned before = 63 - (unsigned)__builtin_clzll(below);
+            ranks[before] = pair_rank(bpe, ids[before], ids[left]);
+        }
+    }
+    size_t kept = 0;
+    for (; alive; alive &= alive - 1, kept++) {
+        unsigned at = (unsigned)__builtin_ctzll(alive);
+        ids[kept] = ids[at];
+        ends[kept] = ends[at];
+    }
+    scratch->count = kept;
+}
+
+/* A heap with four children a node: fewer cache misses than two. */
+static void heap_sift_down(uint64_t *heap, size_t count, size_t at)
+{
+    uint64_t item = heap[at];
+    for (;;) {
+        size_t child = at * 4 + 1;
+        if (child >= count) break;
+        size_t end = child + 4 < count ? child + 4 : count, least = child;
+        for (size_t i = child + 1; i < end; i++)
+            if (heap[i] < heap[least]) least = i;
+        if (heap[least] >= item) break;
+        heap[at] = heap[least];
+        at = least;
+    }
+    heap[at] = item;
+}
+
+static void heap_push(bpe_scratch_t *scratch, uint64_t item)
+{
+    size_t at = scratch->heap_count++;
+    QN_ASSERT(scratch->heap_count <= scratch->capacity * 2);
+    while (at > 0 && scratch->heap[(at - 1) / 4] > item) {
+        scratch->heap[at] = scratch->heap[(at - 1) / 4];
+        at = (at - 1) / 4;
+    }
+    scratch->heap[at] = item;
+}
+
+static uint64_t heap_pop(bpe_scratch_t *scratch)
+{
+    uint64_t top = scratch->heap[0];
+    scratch->heap[0] = scratch->heap[--scratch->heap_count];
+    if (scratch->heap_count > 1) heap_sift_down(scratch->heap, scratch->heap_count, 0);
+    return top;
+}
+
+static void rank_pair(const bpe_t *bpe, bpe_scratch_t *scratch, uint32_t left, uint32_t right)
+{
+    uint32_t rank = pair_rank(bpe, scratch->ids[left], scratch->ids[right]);
+    scratch->ranks[left] = rank;
+    if (rank != NO_RANK) heap_push(scratch, (uint64_t)rank << 32 | left);
+}
+
+static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch)
+{
+    uint32_t count = (uint32_t)scratch->count;
+    scratch->heap_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        scratch->next[i] = i + 1;
+        scratch->before[i] = i - 1; /* UINT32_MAX for the first */
+        scratch->ranks[i] = i + 1 < count ? pair_rank(bpe, scratch->ids[i], scratch->ids[i + 1]) : NO_RANK;
+        if (scratch->ranks[i] != NO_RANK)
+            scratch->heap[scratch->heap_count++] = (uint64_t)scratch->ranks[i] << 32 | i;
+    }
+    for (size_t i = scratch->heap_count / 4 + 1; i-- > 0;)
+        if (i < scratch->heap_count) heap_sift_down(scratch->heap, scratch->heap_count, i);
+}
+
+/* Any length: a linked list and a heap of pairs; a popped pair that is no longer there is skipped. */
+static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch)
+{
+    uint32_t count = (uint32_t)scratch->count;
+    link_symbols(bpe, scratch);
+    while (scratch->heap_count > 0) {
+        uint64_t top = heap_pop(scratch);
+        uint32_t left = (uint32_t)top, rank = (uint32_t)(top >> 32);
+        if (scratch->ranks[left] != rank) continue;
+        uint32_t right = scratch->next[left], after = scratch->next[right];
+        scratch->ids[left] = bpe->merged_ids[rank];
+        scratch->ends[left] = scratch->ends[right];
+        scratch->ranks[right] = NO_RANK;
+        scratch->next[left] = after;
+        scratch->ranks[left] = NO_RANK;
+        if (after < count) {
+            scratch->before[after] = left;
+            rank_pair(bpe, scratch, left, after);
+        }
+        if (scratch->before[left] != UINT32_MAX) rank_pair(bpe, scratch, scratch->before[left], left);
+    }
+    size_t kept = 0;
+    for (uint32_t at = 0; at < count; at = scratch->next[at], kept++) {
+        scratch->ids[kept] = scratch->ids[at];
+        scratch->ends[kept] = scratch->ends[at];
+    }
+    scratch->count = kept;
+}
+
+size_t bpe_encode_spans(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                        const uint32_t **ret_ids, const uint32_t **ret_ends)
+{
+    uint32_t id = bpe->ignore_merges ? vocabulary_find(&bpe->pieces, word, bytes) : VOCABULARY_NO_ID;
+    if (scratch->capacity > KEEP_SYMBOLS && bytes < KEEP_SYMBOLS / 2) free_arrays(scratch);
+    if (id != VOCABULARY_NO_ID) {
+        make_room(scratch, 1);
+        scratch->count = 0;
+        add_symbol(scratch, id, bytes);
+    } else {
+        start_word(bpe, scratch, word, bytes);
+        if (scratch->count > SHORT_WORD) merge_long(bpe, scratch);
+        else if (scratch->count > 1) merge_short(bpe, scratch);
+    }
+    *ret_ids = scratch->ids;
+    *ret_ends = scratch->ends;
+    return scratch->count;
+}
+
+/* ---- words through the cache ---- */
+
+static inline uint64_t fold(uint64_t low, uint64_t high)
+{
+    unsigned __int128 product = (unsigned __int128)(low ^ 0xD6E8FEB86659FD93ull) * (high ^ 0xA0761D6478BD642Full);
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* A word of 1..15 bytes as two integers. */
+static inline void load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
+                            uint64_t *ret_high)
+{
+    uint64_t key[2] = { 0, 0 };
+    if (__builtin_expect(readable >= 16, 1)) {
+        memcpy(key, word, 16);
+        key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
+        key[1] &= bytes > 8 ? (1ull << (8 * (bytes - 8))) - 1 : 0;
+    } else {
+        memcpy(key, word, bytes);
+    }
+    *ret_low = key[0];
+    *ret_high = key[1] | (uint64_t)bytes << 56;
+}
+
+static uint64_t hash_long(const uint8_t *word, size_t bytes)
+{
+    uint64_t hash = bytes, part;
+    for (; bytes >= 8; word += 8, bytes -= 8) {
+        memcpy(&part, word, 8);
+        hash = fold(hash, part);
+    }
+    part = 0;
+    memcpy(&part, word, bytes);
+    return fold(hash, part);
+}
+
+static void append_ids(tokenizer_tokens_t *tokens, const uint32_t *ids, size_t count)
+{
+    token_list_reserve(tokens, count);
+    memcpy(tokens->ids + tokens->count, ids, count * sizeof *ids);
+    tokens->count += count;
+}
+
+/* Without any cache. Most words that are a piece encode to it: one look-up instead of merging. */
+static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                           const uint32_t **ret_ids)
+{
+    const uint32_t *ends;
+    uint32_t id = vocabulary_find(&bpe->pieces, word, bytes);
+    if (id != VOCABULARY_NO_ID && (bpe->ignore_merges || (bpe->whole[id >> 6] >> (id & 63) & 1))) {
+        make_room(scratch, 1);
+        scratch->ids[0] = id;
+        *ret_ids = scratch->ids;
+        return 1;
+    }
+    return bpe_encode_spans(bpe, scratch, word, bytes, ret_ids, &ends);
+}
+
+/* Words the small cache does not hold: the long cache, else fresh. Writes a view of the ids. */
+static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word,
+                                        size_t bytes, const uint32_t **ret_ids)
+{
+    if (bytes > LONG_BYTES) return encode_fresh(bpe, scratch, word, bytes, ret_ids);
+    uint64_t hash = hash_long(word, bytes);
+    long_entry_t *entry = &scratch->long_cache[hash % LONG_SETS];
+    if (entry->hash == hash && entry->bytes == bytes && memcmp(entry->word, word, bytes) == 0) {
+        *ret_ids = entry->ids;
+        return entry->count;
+    }
+    size_t count = encode_fresh(bpe, scratch, word, bytes, ret_ids);
+    if (count <= LONG_IDS && (bytes > 15 || count > 3)) {
+        entry->hash = hash;
+        entry->bytes = (uint8_t)bytes;
+        entry->count = (uint8_t)count;
+        memcpy(entry->word, word, bytes);
+        memcpy(entry->ids, *ret_ids, count * sizeof *entry->ids);
+    }
+    return count;
+}
+
+static __attribute__((noinline)) void encode_missed(const bpe_t *bpe, bpe_scratch_t *scratch,
+                                                    const uint8_t *word, size_t bytes, uint64_t low,
+                                                    uint64_t high, cache_entry_t *set,
+                                                    tokenizer_tokens_t *tokens)
+{
+    const uint32_t *ids;
+    size_t count = encode_through_long_cache(bpe, scratch, word, bytes, &ids);
+    append_ids(tokens, ids, count);
+    if (count > 3) return;
+    set[1] = set[0]; /* the older of the two goes */
+    set[0] = (cache_entry_t){ .low = low, .high = high, .count = (uint32_t)count };
+    memcpy(set[0].ids, ids, count * sizeof *ids);
+}
+
+/* A word of 1..15 bytes. Stores four ids' worth at once: token_list_reserve leaves that much slack. */
+static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                                size_t readable, tokenizer_tokens_t *tokens)
+{
+    uint64_t low, high;
+    load_key(word, bytes, readable, &low, &high);
+    cache_entry_t *set = scratch->cache[fold(low, high) % CACHE_SETS];
+    for (int way = 0; way < 2; way++) {
+        if (set[way].low != low || set[way].high != high) continue;
+        memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
+        tokens->count += set[way].count;
+        return;
+    }
+    encode_missed(bpe, scratch, word, bytes, low, high, set, tokens);
+}
+
+static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                       size_t readable, tokenizer_tokens_t *tokens)
+{
+    if (bytes <= 15) {
+        token_list_reserve(tokens, bytes);
+        encode_small(bpe, scratch, word, bytes, readable, tokens);
+        return;
+    }
+    const uint32_t *ids;
+    size_t count = encode_through_long_cache(bpe, scratch, word, bytes, &ids);
+    append_ids(tokens, ids, count);
+}
+
+static bool is_known(const bpe_t *bpe, const uint8_t *character)
+{
+    return character_id(bpe, character, unicode_lead_bytes(character[0]), true, true) != VOCABULARY_NO_ID;
+}
+
+/* End of the part of the word from `start` on that can be encoded alone: the next place between two known
+ * characters that no token has side by side. */
+static size_t cut_end(const bpe_t *bpe, const uint8_t *word, size_t start, size_t bytes)
+{
+    size_t before = start;
+    for (size_t at = start + unicode_lead_bytes(word[start]); at < bytes; at += unicode_lead_bytes(word[at])) {
+        unsigned pair = (unsigned)word[at - 1] << 8 | word[at];
+        bool can_join = bpe->joins[pair >> 6] >> (pair & 63) & 1;
+        if (!can_join && is_known(bpe, word + at) && is_known(bpe, word + before)) return at;
+        before = at;
+    }
+    return bytes;
+}
+
+void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                     size_t readable, tokenizer_tokens_t *tokens)
+{
+    if (bytes == 0) return;
+    if (!bpe->is_splittable) {
+        encode_one(bpe, scratch, word, bytes, readable, tokens);
+        return;
+    }
+    for (size_t start = 0; start < bytes;) {
+        size_t end = cut_end(bpe, word, start, bytes);
+        encode_one(bpe, scratch, word + start, end - start, readable - start, tokens);
+        start = end;
+    }
+}
+
+void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length,
+                      size_t start, const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t bytes = ends[i] - start;
+        token_list_reserve(tokens, 16);
+        if (bytes == 1 && bpe->is_byte) tokens->ids[tokens->count++] = bpe->start_ids[text[start]];
+        else if (bytes <= 15) encode_small(bpe, scratch, text + start, bytes, length - start, tokens);
+        else encode_one(bpe, scratch, text + start, bytes, length - start, tokens);
+        start = ends[i];
+    }
+}

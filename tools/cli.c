@@ -1,0 +1,345 @@
+/* What is this?      Options, messages and small input and output for the subcommands of `quintet`.
+ * State owned:       the name of the running subcommand, for messages.
+ * Must never:        know a subcommand.
+ * Read next:         main.c (dispatch), cmd_generate.c (a typical subcommand). */
+#include "tools/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+static const char *running = NULL;
+
+/* ---- messages ---- */
+
+static void print_message(const char *format, va_list arguments)
+{
+    fflush(stdout);
+    fprintf(stderr, "quintet%s%s: ", running ? " " : "", running ? running : "");
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+}
+
+int cli_fail(int status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+int cli_usage(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "try: quintet %s%s--help\n", running ? running : "", running ? " " : "");
+    return EX_USAGE;
+}
+
+int cli_fail_err(qn_err_t err) { return cli_fail(qn_err_exit_status(err), "%s", qn_err_text()); }
+
+/* ---- suggestions ---- */
+
+#define WORD_MAX 64
+
+static unsigned edit_distance(const char *a, const char *b)
+{
+    size_t m = strnlen(a, WORD_MAX), n = strnlen(b, WORD_MAX);
+    unsigned row[WORD_MAX + 1];
+    for (size_t j = 0; j <= n; j++)
+        row[j] = (unsigned)j;
+    for (size_t i = 1; i <= m; i++) {
+        unsigned diagonal = row[0];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= n; j++) {
+            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best)
+                best = row[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+const char *cli_nearest(const char *word, const char *const *words, size_t count)
+{
+    const char *nearest = NULL;
+    unsigned least = 4;
+    for (size_t i = 0; i < count; i++) {
+        unsigned distance = edit_distance(word, words[i]);
+        if (distance < least && distance * 2 < strlen(words[i])) {
+            least = distance;
+            nearest = words[i];
+        }
+    }
+    return nearest;
+}
+
+/* ---- options ---- */
+
+static void print_help(const cli_command_t *command)
+{
+    printf("usage: quintet %s %s\n\n%s\n\noptions:\n", command->name, command->arguments, command->summary);
+    for (size_t i = 0; i < command->option_count; i++) {
+        const cli_option_t *option = &command->options[i];
+        char left[80], letter[8] = "    ";
+        if (option->letter)
+            snprintf(letter, sizeof letter, "-%c, ", option->letter);
+        snprintf(left, sizeof left, "  %s--%s%s%s", letter, option->name, option->argument ? " " : "",
+                 option->argument ? option->argument : "");
+        printf("%-28s %s\n", left, option->help);
+    }
+    printf("%-28s %s\n", "  -h, --help", "this text");
+    if (command->details)
+        printf("\n%s\n", command->details);
+}
+
+static int unknown_option(const cli_command_t *command, const char *text)
+{
+    const char *names[65];
+    size_t count = 0;
+    for (; count < command->option_count && count < 64; count++)
+        names[count] = command->options[count].name;
+    names[count++] = "help";
+    size_t length = strcspn(text, "=");
+    char word[WORD_MAX + 1];
+    snprintf(word, sizeof word, "%.*s", (int)(length < WORD_MAX ? length : WORD_MAX), text);
+    const char *nearest = cli_nearest(word, names, count);
+    if (nearest)
+        return cli_usage("unknown option --%s; did you mean --%s?", word, nearest);
+    return cli_usage("unknown option --%s", word);
+}
+
+static bool outside(const cli_option_t *option, double value)
+{
+    return (option->min != 0 || option->max != 0) && !(value >= option->min && value <= option->max);
+}
+
+/* Stores `text` in a COUNT or NUMBER option; -1, or the status of a usage error. */
+static int store_number(const cli_option_t *option, const char *text)
+{
+    char *end = NULL;
+    errno = 0;
+    double number = 0;
+    if (option->kind == CLI_NUMBER) {
+        number = strtod(text, &end);
+    } else {
+        unsigned long long count = strtoull(text, &end, 10);
+        number = (double)count;
+        if (end != text && !*end && !errno && text[0] >= '0' && text[0] <= '9' && !outside(option, number)) {
+            *(uint64_t *)option->value = count;
+            return -1;
+        }
+    }
+    bool bad = end == text || *end || errno || !isfinite(number);
+    if (option->kind == CLI_NUMBER && !bad && !outside(option, number)) {
+        *(double *)option->value = number;
+        return -1;
+    }
+    const char *what = option->kind == CLI_NUMBER ? "a number" : "a whole number";
+    if (option->min != 0 || option->max != 0)
+        return cli_usage("--%s wants %s from %.15g to %.15g, not \"%s\"", option->name, what, option->min, option->max,
+                         text);
+    return cli_usage("--%s wants %s, not \"%s\"", option->name, what, text);
+}
+
+/* -1, or the status of a usage error. `text` is NULL for a flag. */
+static int store(const cli_option_t *option, const char *text)
+{
+    if (option->given)
+        *option->given = true;
+    switch (option->kind) {
+    case CLI_FLAG:
+        *(bool *)option->value = true;
+        return -1;
+    case CLI_TEXT:
+        *(const char **)option->value = text;
+        return -1;
+    case CLI_TEXTS: {
+        cli_texts_t *texts = option->value;
+        if (texts->count == CLI_TEXTS_MAX)
+            return cli_usage("--%s may be given %d times at most", option->name, CLI_TEXTS_MAX);
+        texts->items[texts->count++] = text;
+        return -1;
+    }
+    case CLI_COUNT:
+    case CLI_NUMBER:
+        return store_number(option, text);
+    }
+    return -1;
+}
+
+/* The walk over argv: `at` is the word looked at, `kept` those that stay. */
+typedef struct {
+    const cli_command_t *command;
+    int argc, at, kept;
+    char **argv;
+} walk_t;
+
+/* Gives the option its value: what follows '=' or the next word. */
+static int take_value(walk_t *walk, const cli_option_t *option, const char *attached)
+{
+    if (option->kind == CLI_FLAG && attached)
+        return cli_usage("--%s takes no value", option->name);
+    if (option->kind == CLI_FLAG || attached)
+        return store(option, attached);
+    if (walk->at + 1 == walk->argc)
+        return cli_usage("--%s wants a value: %s", option->name, option->argument);
+    return store(option, walk->argv[++walk->at]);
+}
+
+static int take_long(walk_t *walk, const char *text)
+{
+    size_t length = strcspn(text, "=");
+    const char *attached = text[length] ? text + length + 1 : NULL;
+    if (length == 4 && !strncmp(text, "help", 4)) {
+        print_help(walk->command);
+        return EX_OK;
+    }
+    for (size_t i = 0; i < walk->command->option_count; i++) {
+        const cli_option_t *option = &walk->command->options[i];
+        if (strlen(option->name) == length && !strncmp(option->name, text, length))
+            return take_value(walk, option, attached);
+    }
+    return unknown_option(walk->command, text);
+}
+
+static int take_letters(walk_t *walk, const char *letters)
+{
+    int status = -1;
+    for (const char *letter = letters; *letter && status == -1; letter++) {
+        if (*letter == 'h') {
+            print_help(walk->command);
+            return EX_OK;
+        }
+        const cli_option_t *option = NULL;
+        for (size_t i = 0; i < walk->command->option_count && !option; i++)
+            if (walk->command->options[i].letter == *letter)
+                option = &walk->command->options[i];
+        if (!option)
+            return cli_usage("unknown option -%c", *letter);
+        bool takes_rest = option->kind != CLI_FLAG && letter[1];
+        status = take_value(walk, option, takes_rest ? letter + 1 : NULL);
+        if (takes_rest)
+            break;
+    }
+    return status;
+}
+
+int cli_parse(const cli_command_t *command, int *argc, char **argv)
+{
+    running = command->name;
+    walk_t walk = { .command = command, .argc = *argc, .at = 1, .kept = 1, .argv = argv };
+    int status = -1;
+    for (; walk.at < walk.argc && status == -1; walk.at++) {
+        char *word = argv[walk.at];
+        if (!strcmp(word, "--")) {
+            while (++walk.at < walk.argc)
+                argv[walk.kept++] = argv[walk.at];
+            break;
+        }
+        if (word[0] == '-' && word[1] == '-')
+            status = take_long(&walk, word + 2);
+        else if (word[0] == '-' && word[1])
+            status = take_letters(&walk, word + 1);
+        else
+            argv[walk.kept++] = word;
+    }
+    *argc = walk.kept;
+    argv[walk.kept] = NULL;
+    return status;
+}
+
+/* ---- input and output ---- */
+
+void cli_print_text(const char *text, size_t bytes)
+{
+    if (!isatty(STDOUT_FILENO)) {
+        fwrite(text, 1, bytes, stdout);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
+            printf("\\x%02x", c);
+        else
+            putchar(c);
+    }
+}
+
+void cli_print_json(const json_t *json)
+{
+    json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
+    putchar('\n');
+}
+
+int cli_finish_output(void)
+{
+    if (fflush(stdout) || ferror(stdout))
+        return cli_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
+    return EX_OK;
+}
+
+char *cli_read_all(const char *path, size_t bytes_max, size_t *ret_bytes)
+{
+    bool from_stdin = !strcmp(path, "-");
+    FILE *file = from_stdin ? stdin : fopen(path, "rbe");
+    if (!file) {
+        qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        return NULL;
+    }
+    size_t bytes = 0, capacity = 65536;
+    char *data = malloc(capacity + 1);
+    while (data) {
+        bytes += fread(data + bytes, 1, capacity - bytes, file);
+        if (bytes < capacity || bytes > bytes_max)
+            break;
+        capacity *= 2;
+        char *grown = realloc(data, capacity + 1);
+        if (!grown)
+            free(data);
+        data = grown;
+    }
+    bool broken = ferror(file);
+    if (!from_stdin)
+        fclose(file);
+    if (!data) {
+        qn_fail(QN_ERR_NO_MEMORY, "no memory to read %s", path);
+        return NULL;
+    }
+    if (broken || bytes > bytes_max) {
+        free(data);
+        if (broken)
+            qn_fail(QN_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+        else
+            qn_fail(QN_ERR_LIMIT, "%s is longer than %zu bytes", path, bytes_max);
+        return NULL;
+    }
+    data[bytes] = '\0';
+    *ret_bytes = bytes;
+    return data;
+}
+
+int cli_interrupt_fd(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
