@@ -308,6 +308,7 @@ static qn_err_t import_foreign(const region_backend_t *backend, const qn_region_
     mapping->header.bytes = wire->bytes;
     mapping->header.device = wire->device;
     mapping->header.share = wire->share;
+    memcpy(mapping->header.name, wire->name.data ? wire->name.data : "", wire->name.bytes); /* for error texts */
     if (wire->handle_count > 0 && wire->handle_count <= sizeof mapping->handle) {
         memcpy(mapping->handle, wire->handle, wire->handle_count);
         mapping->handle_count = wire->handle_count;

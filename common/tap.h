@@ -1,5 +1,6 @@
 /* The sniffer tap: a daemon mirrors the frames it sends (so each appears once in a system) and the malformed ones it
- * received to whoever listens on <run_dir>/<service>.tap, always over ipc, also when daemons are threads of one process.
+ * received to whoever listens on <run_dir>/<service>.tap, always over ipc, also when daemons are threads of one
+ * process.
  *
  * Costs one branch per frame while nobody listens, one copy while somebody does. Never blocks and never fails: a
  * listener that does not keep up loses frames, alone. Frames are numbered, so each listener knows exactly how
@@ -58,7 +59,8 @@ typedef struct {
 /* Binds <run_dir>/<service>.tap. A socket of that name left by a dead daemon is replaced: hold the daemon's lock
  * first. Failure: QN_ERR_INVALID (the path is longer than a Unix socket's may be), QN_ERR_IO. Returns owned. */
 qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_tap);
-/* Frees, nulls and removes the socket's path; accepts NULL. Frames already mirrored have a few milliseconds to reach their listeners. */
+/* Frees, nulls and removes the socket's path; accepts NULL. Frames already mirrored have a few milliseconds to reach
+ * their listeners. */
 void qn_tap_close(qn_tap_t **tap);
 /* Returns view of the raw ZeroMQ socket for the loop's poll: readable when a subscription changed. */
 void *qn_tap_socket(const qn_tap_t *tap);

@@ -16,12 +16,12 @@ static struct {
 } options;
 
 static const cli_option_t option_table[] = {
-    { "tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server", 0,
-      0 },
-    { "jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "an array of ids per input line, a JSON string per output line", 0,
-      0 },
-    { "keep-special", 0, CLI_FLAG, &options.keep_special, NULL, NULL, "special tokens leave their text (the default)", 0,
-      0 },
+    { "tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server",
+      0, 0 },
+    { "jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "an array of ids per input line, a JSON string per output line",
+      0, 0 },
+    { "keep-special", 0, CLI_FLAG, &options.keep_special, NULL, NULL, "special tokens leave their text (the default)",
+      0, 0 },
     { "skip-special", 0, CLI_FLAG, &options.skip_special, NULL, NULL, "special tokens leave no text", 0, 0 },
     { "json", 'j', CLI_FLAG, &options.json, NULL, NULL, "print {\"text\": \"...\"}", 0, 0 },
     { "url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0 },

@@ -34,7 +34,8 @@ static const cli_option_t option_table[] = {
     { "top-p", 0, CLI_NUMBER, &options.top_p, &options.top_p_given, "X", "nucleus sampling", 0, 1 },
     { "top-k", 0, CLI_COUNT, &options.top_k, &options.top_k_given, "N", "sample among the N likeliest; 0 is all", 0,
       QN_VOCAB_MAX },
-    { "min-p", 0, CLI_NUMBER, &options.min_p, &options.min_p_given, "X", "drop tokens below X times the likeliest", 0, 1 },
+    { "min-p", 0, CLI_NUMBER, &options.min_p, &options.min_p_given, "X", "drop tokens below X times the likeliest", 0,
+      1 },
     { "seed", 0, CLI_COUNT, &options.seed, &options.seed_given, "N", "the same seed gives the same answer", 0, 0 },
     { "stop", 0, CLI_TEXTS, &options.stop, NULL, "TEXT", "end before this text; may be repeated", 0, 0 },
     { "ignore-eos", 0, CLI_FLAG, &options.ignore_eos, NULL, NULL, "go on after the model's end token", 0, 0 },
@@ -50,8 +51,8 @@ static const cli_command_t command = {
     .name = "generate",
     .arguments = "[OPTION]... PROMPT",
     .summary = "Completes PROMPT (\"-\": standard input), streaming the answer to standard output.",
-    .details = "The figures on standard error: time to first token, tokens per second after it, tokens, and the time of "
-               "each hop\nfrom service to service. Ctrl-C ends the connection and the server stops generating.\n\n"
+    .details = "The figures on standard error: time to first token, tokens per second after it, tokens, and the time "
+               "of each hop\nfrom service to service. Ctrl-C ends the connection and the server stops generating.\n\n"
                "examples:\n"
                "  quintet generate \"The SELECT statement \" --max-tokens 64 --temperature 0\n"
                "  quintet generate -f prompt.txt --stop END -j | jq -r .text",

@@ -50,7 +50,7 @@ static const cli_option_t option_table[] = {
 static const cli_command_t command = {
     .name = "sniff",
     .arguments = "[OPTION]... [FILTER]",
-    .summary = "Follows the messages between the services of a run directory, one line each, in the order they were sent.",
+    .summary = "Follows the messages between the services of a run directory, one line each, in the order of sending.",
     .details =
         "filter (tests joined by and, or, not and parentheses):\n"
         "  src S, dst S, host S     sender, receiver, either: frontend, tokenizer, scheduler, memory, compute\n"

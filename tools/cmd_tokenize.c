@@ -17,10 +17,10 @@ static struct {
 } options;
 
 static const cli_option_t option_table[] = {
-    { "tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server", 0,
-      0 },
-    { "jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "a JSON string per input line, an array of ids per output line", 0,
-      0 },
+    { "tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server",
+      0, 0 },
+    { "jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "a JSON string per input line, an array of ids per output line",
+      0, 0 },
     { "no-special", 0, CLI_FLAG, &options.no_special, NULL, NULL, "add no begin or end token", 0, 0 },
     { "json", 'j', CLI_FLAG, &options.json, NULL, NULL, "print {\"tokens\": [...], \"count\": N}", 0, 0 },
     { "url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0 },
@@ -50,9 +50,11 @@ static int tokenize_line(token_source_t *source, const char *line, size_t bytes,
     json_t *text = json_loadb(line, bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
     int status;
     if (!json_is_string(text))
-        status = cli_fail(EX_DATAERR, "line %zu is not a JSON string%s%s", number, text ? "" : ": ", text ? "" : why.text);
+        status = cli_fail(EX_DATAERR, "line %zu is not a JSON string%s%s", number, text ? "" : ": ",
+                          text ? "" : why.text);
     else
-        status = token_source_encode(source, json_string_value(text), json_string_length(text), !options.no_special, ids);
+        status = token_source_encode(source, json_string_value(text), json_string_length(text), !options.no_special,
+                                     ids);
     json_decref(text);
     if (status)
         return status;

@@ -36,8 +36,8 @@ typedef struct {
     void *context;
 } http_call_t;
 
-/* `url` NULL: QUINTET_URL, or HTTP_CLIENT_DEFAULT_URL. `interrupt_fd` (-1: none; borrowed): once readable, calls end with
- * QN_ERR_CANCELLED and their connection is closed. Does not connect. Failure: QN_ERR_INVALID. Returns owned. */
+/* `url` NULL: QUINTET_URL, or HTTP_CLIENT_DEFAULT_URL. `interrupt_fd` (-1: none; borrowed): once readable, calls end
+ * with QN_ERR_CANCELLED and their connection is closed. Does not connect. Failure: QN_ERR_INVALID. Returns owned. */
 qn_err_t http_client_open(const char *url, int interrupt_fd, http_client_t **ret_client);
 void http_client_close(http_client_t **client);
 /* Returns view: the URL as given. */

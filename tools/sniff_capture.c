@@ -77,7 +77,8 @@ static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **
     make_crc_table(capture->crc_table);
     capture->file = fopen(path, mode);
     if (!capture->file) {
-        qn_err_t err = qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        qn_err_t err = qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "cannot open %s: %s", path,
+                               strerror(errno));
         free(capture);
         return err;
     }
@@ -113,7 +114,8 @@ qn_err_t sniff_capture_write(sniff_capture_t *capture, const sniff_message_t *me
     prefix_t prefix = { .missed = message->missed, .header = message->header };
     record_header_t record = { .bytes = (uint32_t)(sizeof prefix + message->bytes),
                                .crc = crc_of(capture, &prefix, message->frame, message->bytes) };
-    if (fwrite(&record, sizeof record, 1, capture->file) != 1 || fwrite(&prefix, sizeof prefix, 1, capture->file) != 1 ||
+    if (fwrite(&record, sizeof record, 1, capture->file) != 1 ||
+        fwrite(&prefix, sizeof prefix, 1, capture->file) != 1 ||
         fwrite(message->frame, 1, message->bytes, capture->file) != message->bytes)
         return write_failed(capture);
     return QN_OK;
@@ -150,8 +152,8 @@ uint64_t sniff_capture_clock_ns(const sniff_capture_t *capture) { return capture
 
 static sniff_capture_outcome_t torn(const sniff_capture_t *capture, const char *why)
 {
-    qn_fail(QN_ERR_INVALID, "%s ends in a torn record at byte %" PRIu64 " (%s): what follows is left out", capture->path,
-            capture->offset, why);
+    qn_fail(QN_ERR_INVALID, "%s ends in a torn record at byte %" PRIu64 " (%s): what follows is left out",
+            capture->path, capture->offset, why);
     return SNIFF_CAPTURE_TORN;
 }
 

@@ -1,5 +1,5 @@
-/* Fields of a decoded message by name, for filters: "step", "runs.token_count", "weights.bytes", "reasons.length". Works
- * on the descriptors of the wire codec, so it knows every message there is and none in particular. */
+/* Fields of a decoded message by name, for filters: "step", "runs.token_count", "weights.bytes", "reasons.length".
+ * Works on the descriptors of the wire codec, so it knows every message there is and none in particular. */
 #ifndef QUINTET_TOOLS_SNIFF_FIELD_H
 #define QUINTET_TOOLS_SNIFF_FIELD_H
 

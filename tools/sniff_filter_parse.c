@@ -192,8 +192,8 @@ static void take_numbers(parser_t *parser, filter_node_t *node)
         char *end, given[QN_NAME_MAX];
         unsigned long long number = strtoull(spell(&parser->word, given), &end, 10);
         if (given[0] < '0' || given[0] > '9' || *end || count == NUMBERS_MAX) {
-            fail_at(parser, parser->word.at, count == NUMBERS_MAX ? "more than 64 numbers" : "a request number is missing "
-                    "here");
+            fail_at(parser, parser->word.at,
+                    count == NUMBERS_MAX ? "more than 64 numbers" : "a request number is missing here");
             return;
         }
         numbers[count++] = number;
@@ -339,8 +339,8 @@ static filter_node_t *take_field(parser_t *parser)
         if (here.bytes && is_word_char(*here.at))
             fail_name(parser, "a word that can begin a test", keywords, sizeof keywords / sizeof *keywords);
         else
-            fail_at(parser, path.at, "\"%.*s\" alone is no test: compare it, as in \"%.*s = 1\"", (int)path.bytes, path.at,
-                    (int)path.bytes, path.at);
+            fail_at(parser, path.at, "\"%.*s\" alone is no test: compare it, as in \"%.*s = 1\"", (int)path.bytes,
+                    path.at, (int)path.bytes, path.at);
         return NULL;
     }
     const char *operand_at = parser->word.at;

@@ -1,5 +1,5 @@
-/* One mirrored message on its way through the sniffer: from a tap or a capture file, through the reorder window, decoded,
- * filtered, printed. */
+/* One mirrored message on its way through the sniffer: from a tap or a capture file, through the reorder window,
+ * decoded, filtered, printed. */
 #ifndef QUINTET_TOOLS_SNIFF_MESSAGE_H
 #define QUINTET_TOOLS_SNIFF_MESSAGE_H
 

@@ -145,7 +145,9 @@ void sniff_print_json(const sniff_message_t *message, uint64_t clock_ns, bool wi
     for (size_t i = 0; i < message->request_count; i++)
         json_array_append_new(requests, json_integer((json_int_t)message->requests[i]));
     json_object_set_new(json, "requests", requests);
-    json_t *decoded = message->content ? qn_wire_to_json(qn_wire_type(message->type), message->frame, message->bytes) : NULL;
+    json_t *decoded = NULL;
+    if (message->content)
+        decoded = qn_wire_to_json(qn_wire_type(message->type), message->frame, message->bytes);
     if (decoded)
         json_object_set_new(json, "message", decoded);
     else

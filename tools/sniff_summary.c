@@ -309,7 +309,8 @@ static void add_region(sniff_line_t *line, const qn_region_t *region)
         return;
     sniff_line_add_text(line, region->name, QN_NAME_MAX);
     sniff_line_add(line, " region %" PRIu64 ", %s, %s, %" PRIu64 " bytes", region->id,
-                   enum_name(&qn_region_kind_enum, region->kind), enum_name(&qn_share_enum, region->share), region->bytes);
+                   enum_name(&qn_region_kind_enum, region->kind), enum_name(&qn_share_enum, region->share),
+                   region->bytes);
 }
 
 static void sum_reserve(sniff_line_t *line, const void *content)
@@ -336,15 +337,16 @@ static void sum_model_description(sniff_line_t *line, const void *content)
     sniff_line_add_text(line, it->model, TEXT_SHOWN);
     sniff_line_add(line, ", %.*s, vocabulary %u, at most %u tokens, %u blocks of %u, %u tensors",
                    (int)(it->architecture.bytes < 64 ? it->architecture.bytes : 64),
-                   it->architecture.data ? it->architecture.data : "", it->vocab_size, it->max_model_len, it->block_count,
-                   it->block_tokens, it->tensors_count);
+                   it->architecture.data ? it->architecture.data : "", it->vocab_size, it->max_model_len,
+                   it->block_count, it->block_tokens, it->tensors_count);
 }
 
 static void sum_cache_stats(sniff_line_t *line, const void *content)
 {
     const qn_cache_stats_t *it = content;
-    sniff_line_add(line, "%u of %u blocks used, %u cached, %u free, hits %" PRIu64 " of %" PRIu64 " tokens", it->used_blocks,
-                   it->total_blocks, it->cached_blocks, it->free_blocks, it->hit_tokens, it->lookup_tokens);
+    sniff_line_add(line, "%u of %u blocks used, %u cached, %u free, hits %" PRIu64 " of %" PRIu64 " tokens",
+                   it->used_blocks, it->total_blocks, it->cached_blocks, it->free_blocks, it->hit_tokens,
+                   it->lookup_tokens);
 }
 
 static void sum_flushed(sniff_line_t *line, const void *content)

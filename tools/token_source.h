@@ -15,7 +15,8 @@ typedef struct {
     size_t count, capacity;
 } token_ids_t;
 
-/* `tokenizer` (a tokenizer.json or a directory with one) NULL: the server at `url` (NULL: the default). Returns owned. */
+/* `tokenizer` (a tokenizer.json or a directory with one) NULL: the server at `url` (NULL: the default). Returns
+ * owned. */
 int token_source_open(const char *tokenizer, const char *url, token_source_t **ret_source);
 void token_source_close(token_source_t **source);
 /* Replaces the content of `ids`. */

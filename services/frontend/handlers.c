@@ -453,7 +453,7 @@ qn_send_outcome_t frontend_send_facts(frontend_t *frontend, const exchange_t *ex
                                          given->text.bytes, generation->add_special, true);
     if (outcome == QN_SEND_OK && facts->wants_text)
         outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_TEXT), given->ids,
-                                           given->id_count, generation->skip_special);
+                                           given->id_count, false); /* an echo shows all that was given, as vLLM's does */
     if (outcome == QN_SEND_OK && facts->wants_first)
         outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_FIRST), given->ids, 1,
                                            false);

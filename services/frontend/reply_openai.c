@@ -124,16 +124,16 @@ static void put_offsets(json_writer_t *writer, const part_t *part)
 {
     const choice_t *choice = part->choice;
     bool echoed = choice->exchange->generation.echo;
+    generation_text_t prompt = reply_echo(choice);
+    uint32_t base = echoed ? json_utf8_characters(prompt.data, prompt.bytes) : 0;
     uint32_t before = 0;
     json_put_key(writer, "text_offset");
     json_put_open(writer, '[');
     for (uint32_t i = 0; part->echo && i < reply_prompt_rows(choice); i++) {
         reply_token_t token = reply_prompt_token(choice, i, 0);
-        json_put_unsigned(writer, before);
+        json_put_unsigned(writer, before < base ? before : base); /* a token put before a text (bos) is not in it */
         before += json_utf8_characters(token.piece, token.piece_bytes);
     }
-    generation_text_t prompt = reply_echo(choice);
-    uint32_t base = echoed ? json_utf8_characters(prompt.data, prompt.bytes) : 0;
     uint32_t bytes = part->offset_bytes, characters = part->offset_characters;
     for (uint32_t i = part->token_from; i < part->token_to; i++) {
         json_put_unsigned(writer, base + characters);

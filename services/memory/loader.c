@@ -65,7 +65,7 @@ static bool is_kept(qn_mapping_t **kept, qn_region_kind_t kind, uint64_t bytes, 
     if (!*kept) return false;
     if (qn_region_kind(*kept) == kind && qn_region_bytes(*kept) == bytes && qn_region_fingerprint(*kept) == fingerprint)
         return true;
-    qn_log_notice("the region '%s' kept by the service manager is of another model: it is made anew",
+    qn_log_notice("the region '%s' kept by the service manager is of another model or size: it is made anew",
                   qn_region_name(*kept));
     qn_region_close(kept);
     return false;

@@ -8,7 +8,7 @@
  * every instant of the writer's death the mapping holds exactly the requests of some moment, and start is always replay.
  *
  * Space is bounded: a request is accepted only when the living ones, with all tokens they may still generate, fill at
- * most half an area; appending tokens therefore never fails.
+ * most half an area; appending tokens (as many at once as the mapping was sized for) therefore never fails.
  *
  * Not persisted: alternatives (top log-probs) and prompt scores; a replayed request reports them anew or not at all.
  * Not thread-safe, never blocks, no clock. The heap is used at submit and when an entry is forgotten, never by append. */
@@ -18,7 +18,9 @@
 #include "common/err.h"
 #include "services/scheduler/request.h"
 
-#define LEDGER_BYTES_MIN (256u * 1024)
+#define LEDGER_BYTES_MIN (32u * 1024)
+/* Bytes that make sure of room for `slots` tokens in one append. */
+#define LEDGER_BYTES_FOR(slots) (LEDGER_BYTES_MIN + 128u * (slots))
 
 typedef struct ledger ledger_t;
 

@@ -96,6 +96,9 @@ static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
     const scheduler_options_t *options = &scheduler->options;
     if (options->queue_limit < 1 || options->queue_limit > QN_REQUESTS_MAX)
         return qn_fail(QN_ERR_CONFIG, "scheduler.queue_limit %u is outside 1..%d", options->queue_limit, QN_REQUESTS_MAX);
+    if (options->ledger_bytes < LEDGER_BYTES_FOR(options->max_sequences))
+        return qn_fail(QN_ERR_INVALID, "scheduler: a ledger of %zu bytes is too small for %u sequences",
+                       options->ledger_bytes, options->max_sequences);
     qn_err_t err = options->policy_functions != NULL ? policy_wrap(options->policy_functions, &scheduler->policy)
                                                      : policy_open(options->policy, &scheduler->policy);
     /* Room for finished requests whose blocks or ends are still on their way. */

@@ -202,8 +202,10 @@ static void append_word_spans(const encode_t *e, const text_view_t *text, size_t
     const uint32_t *ids, *ends;
     size_t count = bpe_encode_spans(&e->t->bpe, e->scratch->bpe, text->bytes + start, end - start, &ids, &ends);
     for (size_t i = 0, from = 0; i < count; i++) {
-        tokenizer_span_t first = text_view_span(text, start + from);
-        tokenizer_span_t last = text_view_span(text, start + (ends[i] > from ? ends[i] - 1 : from));
+        /* Tokens of an affix stand for no byte of the word: they share the one before its end. */
+        size_t first_at = start + from < end ? start + from : end - 1;
+        size_t last_at = ends[i] > from ? start + ends[i] - 1 : first_at;
+        tokenizer_span_t first = text_view_span(text, first_at), last = text_view_span(text, last_at);
         token_list_append_span(e->tokens, ids[i], (tokenizer_span_t){ first.start, last.end });
         from = ends[i];
     }

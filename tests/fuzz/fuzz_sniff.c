@@ -1,5 +1,5 @@
 /* libFuzzer target for everything of the sniffer that reads foreign bytes: the first line of the input is a filter, the
- * rest a frame as a tap would give it. Whatever they are: parse, decode, match, summarise; printed bytes stay printable. */
+ * rest a frame as a tap would give it. Whatever they are: parse, decode, match, summarise. */
 #include <stdlib.h>
 #include <string.h>
 

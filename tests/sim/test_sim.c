@@ -19,7 +19,7 @@
 #define QUEUE_MAX 4096u
 #define PLANS_MAX 16u
 #define EVENTS_MAX 400000u
-#define LEDGER_BYTES (LEDGER_BYTES_MIN)
+#define LEDGER_BYTES (256u * 1024)
 
 typedef enum {
     TO_MEMORY,        /* traffic */
@@ -488,8 +488,9 @@ static void kill_scheduler(bool torn)
     scheduler_destroy(&w.scheduler);
     w.sees_memory = w.sees_compute = 0;
     w.timer_ns = 0;
-    for (uint32_t i = 0; i < w.queue_count; i++) /* what it had sent may be lost with it */
-        if (w.queue[i].kind == TO_CLIENT && sim_chance(&w.random, 50)) {
+    uint64_t lost_ns = w.now_ns + sim_between(&w.random, 0, 150000);
+    for (uint32_t i = 0; i < w.queue_count; i++) /* the end of what it had sent is lost with it */
+        if (w.queue[i].kind == TO_CLIENT && w.queue[i].at_ns >= lost_ns && w.queue[i].payload != NULL) {
             free_payload(&w.queue[i]);
             w.queue[i].payload = NULL;
         }
@@ -566,7 +567,10 @@ static void submit(uint64_t id)
         request->state = SIM_OPEN; /* the tokenizer holds it: CLIENT_UP submits */
         return;
     }
+    if (request->client_epoch == w.client_epoch[request->client] && request->scheduler_epoch == w.scheduler_epoch)
+        return; /* once per life of both */
     request->client_epoch = w.client_epoch[request->client];
+    request->scheduler_epoch = w.scheduler_epoch;
     request->submission.client =
         (request_client_t){.epoch = request->client_epoch, .service = 2, .instance = (uint8_t)request->client};
     admission_refusal_t refusal;
@@ -842,7 +846,7 @@ static void draw_configuration(void)
         .policy = policies[sim_between(random, 0, 1)],
         .policy_functions = sim_chance(random, 30) ? &random_policy : NULL,
         .ledger_base = w.mapping,
-        .ledger_bytes = LEDGER_BYTES,
+        .ledger_bytes = sim_chance(random, 50) ? LEDGER_BYTES : LEDGER_BYTES_FOR(slots) / 8 * 8, /* small: it compacts */
     };
 }
 

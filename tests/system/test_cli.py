@@ -190,8 +190,8 @@ def test_no_server_is_unavailable_with_the_remedy(arguments, tmp_path):
 
 def test_generate_streams_text_and_ends_with_figures(fake):
     fake.replies["/v1/completions"] = fake.stream(ANSWER)
-    done = quintet("generate", "zero", "--max-tokens", "3", "--temperature", "0", "--stop", "A", "--stop", "B", "--seed",
-                   "7", "--ignore-eos", "--top-k", "4", "--top-p", "0.5", url=fake.url)
+    done = quintet("generate", "zero", "--max-tokens", "3", "--temperature", "0", "--stop", "A", "--stop", "B",
+                   "--seed", "7", "--ignore-eos", "--top-k", "4", "--top-p", "0.5", url=fake.url)
     assert done.returncode == 0, done.stderr
     assert done.stdout == " one two\n"
     assert re.fullmatch(r"TTFT [\d.]+ ms \| (\d+ tok/s \| )?3 tokens, length"
@@ -289,7 +289,8 @@ def test_generate_on_a_terminal_shows_control_characters_instead_of_obeying(fake
 def test_generate_full_disk_is_an_error(fake):
     fake.replies["/v1/completions"] = fake.stream(ANSWER)
     with open("/dev/full", "w") as full:
-        done = subprocess.run([QUINTET, "generate", "x", "--url", fake.url], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([QUINTET, "generate", "x", "--url", fake.url], stdout=full, stderr=subprocess.PIPE,
+                              text=True)
     assert done.returncode == 74 and "cannot write" in done.stderr
 
 
@@ -347,18 +348,21 @@ def test_tokenize_and_detokenize_through_the_server(fake):
     fake.replies["/tokenize"] = (200, {}, {"count": 2, "max_model_len": 99, "tokens": [7, 8]})
     fake.replies["/detokenize"] = (200, {}, {"prompt": "a b"})
     assert quintet("tokenize", "a b", url=fake.url).stdout == "7 8\n"
-    assert json.loads(quintet("tokenize", "-j", "--no-special", "a b", url=fake.url).stdout) == {"tokens": [7, 8], "count": 2}
+    answer = json.loads(quintet("tokenize", "-j", "--no-special", "a b", url=fake.url).stdout)
+    assert answer == {"tokens": [7, 8], "count": 2}
     assert quintet("detokenize", "7", "8,9", "[10]", url=fake.url).stdout == "a b\n"
     assert json.loads(quintet("detokenize", "-j", "--skip-special", "7", url=fake.url).stdout) == {"text": "a b"}
     bodies = [request[2] for request in fake.requests]
     assert bodies == [{"prompt": "a b", "add_special_tokens": True}, {"prompt": "a b", "add_special_tokens": False},
-                      {"tokens": [7, 8, 9, 10], "skip_special_tokens": False}, {"tokens": [7], "skip_special_tokens": True}]
+                      {"tokens": [7, 8, 9, 10], "skip_special_tokens": False},
+                      {"tokens": [7], "skip_special_tokens": True}]
     done = quintet("tokenize", "--jsonl", url=fake.url, input='"x"\n"y"\n')
     assert done.stdout == "[7,8]\n[7,8]\n"
 
 
 def test_tokenize_and_detokenize_with_a_file_are_inverse():
-    texts = ["", "Hello world", "The SELECT statement\n\n  indented", "caf\u00e9 \u4f60\u597d \U0001f600", "nul \u0000 inside"]
+    texts = ["", "Hello world", "The SELECT statement\n\n  indented", "caf\u00e9 \u4f60\u597d \U0001f600",
+             "nul \u0000 inside"]
     lines = "".join(json.dumps(text) + "\n" for text in texts)
     done = quintet("tokenize", "--tokenizer", MODEL / "tokenizer.json", "--jsonl", "--no-special", input=lines)
     assert done.returncode == 0, done.stderr
@@ -405,8 +409,8 @@ def test_sniff_filter_mistake_points_at_the_word(words, caret, says):
 
 
 def test_sniff_waits_for_services_and_says_who_is_missing(tmp_path):
-    process = subprocess.Popen([QUINTET, "sniff", "--run-dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen([QUINTET, "sniff", "--run-dir", tmp_path], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
     line = process.stderr.readline()
     assert "not there yet: frontend, tokenizer, scheduler, memory, compute" in line
     process.send_signal(signal.SIGINT)
@@ -466,8 +470,9 @@ def up(request, tmp_path_factory):
 
 def test_real_status_names_the_five(up):
     answer = json.loads(up.quintet("status", "-j").stdout)
-    assert answer["ready"] and {s["name"] for s in answer["services"]} >= {"frontend", "tokenizer", "scheduler", "memory",
-                                                                           "compute"}
+    assert answer["ready"]
+    names = {service["name"] for service in answer["services"]}
+    assert names >= {"frontend", "tokenizer", "scheduler", "memory", "compute"}
     assert all(service["state"] == "ready" for service in answer["services"])
 
 
@@ -483,9 +488,10 @@ def test_real_generate_streams_and_repeats(up):
 
 
 def test_real_stop_text_and_bad_field(up):
-    whole = json.loads(up.quintet("generate", "The SELECT statement ", "-m", "32", "-t", "0", "-j").stdout)["text"]
+    arguments = ["generate", "The SELECT statement ", "-m", "32", "-t", "0", "-j"]
+    whole = json.loads(up.quintet(*arguments).stdout)["text"]
     word = whole.split()[3]
-    cut = json.loads(up.quintet("generate", "The SELECT statement ", "-m", "32", "-t", "0", "-j", "--stop", word).stdout)
+    cut = json.loads(up.quintet(*arguments, "--stop", word).stdout)
     assert cut["text"] == whole[:whole.index(word)] and cut["finish_reason"] == "stop"
     done = up.quintet("generate", "x" * 100000)
     assert done.returncode == EX_DATAERR
@@ -508,7 +514,8 @@ def capture(up, tmp_path_factory):
         name in path.read_bytes() for name in (b"frontend\0\0", b"tokenizer\0\0", b"scheduler\0\0", b"memory\0\0",
                                                b"compute\0\0")))
     assert heard
-    answer = json.loads(up.quintet("generate", "The SELECT statement ", "-m", "8", "-t", "0", "--ignore-eos", "-j").stdout)
+    done = up.quintet("generate", "The SELECT statement ", "-m", "8", "-t", "0", "--ignore-eos", "-j")
+    answer = json.loads(done.stdout)
     size = path.stat().st_size
     assert until(lambda: path.stat().st_size > size + 2000)  # and a second of heartbeats more
     process.send_signal(signal.SIGINT)
@@ -543,8 +550,8 @@ def test_real_sniff_shows_the_way_of_a_request_in_order(capture):
 def test_real_sniff_lines_filters_and_hex(capture):
     path, answer = capture
     lines = read(path, "src scheduler and type StepPlan")
-    assert lines and all(re.match(r"\d\d:\d\d:\d\d\.\d{6} scheduler > compute StepPlan req \d+ #\d+ \d+ bytes  step \d+, ",
-                                  line) for line in lines), lines[0]
+    shape = r"\d\d:\d\d:\d\d\.\d{6} scheduler > compute StepPlan req \d+ #\d+ \d+ bytes  step \d+, "
+    assert lines and all(re.match(shape, line) for line in lines), lines[0]
     assert "fcfs" in lines[0]
     assert len(read(path, "-c", "2", "src scheduler and type StepPlan")) == 2
     assert read(path, "StepPlan.step < 0 or bytes > 99999999") == []

@@ -89,8 +89,9 @@ static void test_cli_parse_wrong_use_is_refused(void **state)
 {
     (void)state;
     static const char *const lines[] = {
-        "--falg", "--fla", "-z", "-fz", "--text", "-t", "--flag=x", "--count 0", "--count 11", "--count x", "--count -1",
-        "--count +1", "--count 1.5", "--count=", "--number 1.01", "--number -0.1", "--number nan", "--number inf",
+        "--falg", "--fla", "-z", "-fz", "--text", "-t", "--flag=x", "--count 0", "--count 11", "--count x",
+        "--count -1", "--count +1", "--count 1.5", "--count=", "--number 1.01", "--number -0.1", "--number nan",
+        "--number inf",
         "--number 0.5x", "--texts",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {

@@ -148,7 +148,8 @@ static bool join_events(void *context, const char *data, size_t bytes)
 static void test_http_client_stream_gives_events_until_the_server_ends(void **state)
 {
     (void)state;
-    server_t server = { .piece = 3, .hang_up = true, .reply = STREAM_HEAD "data: 1\n\n: ping\n\ndata: 2\n\ndata: [DONE]\n\n" };
+    server_t server = { .piece = 3, .hang_up = true,
+                        .reply = STREAM_HEAD "data: 1\n\n: ping\n\ndata: 2\n\ndata: [DONE]\n\n" };
     start(&server, false);
     http_client_t *client = open_client(server.url, -1);
     char events[128] = "";
@@ -260,15 +261,17 @@ static void test_http_client_status_maps_to_exit_status(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[512];
-        const char *body = "{\"error\":{\"message\":\"why and what to do\",\"type\":\"t\",\"param\":\"top_p\",\"code\":null}}";
-        snprintf(text, sizeof text, "HTTP/1.1 %d Reason\r\nRetry-After: 7\r\nContent-Length: %zu\r\n\r\n%s", cases[i].status,
-                 strlen(body), body);
+        const char *body =
+            "{\"error\":{\"message\":\"why and what to do\",\"type\":\"t\",\"param\":\"top_p\",\"code\":null}}";
+        snprintf(text, sizeof text, "HTTP/1.1 %d Reason\r\nRetry-After: 7\r\nContent-Length: %zu\r\n\r\n%s",
+                 cases[i].status, strlen(body), body);
         server_t server = { .reply = text };
         start(&server, false);
         http_client_t *client = open_client(server.url, -1);
         /* An error is never streamed, also when events were asked for. */
         char events[128] = "";
-        http_call_t call = { .method = "GET", .path = "/", .timeout_ms = 5000, .event = join_events, .context = events };
+        http_call_t call = { .method = "GET", .path = "/", .timeout_ms = 5000, .event = join_events,
+                             .context = events };
         http_reply_t reply;
         assert_int_equal(http_client_call(client, &call, &reply), QN_OK);
         assert_int_equal(reply.retry_after, 7);
@@ -286,7 +289,8 @@ static void test_http_client_urls_both_kinds(void **state)
         { "http://127.0.0.1:8000", QN_OK },   { "http://127.0.0.1:8000/", QN_OK }, { "127.0.0.1:8000", QN_OK },
         { "localhost", QN_OK },               { "https://host/prefix", QN_OK },    { "http://[::1]:80", QN_OK },
         { "unix:/run/x.sock", QN_OK },        { "unix:", QN_ERR_INVALID },         { "ftp://host", QN_ERR_INVALID },
-        { "http://", QN_ERR_INVALID },        { "http://ho st", QN_ERR_INVALID },  { "http://host:99999", QN_ERR_INVALID },
+        { "http://", QN_ERR_INVALID },        { "http://ho st", QN_ERR_INVALID },
+        { "http://host:99999", QN_ERR_INVALID },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         http_client_t *client = NULL;

@@ -18,7 +18,8 @@
 
 static qn_head_t head_of(qn_service_t from, qn_service_t to, uint64_t request, uint64_t sequence)
 {
-    return (qn_head_t){ .src = from, .dst = to, .epoch = 7, .request = request, .sequence = sequence, .sent_ns = NOW_NS };
+    return (qn_head_t){ .src = from, .dst = to, .epoch = 7, .request = request, .sequence = sequence,
+                        .sent_ns = NOW_NS };
 }
 
 static sniff_message_t *mirror(qn_message_type_t type, const void *content)
@@ -37,7 +38,8 @@ static sniff_message_t *mirror(qn_message_type_t type, const void *content)
 
 static const qn_slot_set_t sets[] = {
     { .request = 7, .slot = 3, .sampling = { .repetition_penalty = 1, .temperature = 0.5f, .max_tokens = 64 } } };
-static const qn_slot_run_t runs[] = { { .slot = 3, .token_count = 12 }, { .slot = 5, .token_count = 1, .from_slot = true } };
+static const qn_slot_run_t runs[] = { { .slot = 3, .token_count = 12 },
+                                      { .slot = 5, .token_count = 1, .from_slot = true } };
 static const uint32_t retire[] = { 9 };
 
 static sniff_message_t *step_plan(void)

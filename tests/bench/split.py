@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""What the split costs: tokens/s of five processes (ipc) over five threads (inproc), bundled model, greedy, batch 1 and 16, and
+the time per hop. Rounds alternate between the two so that both see the same machine; the figure is the median of their ratios.
+
+usage: tests/bench/split.py [ROUNDS]"""
+import pathlib
+import re
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "system"))
+from engine import Engine  # noqa: E402
+
+PROMPT = list(range(100, 116))
+TOKENS = 384
+
+
+def tokens_per_second(engine, batch):
+    begin = time.monotonic()
+    engine.generate_many([PROMPT[:-1] + [200 + i] for i in range(batch)], TOKENS)
+    return batch * TOKENS / (time.monotonic() - begin)
+
+
+def hops(engine):
+    """Median time of every hop in microseconds, from the histograms on /metrics."""
+    rows = {}
+    pattern = re.compile(r'quintet_hop_from_(\w+)_seconds_bucket\{service="(\w+)",le="([^"]+)"\} (\d+)')
+    for source, service, bound, count in pattern.findall(engine.get("/metrics")):
+        rows.setdefault((source, service), []).append((float(bound), int(count)))
+    for (source, service), buckets in sorted(rows.items()):
+        total = buckets[-1][1]
+        if total < 100:
+            continue
+        below = 0.0, 0
+        for bound, count in buckets:
+            if count >= total / 2:
+                inside = (total / 2 - below[1]) / max(count - below[1], 1)
+                yield source, service, 1e6 * (below[0] + (bound - below[0]) * inside), total
+                break
+            below = bound, count
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    with Engine() as ipc, Engine("--inproc") as inproc:
+        for engine in (ipc, inproc):
+            tokens_per_second(engine, 16)
+        for batch in (1, 16):
+            pairs = []
+            for i in range(rounds):
+                order = (ipc, inproc) if i % 2 == 0 else (inproc, ipc)
+                speed = {id(engine): tokens_per_second(engine, batch) for engine in order}
+                pairs.append((speed[id(ipc)], speed[id(inproc)]))
+            ratio = statistics.median(a / b for a, b in pairs)
+            print(f"batch {batch:2}: ipc {statistics.median(a for a, _ in pairs):7.0f} tok/s, "
+                  f"inproc {statistics.median(b for _, b in pairs):7.0f} tok/s, ipc/inproc {ratio:.3f}")
+        for name, engine in (("ipc", ipc), ("inproc", inproc)):
+            for source, service, microseconds, count in hops(engine):
+                print(f"{name:6} {source:9} > {service:9} p50 {microseconds:7.1f} us  ({count} messages)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""A client that goes away frees its blocks within 100 ms; so does an abort."""
+import json
+import socket
+import threading
+
+import pytest
+
+from engine import SLOW, Engine
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine() as running:
+        yield running
+
+
+def open_stream(engine, tokens=1500, headers=""):
+    body = json.dumps({"prompt": "The SELECT statement ", "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True})
+    client = socket.create_connection(("127.0.0.1", engine.port), timeout=20)
+    client.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}"
+                    f"Content-Length: {len(body)}\r\n\r\n{body}").encode())
+    received = b""
+    while received.count(b"data: ") < 3:
+        received += client.recv(4096)
+    return client
+
+
+def test_abort_on_disconnect_returns_all_blocks_within_100_ms(engine):
+    for _ in range(5):
+        clients = [open_stream(engine) for _ in range(4)]
+        assert engine.used_blocks() > 0
+        for client in clients:
+            client.close()
+        engine.wait_for(lambda: engine.used_blocks() == 0, 0.1 + 0.05 * (SLOW > 1), "blocks back after disconnect")
+
+
+def test_abort_of_a_silent_request_on_disconnect(engine):
+    """Not streaming: the server has nothing to write while the client goes away."""
+    body = json.dumps({"prompt": "x", "max_tokens": 1900, "temperature": 0, "ignore_eos": True})
+    client = socket.create_connection(("127.0.0.1", engine.port), timeout=20)
+    client.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    engine.wait_for(lambda: engine.used_blocks() > 0, 5, "the request runs")
+    client.close()
+    engine.wait_for(lambda: engine.used_blocks() == 0, 0.1, "blocks back")
+
+
+def test_abort_request_by_id(engine):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(engine.call(
+        "POST", "/generate", {"text": "x", "rid": "job-1", "sampling_params": {"max_new_tokens": 1900, "ignore_eos": True, "temperature": 0}})))
+    thread.start()
+    engine.wait_for(lambda: engine.used_blocks() > 0, 5, "the request runs")
+    engine.post("/abort_request", {"rid": "job-1"})
+    engine.wait_for(lambda: engine.used_blocks() == 0, 0.1, "blocks back")
+    thread.join(10)
+    status, reply = results[0]
+    assert status == 200 and reply["meta_info"]["finish_reason"]["type"] == "abort"
+    assert reply["meta_info"]["completion_tokens"] < 1900
+
+
+def test_abort_of_an_unknown_request_is_harmless(engine):
+    assert engine.call("POST", "/abort_request", {"rid": "nobody"})[0] in (200, 404)
+    assert len(engine.generate([5, 6, 7], 4)) == 4

@@ -1,0 +1,617 @@
+"""The HTTP API through the clients that people have: the openai package, curl, requests, load generators."""
+import asyncio
+import concurrent.futures
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import openai
+import pytest
+import requests
+
+from engine import SERVICES, SLOW, Engine
+
+PROMPT = "The SELECT statement"
+GREEDY = {"model": "default", "temperature": 0}
+
+
+def post(server, path, body, **how):
+    return requests.post(server.url + path, json=body, timeout=60 * SLOW, **how)
+
+
+def events(text):
+    """The JSON values of a stream; checks its framing."""
+    assert text.endswith("data: [DONE]\n\n"), text[-200:]
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
+    return [json.loads(block[6:]) for block in blocks[:-1]]
+
+
+def stream(server, body, path="/v1/completions"):
+    reply = post(server, path, {**body, "stream": True}, stream=True)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    return events(reply.content.decode())
+
+
+def curl(*arguments):
+    done = subprocess.run(["curl", "-sS", "--max-time", str(30 * SLOW), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- the openai package -------------------------------------------------------------------------------------------
+
+
+def test_openai_completion(client):
+    reply = client.completions.create(prompt=PROMPT, max_tokens=8, **GREEDY)
+    assert reply.object == "text_completion" and reply.model == "default" and reply.id.startswith("cmpl-")
+    assert abs(reply.created - time.time()) < 60 * SLOW
+    assert [choice.index for choice in reply.choices] == [0]
+    assert reply.choices[0].finish_reason == "length" and reply.choices[0].text
+    assert reply.usage.completion_tokens == 8
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 8
+
+
+def test_openai_stream_equals_the_whole(client):
+    whole = client.completions.create(prompt=PROMPT, max_tokens=24, **GREEDY)
+    chunks = list(client.completions.create(prompt=PROMPT, max_tokens=24, stream=True,
+                                            stream_options={"include_usage": True}, **GREEDY))
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert len({(c.id, c.created, c.model) for c in chunks}) == 1
+    assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 2) + ["length"]
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 24
+    assert all(c.usage is None for c in chunks[:-1])
+    assert len(chunks) > 10  # token by token, not at the end
+
+
+def test_openai_async_requests_answer_together(server):
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0,
+                                      timeout=60 * SLOW) as client:
+            async def one():
+                text = ""
+                async for chunk in await client.completions.create(prompt=PROMPT, max_tokens=16, stream=True, **GREEDY):
+                    text += chunk.choices[0].text
+                return text
+            return await asyncio.gather(*[one() for _ in range(8)])
+    texts = asyncio.run(ask())
+    assert len(set(texts)) == 1 and texts[0]
+
+
+def test_openai_prompt_forms_agree(client, server):
+    ids = post(server, "/tokenize", {"prompt": PROMPT}).json()["tokens"]
+    forms = {"text": PROMPT, "ids": ids, "texts": [PROMPT, PROMPT], "lists": [ids, ids, ids]}
+    texts = {}
+    for name, prompt in forms.items():
+        reply = client.completions.create(prompt=prompt, max_tokens=6, **GREEDY)
+        assert [c.index for c in reply.choices] == list(range({"text": 1, "ids": 1, "texts": 2, "lists": 3}[name]))
+        assert reply.usage.prompt_tokens == len(ids) * len(reply.choices)
+        texts[name] = {choice.text for choice in reply.choices}
+    assert all(found == texts["text"] for found in texts.values())
+
+
+def test_openai_choices_are_seeded(client):
+    how = {"model": "default", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0, "seed": 7}
+    first = client.completions.create(n=3, **how)
+    again = client.completions.create(n=3, **how)
+    assert [c.text for c in first.choices] == [c.text for c in again.choices]
+    assert len({c.text for c in first.choices}) > 1
+    assert first.usage.completion_tokens == sum(1 for _ in first.choices) * 12
+    third = client.completions.create(**{**how, "seed": 9})  # choice i has seed + i
+    assert third.choices[0].text == first.choices[2].text
+
+
+def test_openai_best_of_shows_the_likeliest(client):
+    how = {"model": "default", "prompt": PROMPT, "max_tokens": 8, "temperature": 1.0, "seed": 3, "logprobs": 0}
+    mean = lambda choice: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+    every = client.completions.create(n=4, **how)
+    best = client.completions.create(n=1, best_of=4, **how)
+    assert best.choices[0].text == max(every.choices, key=mean).text
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+
+
+def test_openai_stop_strings_end_the_text(client):
+    whole = client.completions.create(prompt=PROMPT, max_tokens=24, **GREEDY).choices[0].text
+    stop = whole.split()[3]
+    reply = client.completions.create(prompt=PROMPT, max_tokens=24, stop=["never seen", stop], **GREEDY).choices[0]
+    assert reply.text == whole[:whole.index(stop)] and reply.finish_reason == "stop"
+    assert reply.stop_reason == stop
+    kept = client.completions.create(prompt=PROMPT, max_tokens=24, stop=stop, **GREEDY,
+                                     extra_body={"include_stop_str_in_output": True}).choices[0]
+    assert kept.text == whole[:whole.index(stop) + len(stop)]
+    streamed = client.completions.create(prompt=PROMPT, max_tokens=24, stop=stop, stream=True, **GREEDY)
+    assert "".join(c.choices[0].text for c in streamed) == reply.text
+
+
+def test_openai_stop_token_ids_and_min_tokens(client):
+    how = {"prompt": PROMPT, "max_tokens": 12, **GREEDY}
+    ids = client.completions.create(extra_body={"return_token_ids": True}, **how).choices[0].token_ids
+    reply = client.completions.create(extra_body={"stop_token_ids": [ids[2]]}, **how)
+    assert reply.choices[0].finish_reason == "stop" and reply.choices[0].stop_reason == ids[2]
+    assert reply.usage.completion_tokens <= ids.index(ids[2]) + 1
+    longer = client.completions.create(extra_body={"stop_token_ids": [ids[2]], "min_tokens": 8}, **how)
+    assert longer.usage.completion_tokens >= 8
+
+
+def test_openai_logit_bias_and_penalties_change_the_choice(client):
+    how = {"prompt": PROMPT, "max_tokens": 4, **GREEDY}
+    ids = client.completions.create(extra_body={"return_token_ids": True}, **how).choices[0].token_ids
+    banned = client.completions.create(logit_bias={str(ids[0]): -100}, extra_body={"return_token_ids": True}, **how)
+    assert ids[0] != banned.choices[0].token_ids[0]
+    forced = client.completions.create(logit_bias={"777": 100}, extra_body={"return_token_ids": True}, **how)
+    assert forced.choices[0].token_ids == [777] * 4
+    varied = client.completions.create(logit_bias={"777": 100}, presence_penalty=2, frequency_penalty=2,
+                                       extra_body={"return_token_ids": True, "repetition_penalty": 100}, **how)
+    assert varied.choices[0].token_ids[:2] != [777, 777]
+
+
+def test_openai_logprobs_are_consistent(client):
+    reply = client.completions.create(prompt=PROMPT, max_tokens=6, logprobs=3, **GREEDY).choices[0]
+    found = reply.logprobs
+    assert len(found.tokens) == len(found.token_logprobs) == len(found.top_logprobs) == len(found.text_offset) == 6
+    assert "".join(found.tokens) == reply.text
+    for token, logprob, top, offset in zip(found.tokens, found.token_logprobs, found.top_logprobs, found.text_offset):
+        assert top[token] == logprob == max(top.values())  # greedy, and the same number in both places
+        assert 3 <= len(top) <= 4 and math.fsum(math.exp(v) for v in top.values()) <= 1.0001
+        assert reply.text[offset:].startswith(token)
+
+
+def test_openai_errors_are_the_package_s_own(client):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.completions.create(model="gpt-4", prompt="x")
+    assert missing.value.body["param"] == "model" and missing.value.body["code"] == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(prompt="x", **{**GREEDY, "temperature": -1})
+    assert bad.value.body["param"] == "temperature" and "from 0 to 100" in bad.value.body["message"]
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(prompt=[5] * 3000, max_tokens=1, **GREEDY)
+    assert "2048" in long.value.body["message"]
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="default", messages=[{"role": "user", "content": "x"}])
+
+
+def test_openai_models(client):
+    listed = client.models.list().data
+    assert [m.id for m in listed] == ["default"] and listed[0].max_model_len == 2048
+    assert client.models.retrieve("default").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other/model")
+
+
+# ---- what lm-evaluation-harness and others rely on ---------------------------------------------------------------
+
+
+def test_loglikelihood_of_token_prompts(server):
+    """local-completions: a list of token-id prompts with echo, logprobs and one token that is thrown away."""
+    texts = [PROMPT + " is used to retrieve rows", "A module is a file"]
+    prompts = [post(server, "/tokenize", {"prompt": text}).json()["tokens"] for text in texts]
+    reply = post(server, "/v1/completions", {"model": "default", "prompt": prompts, "temperature": 0, "max_tokens": 1,
+                                             "logprobs": 1, "seed": 1234, "echo": True}).json()
+    for ids, text, choice in zip(prompts, texts, sorted(reply["choices"], key=lambda c: c["index"])):
+        found = choice["logprobs"]
+        assert len(found["token_logprobs"]) == len(ids) + 1
+        assert found["token_logprobs"][0] is None and found["top_logprobs"][0] is None
+        assert "".join(found["tokens"][:-1]) == text and choice["text"].startswith(text)
+        assert all(value < 0 for value in found["token_logprobs"][1:])
+        for value, top in zip(found["token_logprobs"][1:], found["top_logprobs"][1:]):
+            assert value <= max(top.values())
+        assert found["text_offset"][len(ids)] == len(text)
+    none = post(server, "/v1/completions", {"prompt": prompts[0], "max_tokens": 0, "logprobs": 1, "echo": True}).json()
+    assert none["choices"][0]["text"] == texts[0] and none["usage"]["completion_tokens"] == 0
+    echoed = none["choices"][0]["logprobs"]["token_logprobs"]
+    wanted = reply["choices"][0]["logprobs"]["token_logprobs"][:-1]
+    assert echoed[1:] == pytest.approx(wanted[1:], abs=1e-4)
+
+
+def test_echo_of_text_needs_no_logprobs(server):
+    text = "caf\u00e9 \u20ac \U0001F600 SELECT"
+    reply = post(server, "/v1/completions", {"prompt": text, "max_tokens": 3, "temperature": 0, "echo": True}).json()
+    assert reply["choices"][0]["text"].startswith(text)
+    chunks = stream(server, {"prompt": text, "max_tokens": 3, "temperature": 0, "echo": True, "logprobs": 0})
+    assert "".join(c["choices"][0]["text"] for c in chunks) == reply["choices"][0]["text"]
+    offsets = [offset for c in chunks for offset in c["choices"][0]["logprobs"]["text_offset"]]
+    assert offsets == sorted(offsets) and offsets[-3] == len(text)
+
+
+def test_vllm_prompt_logprobs_and_truncation(server):
+    ids = post(server, "/tokenize", {"prompt": PROMPT}).json()["tokens"]
+    body = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 2, "return_token_ids": True}
+    choice = post(server, "/v1/completions", body).json()["choices"][0]
+    assert choice["prompt_token_ids"] == ids and choice["prompt_logprobs"][0] is None
+    for wanted, entry in zip(ids[1:], choice["prompt_logprobs"][1:]):
+        assert str(wanted) in entry and 2 <= len(entry) <= 3
+    cut = post(server, "/v1/completions", {**body, "truncate_prompt_tokens": 2, "echo": True}).json()
+    assert cut["choices"][0]["prompt_token_ids"] == ids[-2:] and cut["usage"]["prompt_tokens"] == 2
+    assert PROMPT.endswith(cut["choices"][0]["text"][:5].strip())
+
+
+def test_continuous_usage_counts_up(server):
+    chunks = stream(server, {"prompt": PROMPT, "max_tokens": 6, "temperature": 0,
+                             "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+    counts = [c["usage"]["completion_tokens"] for c in chunks]
+    assert counts == sorted(counts) and counts[-1] == 6
+    assert len({c["usage"]["prompt_tokens"] for c in chunks}) == 1 and chunks[0]["usage"]["prompt_tokens"] > 0
+
+
+def test_streams_of_several_prompts_are_separate(server):
+    prompts = [PROMPT, "A module is", "The kernel"]
+    whole = post(server, "/v1/completions", {"prompt": prompts, "n": 2, "max_tokens": 8, "temperature": 0}).json()
+    chunks = stream(server, {"prompt": prompts, "n": 2, "max_tokens": 8, "temperature": 0})
+    texts = [""] * 6
+    ends = []
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            assert choice["index"] not in ends
+            texts[choice["index"]] += choice["text"]
+            if choice["finish_reason"]:
+                ends.append(choice["index"])
+    assert sorted(ends) == list(range(6))
+    assert texts == [c["text"] for c in whole["choices"]]
+
+
+# ---- SGLang's API --------------------------------------------------------------------------------------------------
+
+
+def test_sglang_generate(server):
+    ids = post(server, "/tokenize", {"prompt": PROMPT}).json()["tokens"]
+    body = {"sampling_params": {"max_new_tokens": 6, "temperature": 0}, "return_logprob": True, "logprob_start_len": 0,
+            "top_logprobs_num": 2}
+    by_text = post(server, "/generate", {"text": PROMPT, **body}).json()
+    by_ids = post(server, "/generate", {"input_ids": ids, **body}).json()
+    assert by_text["text"] == by_ids["text"] and by_text["output_ids"] == by_ids["output_ids"]
+    meta = by_ids["meta_info"]
+    assert meta["prompt_tokens"] == len(ids) and meta["completion_tokens"] == 6 and meta["e2e_latency"] > 0
+    assert meta["finish_reason"] == {"type": "length", "length": 6}
+    assert [entry[1] for entry in meta["output_token_logprobs"]] == by_ids["output_ids"]
+    assert "".join(entry[2] for entry in meta["output_token_logprobs"]) == by_ids["text"]
+    assert [entry[1] for entry in meta["input_token_logprobs"]] == ids and meta["input_token_logprobs"][0][0] is None
+    assert "".join(entry[2] for entry in meta["input_token_logprobs"]) == PROMPT
+    for entry, top in zip(meta["output_token_logprobs"], meta["output_top_logprobs"]):
+        assert len(top) == 2 and top[0] == entry
+    assert by_text["meta_info"]["input_token_logprobs"] == meta["input_token_logprobs"]
+
+
+def test_sglang_stream_is_cumulative(server):
+    body = {"text": PROMPT, "rid": "my-rid", "sampling_params": {"max_new_tokens": 8, "temperature": 0}}
+    whole = post(server, "/generate", body).json()
+    found = stream(server, body, "/generate")
+    assert found[-1]["text"] == whole["text"] and found[-1]["output_ids"] == whole["output_ids"]
+    assert all(later["text"].startswith(earlier["text"]) for earlier, later in zip(found, found[1:]))
+    assert [e["meta_info"]["finish_reason"] is None for e in found] == [True] * (len(found) - 1) + [False]
+    assert {e["meta_info"]["id"] for e in found} == {"my-rid"}
+    assert {e["meta_info"]["prompt_tokens"] for e in found} == {whole["meta_info"]["prompt_tokens"]}
+
+
+def test_sglang_batch_answers_a_list(server):
+    replies = post(server, "/generate", {"text": [PROMPT, "The kernel"], "sampling_params": {"max_new_tokens": 4,
+                                                                                            "temperature": 0}}).json()
+    alone = post(server, "/generate", {"text": "The kernel", "sampling_params": {"max_new_tokens": 4, "temperature": 0}})
+    assert [len(r["output_ids"]) for r in replies] == [4, 4]
+    assert replies[1]["output_ids"] == alone.json()["output_ids"]
+
+
+# ---- curl and plain HTTP -------------------------------------------------------------------------------------------
+
+
+def test_curl_streams_without_buffering(server):
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 200, "temperature": 0, "ignore_eos": True, "stream": True})
+    process = subprocess.Popen(["curl", "-sSN", server.url + "/v1/completions", "-H", "content-type: application/json",
+                                "-d", body], stdout=subprocess.PIPE)
+    first = process.stdout.readline()
+    early = process.poll() is None
+    rest = process.stdout.read()
+    assert process.wait(60 * SLOW) == 0
+    assert first.startswith(b"data: {") and early
+    assert len(events((first + rest).decode())) > 100
+
+
+def test_curl_keeps_the_connection_and_the_id(server):
+    out = curl("-i", "-H", "x-request-id: one-two", server.url + "/ping", server.url + "/version")
+    assert out.count("HTTP/1.1 200") == 2 and "x-request-id: one-two" in out
+    trace = subprocess.run(["curl", "-sv", server.url + "/ping", server.url + "/ping"], capture_output=True, text=True)
+    assert "Re-using existing connection" in trace.stderr or "Re-using" in trace.stderr
+    assert "HTTP/1.1 200" in curl("-I", server.url + "/health")
+
+
+def test_curl_expect_continue_with_a_large_prompt(server, tmp_path):
+    file = tmp_path / "body.json"
+    file.write_text(json.dumps({"prompt": "word " * 300000}))
+    out = curl("-i", "-H", "content-type: application/json", "-H", "Expect: 100-continue", "--data-binary", f"@{file}",
+               server.url + "/tokenize")
+    assert "HTTP/1.1 200" in out
+    assert json.loads(out.split("\r\n\r\n")[-1])["count"] >= 300000
+
+
+@pytest.mark.parametrize("method, path, headers, body, status, has", [
+    ("GET", "/v1/completions", {}, None, 405, "allow: post"),
+    ("DELETE", "/health", {}, None, 405, "allow: get, head"),
+    ("GET", "/nothing/here", {}, None, 404, '"code":"not_found"'),
+    ("POST", "/v1/completions", {"content-type": "text/plain"}, "{}", 415, "application/json"),
+    ("POST", "/v1/completions", {}, "{", 400, "line 1"),
+    ("POST", "/v1/completions", {}, "[" * 100000, 400, "nests deeper"),
+    ("POST", "/v1/completions", {}, '{"prompt":"a","prompt":"b"}', 400, "duplicate"),
+    ("POST", "/v1/completions", {}, '{"prompt":"\\ud800"}', 400, "not valid json"),
+    ("POST", "/v1/completions", {}, '{"prompt":"a","seed":1e400}', 400, "not valid json"),
+    ("POST", "/v1/completions", {}, '{"prompt":"a","suffix":"b"}', 400, '"param":"suffix"'),
+    ("POST", "/generate", {}, '{"text":"a","sampling_params":{"top_p":2}}', 400, '"param":"sampling_params.top_p"'),
+    ("POST", "/v1/completions", {"x-request-id": "a b"}, '{"prompt":"a"}', 400, '"param":"x-request-id"'),
+    ("POST", "/v1/completions", {}, '{"prompt":[]}', 400, '"param":"prompt"'),
+    ("POST", "/v1/completions", {}, '{"prompt":[4096]}', 400, '"param":"prompt"'),
+    ("POST", "/detokenize", {}, '{"tokens":["a"]}', 400, '"param":"tokens"'),
+    ("POST", "/tokenize", {}, '{"messages":[]}', 400, '"param":"prompt"'),
+    ("POST", "/abort_request", {}, "{}", 400, '"param":"rid"'),
+])
+def test_bad_requests_say_why(server, method, path, headers, body, status, has):
+    reply = requests.request(method, server.url + path, headers={"content-type": "application/json", **headers}, data=body,
+                             timeout=30 * SLOW)
+    assert reply.status_code == status, reply.text
+    seen = ("".join(f"{k}: {v}\n" for k, v in reply.headers.items()) + reply.text).lower()
+    assert has in seen
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and len(error["message"]) > 10
+    assert reply.headers.get("x-request-id")
+
+
+def test_body_too_large_is_413(server):
+    reply = requests.post(server.url + "/v1/completions", data=b"x" * (9 << 20), headers={"content-type": "application/json"},
+                          timeout=30 * SLOW)
+    assert reply.status_code == 413 and "max_body_bytes" in reply.json()["error"]["message"]
+
+
+def test_garbage_on_the_socket_harms_nobody(server):
+    for data in [b"\0" * 100, b"GET\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+                 b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"GET / HTTP/9.9\r\n\r\n",
+                 b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"]:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+            try:
+                raw.sendall(data)
+                raw.shutdown(socket.SHUT_WR)
+                while raw.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
+    assert requests.get(server.url + "/health", timeout=10).status_code == 200
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 3, "temperature": 0}).encode()
+    first = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nx-request-id: first\r\n" \
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    second = b"GET /ping HTTP/1.1\r\nHost: x\r\nx-request-id: second\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30 * SLOW) as raw:
+        raw.sendall(first + second)
+        received = b""
+        while data := raw.recv(65536):
+            received += data
+    assert received.count(b"HTTP/1.1 200") == 2
+    assert received.index(b"x-request-id: first") < received.index(b"x-request-id: second")
+
+
+# ---- for operators -------------------------------------------------------------------------------------------------
+
+
+def test_tokenize_and_back(server):
+    text = "SELECT * FROM t;\n\u00e9\u20ac\U0001F600"
+    reply = post(server, "/tokenize", {"prompt": text, "return_token_strs": True}).json()
+    assert reply["count"] == len(reply["tokens"]) == len(reply["token_strs"]) and reply["max_model_len"] == 2048
+    assert post(server, "/detokenize", {"tokens": reply["tokens"]}).json() == {"prompt": text}
+    assert post(server, "/tokenize", {"prompt": text}).json()["token_strs"] is None
+    assert post(server, "/tokenize", {"prompt": ""}).json()["count"] == 0
+
+
+def test_services_and_health(server):
+    services = requests.get(server.url + "/services", timeout=10).json()["services"]
+    assert sorted(s["name"] for s in services) == sorted(SERVICES)
+    for service in services:
+        assert {"name", "pid", "epoch", "build", "state", "uptime_s", "restarts", "transport"} <= set(service)
+        assert service["state"] == "ready" and service["pid"] > 0 and service["uptime_s"] >= 0
+    health = requests.get(server.url + "/health", timeout=10)
+    assert health.status_code == 200 and health.json()["status"] == "ok" and len(health.json()["services"]) == 5
+    assert requests.get(server.url + "/ready", timeout=10).status_code == 200
+    assert requests.get(server.url + "/version", timeout=10).json()["protocol"] == 1
+    info = requests.get(server.url + "/model_info", timeout=10).json()
+    assert info["is_generation"] is True and info["vocab_size"] == 4096
+    assert requests.get(server.url + "/server_info", timeout=10).json()["model"]["served_model_name"] == "default"
+
+
+def test_cache_hits_and_flush(server):
+    prompt = list(range(100, 180))
+    how = {"input_ids": prompt, "sampling_params": {"max_new_tokens": 2, "temperature": 0}}
+    assert post(server, "/flush_cache", None).json()["freed_blocks"] >= 0
+    first = post(server, "/generate", how).json()
+    second = post(server, "/generate", how).json()
+    assert second["output_ids"] == first["output_ids"]
+    assert first["meta_info"]["cached_tokens"] == 0 and second["meta_info"]["cached_tokens"] >= 64
+    stats = requests.get(server.url + "/cache/stats", timeout=10).json()
+    assert stats["hit_tokens"] >= 64 and stats["used_blocks"] == 0 and stats["cached_blocks"] >= 4
+    assert requests.get(server.url + "/flush_cache", timeout=10).json()["freed_blocks"] >= 4
+    assert post(server, "/generate", how).json()["meta_info"]["cached_tokens"] == 0
+
+
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)$')
+
+
+def parse_metrics(text):
+    """The text format 0.0.4, checked as promtool does: {family: (type, {(sample, labels): value})}."""
+    assert text.endswith("\n")
+    families, current = {}, None
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            current = line.split(" ", 3)[2]
+            assert current not in families and len(line.split(" ", 3)) == 4
+            families[current] = [None, {}]
+        elif line.startswith("# TYPE "):
+            assert line.split(" ")[2] == current and families[current][0] is None
+            families[current][0] = line.split(" ")[3]
+        else:
+            match = SAMPLE.match(line)
+            assert match, line
+            name, labels, value = match.groups()
+            kind = families[current][0]
+            endings = ["_bucket", "_sum", "_count"] if kind == "histogram" else [""]
+            assert name in [current + ending for ending in endings], line
+            assert (name, labels) not in families[current][1], line
+            assert kind != "counter" or current.endswith("_total")
+            families[current][1][name, labels] = float(value)
+    return families
+
+
+def test_metrics_are_valid_and_count(server):
+    before = parse_metrics(requests.get(server.url + "/metrics", timeout=10).text)
+    stream(server, {"prompt": PROMPT, "max_tokens": 5, "temperature": 0})
+    reply = requests.get(server.url + "/metrics", timeout=10)
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    after = parse_metrics(reply.text)
+    assert all(name.startswith("quintet_") for name in after)
+    moved = lambda name, label='service="frontend"', sample="": (
+        after[name][1][name + sample, label] - before[name][1][name + sample, label])
+    assert moved("quintet_frontend_completions_2xx_total") == 1
+    assert moved("quintet_frontend_generated_tokens_total") == 5
+    assert moved("quintet_frontend_time_to_first_token_seconds", sample="_count") == 1
+    assert moved("quintet_frontend_sent_bytes_total") > 100
+    up = after["quintet_service_up"][1]
+    assert {labels for _, labels in up} == {f'service="{s}"' for s in SERVICES} and set(up.values()) == {1}
+    services = {labels.split('"')[1] for kind, samples in after.values() for _, labels in samples}
+    assert services == set(SERVICES)
+    for name, (kind, samples) in after.items():
+        if kind == "histogram":
+            check_histogram(name, samples)
+
+
+def check_histogram(name, samples):
+    for service in {re.search(r'service="(\w+)"', labels)[1] for _, labels in samples}:
+        buckets = [(float(re.search(r'le="([^"]+)"', labels)[1]), value) for (sample, labels), value in samples.items()
+                   if sample.endswith("_bucket") and f'service="{service}"' in labels]
+        assert buckets == sorted(buckets) and buckets[-1][0] == math.inf
+        assert [v for _, v in buckets] == sorted(v for _, v in buckets)
+        assert buckets[-1][1] == samples[name + "_count", f'service="{service}"']
+
+
+def test_research_mode_explains(server):
+    body = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
+    bare = post(server, "/v1/completions", body).json()
+    for how in ({"params": {"mode": "research"}}, {"headers": {"x-quintet-mode": "research"}}):
+        reply = post(server, "/v1/completions", body, **how).json()
+        assert set(reply) == {"data", "metadata"} and reply["data"]["choices"] == bare["choices"]
+        metadata = reply["metadata"]
+        assert metadata["service"] == "frontend" and metadata["method"] == "completions" and metadata["epoch"] > 0
+        assert "4 tokens" in metadata["reason"]
+        hops = [(hop["from"], hop["to"]) for hop in metadata["hops"]]
+        assert hops[0] == ("frontend", "tokenizer") and hops[-1] == ("tokenizer", "frontend")
+        assert ("scheduler", "compute") in hops and all(hop["us"] >= 0 for hop in metadata["hops"])
+        assert sum(hop["us"] for hop in metadata["hops"]) <= metadata["execution_time_us"]
+    last = stream(server, body, "/v1/completions?mode=research")[-1]
+    assert last["choices"] == [] and last["metadata"]["hops"]
+    assert "metadata" in requests.get(server.url + "/cache/stats?mode=research", timeout=10).json()
+
+
+# ---- load and loss -------------------------------------------------------------------------------------------------
+
+
+def test_many_clients_at_once_agree(server):
+    body = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        texts = set(pool.map(lambda _: post(server, "/v1/completions", body).json()["choices"][0]["text"], range(72)))
+    assert len(texts) == 1
+
+
+def test_clients_that_leave_at_random_leak_nothing(server):
+    def one(number):
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "stream": number % 2 == 0,
+                           "n": 1 + number % 3}).encode()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+            raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                        b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            raw.settimeout(0.001 * (number * 7 % 60) + 0.001)
+            try:
+                raw.recv(1 + number * 37)
+            except TimeoutError:
+                pass
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(48)))
+    server.wait_for(lambda: server.used_blocks() == 0, 2, "all blocks back")
+    info = requests.get(server.url + "/server_info", timeout=10).json()
+    assert info["active_requests"] == 0
+    assert set(server.pids()) == set(SERVICES)
+
+
+def test_limits_of_the_configuration_hold():
+    with Engine(frontend__queue_limit="2", frontend__max_body_bytes="4096") as small:
+        body = {"prompt": PROMPT, "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 2}
+        with post(small, "/v1/completions", body, stream=True) as running:
+            next(running.iter_lines())
+            refused = post(small, "/v1/completions", {"prompt": "x", "max_tokens": 1})
+            assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+        small.wait_for(lambda: post(small, "/v1/completions", {"prompt": "x", "max_tokens": 1}).status_code == 200, 5,
+                       "room again")
+        assert post(small, "/v1/completions", {"prompt": "x" * 5000}).status_code == 413
+        assert post(small, "/v1/completions", {"prompt": "x", "n": 3}).status_code == 400
+
+
+def test_unix_socket_and_ipv6_listeners(tmp_path):
+    path = tmp_path / "http"
+    with UnixEngine(path) as running:
+        out = curl("--unix-socket", str(path), "-H", "content-type: application/json", "-d",
+                   json.dumps({"prompt": PROMPT, "max_tokens": 2, "temperature": 0}), "http://x/v1/completions")
+        assert json.loads(out)["usage"]["completion_tokens"] == 2
+        assert running.process.poll() is None
+    if not os.path.exists("/proc/net/if_inet6") or not open("/proc/net/if_inet6").read():
+        return
+    with Engine() as probe:
+        port = probe.port
+    with Engine(frontend__listen=f"[::]:{port}") as both:  # one socket for both families
+        both.port = port
+        both.url = f"http://127.0.0.1:{port}"
+        assert requests.get(f"http://[::1]:{port}/ping", timeout=10).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).status_code == 200
+
+
+class UnixEngine(Engine):
+    """Listens on a Unix socket; readiness is asked there."""
+
+    def __init__(self, path):
+        super().__init__(frontend__listen=f"unix:{path}")
+        self.path = path
+
+    def call(self, method, path, *unused, **unused_too):
+        done = subprocess.run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(self.path), "-X",
+                               method, "http://x" + path], capture_output=True, text=True)
+        return int(done.stdout or 0), None
+
+
+def test_killed_tokenizer_gives_errors_not_hangs():
+    with Engine() as victim:
+        replies = []
+
+        def ask(streaming):
+            try:
+                reply = post(victim, "/v1/completions", {"prompt": PROMPT, "max_tokens": 1800, "temperature": 0,
+                                                         "ignore_eos": True, "stream": streaming})
+                replies.append((streaming, reply.status_code, reply.text, reply.headers))
+            except requests.RequestException as failure:
+                replies.append((streaming, 0, str(failure), {}))
+        threads = [threading.Thread(target=ask, args=(streaming,)) for streaming in (False, True)]
+        for thread in threads:
+            thread.start()
+        victim.wait_for(lambda: victim.used_blocks() >= 2, 10, "both run")
+        os.kill(victim.pids()["tokenizer"], signal.SIGKILL)
+        for thread in threads:
+            thread.join(20 * SLOW)
+            assert not thread.is_alive()
+        whole = next(r for r in replies if not r[0])
+        streamed = next(r for r in replies if r[0])
+        assert whole[1] == 503 and "tokenizer" in json.loads(whole[2])["error"]["message"]
+        assert whole[3]["retry-after"]
+        assert "error" in events(streamed[2])[-1]
+        victim.wait_ready()
+        victim.wait_for(lambda: post(victim, "/v1/completions", {"prompt": "x", "max_tokens": 2}).status_code == 200, 10,
+                        "service again")
+        victim.wait_for(lambda: victim.used_blocks() == 0, 15, "blocks of the lost requests back")
