@@ -78,7 +78,7 @@ deps: ## install the Debian packages that are missing (apt-get, with sudo when n
 
 # ---- generated code -------------------------------------------------------------------------------------------
 
-$(G)/qn_messages.h: schemas/generate.py $(SCHEMAS)
+$(G)/qn_messages.h: $(wildcard schemas/*.py) $(SCHEMAS)
 	@mkdir -p $(G)
 	@echo "  GEN     $@"
 	@$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
@@ -174,7 +174,8 @@ fuzzers: $(FUZZERS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, installs it
 	@deploy/install-packages.sh clang
-	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=fuzz fuzzers
+	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=fuzz fuzzers build/fuzz/tests/wire/wire_tool
+	@tests/fuzz/make_seeds_wire.sh build/fuzz/tests/wire/wire_tool build/fuzz/seeds/wire
 	@$(PYTHON) tests/run.py fuzz
 
 # ---- install --------------------------------------------------------------------------------------------------

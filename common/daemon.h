@@ -23,8 +23,6 @@
 #include "common/stats.h"
 #include "qn_messages.h"
 
-#define QN_PROTOCOL 1
-
 typedef struct qn_daemon qn_daemon_t;
 
 /* One life of a peer. A restarted peer has the same service and instance and another epoch; what was sent to the old

@@ -115,8 +115,10 @@ void qn_model_tensor_at(const qn_model_config_t *config, size_t index, qn_model_
     } else role = pick_role(config, LAST_OF_LAYER + 1, QN_TENSOR_ROLE_COUNT - 1,
                             index - before - config->layers * per_layer);
     const tensor_row_t *row = &rows[role];
-    *ret_tensor = (qn_model_tensor_t){ .role = role, .layer = layer, .rank = row->shape[1] == NONE ? 1 : 2,
-                                       .shape = { extent_of(config, row->shape[0]), extent_of(config, row->shape[1]) } };
+    *ret_tensor = (qn_model_tensor_t){
+        .role = role, .layer = layer, .rank = row->shape[1] == NONE ? 1 : 2,
+        .shape = { extent_of(config, row->shape[0]), extent_of(config, row->shape[1]) },
+    };
     if (layer == QN_TENSOR_NO_LAYER) snprintf(ret_tensor->name, sizeof ret_tensor->name, "%s", row->suffix);
     else snprintf(ret_tensor->name, sizeof ret_tensor->name, "model.layers.%u.%s", layer, row->suffix);
 }

@@ -258,7 +258,8 @@ static bool same_region(const region_header_t *header, const qn_region_t *wire)
            memcmp(header->name, wire->name.data ? wire->name.data : "", wire->name.bytes) == 0;
 }
 
-/* A region this process owns: one more user of its mapping. A forked child inherits the table, but owns nothing of it. */
+/* A region this process owns: one more user of its mapping. A forked child inherits the table, but owns nothing in
+ * it. */
 static qn_mapping_t *registry_find(const qn_region_t *wire)
 {
     pid_t self = getpid();

@@ -6,11 +6,11 @@
  *   cuda_ipc   cudaMalloc; a 64-byte handle travels in the description. A dead owner's handle cannot be opened again
  *   cuda_vmm   cuMemCreate; a descriptor travels over the fd socket and keeps the bytes alive when its maker is dead
  *
- * Behind the content of every region stands a header page: magic, id, kind, byte count, epoch, layout, fingerprint, name,
- * CRC. An importer compares it with the description before it hands out a pointer and refuses any difference.
- * In the process that made a region, import gives the same pointer again (composition over inproc): a small process-wide
- * table, guarded by a mutex, knows what this process owns. All functions may be called from any thread; one mapping is
- * used by one thread at a time. */
+ * Behind the content of every region stands a header page: magic, id, kind, byte count, epoch, layout, fingerprint,
+ * name, CRC. An importer compares it with the description before it hands out a pointer and refuses any difference.
+ * In the process that made a region, import gives the same pointer again (composition over inproc): a small
+ * process-wide table, guarded by a mutex, knows what this process owns. All functions may be called from any thread;
+ * one mapping is used by one thread at a time. */
 #ifndef QN_COMMON_REGION_H
 #define QN_COMMON_REGION_H
 
@@ -78,8 +78,8 @@ qn_err_t qn_region_adopt(int fd, const char *fd_socket, qn_mapping_t **ret_mappi
  * have it (any more); QN_ERR_TIMEOUT. Returns owned. */
 qn_err_t qn_region_import(const qn_region_t *wire, bool writable, qn_mapping_t **ret_mapping);
 
-/* Unmaps; the last user in this process frees. Accepts NULL. Bytes of a memfd or cuda_vmm region live as long as anybody
- * maps them or holds the descriptor. */
+/* Unmaps; the last user in this process frees. Accepts NULL. Bytes of a memfd or cuda_vmm region live as long as
+ * anybody maps them or holds the descriptor. */
 void qn_region_close(qn_mapping_t **mapping);
 
 /* Memory that new regions of this share can still get without pushing others out: what the host (or the control group,

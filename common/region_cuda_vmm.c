@@ -66,7 +66,8 @@ static qn_err_t driver_failed(const qn_mapping_t *mapping, const char *call, CUr
     const char *text = "unknown error";
     driver.error_string(result, &text);
     return qn_fail(result == CUDA_ERROR_OUT_OF_MEMORY ? QN_ERR_NO_MEMORY : QN_ERR_DEVICE,
-                   "region '%s' on device %" PRId32 ": %s: %s", mapping->header.name, mapping->header.device, call, text);
+                   "region '%s' on device %" PRId32 ": %s: %s", mapping->header.name, mapping->header.device, call,
+                   text);
 }
 
 static qn_err_t enter_driver(const qn_mapping_t *mapping)

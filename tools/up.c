@@ -27,6 +27,7 @@
 
 #define SERVICE_COUNT 5
 #define ARGUMENTS_MAX (2 * QN_CONFIG_SETS_MAX + 12)
+#define ORDER_GRACE_NS 500000000ull   /* the first may take all of the time; the others then need little */
 #define KILL_GRACE_NS 1000000000ull   /* between the SIGTERM of a late stop and SIGKILL */
 #define FORMER_NS 3000000000ull       /* how long services of a killed supervisor may take to die */
 #define FORMER_LOOK_NS 20000000ull
@@ -58,6 +59,7 @@ typedef struct {
     uint64_t terminate_at_ns, kill_at_ns;   /* while stopping: SIGTERM to all that is left, SIGKILL */
     uint64_t stop_asked_ns;                 /* by a signal */
     bool killed;
+    char fatal[640];                        /* why it stops by itself; "": it does not */
     int exit_status;
 } up_t;
 
@@ -180,7 +182,7 @@ static void begin_stop(up_t *up, uint64_t now_ns)
     up->phase = UP_STOPPING;
     up->ready_reported = true; /* nobody is asked any more */
     up_probe_close(&up->probe);
-    up->terminate_at_ns = now_ns + qn_config_values(up->spec->config)->up.stop_seconds * 1000000000ull;
+    up->terminate_at_ns = now_ns + qn_config_values(up->spec->config)->up.stop_seconds * 1000000000ull + ORDER_GRACE_NS;
     up->kill_at_ns = up->terminate_at_ns + KILL_GRACE_NS;
     sd_notify(0, "STOPPING=1");
     for (size_t i = 0; i < up->child_count; i++) {
@@ -313,8 +315,9 @@ static void handle_death(up_t *up, up_child_t *child, int wait_status, uint64_t 
         child->state = UP_CHILD_WAITING;
         return;
     }
-    up_log_printf(&up->log, UP_LOG_ERROR, "%s cannot start: it %s%s%s", child->name, death,
-                  child->last_error[0] ? ": " : "", child->last_error);
+    snprintf(up->fatal, sizeof up->fatal, "%s cannot start: it %s%s%s", child->name, death,
+             child->last_error[0] ? ": " : "", child->last_error);
+    up_log_write(&up->log, "up", UP_LOG_ERROR, up->fatal);
     child->state = UP_CHILD_ENDED;
     up->exit_status = up_restart_exit_status(wait_status);
     begin_stop(up, now_ns);
@@ -446,7 +449,9 @@ int up_run(const up_spec_t *spec)
         up->exit_status = qn_err_exit_status(err);
     } else {
         for (turn(up); !all_have_ended(up); turn(up)) sleep_until_event(up);
-        up_log_printf(&up->log, UP_LOG_INFO, "stopped");
+        /* Said again: by now what the other services say while stopping has pushed it out of sight. */
+        if (up->fatal[0]) up_log_printf(&up->log, UP_LOG_ERROR, "stopped, because %s", up->fatal);
+        else up_log_printf(&up->log, UP_LOG_INFO, "stopped");
     }
     int status = up->exit_status;
     close_all(up);

@@ -21,6 +21,7 @@
 #include "common/log.h"
 
 #define MEMBERS_MAX 5
+#define ORDER_GRACE_NS 500000000ull   /* the first may take all of the time; the others then need little */
 
 typedef struct composition composition_t;
 
@@ -39,7 +40,7 @@ struct composition {
     unsigned services;        /* 1 << qn_service_t */
     int end_fd;               /* eventfd: a member has ended */
     atomic_size_t ready_count;
-    member_t members[MEMBERS_MAX];
+    member_t members[MEMBERS_MAX];  /* in the order of stopping; those with service NULL are not of this process */
     size_t member_count;
 };
 
@@ -98,7 +99,8 @@ static bool add_members(composition_t *composition, const char *list)
     };
     for (size_t i = 0; i < MEMBERS_MAX; i++) {
         if (!qn_config_names_service(list, services[i]->name)) continue;
-        member_t *member = &composition->members[composition->member_count++];
+        member_t *member = &composition->members[i];
+        composition->member_count++;
         member->composition = composition;
         member->service = services[i];
         member->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -137,9 +139,9 @@ static void stop_member(member_t *member)
 static bool continue_stop(composition_t *composition, bool late)
 {
     bool running = false;
-    for (size_t i = 0; i < composition->member_count; i++) {
+    for (size_t i = 0; i < MEMBERS_MAX; i++) {
         member_t *member = &composition->members[i];
-        if (atomic_load(&member->ended)) continue;
+        if (!member->service || atomic_load(&member->ended)) continue;
         running = true;
         stop_member(member);
         if (!late) break;
@@ -150,9 +152,9 @@ static bool continue_stop(composition_t *composition, bool late)
 /* The first member that ended without being asked to, or NULL. */
 static const member_t *find_failed(const composition_t *composition)
 {
-    for (size_t i = 0; i < composition->member_count; i++) {
+    for (size_t i = 0; i < MEMBERS_MAX; i++) {
         const member_t *member = &composition->members[i];
-        if (!member->stop_sent && atomic_load(&member->ended)) return member;
+        if (member->service && !member->stop_sent && atomic_load(&member->ended)) return member;
     }
     return NULL;
 }
@@ -177,7 +179,7 @@ static int run_members(composition_t *composition, int signal_fd)
     }
     sd_notify(0, "STOPPING=1");
     uint64_t stop_ns = qn_config_values(composition->config)->up.stop_seconds * 1000000000ull;
-    uint64_t late_ns = qn_clock_now_ns() + stop_ns;
+    uint64_t late_ns = qn_clock_now_ns() + stop_ns + ORDER_GRACE_NS;
     while (continue_stop(composition, qn_clock_now_ns() >= late_ns)) {
         uint64_t now_ns = qn_clock_now_ns();
         wait_for_event(composition, -1, now_ns < late_ns ? (int)((late_ns - now_ns) / 1000000 + 1) : -1);
@@ -188,8 +190,9 @@ static int run_members(composition_t *composition, int signal_fd)
 
 static bool start_members(composition_t *composition)
 {
-    for (size_t i = 0; i < composition->member_count; i++) {
+    for (size_t i = 0; i < MEMBERS_MAX; i++) {
         member_t *member = &composition->members[i];
+        if (!member->service) continue;
         member->actor = zactor_new(member_actor, member);
         if (!member->actor) return false;
     }
@@ -210,7 +213,8 @@ int up_compose_run(const qn_config_t *config, const char *list)
     int status = EX_OSERR;
     if (start_members(&composition)) status = run_members(&composition, signal_fd);
     else qn_log_error("cannot start a thread: %s", strerror(errno));
-    for (size_t i = 0; i < composition.member_count; i++) {
+    for (size_t i = 0; i < MEMBERS_MAX; i++) {
+        if (!composition.members[i].service) continue;
         stop_member(&composition.members[i]);
         zactor_destroy(&composition.members[i].actor);
         close(composition.members[i].stop_fd);

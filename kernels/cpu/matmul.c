@@ -7,8 +7,13 @@
 static double dot(const float *x, const qn_weight_t *weight, size_t row, uint32_t inputs)
 {
     double sum = 0;
-    for (uint32_t m = 0; m < inputs; m++)
-        sum += (double)x[m] * qn_load(weight->data, weight->scalar, row * inputs + m);
+    if (weight->scalar == QN_SCALAR_F32) {
+        const float *w = (const float *)weight->data + row * inputs;
+        for (uint32_t m = 0; m < inputs; m++) sum += (double)x[m] * w[m];
+    } else {
+        const uint16_t *w = (const uint16_t *)weight->data + row * inputs;
+        for (uint32_t m = 0; m < inputs; m++) sum += (double)x[m] * qn_bf16_to_f32(w[m]);
+    }
     return sum;
 }
 

@@ -5,6 +5,7 @@
 #include "services/compute/model.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,16 @@ static int compare_to_name(const void *name, const void *tensor)
     return strcmp(name, (*(const model_tensor_t *const *)tensor)->name);
 }
 
+/* "[512, 128]"; a long shape is cut. */
+static const char *format_shape(const uint64_t *shape, uint32_t rank, char ret_text[64])
+{
+    int used = snprintf(ret_text, 64, "[");
+    for (uint32_t i = 0; i < rank && used < 40; i++)
+        used += snprintf(ret_text + used, 64 - (size_t)used, "%s%" PRIu64, i ? ", " : "", shape[i]);
+    snprintf(ret_text + used, 64 - (size_t)used, "]");
+    return ret_text;
+}
+
 static qn_err_t check_tensor(const qn_model_tensor_t *want, const model_tensor_t *have, uint64_t base_bytes)
 {
     if (!have->supported)
@@ -29,11 +40,11 @@ static qn_err_t check_tensor(const qn_model_tensor_t *want, const model_tensor_t
         same = have->shape[i] == want->shape[i];
         count *= want->shape[i];  /* two extents of the configuration, each below 2^20 */
     }
-    if (!same)
-        return qn_fail(QN_ERR_INVALID, "tensor %s: shape [%" PRIu64 "%s%.0" PRIu64 "] expected from config.json, "
-                       "the checkpoint has rank %u [%" PRIu64 ", ...]", want->name, want->shape[0],
-                       want->rank > 1 ? ", " : "", want->rank > 1 ? want->shape[1] : 0, have->rank,
-                       have->rank ? have->shape[0] : 0);
+    if (!same) {
+        char wanted[64], found[64];
+        return qn_fail(QN_ERR_INVALID, "tensor %s: its shape is %s, config.json asks for %s", want->name,
+                       format_shape(have->shape, have->rank, found), format_shape(want->shape, want->rank, wanted));
+    }
     if (have->bytes != count * qn_scalar_bytes(have->scalar) || have->offset % 16 || have->bytes > base_bytes
         || have->offset > base_bytes - have->bytes)
         return qn_fail(QN_ERR_INVALID, "tensor %s: %" PRIu64 " bytes at %" PRIu64 " do not fit the weights region of "

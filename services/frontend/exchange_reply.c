@@ -77,7 +77,8 @@ static void cancel(frontend_t *frontend, const choice_t *choice, qn_cancel_reaso
 {
     if (choice->ended) return;
     if (frontend->cancel_count == FRONTEND_CANCELS_MAX) {
-        qn_log_warning("request %lu could not be cancelled: the tokenizer takes nothing", (unsigned long)choice->request);
+        qn_log_warning("request %lu could not be cancelled: the tokenizer takes nothing",
+                       (unsigned long)choice->request);
         return;
     }
     frontend->cancels[frontend->cancel_count++] = (frontend_cancel_t){ .request = choice->request, .reason = reason };
@@ -94,7 +95,8 @@ static bool matches(const exchange_t *exchange, uint32_t prompt, const char *id)
 {
     const char *rid = exchange->generation.prompts[prompt].rid;
     const char *bare = strncmp(id, "cmpl-", 5) == 0 ? id + 5 : id; /* the id of the reply names it too */
-    return strcmp(exchange->client_id, id) == 0 || strcmp(exchange->client_id, bare) == 0 || (rid && strcmp(rid, id) == 0);
+    return strcmp(exchange->client_id, id) == 0 || strcmp(exchange->client_id, bare) == 0 ||
+           (rid && strcmp(rid, id) == 0);
 }
 
 uint32_t frontend_abort(frontend_t *frontend, const char *id)

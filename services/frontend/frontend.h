@@ -1,5 +1,5 @@
-/* The frontend's state and the functions its files share. Not a noun: nouns (router, generation, request_table, reply_*,
- * ...) know nothing of this. Who does what:
+/* The frontend's state and the functions its files share. Not a noun: nouns (router, generation, request_table,
+ * reply_*, ...) know nothing of this. Who does what:
  *   service.c         life, tick, peers                     routes.c          a request came: check, admit, send
  *   handlers.c        messages <-> nouns                    routes_status.c   what is answered from what is known
  *   exchange_reply.c  something arrived: reply, stream, end */
@@ -30,7 +30,8 @@ typedef struct {
     qn_cancel_reason_t reason;
 } frontend_cancel_t;
 
-#define FRONTEND_CANCELS_MAX (2u * QN_REQUESTS_MAX) /* waiting to be sent; more means that the peer takes nothing at all */
+/* Waiting to be sent; more means that the peer takes nothing at all. */
+#define FRONTEND_CANCELS_MAX (2u * QN_REQUESTS_MAX)
 
 typedef struct {
     qn_daemon_t *daemon;
@@ -72,7 +73,8 @@ void frontend_fail(frontend_t *frontend, exchange_t *exchange, const http_error_
 void frontend_forget(frontend_t *frontend, exchange_t *exchange, qn_cancel_reason_t reason);
 /* Replies: count the status, add Retry-After. Take the body; the request may not be used afterwards. */
 void frontend_reply_error(frontend_t *frontend, http_request_t *request, route_t route, const http_error_t *error);
-void frontend_reply_json(frontend_t *frontend, http_request_t *request, route_t route, int status, reply_buffer_t *body);
+void frontend_reply_json(frontend_t *frontend, http_request_t *request, route_t route, int status,
+                         reply_buffer_t *body);
 /* The same, wrapped with metadata when `research`: {"data": body, "metadata": ...}. `exchange` may be NULL. */
 void frontend_reply_data(frontend_t *frontend, http_request_t *request, route_t route, int status, bool research,
                          uint64_t received_ns, const exchange_t *exchange, const char *reason, reply_buffer_t *body);

@@ -91,7 +91,7 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
 /* Accepts a zeroed one. */
 void generation_fini(generation_t *generation);
 
-/* A string or a list of strings or ids, read into an arena; shared with /tokenize and /detokenize. False: *ret_error. */
+/* A list of token ids, read into an arena; shared with /detokenize. False: *ret_error. */
 bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_size, qn_arena_t *arena,
                           const uint32_t **ret_ids, uint32_t *ret_count, http_error_t *ret_error);
 /* 404 for a `model` that is not served here. */

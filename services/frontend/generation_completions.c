@@ -68,7 +68,8 @@ static bool read_prompt(generation_parser_t *parser)
         if (json_is_string(first)) return generation_text_prompts(parser, value, "prompt");
         if (json_is_array(first) || json_is_number(first)) return generation_id_prompts(parser, value, "prompt");
     }
-    http_error_set(parser->error, 400, "prompt", "prompt must be a string, a list of strings, a list of token ids, or a "
+    http_error_set(parser->error, 400, "prompt",
+                   "prompt must be a string, a list of strings, a list of token ids, or a "
                    "list of such lists; it is %s.",
                    json_is_array(value) && json_array_size(value) == 0 ? "an empty list" : json_fields_type(value));
     return false;
@@ -101,7 +102,8 @@ static bool check_choices(generation_parser_t *parser, bool best_of_given)
         return false;
     }
     if (generation->stream && generation->best_of > generation->n) {
-        http_error_set(parser->error, 400, "best_of", "best_of above n cannot be streamed: which choices are best is known "
+        http_error_set(parser->error, 400, "best_of",
+                       "best_of above n cannot be streamed: which choices are best is known "
                        "only at the end. Set \"stream\": false.");
         return false;
     }
@@ -115,7 +117,8 @@ static bool check_echo(generation_parser_t *parser)
     if (generation->echo && generation->logprobs > generation->prompt_logprobs)
         generation->prompt_logprobs = generation->logprobs;
     if (generation->show_prompt_logprobs && generation->stream) {
-        http_error_set(parser->error, 400, "prompt_logprobs", "prompt_logprobs cannot be streamed; set \"stream\": false.");
+        http_error_set(parser->error, 400, "prompt_logprobs",
+                       "prompt_logprobs cannot be streamed; set \"stream\": false.");
         return false;
     }
     return true;

@@ -73,12 +73,14 @@ static bool read_prompts(generation_parser_t *parser)
         return false;
     }
     if (has_text && (json_is_string(text) || json_is_array(text))) return generation_text_prompts(parser, text, "text");
-    if (has_ids && json_is_array(ids) && json_array_size(ids) > 0) return generation_id_prompts(parser, ids, "input_ids");
+    if (has_ids && json_is_array(ids) && json_array_size(ids) > 0)
+        return generation_id_prompts(parser, ids, "input_ids");
     if (has_text)
         http_error_set(parser->error, 400, "text", "text must be a string or a list of strings, it is %s.",
                        json_fields_type(text));
     else
-        http_error_set(parser->error, 400, "input_ids", "input_ids must be a list of token ids, or a list of such lists; "
+        http_error_set(parser->error, 400, "input_ids",
+                       "input_ids must be a list of token ids, or a list of such lists; "
                        "it may not be empty.");
     return false;
 }
@@ -88,13 +90,14 @@ static bool read_sampling(generation_parser_t *parser)
     const json_t *value = json_object_get(parser->root, "sampling_params");
     if (!value || json_is_null(value)) return true;
     if (!json_is_object(value)) {
-        http_error_set(parser->error, 400, "sampling_params", "sampling_params must be one object for all prompts, it is "
-                       "%s.", json_fields_type(value));
+        http_error_set(parser->error, 400, "sampling_params",
+                       "sampling_params must be one object for all prompts, it is %s.", json_fields_type(value));
         return false;
     }
     const char *prefix = "sampling_params.";
     return generation_refuse_unsupported(parser, value, prefix, unsupported_sampling, COUNT(unsupported_sampling)) &&
-           json_fields_read(value, prefix, sampling_fields, COUNT(sampling_fields), parser->generation, parser->error) &&
+           json_fields_read(value, prefix, sampling_fields, COUNT(sampling_fields), parser->generation,
+                            parser->error) &&
            generation_sampling_lists(parser, value, prefix);
 }
 
@@ -129,7 +132,8 @@ static bool read_rid(generation_parser_t *parser)
                            "without spaces.", i, QN_CLIENT_REQUEST_MAX);
             return false;
         }
-        generation->prompts[i].rid = qn_arena_strndup(&generation->arena, json_string_value(name), json_string_length(name));
+        generation->prompts[i].rid =
+            qn_arena_strndup(&generation->arena, json_string_value(name), json_string_length(name));
     }
     return true;
 }

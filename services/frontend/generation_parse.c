@@ -147,8 +147,8 @@ static bool read_bias_row(generation_parser_t *parser, const char *param, const 
     errno = 0;
     unsigned long id = strtoul(key, &end, 10);
     if (key[0] < '0' || key[0] > '9' || *end != '\0' || errno != 0 || id >= vocabulary) {
-        http_error_set(parser->error, 400, param, "%s has the key \"%.40s\"; keys are token ids from 0 to %u.", param, key,
-                       vocabulary - 1);
+        http_error_set(parser->error, 400, param, "%s has the key \"%.40s\"; keys are token ids from 0 to %u.", param,
+                       key, vocabulary - 1);
         return false;
     }
     double bias = json_number_value(value);
@@ -208,7 +208,8 @@ bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_
 {
     size_t count = json_is_array(list) ? json_array_size(list) : 0;
     if (!json_is_array(list) || count > QN_PROMPT_TOKENS_MAX) {
-        http_error_set(ret_error, 400, param, "%s must be a list of at most %u token ids.", param, QN_PROMPT_TOKENS_MAX);
+        http_error_set(ret_error, 400, param, "%s must be a list of at most %u token ids.", param,
+                       QN_PROMPT_TOKENS_MAX);
         return false;
     }
     uint32_t *ids = qn_arena_alloc(arena, count * sizeof *ids + sizeof *ids, _Alignof(uint32_t));
@@ -227,7 +228,8 @@ bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_
 static bool begin_prompts(generation_parser_t *parser, size_t count, bool is_list, const char *param)
 {
     if (count == 0 || count > QN_PROMPTS_MAX) {
-        http_error_set(parser->error, 400, param, "%s has %zu prompts; 1 to %d are allowed.", param, count, QN_PROMPTS_MAX);
+        http_error_set(parser->error, 400, param, "%s has %zu prompts; 1 to %d are allowed.", param, count,
+                       QN_PROMPTS_MAX);
         return false;
     }
     generation_t *generation = parser->generation;
@@ -264,7 +266,8 @@ static bool read_prompt_ids(generation_parser_t *parser, const json_t *list, con
                               &prompt->id_count, parser->error))
         return false;
     if (prompt->id_count > 0) return true;
-    http_error_set(parser->error, 400, param, "%s holds an empty list of token ids; a prompt needs at least one.", param);
+    http_error_set(parser->error, 400, param, "%s holds an empty list of token ids; a prompt needs at least one.",
+                   param);
     return false;
 }
 
@@ -336,11 +339,12 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
 {
     json_t *root = json_fields_parse(body, bytes, ret_error);
     if (!root) return false;
+    uint32_t usual_max_tokens = api == GENERATION_COMPLETIONS ? 16 : 128; /* OpenAI's and SGLang's */
     *ret_generation = (generation_t){
-        .api = api, .n = 1, .best_of = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1, .skip_special = true,
-        .add_special = true, .logprobs = GENERATION_NONE, .prompt_logprobs = GENERATION_NONE, .logprob_start = -1,
-        .text_in_logprobs = true,
-        .max_tokens = limits->default_max_tokens ? limits->default_max_tokens : api == GENERATION_COMPLETIONS ? 16 : 128,
+        .api = api, .n = 1, .best_of = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
+        .skip_special = true, .add_special = true, .text_in_logprobs = true, .logprobs = GENERATION_NONE,
+        .prompt_logprobs = GENERATION_NONE, .logprob_start = -1,
+        .max_tokens = limits->default_max_tokens ? limits->default_max_tokens : usual_max_tokens,
     };
     qn_arena_init(&ret_generation->arena, 4096);
     generation_parser_t parser = { .root = root, .limits = limits, .generation = ret_generation, .error = ret_error };

@@ -152,13 +152,15 @@ static bool is_whole(const qn_prompt_logprobs_t *message)
     for (uint32_t i = 0; i < message->piece_bytes_count; i++) pieces += message->piece_bytes[i];
     return message->logprobs_count == message->ids_count &&
            message->top_count == (uint64_t)message->ids_count * message->top_per_token &&
-           (message->piece_bytes_count == 0 || message->piece_bytes_count == entries) && pieces <= message->pieces_count;
+           (message->piece_bytes_count == 0 || message->piece_bytes_count == entries) &&
+           pieces <= message->pieces_count;
 }
 
 static void take_prompt_token(choice_t *choice, const qn_prompt_logprobs_t *message, uint32_t index,
                               const uint32_t *offsets)
 {
-    const uint16_t *lengths = message->piece_bytes_count ? message->piece_bytes : NULL; /* of tokens, then alternatives */
+    const uint16_t *lengths =
+        message->piece_bytes_count ? message->piece_bytes : NULL; /* of tokens, then alternatives */
     uint16_t bytes = lengths ? lengths[index] : 0;
     token_log_add(&choice->prompt, message->ids[index], message->logprobs[index], 0,
                   piece_at(message->pieces, bytes ? offsets[index] : 0, bytes), bytes);
@@ -318,8 +320,8 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
         memcpy(model->eos_ids, description->eos_ids, description->eos_ids_count * sizeof *model->eos_ids);
 }
 
-/* A question about a prompt that the tokenizer cannot answer (no vocabulary) leaves the text empty; anything else that is
- * refused fails the request it belongs to. */
+/* A question about a prompt that the tokenizer cannot answer (no vocabulary) leaves the text empty; anything else that
+ * is refused fails the request it belongs to. */
 static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     (void)from;
@@ -328,7 +330,8 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     reference_t found = request_table_find(frontend->table, refusal->head.request);
     const char *text = refusal->text.data ? refusal->text.data : "refused without a reason";
     if (found.kind == REFERENCE_NONE) {
-        if (refusal->head.request == 0) qn_log_warning("%s refused a frame: %s", qn_service_enum.names[from.service], text);
+        if (refusal->head.request == 0)
+            qn_log_warning("%s refused a frame: %s", qn_service_enum.names[from.service], text);
         return;
     }
     if (found.kind == REFERENCE_TEXT || found.kind == REFERENCE_FIRST) {
@@ -358,7 +361,8 @@ const qn_handler_t frontend_handlers[] = {
 
 /* ---- what goes ------------------------------------------------------------------------------------------------- */
 
-static qn_send_outcome_t send_to(frontend_t *frontend, qn_service_t service, qn_message_type_t type, const void *message)
+static qn_send_outcome_t send_to(frontend_t *frontend, qn_service_t service, qn_message_type_t type,
+                                 const void *message)
 {
     qn_peer_t peer = qn_daemon_peer(frontend->daemon, service);
     return peer.epoch ? qn_daemon_send(frontend->daemon, peer, type, message) : QN_SEND_GONE;
@@ -366,7 +370,8 @@ static qn_send_outcome_t send_to(frontend_t *frontend, qn_service_t service, qn_
 
 static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice)
 {
-    int32_t tops = generation->logprobs > generation->prompt_logprobs ? generation->logprobs : generation->prompt_logprobs;
+    int32_t tops =
+        generation->logprobs > generation->prompt_logprobs ? generation->logprobs : generation->prompt_logprobs;
     return (qn_sampling_t){
         .seed = generation->seed + choice,
         .temperature = generation->temperature,
@@ -452,11 +457,12 @@ qn_send_outcome_t frontend_send_facts(frontend_t *frontend, const exchange_t *ex
         outcome = frontend_send_tokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_IDS), given->text.data,
                                          given->text.bytes, generation->add_special, true);
     if (outcome == QN_SEND_OK && facts->wants_text)
-        outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_TEXT), given->ids,
-                                           given->id_count, false); /* an echo shows all that was given, as vLLM's does */
+        outcome =
+            frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_TEXT), given->ids,
+                                     given->id_count, false); /* an echo shows all that was given, as vLLM's does */
     if (outcome == QN_SEND_OK && facts->wants_first)
-        outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_FIRST), given->ids, 1,
-                                           false);
+        outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_FIRST), given->ids,
+                                           1, false);
     return outcome;
 }
 

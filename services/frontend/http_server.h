@@ -46,8 +46,8 @@ qn_err_t http_server_create(int listen_fd, const http_server_limits_t *limits, c
 void http_server_destroy(http_server_t **server);
 /* Two descriptors that become readable when http_server_run has something to do. */
 void http_server_fds(const http_server_t *server, int ret_fds[2]);
-/* Does what can be done without waiting: accepts, reads, calls back, writes. Returns milliseconds until it must be called
- * again even if no descriptor became readable; UINT64_MAX: never. */
+/* Does what can be done without waiting: accepts, reads, calls back, writes. Returns milliseconds until it must be
+ * called again even if no descriptor became readable; UINT64_MAX: never. */
 uint64_t http_server_run(http_server_t *server);
 /* Accepts no more connections; those that are open go on. */
 void http_server_quiesce(http_server_t *server);
@@ -74,7 +74,7 @@ void http_request_reply(http_request_t *request, int status, const char *content
                         size_t header_count, reply_buffer_t *body);
 /* An answer whose body comes piece by piece, status 200. */
 void http_request_begin_stream(http_request_t *request, const char *content_type);
-/* Appends to the body. False: more than HTTP_STREAM_BYTES_MAX wait to be read, nothing was appended; drop the client. */
+/* Appends to the body. False: more than HTTP_STREAM_BYTES_MAX wait to be read; nothing was appended: drop it. */
 bool http_request_write(http_request_t *request, const void *data, size_t bytes);
 /* The body is complete. The request may not be used afterwards. */
 void http_request_end_stream(http_request_t *request);

@@ -112,7 +112,9 @@ qn_err_t listen_address_open(const listen_address_t *address, int *ret_fd)
     if (address->is_unix) return open_unix(address, ret_fd);
     char shown[QN_ENDPOINT_MAX + 16];
     snprintf(shown, sizeof shown, "%s:%s", address->host, address->port);
-    struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+    struct addrinfo hints = { .ai_family = AF_UNSPEC,
+                              .ai_socktype = SOCK_STREAM,
+                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
     struct addrinfo *found = NULL;
     /* No host: the v6 wildcard, which takes v4 too; without v6 in the kernel the list's next entry is v4. */
     const char *host = address->host[0] ? address->host : NULL;

@@ -17,8 +17,8 @@ typedef struct {
 
 /* QN_ERR_CONFIG names the key and the form expected. */
 qn_err_t listen_address_parse(const char *text, listen_address_t *ret_address);
-/* Opens a listening, non-blocking socket. A Unix socket that nobody listens on any more is replaced; one that answers is
- * not (QN_ERR_EXISTS), nor is a port in use. May block for a name lookup. Returns owned in *ret_fd. */
+/* Opens a listening, non-blocking socket. A Unix socket that nobody listens on any more is replaced; one that answers
+ * is not (QN_ERR_EXISTS), nor is a port in use. May block for a name lookup. Returns owned in *ret_fd. */
 qn_err_t listen_address_open(const listen_address_t *address, int *ret_fd);
 /* The address a socket really has, as in frontend.listen; for the log. */
 void listen_address_of(int fd, char *ret_text, size_t room);

@@ -86,8 +86,8 @@ static void add_histogram(family_t *family, const char *service, const qn_stat_r
     uint64_t total = 0;
     for (int i = 0; i < QN_STAT_BUCKETS - 1; i++) {
         total += row->buckets[i];
-        reply_buffer_printf(&family->samples, "%s_bucket{service=\"%s\",le=\"%.9g\"} %" PRIu64 "\n", family->name, service,
-                            1e-6 * (double)(1ull << i), total);
+        reply_buffer_printf(&family->samples, "%s_bucket{service=\"%s\",le=\"%.9g\"} %" PRIu64 "\n", family->name,
+                            service, 1e-6 * (double)(1ull << i), total);
     }
     total += row->buckets[QN_STAT_BUCKETS - 1]; /* the sum, not row->value: a reader may see them a moment apart */
     reply_buffer_printf(&family->samples, "%s_bucket{service=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", family->name, service,

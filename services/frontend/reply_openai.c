@@ -52,8 +52,8 @@ static bool same_piece(const reply_token_t *a, const reply_token_t *b)
     return a->id == b->id || (a->piece_bytes == b->piece_bytes && memcmp(a->piece, b->piece, a->piece_bytes) == 0);
 }
 
-/* {token: logprob}: member names must differ, so of tokens that look the same the chosen one, else the likeliest, stays.
- * The chosen token is always there, so there may be one more entry than asked for. */
+/* {token: logprob}: member names must differ, so of tokens that look the same the chosen one, else the likeliest,
+ * stays. The chosen token is always there, so there may be one more entry than asked for. */
 static void put_top(json_writer_t *writer, const reply_token_t *token, bool as_ids)
 {
     bool chosen_shown = false;

@@ -7,8 +7,8 @@
 
 /* The whole answer of a complete exchange. */
 void reply_openai_write(const exchange_t *exchange, const char *model, reply_buffer_t *out);
-/* What is new about a choice since the last call, as a stream chunk; false: nothing to show, nothing written. The exchange
- * must have its facts. */
+/* What is new about a choice since the last call, as a stream chunk; false: nothing to show, nothing written. The
+ * exchange must have its facts. */
 bool reply_openai_chunk(choice_t *choice, const char *model, reply_buffer_t *out);
 /* The chunk with `choices: []` that ends a stream with include_usage. */
 void reply_openai_usage_chunk(const exchange_t *exchange, const char *model, reply_buffer_t *out);

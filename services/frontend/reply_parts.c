@@ -82,7 +82,7 @@ uint32_t reply_prompt_rows(const choice_t *choice)
     return choice->prompt.count ? choice->prompt.count : reply_prompt_ids(choice) ? 1 : 0;
 }
 
-/* The first token has no log-probability, and messages may leave it out: its id and bytes are facts about the prompt. */
+/* The first token has no log-probability and messages may leave it out: its id and bytes are facts about the prompt. */
 static reply_token_t first_token(const choice_t *choice)
 {
     const prompt_facts_t *facts = &choice->exchange->facts[choice_prompt(choice)];

@@ -110,8 +110,8 @@ request_table_t *request_table_create(uint64_t first_id, uint32_t capacity);
 /* Frees all exchanges too; accepts NULL. */
 void request_table_destroy(request_table_t **table);
 
-/* Takes *generation (emptied) and makes an exchange of prompts × best_of choices, with ids for them and for what must be
- * asked about each prompt. NULL: the capacity is reached. The caller fills in connection, client_id, times. */
+/* Takes *generation (emptied) and makes an exchange of prompts × best_of choices, with ids for them and for what must
+ * be asked about each prompt. NULL: the capacity is reached. The caller fills in connection, client_id, times. */
 exchange_t *request_table_open_generation(request_table_t *table, generation_t *generation);
 /* NULL: the capacity is reached. */
 exchange_t *request_table_open_query(request_table_t *table, route_t route);

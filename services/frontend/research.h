@@ -13,8 +13,8 @@ typedef struct {
     const exchange_t *exchange;   /* NULL: no other service was asked */
 } research_t;
 
-/* Writes {"service", "method", "execution_time_us", "hops": [{"from", "to", "us"}, ...], "epoch", "reason"}. Hops are those
- * of the first choice up to its first token; a hop from a service to itself is its own work. */
+/* Writes {"service", "method", "execution_time_us", "hops": [{"from", "to", "us"}, ...], "epoch", "reason"}. Hops are
+ * those of the first choice up to its first token; a hop from a service to itself is its own work. */
 void research_write(const research_t *research, json_writer_t *writer);
 
 #endif

@@ -34,12 +34,13 @@ void frontend_refuse(void *context, http_request_t *request, int status, reply_b
     frontend_t *frontend = context;
     http_error_t error;
     if (status == 413)
-        http_error_set(&error, status, NULL, "The body is larger than %llu bytes (frontend.max_body_bytes). Send less, or "
+        http_error_set(&error, status, NULL,
+                       "The body is larger than %llu bytes (frontend.max_body_bytes). Send less, or "
                        "split the prompts over several requests.",
                        (unsigned long long)frontend->config->frontend.max_body_bytes);
     else
-        http_error_set(&error, status, "x-request-id", "x-request-id must be 1 to %d printable ASCII characters without "
-                       "spaces.", HTTP_REQUEST_ID_MAX);
+        http_error_set(&error, status, "x-request-id",
+                       "x-request-id must be 1 to %d printable ASCII characters without spaces.", HTTP_REQUEST_ID_MAX);
     http_error_write(&error, out);
     frontend_count_status(frontend, ROUTE_NONE, status);
     make_id(frontend, request);
@@ -89,7 +90,8 @@ static bool check_service(const frontend_t *frontend, qn_service_t service, http
 
 static void set_busy(http_error_t *ret_error, const frontend_t *frontend)
 {
-    http_error_set(ret_error, 429, NULL, "%u sequences are in flight, %llu may be (frontend.queue_limit). Try again later.",
+    http_error_set(ret_error, 429, NULL,
+                   "%u sequences are in flight, %llu may be (frontend.queue_limit). Try again later.",
                    request_table_active(frontend->table), (unsigned long long)frontend->config->frontend.queue_limit);
 }
 
@@ -252,8 +254,8 @@ static void route_detokenize(frontend_t *frontend, http_request_t *request)
     exchange_t *exchange;
     qn_arena_t arena;
     qn_arena_init(&arena, 4096);
-    if (!generation_parse_ids(json_object_get(root, "tokens"), "tokens", frontend->model.vocab_size, &arena, &ids, &count,
-                              &error)) {
+    if (!generation_parse_ids(json_object_get(root, "tokens"), "tokens", frontend->model.vocab_size, &arena, &ids,
+                              &count, &error)) {
         frontend_reply_error(frontend, request, ROUTE_DETOKENIZE, &error);
     } else if ((exchange = open_query(frontend, request, ROUTE_DETOKENIZE, QN_SERVICE_TOKENIZER))) {
         sent_query(frontend, exchange, QN_SERVICE_TOKENIZER,

@@ -223,8 +223,8 @@ void frontend_status_route(frontend_t *frontend, http_request_t *request, const 
     }
     reply_buffer_t body = { 0 };
     if (put_status(frontend, match, &body)) {
-        frontend_reply_data(frontend, request, match->route, 200, frontend_wants_research(frontend, request), received_ns,
-                            NULL, "read from what the frontend knows", &body);
+        frontend_reply_data(frontend, request, match->route, 200, frontend_wants_research(frontend, request),
+                            received_ns, NULL, "read from what the frontend knows", &body);
         return;
     }
     http_error_t error;

@@ -13,7 +13,10 @@
 #include "services/memory/kept_regions.h"
 
 /* The ids of an item, NULL when it has none (then `ids` itself may be absent). */
-static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t count) { return count ? ids + offset : NULL; }
+static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t count)
+{
+    return count ? ids + offset : NULL;
+}
 
 static void send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
@@ -100,7 +103,8 @@ void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
     service->asker_count = left;
     if (peer.service != QN_SERVICE_SCHEDULER || !service->loaded) return;
     uint32_t released = block_pool_release_all(service->model.pool);
-    if (released) qn_log_notice("scheduler epoch %" PRIu32 " is gone: %" PRIu32 " sequences released", peer.epoch, released);
+    if (released)
+        qn_log_notice("scheduler epoch %" PRIu32 " is gone: %" PRIu32 " sequences released", peer.epoch, released);
 }
 
 /* ---- regions ---- */
@@ -215,7 +219,8 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
     for (uint32_t i = 0; i < commit->items_count; i++) {
         const qn_commit_item_t *item = &commit->items[i];
         if (item->ids_offset > commit->ids_count || item->ids_count > commit->ids_count - item->ids_offset) {
-            qn_daemon_refuse(service->daemon, from, commit->head.request, 400, "items", "an item's ids lie outside ids");
+            qn_daemon_refuse(service->daemon, from, commit->head.request, 400, "items",
+                             "an item's ids lie outside ids");
             return;
         }
         if (!block_pool_commit(service->model.pool, item->sequence, item->position,

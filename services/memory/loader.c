@@ -123,8 +123,8 @@ static qn_err_t size_kv(loader_t *loader)
     if (!err && loader->kept_kv) request.free_bytes += qn_region_bytes(loader->kept_kv);
     if (!err) err = kv_size_decide(&request, &result->kv);
     if (!err && result->kv.max_model_len < result->directory->max_model_len)
-        qn_log_notice("the KV cache holds %" PRIu32 " tokens: max_model_len is %" PRIu32 " instead of %" PRIu32 "; raise "
-                      "memory.kv_bytes for more", result->kv.block_count * request.block_tokens,
+        qn_log_notice("the KV cache holds %" PRIu32 " tokens: max_model_len is %" PRIu32 " instead of %" PRIu32
+                      "; raise memory.kv_bytes for more", result->kv.block_count * request.block_tokens,
                       result->kv.max_model_len, result->directory->max_model_len);
     return err;
 }

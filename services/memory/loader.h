@@ -1,5 +1,5 @@
-/* Loads the model on a thread of its own, so that the daemon's loop keeps its heartbeats: reads the directory, fills the
- * weights region, sizes and makes the KV region and the block pool. */
+/* Loads the model on a thread of its own, so that the daemon's loop keeps its heartbeats: reads the directory, fills
+ * the weights region, sizes and makes the KV region and the block pool. */
 #ifndef QN_MEMORY_LOADER_H
 #define QN_MEMORY_LOADER_H
 

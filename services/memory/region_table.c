@@ -64,7 +64,8 @@ qn_err_t region_table_add(region_table_t *table, qn_mapping_t **region)
 {
     QN_ASSERT(index_of(table, qn_region_name(*region)) == table->count);
     if (table->count == REGION_TABLE_MAX)
-        return qn_fail(QN_ERR_LIMIT, "region '%s': %d regions exist already", qn_region_name(*region), REGION_TABLE_MAX);
+        return qn_fail(QN_ERR_LIMIT, "region '%s': %d regions exist already", qn_region_name(*region),
+                       REGION_TABLE_MAX);
     table->regions[table->count++] = *region;
     *region = NULL;
     return QN_OK;

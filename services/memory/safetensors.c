@@ -343,7 +343,8 @@ qn_err_t safetensors_open_bytes(const void *bytes, size_t length, const char *la
     safetensors_t *checkpoint = safetensors_new(1);
     if (!checkpoint) return qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", label);
     checkpoint->files[0] = (checkpoint_file_t){
-        .path = qn_arena_strndup(&checkpoint->arena, label, strlen(label)), .fd = -1, .bytes = bytes, .length = length };
+        .path = qn_arena_strndup(&checkpoint->arena, label, strlen(label)), .fd = -1, .bytes = bytes, .length = length,
+    };
     checkpoint->file_count = 1;
     qn_err_t err = parse_file(checkpoint, 0);
     if (!err) err = safetensors_build_index(checkpoint);

@@ -5,8 +5,8 @@
  * "__metadata__": {...}}; then the data, offsets counted from its start. https://huggingface.co/docs/safetensors
  *
  * A file is accepted only when, as in the reference implementation, every byte of data belongs to exactly one tensor:
- * no overlap, no gap, nothing beyond the end; shape × element size equals the span; names are unique. Everything else is
- * QN_ERR_INVALID with a text that names the file and the tensor. Blocks for reading the headers only. */
+ * no overlap, no gap, nothing beyond the end; shape × element size equals the span; names are unique. Everything else
+ * is QN_ERR_INVALID with a text that names the file and the tensor. Blocks for reading the headers only. */
 #ifndef QN_MEMORY_SAFETENSORS_H
 #define QN_MEMORY_SAFETENSORS_H
 
@@ -18,8 +18,8 @@
 
 #define SAFETENSORS_RANK_MAX 8                    /* as Tensor.shape in common.fbs */
 #define SAFETENSORS_NAME_MAX 256                  /* bytes, as Tensor.name in common.fbs */
-#define SAFETENSORS_HEADER_BYTES_MAX (16u << 20)  /* QN_TENSORS_MAX tensors of 256 bytes each; the JSON tree takes 20x */
-#define SAFETENSORS_FILES_MAX 512                 /* each holds a descriptor; the largest public models have about 200 */
+#define SAFETENSORS_HEADER_BYTES_MAX (16u << 20) /* QN_TENSORS_MAX tensors of 256 bytes; the JSON tree takes 20x */
+#define SAFETENSORS_FILES_MAX 512                /* each holds a descriptor; the largest models have about 200 */
 
 typedef enum {
     SAFETENSORS_BOOL, SAFETENSORS_U8, SAFETENSORS_I8, SAFETENSORS_F8_E4M3, SAFETENSORS_F8_E5M2, SAFETENSORS_F8_E8M0,

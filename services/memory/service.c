@@ -27,23 +27,30 @@ enum {
 static const qn_stat_spec_t memory_stats[MEMORY_STAT_COUNT] = {
     [MEMORY_STAT_FREE] = { "memory_free_blocks", QN_STAT_GAUGE, "blocks", "KV blocks whose content means nothing" },
     [MEMORY_STAT_HELD] = { "memory_held_blocks", QN_STAT_GAUGE, "blocks", "KV blocks referenced by a sequence" },
-    [MEMORY_STAT_CACHED] = { "memory_cached_blocks", QN_STAT_GAUGE, "blocks", "Unreferenced KV blocks kept for their prefix" },
+    [MEMORY_STAT_CACHED] = { "memory_cached_blocks", QN_STAT_GAUGE, "blocks",
+        "Unreferenced KV blocks kept for their prefix" },
     [MEMORY_STAT_SEQUENCES] = { "memory_sequences", QN_STAT_GAUGE, "sequences", "Sequences with a lease" },
-    [MEMORY_STAT_LOOKUPS] = { "memory_prefix_lookups", QN_STAT_COUNTER, "lookups", "Leases that looked for a resident prefix" },
-    [MEMORY_STAT_LOOKUP_TOKENS] = { "memory_prefix_lookup_tokens", QN_STAT_COUNTER, "tokens", "Tokens of prompts looked up" },
-    [MEMORY_STAT_HIT_TOKENS] = { "memory_prefix_hit_tokens", QN_STAT_COUNTER, "tokens", "Tokens of those found resident" },
-    [MEMORY_STAT_EVICTIONS] = { "memory_evictions", QN_STAT_COUNTER, "blocks", "Cached KV blocks given to another sequence" },
+    [MEMORY_STAT_LOOKUPS] = { "memory_prefix_lookups", QN_STAT_COUNTER, "lookups",
+        "Leases that looked for a resident prefix" },
+    [MEMORY_STAT_LOOKUP_TOKENS] = { "memory_prefix_lookup_tokens", QN_STAT_COUNTER, "tokens",
+        "Tokens of prompts looked up" },
+    [MEMORY_STAT_HIT_TOKENS] = { "memory_prefix_hit_tokens", QN_STAT_COUNTER, "tokens",
+        "Tokens of those found resident" },
+    [MEMORY_STAT_EVICTIONS] = { "memory_evictions", QN_STAT_COUNTER, "blocks",
+        "Cached KV blocks given to another sequence" },
     [MEMORY_STAT_GRANTS] = { "memory_grants", QN_STAT_COUNTER, "leases", "Leases granted" },
     [MEMORY_STAT_SHORT] = { "memory_grants_short", QN_STAT_COUNTER, "leases", "Leases refused for want of blocks" },
     [MEMORY_STAT_FLUSHES] = { "memory_flushes", QN_STAT_COUNTER, "flushes", "Flushes of the prefix cache" },
     [MEMORY_STAT_WEIGHTS] = { "memory_weights_bytes", QN_STAT_GAUGE, "bytes", "Size of the weights region" },
     [MEMORY_STAT_KV] = { "memory_kv_bytes", QN_STAT_GAUGE, "bytes", "Size of the KV region" },
-    [MEMORY_STAT_ACTIVATIONS] = { "memory_activations_bytes", QN_STAT_GAUGE, "bytes", "Size of the activation regions" },
+    [MEMORY_STAT_ACTIVATIONS] = { "memory_activations_bytes", QN_STAT_GAUGE, "bytes",
+        "Size of the activation regions" },
     [MEMORY_STAT_STEP_IO] = { "memory_step_io_bytes", QN_STAT_GAUGE, "bytes", "Size of the step input/output regions" },
     [MEMORY_STAT_STATE] = { "memory_state_bytes", QN_STAT_GAUGE, "bytes", "Size of the sequence state regions" },
     [MEMORY_STAT_TAP] = { "memory_tap_bytes", QN_STAT_GAUGE, "bytes", "Size of the tap regions" },
     [MEMORY_STAT_LOAD] = { "memory_load_milliseconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model" },
-    [MEMORY_STAT_FDS] = { "memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors", "Requests answered at the fd socket" },
+    [MEMORY_STAT_FDS] = { "memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors",
+        "Requests answered at the fd socket" },
 };
 
 /* ---- start and end ---- */
@@ -84,8 +91,8 @@ static qn_err_t choose_share(const qn_config_values_t *config, qn_share_t *ret_s
     while (share < sizeof names / sizeof *names && strcmp(names[share], wanted) != 0) share++;
     if (share == sizeof names / sizeof *names) return qn_fail(QN_ERR_CONFIG, "memory.share: there is no '%s'", wanted);
     if ((share != QN_SHARE_MEMFD) != cuda)
-        return qn_fail(QN_ERR_CONFIG, "memory.share is %s but compute.backend is %s: leave memory.share at auto", wanted,
-                       config->compute.backend);
+        return qn_fail(QN_ERR_CONFIG, "memory.share is %s but compute.backend is %s: leave memory.share at auto",
+                       wanted, config->compute.backend);
     *ret_share = (qn_share_t)share;
     *ret_device = cuda ? (int32_t)config->compute.device : -1;
     return QN_OK;
@@ -105,7 +112,8 @@ static qn_err_t take_kept(memory_service_t *service, const char *fd_socket, qn_m
         if (!host) kept_regions_drop(name);
         else if (strcmp(name, "weights") == 0 && !*ret_weights) *ret_weights = kept[i];
         else if (strcmp(name, "kv") == 0 && !*ret_kv) *ret_kv = kept[i];
-        else if (!err && !region_table_find_name(service->regions, name)) err = region_table_add(service->regions, &kept[i]);
+        else if (!err && !region_table_find_name(service->regions, name))
+            err = region_table_add(service->regions, &kept[i]);
         if (kept[i] != *ret_weights && kept[i] != *ret_kv) qn_region_close(&kept[i]);
     }
     return err;
@@ -224,7 +232,8 @@ static void publish_stats(memory_service_t *service)
 {
     block_pool_stats_t pool;
     for (int kind = QN_REGION_KIND_WEIGHTS; kind <= QN_REGION_KIND_TAP; kind++)
-        set_stat(service, (unsigned)(MEMORY_STAT_WEIGHTS + kind), region_table_bytes(service->regions, (qn_region_kind_t)kind));
+        set_stat(service, (unsigned)(MEMORY_STAT_WEIGHTS + kind),
+                 region_table_bytes(service->regions, (qn_region_kind_t)kind));
     if (!service->loaded) return;
     block_pool_stats(service->model.pool, &pool);
     set_stat(service, MEMORY_STAT_FREE, pool.free_blocks);

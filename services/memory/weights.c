@@ -1,7 +1,7 @@
 /* What is this?      The plan of the weights region: the table of tensors, checked against the model, and its
  *                    fingerprint.
  * State owned:       the table; the open checkpoint until its files are closed.
- * Must never:        accept a model with a tensor missing or misshapen: compute could only find out by computing wrongly.
+ * Must never:        accept a model with a tensor missing or misshapen: compute could only compute wrongly with it.
  * Read next:         weights_fill.c for the bytes, model_tensors.h for what must be there. */
 #include "services/memory/weights.h"
 

@@ -2,13 +2,14 @@
  *
  * A plan is made from the headers of a checkpoint (or, for load_format dummy, from the configuration alone) in
  * milliseconds; filling copies the bytes with a few threads. Tensors keep name, dtype and shape of the checkpoint and
- * begin at multiples of QN_REGION_ALIGN, in the order of the files. Every tensor the model needs (model_tensors.h) must be
- * there with its shape; others are brought along when their dtype has a name in the schema, and left out otherwise.
+ * begin at multiples of QN_REGION_ALIGN, in the order of the files. Every tensor the model needs (model_tensors.h)
+ * must be there with its shape; others are brought along when their dtype has a name in the schema, and left out
+ * otherwise.
  *
- * Fingerprint: XXH64 over names, dtypes, shapes and places of all tensors, size and modification time of every file, and
- * 256 bytes from the middle of every tensor. It changes with every edit, replacement or renewed download of a file, is
- * computed without reading the weights, and so tells whether a region kept by the service manager still is the model on
- * disk. It is not a checksum of the content. */
+ * Fingerprint: XXH64 over names, dtypes, shapes and places of all tensors, size and modification time of every file,
+ * and 256 bytes from the middle of every tensor. It changes with every edit, replacement or renewed download of a
+ * file, is computed without reading the weights, and so tells whether a region kept by the service manager still is
+ * the model on disk. It is not a checksum of the content. */
 #ifndef QN_MEMORY_WEIGHTS_H
 #define QN_MEMORY_WEIGHTS_H
 

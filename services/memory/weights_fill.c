@@ -1,5 +1,5 @@
-/* What is this?      Brings the bytes of the weights into their region, with a few threads: reads them from the files, or
- *                    invents them.
+/* What is this?      Brings the bytes of the weights into their region, with a few threads: reads them from the
+ *                    files, or invents them.
  * State owned:       one job, on the caller's stack.
  * Must never:        let the bytes depend on the number of threads; touch a file through its mapping (SIGBUS).
  * Read next:         weights.c, which decided the places. */
@@ -70,7 +70,8 @@ static qn_err_t read_chunk(const weights_t *weights, const chunk_t *chunk, uint8
     const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, weights->origins[chunk->tensor].source);
     int fd = safetensors_file_fd(weights->checkpoint, source->file_index);
     for (uint64_t done = 0; done < chunk->bytes;) {
-        ssize_t got = pread(fd, target + done, chunk->bytes - done, (off_t)(source->file_offset + chunk->offset + done));
+        uint64_t at = source->file_offset + chunk->offset + done;
+        ssize_t got = pread(fd, target + done, chunk->bytes - done, (off_t)at);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
             return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s", safetensors_file_path(weights->checkpoint,

@@ -10,6 +10,9 @@
 #include "common/clock.h"
 #include "common/log.h"
 
+/* A compute that refused a plan with 503 has said so in a heartbeat by then. */
+#define REFUSED_NS 100000000ull
+
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
 {
     qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, amount);
@@ -284,10 +287,8 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     bool of_ours = qn_peer_equal(from, service->memory) || qn_peer_equal(from, service->compute);
     if (!of_ours || refusal->status == 503) {
         qn_log_warning("refused by a peer: %.*s", bytes, text);
-        if (of_ours && qn_peer_equal(from, service->compute)) {
-            scheduler_compute_lost(service->scheduler);
-            service->compute_ready = false;
-        }
+        if (of_ours && qn_peer_equal(from, service->compute))
+            scheduler_doubt_compute(service, qn_clock_now_ns() + REFUSED_NS);
         return;
     }
     qn_daemon_fail(service->daemon, qn_fail(QN_ERR_PEER, "%s refused what the scheduler sent: %.*s",

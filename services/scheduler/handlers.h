@@ -38,12 +38,16 @@ typedef struct {
     qn_arena_t arena;             /* of the message being translated */
     qn_peer_t memory, compute;    /* epoch 0: not up */
     bool compute_ready;           /* it takes plans */
+    bool compute_unsure;          /* READY may be of before it lost its slots: not believed until compute_sure_ns, */
+    uint64_t compute_sure_ns;     /* or until it was seen not READY */
     bool draining, announced_ready;
     uint64_t last_end_ns;         /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];
 
+/* Compute's slots are empty now or will be in a moment: no plans before it was seen READY anew, or until `sure_ns`. */
+void scheduler_doubt_compute(scheduler_service_t *service, uint64_t sure_ns);
 /* The decisions of this turn, translated and sent. A failure ends the daemon: the policy broke a rule, or a peer takes
  * nothing any more. */
 qn_err_t scheduler_send_refusals(scheduler_service_t *service);

@@ -15,7 +15,10 @@
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
 #define LEDGER_BYTES ((size_t)1 << 30)
 #define RETRY_NS 1000000ull      /* a tokenizer took nothing: try again */
-#define WATCH_NS 50000000ull     /* while compute is not ready: look at its heartbeats */
+#define WATCH_NS 20000000ull     /* while compute is not ready: look at its heartbeats */
+/* Compute empties its slots when memory is replaced and says STARTING meanwhile. When that was not seen this long after
+ * memory came back, it was too short to be seen. */
+#define UNSEEN_NS 1000000000ull
 
 static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
     [SCHEDULER_STAT_WAITING] = {"scheduler_waiting_requests", QN_STAT_GAUGE, "requests", "Requests that hold no KV blocks"},
@@ -108,18 +111,26 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
 
 /* ---- peers ---- */
 
+static void lose_memory(scheduler_service_t *service)
+{
+    service->memory = (qn_peer_t){0};
+    scheduler_memory_lost(service->scheduler);
+    scheduler_doubt_compute(service, UINT64_MAX);
+}
+
 static void memory_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_event_t event)
 {
     if (event == QN_PEER_UP) {
         qn_describe_t describe = {.want_tensors = false};
         if (service->memory.epoch != 0)
-            scheduler_memory_lost(service->scheduler);
+            lose_memory(service);
+        if (service->compute_unsure)
+            service->compute_sure_ns = qn_clock_now_ns() + UNSEEN_NS;
         service->memory = peer;
         qn_daemon_send(service->daemon, peer, QN_MESSAGE_DESCRIBE, &describe);
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->memory)) {
         qn_log_warning("memory is gone: every running request will be prefilled again");
-        service->memory = (qn_peer_t){0};
-        scheduler_memory_lost(service->scheduler);
+        lose_memory(service);
     }
 }
 
@@ -128,7 +139,7 @@ static void compute_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_
     if (event == QN_PEER_UP) {
         scheduler_compute_lost(service->scheduler);
         service->compute = peer;
-        service->compute_ready = false;
+        service->compute_ready = service->compute_unsure = false;
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->compute)) {
         qn_log_warning("compute is gone: running requests resume on the resident KV when it is back");
         service->compute = (qn_peer_t){0};
@@ -157,13 +168,16 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     }
 }
 
-/* Compute takes plans while its heartbeats say READY. */
-static void watch_compute(scheduler_service_t *service)
+/* Compute takes plans while its heartbeats say READY, unless they may be of before it lost its slots. */
+static void watch_compute(scheduler_service_t *service, uint64_t now_ns)
 {
     qn_peer_status_t status;
     qn_daemon_peer_status(service->daemon, QN_SERVICE_COMPUTE, &status);
     bool ready = service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) &&
                  status.state == QN_STATE_READY;
+    if (!ready || now_ns >= service->compute_sure_ns)
+        service->compute_unsure = false;
+    ready = ready && !service->compute_unsure;
     if (ready == service->compute_ready)
         return;
     service->compute_ready = ready;
@@ -172,6 +186,14 @@ static void watch_compute(scheduler_service_t *service)
         scheduler_compute_up(service->scheduler);
     else
         scheduler_compute_lost(service->scheduler);
+}
+
+void scheduler_doubt_compute(scheduler_service_t *service, uint64_t sure_ns)
+{
+    service->compute_unsure = true;
+    service->compute_sure_ns = sure_ns;
+    service->compute_ready = false;
+    scheduler_compute_lost(service->scheduler);
 }
 
 static void announce(scheduler_service_t *service)
@@ -225,7 +247,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     scheduler_service_t *service = state;
     uint64_t again_ns = UINT64_MAX;
-    watch_compute(service);
+    watch_compute(service, now_ns);
     qn_err_t err = decide(service, now_ns, &again_ns);
     if (err < 0) {
         qn_daemon_fail(service->daemon, err);

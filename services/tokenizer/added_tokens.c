@@ -134,6 +134,7 @@ bool added_tokens_next(const added_tokens_t *set, const unicode_classes_t *class
         if (token->single_word && touches_word(classes, text, length, start, end)) continue;
         strip_around(token, classes, text, length, walk->consumed, &start, &end);
         walk->consumed = end;
+        if (start >= end) continue; /* an earlier match took all of it along */
         *ret_token = token;
         *ret_start = start;
         *ret_end = end;

@@ -1,7 +1,7 @@
 /* What is this?      The translation between messages and the tokenizer's nouns; the only file that knows both.
- * State owned:       per request, what a new scheduler must hear again; per frontend, the deltas of this turn.
+ * State owned:       per request, what a new scheduler must hear again.
  * Must never:        tokenise or detokenise itself; send text twice.
- * Read next:         streams.h, tokenizer.h, schemas/encode.fbs, schemas/text_delta.fbs */
+ * Read next:         streams.h, outgoing.h, schemas/encode.fbs, schemas/text_delta.fbs */
 #include "services/tokenizer/handlers.h"
 
 #include <stdlib.h>
@@ -11,12 +11,11 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "services/tokenizer/outgoing.h"
 #include "services/tokenizer/token_bytes.h"
 
 /* Ids at the end of the prompt that place the first generated piece (spaces, byte runs); vLLM takes 5. */
 #define CONTEXT_TOKENS 6
-#define DELTAS_MAX 16384         /* TextDelta.deltas */
-#define TEXT_TOKENS_MAX 344064   /* TextDelta.tokens */
 
 /* What belongs to one request beside its stream. */
 typedef struct {
@@ -26,16 +25,6 @@ typedef struct {
     char *salt;
 } owner_t;
 
-/* Deltas of one turn for one frontend. */
-typedef struct {
-    qn_peer_t frontend;          /* epoch 0: unused */
-    text_buffer_t deltas, text, tokens, pieces, ends, timelines; /* qn_delta_t[], bytes, qn_text_token_t[], ... */
-} outgoing_box_t;
-
-struct tokenizer_outgoing {
-    outgoing_box_t boxes[QN_PEERS_MAX];
-};
-
 static void count(tokenizer_service_t *service, unsigned row, uint64_t amount)
 {
     qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, amount);
@@ -44,89 +33,6 @@ static void count(tokenizer_service_t *service, unsigned row, uint64_t amount)
 static void observe(tokenizer_service_t *service, unsigned row, uint64_t begin_ns)
 {
     qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, qn_clock_now_ns() - begin_ns);
-}
-
-/* ---- outgoing deltas ------------------------------------------------------------------------------------------ */
-
-tokenizer_outgoing_t *tokenizer_outgoing_create(void)
-{
-    tokenizer_outgoing_t *outgoing = calloc(1, sizeof *outgoing);
-    QN_ASSERT(outgoing);
-    return outgoing;
-}
-
-static void box_empty(outgoing_box_t *box)
-{
-    text_buffer_t *parts[] = { &box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) parts[i]->length = 0;
-}
-
-static void box_free(outgoing_box_t *box)
-{
-    text_buffer_t *parts[] = { &box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) text_buffer_fini(parts[i]);
-    box->frontend = (qn_peer_t){ 0 };
-}
-
-void tokenizer_outgoing_destroy(tokenizer_outgoing_t **outgoing)
-{
-    if (!*outgoing) return;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) box_free(&(*outgoing)->boxes[i]);
-    free(*outgoing);
-    *outgoing = NULL;
-}
-
-static outgoing_box_t *outgoing_box(tokenizer_outgoing_t *outgoing, qn_peer_t frontend)
-{
-    outgoing_box_t *unused = NULL;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) {
-        outgoing_box_t *box = &outgoing->boxes[i];
-        if (qn_peer_equal(box->frontend, frontend)) return box;
-        if (box->frontend.epoch == 0 && !unused) unused = box;
-    }
-    QN_ASSERT(unused); /* a box per peer at most, freed when the peer is gone */
-    unused->frontend = frontend;
-    return unused;
-}
-
-static qn_send_outcome_t box_send(tokenizer_service_t *service, const outgoing_box_t *box)
-{
-    qn_text_delta_t delta = {
-        .deltas = (const void *)box->deltas.bytes, .deltas_count = (uint32_t)(box->deltas.length / sizeof(qn_delta_t)),
-        .text = { .data = box->text.length ? (const char *)box->text.bytes : "", .bytes = (uint32_t)box->text.length },
-        .tokens = (const void *)box->tokens.bytes, .tokens_count = (uint32_t)(box->tokens.length / sizeof(qn_text_token_t)),
-        .pieces = box->pieces.bytes, .pieces_count = (uint32_t)box->pieces.length,
-        .ends = (const void *)box->ends.bytes, .ends_count = (uint32_t)(box->ends.length / sizeof(qn_sequence_end_t)),
-        .timelines = (const void *)box->timelines.bytes,
-        .timelines_count = (uint32_t)(box->timelines.length / sizeof(qn_timeline_t)),
-    };
-    uint64_t now_ns = qn_clock_now_ns();
-    for (uint32_t i = 0; i < delta.timelines_count; i++) ((qn_timeline_t *)box->timelines.bytes)[i].detokenized_ns = now_ns;
-    return qn_daemon_send(service->daemon, box->frontend, QN_MESSAGE_TEXT_DELTA, &delta);
-}
-
-bool tokenizer_outgoing_flush(tokenizer_service_t *service)
-{
-    bool all = true;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) {
-        outgoing_box_t *box = &service->outgoing->boxes[i];
-        if (box->frontend.epoch == 0 || (box->deltas.length == 0 && box->ends.length == 0)) continue;
-        if (box_send(service, box) == QN_SEND_FULL) all = false;
-        else box_empty(box); /* sent, or nobody is there to read it */
-    }
-    return all;
-}
-
-/* A TextDelta has bounds; what would exceed them is sent before more is added. */
-static void box_make_room(tokenizer_service_t *service, outgoing_box_t *box)
-{
-    bool full = box->deltas.length / sizeof(qn_delta_t) >= DELTAS_MAX ||
-                box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > TEXT_TOKENS_MAX ||
-                box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;
-    if (!full) return;
-    if (box_send(service, box) == QN_SEND_FULL)
-        qn_log_error("frontend epoch %u takes nothing any more: its text is dropped", box->frontend.epoch);
-    box_empty(box);
 }
 
 /* Bytes a token stands for when it is alone. */
@@ -300,7 +206,7 @@ static void add_end(tokenizer_service_t *service, const stream_t *stream, qn_seq
         end.generated_tokens = stream->stopped_tokens;
     }
     const owner_t *owner = stream->owner;
-    text_buffer_append(&outgoing_box(service->outgoing, owner->frontend)->ends, &end, sizeof end);
+    text_buffer_append(&tokenizer_outgoing_box(service, owner->frontend)->ends, &end, sizeof end);
 }
 
 static void handle_cancel(void *state, qn_peer_t from, const void *message)
@@ -330,8 +236,7 @@ void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend)
         request_close(service, stream);
         cursor = 0;
     }
-    for (size_t i = 0; i < QN_PEERS_MAX; i++)
-        if (qn_peer_equal(service->outgoing->boxes[i].frontend, frontend)) box_free(&service->outgoing->boxes[i]);
+    tokenizer_outgoing_forget(service->outgoing, frontend);
 }
 
 /* ---- generated tokens ----------------------------------------------------------------------------------------- */
@@ -369,8 +274,7 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
                        const qn_token_logprob_t *top)
 {
     const owner_t *owner = stream->owner;
-    outgoing_box_t *box = outgoing_box(service->outgoing, owner->frontend);
-    box_make_room(service, box);
+    outgoing_box_t *box = tokenizer_outgoing_box(service, owner->frontend);
     size_t before = box->text.length;
     bool was_stopped = stream->stopped;
     switch (stream_push(stream, token->position, token->id, &box->text)) {
@@ -395,7 +299,7 @@ static void take_end(tokenizer_service_t *service, const qn_sequence_end_t *end)
 {
     stream_t *stream = streams_find(service->streams, end->request);
     if (!stream) return;
-    outgoing_box_t *box = outgoing_box(service->outgoing, ((const owner_t *)stream->owner)->frontend);
+    outgoing_box_t *box = tokenizer_outgoing_box(service, ((const owner_t *)stream->owner)->frontend);
     size_t before = box->text.length;
     stream_finish(stream, &box->text);
     if (box->text.length > before) add_delta(box, stream, (uint32_t)(box->text.length - before), 0);
@@ -423,7 +327,7 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
     for (uint32_t i = 0; i < batch->timelines_count; i++) {
         const stream_t *stream = streams_find(service->streams, batch->timelines[i].request);
         if (!stream) continue;
-        outgoing_box_t *box = outgoing_box(service->outgoing, ((const owner_t *)stream->owner)->frontend);
+        outgoing_box_t *box = tokenizer_outgoing_box(service, ((const owner_t *)stream->owner)->frontend);
         text_buffer_append(&box->timelines, &batch->timelines[i], sizeof batch->timelines[i]);
     }
     for (uint32_t i = 0; i < batch->ends_count; i++) take_end(service, &batch->ends[i]);

@@ -26,10 +26,6 @@ typedef struct {
 
 extern const qn_handler_t tokenizer_handlers[];
 
-tokenizer_outgoing_t *tokenizer_outgoing_create(void);
-void tokenizer_outgoing_destroy(tokenizer_outgoing_t **outgoing);
-/* Sends the collected deltas; false: a peer had no room, call again soon. */
-bool tokenizer_outgoing_flush(tokenizer_service_t *service);
 /* A frontend died: its requests are cancelled. */
 void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend);
 /* A new scheduler life is up: it is told of every running request again; it drops those it knows. */

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/paths.h"
 #include "services/tokenizer/handlers.h"
+#include "services/tokenizer/outgoing.h"
 
 #define RETRY_NS 1000000ull
 

@@ -371,7 +371,7 @@ static qn_err_t add_added(tokenizer_t *t, added_load_t *added, uint32_t id, norm
     return QN_OK;
 }
 
-static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, text_buffer_t *special_contents)
+static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, vocabulary_t *special_contents)
 {
     normalizer_work_t work = { 0 };
     uint32_t next_id = (uint32_t)tokenizer_raw_pieces(t)->count;
@@ -389,30 +389,32 @@ static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, text_buffe
             qn_log_warning("added_tokens[%zu] \"%.40s\" says id %lld but gets %u", i, added.content,
                            (long long)json_integer_value(declared), id);
         if (!err) err = add_added(t, &added, id, &work);
-        if (!err && added.token.special) {
-            uint32_t bytes = (uint32_t)added.bytes;
-            text_buffer_append(special_contents, &bytes, sizeof bytes);
-            text_buffer_append(special_contents, added.content, added.bytes);
-        }
+        if (!err && added.token.special) vocabulary_add(special_contents, added.content, added.bytes, id);
     }
     normalizer_work_fini(&work);
     return err;
 }
 
-/* Special is a property of the text of a token: every id whose text is a special content is. */
-static void mark_special(tokenizer_t *t, const text_buffer_t *contents)
+/* Special is a property of the text of a token: the ids whose text is the content of a special token. */
+static void mark_if_special(tokenizer_t *t, const vocabulary_t *contents, uint32_t id)
+{
+    size_t bytes;
+    const char *text = tokenizer_token_text(t, id, &bytes);
+    if (text && vocabulary_find(contents, text, bytes) != VOCABULARY_NO_ID)
+        t->special[id >> 6] |= 1ull << (id & 63);
+}
+
+static void mark_special(tokenizer_t *t, const vocabulary_t *contents)
 {
     const vocabulary_t *raw = tokenizer_raw_pieces(t);
     t->id_limit = raw->id_limit > t->added.id_limit ? raw->id_limit : t->added.id_limit;
     t->special = calloc((t->id_limit + 63) / 64 + 1, sizeof *t->special);
     QN_ASSERT(t->special != NULL);
-    uint32_t bytes;
-    for (size_t at = 0; at < contents->length; at += sizeof bytes + bytes) {
-        memcpy(&bytes, contents->bytes + at, sizeof bytes);
-        const uint8_t *content = contents->bytes + at + sizeof bytes;
-        uint32_t ids[] = { vocabulary_find(&t->added_texts, content, bytes), vocabulary_find(raw, content, bytes) };
-        for (int i = 0; i < 2; i++)
-            if (ids[i] != VOCABULARY_NO_ID) t->special[ids[i] >> 6] |= 1ull << (ids[i] & 63);
+    for (size_t i = 0; i < t->added.count; i++) mark_if_special(t, contents, t->added.entries[i].id);
+    for (size_t i = 0; i < contents->count; i++) {
+        const vocabulary_entry_t *entry = &contents->entries[i];
+        uint32_t id = vocabulary_find(raw, contents->pool.bytes + entry->offset, entry->length);
+        if (id != VOCABULARY_NO_ID) mark_if_special(t, contents, id);
     }
 }
 
@@ -436,18 +438,19 @@ enum { TOP_VERSION, TOP_ADDED, TOP_NORMALIZER, TOP_PRETOKENIZER, TOP_POST, TOP_D
 
 static qn_err_t load_added_and_tables(tokenizer_t *t, const json_t *added)
 {
-    text_buffer_t special_contents = { 0 };
+    vocabulary_t special_contents;
     if (added && !json_is_array(added) && !json_is_null(added))
         return qn_fail(QN_ERR_INVALID, "added_tokens: must be an array");
     if (json_array_size(added) > TOKENIZER_ADDED_TOKENS_MAX)
         return qn_fail(QN_ERR_LIMIT, "added_tokens: %zu tokens, at most %d are allowed", json_array_size(added),
                        TOKENIZER_ADDED_TOKENS_MAX);
+    vocabulary_init(&special_contents, json_array_size(added));
     qn_err_t err = load_added_tokens(t, added, &special_contents);
     if (!err) {
         mark_special(t, &special_contents);
         map_decoded(t);
     }
-    text_buffer_fini(&special_contents);
+    vocabulary_fini(&special_contents);
     return err;
 }
 

@@ -21,7 +21,8 @@
 
 #define DEADLINE_NS 20000000000ull
 
-/* One question at a time: the test thread fills it in and waits, the client's thread sends and keeps the answer's frame. */
+/* One question at a time: the test thread fills it in and waits, the client's thread sends it and keeps the frame of
+ * the answer. */
 typedef struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -78,7 +79,11 @@ static void keep_answer(qn_message_type_t type, const void *message)
 }
 
 #define KEEPER(name, type) \
-    static void keep_##name(void *state, qn_peer_t from, const void *message) { (void)state, (void)from, keep_answer(type, message); }
+    static void keep_##name(void *state, qn_peer_t from, const void *message) \
+    { \
+        (void)state, (void)from; \
+        keep_answer(type, message); \
+    }
 KEEPER(description, QN_MESSAGE_MODEL_DESCRIPTION)
 KEEPER(reserved, QN_MESSAGE_RESERVED)
 KEEPER(grant, QN_MESSAGE_GRANT)
@@ -282,7 +287,8 @@ static void lease(uint64_t sequence, bool open, uint32_t tokens, uint32_t ids_co
 {
     for (uint32_t i = 0; i < TOKENS; i++) ids[i] = i * 3;
     qn_lease_item_t item = { .sequence = sequence, .tokens = tokens, .ids_count = ids_count, .open = open };
-    qn_lease_t message = { .batch = sequence + 100, .items = &item, .items_count = 1, .ids = ids, .ids_count = ids_count };
+    qn_lease_t message = { .batch = sequence + 100, .items = &item, .items_count = 1, .ids = ids,
+                           .ids_count = ids_count };
     ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_GRANT, ret_grant);
     assert_int_equal(ret_grant->batch, sequence + 100);
     assert_int_equal(ret_grant->items_count, 1);
@@ -311,12 +317,12 @@ static qn_cache_stats_t cache_stats(void)
     return stats;
 }
 
-static void start_pair(runner_t *memory, runner_t *client)
+static void start_pair(runner_t *memory, runner_t *client, bool inproc)
 {
     qn_describe_t describe = { 0 };
     qn_model_description_t model;
-    runner_start(memory, &qn_memory_daemon, true);
-    runner_start(client, &scheduler_client, true);
+    runner_start(memory, &qn_memory_daemon, inproc);
+    runner_start(client, &scheduler_client, inproc);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
 }
 
@@ -325,7 +331,7 @@ static void test_memory_lease_commit_share_release_flush(void **state)
     (void)state;
     runner_t memory, client;
     qn_grant_t grant;
-    start_pair(&memory, &client);
+    start_pair(&memory, &client, true);
     lease(1, true, TOKENS, TOKENS, &grant);
     assert_int_equal(grant.items[0].outcome, QN_GRANT_OUTCOME_GRANTED);
     assert_int_equal(grant.items[0].block_count, 3);
@@ -366,13 +372,39 @@ static void test_memory_lease_beyond_all_blocks_is_short(void **state)
     (void)state;
     runner_t memory, client;
     qn_grant_t grant;
-    start_pair(&memory, &client);
+    start_pair(&memory, &client, true);
     uint32_t total = cache_stats().total_blocks; /* 512 blocks: four sequences of 2048 tokens */
     for (uint64_t sequence = 1; sequence <= 5; sequence++) {
         lease(sequence, true, 2048, 0, &grant);
-        assert_int_equal(grant.items[0].outcome, sequence <= 4 ? QN_GRANT_OUTCOME_GRANTED : QN_GRANT_OUTCOME_SHORT_OF_BLOCKS);
+        assert_int_equal(grant.items[0].outcome,
+                         sequence <= 4 ? QN_GRANT_OUTCOME_GRANTED : QN_GRANT_OUTCOME_SHORT_OF_BLOCKS);
         assert_int_equal(grant.free_blocks, total - 128 * (sequence <= 4 ? sequence : 4));
     }
+    runner_stop(&client);
+    runner_stop(&memory);
+}
+
+/* 1030 sequences of 1024 blocks in one Lease, of which a Grant can carry 1024. */
+static void test_memory_lease_beyond_one_grant_is_short(void **state)
+{
+    (void)state;
+    enum { ITEMS = 1030, FIT = 1024 };
+    static const char *const sets[] = { "model.path=tests/golden/llama3", "memory.block_tokens=1", "memory.kv_dtype=bf16",
+                                        "memory.kv_bytes=900MiB", "scheduler.queue_limit=2048" };
+    static qn_lease_item_t items[ITEMS];
+    runner_t memory, client;
+    qn_grant_t grant;
+    load_config(sets, 5);
+    start_pair(&memory, &client, true);
+    for (uint32_t i = 0; i < ITEMS; i++) items[i] = (qn_lease_item_t){ .sequence = i + 1, .tokens = 1024, .open = true };
+    qn_lease_t message = { .batch = 1, .items = items, .items_count = ITEMS };
+    ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_GRANT, &grant);
+    assert_int_equal(grant.items_count, ITEMS);
+    assert_int_equal(grant.blocks_count, FIT * 1024);
+    for (uint32_t i = 0; i < ITEMS; i++)
+        assert_int_equal(grant.items[i].outcome, i < FIT ? QN_GRANT_OUTCOME_GRANTED : QN_GRANT_OUTCOME_SHORT_OF_BLOCKS);
+    lease(FIT + 1, true, 1024, 0, &grant); /* asked again it is there */
+    assert_int_equal(grant.items[0].outcome, QN_GRANT_OUTCOME_GRANTED);
     runner_stop(&client);
     runner_stop(&memory);
 }
@@ -382,7 +414,7 @@ static void test_memory_bad_leases_are_refused(void **state)
     (void)state;
     runner_t memory, client;
     qn_refusal_t refusal;
-    start_pair(&memory, &client);
+    start_pair(&memory, &client, true);
     static const struct { uint32_t offset, count; } bad[] = { { 0, 5 }, { 4, 1 }, { 5, 0 }, { UINT32_MAX, 2 } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         qn_lease_item_t item = { .sequence = 1, .tokens = 10, .open = true, .ids_offset = bad[i].offset,
@@ -419,13 +451,13 @@ static void test_memory_dead_scheduler_holds_nothing(void **state)
     (void)state;
     runner_t memory, client;
     qn_grant_t grant;
-    start_pair(&memory, &client);
+    start_pair(&memory, &client, false);
     lease(1, true, TOKENS, TOKENS, &grant);
     commit(1, 0, TOKENS);
     lease(2, true, 500, 0, &grant);
     assert_int_equal(cache_stats().used_blocks, 35);
     runner_stop(&client);
-    runner_start(&client, &scheduler_client, true); /* the next life */
+    runner_start(&client, &scheduler_client, false); /* the next life */
     qn_cache_stats_t stats = cache_stats();
     assert_int_equal(stats.sequences, 0);
     assert_int_equal(stats.used_blocks, 0);
@@ -455,13 +487,13 @@ static void test_memory_reserved_regions_are_kept_by_name(void **state)
     (void)state;
     runner_t memory, client;
     uint64_t bytes;
-    runner_start(&memory, &qn_memory_daemon, true);
-    runner_start(&client, &compute_client, true);
+    runner_start(&memory, &qn_memory_daemon, false);
+    runner_start(&client, &compute_client, false);
     uint64_t scratch = reserve("scratch", 10000, &bytes);
     assert_int_equal(bytes, 10000);
     assert_int_not_equal(reserve("other", 10000, &bytes), scratch);
     runner_stop(&client);
-    runner_start(&client, &compute_client, true); /* a restarted compute finds the same bytes */
+    runner_start(&client, &compute_client, false); /* a restarted compute finds the same bytes */
     assert_int_equal(reserve("scratch", 10000, &bytes), scratch);
     assert_int_equal(reserve("scratch", 1, &bytes), scratch);
     assert_int_equal(bytes, 10000);
@@ -505,6 +537,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_memory_unusable_model_ends_the_daemon, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_lease_commit_share_release_flush, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_lease_beyond_all_blocks_is_short, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_lease_beyond_one_grant_is_short, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_bad_leases_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_only_the_scheduler_may_lease, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_dead_scheduler_holds_nothing, setup, teardown),

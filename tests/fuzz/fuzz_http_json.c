@@ -1,5 +1,6 @@
-/* libFuzzer target: any bytes as the body of /v1/completions and of /generate. What is accepted must obey the limits that
- * the rest of the frontend relies on; what is refused must say so in valid JSON. Seeds: tests/fuzz/seeds/http_json. */
+/* libFuzzer target: any bytes as the body of /v1/completions and of /generate. What is accepted must obey the limits
+ * that the rest of the frontend relies on; what is refused must say so in valid JSON. Seeds:
+ * tests/fuzz/seeds/http_json. */
 #include <jansson.h>
 #include <math.h>
 #include <string.h>

@@ -225,8 +225,9 @@ def test_up_configuration_error_of_a_service_is_fatal_and_shown(up):
     up.plan("memory", [{"print": "<3>memory: memory.kv_bytes is more than this machine has"}, {"exit": 78}])
     up.start()
     assert up.end() == 78
-    assert up.lines[-2].endswith("error: memory cannot start: it ended with status 78: "
-                                 "memory.kv_bytes is more than this machine has")
+    up.wait_for("error: memory cannot start: it ended with status 78: memory.kv_bytes is more than this machine has$")
+    assert up.wait_for("stopped").endswith("stopped, because memory cannot start: it ended with status 78: "
+                                           "memory.kv_bytes is more than this machine has")
     assert len(up.events("start", "memory")) == 1
     assert not any(is_alive(row["pid"]) for row in up.events("start"))
 

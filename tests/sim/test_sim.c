@@ -94,6 +94,10 @@ static struct {
     uint32_t client_epoch[SIM_CLIENTS];
     uint32_t client_sees;                         /* scheduler epoch the clients talk to; 0 = none */
 
+    /* What the ledger of the scheduler that died held: all of it must be found again. */
+    struct { uint64_t id; uint32_t generated; request_finish_t finish; } held[2 * SIM_REQUESTS_MAX];
+    uint32_t held_count;
+
     uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn;
 } w;
 
@@ -324,6 +328,18 @@ static void start_memory(void)
     push(w.now_ns + sim_between(&w.random, 1000, 300000), (event_t){.kind = MEMORY_UP, .from_epoch = w.memory_epoch});
 }
 
+/* What stands in memory for the sequence at [from, to) is what the model computes for it alone. */
+static void check_content(uint64_t sequence, uint32_t from, uint32_t to, const char *what)
+{
+    const sim_request_t *request = find_request(sequence);
+    uint32_t count = 0, block_tokens = w.pool_options.block_tokens;
+    const uint32_t *table = block_pool_table(w.pool, sequence, &count);
+    for (uint32_t at = from; at < to; at++)
+        SIM_CHECK(w.compute.kv[(size_t)table[at / block_tokens] * block_tokens + at % block_tokens] ==
+                      request->expected_kv[at], "%s: request %llu has foreign or stale KV at %u", what,
+                  (unsigned long long)sequence, at);
+}
+
 static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_grant)
 {
     const plan_lease_t *one = &traffic->leases[at];
@@ -339,6 +355,7 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
                                  .blocks = sim_copy(grant.blocks, grant.block_count, sizeof *grant.blocks),
                                  .outcome = (batch_grant_outcome_t)outcome};
     w.hits += grant.cached_tokens > 0;
+    check_content(one->sequence, 0, grant.cached_tokens, "prefix hit");
     for (uint32_t i = 0; i < grant.block_count; i++) {
         bool shared = i < grant.cached_tokens / w.pool_options.block_tokens;
         SIM_CHECK(!shared || w.compute.writer_salt[grant.blocks[i]] == one->salt, "a prefix was shared across salts");
@@ -356,6 +373,7 @@ static void memory_takes(const event_t *event)
         const plan_commit_t *commit = &traffic->commits[i];
         SIM_CHECK(block_pool_commit(w.pool, commit->sequence, commit->position, commit->ids, commit->ids_count),
                   "a commit of %llu at %u does not fit", (unsigned long long)commit->sequence, commit->position);
+        check_content(commit->sequence, commit->position, commit->position + commit->ids_count, "commit");
     }
     for (uint32_t i = 0; i < traffic->release_count; i++)
         block_pool_release(w.pool, traffic->releases[i]);
@@ -479,6 +497,16 @@ static void kill_scheduler(bool torn)
 {
     if (w.scheduler == NULL)
         return;
+    w.held_count = 0;
+    const ledger_t *ledger = scheduler_ledger(w.scheduler);
+    for (const request_t *one = ledger_next(ledger, NULL); one != NULL; one = ledger_next(ledger, one)) {
+        w.held[w.held_count].id = one->id;
+        w.held[w.held_count].generated = one->generated_tokens;
+        w.held[w.held_count++].finish = one->finish;
+    }
+    ledger_usage_t usage;
+    ledger_usage(ledger, &usage);
+    w.compactions += usage.compactions;
     if (torn && w.next_request < w.request_count) { /* while it accepts a request */
         admission_refusal_t refusal;
         memcpy(w.mapping_before, w.mapping, LEDGER_BYTES);
@@ -547,6 +575,13 @@ static void start_scheduler(void)
     qn_err_t err = scheduler_create(&w.options, w.now_ns, &w.scheduler, &replay);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
     w.replayed += replay.requests;
+    SIM_CHECK(replay.requests == w.held_count, "%u requests were in the ledger, %u are found", w.held_count, replay.requests);
+    for (uint32_t i = 0; i < w.held_count; i++) {
+        const request_t *found = ledger_find(scheduler_ledger(w.scheduler), w.held[i].id);
+        SIM_CHECK(found != NULL && found->generated_tokens == w.held[i].generated &&
+                  (found->finish == w.held[i].finish || w.held[i].finish == REQUEST_UNFINISHED),
+                  "request %llu is not found as it was", (unsigned long long)w.held[i].id);
+    }
     send_over(LINK_TO_MEMORY, (event_t){.kind = MEMORY_SEES, .from_epoch = w.scheduler_epoch});
     send_over(LINK_TO_COMPUTE, (event_t){.kind = COMPUTE_SEES, .from_epoch = w.scheduler_epoch});
     if (w.memory_epoch != 0)
@@ -887,7 +922,13 @@ static void draw_request(uint32_t at)
     draw_sampling(&submission->sampling);
     for (uint32_t i = 0; i < submission->prompt_tokens; i++)
         request->prompt[i] = (uint32_t)(sim_mix(text, i) % SIM_VOCAB);
-    if (sim_chance(random, 50))
+    const sim_request_t *earlier = at > 0 ? &w.requests[sim_between(random, 0, at - 1)] : NULL;
+    if (earlier != NULL && sim_chance(random, 25)) { /* the next turn of a conversation: prompt and answer so far */
+        uint32_t known = earlier->submission.prompt_tokens + earlier->expected_count;
+        memcpy(request->prompt, earlier->expected, known * sizeof *request->prompt);
+        if (known > 0)
+            submission->prompt_tokens = sim_between(random, 1, known);
+    } else if (sim_chance(random, 50))
         request->prompt[submission->prompt_tokens - 1] = sim_between(random, 0, SIM_VOCAB - 1);
     for (uint32_t i = 0; i < submission->stop_count; i++)
         request->stop_ids[i] = sim_between(random, 0, SIM_VOCAB - 1);
@@ -965,7 +1006,7 @@ static void check_end(void)
     ledger_usage_t usage;
     ledger_usage(scheduler_ledger(w.scheduler), &usage);
     SIM_CHECK(usage.reserved_bytes == 0, "the ledger reserves space for nobody");
-    w.compactions = usage.compactions;
+    w.compactions += usage.compactions;
     w.preemptions = counts.planner.preemptions;
     w.masked = counts.masked_runs;
 }

@@ -146,7 +146,7 @@ static bool is_closed_by_server(int fd)
 static void test_fd_socket_malformed_requests_end_their_connection(void **state)
 {
     qn_fd_server_t *server = *state;
-    static const char *const bad[] = { "x", "sixteen bytes .." /* no magic */, "a packet that is longer than a request" };
+    static const char *const bad[] = { "x", "sixteen bytes .." /* no magic */, "a packet longer than a request" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int fd = connect_raw();
         assert_int_equal(qn_fd_server_serve(server), 0);

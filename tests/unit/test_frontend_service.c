@@ -1,6 +1,6 @@
-/* The whole frontend against scripted peers: real HTTP over a Unix socket on one side, the skeleton's calls on the other,
- * which this program answers instead of common/daemon.c. Everything that the frontend sends goes through the wire
- * format and its checks, and so does what it gets. One thread: a client reads while the frontend's tick runs. */
+/* The whole frontend against scripted peers: real HTTP over a Unix socket on one side, the skeleton's calls on the
+ * other, which this program answers instead of common/daemon.c. Everything that the frontend sends goes through the
+ * wire format and its checks, and so does what it gets. One thread: a client reads while the frontend's tick runs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -45,7 +45,8 @@ qn_send_outcome_t qn_daemon_send(qn_daemon_t *daemon, qn_peer_t to, qn_message_t
     assert_true(daemon->sent_count < SENT_MAX);
     const uint8_t *frame;
     size_t bytes;
-    if (qn_wire_encode(qn_wire_type(type), message, &daemon->arena, &frame, &bytes) != QN_OK) fail_msg("%s", qn_err_text());
+    if (qn_wire_encode(qn_wire_type(type), message, &daemon->arena, &frame, &bytes) != QN_OK)
+        fail_msg("%s", qn_err_text());
     void *copy = qn_arena_zalloc(&daemon->arena, 1, qn_message_struct_bytes(type));
     if (qn_wire_decode(qn_wire_type(type), frame, bytes, &daemon->arena, copy) != QN_OK) fail_msg("%s", qn_err_text());
     daemon->sent[daemon->sent_count].type = type;
@@ -156,10 +157,12 @@ static int setup_with(void **state, const char *const *sets, size_t set_count)
     snprintf(listen, sizeof listen, "frontend.listen=unix:%s/http", test->daemon.folder);
     const char *all[8] = { listen };
     for (size_t i = 0; i < set_count; i++) all[i + 1] = sets[i];
-    if (qn_config_load(NULL, all, set_count + 1, test->daemon.folder, &test->config) != QN_OK) fail_msg("%s", qn_err_text());
+    if (qn_config_load(NULL, all, set_count + 1, test->daemon.folder, &test->config) != QN_OK)
+        fail_msg("%s", qn_err_text());
     const qn_stat_spec_t *tables[] = { qn_frontend_daemon.stats, qn_frontend_daemon.stats };
     size_t counts[] = { 1, qn_frontend_daemon.stat_count };
-    assert_int_equal(qn_stats_create(test->daemon.folder, "frontend", 77, tables, counts, 2, &test->daemon.stats), QN_OK);
+    assert_int_equal(qn_stats_create(test->daemon.folder, "frontend", 77, tables, counts, 2, &test->daemon.stats),
+                     QN_OK);
     if (qn_frontend_daemon.init(&test->daemon, qn_config_values(test->config), &test->frontend) != QN_OK)
         fail_msg("%s", qn_err_text());
     for (int service = QN_SERVICE_TOKENIZER; service <= QN_SERVICE_COMPUTE; service++)
@@ -207,8 +210,9 @@ static client_t client_open(case_t *test, const char *text)
 static client_t client_post(case_t *test, const char *path, const char *headers, const char *body)
 {
     char text[8192];
-    snprintf(text, sizeof text, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\n\r\n%s",
-             path, headers, strlen(body), body);
+    snprintf(text, sizeof text,
+             "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\n\r\n%s", path,
+             headers, strlen(body), body);
     return client_open(test, text);
 }
 
@@ -248,7 +252,8 @@ static const char *client_text(client_t *client)
 static void pump(case_t *test, client_t *client)
 {
     tick(test);
-    struct pollfd items[3] = { { .fd = test->daemon.fds[0], .events = POLLIN }, { .fd = test->daemon.fds[1], .events = POLLIN },
+    struct pollfd items[3] = { { .fd = test->daemon.fds[0], .events = POLLIN },
+                               { .fd = test->daemon.fds[1], .events = POLLIN },
                                { .fd = client ? client->fd : -1, .events = POLLIN } };
     poll(items, 3, 1);
     if (client) client_read(client);
@@ -358,10 +363,12 @@ static void test_frontend_completion_crosses_and_comes_back(void **state)
     send_text(test, first->head.request, 1, "a", 1, 9);
     send_end(test, second->head.request, QN_FINISH_STOP, 1);
     send_end(test, first->head.request, QN_FINISH_LENGTH, 2);
-    expect_reply(test, client, 200,
+    expect_reply(
+        test, client, 200,
         "\"model\":\"tiny\",\"choices\":[{\"index\":0,\"text\":\"Aa\",\"logprobs\":null,\"finish_reason\":\"length\","
-        "\"stop_reason\":null},{\"index\":1,\"text\":\"B\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}],"
-        "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":3,\"total_tokens\":6,\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
+        "\"stop_reason\":null},{\"index\":1,\"text\":\"B\",\"logprobs\":null,\"finish_reason\":\"stop\","
+        "\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":3,\"total_tokens\":6,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
 }
 
 static void test_frontend_request_id_is_echoed_or_made(void **state)
@@ -397,7 +404,8 @@ static void test_frontend_stream_begins_with_the_first_token(void **state)
     wait_for_text(test, &client, "data: [DONE]\n\n");
     const char *text = client_text(&client);
     assert_non_null(strstr(text, "\"text\":\"two\",\"logprobs\":null,\"finish_reason\":\"length\""));
-    assert_non_null(strstr(text, "\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5"));
+    assert_non_null(
+        strstr(text, "\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5"));
     wait_for_text(test, &client, "\r\n0\r\n\r\n"); /* the body ends; the connection stays */
     assert_false(client.closed);
     const char *again = "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -410,7 +418,8 @@ static void test_frontend_client_that_leaves_is_cancelled(void **state)
 {
     case_t *test = *state;
     skip_describe(test);
-    static const char *const bodies[] = { "{\"prompt\":\"hi\",\"n\":2}", "{\"prompt\":\"hi\",\"n\":2,\"stream\":true}" };
+    static const char *const bodies[] = { "{\"prompt\":\"hi\",\"n\":2}",
+                                          "{\"prompt\":\"hi\",\"n\":2,\"stream\":true}" };
     for (int i = 0; i < 4; i++) { /* waiting for a whole answer, for a stream's begin, amid a stream */
         client_t client = client_post(test, "/v1/completions", "", bodies[i != 0]);
         uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
@@ -484,15 +493,21 @@ static void test_frontend_refusals_become_errors(void **state)
 {
     case_t *test = *state;
     skip_describe(test);
-    static const struct { uint16_t status; uint32_t retry_ms; const char *param, *part; } cases[] = {
-        { 400, 0, "prompt", "\"param\":\"prompt\"" }, { 429, 2500, NULL, "Retry-After: 3" }, { 503, 0, NULL, "Retry-After: 1" },
+    static const struct { uint16_t status; uint32_t retry_ms; const char *param, *part;
+    } cases[] = {
+        { 400, 0, "prompt", "\"param\":\"prompt\"" },
+        { 429, 2500, NULL, "Retry-After: 3" },
+        { 503, 0, NULL, "Retry-After: 1" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         client_t client = client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"n\":2}");
         uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
         take_sent(test, &client, QN_MESSAGE_ENCODE);
-        qn_refusal_t refusal = { .head.request = request + 1, .status = cases[i].status, .retry_after_ms = cases[i].retry_ms,
-                                 .param = qn_text(cases[i].param), .text = qn_text("too long by 7 tokens") };
+        qn_refusal_t refusal = { .head.request = request + 1,
+                                 .status = cases[i].status,
+                                 .retry_after_ms = cases[i].retry_ms,
+                                 .param = qn_text(cases[i].param),
+                                 .text = qn_text("too long by 7 tokens") };
         deliver(test, QN_MESSAGE_REFUSAL, &refusal);
         expect_reply(test, client, cases[i].status, cases[i].part);
         take_sent(test, NULL, QN_MESSAGE_CANCEL);
@@ -522,8 +537,12 @@ static void test_frontend_broken_deltas_are_dropped(void **state)
     client_t client = client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"logprobs\":1}");
     uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
     qn_text_token_t token = { .id = 1, .top_count = 5, .piece_bytes = 0 };
-    static const struct { uint32_t text_offset, text_bytes, token_offset, token_count; uint16_t piece_bytes; } cases[] = {
-        { 0, 9, 0, 0, 0 }, { UINT32_MAX, UINT32_MAX, 0, 0, 0 }, { 0, 0, 1, 1, 0 }, { 0, 0, UINT32_MAX, UINT32_MAX, 0 },
+    static const struct {
+        uint32_t text_offset, text_bytes, token_offset, token_count;
+        uint16_t piece_bytes;
+    } cases[] = {
+        { 0, 9, 0, 0, 0 }, { UINT32_MAX, UINT32_MAX, 0, 0, 0 },
+        { 0, 0, 1, 1, 0 }, { 0, 0, UINT32_MAX, UINT32_MAX, 0 },
         { 0, 0, 0, 1, 0 }, { 0, 0, 0, 0, 7 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -589,7 +608,8 @@ static void test_frontend_sglang_stream_is_cumulative(void **state)
     assert_string_equal(encode->client_request.data, "r1");
     assert_int_equal(encode->prompt_ids_count, 3);
     send_text(test, encode->head.request, 0, "a", 0, 10);
-    wait_for_text(test, &client, "data: {\"text\":\"a\",\"output_ids\":[10],\"meta_info\":{\"id\":\"r1\",\"finish_reason\":null,"
+    wait_for_text(test, &client,
+                  "data: {\"text\":\"a\",\"output_ids\":[10],\"meta_info\":{\"id\":\"r1\",\"finish_reason\":null,"
                   "\"prompt_tokens\":3,\"completion_tokens\":1");
     send_text(test, encode->head.request, 1, "b", 1, 11);
     send_end(test, encode->head.request, QN_FINISH_LENGTH, 2);
@@ -604,12 +624,14 @@ static void test_frontend_abort_ends_by_name(void **state)
 {
     case_t *test = *state;
     skip_describe(test);
-    client_t client = client_post(test, "/v1/completions", "x-request-id: job\r\n", "{\"prompt\":\"a\",\"stream\":true}");
+    client_t client =
+        client_post(test, "/v1/completions", "x-request-id: job\r\n", "{\"prompt\":\"a\",\"stream\":true}");
     uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
     send_text(test, request, 0, "a", 0, 10);
     wait_for_text(test, &client, "\"text\":\"a\"");
     expect_reply(test, client_post(test, "/abort_request", "", "{\"rid\":\"other\"}"), 200, "{\"aborted\":0}");
-    expect_reply(test, client_post(test, "/abort_request", "", "{\"request_id\":\"cmpl-job\"}"), 200, "{\"aborted\":1}");
+    expect_reply(test, client_post(test, "/abort_request", "", "{\"request_id\":\"cmpl-job\"}"), 200,
+                 "{\"aborted\":1}");
     const qn_cancel_t *cancel = take_sent(test, &client, QN_MESSAGE_CANCEL);
     assert_int_equal(cancel->head.request, request);
     assert_int_equal(cancel->reason, QN_CANCEL_REASON_CLIENT_ASKED);
@@ -625,15 +647,22 @@ static void test_frontend_queries_ask_and_answer(void **state)
 {
     case_t *test = *state;
     skip_describe(test);
-    client_t client = client_post(test, "/tokenize", "", "{\"prompt\":\"ab\",\"return_token_strs\":true,\"add_special_tokens\":false}");
+    client_t client = client_post(test, "/tokenize", "",
+                                  "{\"prompt\":\"ab\",\"return_token_strs\":true,\"add_special_tokens\":false}");
     const qn_tokenize_t *tokenize = take_sent(test, &client, QN_MESSAGE_TOKENIZE);
     assert_true(!tokenize->add_special && tokenize->want_pieces);
     uint32_t ids[] = { 5, 6 };
     uint16_t lengths[] = { 1, 1 };
-    qn_tokenized_t tokenized = { .head.request = tokenize->head.request, .ids = ids, .ids_count = 2, .piece_bytes = lengths,
-                                 .piece_bytes_count = 2, .pieces = (const uint8_t *)"ab", .pieces_count = 2 };
+    qn_tokenized_t tokenized = { .head.request = tokenize->head.request,
+                                 .ids = ids,
+                                 .ids_count = 2,
+                                 .piece_bytes = lengths,
+                                 .piece_bytes_count = 2,
+                                 .pieces = (const uint8_t *)"ab",
+                                 .pieces_count = 2 };
     deliver(test, QN_MESSAGE_TOKENIZED, &tokenized);
-    expect_reply(test, client, 200, "{\"count\":2,\"max_model_len\":2048,\"tokens\":[5,6],\"token_strs\":[\"a\",\"b\"]}");
+    expect_reply(test, client, 200,
+                 "{\"count\":2,\"max_model_len\":2048,\"tokens\":[5,6],\"token_strs\":[\"a\",\"b\"]}");
     client = client_post(test, "/detokenize", "", "{\"tokens\":[5,6]}");
     const qn_detokenize_t *detokenize = take_sent(test, &client, QN_MESSAGE_DETOKENIZE);
     assert_false(detokenize->skip_special);
@@ -642,7 +671,10 @@ static void test_frontend_queries_ask_and_answer(void **state)
     expect_reply(test, client, 200, "{\"prompt\":\"ab\"}");
     client = client_get(test, "/cache/stats?mode=research");
     const qn_cache_query_t *query = take_sent(test, &client, QN_MESSAGE_CACHE_QUERY);
-    qn_cache_stats_t stats = { .head.request = query->head.request, .total_blocks = 9, .lookup_tokens = 8, .hit_tokens = 2,
+    qn_cache_stats_t stats = { .head.request = query->head.request,
+                               .total_blocks = 9,
+                               .lookup_tokens = 8,
+                               .hit_tokens = 2,
                                .policy = qn_text("lru") };
     deliver(test, QN_MESSAGE_CACHE_STATS, &stats);
     expect_reply(test, client, 200, "\"hit_rate\":0.25");
@@ -683,16 +715,23 @@ static void test_frontend_silent_stream_is_pinged(void **state)
 static void test_frontend_status_routes_answer(void **state)
 {
     case_t *test = *state;
-    static const struct { const char *path; int status; const char *part; } cases[] = {
-        { "/health", 200, "\"status\":\"ok\"" }, { "/ready", 200, "{\"name\":\"compute\",\"state\":\"ready\"" },
-        { "/version", 200, "\"protocol\":1" }, { "/v1/models", 200, "\"object\":\"list\",\"data\":[{\"id\":\"tiny\"" },
-        { "/v1/models/tiny", 200, "\"max_model_len\":2048" }, { "/v1/models/org/none", 404, "model_not_found" },
-        { "/model_info", 200, "\"vocab_size\":1000" }, { "/server_info", 200, "\"queue_limit\":1024" },
-        { "/services", 200, "{\"name\":\"memory\",\"pid\":1004,\"epoch\":14,\"build\":\"test\",\"state\":\"ready\",\"uptime_s\":1.5,"
-                            "\"restarts\":0,\"transport\":\"ipc\"" },
+    static const struct { const char *path; int status; const char *part;
+    } cases[] = {
+        { "/health", 200, "\"status\":\"ok\"" },
+        { "/ready", 200, "{\"name\":\"compute\",\"state\":\"ready\"" },
+        { "/version", 200, "\"protocol\":1" },
+        { "/v1/models", 200, "\"object\":\"list\",\"data\":[{\"id\":\"tiny\"" },
+        { "/v1/models/tiny", 200, "\"max_model_len\":2048" },
+        { "/v1/models/org/none", 404, "model_not_found" },
+        { "/model_info", 200, "\"vocab_size\":1000" },
+        { "/server_info", 200, "\"queue_limit\":1024" },
+        { "/services", 200,
+          "{\"name\":\"memory\",\"pid\":1004,\"epoch\":14,\"build\":\"test\",\"state\":\"ready\",\"uptime_s\":1.5,"
+          "\"restarts\":0,\"transport\":\"ipc\"" },
         { "/services", 200, "{\"name\":\"frontend\",\"pid\":1,\"epoch\":77" },
         { "/nowhere", 404, "\"code\":\"not_found\"" },
-        { "/v1/models?mode=research", 200, "\"metadata\":{\"service\":\"frontend\",\"method\":\"models\",\"execution_time_us\":" },
+        { "/v1/models?mode=research", 200,
+          "\"metadata\":{\"service\":\"frontend\",\"method\":\"models\",\"execution_time_us\":" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         expect_reply(test, client_get(test, cases[i].path), cases[i].status, cases[i].part);
@@ -713,14 +752,15 @@ static void test_frontend_bad_http_is_refused_with_the_reason(void **state)
     expect_reply(test, client_open(test, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
                                    "Content-Length: 2\r\n\r\n{}"), 415, "application/json");
     expect_reply(test, client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"n\":0}"), 400, "\"param\":\"n\"");
-    expect_reply(test, client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"model\":\"x\"}"), 404, "model_not_found");
+    expect_reply(test, client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"model\":\"x\"}"), 404,
+                 "model_not_found");
     expect_reply(test, client_post(test, "/v1/completions", "", ""), 400, "empty");
     char body[1200] = "{\"prompt\":\"";
     memset(body + 11, 'a', 1100);
     strcpy(body + 1111, "\"}");
     expect_reply(test, client_post(test, "/v1/completions", "", body), 413, "1024 bytes");
-    expect_reply(test, client_open(test, "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"), 413,
-                 "max_body_bytes");
+    expect_reply(test, client_open(test, "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"),
+                 413, "max_body_bytes");
 }
 
 static void test_frontend_full_queue_says_429(void **state)
@@ -751,10 +791,14 @@ static void test_frontend_research_mode_shows_hops(void **state)
         uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
         send_text(test, request, 0, "a", 0, 1);
         send_end(test, request, QN_FINISH_STOP, 1);
-        wait_for_text(test, &client, "\"hops\":[{\"from\":\"frontend\",\"to\":\"tokenizer\",\"us\":1},"
-                      "{\"from\":\"tokenizer\",\"to\":\"tokenizer\",\"us\":2},{\"from\":\"tokenizer\",\"to\":\"scheduler\",\"us\":1},");
-        assert_non_null(strstr(client_text(&client), stream ? "\"choices\":[],\"metadata\":{" : "{\"data\":{\"id\":\"cmpl-"));
-        assert_non_null(strstr(client_text(&client), "\"epoch\":77,\"reason\":\"sequence 1 of 1: stop after 1 tokens; 1 of 3 prompt "
+        wait_for_text(test, &client,
+                      "\"hops\":[{\"from\":\"frontend\",\"to\":\"tokenizer\",\"us\":1},"
+                      "{\"from\":\"tokenizer\",\"to\":\"tokenizer\",\"us\":2},{\"from\":\"tokenizer\",\"to\":"
+                      "\"scheduler\",\"us\":1},");
+        assert_non_null(
+            strstr(client_text(&client), stream ? "\"choices\":[],\"metadata\":{" : "{\"data\":{\"id\":\"cmpl-"));
+        assert_non_null(strstr(client_text(&client),
+                               "\"epoch\":77,\"reason\":\"sequence 1 of 1: stop after 1 tokens; 1 of 3 prompt "
                                "tokens were cached\""));
         if (stream) wait_for_text(test, &client, "data: [DONE]");
         client_close(&client);
@@ -786,7 +830,8 @@ static void test_frontend_slow_reader_loses_nothing(void **state)
 {
     case_t *test = *state;
     skip_describe(test);
-    client_t client = client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":5000}");
+    client_t client =
+        client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":5000}");
     uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
     for (uint32_t i = 0; i < 5000; i++) { /* more than the socket holds, while nobody reads */
         char text[9];

@@ -17,7 +17,8 @@ static generation_t accept(generation_api_t api, const char *body)
 {
     generation_t generation;
     http_error_t error = { 0 };
-    if (!generation_parse(api, body, strlen(body), &limits, &generation, &error)) fail_msg("%s: %s", body, error.message);
+    if (!generation_parse(api, body, strlen(body), &limits, &generation, &error))
+        fail_msg("%s: %s", body, error.message);
     return generation;
 }
 
@@ -56,10 +57,13 @@ static void test_completions_minimal_has_openai_defaults(void **state)
 static void test_completions_every_field_is_taken(void **state)
 {
     (void)state;
-    generation_t generation = accept(GENERATION_COMPLETIONS,
+    generation_t generation = accept(
+        GENERATION_COMPLETIONS,
         "{\"prompt\":[[1,2],[3]],\"max_tokens\":7,\"temperature\":0.5,\"top_p\":0.25,\"top_k\":40,\"min_p\":0.125,"
-        "\"n\":2,\"best_of\":3,\"seed\":-1,\"stop\":[\"a\",\"bb\"],\"stop_token_ids\":[5,6],\"logprobs\":2,\"echo\":true,"
-        "\"presence_penalty\":-2,\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"7\":-100,\"8\":1.5},"
+        "\"n\":2,\"best_of\":3,\"seed\":-1,\"stop\":[\"a\",\"bb\"],\"stop_token_ids\":[5,6],\"logprobs\":2,\"echo\":"
+        "true,"
+        "\"presence_penalty\":-2,\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"7\":-100,\"8\":1."
+        "5},"
         "\"ignore_eos\":true,\"min_tokens\":3,\"skip_special_tokens\":false,\"add_special_tokens\":false,"
         "\"prompt_logprobs\":1,\"priority\":-5,\"return_token_ids\":true,\"truncate_prompt_tokens\":1,"
         "\"cache_salt\":\"s\",\"user\":\"u\",\"request_id\":\"r\",\"include_stop_str_in_output\":true,\"unknown\":{}}");
@@ -94,16 +98,32 @@ static void test_completions_neutral_and_edge_values_pass(void **state)
 {
     (void)state;
     static const char *const bodies[] = {
-        "{\"prompt\":\"\"}", "{\"prompt\":[\"a\",\"b\"]}", "{\"prompt\":[0,999]}", "{\"prompt\":\"a\",\"max_tokens\":16.0}",
-        "{\"prompt\":\"a\",\"model\":null}", "{\"prompt\":\"a\",\"model\":\"\"}", "{\"prompt\":\"a\",\"suffix\":\"\"}",
-        "{\"prompt\":\"a\",\"tools\":[]}", "{\"prompt\":\"a\",\"tool_choice\":\"none\"}",
-        "{\"prompt\":\"a\",\"response_format\":{\"type\":\"text\"}}", "{\"prompt\":\"a\",\"use_beam_search\":false}",
-        "{\"prompt\":\"a\",\"top_k\":-1}", "{\"prompt\":\"a\",\"top_k\":0}", "{\"prompt\":\"a\",\"temperature\":0}",
-        "{\"prompt\":\"a\",\"temperature\":100}", "{\"prompt\":\"a\",\"logprobs\":0}", "{\"prompt\":\"a\",\"logprobs\":20}",
-        "{\"prompt\":\"a\",\"n\":128}", "{\"prompt\":\"a\",\"stop\":null}", "{\"prompt\":\"a\",\"stop\":[]}",
-        "{\"prompt\":\"a\",\"stream\":true,\"n\":2,\"best_of\":2}", "{\"prompt\":\"a\",\"logit_bias\":{}}",
-        "{\"prompt\":\"nul \\u0000 in text\"}", "{\"prompt\":\"\\ud83d\\ude00\"}", "{\"prompt\":\"a\",\"max_tokens\":1048576}",
-        "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}}",
+        "{\"prompt\":\"\"}",
+        "{\"prompt\":[\"a\",\"b\"]}",
+        "{\"prompt\":[0,999]}",
+        "{\"prompt\":\"a\",\"max_tokens\":16.0}",
+        "{\"prompt\":\"a\",\"model\":null}",
+        "{\"prompt\":\"a\",\"model\":\"\"}",
+        "{\"prompt\":\"a\",\"suffix\":\"\"}",
+        "{\"prompt\":\"a\",\"tools\":[]}",
+        "{\"prompt\":\"a\",\"tool_choice\":\"none\"}",
+        "{\"prompt\":\"a\",\"response_format\":{\"type\":\"text\"}}",
+        "{\"prompt\":\"a\",\"use_beam_search\":false}",
+        "{\"prompt\":\"a\",\"top_k\":-1}",
+        "{\"prompt\":\"a\",\"top_k\":0}",
+        "{\"prompt\":\"a\",\"temperature\":0}",
+        "{\"prompt\":\"a\",\"temperature\":100}",
+        "{\"prompt\":\"a\",\"logprobs\":0}",
+        "{\"prompt\":\"a\",\"logprobs\":20}",
+        "{\"prompt\":\"a\",\"n\":128}",
+        "{\"prompt\":\"a\",\"stop\":null}",
+        "{\"prompt\":\"a\",\"stop\":[]}",
+        "{\"prompt\":\"a\",\"stream\":true,\"n\":2,\"best_of\":2}",
+        "{\"prompt\":\"a\",\"logit_bias\":{}}",
+        "{\"prompt\":\"nul \\u0000 in text\"}",
+        "{\"prompt\":\"\\ud83d\\ude00\"}",
+        "{\"prompt\":\"a\",\"max_tokens\":1048576}",
+        "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}",
     };
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
         generation_t generation = accept(GENERATION_COMPLETIONS, bodies[i]);
@@ -115,19 +135,31 @@ static void test_completions_bad_fields_are_named(void **state)
 {
     (void)state;
     static const refusal_t cases[] = {
-        { "", "", 400 }, { "{", "", 400 }, { "[]", "", 400 }, { "1", "", 400 }, { "{\"prompt\":\"a\"} x", "", 400 },
-        { "{\"prompt\":\"a\",\"prompt\":\"b\"}", "", 400 },          /* duplicate member */
-        { "{\"prompt\":\"\\ud800\"}", "", 400 },                     /* lone surrogate */
-        { "{\"prompt\":\"\xff\"}", "", 400 },                        /* not UTF-8 */
+        { "", "", 400 },
+        { "{", "", 400 },
+        { "[]", "", 400 },
+        { "1", "", 400 },
+        { "{\"prompt\":\"a\"} x", "", 400 },
+        { "{\"prompt\":\"a\",\"prompt\":\"b\"}", "", 400 }, /* duplicate member */
+        { "{\"prompt\":\"\\ud800\"}", "", 400 },            /* lone surrogate */
+        { "{\"prompt\":\"\xff\"}", "", 400 },               /* not UTF-8 */
         { "{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "", 400 },
         { "{\"prompt\":\"a\",\"temperature\":1e999}", "", 400 },
-        { "{}", "prompt", 400 }, { "{\"prompt\":null}", "prompt", 400 }, { "{\"prompt\":[]}", "prompt", 400 },
-        { "{\"prompt\":{}}", "prompt", 400 }, { "{\"prompt\":5}", "prompt", 400 }, { "{\"prompt\":[[]]}", "prompt", 400 },
-        { "{\"prompt\":[\"a\",1]}", "prompt", 400 }, { "{\"prompt\":[1,\"a\"]}", "prompt", 400 },
-        { "{\"prompt\":[1,-1]}", "prompt", 400 }, { "{\"prompt\":[1000]}", "prompt", 400 },
-        { "{\"prompt\":[1,[2]]}", "prompt", 400 }, { "{\"prompt\":[[1],2]}", "prompt", 400 },
+        { "{}", "prompt", 400 },
+        { "{\"prompt\":null}", "prompt", 400 },
+        { "{\"prompt\":[]}", "prompt", 400 },
+        { "{\"prompt\":{}}", "prompt", 400 },
+        { "{\"prompt\":5}", "prompt", 400 },
+        { "{\"prompt\":[[]]}", "prompt", 400 },
+        { "{\"prompt\":[\"a\",1]}", "prompt", 400 },
+        { "{\"prompt\":[1,\"a\"]}", "prompt", 400 },
+        { "{\"prompt\":[1,-1]}", "prompt", 400 },
+        { "{\"prompt\":[1000]}", "prompt", 400 },
+        { "{\"prompt\":[1,[2]]}", "prompt", 400 },
+        { "{\"prompt\":[[1],2]}", "prompt", 400 },
         { "{\"prompt\":[null]}", "prompt", 400 },
-        { "{\"prompt\":\"a\",\"model\":\"other\"}", "model", 404 }, { "{\"prompt\":\"a\",\"model\":7}", "model", 400 },
+        { "{\"prompt\":\"a\",\"model\":\"other\"}", "model", 404 },
+        { "{\"prompt\":\"a\",\"model\":7}", "model", 400 },
         { "{\"prompt\":\"a\",\"max_tokens\":-1}", "max_tokens", 400 },
         { "{\"prompt\":\"a\",\"max_tokens\":1048577}", "max_tokens", 400 },
         { "{\"prompt\":\"a\",\"max_tokens\":1.5}", "max_tokens", 400 },
@@ -136,21 +168,30 @@ static void test_completions_bad_fields_are_named(void **state)
         { "{\"prompt\":\"a\",\"temperature\":-0.1}", "temperature", 400 },
         { "{\"prompt\":\"a\",\"temperature\":100.5}", "temperature", 400 },
         { "{\"prompt\":\"a\",\"temperature\":\"hot\"}", "temperature", 400 },
-        { "{\"prompt\":\"a\",\"top_p\":1.1}", "top_p", 400 }, { "{\"prompt\":\"a\",\"min_p\":-1}", "min_p", 400 },
-        { "{\"prompt\":\"a\",\"top_k\":-2}", "top_k", 400 }, { "{\"prompt\":\"a\",\"n\":0}", "n", 400 },
-        { "{\"prompt\":\"a\",\"n\":129}", "n", 400 }, { "{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", "best_of", 400 },
+        { "{\"prompt\":\"a\",\"top_p\":1.1}", "top_p", 400 },
+        { "{\"prompt\":\"a\",\"min_p\":-1}", "min_p", 400 },
+        { "{\"prompt\":\"a\",\"top_k\":-2}", "top_k", 400 },
+        { "{\"prompt\":\"a\",\"n\":0}", "n", 400 },
+        { "{\"prompt\":\"a\",\"n\":129}", "n", 400 },
+        { "{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", "best_of", 400 },
         { "{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", "best_of", 400 },
-        { "{\"prompt\":\"a\",\"stream\":1}", "stream", 400 }, { "{\"prompt\":\"a\",\"echo\":\"yes\"}", "echo", 400 },
+        { "{\"prompt\":\"a\",\"stream\":1}", "stream", 400 },
+        { "{\"prompt\":\"a\",\"echo\":\"yes\"}", "echo", 400 },
         { "{\"prompt\":\"a\",\"stream_options\":{}}", "stream_options", 400 },
         { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", "stream_options", 400 },
-        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage", 400 },
-        { "{\"prompt\":\"a\",\"logprobs\":21}", "logprobs", 400 }, { "{\"prompt\":\"a\",\"logprobs\":-1}", "logprobs", 400 },
+        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage",
+          400 },
+        { "{\"prompt\":\"a\",\"logprobs\":21}", "logprobs", 400 },
+        { "{\"prompt\":\"a\",\"logprobs\":-1}", "logprobs", 400 },
         { "{\"prompt\":\"a\",\"logprobs\":true}", "logprobs", 400 },
         { "{\"prompt\":\"a\",\"presence_penalty\":2.1}", "presence_penalty", 400 },
         { "{\"prompt\":\"a\",\"repetition_penalty\":0}", "repetition_penalty", 400 },
-        { "{\"prompt\":\"a\",\"stop\":\"\"}", "stop", 400 }, { "{\"prompt\":\"a\",\"stop\":[1]}", "stop", 400 },
-        { "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\","
-          "\"15\",\"16\",\"17\"]}", "stop", 400 },
+        { "{\"prompt\":\"a\",\"stop\":\"\"}", "stop", 400 },
+        { "{\"prompt\":\"a\",\"stop\":[1]}", "stop", 400 },
+        { "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
+          "\"13\",\"14\","
+          "\"15\",\"16\",\"17\"]}",
+          "stop", 400 },
         { "{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", "stop_token_ids", 400 },
         { "{\"prompt\":\"a\",\"stop_token_ids\":1}", "stop_token_ids", 400 },
         { "{\"prompt\":\"a\",\"logit_bias\":[]}", "logit_bias", 400 },
@@ -160,7 +201,8 @@ static void test_completions_bad_fields_are_named(void **state)
         { "{\"prompt\":\"a\",\"logit_bias\":{\"1\":101}}", "logit_bias", 400 },
         { "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"x\"}}", "logit_bias", 400 },
         { "{\"prompt\":\"a\",\"min_tokens\":17}", "min_tokens", 400 },
-        { "{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix", 400 }, { "{\"prompt\":\"a\",\"tools\":[{}]}", "tools", 400 },
+        { "{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix", 400 },
+        { "{\"prompt\":\"a\",\"tools\":[{}]}", "tools", 400 },
         { "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400 },
         { "{\"prompt\":\"a\",\"use_beam_search\":true}", "use_beam_search", 400 },
         { "{\"prompt\":\"a\",\"cache_salt\":\"\"}", "cache_salt", 400 },
@@ -224,12 +266,15 @@ static void test_generate_minimal_has_sglang_defaults(void **state)
 static void test_generate_every_field_is_taken(void **state)
 {
     (void)state;
-    generation_t generation = accept(GENERATION_GENERATE,
-        "{\"input_ids\":[[1,2],[3]],\"rid\":[\"a\",\"b\"],\"stream\":true,\"return_logprob\":true,\"logprob_start_len\":0,"
-        "\"top_logprobs_num\":3,\"return_text_in_logprobs\":false,\"priority\":2,\"sampling_params\":{\"max_new_tokens\":5,"
-        "\"min_new_tokens\":1,\"temperature\":0,\"top_p\":0.5,\"top_k\":1073741824,\"min_p\":0.5,\"n\":2,\"stop\":\"x\","
-        "\"stop_token_ids\":[4],\"ignore_eos\":true,\"sampling_seed\":9,\"no_stop_trim\":true,"
-        "\"skip_special_tokens\":false}}");
+    generation_t generation = accept(
+        GENERATION_GENERATE, "{\"input_ids\":[[1,2],[3]],\"rid\":[\"a\",\"b\"],\"stream\":true,\"return_logprob\":true,"
+                             "\"logprob_start_len\":0,"
+                             "\"top_logprobs_num\":3,\"return_text_in_logprobs\":false,\"priority\":2,"
+                             "\"sampling_params\":{\"max_new_tokens\":5,"
+                             "\"min_new_tokens\":1,\"temperature\":0,\"top_p\":0.5,\"top_k\":1073741824,\"min_p\":0.5,"
+                             "\"n\":2,\"stop\":\"x\","
+                             "\"stop_token_ids\":[4],\"ignore_eos\":true,\"sampling_seed\":9,\"no_stop_trim\":true,"
+                             "\"skip_special_tokens\":false}}");
     assert_int_equal(generation.prompt_count, 2);
     assert_string_equal(generation.prompts[1].rid, "b");
     assert_int_equal(generation.logprobs, 3);

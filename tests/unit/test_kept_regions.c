@@ -1,4 +1,5 @@
-/* Regions in the service manager's store: what is sent, and what comes back after a restart. The test plays the manager. */
+/* Regions in the service manager's store: what is sent, and what comes back after a restart. The test plays the
+ * manager. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -10,7 +10,8 @@
 
 #define KIB UINT64_C(1024)
 
-/* Blocks of 1 KiB and 16 tokens, up to 10 sequences of 100 tokens (7 blocks each), 1 MiB free: a quarter is 256 blocks. */
+/* Blocks of 1 KiB and 16 tokens, up to 10 sequences of 100 tokens (7 blocks each), 1 MiB free: a quarter is 256
+ * blocks. */
 static kv_size_request_t plain(void)
 {
     return (kv_size_request_t){ .block_bytes = KIB, .block_tokens = 16, .max_model_len = 100, .max_sequences = 10,
@@ -28,9 +29,10 @@ static const struct {
     { "a byte less than that", { .free_bytes = 4 * 70 * KIB - 1 }, QN_OK, 69, 100 },
     { "exactly one sequence", { .free_bytes = 4 * 7 * KIB }, QN_OK, 7, 100 },
     { "less than one sequence: shorter ones", { .free_bytes = 4 * 6 * KIB }, QN_OK, 6, 96 },
-    { "less than one sequence of a length that was asked for", { .free_bytes = 4 * 6 * KIB, .max_model_len_asked = true },
-      QN_ERR_CONFIG, 0, 0 },
-    { "one sequence of a length that was asked for", { .free_bytes = 4 * 7 * KIB, .max_model_len_asked = true }, QN_OK, 7, 100 },
+    { "less than one sequence of a length that was asked for",
+      { .free_bytes = 4 * 6 * KIB, .max_model_len_asked = true }, QN_ERR_CONFIG, 0, 0 },
+    { "one sequence of a length that was asked for",
+      { .free_bytes = 4 * 7 * KIB, .max_model_len_asked = true }, QN_OK, 7, 100 },
     { "not one block", { .free_bytes = 4 * KIB - 1 }, QN_ERR_CONFIG, 0, 0 },
     { "asked: more than auto would take", { .asked_bytes = 1024 * KIB }, QN_OK, 1024, 100 },
     { "asked: more than is free", { .asked_bytes = 1024 * KIB + 1 }, QN_ERR_LIMIT, 0, 0 },
@@ -39,7 +41,8 @@ static const struct {
     { "asked: too little for one block", { .asked_bytes = KIB - 1 }, QN_ERR_CONFIG, 0, 0 },
     { "a length of whole blocks", { .max_model_len = 112 }, QN_OK, 70, 112 },
     { "a token more", { .max_model_len = 113 }, QN_OK, 80, 113 },
-    { "block numbers end at 2^28", { .block_bytes = 1, .asked_bytes = UINT64_C(1) << 30, .free_bytes = UINT64_C(1) << 31 },
+    { "block numbers end at 2^28",
+      { .block_bytes = 1, .asked_bytes = UINT64_C(1) << 30, .free_bytes = UINT64_C(1) << 31 },
       QN_OK, KV_SIZE_BLOCKS_MAX, 100 },
 };
 

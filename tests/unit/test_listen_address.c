@@ -34,8 +34,8 @@ static void test_listen_address_bad_forms_are_refused(void **state)
     (void)state;
     char long_path[128] = "unix:/";
     memset(long_path + 6, 'a', 107);
-    const char *const cases[] = { "", "8000", "host", "host:", "host:x", "host:65536", "host:123456", "::1:80", "[::1]", "[]x:1",
-                                  "[:1", "unix:", "a:1:2", "a:-1", long_path };
+    const char *const cases[] = { "",      "8000",  "host", "host:", "host:x", "host:65536", "host:123456", "::1:80",
+                                  "[::1]", "[]x:1", "[:1",  "unix:", "a:1:2",  "a:-1",       long_path };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         listen_address_t address;
         if (listen_address_parse(cases[i], &address) != QN_ERR_CONFIG) fail_msg("accepted: %s", cases[i]);

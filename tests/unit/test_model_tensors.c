@@ -28,7 +28,12 @@ static const qn_model_tensor_t *find(const qn_model_config_t *config, const char
 static void test_model_tensors_shapes_follow_the_configuration(void **state)
 {
     (void)state;
-    static const struct { const char *name; qn_tensor_role_t role; uint32_t layer, rank; uint64_t shape[2]; } wanted[] = {
+    static const struct {
+        const char *name;
+        qn_tensor_role_t role;
+        uint32_t layer, rank;
+        uint64_t shape[2];
+    } wanted[] = {
         { "model.embed_tokens.weight", QN_TENSOR_EMBEDDING, QN_TENSOR_NO_LAYER, 2, { 20, 8 } },
         { "model.layers.0.input_layernorm.weight", QN_TENSOR_ATTENTION_NORM, 0, 1, { 8 } },
         { "model.layers.1.self_attn.q_proj.weight", QN_TENSOR_Q, 1, 2, { 24, 8 } },

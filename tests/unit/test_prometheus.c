@@ -43,18 +43,22 @@ static void test_prometheus_histogram_is_cumulative_in_seconds(void **state)
 {
     (void)state;
     prometheus_t *page = prometheus_create();
-    qn_stat_row_t row = { .name = "step", .help = "Step", .kind = QN_STAT_HISTOGRAM_NS, .value = 4, .sum_ns = 2500000000 };
+    qn_stat_row_t row = {
+        .name = "step", .help = "Step", .kind = QN_STAT_HISTOGRAM_NS, .value = 4, .sum_ns = 2500000000
+    };
     row.buckets[0] = 1;
     row.buckets[1] = 2;
     row.buckets[QN_STAT_BUCKETS - 1] = 1;
     prometheus_add(page, "compute", &row);
     char *text = render(page);
     static const char *const lines[] = {
-        "# TYPE quintet_step_seconds histogram\n", "quintet_step_seconds_bucket{service=\"compute\",le=\"1e-06\"} 1\n",
+        "# TYPE quintet_step_seconds histogram\n",
+        "quintet_step_seconds_bucket{service=\"compute\",le=\"1e-06\"} 1\n",
         "quintet_step_seconds_bucket{service=\"compute\",le=\"2e-06\"} 3\n",
         "quintet_step_seconds_bucket{service=\"compute\",le=\"4e-06\"} 3\n",
         "quintet_step_seconds_bucket{service=\"compute\",le=\"+Inf\"} 4\n",
-        "quintet_step_seconds_sum{service=\"compute\"} 2.500000000\n", "quintet_step_seconds_count{service=\"compute\"} 4\n",
+        "quintet_step_seconds_sum{service=\"compute\"} 2.500000000\n",
+        "quintet_step_seconds_count{service=\"compute\"} 4\n",
     };
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
         if (!strstr(text, lines[i])) fail_msg("no %s in %s", lines[i], text);

@@ -230,7 +230,8 @@ static void test_region_foreign_descriptors_are_refused(void **state)
     qn_region_describe(region, &wire);
     for (int i = 0; i < 3; i++) {
         qn_fd_server_t *server;
-        plain_fd = i == 0 ? open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : memfd_create("x", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+        plain_fd = i == 0 ? open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)
+                          : memfd_create("x", MFD_ALLOW_SEALING | MFD_CLOEXEC);
         assert_int_equal(ftruncate(plain_fd, 8192), 0);
         if (i == 2) assert_int_equal(fcntl(plain_fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK), 0);
         strcpy(expected_text, i == 2 ? "magic" : "not a sealed memfd");

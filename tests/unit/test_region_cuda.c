@@ -253,10 +253,34 @@ static void need_device(void)
     skip();
 }
 
-static void test_region_cuda_ipc_is_shared_and_checked(void **state) { (void)state; need_device(); share_between_processes(QN_SHARE_CUDA_IPC); }
-static void test_region_cuda_vmm_is_shared_and_checked(void **state) { (void)state; need_device(); share_between_processes(QN_SHARE_CUDA_VMM); }
-static void test_region_cuda_ipc_outlives_its_owner_where_mapped(void **state) { (void)state; need_device(); outlive_the_owner(QN_SHARE_CUDA_IPC); }
-static void test_region_cuda_vmm_outlives_its_owner_where_mapped(void **state) { (void)state; need_device(); outlive_the_owner(QN_SHARE_CUDA_VMM); }
+static void test_region_cuda_ipc_is_shared_and_checked(void **state)
+{
+    (void)state;
+    need_device();
+    share_between_processes(QN_SHARE_CUDA_IPC);
+}
+
+static void test_region_cuda_vmm_is_shared_and_checked(void **state)
+{
+    (void)state;
+    need_device();
+    share_between_processes(QN_SHARE_CUDA_VMM);
+}
+
+static void test_region_cuda_ipc_outlives_its_owner_where_mapped(void **state)
+{
+    (void)state;
+    need_device();
+    outlive_the_owner(QN_SHARE_CUDA_IPC);
+}
+
+static void test_region_cuda_vmm_outlives_its_owner_where_mapped(void **state)
+{
+    (void)state;
+    need_device();
+    outlive_the_owner(QN_SHARE_CUDA_VMM);
+}
+
 
 int main(int argc, char **argv)
 {

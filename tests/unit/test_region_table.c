@@ -60,7 +60,8 @@ static void test_region_table_names_are_judged(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const qn_mapping_t *region;
         bool fresh;
-        qn_err_t err = region_table_reserve(*state, QN_REGION_KIND_TAP, names[i].name, names[i].bytes, 1, &region, &fresh);
+        qn_err_t err = region_table_reserve(*state, QN_REGION_KIND_TAP, names[i].name, names[i].bytes, 1, &region,
+                                            &fresh);
         if (err != (names[i].good ? QN_OK : QN_ERR_INVALID)) fail_msg("name %zu: %d", i, err);
     }
 }
@@ -83,7 +84,8 @@ static void test_region_table_is_bounded(void **state)
         assert_int_equal(reserve(*state, QN_REGION_KIND_TAP, name, 1, &region, &fresh),
                          i < REGION_TABLE_MAX ? QN_OK : QN_ERR_LIMIT);
     }
-    assert_int_equal(reserve(*state, QN_REGION_KIND_TAP, "r0", 2, &region, &fresh), QN_OK); /* replacing needs no room */
+    /* replacing needs no room */
+    assert_int_equal(reserve(*state, QN_REGION_KIND_TAP, "r0", 2, &region, &fresh), QN_OK);
     assert_int_equal(region_table_bytes(*state, QN_REGION_KIND_TAP), REGION_TABLE_MAX + 1);
     assert_int_equal(region_table_bytes(*state, QN_REGION_KIND_KV), 0);
     qn_mapping_t *one_more;
@@ -99,7 +101,8 @@ static void test_region_table_more_than_half_of_free_memory_is_refused(void **st
     uint64_t free_bytes;
     assert_int_equal(qn_region_free_bytes(QN_SHARE_MEMFD, -1, &free_bytes), QN_OK);
     assert_int_equal(reserve(*state, QN_REGION_KIND_STATE, "x", free_bytes, &region, &fresh), QN_ERR_LIMIT);
-    assert_int_equal(reserve(*state, QN_REGION_KIND_STATE, "x", free_bytes / 4, &region, &fresh), QN_OK); /* untouched pages */
+    /* a quarter is given (and never touched here) */
+    assert_int_equal(reserve(*state, QN_REGION_KIND_STATE, "x", free_bytes / 4, &region, &fresh), QN_OK);
 }
 
 int main(void)

@@ -16,7 +16,8 @@ static void test_openai_reply_has_every_member(void **state)
     reply_case_expect(root, "object", "\"text_completion\"");
     reply_case_expect(root, "created", "1700000000");
     reply_case_expect(root, "model", "\"m\"");
-    reply_case_expect(root, "choices", "[{\"index\":0,\"text\":\" there\\n\",\"logprobs\":null,\"finish_reason\":\"length\","
+    reply_case_expect(root, "choices",
+                      "[{\"index\":0,\"text\":\" there\\n\",\"logprobs\":null,\"finish_reason\":\"length\","
                       "\"stop_reason\":null}]");
     reply_case_expect(root, "usage", "{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
                       "\"prompt_tokens_details\":{\"cached_tokens\":0}}");
@@ -78,8 +79,9 @@ static void test_openai_logprobs_of_echo_cover_prompt_and_output(void **state)
     reply_case_expect(root, "choices.0.text", "\"\xC3\xA9y\xE2\x82\xACz\"");
     reply_case_expect(root, "choices.0.logprobs.tokens", "[\"\xC3\xA9\",\"y\",\"\xE2\x82\xAC\",\"z\"]");
     reply_case_expect(root, "choices.0.logprobs.token_logprobs", "[null,-2,-0.5,-4]");
-    reply_case_expect(root, "choices.0.logprobs.top_logprobs",
-                      "[null,{\"n\":-0.5,\"m\":-1,\"y\":-2},{\"\xE2\x82\xAC\":-0.5,\"bytes:\\\\xe2\":-3},{\"a\":-0.125,\"z\":-4}]");
+    reply_case_expect(
+        root, "choices.0.logprobs.top_logprobs",
+        "[null,{\"n\":-0.5,\"m\":-1,\"y\":-2},{\"\xE2\x82\xAC\":-0.5,\"bytes:\\\\xe2\":-3},{\"a\":-0.125,\"z\":-4}]");
     reply_case_expect(root, "choices.0.logprobs.text_offset", "[0,1,2,3]");
     json_decref(root);
     request_table_destroy(&table);
@@ -174,7 +176,8 @@ static void test_openai_chunk_offsets_continue(void **state)
 {
     (void)state;
     request_table_t *table = request_table_create(1, 8);
-    exchange_t *exchange = reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":\"ab\",\"stream\":true,\"logprobs\":0}");
+    exchange_t *exchange =
+        reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":\"ab\",\"stream\":true,\"logprobs\":0}");
     choice_t *choice = &exchange->choices[0];
     static const char *const expected[] = { "[0]", "[1]", "[3]" };
     static const char *const pieces[] = { "\xC3\xA9", "xy", "z" };
@@ -193,7 +196,8 @@ static void test_openai_choices_are_indexed_and_best_shown(void **state)
 {
     (void)state;
     request_table_t *table = request_table_create(1, 8);
-    exchange_t *exchange = reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":[\"p\",\"q\"],\"n\":1,\"best_of\":2}");
+    exchange_t *exchange =
+        reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":[\"p\",\"q\"],\"n\":1,\"best_of\":2}");
     static const char *const texts[] = { "bad", "good", "first", "second" };
     static const float logprobs[] = { -5, -1, -1, -1 };
     for (uint32_t i = 0; i < 4; i++) {
@@ -217,7 +221,8 @@ static void test_openai_zero_tokens_show_none(void **state)
 {
     (void)state;
     request_table_t *table = request_table_create(1, 8);
-    exchange_t *exchange = reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":\"ab\",\"max_tokens\":0,\"echo\":true}");
+    exchange_t *exchange =
+        reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":\"ab\",\"max_tokens\":0,\"echo\":true}");
     reply_case_token(&exchange->choices[0], 1, -1, "never");
     reply_case_end(&exchange->choices[0], CHOICE_STOP, 2);
     reply_buffer_t out = { 0 };

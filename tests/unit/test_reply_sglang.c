@@ -26,8 +26,10 @@ static void test_sglang_reply_has_every_member(void **state)
     json_t *root = reply_case_parse(&out);
     reply_case_expect(root, "text", "\"x\"");
     reply_case_expect(root, "output_ids", "[5]");
-    reply_case_expect(root, "meta_info",
-        "{\"id\":\"abc\",\"finish_reason\":{\"type\":\"stop\",\"matched\":5},\"prompt_tokens\":2,\"completion_tokens\":1,"
+    reply_case_expect(
+        root, "meta_info",
+        "{\"id\":\"abc\",\"finish_reason\":{\"type\":\"stop\",\"matched\":5},\"prompt_tokens\":2,\"completion_tokens\":"
+        "1,"
         "\"cached_tokens\":1,\"e2e_latency\":0.5,\"input_token_logprobs\":[[null,11,\"h\"],[-2,12,\"i\"]],"
         "\"output_token_logprobs\":[[-0.5,5,\"x\"]],\"input_top_logprobs\":[null,[[-1,13,\"j\"]]],"
         "\"output_top_logprobs\":[[[-0.5,5,\"x\"]]]}");
@@ -46,7 +48,8 @@ static void test_sglang_finish_reasons(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         request_table_t *table = request_table_create(1, 8);
-        exchange_t *exchange = reply_case(table, GENERATION_GENERATE, "{\"text\":\"a\",\"sampling_params\":{\"stop\":\"END\"}}");
+        exchange_t *exchange =
+            reply_case(table, GENERATION_GENERATE, "{\"text\":\"a\",\"sampling_params\":{\"stop\":\"END\"}}");
         choice_end(&exchange->choices[0], &cases[i].end);
         reply_buffer_t out = { 0 };
         reply_sglang_write(exchange, 0, &out);

@@ -151,14 +151,16 @@ static void test_choice_prompt_rows_may_leave_the_first_out(void **state)
 static void test_exchange_facts_are_asked_only_when_shown(void **state)
 {
     (void)state;
-    static const struct { const char *body; bool text, ids, first; } cases[] = {
+    static const struct { const char *body; bool text, ids, first;
+    } cases[] = {
         { "{\"prompt\":\"a\"}", false, false, false },
         { "{\"prompt\":\"a\",\"echo\":true}", false, false, false },
         { "{\"prompt\":\"a\",\"echo\":true,\"logprobs\":1}", false, true, false },
         { "{\"prompt\":\"a\",\"logprobs\":1}", false, false, false },
         { "{\"prompt\":\"a\",\"return_token_ids\":true}", false, true, false },
         { "{\"prompt\":\"a\",\"echo\":true,\"truncate_prompt_tokens\":4}", false, true, false },
-        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}", false, true, false },
+        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}", false, true,
+          false },
         { "{\"prompt\":[1]}", false, false, false },
         { "{\"prompt\":[1],\"echo\":true}", true, false, false },
         { "{\"prompt\":[1],\"echo\":true,\"logprobs\":1}", true, false, true },

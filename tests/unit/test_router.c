@@ -32,7 +32,8 @@ static void test_router_known_paths_give_their_route(void **state)
 static void test_router_unknown_paths_are_not_found(void **state)
 {
     (void)state;
-    static const char *const paths[] = { "", "/", "/v1", "/v1/completions/", "/v1/completionsx", "/v1/models/", "/HEALTH" };
+    static const char *const paths[] = { "",       "/", "/v1", "/v1/completions/", "/v1/completionsx", "/v1/models/",
+                                         "/HEALTH" };
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         router_match_t match;
         assert_int_equal(router_find("GET", paths[i], &match), ROUTER_NO_PATH);

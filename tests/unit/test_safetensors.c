@@ -319,7 +319,8 @@ static const struct { const char *index; qn_err_t err; const char *text; } indic
     { "[]", QN_ERR_INVALID, "no weight_map" },
     { "{\"weight_map\":{}}", QN_ERR_INVALID, "empty" },
     { "{\"weight_map\":{\"x\":1}}", QN_ERR_INVALID, "the file of tensor 'x'" },
-    { "{\"weight_map\":{\"x\":\"a.safetensors\",\"z\":\"a.safetensors\"}}", QN_ERR_INVALID, "'z' is not in a.safetensors" },
+    { "{\"weight_map\":{\"x\":\"a.safetensors\",\"z\":\"a.safetensors\"}}", QN_ERR_INVALID,
+      "'z' is not in a.safetensors" },
     { "{\"weight_map\":{\"x\":\"c.safetensors\"}}", QN_ERR_NOT_FOUND, "c.safetensors" },
     { "{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"a.safetensors\"}}", QN_ERR_INVALID, "should be in" },
     { "{\"weight_map\":{\"x\":\"../a.safetensors\"}}", QN_ERR_INVALID, "not the name of a file" },
@@ -347,6 +348,22 @@ static void test_safetensors_indices_are_judged(void **state)
         if (err != indices[i].err) fail_msg("%s: %d %s", indices[i].index, err, err ? qn_err_text() : "accepted");
         if (err && !strstr(qn_err_text(), indices[i].text)) fail_msg("%s: %s", indices[i].index, qn_err_text());
         safetensors_close(&checkpoint);
+    }
+}
+
+static void test_safetensors_shard_count_both_sides_of_its_limit(void **state)
+{
+    (void)state;
+    for (int count = SAFETENSORS_FILES_MAX; count <= SAFETENSORS_FILES_MAX + 1; count++) {
+        char *index = malloc((size_t)count * 40 + 32), *end = index;
+        safetensors_t *checkpoint = NULL;
+        end += sprintf(end, "{\"weight_map\":{");
+        for (int i = 0; i < count; i++) end += sprintf(end, "%s\"t%d\":\"f%d.safetensors\"", i ? "," : "", i, i);
+        strcpy(end, "}}");
+        write_index(index); /* the files are not there: within the limit that is what is found out */
+        assert_int_equal(safetensors_open(directory, &checkpoint),
+                         count <= SAFETENSORS_FILES_MAX ? QN_ERR_NOT_FOUND : QN_ERR_LIMIT);
+        free(index);
     }
 }
 
@@ -400,6 +417,7 @@ int main(void)
         cmocka_unit_test(test_safetensors_read_f32_widens_exactly),
         cmocka_unit_test_setup_teardown(test_safetensors_sharded_directory_is_read_in_file_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_safetensors_indices_are_judged, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_safetensors_shard_count_both_sides_of_its_limit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_safetensors_single_file_wins_over_the_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_safetensors_missing_empty_or_special_files_are_refused, setup, teardown),
         cmocka_unit_test(test_safetensors_bundled_model_opens),

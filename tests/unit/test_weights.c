@@ -184,14 +184,16 @@ static void test_weights_file_that_shrinks_is_an_error_not_a_signal(void **state
 
 static const struct { damage_t damage; qn_err_t err; const char *text; size_t left_out; } models[] = {
     { { 0 }, QN_OK, NULL, 0 },
-    { { .leave_out = "model.layers.0.mlp.up_proj.weight" }, QN_ERR_INVALID, "'model.layers.0.mlp.up_proj.weight' is missing", 0 },
+    { { .leave_out = "model.layers.0.mlp.up_proj.weight" }, QN_ERR_INVALID,
+      "'model.layers.0.mlp.up_proj.weight' is missing", 0 },
     { { .leave_out = "model.embed_tokens.weight" }, QN_ERR_INVALID, "'model.embed_tokens.weight' is missing", 0 },
     { { .reshape = "model.embed_tokens.weight" }, QN_ERR_INVALID, "has shape [11, 4], config.json means [10, 4]", 0 },
     { { .reshape = "model.norm.weight" }, QN_ERR_INVALID, "has shape [5], config.json means [4]", 0 },
     { { .retype = "model.norm.weight", .dtype = "F32", .dtype_bytes = 4 }, QN_OK, NULL, 0 },
     { { .retype = "model.norm.weight", .dtype = "F16", .dtype_bytes = 2 }, QN_OK, NULL, 0 },
     { { .retype = "model.norm.weight", .dtype = "I8", .dtype_bytes = 1 }, QN_ERR_UNSUPPORTED, "has dtype I8", 0 },
-    { { .retype = "model.norm.weight", .dtype = "F8_E4M3", .dtype_bytes = 1 }, QN_ERR_UNSUPPORTED, "has dtype F8_E4M3", 0 },
+    { { .retype = "model.norm.weight", .dtype = "F8_E4M3", .dtype_bytes = 1 }, QN_ERR_UNSUPPORTED,
+      "has dtype F8_E4M3", 0 },
     { { .extra = "\"rotary.inv_freq\":{\"dtype\":\"U8\",\"shape\":[3]" }, QN_OK, NULL, 0 },
     { { .extra = "\"attn.mask\":{\"dtype\":\"BOOL\",\"shape\":[3]" }, QN_OK, NULL, 1 },
 };
