@@ -21,7 +21,7 @@
 #include "common/wire.h"
 
 #define RECONNECT_MS 10          /* a restarted peer is back within two of these */
-#define LINGER_MS 50             /* what a BYE gets on the way out */
+#define LINGER_MS 500            /* what a BYE gets on the way out; spent only when the peer does not read */
 #define HELLO_NS 10000000ull     /* between greetings while the peer does not answer */
 #define DIALS_MAX 5
 
@@ -102,18 +102,19 @@ static qn_err_t links_bind(qn_links_t *links)
     return err;
 }
 
-static qn_err_t links_dial(qn_links_t *links, link_t *link, qn_service_t service)
+static qn_err_t link_connect(qn_links_t *links, link_t *link)
 {
     const qn_links_spec_t *spec = &links->spec;
-    bool inner = spec->composed_services & (1u << service);
     char endpoint[QN_ENDPOINT_MAX], identity[IDENTITY_BYTES_MAX];
-    qn_err_t err = inner ? qn_endpoint_inner(spec->run_dir, service, endpoint)
-                         : qn_endpoint_outer(spec->config, spec->run_dir, service, endpoint);
+    qn_err_t err = link->inner ? qn_endpoint_inner(spec->run_dir, link->dials, endpoint)
+                               : qn_endpoint_outer(spec->config, spec->run_dir, link->dials, endpoint);
     if (err != QN_OK) return err;
-    *link = (link_t){ .used = true, .dials = service, .pidfd = -1, .dealer = zsock_new(ZMQ_DEALER) };
+    zsock_destroy(&link->dealer);
+    link->dealer = zsock_new(ZMQ_DEALER);
     if (!link->dealer) return qn_fail(QN_ERR_IO, "cannot make a DEALER socket: %s", zmq_strerror(errno));
-    /* One identity per life: a ROUTER that still holds the old connection cannot confuse the two. */
-    snprintf(identity, sizeof identity, "%s.%u.%d", qn_service_name(spec->service), spec->epoch, (int)getpid());
+    /* One identity per connection: a ROUTER that still holds the old one cannot confuse the two. */
+    snprintf(identity, sizeof identity, "%s.%u.%d.%u", qn_service_name(spec->service), spec->epoch, (int)getpid(),
+             link->connects++);
     zsock_set_identity(link->dealer, identity);
     zsock_set_immediate(link->dealer, 1);       /* nothing is queued for a peer that is not there */
     zsock_set_reconnect_ivl(link->dealer, RECONNECT_MS);
@@ -122,6 +123,13 @@ static qn_err_t links_dial(qn_links_t *links, link_t *link, qn_service_t service
     if (zsock_connect(link->dealer, "%s", endpoint) != 0)
         return qn_fail(QN_ERR_IO, "cannot dial %s: %s", endpoint, zmq_strerror(errno));
     return QN_OK;
+}
+
+static qn_err_t links_dial(qn_links_t *links, link_t *link, qn_service_t service)
+{
+    *link = (link_t){ .used = true, .dials = service, .pidfd = -1,
+                      .inner = links->spec.composed_services & (1u << service) };
+    return link_connect(links, link);
 }
 
 qn_err_t qn_links_open(const qn_links_spec_t *spec, qn_links_t **ret_links)
@@ -278,6 +286,10 @@ static uint64_t link_turn(qn_links_t *links, link_t *link)
 {
     if (!link->link.greeted) {
         if (link->dials == QN_SERVICE_NONE) return UINT64_MAX;
+        if (link->redial) { /* inproc connections do not come back by themselves */
+            link->redial = false;
+            if (link_connect(links, link) != QN_OK) qn_log_error("%s", qn_err_text());
+        }
         if (links->now_ns >= link->hello_due_ns) {
             qn_link_hello(links, link, false);
             link->hello_due_ns = links->now_ns + HELLO_NS;
@@ -362,6 +374,11 @@ void qn_links_close(qn_links_t **links_ref, const char *reason)
         if (link->pidfd >= 0) close(link->pidfd);
         zsock_destroy(&link->dealer);
     }
+    /* Closing is asynchronous in libzmq; unbinding is not, and the next life in this process needs the name. */
+    char endpoint[QN_ENDPOINT_MAX];
+    if (links->router && links->spec.composed_services &&
+        qn_endpoint_inner(links->spec.run_dir, links->spec.service, endpoint) == QN_OK)
+        zsock_unbind(links->router, "%s", endpoint);
     zsock_destroy(&links->router);
     qn_arena_fini(&links->encode_arena);
     qn_arena_fini(&links->decode_arena);

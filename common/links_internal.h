@@ -15,6 +15,9 @@ typedef struct {
     bool used;
     qn_service_t dials;                      /* QN_SERVICE_NONE: came in through the ROUTER */
     zsock_t *dealer;                         /* dialled only */
+    bool inner;                              /* dialled over inproc */
+    bool redial;                             /* its inproc connection is dead: connect again */
+    unsigned connects;
     uint8_t identity[IDENTITY_BYTES_MAX];    /* inbound only: the ROUTER's name for it */
     size_t identity_bytes;
     qn_peer_t id;                            /* epoch 0 until greeted */

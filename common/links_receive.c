@@ -59,6 +59,7 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     link->status.alive = false;
     link->id = (qn_peer_t){ 0 };
     link->hello_due_ns = links->now_ns;
+    link->redial = link->inner;
     if (link->dials == QN_SERVICE_NONE) *link = (link_t){ .pidfd = -1 };
     if (!greeted) return;
     qn_log_info("%s epoch %u is gone: %s", qn_service_name((qn_service_t)id.service), id.epoch, why);

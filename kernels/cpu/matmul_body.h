@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_load.h"
 
+#define ROWS_BYTES 16384 /* of x that a tile may walk: half the first-level cache */
 #define PANEL_TOKENS 64  /* tokens of one work item: their x stays in the second-level cache */
 
 typedef struct {
@@ -98,7 +99,9 @@ VEC_INLINE size_t multiply_tokens(tile_t tile, qn_scalar_t scalar, size_t count,
 
 VEC_INLINE void multiply_panel(tile_t tile, qn_scalar_t scalar, size_t count)
 {
-    size_t done = multiply_tokens(tile, scalar, count, 2, VEC_LANES / 2);
+    size_t done = 0;
+    if (tile.a->inputs * (VEC_LANES / 2) * sizeof(float) <= ROWS_BYTES)
+        done = multiply_tokens(tile, scalar, count, 2, VEC_LANES / 2);
     tile.first_token += done;
     count -= done;
     done = multiply_tokens(tile, scalar, count, 4, VEC_LANES / 4);

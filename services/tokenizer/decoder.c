@@ -266,7 +266,8 @@ static void replace_all(const decoder_stage_t *stage, const uint8_t *text, size_
     pattern_walk_t walk = pattern_walk(text, length);
     size_t done = 0, start, end;
     bool found;
-    while (length > 0 && pattern_next(stage->pattern, &work, &walk, &found, &start, &end) == QN_OK && found) {
+    if (length == 0) return;
+    while (pattern_next(stage->pattern, &work, &walk, &found, &start, &end) == QN_OK && found) {
         text_buffer_append(out, text + done, start - done);
         text_buffer_append(out, stage->content, stage->content_bytes);
         done = end;

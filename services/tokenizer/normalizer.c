@@ -110,6 +110,12 @@ static size_t joined_end(const unicode_classes_t *classes, const text_view_t *vi
     return at;
 }
 
+static bool is_unnormalized(const unicode_classes_t *classes, const text_view_t *view, size_t at)
+{
+    unsigned bytes;
+    return unicode_class(classes, unicode_decode(view->bytes + at, &bytes)) & UNICODE_UNNORMALIZED;
+}
+
 static void run_normal_form(normalizer_kind_t kind, const unicode_classes_t *classes, normalizer_work_t *work,
                             const text_view_t *view, aligned_text_t *out)
 {
@@ -119,6 +125,11 @@ static void run_normal_form(normalizer_kind_t kind, const unicode_classes_t *cla
         if (stable > at && stable < view->length) stable = unicode_step_back(view->bytes, stable);
         aligned_text_copy(out, view, at, stable);
         if (stable == view->length) return;
+        if (is_unnormalized(classes, view, stable)) {
+            at = stable + unicode_lead_bytes(view->bytes[stable]);
+            aligned_text_copy(out, view, stable, at);
+            continue;
+        }
         at = joined_end(classes, view, stable);
         put_normal_form(work, form_options(kind), view, stable, at, out);
     }

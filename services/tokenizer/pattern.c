@@ -41,16 +41,29 @@ typedef struct {
 
 static void put(rewrite_t *r, const char *text) { text_buffer_append(&r->out, text, strlen(text)); }
 
-/* Oniguruma's \s is White_Space and \w is letters, marks, decimal digits and connectors (PCRE2 adds
- * U+180E to the one and leaves marks out of the other); its \h is a hexadecimal digit. */
+#define WORD_IN_CLASS                                                              \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
+    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_MEMBERS WORD_IN_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+
+/* Oniguruma's \s is White_Space; \w is letters, marks, digits, connectors and some symbols, outside of []
+ * also superscripts and fractions of Latin-1 (PCRE2 adds U+180E to the one and leaves marks out of the
+ * other); \b goes with \w; \h is a hexadecimal digit. */
 static bool put_shorthand(rewrite_t *r, char letter)
 {
+    if (!r->in_class && (letter == 'b' || letter == 'B')) {
+        put(r, letter == 'b' ? "(?:(?<=[" WORD_MEMBERS "])(?![" WORD_MEMBERS "])|(?<![" WORD_MEMBERS
+                               "])(?=[" WORD_MEMBERS "]))"
+                             : "(?:(?<=[" WORD_MEMBERS "])(?=[" WORD_MEMBERS "])|(?<![" WORD_MEMBERS
+                               "])(?![" WORD_MEMBERS "]))");
+        return true;
+    }
     static const struct {
         char letter;
         const char *members;
     } positive[] = {
         { 's', "\\t-\\r\\x{85}\\p{Z}" },
-        { 'w', "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}" },
+        { 'w', WORD_MEMBERS },
         { 'h', "0-9a-fA-F" },
     };
     for (size_t i = 0; i < sizeof positive / sizeof *positive; i++) {
@@ -58,7 +71,7 @@ static bool put_shorthand(rewrite_t *r, char letter)
         if (letter != positive[i].letter && !is_negated) continue;
         if (is_negated && r->in_class) return false; /* PCRE2's own reading, nearly the same */
         if (!r->in_class) put(r, is_negated ? "[^" : "[");
-        put(r, positive[i].members);
+        put(r, r->in_class && letter == 'w' ? WORD_IN_CLASS : positive[i].members);
         if (!r->in_class) put(r, "]");
         return true;
     }

@@ -1,6 +1,6 @@
 /* What kind of character a code point is, for finding token boundaries; and UTF-8 in and out.
  *
- * The classes are those of Unicode 14.0, fixed in unicode_runs.c: boundaries must not move with the
+ * The classes are those of Unicode 16.0, fixed in unicode_runs.c: boundaries must not move with the
  * machine's libraries. Pure and immutable after build; any number of threads may read. */
 #ifndef QUINTET_TOKENIZER_UNICODE_CLASSES_H
 #define QUINTET_TOKENIZER_UNICODE_CLASSES_H
@@ -16,11 +16,11 @@ enum {
     UNICODE_MARK = 1 << 3,         /* M */
     UNICODE_NUMBER = 1 << 4,       /* N */
     UNICODE_SPACE = 1 << 5,        /* White_Space */
-    UNICODE_PUNCTUATION = 1 << 6,  /* P */
+    UNICODE_PUNCTUATION = 1 << 6,  /* P, as the Punctuation pre-tokenizer knows it */
     UNICODE_WORD = 1 << 7,         /* Alphabetic, M, Nd, Pc, Join_Control */
     UNICODE_NFC_UNSAFE = 1 << 8,   /* may change, move or combine with what precedes under NFC */
     UNICODE_JOINS_BEFORE = 1 << 9, /* in some normal form interacts with what precedes */
-    UNICODE_SYMBOL = 1 << 10,      /* S */
+    UNICODE_UNNORMALIZED = 1 << 10, /* assigned later than the normal forms used here: left alone */
     UNICODE_LETTER = UNICODE_UPPER | UNICODE_LOWER | UNICODE_OTHER_LETTER,
 };
 

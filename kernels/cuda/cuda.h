@@ -1,0 +1,90 @@
+/* The CUDA backend: its stream, its rows of the registry, and what a host needs to feed it: a pinned ring for step
+ * arguments, marks to wait for, and captured graphs. C; no CUDA header is needed to include it.
+ *
+ * The launch functions take the argument structs of kernels.h with device pointers in them, arrays of runs, samples,
+ * ids and copies included: nothing the launch is given is read by the host, so that a launch can be captured.
+ * Activations are the stream's type. One thread at a time uses a stream.
+ *
+ * Devices: compute capability 8.x and 9.0 (cubins only, nothing is compiled at run time). */
+#ifndef QN_KERNELS_CUDA_CUDA_H
+#define QN_KERNELS_CUDA_CUDA_H
+
+#include "kernels/kernels.h"
+
+typedef struct {
+    int device;                /* ordinal */
+    qn_scalar_t activations;   /* type of every `void *` activation of kernels.h; logits are f32 always */
+    bool deterministic;        /* batch-invariant products and attention, whatever they cost */
+    bool dependent_launch;     /* sm_90: a kernel is made resident, and fetches weights, while its predecessor ends */
+    uint32_t max_sequences;    /* N of one attention launch, at most QN_SLOTS_MAX */
+    uint32_t heads, kv_heads, head_dim;  /* the greatest; they size the workspace of attention */
+    size_t staging_bytes;      /* of the pinned ring; 0 = 8 MiB. One upload takes at most a quarter of it. */
+} qn_cuda_options_t;
+
+/* Returns owned. Allocates the workspace (library and attention) and the ring: nothing after it allocates.
+ * Failure: QN_ERR_DEVICE, QN_ERR_UNSUPPORTED (compute capability), QN_ERR_NO_MEMORY. */
+qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **ret_stream);
+void qn_cuda_stream_destroy(qn_stream_t **stream);
+/* Blocks until every launch so far is done; returns the first error since the stream was made, naming its launch. */
+qn_err_t qn_cuda_stream_wait(qn_stream_t *stream);
+/* Multiprocessors of the stream's device. */
+uint32_t qn_cuda_stream_processors(const qn_stream_t *stream);
+
+/* ---- moving step arguments and results ---- */
+
+/* Copies `bytes` at `from` into the ring before it returns, and from there to device memory `to` in stream order.
+ * Blocks only when the ring is still full of copies that the device has not made. Not while capturing. */
+qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes);
+/* Copies device memory `from` to pinned host memory `to` in stream order; `to` is valid after a mark is passed. */
+qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes);
+/* Pinned host memory; returns owned. */
+qn_err_t qn_cuda_pinned_create(size_t bytes, void **ret_memory);
+void qn_cuda_pinned_destroy(void **memory);
+
+/* A mark is a place in the stream. `timed` marks can be compared. */
+typedef struct qn_cuda_mark qn_cuda_mark_t;
+qn_err_t qn_cuda_mark_create(bool timed, qn_cuda_mark_t **ret_mark);
+void qn_cuda_mark_destroy(qn_cuda_mark_t **mark);
+qn_err_t qn_cuda_mark_set(qn_stream_t *stream, qn_cuda_mark_t *mark);
+/* Blocks until the device has passed the mark. */
+qn_err_t qn_cuda_mark_wait(qn_cuda_mark_t *mark);
+/* Microseconds of the device between two timed marks that it has passed. */
+qn_err_t qn_cuda_mark_elapsed(const qn_cuda_mark_t *from, const qn_cuda_mark_t *to, double *ret_us);
+
+/* ---- graphs ---- */
+
+/* Launches between begin and end are recorded, not run; pointers and sizes are frozen, what they point to is not. */
+typedef struct qn_cuda_graph qn_cuda_graph_t;
+qn_err_t qn_cuda_capture_begin(qn_stream_t *stream);
+qn_err_t qn_cuda_capture_end(qn_stream_t *stream, qn_cuda_graph_t **ret_graph);
+qn_err_t qn_cuda_graph_launch(qn_stream_t *stream, qn_cuda_graph_t *graph);
+void qn_cuda_graph_destroy(qn_cuda_graph_t **graph);
+
+/* ---- implementations ---- */
+
+/* Returns view of the rows of this backend; names are "cuda" (the best that fits), "thin", "blas", "plain". */
+const qn_kernel_t *qn_cuda_kernels(size_t *ret_count);
+
+void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments);
+void qn_cuda_block_copy(qn_stream_t *stream, const void *arguments);
+void qn_cuda_step_input(qn_stream_t *stream, const void *arguments);
+void qn_cuda_embedding(qn_stream_t *stream, const void *arguments);
+void qn_cuda_rmsnorm(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul_plain(qn_stream_t *stream, const void *arguments);
+/* As qn_cuda_matmul, with outputs in f32 whatever the activations are (logits); no residual. */
+void qn_cuda_matmul_logits(qn_stream_t *stream, const void *arguments);
+void qn_cuda_rope_angles(qn_stream_t *stream, const void *arguments);
+void qn_cuda_rope(qn_stream_t *stream, const void *arguments);
+void qn_cuda_kv_write(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
+void qn_cuda_swiglu(qn_stream_t *stream, const void *arguments);
+void qn_cuda_gather_rows(qn_stream_t *stream, const void *arguments);
+void qn_cuda_logprobs(qn_stream_t *stream, const void *arguments);
+void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
+
+#endif

@@ -1,0 +1,91 @@
+/* What is this?      The slot tables' upkeep at the start of a step: rows, block tables, counts, input tokens.
+ * State owned:       none; the tables are in the state region.
+ * Must never:        write a KV row for a sequence that has ended.
+ * Read next:         sampler.cu, which writes last_token and done. */
+#include "kernels/cuda/device.cuh"
+
+#define THREADS 256
+#define START_THREADS 1024
+
+/* Position `position` of the slot holds `id`. Flag and count are apart, so the order of atomics does not matter. */
+static __device__ void count_token(const qn_slot_tables_t &tables, uint32_t slot, uint32_t prompt_tokens,
+                                   uint32_t position, uint32_t id)
+{
+    uint32_t *count = &tables.counts[(size_t)slot * tables.vocab + id];
+    if (position < prompt_tokens) atomicOr(count, QN_COUNT_PROMPT);
+    else atomicAdd(count, 1);
+}
+
+/* Retired rows and block-table entries: different tables, so one launch. */
+static __global__ void retire_and_fill(qn_slot_update_t a)
+{
+    grid_begin();
+    uint32_t i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < a.retire_count) {
+        qn_slot_row_t row = {};
+        row.done = 1;
+        a.tables.rows[a.retire[i]] = row;
+    }
+    if (i >= a.entry_count) return;
+    qn_table_entry_t entry = a.entries[i];
+    a.tables.block_tables[(size_t)entry.slot * a.tables.table_blocks + entry.index] = entry.block;
+}
+
+/* A block per started slot. */
+static __global__ void __launch_bounds__(START_THREADS) start_slots(qn_slot_update_t a)
+{
+    grid_begin();
+    const qn_slot_start_t &start = a.starts[blockIdx.x];
+    const qn_slot_row_t &row = start.row;
+    size_t slot = start.slot;
+    for (uint32_t i = threadIdx.x; i < row.stop_count; i += blockDim.x)
+        a.tables.stop_ids[slot * QN_STOP_IDS_MAX + i] = a.stop_ids[start.stop_offset + i];
+    for (uint32_t i = threadIdx.x; i < row.bias_count; i += blockDim.x)
+        a.tables.bias[slot * QN_LOGIT_BIAS_MAX + i] = a.bias[start.bias_offset + i];
+    if (threadIdx.x == 0) {
+        qn_slot_row_t fresh = row;
+        if (row.penalties && start.history_count > row.counted) fresh.counted = start.history_count;
+        a.tables.rows[slot] = fresh;
+    }
+    if (!row.penalties) return;
+    for (uint32_t v = threadIdx.x; v < a.tables.vocab; v += blockDim.x) a.tables.counts[slot * a.tables.vocab + v] = 0;
+    __syncthreads();
+    for (uint32_t i = row.counted + threadIdx.x; i < start.history_count; i += blockDim.x)
+        count_token(a.tables, start.slot, row.prompt_tokens, i, a.ids[start.history_offset + i]);
+}
+
+extern "C" void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments)
+{
+    const qn_slot_update_t *a = (const qn_slot_update_t *)arguments;
+    uint32_t items = a->retire_count > a->entry_count ? a->retire_count : a->entry_count;
+    if (items) qn_cuda_start(stream, "slot_update", retire_and_fill, divide_up(items, THREADS), THREADS, 0, *a);
+    if (a->start_count)
+        qn_cuda_start(stream, "slot_update", start_slots, a->start_count, START_THREADS, 0, *a);
+}
+
+/* A block per run. Rows are read before the barrier and written after it. */
+static __global__ void read_inputs(qn_step_input_t a)
+{
+    grid_begin();
+    qn_run_t run = a.runs[blockIdx.x];
+    qn_slot_row_t *row = &a.tables.rows[run.slot];
+    bool done = row->done, count = row->penalties && !done;
+    uint32_t last = row->last_token, prompt_tokens = row->prompt_tokens, counted = row->counted;
+    const uint32_t *table = a.tables.block_tables + (size_t)run.slot * a.tables.table_blocks;
+    for (uint32_t i = threadIdx.x; i < run.tokens; i += blockDim.x) {
+        uint32_t position = run.position + i, id = run.from_slot ? last : a.ids[run.ids_offset + i];
+        if (count && position >= counted) count_token(a.tables, run.slot, prompt_tokens, position, id);
+        a.ret_ids[run.first + i] = done ? 0 : id;
+        a.ret_positions[run.first + i] = position;
+        a.ret_kv_rows[run.first + i] =
+            done ? -1 : (int64_t)table[position / a.block_tokens] * a.block_tokens + position % a.block_tokens;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0 && count && run.position + run.tokens > counted) row->counted = run.position + run.tokens;
+}
+
+extern "C" void qn_cuda_step_input(qn_stream_t *stream, const void *arguments)
+{
+    const qn_step_input_t *a = (const qn_step_input_t *)arguments;
+    if (a->run_count) qn_cuda_start(stream, "step_input", read_inputs, a->run_count, THREADS, 0, *a);
+}

@@ -1,0 +1,240 @@
+/* What is this?      The CUDA stream: context, workspace, pinned ring for step arguments, marks and graphs.
+ * State owned:       all of struct qn_stream.
+ * Must never:        allocate or synchronise the device on the step path; lose the first error.
+ * Read next:         cuda.h, then device.cuh and any kernel of this folder. */
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/stream.cuh"
+
+#define RING_BYTES ((size_t)8 << 20)
+#define RING_ALIGN 256
+
+struct qn_cuda_mark { cudaEvent_t event; };
+struct qn_cuda_graph { cudaGraph_t graph; cudaGraphExec_t program; };
+
+static qn_err_t fail(cudaError_t error, const char *what)
+{
+    qn_err_t code = error == cudaErrorMemoryAllocation ? QN_ERR_NO_MEMORY : QN_ERR_DEVICE;
+    return qn_fail(code, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+/* ---- life ---- */
+
+static qn_err_t check_device(qn_stream_t *stream)
+{
+    int device = stream->options.device, major, minor, processors;
+    cudaError_t error = cudaSetDevice(device);
+    if (!error) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (error) return fail(error, "cannot use the CUDA device; is the driver loaded and the GPU free?");
+    if (major != 8 && !(major == 9 && minor == 0))
+        return qn_fail(QN_ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; this build holds code for "
+                       "8.x and 9.0", device, major, minor);
+    stream->capability = (uint32_t)(major * 10 + minor);
+    stream->processors = (uint32_t)processors;
+    return QN_OK;
+}
+
+/* Splits of a decode: enough that one sequence alone fills the device. */
+static void size_attention(qn_stream_t *stream)
+{
+    const qn_cuda_options_t *o = &stream->options;
+    uint32_t splits = 128 / (o->kv_heads ? o->kv_heads : 1);
+    stream->splits_max = splits < 16 ? 16 : splits > 64 ? 64 : splits;
+    size_t partial = (size_t)o->max_sequences * o->heads * stream->splits_max * (o->head_dim + 2) * sizeof(float);
+    stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
+}
+
+static cudaError_t make_buffers(qn_stream_t *stream)
+{
+    size_t counters = (size_t)stream->options.max_sequences * stream->options.heads * sizeof *stream->counters;
+    size_t ring = stream->options.staging_bytes ? stream->options.staging_bytes : RING_BYTES;
+    stream->part_bytes = ring / QN_CUDA_RING_PARTS / RING_ALIGN * RING_ALIGN;
+    cudaError_t error = cudaStreamCreateWithFlags(&stream->stream, cudaStreamNonBlocking);
+    if (!error) error = cudaMallocHost((void **)&stream->ring, ring);
+    for (int i = 0; i < QN_CUDA_RING_PARTS && !error; i++)
+        error = cudaEventCreateWithFlags(&stream->part_done[i], cudaEventDisableTiming);
+    if (!error) error = cudaMalloc((void **)&stream->workspace, stream->workspace_bytes);
+    if (!error) error = cudaMalloc((void **)&stream->counters, counters);
+    if (!error) error = cudaMemset(stream->counters, 0, counters);
+    if (!error) error = qn_cuda_prepare_attention();
+    return error;
+}
+
+qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **ret_stream)
+{
+    QN_ASSERT(options->max_sequences && options->max_sequences <= QN_SLOTS_MAX && options->heads);
+    qn_stream_t *stream = (qn_stream_t *)calloc(1, sizeof *stream);
+    if (stream) stream->plans = (qn_cuda_plan_t *)calloc(QN_CUDA_PLANS, sizeof *stream->plans);
+    if (!stream || !stream->plans) {
+        free(stream);
+        return qn_fail(QN_ERR_NO_MEMORY, "no memory for a CUDA stream");
+    }
+    stream->options = *options;
+    qn_err_t err = check_device(stream);
+    if (!err) {
+        size_attention(stream);
+        cudaError_t error = make_buffers(stream);
+        if (error) err = fail(error, "cannot make a CUDA stream with its workspace");
+    }
+    if (!err && cublasLtCreate(&stream->blas) != CUBLAS_STATUS_SUCCESS)
+        err = qn_fail(QN_ERR_DEVICE, "cuBLASLt cannot be initialised; is the library the driver's version?");
+    if (err) qn_cuda_stream_destroy(&stream);
+    else *ret_stream = stream;
+    return err;
+}
+
+void qn_cuda_stream_destroy(qn_stream_t **stream)
+{
+    qn_stream_t *self = *stream;
+    if (!self) return;
+    if (self->stream) cudaStreamSynchronize(self->stream);
+    if (self->blas) cublasLtDestroy(self->blas);
+    for (int i = 0; i < QN_CUDA_RING_PARTS; i++)
+        if (self->part_done[i]) cudaEventDestroy(self->part_done[i]);
+    cudaFreeHost(self->ring);
+    cudaFree(self->workspace);
+    cudaFree(self->counters);
+    if (self->stream) cudaStreamDestroy(self->stream);
+    free(self->plans);
+    free(self);
+    *stream = NULL;
+}
+
+qn_err_t qn_cuda_stream_wait(qn_stream_t *stream)
+{
+    qn_cuda_check(stream, cudaStreamSynchronize(stream->stream), "a kernel that ran");
+    if (stream->error) return fail(stream->error, stream->error_at);
+    return QN_OK;
+}
+
+uint32_t qn_cuda_stream_processors(const qn_stream_t *stream) { return stream->processors; }
+
+/* ---- moving ---- */
+
+/* Ends a part and waits for the next one's copies of the lap before. */
+static cudaError_t next_part(qn_stream_t *stream)
+{
+    cudaError_t error = cudaEventRecord(stream->part_done[stream->part], stream->stream);
+    if (error) return error;
+    stream->part = (stream->part + 1) % QN_CUDA_RING_PARTS;
+    stream->used = 0;
+    return cudaEventSynchronize(stream->part_done[stream->part]);
+}
+
+qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes)
+{
+    if (!bytes) return QN_OK;
+    if (bytes > stream->part_bytes)
+        return qn_fail(QN_ERR_LIMIT, "an upload of %zu bytes is above a quarter of the staging ring (%zu)", bytes,
+                       stream->part_bytes);
+    cudaError_t error = cudaSuccess;
+    if (stream->used + bytes > stream->part_bytes) error = next_part(stream);
+    if (error) return fail(error, "staging ring");
+    char *at = stream->ring + stream->part * stream->part_bytes + stream->used;
+    memcpy(at, from, bytes);
+    stream->used += (bytes + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
+    error = cudaMemcpyAsync(to, at, bytes, cudaMemcpyHostToDevice, stream->stream);
+    return error ? fail(error, "upload") : QN_OK;
+}
+
+qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes)
+{
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream->stream);
+    return error ? fail(error, "download") : QN_OK;
+}
+
+qn_err_t qn_cuda_pinned_create(size_t bytes, void **ret_memory)
+{
+    cudaError_t error = cudaMallocHost(ret_memory, bytes);
+    return error ? fail(error, "pinned memory") : QN_OK;
+}
+
+void qn_cuda_pinned_destroy(void **memory)
+{
+    if (*memory) cudaFreeHost(*memory);
+    *memory = NULL;
+}
+
+/* ---- marks ---- */
+
+qn_err_t qn_cuda_mark_create(bool timed, qn_cuda_mark_t **ret_mark)
+{
+    qn_cuda_mark_t *mark = (qn_cuda_mark_t *)calloc(1, sizeof *mark);
+    if (!mark) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a mark");
+    cudaError_t error = cudaEventCreateWithFlags(&mark->event, timed ? cudaEventDefault : cudaEventDisableTiming);
+    if (error) {
+        free(mark);
+        return fail(error, "mark");
+    }
+    *ret_mark = mark;
+    return QN_OK;
+}
+
+void qn_cuda_mark_destroy(qn_cuda_mark_t **mark)
+{
+    if (!*mark) return;
+    cudaEventDestroy((*mark)->event);
+    free(*mark);
+    *mark = NULL;
+}
+
+qn_err_t qn_cuda_mark_set(qn_stream_t *stream, qn_cuda_mark_t *mark)
+{
+    cudaError_t error = cudaEventRecord(mark->event, stream->stream);
+    return error ? fail(error, "mark") : QN_OK;
+}
+
+qn_err_t qn_cuda_mark_wait(qn_cuda_mark_t *mark)
+{
+    cudaError_t error = cudaEventSynchronize(mark->event);
+    return error ? fail(error, "wait for a mark") : QN_OK;
+}
+
+qn_err_t qn_cuda_mark_elapsed(const qn_cuda_mark_t *from, const qn_cuda_mark_t *to, double *ret_us)
+{
+    float milliseconds;
+    cudaError_t error = cudaEventElapsedTime(&milliseconds, from->event, to->event);
+    if (error) return fail(error, "time between marks");
+    *ret_us = (double)milliseconds * 1000;
+    return QN_OK;
+}
+
+/* ---- graphs ---- */
+
+qn_err_t qn_cuda_capture_begin(qn_stream_t *stream)
+{
+    cudaError_t error = cudaStreamBeginCapture(stream->stream, cudaStreamCaptureModeThreadLocal);
+    return error ? fail(error, "begin of a capture") : QN_OK;
+}
+
+qn_err_t qn_cuda_capture_end(qn_stream_t *stream, qn_cuda_graph_t **ret_graph)
+{
+    qn_cuda_graph_t *graph = (qn_cuda_graph_t *)calloc(1, sizeof *graph);
+    if (!graph) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a graph");
+    cudaError_t error = cudaStreamEndCapture(stream->stream, &graph->graph);
+    if (!error) error = cudaGraphInstantiate(&graph->program, graph->graph, 0);
+    if (error) {
+        qn_cuda_graph_destroy(&graph);
+        return fail(error, "end of a capture");
+    }
+    *ret_graph = graph;
+    return QN_OK;
+}
+
+qn_err_t qn_cuda_graph_launch(qn_stream_t *stream, qn_cuda_graph_t *graph)
+{
+    cudaError_t error = cudaGraphLaunch(graph->program, stream->stream);
+    return error ? fail(error, "launch of a graph") : QN_OK;
+}
+
+void qn_cuda_graph_destroy(qn_cuda_graph_t **graph)
+{
+    if (!*graph) return;
+    if ((*graph)->program) cudaGraphExecDestroy((*graph)->program);
+    if ((*graph)->graph) cudaGraphDestroy((*graph)->graph);
+    free(*graph);
+    *graph = NULL;
+}

@@ -1,0 +1,77 @@
+/* The CUDA stream's inside, and how kernels of this folder are launched. For files in kernels/cuda/ only. */
+#ifndef QN_KERNELS_CUDA_STREAM_CUH
+#define QN_KERNELS_CUDA_STREAM_CUH
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+extern "C" {
+#include "common/assert.h"
+#include "common/err.h"
+#include "kernels/cuda/cuda.h"
+}
+
+#define QN_CUDA_RING_PARTS 4
+#define QN_CUDA_PLANS 512         /* products whose algorithm is remembered; a hash slot each */
+#define QN_CUDA_BLAS_BYTES ((size_t)32 << 20)  /* what cuBLASLt recommends for Hopper */
+
+/* A product that cuBLASLt was asked about. */
+typedef struct {
+    uint32_t outputs, tokens, inputs;
+    uint32_t kind;                /* types, bias and residual; 0 = empty */
+    cublasLtMatmulAlgo_t algorithm;
+} qn_cuda_plan_t;
+
+struct qn_stream {
+    cudaStream_t stream;
+    qn_cuda_options_t options;
+    uint32_t processors, capability;  /* 90 for 9.0 */
+    cudaError_t error;                /* first, or cudaSuccess */
+    const char *error_at;             /* the launch it was found at; a literal */
+    /* The ring: parts are filled one after the other; an event tells when a part's copies were made. */
+    char *ring;
+    size_t part_bytes, used;
+    unsigned part;
+    cudaEvent_t part_done[QN_CUDA_RING_PARTS];
+    /* One workspace for the library and for attention's partial sums: launches of a stream do not overlap. */
+    char *workspace;
+    size_t workspace_bytes;
+    uint32_t *counters;               /* attention: splits that are done; all zero between launches */
+    uint32_t splits_max;              /* of one run and kv head */
+    cublasLtHandle_t blas;
+    qn_cuda_plan_t *plans;            /* [QN_CUDA_PLANS] */
+};
+
+/* Keeps the first error and where it was found. */
+static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const char *at)
+{
+    if (error == cudaSuccess || stream->error != cudaSuccess) return;
+    stream->error = error;
+    stream->error_at = at;
+}
+
+/* Raises the shared memory limit of every kernel that needs more than 48 KiB. Called once per stream. */
+cudaError_t qn_cuda_prepare_attention(void);
+
+/* Launches; with dependent launch a kernel may begin before its predecessor has ended, so each kernel calls
+ * grid_wait() (device.cuh) before it touches anything but weights. */
+template <class... P>
+static void qn_cuda_start(qn_stream_t *stream, const char *at, void (*kernel)(P...), dim3 grid, unsigned threads,
+                          size_t shared, std::type_identity_t<P>... arguments)
+{
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream->stream;
+    config.attrs = &attribute;
+    config.numAttrs = stream->options.dependent_launch && stream->capability >= 90;
+    qn_cuda_check(stream, cudaLaunchKernelEx(&config, kernel, arguments...), at);
+}
+
+#endif

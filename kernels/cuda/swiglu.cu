@@ -1,0 +1,36 @@
+/* What is this?      SwiGLU: silu(gate) * up, silu(x) = x / (1 + e^-x).
+ * State owned:       none.
+ * Must never:        overflow into NaN: e^-x of a very negative x is infinite and gives -0, as it should.
+ * Read next:         matmul.cu. */
+#include "kernels/cuda/device.cuh"
+
+#define THREADS 256
+
+/* out may be gate. */
+template <int VEC, class A> static __global__ void gate_values(const A *gate, const A *up, size_t count, A *out)
+{
+    grid_begin();
+    size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * VEC;
+    if (i >= count) return;
+    float gates[VEC], ups[VEC];
+    load_vector(gate + i, gates);
+    load_vector(up + i, ups);
+#pragma unroll
+    for (int j = 0; j < VEC; j++) gates[j] = gates[j] / (1 + expf(-gates[j])) * ups[j];
+    store_vector(out + i, gates);
+}
+
+extern "C" void qn_cuda_swiglu(qn_stream_t *stream, const void *arguments)
+{
+    const qn_swiglu_t *a = (const qn_swiglu_t *)arguments;
+    size_t count = (size_t)a->tokens * a->width;
+    if (!count) return;
+    with_scalar(stream->options.activations, [&](auto act) {
+        using A = decltype(act);
+        with_vector(a->width, (uintptr_t)a->gate | (uintptr_t)a->up | (uintptr_t)a->out, [&](auto vec) {
+            uint32_t blocks = (uint32_t)((count / vec() + THREADS - 1) / THREADS);
+            qn_cuda_start(stream, "swiglu", gate_values<vec(), A>, blocks, THREADS, 0, (const A *)a->gate,
+                          (const A *)a->up, count, (A *)a->out);
+        });
+    });
+}

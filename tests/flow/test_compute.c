@@ -1,0 +1,249 @@
+/* The compute daemon as its peers see it: a real memory daemon, and in the role of the scheduler a client that plans one
+ * sequence with lookahead 1. The text it gets is the reference's, over ipc and inproc, after refusals, and after the
+ * end of the scheduler and of memory. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "common/daemon.h"
+
+#define DEADLINE_S 30
+#define TOKENS 12
+
+/* Case 1 of tests/golden/default/golden.json. */
+static const uint32_t PROMPT[] = { 0, 36, 1345, 311, 224 };
+static const uint32_t EXPECTED[TOKENS] = { 20, 17, 224, 426, 1345, 311, 267, 2581, 315, 273, 430, 2414 };
+#define PROMPT_TOKENS (sizeof PROMPT / sizeof PROMPT[0])
+
+typedef struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool done;                    /* every token and every refusal is there */
+    bool with_refusals;           /* sends a broken plan before every good one */
+    /* the client thread's alone until done */
+    qn_daemon_t *daemon;
+    qn_peer_t compute;
+    uint32_t sent, received, refused, ids[TOKENS];
+    uint64_t step;
+    char refusal_param[65];
+} script_t;
+
+static script_t script = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+static char run_dir[64];
+static qn_config_t *config;
+
+/* ---- the scheduler's role ---- */
+
+static qn_err_t client_init(qn_daemon_t *daemon, const qn_config_values_t *values, void **ret_state)
+{
+    (void)values;
+    script.daemon = daemon;
+    script.compute = (qn_peer_t){ 0 };
+    script.sent = script.received = script.refused = 0;
+    script.step = 0;
+    *ret_state = &script;
+    return QN_OK;
+}
+
+static void send_plan(const qn_step_plan_t *plan)
+{
+    assert_int_equal(qn_daemon_send(script.daemon, script.compute, QN_MESSAGE_STEP_PLAN, plan), QN_SEND_OK);
+}
+
+/* Slot 9 holds nothing: refused, and nothing else is disturbed. */
+static void send_broken_plan(void)
+{
+    send_plan(&(qn_step_plan_t){ .step = ++script.step, .runs = &(qn_slot_run_t){ .slot = 9, .token_count = 1,
+                                 .from_slot = true }, .runs_count = 1 });
+}
+
+static void send_first_plan(void)
+{
+    qn_slot_set_t set = { .request = 77, .slot = 3, .prompt_tokens = PROMPT_TOKENS,
+                          .sampling = { .top_p = 1, .repetition_penalty = 1, .logprobs = true, .max_tokens = TOKENS } };
+    qn_slot_block_t blocks[] = { { 3, 0, 5 }, { 3, 1, 2 } };
+    qn_slot_run_t run = { .slot = 3, .token_count = PROMPT_TOKENS, .sample = true };
+    send_plan(&(qn_step_plan_t){ .step = ++script.step, .sets = &set, .sets_count = 1, .blocks = blocks,
+                                 .blocks_count = 2, .runs = &run, .runs_count = 1, .ids = PROMPT,
+                                 .ids_count = PROMPT_TOKENS });
+}
+
+static void send_next_plan(void)
+{
+    qn_slot_run_t run = { .slot = 3, .position = PROMPT_TOKENS + script.sent - 1, .token_count = 1,
+                          .from_slot = true, .sample = true };
+    send_plan(&(qn_step_plan_t){ .step = ++script.step, .runs = &run, .runs_count = 1 });
+}
+
+static void settle(void)
+{
+    bool all = script.received == TOKENS && (!script.with_refusals || script.refused == TOKENS);
+    if (!all) return;
+    pthread_mutex_lock(&script.mutex);
+    script.done = true;
+    pthread_cond_broadcast(&script.changed);
+    pthread_mutex_unlock(&script.mutex);
+}
+
+static uint64_t client_tick(void *state, uint64_t now_ns)
+{
+    (void)state;
+    qn_peer_status_t status;
+    qn_daemon_peer_status(script.daemon, QN_SERVICE_COMPUTE, &status);
+    script.compute = qn_daemon_peer(script.daemon, QN_SERVICE_COMPUTE);
+    bool ready = script.compute.epoch && status.state == QN_STATE_READY;
+    for (; ready && script.sent < TOKENS && script.sent < script.received + 2; script.sent++) {
+        if (script.with_refusals) send_broken_plan();
+        if (script.sent == 0) send_first_plan();
+        else send_next_plan();
+    }
+    settle();
+    return now_ns + 2000000;
+}
+
+static void take_result(void *state, qn_peer_t from, const void *message)
+{
+    (void)state, (void)from;
+    const qn_step_result_t *result = message;
+    assert_int_equal(result->tokens_count, 1);
+    assert_int_equal(result->tokens[0].request, 77);
+    assert_int_equal(result->tokens[0].position, PROMPT_TOKENS + script.received);
+    assert_true(result->end_ns >= result->begin_ns && result->tokens[0].logprob < 0);
+    assert_in_range(script.received, 0, TOKENS - 1);
+    script.ids[script.received++] = result->tokens[0].id;
+}
+
+static void take_refusal(void *state, qn_peer_t from, const void *message)
+{
+    (void)state, (void)from;
+    const qn_refusal_t *refusal = message;
+    assert_int_equal(refusal->status, 400);
+    snprintf(script.refusal_param, sizeof script.refusal_param, "%.*s", (int)refusal->param.bytes,
+             refusal->param.data);
+    script.refused++;
+}
+
+static const qn_daemon_descriptor_t client = {
+    .service = QN_SERVICE_SCHEDULER, .name = "scheduler",
+    .dials = (const qn_service_t[]){ QN_SERVICE_COMPUTE, QN_SERVICE_NONE },
+    .handlers = (const qn_handler_t[]){ { QN_MESSAGE_STEP_RESULT, take_result },
+                                        { QN_MESSAGE_REFUSAL, take_refusal }, { QN_MESSAGE_NONE, NULL } },
+    .init = client_init, .tick = client_tick };
+
+/* ---- running daemons ---- */
+
+typedef struct {
+    const qn_daemon_descriptor_t *descriptor;
+    unsigned composed;
+    int stop_fd;
+    qn_err_t err;
+    pthread_t thread;
+} runner_t;
+
+static void *runner_main(void *opaque)
+{
+    runner_t *runner = opaque;
+    runner->err = qn_daemon_run(runner->descriptor, config, runner->composed, runner->stop_fd);
+    return NULL;
+}
+
+static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, bool inproc)
+{
+    unsigned all = 1u << QN_SERVICE_MEMORY | 1u << QN_SERVICE_COMPUTE | 1u << QN_SERVICE_SCHEDULER;
+    *runner = (runner_t){ .descriptor = descriptor, .composed = inproc ? all : 0,
+                          .stop_fd = eventfd(0, EFD_CLOEXEC) };
+    assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
+}
+
+static void runner_stop(runner_t *runner)
+{
+    uint64_t one = 1;
+    assert_int_equal(write(runner->stop_fd, &one, sizeof one), sizeof one);
+    pthread_join(runner->thread, NULL);
+    close(runner->stop_fd);
+    assert_int_equal(runner->err, QN_OK);
+}
+
+/* One life of the client: from its start to all its tokens. */
+static void run_client(bool inproc, bool with_refusals)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += DEADLINE_S;
+    script.done = false;
+    script.with_refusals = with_refusals;
+    runner_t runner;
+    runner_start(&runner, &client, inproc);
+    pthread_mutex_lock(&script.mutex);
+    while (!script.done && pthread_cond_timedwait(&script.changed, &script.mutex, &until) == 0) {}
+    bool done = script.done;
+    pthread_mutex_unlock(&script.mutex);
+    runner_stop(&runner);
+    if (!done) fail_msg("%u of %d tokens, %u refusals after %d s", script.received, TOKENS, script.refused, DEADLINE_S);
+    assert_memory_equal(script.ids, EXPECTED, sizeof EXPECTED);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB" };
+    snprintf(run_dir, sizeof run_dir, "/tmp/qn-flow-XXXXXX");
+    assert_non_null(mkdtemp(run_dir));
+    if (qn_config_load(NULL, sets, 2, run_dir, &config)) fail_msg("%s", qn_err_text());
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    char command[128];
+    qn_config_free(&config);
+    snprintf(command, sizeof command, "rm -r '%s'", run_dir);
+    return system(command);
+}
+
+static void serve(bool inproc)
+{
+    runner_t memory, compute;
+    runner_start(&memory, &qn_memory_daemon, inproc);
+    runner_start(&compute, &qn_compute_daemon, inproc);
+    run_client(inproc, false);
+    run_client(inproc, true);   /* another scheduler: the slot the first one left is free */
+    assert_string_equal(script.refusal_param, "runs");
+    if (!inproc) {                /* threads of one process live and die together */
+        runner_stop(&memory);
+        runner_start(&memory, &qn_memory_daemon, inproc);
+        run_client(inproc, false);  /* another memory: mapped again */
+    }
+    runner_stop(&compute);
+    runner_stop(&memory);
+}
+
+static void test_compute_serves_over_ipc(void **state)
+{
+    (void)state;
+    serve(false);
+}
+
+static void test_compute_serves_over_inproc(void **state)
+{
+    (void)state;
+    serve(true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_compute_serves_over_ipc, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_compute_serves_over_inproc, setup, teardown),
+    };
+    return cmocka_run_group_tests_name("compute", tests, NULL, NULL);
+}
