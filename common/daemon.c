@@ -27,7 +27,6 @@
 #include "common/tap.h"
 
 #define WATCHED_FDS_MAX 16
-#define DRAIN_NS 5000000000ull /* then the daemon stops with what it has */
 
 struct qn_daemon {
     const qn_daemon_descriptor_t *descriptor;
@@ -43,6 +42,7 @@ struct qn_daemon {
     int stop_fd;
     bool composed, announced;
     bool draining;
+    uint64_t drain_ns;                       /* then it stops with what it has */
     uint64_t drain_until_ns;
     qn_err_t failure;
 };
@@ -122,7 +122,7 @@ static void daemon_finish(qn_daemon_t *daemon)
 static void daemon_begin_drain(qn_daemon_t *daemon, uint64_t now_ns)
 {
     daemon->draining = true;
-    daemon->drain_until_ns = now_ns + DRAIN_NS;
+    daemon->drain_until_ns = now_ns + daemon->drain_ns;
     if (!daemon->composed) sd_notify(0, "STOPPING=1");
     qn_links_set_state(daemon->links, QN_STATE_DRAINING, "stopping");
     qn_log_info("draining");
@@ -184,6 +184,7 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
     daemon->composed = composed_services != 0;
     daemon->stop_fd = stop_fd;
     daemon->lock.fd = -1;
+    daemon->drain_ns = qn_config_values(config)->up.stop_seconds * 1000000000ull;
     qn_log_set_name(descriptor->name);
     qn_err_t err = daemon_start(daemon, config, composed_services);
     if (err == QN_OK) {

@@ -72,7 +72,7 @@ typedef struct {
     /* Decides and sends; returns the next time it wants to run (UINT64_MAX: only when something arrives). */
     uint64_t (*tick)(void *state, uint64_t now_ns);
     /* Stop asked (SIGTERM, composition end): finish or cancel what runs. The loop ends when drained() is true or
-     * after 5 s. Both may be NULL. */
+     * after up.stop_seconds. Both may be NULL. */
     void (*drain)(void *state);
     bool (*drained)(const void *state);
     /* Checks the service's invariants (QN_ASSERT); called every turn in debug and test builds. May be NULL. */

@@ -3,12 +3,11 @@
  *
  * Each output (t, o) has one accumulator vector: lane j adds the products m = j, j + LANES, ... in ascending order, and
  * vec_sum_each adds the lanes in one fixed order. A tile is LANES accumulators, outputs x tokens: LANES x 1 streams the
- * weights once for a decode step, 2 x LANES/2 widens each weight once for many tokens. Whichever tile computes an
+ * weights once for a decode step, 4 x LANES/4 reads each weight once for several tokens. Whichever tile computes an
  * output, its additions are the same, so batch and chunking cannot change a bit. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_load.h"
 
-#define ROWS_BYTES 16384 /* of x that a tile may walk: half the first-level cache */
 #define PANEL_TOKENS 64  /* tokens of one work item: their x stays in the second-level cache */
 
 typedef struct {
@@ -99,12 +98,7 @@ VEC_INLINE size_t multiply_tokens(tile_t tile, qn_scalar_t scalar, size_t count,
 
 VEC_INLINE void multiply_panel(tile_t tile, qn_scalar_t scalar, size_t count)
 {
-    size_t done = 0;
-    if (tile.a->inputs * (VEC_LANES / 2) * sizeof(float) <= ROWS_BYTES)
-        done = multiply_tokens(tile, scalar, count, 2, VEC_LANES / 2);
-    tile.first_token += done;
-    count -= done;
-    done = multiply_tokens(tile, scalar, count, 4, VEC_LANES / 4);
+    size_t done = multiply_tokens(tile, scalar, count, 4, VEC_LANES / 4);
     tile.first_token += done;
     multiply_tokens(tile, scalar, count - done, VEC_LANES, 1);
 }

@@ -155,8 +155,10 @@ template <int TILES, class O> static void start_grouped(qn_stream_t *stream, con
 {
     uint32_t outputs = 0;
     for (uint32_t p = 0; p < a->part_count; p++) outputs += a->parts[p].outputs;
-    if (TILES > 1 && outputs >= 2 * ROWS * 2 * stream->processors) start<TILES, 2, O>(stream, a);
-    else start<TILES, 1, O>(stream, a);
+    if constexpr (TILES > 1) {
+        if (outputs >= 2 * ROWS * 2 * stream->processors) return start<TILES, 2, O>(stream, a);
+    }
+    start<TILES, 1, O>(stream, a);
 }
 
 template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a)

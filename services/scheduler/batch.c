@@ -412,9 +412,35 @@ static qn_err_t match_tokens(batch_t *batch, const batch_step_t *step, const bat
             return misfit(result, "a token of a slot that did not sample", token->request);
         batch->run_of_slot[token->slot] = UINT32_MAX; /* once only */
         const batch_run_t *planned = &step->runs[run];
-        if (batch->sequences[planned->index].request->id != token->request ||
+        const request_t *request = batch->sequences[planned->index].request;
+        if (request->id != token->request ||
             (!token->masked && token->position != planned->position + planned->token_count))
             return misfit(result, "a token of another request or position", token->request);
+        if (request->finish == REQUEST_UNFINISHED && token->masked)
+            return misfit(result, "a live sequence was masked", token->request);
+        if (request->finish == REQUEST_UNFINISHED && token->position != request_known_tokens(request))
+            return misfit(result, "a token out of order", token->request);
+    }
+    return QN_OK;
+}
+
+/* Scores are of prompts whose scores were asked for, and leave no gap. */
+static qn_err_t match_prompt(const batch_t *batch, const batch_result_t *result)
+{
+    const request_t *request = NULL;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < result->prompt_count; i++) {
+        const batch_prompt_token_t *token = &result->prompt[i];
+        if (request == NULL || request->id != token->request) {
+            request = ledger_find(batch->ledger, token->request);
+            next = request != NULL ? request->prompt.known : 0;
+        }
+        if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
+            token->position >= request->prompt_tokens)
+            return misfit(result, "a prompt score nobody asked for", token->request);
+        if (token->position > next)
+            return misfit(result, "a gap in prompt scores", token->request);
+        next = token->position == next ? next + 1 : next; /* below: its prompt is run again */
     }
     return QN_OK;
 }
@@ -453,7 +479,7 @@ static void keep_alternatives(request_t *request, uint32_t at, const request_alt
     request->top_counts[at] = (uint8_t)kept;
 }
 
-static qn_err_t take_tokens(batch_t *batch, const batch_result_t *result, const request_alternative_t **top)
+static void take_tokens(batch_t *batch, const batch_result_t *result, const request_alternative_t **top)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < result->token_count; i++) {
@@ -463,8 +489,6 @@ static qn_err_t take_tokens(batch_t *batch, const batch_result_t *result, const 
         *top += token->top_count;
         if (request->finish != REQUEST_UNFINISHED)
             continue;
-        if (token->masked || token->position != request_known_tokens(request))
-            return misfit(result, token->masked ? "a live sequence was masked" : "a token out of order", token->request);
         keep_alternatives(request, request->generated_tokens, alternatives, token->top_count);
         if (request->generated_tokens == 0) {
             request->timeline.executed_ns = result->begin_ns;
@@ -478,24 +502,17 @@ static qn_err_t take_tokens(batch_t *batch, const batch_result_t *result, const 
         note_change(batch, request->index);
     }
     ledger_append(batch->ledger, batch->tokens, count);
-    return QN_OK;
 }
 
-static qn_err_t take_prompt(batch_t *batch, const batch_result_t *result, const request_alternative_t *top)
+static void take_prompt(batch_t *batch, const batch_result_t *result, const request_alternative_t *top)
 {
     for (uint32_t i = 0; i < result->prompt_count; i++) {
         const batch_prompt_token_t *token = &result->prompt[i];
         request_t *request = ledger_find(batch->ledger, token->request);
         const request_alternative_t *alternatives = top;
         top += token->top_count;
-        if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
-            token->position >= request->prompt_tokens)
-            return misfit(result, "a prompt score nobody asked for", token->request);
-        if (token->position != request->prompt.known) { /* known already: its prompt is run again */
-            if (token->position > request->prompt.known)
-                return misfit(result, "a gap in prompt scores", token->request);
-            continue;
-        }
+        if (token->position < request->prompt.known)
+            continue; /* its prompt is run again */
         uint32_t wanted = request->sampling.top_logprobs;
         uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
         request->prompt.logprobs[token->position] = token->logprob;
@@ -503,7 +520,6 @@ static qn_err_t take_prompt(batch_t *batch, const batch_result_t *result, const 
         memcpy(request->prompt.top + (size_t)token->position * wanted, alternatives, kept * sizeof *top);
         request->prompt.known++;
     }
-    return QN_OK;
 }
 
 /* Requests whose prompt scores may have grown, and ends: by stop id, by length, by having nothing left to run. */
@@ -557,17 +573,17 @@ qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
     if (!alternatives_fit(result))
         return misfit(result, "its alternatives do not add up", 0);
     qn_err_t err = match_tokens(batch, &batch->steps[0], result);
+    if (err == QN_OK)
+        err = match_prompt(batch, result);
     if (err < 0)
         return err;
     pop_step(batch);
     prove(batch, &batch->last, result);
     const request_alternative_t *top = result->top;
-    err = take_tokens(batch, result, &top);
-    if (err == QN_OK)
-        err = take_prompt(batch, result, top);
-    if (err == QN_OK)
-        find_ends(batch, &batch->last);
-    return err;
+    take_tokens(batch, result, &top);
+    take_prompt(batch, result, top);
+    find_ends(batch, &batch->last);
+    return QN_OK;
 }
 
 /* ---- peers replaced ---- */

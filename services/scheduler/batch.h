@@ -166,7 +166,8 @@ void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks);
 void batch_slot_retired(batch_t *batch, uint32_t slot);
 
 /* The result of the oldest step: tokens enter the ledger, ends are found, batch.changed names who changed. Results of
- * voided steps are ignored (changed_count is 0, batch.last.step 0). QN_ERR_PEER: it does not fit the plan. */
+ * voided steps are ignored (changed_count is 0, batch.last.step 0). QN_ERR_PEER: it does not fit the plan;
+ * nothing changed. */
 qn_err_t batch_result(batch_t *batch, const batch_result_t *result);
 
 /* Compute is another one, with empty slot tables: whatever has no result is planned again. KV is where it was. */

@@ -1,0 +1,321 @@
+/* The attention kernel on tensor cores (FlashAttention-2, Dao 2023; paged as in vLLM, Kwon et al. 2023), written once
+ * for prefill and decode. For files in kernels/cuda/ only.
+ *
+ * A row is one query token and one of the G = H/K query heads that share a kv head: row = token * G + head. A block
+ * takes a tile of 16 rows per row warp; keys and values come in tiles of 64 positions (32 at D = 256 in prefill)
+ * that begin at multiples of the tile from position 0, copied block by block of the cache into shared memory, one
+ * tile ahead of the arithmetic. In prefill each warp has rows of its own; in decode all four warps have the same 16
+ * rows and a quarter of the positions of each tile.
+ *
+ * A row's additions depend on its position, window and (decode) split alone: mma rows do not mix. */
+#ifndef QN_KERNELS_CUDA_ATTENTION_CUH
+#define QN_KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/device.cuh"
+
+#define TILE_ROWS 16       /* of a warp */
+#define ATTENTION_WARPS 4
+#define LOG2_E 1.4426950408889634f
+
+/* Shape of one instantiation. */
+template <int D_, int ROW_WARPS_> struct attention_shape {
+    static constexpr int D = D_;
+    static constexpr int ROW_WARPS = ROW_WARPS_;
+    static constexpr int POSITION_WARPS = ATTENTION_WARPS / ROW_WARPS;
+    static constexpr int ROWS = ROW_WARPS * TILE_ROWS;
+    static constexpr int TILE = D > 128 && POSITION_WARPS == 1 ? 32 : 64;   /* positions */
+    static constexpr int WARP_POSITIONS = TILE / POSITION_WARPS;
+    static constexpr int STRIDE = D + 8;    /* 16 bytes more than a row: ldmatrix without bank conflicts */
+    static constexpr int STAGE = 2 * TILE * STRIDE;   /* elements: K, then V */
+    static constexpr bool Q_IN_REGISTERS = D <= 128;
+    static constexpr size_t SHARED = sizeof(bf16) * (2 * STAGE + ROWS * STRIDE);
+};
+
+/* What a block works on. */
+typedef struct {
+    qn_run_t run;
+    const uint32_t *table;        /* the slot's block table */
+    uint32_t kv_head, first_row;  /* of the run's tokens * G rows */
+    uint32_t begin, end;          /* positions of the keys */
+} attention_item_t;
+
+/* One warp's running softmax and sums for 16 rows. A thread holds rows lane/4 and lane/4 + 8. */
+template <int D> struct attention_sums {
+    float best[2], total[2];   /* scores in units of log2; total is this thread's share until the end */
+    float out[D / 8][4];
+};
+
+static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const bf16 *from)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(from)) : "memory");
+}
+
+static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], const bf16 *from)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(from)) : "memory");
+}
+
+/* Copies 16 bytes to shared memory behind the program's back, or zeros when not `inside`. */
+static __device__ __forceinline__ void copy_async(bf16 *to, const bf16 *from, bool inside)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+
+static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> static __device__ __forceinline__ void copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
+
+/* ---- loading ---- */
+
+template <class S>
+static __device__ void load_queries(const qn_attention_t &a, const attention_item_t &item, bf16 *shared)
+{
+    constexpr int PIECES = S::D / 8;
+    uint32_t group = a.heads / a.kv.kv_heads, rows = item.run.tokens * group;
+    for (uint32_t i = threadIdx.x; i < S::ROWS * PIECES; i += ATTENTION_WARPS * WARP) {
+        uint32_t r = i / PIECES, piece = i % PIECES, row = item.first_row + r;
+        bool inside = row < rows;
+        uint32_t token = inside ? row / group : 0, head = inside ? item.kv_head * group + row % group : 0;
+        const bf16 *from = (const bf16 *)a.q + ((size_t)(item.run.first + token) * a.heads + head) * S::D + piece * 8;
+        copy_async(shared + r * S::STRIDE + piece * 8, from, inside);
+    }
+}
+
+/* K and V of positions first .. first + TILE; those outside the item are zero. */
+template <class S>
+static __device__ void load_tile(const qn_attention_t &a, const attention_item_t &item, uint32_t first, bf16 *shared)
+{
+    constexpr int PIECES = S::D / 8;
+    size_t values = (size_t)a.kv.blocks * a.kv.block_tokens * a.kv.kv_heads * S::D;   /* from a K to its V */
+    for (uint32_t i = threadIdx.x; i < S::TILE * PIECES; i += ATTENTION_WARPS * WARP) {
+        uint32_t r = i / PIECES, piece = i % PIECES, position = first + r;
+        bool inside = position >= item.begin && position < item.end;
+        uint32_t block = inside ? item.table[position / a.kv.block_tokens] : 0;
+        const bf16 *key = (const bf16 *)a.kv.data + kv_offset(a.kv, a.layer, 0, block, position % a.kv.block_tokens)
+            + (size_t)item.kv_head * S::D + piece * 8;
+        bf16 *to = shared + r * S::STRIDE + piece * 8;
+        copy_async(to, key, inside);
+        copy_async(to + S::TILE * S::STRIDE, key + values, inside);
+    }
+}
+
+/* ---- arithmetic ---- */
+
+/* Fragment A of 16 rows and inputs d .. d+16: matrices (rows 0-7, 8-15) x (d, d + 8). */
+template <class S>
+static __device__ __forceinline__ void load_query_fragment(const bf16 *queries, int d, uint32_t (&to)[4])
+{
+    uint32_t lane = threadIdx.x % WARP;
+    load_matrices(to, queries + lane % 16 * S::STRIDE + d + lane / 16 * 8);
+}
+
+/* scores[n] of positions 8n .. 8n+7 of this warp's part of the tile. */
+template <class S, int N>
+static __device__ __forceinline__ void score(const bf16 *queries, const uint32_t (&fragments)[S::D / 16][4],
+                                             const bf16 *keys, float (&scores)[N][4])
+{
+    uint32_t lane = threadIdx.x % WARP;
+    const bf16 *from = keys + (lane % 8 + lane / 16 * 8) * S::STRIDE + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[n][i] = 0;
+#pragma unroll
+    for (int step = 0; step < S::D / 16; step++) {
+        uint32_t query[4];
+        if constexpr (S::Q_IN_REGISTERS) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) query[i] = fragments[step][i];
+        } else {
+            load_query_fragment<S>(queries, step * 16, query);
+        }
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            uint32_t key[4];
+            load_matrices(key, from + n * 8 * S::STRIDE + step * 16);
+            mma(scores[n], query, key[0], key[1]);
+            mma(scores[n + 1], query, key[2], key[3]);
+        }
+    }
+}
+
+/* Positions that a row does not see score -infinity. `seen` is [begin, end) per row of this thread. */
+template <int N>
+static __device__ __forceinline__ void mask(float (&scores)[N][4], uint32_t first, const uint32_t (&begins)[2],
+                                            const uint32_t (&ends)[2])
+{
+    uint32_t at = first + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t position = at + n * 8 + i % 2;
+            if (position < begins[i / 2] || position >= ends[i / 2]) scores[n][i] = -INFINITY;
+        }
+}
+
+/* Turns scores into weights and shrinks what was summed before. */
+template <int D, int N>
+static __device__ __forceinline__ void weigh(float (&scores)[N][4], float scale, attention_sums<D> &sums)
+{
+    float best[2] = { sums.best[0], sums.best[1] };
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            scores[n][i] *= scale;
+            best[i / 2] = fmaxf(best[i / 2], scores[n][i]);
+        }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        best[r] = fmaxf(best[r], __shfl_xor_sync(ALL_LANES, best[r], 1));
+        best[r] = fmaxf(best[r], __shfl_xor_sync(ALL_LANES, best[r], 2));
+        float base = best[r] == -INFINITY ? 0 : best[r];   /* nothing seen yet: all weights 0, not NaN */
+        float keep = exp2f(sums.best[r] - base), total = 0;
+        sums.best[r] = best[r];
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                scores[n][r * 2 + i] = exp2f(scores[n][r * 2 + i] - base);
+                total += scores[n][r * 2 + i];
+            }
+        sums.total[r] = sums.total[r] * keep + total;
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) {
+            sums.out[d][r * 2] *= keep;
+            sums.out[d][r * 2 + 1] *= keep;
+        }
+    }
+}
+
+/* out += weights x values. The layout of two score tiles is that of a fragment A of 16 positions. */
+template <class S, int N>
+static __device__ __forceinline__ void add_values(const float (&weights)[N][4], const bf16 *values,
+                                                  attention_sums<S::D> &sums)
+{
+    uint32_t lane = threadIdx.x % WARP;
+    const bf16 *from = values + lane % 16 * S::STRIDE + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+        uint32_t weight[4] = { pack_bf16(weights[n][0], weights[n][1]), pack_bf16(weights[n][2], weights[n][3]),
+                               pack_bf16(weights[n + 1][0], weights[n + 1][1]),
+                               pack_bf16(weights[n + 1][2], weights[n + 1][3]) };
+#pragma unroll
+        for (int d = 0; d < S::D / 8; d += 2) {
+            uint32_t value[4];
+            load_matrices_transposed(value, from + n * 8 * S::STRIDE + d * 8);
+            mma(sums.out[d], weight, value[0], value[1]);
+            mma(sums.out[d + 1], weight, value[2], value[3]);
+        }
+    }
+}
+
+/* Positions that row `row` of the item sees. */
+static __device__ __forceinline__ void row_range(const qn_attention_t &a, const attention_item_t &item, uint32_t row,
+                                                 uint32_t &begin, uint32_t &end)
+{
+    uint32_t group = a.heads / a.kv.kv_heads, last = item.run.tokens - 1, token = min(row / group, last);
+    end = item.run.position + token + 1;
+    begin = a.window && end > a.window ? end - a.window : 0;
+}
+
+/* One item: fills `sums` of this warp's rows over its part of the item's positions. All warps of the block call it;
+ * shared memory is free when it returns. */
+template <class S>
+static __device__ void attend(const qn_attention_t &a, const attention_item_t &item, bf16 *shared,
+                              attention_sums<S::D> &sums)
+{
+    constexpr int N = S::WARP_POSITIONS / 8;
+    uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    uint32_t row_warp = warp % S::ROW_WARPS, part = warp / S::ROW_WARPS * S::WARP_POSITIONS;
+    bf16 *queries = shared + 2 * S::STAGE, *own_queries = queries + row_warp * TILE_ROWS * S::STRIDE;
+    uint32_t begins[2], ends[2], row = item.first_row + row_warp * TILE_ROWS + lane / 4;
+    row_range(a, item, row, begins[0], ends[0]);
+    row_range(a, item, row + 8, begins[1], ends[1]);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sums.best[r] = -INFINITY, sums.total[r] = 0;
+        begins[r] = max(begins[r], item.begin), ends[r] = min(ends[r], item.end);
+    }
+#pragma unroll
+    for (int d = 0; d < S::D / 8; d++) sums.out[d][0] = sums.out[d][1] = sums.out[d][2] = sums.out[d][3] = 0;
+
+    uint32_t first = item.begin / S::TILE * S::TILE;
+    load_queries<S>(a, item, queries);
+    load_tile<S>(a, item, first, shared);
+    copy_commit();
+    uint32_t fragments[S::D / 16][4];
+    for (uint32_t tile = 0; first < item.end; tile++, first += S::TILE) {
+        if (first + S::TILE < item.end) load_tile<S>(a, item, first + S::TILE, shared + (tile + 1) % 2 * S::STAGE);
+        copy_commit();
+        copy_wait<1>();
+        __syncthreads();
+        if (S::Q_IN_REGISTERS && tile == 0)
+#pragma unroll
+            for (int step = 0; step < S::D / 16; step++)
+                load_query_fragment<S>(own_queries, step * 16, fragments[step]);
+        const bf16 *keys = shared + tile % 2 * S::STAGE + part * S::STRIDE, *values = keys + S::TILE * S::STRIDE;
+        float scores[N][4];
+        score<S>(own_queries, fragments, keys, scores);
+        uint32_t from = first + part, to = from + S::WARP_POSITIONS;
+        bool whole = from >= begins[0] && from >= begins[1] && to <= ends[0] && to <= ends[1];
+        if (!__all_sync(ALL_LANES, whole)) mask(scores, from, begins, ends);
+        weigh<S::D>(scores, a.scale * LOG2_E, sums);
+        add_values<S>(scores, values, sums);
+        __syncthreads();
+    }
+    copy_wait<0>();
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sums.total[r] += __shfl_xor_sync(ALL_LANES, sums.total[r], 1);
+        sums.total[r] += __shfl_xor_sync(ALL_LANES, sums.total[r], 2);
+    }
+}
+
+/* Where row `row` of the item goes: elements into out. */
+static __device__ __forceinline__ size_t out_at(const qn_attention_t &a, const attention_item_t &item, uint32_t row)
+{
+    uint32_t group = a.heads / a.kv.kv_heads;
+    return ((size_t)(item.run.first + row / group) * a.heads + item.kv_head * group + row % group) * a.kv.head_dim;
+}
+
+/* Head dimensions with an instantiation; others take attention_plain.cu. */
+template <class F> static bool with_head_dim(uint32_t dim, F call)
+{
+    switch (dim) {
+    case 32: call(std::integral_constant<int, 32>()); return true;
+    case 64: call(std::integral_constant<int, 64>()); return true;
+    case 96: call(std::integral_constant<int, 96>()); return true;
+    case 128: call(std::integral_constant<int, 128>()); return true;
+    case 256: call(std::integral_constant<int, 256>()); return true;
+    default: return false;
+    }
+}
+
+/* All bf16, and rows that copies of 16 bytes can take. */
+static inline bool attention_fits(const qn_stream_t *stream, const qn_attention_t *a)
+{
+    return stream->options.activations == QN_SCALAR_BF16 && a->kv.scalar == QN_SCALAR_BF16
+        && ((uintptr_t)a->q | (uintptr_t)a->kv.data) % 16 == 0 && with_head_dim(a->kv.head_dim, [](auto) {});
+}
+
+cudaError_t qn_cuda_prepare_decode(void);
+cudaError_t qn_cuda_prepare_prefill(void);
+
+#endif

@@ -1,0 +1,219 @@
+/* What is this?      attention.decode on tensor cores: the query heads of a kv head are the 16 rows of one tile, so
+ *                    keys and values are read once; long contexts are split over blocks.
+ * State owned:       partial sums in the stream's workspace and the counters of splits that are done.
+ * Must never:        combine splits in the order in which they end.
+ * Read next:         attention.cuh (the arithmetic).
+ *
+ * Splits (Flash-Decoding, Dao et al. 2023): each block leaves its unnormalised sums, best score and total; the block
+ * that finds itself the last one of its row tile combines them in the order of the splits. In deterministic mode the
+ * splits depend on the length alone; otherwise also on how many sequences fill the device already. */
+#include "kernels/cuda/attention.cuh"
+
+typedef struct {
+    qn_attention_t a;
+    float *partial;        /* [N, row tiles, splits, 16, D + 2] */
+    uint32_t *counters;    /* [N, row tiles] */
+    uint32_t splits;       /* at most, = gridDim.x */
+    uint32_t chunk_min;    /* positions of a split, at least */
+} decode_t;
+
+/* Positions of one split: a multiple of the tile. */
+static __device__ __forceinline__ uint32_t chunk_of(const decode_t &d, uint32_t length, uint32_t tile)
+{
+    uint32_t chunk = (length + d.splits - 1) / d.splits;
+    return (max(chunk, d.chunk_min) + tile - 1) / tile * tile;
+}
+
+/* Adds up the four warps, which have the same rows and a quarter of the positions each. Warp w leaves its rows, made
+ * comparable by the common best, in shared memory; then threads go over (row, d). totals and bests: [warp][row]. */
+template <class S>
+static __device__ void merge_warps(attention_sums<S::D> &sums, float *rows, float *bests, float *totals)
+{
+    uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        if (lane % 4 == 0) bests[warp * TILE_ROWS + lane / 4 + r * 8] = sums.best[r];
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        uint32_t row = lane / 4 + r * 8;
+        float best = -INFINITY;
+#pragma unroll
+        for (int w = 0; w < S::POSITION_WARPS; w++) best = fmaxf(best, bests[w * TILE_ROWS + row]);
+        float keep = sums.best[r] == -INFINITY ? 0 : exp2f(sums.best[r] - best);
+        if (lane % 4 == 0) totals[warp * TILE_ROWS + row] = sums.total[r] * keep;
+        float *to = rows + ((size_t)warp * TILE_ROWS + row) * S::D + lane % 4 * 2;
+#pragma unroll
+        for (int d = 0; d < S::D / 8; d++) {
+            to[d * 8] = sums.out[d][r * 2] * keep;
+            to[d * 8 + 1] = sums.out[d][r * 2 + 1] * keep;
+        }
+    }
+    __syncthreads();
+}
+
+template <class S> static __device__ float merged(const float *rows, uint32_t row, uint32_t d)
+{
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < S::POSITION_WARPS; w++) sum += rows[((size_t)w * TILE_ROWS + row) * S::D + d];
+    return sum;
+}
+
+static __device__ float merged_total(const float *totals, uint32_t row)
+{
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < ATTENTION_WARPS; w++) sum += totals[w * TILE_ROWS + row];
+    return sum;
+}
+
+static __device__ float merged_best(const float *bests, uint32_t row)
+{
+    float best = -INFINITY;
+#pragma unroll
+    for (int w = 0; w < ATTENTION_WARPS; w++) best = fmaxf(best, bests[w * TILE_ROWS + row]);
+    return best;
+}
+
+/* True in all threads of the block that ends last of `count`. */
+static __device__ bool is_last(uint32_t *counter, uint32_t count)
+{
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(counter, 1) == count - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+/* One row's element over all splits, in their order. */
+template <class S> static __device__ float combine(const float *partial, uint32_t splits, uint32_t row, uint32_t d)
+{
+    constexpr uint32_t WIDTH = S::D + 2;
+    float best = -INFINITY, sum = 0, total = 0;
+    for (uint32_t s = 0; s < splits; s++) best = fmaxf(best, __ldcg(partial + (s * TILE_ROWS + row) * WIDTH + S::D));
+    for (uint32_t s = 0; s < splits; s++) {
+        const float *from = partial + (s * TILE_ROWS + row) * WIDTH;
+        float keep = exp2f(__ldcg(from + S::D) - best);
+        sum += keep * __ldcg(from + d);
+        total += keep * __ldcg(from + S::D + 1);
+    }
+    return sum / total;
+}
+
+template <class S>
+static __device__ void store_out(const qn_attention_t &a, const attention_item_t &item, uint32_t rows,
+                                 const float *merged_rows, const float *totals)
+{
+    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP) {
+        uint32_t row = i / S::D, d = i % S::D;
+        float value = merged<S>(merged_rows, row, d) / merged_total(totals, row);
+        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + d] = from_float<bf16>(value);
+    }
+}
+
+/* Leaves this split's rows; the last block combines. */
+template <class S>
+static __device__ void store_split(const decode_t &decode, const attention_item_t &item, uint32_t rows,
+                                   uint32_t splits, const float *merged_rows, const float *bests, const float *totals)
+{
+    constexpr uint32_t WIDTH = S::D + 2;
+    size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
+    float *partial = decode.partial + tile * decode.splits * TILE_ROWS * WIDTH;
+    float *own = partial + blockIdx.x * TILE_ROWS * WIDTH;
+    for (uint32_t i = threadIdx.x; i < rows * WIDTH; i += ATTENTION_WARPS * WARP) {
+        uint32_t row = i / WIDTH, d = i % WIDTH;
+        own[i] = d < S::D ? merged<S>(merged_rows, row, d)
+            : d == S::D ? merged_best(bests, row) : merged_total(totals, row);
+    }
+    if (!is_last(&decode.counters[tile], splits)) return;
+    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
+        ((bf16 *)decode.a.out)[out_at(decode.a, item, item.first_row + i / S::D) + i % S::D] =
+            from_float<bf16>(combine<S>(partial, splits, i / S::D, i % S::D));
+}
+
+/* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
+template <class S>
+static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP) attend_splits(const __grid_constant__ decode_t decode)
+{
+    extern __shared__ __align__(16) bf16 shared[];
+    __shared__ float bests[ATTENTION_WARPS * TILE_ROWS], totals[ATTENTION_WARPS * TILE_ROWS];
+    grid_begin();
+    const qn_attention_t &a = decode.a;
+    uint32_t group = a.heads / a.kv.kv_heads, tiles = (group + TILE_ROWS - 1) / TILE_ROWS;
+    attention_item_t item;
+    item.run = a.runs[blockIdx.z];
+    item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
+    item.kv_head = blockIdx.y / tiles, item.first_row = blockIdx.y % tiles * TILE_ROWS;
+    uint32_t begin, end;
+    row_range(a, item, 0, begin, end);
+    uint32_t origin = begin / S::TILE * S::TILE, chunk = chunk_of(decode, end - origin, S::TILE);
+    uint32_t splits = (end - origin + chunk - 1) / chunk;
+    if (blockIdx.x >= splits) return;
+    item.begin = max(begin, origin + blockIdx.x * chunk);
+    item.end = min(end, origin + (blockIdx.x + 1) * chunk);
+    attention_sums<S::D> sums;
+    attend<S>(a, item, shared, sums);
+    float *rows = (float *)shared;
+    merge_warps<S>(sums, rows, bests, totals);
+    uint32_t count = min(group - item.first_row, (uint32_t)TILE_ROWS);
+    if (splits == 1) store_out<S>(a, item, count, rows, totals);
+    else store_split<S>(decode, item, count, splits, rows, bests, totals);
+}
+
+template <int D> using decode_shape = attention_shape<D, 1>;
+
+cudaError_t qn_cuda_prepare_decode(void)
+{
+    cudaError_t error = cudaSuccess;
+    for (uint32_t dim = 32; dim <= 256; dim += 32)
+        with_head_dim(dim, [&](auto d) {
+            using S = decode_shape<d()>;
+            static_assert(sizeof(float) * ATTENTION_WARPS * TILE_ROWS * S::D <= S::SHARED, "rows of all warps");
+            if (!error)
+                error = cudaFuncSetAttribute(attend_splits<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             S::SHARED);
+        });
+    return error;
+}
+
+cudaError_t qn_cuda_prepare_attention(void)
+{
+    cudaError_t error = qn_cuda_prepare_decode();
+    return error ? error : qn_cuda_prepare_prefill();
+}
+
+/* How far to split. Deterministic: by length alone. Else: two blocks a processor are enough, but a long context among
+ * short ones is still cut in a few. */
+static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint32_t tiles, decode_t *decode)
+{
+    decode->splits = stream->splits_max;
+    decode->chunk_min = 256;
+    if (stream->options.deterministic) return;
+    uint32_t blocks = a->run_count * tiles, wanted = divide_up(2 * stream->processors, blocks);
+    decode->chunk_min = wanted > 2 ? 64 : wanted > 1 ? 256 : 1024;
+    if (wanted < 8) wanted = 8;
+    if (wanted < decode->splits) decode->splits = wanted;
+}
+
+extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
+{
+    const qn_attention_t *a = (const qn_attention_t *)arguments;
+    if (!a->run_count) return;
+    if (!attention_fits(stream, a)) return qn_cuda_attention_plain(stream, a);
+    uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
+    decode_t decode = { *a, (float *)stream->workspace, stream->counters, 0, 0 };
+    plan_splits(stream, a, tiles, &decode);
+    size_t needed = sizeof(float) * a->run_count * tiles * decode.splits * TILE_ROWS * (a->kv.head_dim + 2);
+    QN_ASSERT(needed <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
+    with_head_dim(a->kv.head_dim, [&](auto d) {
+        using S = decode_shape<d()>;
+        qn_cuda_start(stream, "attention.decode", attend_splits<S>, dim3(decode.splits, tiles, a->run_count),
+                      ATTENTION_WARPS * WARP, S::SHARED, decode);
+    });
+}
