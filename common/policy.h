@@ -59,7 +59,7 @@ typedef struct {
     char reason[QN_POLICY_REASON_MAX];
 } qn_policy_admission_t;
 
-/* Waiting sequences that ask for their blocks now, first one first. Naming fewer than allowed leaves the rest waiting. */
+/* Waiting sequences that ask for their blocks now, first one first. Those not named go on waiting. */
 typedef struct {
     uint32_t count;                 /* <= admissions_max of the call */
     qn_policy_admission_t admissions[QN_POLICY_ADMISSIONS_MAX];
@@ -95,9 +95,9 @@ typedef struct {
     void (*share)(const qn_policy_view_t *view, uint32_t budget_tokens, uint32_t chunk_tokens, uint32_t parts_max,
                   int must_progress, qn_policy_share_t *ret_share);
 
-    /* The view holds the running sequences that may go: all but the one that arrived first, which always makes progress.
-     * `needy` cannot continue without a block; when it is in the view it may be named itself. Called when no block is
-     * free. */
+    /* The view holds the running sequences that may go: all but the one that arrived first, which always makes
+     * progress. `needy` cannot continue without a block; when it is in the view it may be named itself. Called when
+     * no block is free. */
     void (*preempt)(const qn_policy_view_t *view, uint64_t needy, qn_policy_preempt_t *ret_preempt);
 } qn_policy_t;
 

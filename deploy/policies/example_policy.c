@@ -2,8 +2,8 @@
  *
  *     make && build/quintet up --set scheduler.policy=build/policies/example_policy.so
  *
- * The job's length is known to be at most prompt + max_tokens; the shorter is admitted first, dealt prompt tokens first,
- * and the longest gives up its blocks when they run short. Contract: common/policy.h. */
+ * The job's length is known to be at most prompt + max_tokens; the shorter is admitted first, dealt prompt tokens
+ * first, and the longest gives up its blocks when they run short. Contract: common/policy.h. */
 #include "common/policy.h"
 
 #include <stdio.h>
@@ -45,7 +45,8 @@ static void share(const qn_policy_view_t *view, uint32_t budget_tokens, uint32_t
     (void)must_progress; /* the whole budget is always dealt */
     uint32_t left = budget_tokens;
     const qn_policy_sequence_t *one = next_shortest(view, NULL);
-    for (ret_share->count = 0; one != NULL && left > 0 && ret_share->count < parts_max; one = next_shortest(view, one)) {
+    for (ret_share->count = 0; one != NULL && left > 0 && ret_share->count < parts_max;
+         one = next_shortest(view, one)) {
         uint32_t tokens = one->prefill_tokens < chunk_tokens ? one->prefill_tokens : chunk_tokens;
         tokens = tokens < left ? tokens : left;
         ret_share->parts[ret_share->count++] = (qn_policy_part_t){.id = one->id, .tokens = tokens};

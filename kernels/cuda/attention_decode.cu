@@ -11,17 +11,18 @@
 
 typedef struct {
     qn_attention_t a;
-    float *partial;        /* [N, row tiles, splits, 16, D + 2] */
+    float *partial;        /* [N, row tiles, splits, rows of a tile, D + 2] */
     uint32_t *counters;    /* [N, row tiles] */
     uint32_t splits;       /* at most, = gridDim.x */
-    uint32_t chunk_min;    /* positions of a split, at least */
+    uint32_t wanted;       /* splits that fill the device */
+    uint32_t chunk_min, chunk_max;  /* positions of a split; the bound on splits goes first */
 } decode_t;
 
 /* Positions of one split: a multiple of the tile. */
 static __device__ __forceinline__ uint32_t chunk_of(const decode_t &d, uint32_t length, uint32_t tile)
 {
-    uint32_t chunk = (length + d.splits - 1) / d.splits;
-    return (max(chunk, d.chunk_min) + tile - 1) / tile * tile;
+    uint32_t chunk = min(max((length + d.wanted - 1) / d.wanted, d.chunk_min), d.chunk_max);
+    return (max(chunk, (length + d.splits - 1) / d.splits) + tile - 1) / tile * tile;
 }
 
 /* Adds up the four warps, which have the same rows and a quarter of the positions each. Warp w leaves its rows, made
@@ -92,13 +93,14 @@ static __device__ bool is_last(uint32_t *counter, uint32_t count)
 }
 
 /* One row's element over all splits, in their order. */
-template <class S> static __device__ float combine(const float *partial, uint32_t splits, uint32_t row, uint32_t d)
+template <class S>
+static __device__ float combine(const float *partial, uint32_t splits, uint32_t rows, uint32_t row, uint32_t d)
 {
     constexpr uint32_t WIDTH = S::D + 2;
     float best = -INFINITY, sum = 0, total = 0;
-    for (uint32_t s = 0; s < splits; s++) best = fmaxf(best, __ldcg(partial + (s * TILE_ROWS + row) * WIDTH + S::D));
+    for (uint32_t s = 0; s < splits; s++) best = fmaxf(best, __ldcg(partial + (s * rows + row) * WIDTH + S::D));
     for (uint32_t s = 0; s < splits; s++) {
-        const float *from = partial + (s * TILE_ROWS + row) * WIDTH;
+        const float *from = partial + (s * rows + row) * WIDTH;
         float keep = exp2f(__ldcg(from + S::D) - best);
         sum += keep * __ldcg(from + d);
         total += keep * __ldcg(from + S::D + 1);
@@ -124,8 +126,9 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
 {
     constexpr uint32_t WIDTH = S::D + 2;
     size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
-    float *partial = decode.partial + tile * decode.splits * TILE_ROWS * WIDTH;
-    float *own = partial + blockIdx.x * TILE_ROWS * WIDTH;
+    uint32_t stride = min(decode.a.heads / decode.a.kv.kv_heads, (uint32_t)TILE_ROWS);   /* rows of a full tile */
+    float *partial = decode.partial + tile * decode.splits * stride * WIDTH;
+    float *own = partial + blockIdx.x * stride * WIDTH;
     for (uint32_t i = threadIdx.x; i < rows * WIDTH; i += ATTENTION_WARPS * WARP) {
         uint32_t row = i / WIDTH, d = i % WIDTH;
         own[i] = d < S::D ? merged<S>(merged_rows, row, d)
@@ -134,7 +137,7 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
     if (!is_last(&decode.counters[tile], splits)) return;
     for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
         ((bf16 *)decode.a.out)[out_at(decode.a, item, item.first_row + i / S::D) + i % S::D] =
-            from_float<bf16>(combine<S>(partial, splits, i / S::D, i % S::D));
+            from_float<bf16>(combine<S>(partial, splits, stride, i / S::D, i % S::D));
 }
 
 /* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
@@ -182,6 +185,12 @@ cudaError_t qn_cuda_prepare_decode(void)
     return error;
 }
 
+size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits)
+{
+    uint32_t group = heads / kv_heads, rows = group < TILE_ROWS ? group : TILE_ROWS;
+    return sizeof(float) * runs * kv_heads * divide_up(group, TILE_ROWS) * splits * rows * (head_dim + 2);
+}
+
 cudaError_t qn_cuda_prepare_attention(void)
 {
     cudaError_t error = qn_cuda_prepare_decode();
@@ -189,16 +198,15 @@ cudaError_t qn_cuda_prepare_attention(void)
 }
 
 /* How far to split. Deterministic: by length alone. Else: two blocks a processor are enough, but a long context among
- * short ones is still cut in a few. */
+ * short ones is still cut. */
 static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint32_t tiles, decode_t *decode)
 {
-    decode->splits = stream->splits_max;
-    decode->chunk_min = 256;
-    if (stream->options.deterministic) return;
-    uint32_t blocks = a->run_count * tiles, wanted = divide_up(2 * stream->processors, blocks);
-    decode->chunk_min = wanted > 2 ? 64 : wanted > 1 ? 256 : 1024;
-    if (wanted < 8) wanted = 8;
-    if (wanted < decode->splits) decode->splits = wanted;
+    bool deterministic = stream->options.deterministic;
+    uint32_t fill = divide_up(2 * stream->processors, a->run_count * tiles), most = stream->splits_max;
+    decode->splits = deterministic ? most : fill < 8 ? 8 : fill < most ? fill : most;
+    decode->wanted = deterministic ? most : fill < most ? fill : most;
+    decode->chunk_min = deterministic ? 256 : 64;
+    decode->chunk_max = deterministic ? UINT32_MAX : 2048;
 }
 
 extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
@@ -207,10 +215,10 @@ extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *argume
     if (!a->run_count) return;
     if (!attention_fits(stream, a)) return qn_cuda_attention_plain(stream, a);
     uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
-    decode_t decode = { *a, (float *)stream->workspace, stream->counters, 0, 0 };
+    decode_t decode = { *a, (float *)stream->workspace, stream->counters, 0, 0, 0, 0 };
     plan_splits(stream, a, tiles, &decode);
-    size_t needed = sizeof(float) * a->run_count * tiles * decode.splits * TILE_ROWS * (a->kv.head_dim + 2);
-    QN_ASSERT(needed <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
+    QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits)
+              <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
     with_head_dim(a->kv.head_dim, [&](auto d) {
         using S = decode_shape<d()>;
         qn_cuda_start(stream, "attention.decode", attend_splits<S>, dim3(decode.splits, tiles, a->run_count),

@@ -7,6 +7,8 @@
  * a grid that just fills the device walks over the items, tile by tile, the last and longest tile of a run first. */
 #include "kernels/cuda/attention.cuh"
 
+template <int D> using prefill_shape = attention_shape<D, ATTENTION_WARPS>;
+
 /* Finds item `index` of all runs; false when there are fewer. */
 template <class S>
 static __device__ bool find_item(const qn_attention_t &a, uint32_t index, attention_item_t &item)
@@ -45,8 +47,12 @@ static __device__ void store_rows(const qn_attention_t &a, const attention_item_
     }
 }
 
+/* Blocks of a processor: what registers and shared memory allow. */
+template <class S> constexpr int BLOCKS = S::D <= 64 ? 3 : 2;
+
 template <class S>
-static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, 2) attend_tiles(const __grid_constant__ qn_attention_t a)
+static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, BLOCKS<S>)
+attend_tiles(const __grid_constant__ qn_attention_t a)
 {
     extern __shared__ __align__(16) bf16 shared[];
     grid_begin();
@@ -57,8 +63,6 @@ static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, 2) attend_tiles
         store_rows<S>(a, item, sums);
     }
 }
-
-template <int D> using prefill_shape = attention_shape<D, ATTENTION_WARPS>;
 
 cudaError_t qn_cuda_prepare_prefill(void)
 {
@@ -79,7 +83,7 @@ extern "C" void qn_cuda_attention_prefill(qn_stream_t *stream, const void *argum
     if (!attention_fits(stream, a)) return qn_cuda_attention_plain(stream, a);
     with_head_dim(a->kv.head_dim, [&](auto d) {
         using S = prefill_shape<d()>;
-        qn_cuda_start(stream, "attention.prefill", attend_tiles<S>, 2 * stream->processors, ATTENTION_WARPS * WARP,
-                      S::SHARED, *a);
+        qn_cuda_start(stream, "attention.prefill", attend_tiles<S>, BLOCKS<S> * stream->processors,
+                      ATTENTION_WARPS * WARP, S::SHARED, *a);
     });
 }

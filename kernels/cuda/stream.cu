@@ -41,9 +41,9 @@ static qn_err_t check_device(qn_stream_t *stream)
 static void size_attention(qn_stream_t *stream)
 {
     const qn_cuda_options_t *o = &stream->options;
-    uint32_t splits = 128 / (o->kv_heads ? o->kv_heads : 1);
+    uint32_t splits = 128 / o->kv_heads;
     stream->splits_max = splits < 16 ? 16 : splits > 64 ? 64 : splits;
-    size_t partial = (size_t)o->max_sequences * o->heads * stream->splits_max * (o->head_dim + 2) * sizeof(float);
+    size_t partial = qn_cuda_attention_bytes(o->max_sequences, o->heads, o->kv_heads, o->head_dim, stream->splits_max);
     stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
 }
 
@@ -65,7 +65,8 @@ static cudaError_t make_buffers(qn_stream_t *stream)
 
 qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **ret_stream)
 {
-    QN_ASSERT(options->max_sequences && options->max_sequences <= QN_SLOTS_MAX && options->heads);
+    QN_ASSERT(options->max_sequences && options->max_sequences <= QN_SLOTS_MAX && options->kv_heads
+              && options->heads % options->kv_heads == 0);
     qn_stream_t *stream = (qn_stream_t *)calloc(1, sizeof *stream);
     if (stream) stream->plans = (qn_cuda_plan_t *)calloc(QN_CUDA_PLANS, sizeof *stream->plans);
     if (!stream || !stream->plans) {

@@ -54,6 +54,8 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 
 /* Raises the shared memory limit of every kernel that needs more than 48 KiB. Called once per stream. */
 cudaError_t qn_cuda_prepare_attention(void);
+/* Workspace of one decode launch. */
+size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
 
 /* Launches; with dependent launch a kernel may begin before its predecessor has ended, so each kernel calls
  * grid_wait() (device.cuh) before it touches anything but weights. */

@@ -2,7 +2,7 @@
  * State owned:       reference counts, the free stack, sequences and their block tables, the prefix index, the policy's
  *                    state. All of it can be rebuilt: sequences lease again, prefixes are computed again.
  * Must never:        hand out a held block, share a block that is not full and committed, touch device memory.
- * Read next:         prefix_index.c (what a block contains), eviction_lru.c (who goes first), handlers.c (who calls). */
+ * Read next:         prefix_index.c (what a block contains), eviction_lru.c (who goes first). */
 #include "services/memory/block_pool.h"
 
 #include <stdlib.h>
@@ -222,7 +222,7 @@ static void leave_cached(block_pool_t *pool, uint32_t block)
     pool->cached_count--;
 }
 
-/* Takes an entry and all that follow it out of the index; the cached ones become free (rule 8). Returns how many did. */
+/* Takes an entry and all that follow it out of the index; the cached ones become free (rule 8). Returns how many. */
 static uint32_t unindex(block_pool_t *pool, uint32_t block)
 {
     const uint32_t *removed;

@@ -8,8 +8,8 @@
  *     chooses which.
  *  4. A block is shared only if it is in the index, and it enters the index only when all its `block_tokens` tokens are
  *     committed: their KV is written, as a StepResult has proven.
- *  5. A block in the index is never written again. A sequence may write only the blocks it was given fresh, at positions
- *     from Grant.cached_tokens on that it has not committed; such a block is held by that sequence alone.
+ *  5. A block in the index is never written again. A sequence may write only the blocks it was given fresh, at
+ *     positions from Grant.cached_tokens on that it has not committed; such a block is held by that sequence alone.
  *  6. The block with the last token of a prompt is never shared at open: at least one token is left to run.
  *  7. Blocks match by content, not by hash: salt, all tokens before the block, and its own tokens are compared. The
  *     chained hash only finds the bucket.
@@ -17,8 +17,8 @@
  *     follow it leave too: the cached ones become free, the held ones stay held and are simply found no more.
  *  9. Of two blocks with equal content the first stays in the index. If that one is cached and the second is held, the
  *     second takes its place and the first becomes free.
- * 10. Flush empties the index; held blocks stay with their sequences. A sequence whose chain left the index adds nothing
- *     to it any more.
+ * 10. Flush empties the index; held blocks stay with their sequences. A sequence whose chain left the index adds
+ *     nothing to it any more.
  *
  * Times: open, extend, commit and release are O(blocks touched) (eviction of a block that others follow: amortised over
  * their entering the index); no allocation after creation. Not thread-safe, never blocks. Knows no socket, no device:
@@ -74,18 +74,19 @@ typedef struct {
     const char *policy;            /* name of the eviction policy */
 } block_pool_stats_t;
 
-/* Takes all memory it will ever use (about 40 + 4 * block_tokens bytes per block, 4 bytes per table entry of
+/* Takes all memory it will ever use (about 100 + 4 * block_tokens bytes per block, 4 bytes per table entry of
  * sequences_max sequences, touched only when used). QN_ERR_INVALID: an option out of range; QN_ERR_NO_MEMORY.
  * Returns owned. */
 qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool);
 void block_pool_destroy(block_pool_t **pool);
 
-/* Opens `sequence` with room for `tokens` tokens (≥ ids_count is usual, not required). `ids`: its first tokens, for which
- * resident prefixes under the same `salt` are shared; NULL or ids_count 0: none are looked for. The grant is the whole
- * table, shared blocks first. Outcomes: GRANTED, SHORT, ALREADY_OPEN. */
+/* Opens `sequence` with room for `tokens` tokens (≥ ids_count is usual, not required). `ids`: its first tokens, for
+ * which resident prefixes under the same `salt` are shared; NULL or ids_count 0: none are looked for. The grant is
+ * the whole table, shared blocks first. Outcomes: GRANTED, SHORT, ALREADY_OPEN. */
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence, uint64_t salt, uint32_t tokens,
                                      const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant);
-/* Makes room for `tokens` tokens in all; a table that is long enough grants 0 blocks. Outcomes: GRANTED, SHORT, UNKNOWN. */
+/* Makes room for `tokens` tokens in all; a table that is long enough grants 0 blocks. Outcomes: GRANTED, SHORT,
+ * UNKNOWN. */
 block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence, uint32_t tokens,
                                        block_pool_grant_t *ret_grant);
 /* Gives all blocks of the sequence back: indexed ones become cached when nobody else holds them, others free.

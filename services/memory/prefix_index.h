@@ -1,9 +1,9 @@
 /* The prefix index: which block holds the KV of these tokens after those tokens.
  *
- * A tree of full blocks. An entry's key is (what stands before it, its block_tokens ids); "what stands before it" is the
- * content number of its parent entry, or the salt for the first block of a prefix. Content numbers are never used twice
- * and every parent of an entry is an entry (removal takes the whole subtree), so equal keys mean equal prefixes token by
- * token: no answer rests on a hash. The hash of the key only finds the bucket.
+ * A tree of full blocks. An entry's key is (what stands before it, its block_tokens ids); "what stands before it" is
+ * the content number of its parent entry, or the salt for the first block of a prefix. Content numbers are never
+ * used twice and every parent of an entry is an entry (removal takes the whole subtree), so equal keys mean equal
+ * prefixes token by token: no answer rests on a hash. The hash of the key only finds the bucket.
  *
  * Fixed memory, one possible entry per block. Not thread-safe; knows nothing of who holds a block. */
 #ifndef MEMORY_PREFIX_INDEX_H
@@ -37,8 +37,8 @@ void prefix_index_insert(prefix_index_t *index, uint32_t block, prefix_place_t p
                          const uint32_t *ids);
 /* Gives the entry of `from`, content number and all that follows it included, to `to`, which has none. O(children). */
 void prefix_index_replace(prefix_index_t *index, uint32_t from, uint32_t to);
-/* Removes the entry of `block` and all that follow it. Returns how many; *ret_removed views their blocks, `block` first,
- * until the next removal. */
+/* Removes the entry of `block` and all that follow it. Returns how many; *ret_removed views their blocks, `block`
+ * first, until the next removal. */
 uint32_t prefix_index_remove(prefix_index_t *index, uint32_t block, const uint32_t **ret_removed);
 
 bool prefix_index_contains(const prefix_index_t *index, uint32_t block);

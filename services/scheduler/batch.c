@@ -1,7 +1,7 @@
 /* What is this?      The life of sequences between admission and the return of their last block.
  * State owned:       phases, slots, block tables, positions, the steps without a result.
  * Must never:        let a block go while a plan without a result may write it; move `proven` without a result.
- * Read next:         planner.c, which decides; ledger.c, where tokens end up. */
+ * Read next:         batch_result.c (what a StepResult changes), planner.c (who decides). */
 #include "services/scheduler/batch.h"
 
 #include <stdlib.h>
@@ -251,9 +251,11 @@ static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, co
         table_fits = table_fits && grant->blocks[i] < batch->total_blocks;
     if (table_fits && cached_fits)
         return QN_OK;
-    return qn_fail(QN_ERR_PEER, "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
-                                "its lease of %u tokens", (unsigned long long)grant->sequence, grant->first_block,
-                   (unsigned long long)blocks, grant->cached_tokens, sequence->lease_tokens);
+    return qn_fail(QN_ERR_PEER,
+                   "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
+                   "its lease of %u tokens",
+                   (unsigned long long)grant->sequence, grant->first_block, (unsigned long long)blocks,
+                   grant->cached_tokens, sequence->lease_tokens);
 }
 
 static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant_t *grant)
@@ -383,207 +385,6 @@ void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)
 void batch_slot_retired(batch_t *batch, uint32_t slot)
 {
     batch->slot_live[slot] = false;
-}
-
-/* ---- results ---- */
-
-static qn_err_t misfit(const batch_result_t *result, const char *what, uint64_t request)
-{
-    return qn_fail(QN_ERR_PEER, "the result of step %llu does not fit its plan: %s (request %llu)",
-                   (unsigned long long)result->step, what, (unsigned long long)request);
-}
-
-/* Every run that sampled has exactly one token, and every token such a run. */
-static qn_err_t match_tokens(batch_t *batch, const batch_step_t *step, const batch_result_t *result)
-{
-    uint32_t samples = 0;
-    memset(batch->run_of_slot, 0xff, batch->slot_count * sizeof *batch->run_of_slot);
-    for (uint32_t i = 0; i < step->run_count; i++)
-        if (step->runs[i].sample) {
-            batch->run_of_slot[step->runs[i].slot] = i;
-            samples++;
-        }
-    if (samples != result->token_count)
-        return misfit(result, "it gives another number of tokens than runs sample", 0);
-    for (uint32_t i = 0; i < result->token_count; i++) {
-        const batch_token_t *token = &result->tokens[i];
-        uint32_t run = token->slot < batch->slot_count ? batch->run_of_slot[token->slot] : UINT32_MAX;
-        if (run == UINT32_MAX)
-            return misfit(result, "a token of a slot that did not sample", token->request);
-        batch->run_of_slot[token->slot] = UINT32_MAX; /* once only */
-        const batch_run_t *planned = &step->runs[run];
-        const request_t *request = batch->sequences[planned->index].request;
-        if (request->id != token->request ||
-            (!token->masked && token->position != planned->position + planned->token_count))
-            return misfit(result, "a token of another request or position", token->request);
-        if (request->finish == REQUEST_UNFINISHED && token->masked)
-            return misfit(result, "a live sequence was masked", token->request);
-        if (request->finish == REQUEST_UNFINISHED && token->position != request_known_tokens(request))
-            return misfit(result, "a token out of order", token->request);
-    }
-    return QN_OK;
-}
-
-/* Scores are of prompts whose scores were asked for, and leave no gap. */
-static qn_err_t match_prompt(const batch_t *batch, const batch_result_t *result)
-{
-    const request_t *request = NULL;
-    uint32_t next = 0;
-    for (uint32_t i = 0; i < result->prompt_count; i++) {
-        const batch_prompt_token_t *token = &result->prompt[i];
-        if (request == NULL || request->id != token->request) {
-            request = ledger_find(batch->ledger, token->request);
-            next = request != NULL ? request->prompt.known : 0;
-        }
-        if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
-            token->position >= request->prompt_tokens)
-            return misfit(result, "a prompt score nobody asked for", token->request);
-        if (token->position > next)
-            return misfit(result, "a gap in prompt scores", token->request);
-        next = token->position == next ? next + 1 : next; /* below: its prompt is run again */
-    }
-    return QN_OK;
-}
-
-static void prove(batch_t *batch, const batch_step_t *step, const batch_result_t *result)
-{
-    uint32_t next = 0; /* tokens come by slot like runs do, or are searched for */
-    for (uint32_t i = 0; i < step->run_count; i++) {
-        const batch_run_t *run = &step->runs[i];
-        bool masked = false;
-        if (run->sample) {
-            if (next >= result->token_count || result->tokens[next].slot != run->slot)
-                for (next = 0; result->tokens[next].slot != run->slot;)
-                    next++;
-            masked = result->tokens[next++].masked;
-        }
-        if (masked)
-            batch->masked_count++;
-        else
-            batch->sequences[run->index].proven = run->position + run->token_count;
-    }
-}
-
-static void note_change(batch_t *batch, uint32_t index)
-{
-    batch->changed[batch->changed_count++] = index;
-}
-
-/* Stores the alternatives of the token that stands at `at` of the generated ones. */
-static void keep_alternatives(request_t *request, uint32_t at, const request_alternative_t *top, uint32_t count)
-{
-    if (request->top == NULL)
-        return;
-    uint32_t kept = count < request->sampling.top_logprobs ? count : request->sampling.top_logprobs;
-    memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top, kept * sizeof *top);
-    request->top_counts[at] = (uint8_t)kept;
-}
-
-static void take_tokens(batch_t *batch, const batch_result_t *result, const request_alternative_t **top)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < result->token_count; i++) {
-        const batch_token_t *token = &result->tokens[i];
-        request_t *request = ledger_find(batch->ledger, token->request);
-        const request_alternative_t *alternatives = *top;
-        *top += token->top_count;
-        if (request->finish != REQUEST_UNFINISHED)
-            continue;
-        keep_alternatives(request, request->generated_tokens, alternatives, token->top_count);
-        if (request->generated_tokens == 0) {
-            request->timeline.executed_ns = result->begin_ns;
-            request->timeline.computed_ns = result->end_ns;
-        }
-        batch->tokens[count++] = (ledger_token_t){.index = request->index,
-                                                  .position = token->position,
-                                                  .id = token->id,
-                                                  .logprob = token->logprob,
-                                                  .stopped = token->stopped};
-        note_change(batch, request->index);
-    }
-    ledger_append(batch->ledger, batch->tokens, count);
-}
-
-static void take_prompt(batch_t *batch, const batch_result_t *result, const request_alternative_t *top)
-{
-    for (uint32_t i = 0; i < result->prompt_count; i++) {
-        const batch_prompt_token_t *token = &result->prompt[i];
-        request_t *request = ledger_find(batch->ledger, token->request);
-        const request_alternative_t *alternatives = top;
-        top += token->top_count;
-        if (token->position < request->prompt.known)
-            continue; /* its prompt is run again */
-        uint32_t wanted = request->sampling.top_logprobs;
-        uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
-        request->prompt.logprobs[token->position] = token->logprob;
-        request->prompt.top_counts[token->position] = (uint8_t)kept;
-        memcpy(request->prompt.top + (size_t)token->position * wanted, alternatives, kept * sizeof *top);
-        request->prompt.known++;
-    }
-}
-
-/* Requests whose prompt scores may have grown, and ends: by stop id, by length, by having nothing left to run. */
-static void find_ends(batch_t *batch, const batch_step_t *step)
-{
-    for (uint32_t i = 0; i < step->run_count; i++) {
-        const sequence_t *sequence = &batch->sequences[step->runs[i].index];
-        request_t *request = sequence->request;
-        if (request->finish != REQUEST_UNFINISHED)
-            continue;
-        bool ended = request->stopped || (request->generated_tokens == request->generated_max &&
-                                          sequence->proven >= request_run_limit(request));
-        if (ended || request->sampling.prompt_logprobs)
-            note_change(batch, request->index);
-        if (!ended)
-            continue;
-        ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
-        batch_end(batch, request->index);
-    }
-}
-
-static bool alternatives_fit(const batch_result_t *result)
-{
-    uint64_t top = 0;
-    for (uint32_t i = 0; i < result->token_count; i++)
-        top += result->tokens[i].top_count;
-    for (uint32_t i = 0; i < result->prompt_count; i++)
-        top += result->prompt[i].top_count;
-    return top == result->top_count;
-}
-
-/* Takes the oldest step out of the ring into batch.last; the buffers of runs change hands. */
-static void pop_step(batch_t *batch)
-{
-    batch_run_t *runs = batch->last.runs;
-    batch->last = batch->steps[0];
-    for (uint32_t i = 1; i < batch->step_count; i++)
-        batch->steps[i - 1] = batch->steps[i];
-    batch->step_count--;
-    batch->steps[batch->step_count].runs = runs;
-}
-
-qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
-{
-    batch->changed_count = batch->masked_count = 0;
-    batch->last.step = 0;
-    if (result->step <= batch->void_step)
-        return QN_OK;
-    if (batch->step_count == 0 || result->step != batch->steps[0].step)
-        return misfit(result, "it is not the oldest plan without a result", 0);
-    if (!alternatives_fit(result))
-        return misfit(result, "its alternatives do not add up", 0);
-    qn_err_t err = match_tokens(batch, &batch->steps[0], result);
-    if (err == QN_OK)
-        err = match_prompt(batch, result);
-    if (err < 0)
-        return err;
-    pop_step(batch);
-    prove(batch, &batch->last, result);
-    const request_alternative_t *top = result->top;
-    take_tokens(batch, result, &top);
-    take_prompt(batch, result, top);
-    find_ends(batch, &batch->last);
-    return QN_OK;
 }
 
 /* ---- peers replaced ---- */

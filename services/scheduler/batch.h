@@ -2,17 +2,18 @@
  * how far that is proven. All of this is lost with the process and rebuilt from the ledger: everybody waits again.
  *
  *             admit                grant                    end, preempt
- *   WAITING --------> LEASING ---------------> RUNNING ---------------------> RETIRING ---> NONE (ended: may be forgotten)
+ *   WAITING --------> LEASING ---------------> RUNNING ---------------------> RETIRING ---> NONE (may be forgotten)
  *      ^                 | short, unknown         |  lease unknown                |
  *      '-----------------+------------------------+-------------------------------' preempted: all its blocks are back
  *
- * Positions (absolute): committed <= proven <= planned. [0, proven) is written, a StepResult said so. [proven, planned) is
- * in plans without a result. `planned` exceeds the known tokens by at most one: that input comes from the slot.
- * A sequence gives its slot up when it retires (the next plan may use the slot: plans run in order), its blocks when
- * the last plan that runs it has its result: nothing may write a block that memory could give to somebody else.
+ * Positions (absolute): committed <= proven <= planned. [0, proven) is written, a StepResult said so. [proven,
+ * planned) is in plans without a result. `planned` exceeds the known tokens by at most one: that input comes from
+ * the slot. A sequence gives its slot up when it retires (the next plan may use the slot: plans run in order), its
+ * blocks when the last plan that runs it has its result: nothing may write a block that memory could give to
+ * somebody else.
  *
- * The fields are open to the planner and to tests; only batch.c writes them. Not thread-safe; no clock; allocates in
- * create and configure only. */
+ * The fields are open to the planner and to tests; only batch.c and batch_result.c write them. Not thread-safe; no
+ * clock; allocates in create and configure only. */
 #ifndef SCHEDULER_BATCH_H
 #define SCHEDULER_BATCH_H
 
@@ -86,7 +87,7 @@ typedef struct {
     uint64_t open_refusals;        /* grows when memory refuses to open a lease */
 
     /* Of the last result. */
-    uint32_t *changed;             /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */
+    uint32_t *changed; /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */
     uint32_t changed_count;
     uint32_t masked_count;
     batch_step_t last;             /* its step; runs as above */

@@ -42,7 +42,8 @@ qn_err_t delivery_create(const ledger_t *ledger, delivery_t **ret_delivery)
     delivery->top = calloc(DELIVERY_TOP_MAX, sizeof *delivery->top);
     delivery->ends = calloc(DELIVERY_ENDS_MAX, sizeof *delivery->ends);
     delivery->firsts = calloc(DELIVERY_ENDS_MAX, sizeof *delivery->firsts);
-    if (!delivery->told || !delivery->queue || !delivery->tokens || !delivery->top || !delivery->ends || !delivery->firsts) {
+    if (!delivery->told || !delivery->queue || !delivery->tokens || !delivery->top || !delivery->ends ||
+        !delivery->firsts) {
         delivery_destroy(&delivery);
         return qn_fail(QN_ERR_NO_MEMORY, "delivery: no memory for %u requests", requests);
     }
@@ -236,7 +237,8 @@ bool delivery_next(delivery_t *delivery, delivery_message_t *ret_message)
             told_t *told = &delivery->told[request->index];
             told->sending_tokens = told->tokens;
             told->sending_end = false;
-            if (!told->held && same_client(request->client, first->client) && !owes_scores(told, request) && !told->ended)
+            if (!told->held && same_client(request->client, first->client) && !owes_scores(told, request) &&
+                !told->ended)
                 fill_request(delivery, request);
         }
     }

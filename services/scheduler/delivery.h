@@ -1,7 +1,7 @@
 /* What each client has still to be told about its requests: tokens, prompt scores, ends.
  *
- * Nothing is queued: what is owed follows from the ledger and from how far each request was told. So a client that takes
- * nothing for a while loses nothing, and one that forgot everything is told again from position 0.
+ * Nothing is queued: what is owed follows from the ledger and from how far each request was told. So a client that
+ * takes nothing for a while loses nothing, and one that forgot everything is told again from position 0.
  *     delivery_begin; while (delivery_next) { send; delivery_sent or delivery_refused }
  * Per request: prompt scores first, then tokens in order, the end last. Allocates at creation only. */
 #ifndef SCHEDULER_DELIVERY_H
@@ -27,7 +27,7 @@ typedef struct {
 /* One message for one client. Views, valid until the next call. */
 typedef struct {
     request_client_t client;
-    const request_t *scores;                 /* not NULL: prompt scores [scores_begin, scores_end) of this request ... */
+    const request_t *scores; /* not NULL: prompt scores [scores_begin, scores_end) of this request ... */
     uint32_t scores_begin, scores_end;
     uint8_t scores_top_count;                /* ... with so many alternatives each; else: */
     const delivery_token_t *tokens;

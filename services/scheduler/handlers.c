@@ -158,7 +158,8 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
     uint64_t pool_tokens = (uint64_t)model.block_count * model.block_tokens;
     if (pool_tokens < model.max_model_len)
         qn_log_warning("the KV cache holds %" PRIu64 " tokens, less than the model's %" PRIu32
-                       ": longer requests are clipped or refused; raise memory.kv_bytes", pool_tokens, model.max_model_len);
+                       ": longer requests are clipped or refused; raise memory.kv_bytes",
+                       pool_tokens, model.max_model_len);
     qn_err_t err = scheduler_memory_up(service->scheduler, &model);
     if (err < 0)
         qn_daemon_fail(service->daemon, err);
@@ -193,7 +194,8 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
             err = qn_fail(QN_ERR_PEER, "memory granted sequence %" PRIu64 " blocks outside its message",
                           grants[i].sequence);
     if (err == QN_OK)
-        err = scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks);
+        err = scheduler_grant(service->scheduler, grants, grant->items_count,
+                              grant->free_blocks + grant->cached_blocks);
     if (err < 0)
         qn_daemon_fail(service->daemon, err);
 }

@@ -1,5 +1,6 @@
 /* What is this?      The requests that live, on the heap for the planner and in the mapping for the next process.
- * State owned:       entries, the index by id, the list by arrival; the mapping's content (the mapping is the caller's).
+ * State owned:       entries, the index by id, the list by arrival; the mapping's content (the mapping is the
+ *                    caller's).
  * Must never:        change a request's durable part without a record, or allocate on the append path.
  * Read next:         ledger_record.c for the bytes; batch.c for what a request does while it runs. */
 #include "services/scheduler/ledger.h"
@@ -145,7 +146,8 @@ static void compact(ledger_t *ledger)
         size_t bytes = ledger_request_payload(request, false);
         QN_ASSERT(RECORD_BYTES(bytes) + sizeof(uint64_t) <= ledger->area_bytes - used);
         ledger_request_write(request, ledger_record_payload(at));
-        used += ledger_record_seal(at, ledger->area_bytes - used, ledger->next_sequence++, LEDGER_RECORD_REQUEST, bytes);
+        used += ledger_record_seal(at, ledger->area_bytes - used, ledger->next_sequence++, LEDGER_RECORD_REQUEST,
+                                   bytes);
     }
     ledger->header->first_sequence[other] = first;
     atomic_store_explicit(&ledger->header->active, other, memory_order_release);
@@ -263,7 +265,8 @@ static void replay(ledger_t *ledger, ledger_replay_t *ret_replay)
     ledger->active = (uint32_t)(atomic_load(&ledger->header->active) & 1);
     ledger->next_sequence = ledger->header->first_sequence[ledger->active];
     for (;;) {
-        size_t bytes = ledger_record_check(tail(ledger), ledger->area_bytes - ledger->used_bytes, ledger->next_sequence);
+        size_t bytes = ledger_record_check(tail(ledger), ledger->area_bytes - ledger->used_bytes,
+                                           ledger->next_sequence);
         if (bytes == 0 || !replay_record(ledger, tail(ledger)))
             break;
         ledger->used_bytes += bytes;
@@ -322,8 +325,8 @@ qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t *
                      ledger_replay_t *ret_replay)
 {
     if (bytes < LEDGER_BYTES_MIN || (uintptr_t)base % sizeof(uint64_t) != 0 || requests_max == 0)
-        return qn_fail(QN_ERR_INVALID, "ledger: a mapping of %zu bytes for %u requests; it takes %u bytes at least", bytes,
-                       requests_max, LEDGER_BYTES_MIN);
+        return qn_fail(QN_ERR_INVALID, "ledger: a mapping of %zu bytes for %u requests; it takes %u bytes at least",
+                       bytes, requests_max, LEDGER_BYTES_MIN);
     ledger_t *ledger = calloc(1, sizeof *ledger);
     if (ledger == NULL || !allocate_entries(ledger, requests_max)) {
         ledger_close(&ledger);

@@ -1,17 +1,18 @@
 /* The request ledger: every request the scheduler has accepted, its parameters and its tokens so far, in shared memory
  * that outlives the process.
  *
- * The mapping holds two areas; one is active. An area is a row of records, each with length, CRC-32C and sequence number,
- * only ever appended to. A record counts when all three fit; the first that does not ends the area: it is the torn tail
- * of a writer that was killed, and the next append writes over it. When an area fills with records of ended requests, the
- * living ones are written into the other area, one record each, and a single 8-byte store makes that one active. So at
- * every instant of the writer's death the mapping holds exactly the requests of some moment, and start is always replay.
+ * The mapping holds two areas; one is active. An area is a row of records, each with length, CRC-32C and sequence
+ * number, only ever appended to. A record counts when all three fit; the first that does not ends the area: it is
+ * the torn tail of a writer that was killed, and the next append writes over it. When an area fills with records of
+ * ended requests, the living ones are written into the other area, one record each, and a single 8-byte store makes
+ * that one active. So at every instant of the writer's death the mapping holds exactly the requests of some moment,
+ * and start is always replay.
  *
  * Space is bounded: a request is accepted only when the living ones, with all tokens they may still generate, fill at
  * most half an area; appending tokens (as many at once as the mapping was sized for) therefore never fails.
  *
  * Not persisted: alternatives (top log-probs) and prompt scores; a replayed request reports them anew or not at all.
- * Not thread-safe, never blocks, no clock. The heap is used at submit and when an entry is forgotten, never by append. */
+ * Not thread-safe, never blocks, no clock. The heap is used at submit and at forget, never by append. */
 #ifndef SCHEDULER_LEDGER_H
 #define SCHEDULER_LEDGER_H
 
@@ -62,8 +63,8 @@ typedef struct {
     bool stopped;
 } ledger_token_t;
 
-/* Opens the ledger in `base` [bytes], a shared mapping (borrowed, 8-byte aligned, >= LEDGER_BYTES_MIN, zeroed when new),
- * and replays it. QN_ERR_INVALID: the mapping is too small; QN_ERR_NO_MEMORY. Returns owned. */
+/* Opens the ledger in `base` [bytes], a shared mapping (borrowed, 8-byte aligned, >= LEDGER_BYTES_MIN, zeroed when
+ * new), and replays it. QN_ERR_INVALID: the mapping is too small; QN_ERR_NO_MEMORY. Returns owned. */
 qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t **ret_ledger,
                      ledger_replay_t *ret_replay);
 /* Frees what is on the heap; the mapping keeps its content. */

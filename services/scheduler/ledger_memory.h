@@ -16,8 +16,8 @@ typedef struct {
     bool kept;           /* a service manager holds it: it outlives this process */
 } ledger_memory_t;
 
-/* Maps the descriptor named "ledger" that the service manager passed, or a new memfd of `bytes` (sparse: pages are taken
- * when written), which is then given to the service manager when there is one. QN_ERR_IO. */
+/* Maps the descriptor named "ledger" that the service manager passed, or a new memfd of `bytes` (sparse: pages are
+ * taken when written), which is then given to the service manager when there is one. QN_ERR_IO. */
 qn_err_t ledger_memory_open(size_t bytes, ledger_memory_t *ret_memory);
 /* Unmaps and closes; accepts a zeroed one. */
 void ledger_memory_close(ledger_memory_t *memory);

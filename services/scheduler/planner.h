@@ -3,14 +3,14 @@
  *
  * Rules
  *  1. At most 1 + lookahead plans are without a result.
- *  2. A running sequence whose next token is the last known one, or unknown yet (from_slot), decodes: one token, always.
- *     The policy deals the rest of max_step_tokens to prompts, prefill_chunk_tokens at most to each.
+ *  2. A running sequence whose next token is the last known one, or unknown yet (from_slot), decodes: one token,
+ *     always. The policy deals the rest of max_step_tokens to prompts, prefill_chunk_tokens at most to each.
  *  3. No run leaves its sequence's blocks, its run limit, or what compute was told. A slot appears once in a plan.
  *  4. A lease is extended when less than `headroom` (a block, at least 8 tokens) is left ahead of what is planned.
- *  5. Who cannot be extended for want of blocks starves. When nothing is about to come back, the policy names one running
- *     sequence that gives up all its blocks and waits again (its tokens stay in the ledger, its KV is computed again, or
- *     found in the prefix index). The running sequence that arrived first is never offered, and its extension is asked
- *     first: so it always makes progress, and so, one after the other, do all.
+ *  5. Who cannot be extended for want of blocks starves. When nothing is about to come back, the policy names one
+ *     running sequence that gives up all its blocks and waits again (its tokens stay in the ledger, its KV is
+ *     computed again, or found in the prefix index). The running sequence that arrived first is never offered, and
+ *     its extension is asked first: so it always makes progress, and so, one after the other, do all.
  *  6. Nobody is admitted while somebody starves, nor after a refusal until blocks of an ended sequence came back or
  *     enough are known to be free: admitting into a full pool only preempts.
  *  7. Every decision of the policy has its words in the next plan's reasons.
@@ -100,8 +100,8 @@ void planner_destroy(planner_t **planner);
 /* The model's own end-of-sequence ids, added to a request's stop ids unless it ignores them. */
 void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count);
 
-/* Builds the next plan. *ret_built is false when there is nothing to run or rule 1 forbids it. QN_ERR_INVALID: the policy
- * broke a rule; nothing may be sent any more. */
+/* Builds the next plan. *ret_built is false when there is nothing to run or rule 1 forbids it. QN_ERR_INVALID: the
+ * policy broke a rule; nothing may be sent any more. */
 qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
 /* Decides what to ask of memory and what to give back. Failure: as above. */
 qn_err_t planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_traffic);

@@ -77,7 +77,8 @@ static qn_err_t choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t de
     qn_policy_view_t view = planner_view(planner, now_ns, count);
     qn_policy_share_t share = {.parts = planner->parts};
     bool must_progress = decode_tokens == 0 && planner->batch->step_count == 0;
-    qn_err_t err = policy_share(planner->policy, &view, budget, planner->options.prefill_chunk_tokens, must_progress, &share);
+    qn_err_t err = policy_share(planner->policy, &view, budget, planner->options.prefill_chunk_tokens, must_progress,
+                                &share);
     if (err < 0)
         return err;
     for (uint32_t i = 0; i < share.count; i++) {

@@ -35,8 +35,9 @@ static qn_err_t check_functions(const qn_policy_t *functions, const char *from)
     if (functions == NULL)
         return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: %s() returned nothing", from, QN_POLICY_SYMBOL);
     if (functions->version != QN_POLICY_ABI_VERSION)
-        return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: made for policy ABI %u, this build has %d; compile it again",
-                       from, functions->version, QN_POLICY_ABI_VERSION);
+        return qn_fail(QN_ERR_CONFIG,
+                       "scheduler.policy %s: made for policy ABI %u, this build has %d; compile it again", from,
+                       functions->version, QN_POLICY_ABI_VERSION);
     if (functions->name == NULL || functions->name[0] == '\0' || strlen(functions->name) >= QN_NAME_MAX)
         return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: its name is missing or longer than %d bytes", from,
                        QN_NAME_MAX - 1);
@@ -81,8 +82,10 @@ qn_err_t policy_open(const char *name, policy_t **ret_policy)
     void *library = NULL;
     const qn_policy_t *functions = find_builtin(name);
     if (functions == NULL && !is_path(name))
-        return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: no such policy; built in are fcfs and priority, anything else "
-                                      "is the path of a shared object", name);
+        return qn_fail(QN_ERR_CONFIG,
+                       "scheduler.policy %s: no such policy; built in are fcfs and priority, anything else "
+                       "is the path of a shared object",
+                       name);
     qn_err_t err = functions == NULL ? load(name, &library, &functions) : QN_OK;
     if (err < 0)
         return err;
@@ -121,9 +124,10 @@ static const qn_policy_sequence_t *offered(const qn_policy_view_t *view, uint64_
 
 static qn_err_t broke(const policy_t *policy, const char *function, const char *rule, uint64_t id)
 {
-    return qn_fail(QN_ERR_INVALID, "scheduling policy %s: %s %s (request %llu); correct the policy or choose another one "
-                                   "with scheduler.policy", policy->functions->name, function, rule,
-                   (unsigned long long)id);
+    return qn_fail(QN_ERR_INVALID,
+                   "scheduling policy %s: %s %s (request %llu); correct the policy or choose another one "
+                   "with scheduler.policy",
+                   policy->functions->name, function, rule, (unsigned long long)id);
 }
 
 static void terminate(char reason[QN_POLICY_REASON_MAX])
@@ -168,7 +172,8 @@ qn_err_t policy_share(policy_t *policy, const qn_policy_view_t *view, uint32_t b
         if (sequence == NULL)
             return broke(policy, "share", "names a request that has no prompt tokens to run", part->id);
         if (part->tokens < 1 || part->tokens > sequence->prefill_tokens || part->tokens > chunk_tokens)
-            return broke(policy, "share", "deals more tokens than the request has or the chunk allows, or none", part->id);
+            return broke(policy, "share", "deals more tokens than the request has or the chunk allows, or none",
+                         part->id);
         for (uint32_t j = 0; j < i; j++)
             if (parts[j].id == part->id)
                 return broke(policy, "share", "names a request twice", part->id);

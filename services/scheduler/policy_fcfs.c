@@ -40,8 +40,9 @@ static void preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_pree
 {
     const qn_policy_sequence_t *last = &view->sequences[view->sequence_count - 1];
     ret_preempt->id = last->id;
-    snprintf(ret_preempt->reason, sizeof ret_preempt->reason, "fcfs: %llu came last and gives %u blocks back; %llu needs one",
-             (unsigned long long)last->id, last->blocks, (unsigned long long)needy);
+    snprintf(ret_preempt->reason, sizeof ret_preempt->reason,
+             "fcfs: %llu came last and gives %u blocks back; %llu needs one", (unsigned long long)last->id,
+             last->blocks, (unsigned long long)needy);
 }
 
 const qn_policy_t policy_fcfs = {

@@ -46,8 +46,9 @@ static void share(const qn_policy_view_t *view, uint32_t budget_tokens, uint32_t
         ret_share->parts[ret_share->count++] = (qn_policy_part_t){.id = one->id, .tokens = tokens};
         left -= tokens;
     }
-    snprintf(ret_share->reason, sizeof ret_share->reason, "priority: %u prompt tokens of a budget of %u, %u of %u prompts",
-             budget_tokens - left, budget_tokens, ret_share->count, view->sequence_count);
+    snprintf(ret_share->reason, sizeof ret_share->reason,
+             "priority: %u prompt tokens of a budget of %u, %u of %u prompts", budget_tokens - left, budget_tokens,
+             ret_share->count, view->sequence_count);
 }
 
 static void preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_preempt_t *ret_preempt)
@@ -57,8 +58,10 @@ static void preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_pree
         if (before(last, &view->sequences[i]))
             last = &view->sequences[i];
     ret_preempt->id = last->id;
-    snprintf(ret_preempt->reason, sizeof ret_preempt->reason, "priority: %llu (priority %d) gives %u blocks back; %llu needs "
-             "one", (unsigned long long)last->id, last->priority, last->blocks, (unsigned long long)needy);
+    snprintf(ret_preempt->reason, sizeof ret_preempt->reason,
+             "priority: %llu (priority %d) gives %u blocks back; %llu needs "
+             "one",
+             (unsigned long long)last->id, last->priority, last->blocks, (unsigned long long)needy);
 }
 
 const qn_policy_t policy_priority = {

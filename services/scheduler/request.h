@@ -102,8 +102,8 @@ static inline uint32_t request_known_tokens(const request_t *request)
     return request->prompt_tokens + request->generated_tokens;
 }
 
-/* Positions [0, this) are ever run: the last token that may be generated is never an input. With nothing to generate the
- * whole prompt is run, for its scores. */
+/* Positions [0, this) are ever run: the last token that may be generated is never an input. With nothing to generate
+ * the whole prompt is run, for its scores. */
 static inline uint32_t request_run_limit(const request_t *request)
 {
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;

@@ -95,7 +95,8 @@ static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
 {
     const scheduler_options_t *options = &scheduler->options;
     if (options->queue_limit < 1 || options->queue_limit > QN_REQUESTS_MAX)
-        return qn_fail(QN_ERR_CONFIG, "scheduler.queue_limit %u is outside 1..%d", options->queue_limit, QN_REQUESTS_MAX);
+        return qn_fail(QN_ERR_CONFIG, "scheduler.queue_limit %u is outside 1..%d", options->queue_limit,
+                       QN_REQUESTS_MAX);
     if (options->ledger_bytes < LEDGER_BYTES_FOR(options->max_sequences))
         return qn_fail(QN_ERR_INVALID, "scheduler: a ledger of %zu bytes is too small for %u sequences",
                        options->ledger_bytes, options->max_sequences);
@@ -322,7 +323,8 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
     uint64_t pool_tokens = (uint64_t)model->block_count * model->block_tokens;
     uint32_t most = pool_tokens < UINT32_MAX ? (uint32_t)pool_tokens : UINT32_MAX;
     qn_err_t err = known ? QN_OK
-                         : batch_configure(scheduler->batch, model->block_tokens, model->block_count, model->max_model_len);
+                         : batch_configure(scheduler->batch, model->block_tokens, model->block_count,
+                                           model->max_model_len);
     if (err < 0)
         return err;
     scheduler->model = *model;

@@ -80,7 +80,8 @@ void scheduler_compute_up(scheduler_t *scheduler);
 void scheduler_compute_lost(scheduler_t *scheduler);
 bool scheduler_running(const scheduler_t *scheduler); /* both are up */
 
-qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks);
+qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count,
+                         uint32_t available_blocks);
 /* *ret_step views what the result was for (step 0: nothing any more), until the next result. */
 qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
                           const batch_step_t **ret_step);

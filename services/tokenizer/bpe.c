@@ -12,6 +12,7 @@
 
 #define NO_RANK UINT32_MAX
 #define FREE_PAIR UINT64_MAX
+#define WORDS_AHEAD 16          /* words whose table entries are on their way from memory */
 #define SHORT_WORD 64          /* symbols a 64-bit mask can hold */
 #define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
 
@@ -23,21 +24,23 @@ typedef struct {
     uint32_t count;
 } cache_entry_t;
 
-/* Longer words. */
-#define LONG_SETS 4096
-#define LONG_BYTES 63
-#define LONG_IDS 13
+/* Other words up to 255 bytes: an index over a ring that holds each word and its ids. An entry whose place
+ * in the ring has been written over is dead. */
+#define LONG_SETS 16384
+#define LONG_BYTES_MAX 255
+#define RING_BYTES (1u << 20)
 typedef struct {
     uint64_t hash;
-    uint8_t bytes; /* 0: free */
-    uint8_t count;
-    uint8_t word[LONG_BYTES];
-    uint32_t ids[LONG_IDS];
+    uint64_t place;  /* bytes ever written to the ring before this one; 0: free */
+    uint16_t bytes;
+    uint16_t count;
 } long_entry_t;
 
 struct bpe_scratch {
     _Alignas(64) cache_entry_t cache[CACHE_SETS][2];
-    _Alignas(64) long_entry_t long_cache[LONG_SETS];
+    long_entry_t long_cache[LONG_SETS];
+    uint64_t ring_place; /* bytes ever written; the next one goes to ring_place % RING_BYTES */
+    uint8_t ring[RING_BYTES];
     uint32_t *ids;    /* [capacity] symbols of the current word */
     uint32_t *ends;   /* [capacity] end offset of each symbol in the word */
     uint32_t *ranks;  /* [capacity] rank of the pair (this, next) */
@@ -47,6 +50,30 @@ struct bpe_scratch {
     size_t capacity, heap_count;
     size_t count;
 };
+
+/* ---- words as keys ---- */
+
+static inline uint64_t fold(uint64_t low, uint64_t high)
+{
+    unsigned __int128 product = (unsigned __int128)(low ^ 0xD6E8FEB86659FD93ull) * (high ^ 0xA0761D6478BD642Full);
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* A word of 1..15 bytes as two integers. */
+static inline void load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
+                            uint64_t *ret_high)
+{
+    uint64_t key[2] = { 0, 0 };
+    if (__builtin_expect(readable >= 16, 1)) {
+        memcpy(key, word, 16);
+        key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
+        key[1] &= bytes > 8 ? (1ull << (8 * (bytes - 8))) - 1 : 0;
+    } else {
+        memcpy(key, word, bytes);
+    }
+    *ret_low = key[0];
+    *ret_high = key[1] | (uint64_t)bytes << 56;
+}
 
 /* ---- building ---- */
 
@@ -73,7 +100,9 @@ void bpe_fini(bpe_t *bpe)
     free(bpe->pairs);
     free(bpe->merged_ids);
     free(bpe->whole);
+    free(bpe->whole_words);
     free(bpe->joins);
+    free(bpe->byte_ranks);
     *bpe = (bpe_t){ 0 };
 }
 
@@ -170,7 +199,7 @@ static void find_whole(bpe_t *bpe)
     for (size_t i = 0; i < bpe->pieces.count; i++) {
         const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
         const uint32_t *ids, *ends;
-        if (entry->length == 0 || entry->length > LONG_BYTES) continue;
+        if (entry->length == 0 || entry->length > LONG_BYTES_MAX) continue;
         size_t count = bpe_encode_spans(bpe, scratch, bpe->pieces.pool.bytes + entry->offset, entry->length,
                                         &ids, &ends);
         if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
@@ -178,13 +207,72 @@ static void find_whole(bpe_t *bpe)
     bpe_scratch_close(&scratch);
 }
 
+/* Most vocabularies number merged pieces in the order of the merges. */
+static void find_affine(bpe_t *bpe)
+{
+    bpe->is_affine = true;
+    bpe->affine_base = bpe->merge_count ? bpe->merged_ids[0] : 0;
+    for (size_t rank = 0; rank < bpe->merge_count; rank++)
+        bpe->is_affine &= bpe->merged_ids[rank] == bpe->affine_base + rank;
+}
+
+static inline uint32_t merged_id(const bpe_t *bpe, uint32_t rank)
+{
+    return bpe->is_affine ? bpe->affine_base + rank : bpe->merged_ids[rank];
+}
+
+static void find_byte_ranks(bpe_t *bpe)
+{
+    bpe->byte_ranks = malloc(256 * sizeof *bpe->byte_ranks);
+    QN_ASSERT(bpe->byte_ranks != NULL);
+    for (unsigned left = 0; left < 256; left++) {
+        for (unsigned right = 0; right < 256; right++) {
+            bool is_pair = bpe->start_ids[left] != VOCABULARY_NO_ID && bpe->start_ids[right] != VOCABULARY_NO_ID;
+            bpe->byte_ranks[left][right] =
+                is_pair ? pair_rank(bpe, bpe->start_ids[left], bpe->start_ids[right]) : NO_RANK;
+        }
+    }
+}
+
+static bool is_whole(const bpe_t *bpe, uint32_t id)
+{
+    return bpe->ignore_merges || (bpe->whole[id >> 6] >> (id & 63) & 1);
+}
+
+static void add_whole_word(bpe_t *bpe, const uint8_t *piece, size_t bytes, uint32_t id)
+{
+    uint64_t low, high;
+    load_key(piece, bytes, bytes, &low, &high);
+    size_t at = fold(low, high) & bpe->whole_mask;
+    while (bpe->whole_words[at].meta) at = (at + 1) & bpe->whole_mask;
+    bpe->whole_words[at] = (bpe_whole_word_t){ low, (uint32_t)high, (uint32_t)bytes << 28 | id };
+}
+
+static void find_whole_words(bpe_t *bpe)
+{
+    size_t slots = 64;
+    while (slots < bpe->pieces.count * 2) slots *= 2;
+    bpe->whole_mask = slots - 1;
+    bpe->whole_words = calloc(slots, sizeof *bpe->whole_words);
+    QN_ASSERT(bpe->whole_words != NULL);
+    if (bpe->prefix || bpe->suffix) return;
+    for (size_t i = 0; i < bpe->pieces.count; i++) {
+        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
+        if (entry->length > 0 && entry->length <= BPE_WHOLE_BYTES_MAX && is_whole(bpe, entry->id))
+            add_whole_word(bpe, bpe->pieces.pool.bytes + entry->offset, entry->length, entry->id);
+    }
+}
+
 void bpe_finish(bpe_t *bpe)
 {
+    find_affine(bpe);
     find_start_ids(bpe);
+    if (bpe->is_byte) find_byte_ranks(bpe);
     find_joins(bpe);
     bpe->is_splittable = !bpe->is_byte && !bpe->prefix && !bpe->suffix && !bpe->ignore_merges &&
                          merges_are_plain(bpe);
     find_whole(bpe);
+    find_whole_words(bpe);
 }
 
 /* ---- scratch ---- */
@@ -194,6 +282,7 @@ bpe_scratch_t *bpe_scratch_open(void)
     bpe_scratch_t *scratch = aligned_alloc(64, sizeof *scratch);
     QN_ASSERT(scratch != NULL);
     memset(scratch, 0, sizeof *scratch);
+    scratch->ring_place = 4;
     return scratch;
 }
 
@@ -319,13 +408,20 @@ static void start_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
 
 /* ---- merging ---- */
 
+/* Ranks of neighbouring first symbols; of bytes they are in a small table of their own. */
+static inline uint32_t first_rank(const bpe_t *bpe, const uint8_t *word, const uint32_t *ids, size_t at)
+{
+    if (bpe->byte_ranks) return bpe->byte_ranks[word[at]][word[at + 1]];
+    return pair_rank(bpe, ids[at], ids[at + 1]);
+}
+
 /* Up to 64 symbols: the living ones are bits of a mask, the best pair is found by looking at all. */
-static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch)
+static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
 {
     size_t count = scratch->count;
     uint32_t *ids = scratch->ids, *ends = scratch->ends, ranks[SHORT_WORD];
     uint64_t alive = count == 64 ? UINT64_MAX : (1ull << count) - 1;
-    for (size_t i = 0; i + 1 < count; i++) ranks[i] = pair_rank(bpe, ids[i], ids[i + 1]);
+    for (size_t i = 0; i + 1 < count; i++) ranks[i] = first_rank(bpe, word, ids, i);
     ranks[count - 1] = NO_RANK;
     for (;;) {
         uint32_t best = NO_RANK;
@@ -340,7 +436,7 @@ static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch)
         unsigned right = (unsigned)__builtin_ctzll(above);
         above &= above - 1;
         alive &= ~(1ull << right);
-        ids[left] = bpe->merged_ids[best];
+        ids[left] = merged_id(bpe, best);
         ends[left] = ends[right];
         ranks[right] = NO_RANK;
         ranks[left] = above ? pair_rank(bpe, ids[left], ids[__builtin_ctzll(above)]) : NO_RANK;
@@ -402,14 +498,14 @@ static void rank_pair(const bpe_t *bpe, bpe_scratch_t *scratch, uint32_t left, u
     if (rank != NO_RANK) heap_push(scratch, (uint64_t)rank << 32 | left);
 }
 
-static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch)
+static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
 {
     uint32_t count = (uint32_t)scratch->count;
     scratch->heap_count = 0;
     for (uint32_t i = 0; i < count; i++) {
         scratch->next[i] = i + 1;
         scratch->before[i] = i - 1; /* UINT32_MAX for the first */
-        scratch->ranks[i] = i + 1 < count ? pair_rank(bpe, scratch->ids[i], scratch->ids[i + 1]) : NO_RANK;
+        scratch->ranks[i] = i + 1 < count ? first_rank(bpe, word, scratch->ids, i) : NO_RANK;
         if (scratch->ranks[i] != NO_RANK)
             scratch->heap[scratch->heap_count++] = (uint64_t)scratch->ranks[i] << 32 | i;
     }
@@ -418,16 +514,16 @@ static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch)
 }
 
 /* Any length: a linked list and a heap of pairs; a popped pair that is no longer there is skipped. */
-static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch)
+static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
 {
     uint32_t count = (uint32_t)scratch->count;
-    link_symbols(bpe, scratch);
+    link_symbols(bpe, scratch, word);
     while (scratch->heap_count > 0) {
         uint64_t top = heap_pop(scratch);
         uint32_t left = (uint32_t)top, rank = (uint32_t)(top >> 32);
         if (scratch->ranks[left] != rank) continue;
         uint32_t right = scratch->next[left], after = scratch->next[right];
-        scratch->ids[left] = bpe->merged_ids[rank];
+        scratch->ids[left] = merged_id(bpe, rank);
         scratch->ends[left] = scratch->ends[right];
         scratch->ranks[right] = NO_RANK;
         scratch->next[left] = after;
@@ -457,8 +553,8 @@ size_t bpe_encode_spans(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t 
         add_symbol(scratch, id, bytes);
     } else {
         start_word(bpe, scratch, word, bytes);
-        if (scratch->count > SHORT_WORD) merge_long(bpe, scratch);
-        else if (scratch->count > 1) merge_short(bpe, scratch);
+        if (scratch->count > SHORT_WORD) merge_long(bpe, scratch, word);
+        else if (scratch->count > 1) merge_short(bpe, scratch, word);
     }
     *ret_ids = scratch->ids;
     *ret_ends = scratch->ends;
@@ -466,28 +562,6 @@ size_t bpe_encode_spans(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t 
 }
 
 /* ---- words through the cache ---- */
-
-static inline uint64_t fold(uint64_t low, uint64_t high)
-{
-    unsigned __int128 product = (unsigned __int128)(low ^ 0xD6E8FEB86659FD93ull) * (high ^ 0xA0761D6478BD642Full);
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-/* A word of 1..15 bytes as two integers. */
-static inline void load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
-                            uint64_t *ret_high)
-{
-    uint64_t key[2] = { 0, 0 };
-    if (__builtin_expect(readable >= 16, 1)) {
-        memcpy(key, word, 16);
-        key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
-        key[1] &= bytes > 8 ? (1ull << (8 * (bytes - 8))) - 1 : 0;
-    } else {
-        memcpy(key, word, bytes);
-    }
-    *ret_low = key[0];
-    *ret_high = key[1] | (uint64_t)bytes << 56;
-}
 
 static uint64_t hash_long(const uint8_t *word, size_t bytes)
 {
@@ -514,7 +588,7 @@ static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8
 {
     const uint32_t *ends;
     uint32_t id = vocabulary_find(&bpe->pieces, word, bytes);
-    if (id != VOCABULARY_NO_ID && (bpe->ignore_merges || (bpe->whole[id >> 6] >> (id & 63) & 1))) {
+    if (id != VOCABULARY_NO_ID && is_whole(bpe, id)) {
         make_room(scratch, 1);
         scratch->ids[0] = id;
         *ret_ids = scratch->ids;
@@ -523,25 +597,44 @@ static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8
     return bpe_encode_spans(bpe, scratch, word, bytes, ret_ids, &ends);
 }
 
+/* Where a word of the long cache lies: its bytes, padded to 4, then its ids. */
+static size_t ring_bytes(size_t bytes, size_t count) { return ((bytes + 3) & ~(size_t)3) + count * 4; }
+
+static void ring_put(bpe_scratch_t *scratch, long_entry_t *entry, uint64_t hash, const uint8_t *word,
+                     size_t bytes, const uint32_t *ids, size_t count)
+{
+    size_t need = ring_bytes(bytes, count), at = scratch->ring_place % RING_BYTES;
+    if (at + need > RING_BYTES) { /* never split: skip to the beginning */
+        scratch->ring_place += RING_BYTES - at;
+        at = 0;
+    }
+    *entry = (long_entry_t){ hash, scratch->ring_place, (uint16_t)bytes, (uint16_t)count };
+    memcpy(scratch->ring + at, word, bytes);
+    memcpy(scratch->ring + at + ring_bytes(bytes, 0), ids, count * sizeof *ids);
+    scratch->ring_place += need;
+}
+
+/* The ids of a cached word, NULL when the entry is another word's or dead. */
+static const uint32_t *ring_get(const bpe_scratch_t *scratch, const long_entry_t *entry, uint64_t hash,
+                                const uint8_t *word, size_t bytes)
+{
+    if (entry->hash != hash || entry->bytes != bytes || entry->place == 0) return NULL;
+    if (scratch->ring_place - entry->place > RING_BYTES) return NULL;
+    const uint8_t *at = scratch->ring + entry->place % RING_BYTES;
+    return memcmp(at, word, bytes) == 0 ? (const uint32_t *)(const void *)(at + ring_bytes(bytes, 0)) : NULL;
+}
+
 /* Words the small cache does not hold: the long cache, else fresh. Writes a view of the ids. */
 static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word,
                                         size_t bytes, const uint32_t **ret_ids)
 {
-    if (bytes > LONG_BYTES) return encode_fresh(bpe, scratch, word, bytes, ret_ids);
+    if (bytes > LONG_BYTES_MAX) return encode_fresh(bpe, scratch, word, bytes, ret_ids);
     uint64_t hash = hash_long(word, bytes);
     long_entry_t *entry = &scratch->long_cache[hash % LONG_SETS];
-    if (entry->hash == hash && entry->bytes == bytes && memcmp(entry->word, word, bytes) == 0) {
-        *ret_ids = entry->ids;
-        return entry->count;
-    }
+    *ret_ids = ring_get(scratch, entry, hash, word, bytes);
+    if (*ret_ids) return entry->count;
     size_t count = encode_fresh(bpe, scratch, word, bytes, ret_ids);
-    if (count <= LONG_IDS && (bytes > 15 || count > 3)) {
-        entry->hash = hash;
-        entry->bytes = (uint8_t)bytes;
-        entry->count = (uint8_t)count;
-        memcpy(entry->word, word, bytes);
-        memcpy(entry->ids, *ret_ids, count * sizeof *entry->ids);
-    }
+    if (bytes > 15 || count > 3) ring_put(scratch, entry, hash, word, bytes, *ret_ids, count);
     return count;
 }
 
@@ -559,20 +652,40 @@ static __attribute__((noinline)) void encode_missed(const bpe_t *bpe, bpe_scratc
     memcpy(set[0].ids, ids, count * sizeof *ids);
 }
 
-/* A word of 1..15 bytes. Stores four ids' worth at once: token_list_reserve leaves that much slack. */
-static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
-                                size_t readable, tokenizer_tokens_t *tokens)
+/* A short word as the two tables know it. */
+typedef struct {
+    uint64_t low, high, hash;
+} word_key_t;
+
+static inline word_key_t word_key(const uint8_t *word, size_t bytes, size_t readable)
 {
-    uint64_t low, high;
-    load_key(word, bytes, readable, &low, &high);
-    cache_entry_t *set = scratch->cache[fold(low, high) % CACHE_SETS];
+    word_key_t key;
+    load_key(word, bytes, readable, &key.low, &key.high);
+    key.hash = fold(key.low, key.high);
+    return key;
+}
+
+/* A word of 1..15 bytes. Nearly all are one token and found in the immutable table; the cache has the
+ * others. Stores three ids at once: token_list_reserve leaves that much slack. */
+static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                                word_key_t key, tokenizer_tokens_t *tokens)
+{
+    for (size_t at = key.hash & bpe->whole_mask; bpe->whole_words[at].meta; at = (at + 1) & bpe->whole_mask) {
+        const bpe_whole_word_t *known = &bpe->whole_words[at];
+        bool is_same = known->low == key.low && (key.high & 0x00FFFFFFFFFFFFFFull) == known->high &&
+                       known->meta >> 28 == bytes;
+        if (!is_same) continue;
+        tokens->ids[tokens->count++] = known->meta & ((1u << 28) - 1);
+        return;
+    }
+    cache_entry_t *set = scratch->cache[(key.hash >> 32) % CACHE_SETS];
     for (int way = 0; way < 2; way++) {
-        if (set[way].low != low || set[way].high != high) continue;
+        if (set[way].low != key.low || set[way].high != key.high) continue;
         memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
         tokens->count += set[way].count;
         return;
     }
-    encode_missed(bpe, scratch, word, bytes, low, high, set, tokens);
+    encode_missed(bpe, scratch, word, bytes, key.low, key.high, set, tokens);
 }
 
 static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
@@ -580,7 +693,7 @@ static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
 {
     if (bytes <= 15) {
         token_list_reserve(tokens, bytes);
-        encode_small(bpe, scratch, word, bytes, readable, tokens);
+        encode_small(bpe, scratch, word, bytes, word_key(word, bytes, readable), tokens);
         return;
     }
     const uint32_t *ids;
@@ -625,12 +738,20 @@ void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *wo
 void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length,
                       size_t start, const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens)
 {
-    for (size_t i = 0; i < count; i++) {
-        size_t bytes = ends[i] - start;
-        token_list_reserve(tokens, 16);
-        if (bytes == 1 && bpe->is_byte) tokens->ids[tokens->count++] = bpe->start_ids[text[start]];
-        else if (bytes <= 15) encode_small(bpe, scratch, text + start, bytes, length - start, tokens);
-        else encode_one(bpe, scratch, text + start, bytes, length - start, tokens);
-        start = ends[i];
+    word_key_t keys[WORDS_AHEAD];
+    for (size_t first = 0; first < count; first += WORDS_AHEAD) {
+        size_t last = first + WORDS_AHEAD < count ? first + WORDS_AHEAD : count;
+        /* The table is larger than the near caches: ask for all lines before the first is needed. */
+        for (size_t i = first, from = start; i < last; from = ends[i++]) {
+            if (ends[i] - from > 15) continue;
+            keys[i - first] = word_key(text + from, ends[i] - from, length - from);
+            __builtin_prefetch(&bpe->whole_words[keys[i - first].hash & bpe->whole_mask]);
+        }
+        for (size_t i = first; i < last; start = ends[i++]) {
+            size_t bytes = ends[i] - start;
+            token_list_reserve(tokens, 16);
+            if (bytes <= 15) encode_small(bpe, scratch, text + start, bytes, keys[i - first], tokens);
+            else encode_one(bpe, scratch, text + start, bytes, length - start, tokens);
+        }
     }
 }

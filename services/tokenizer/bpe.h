@@ -18,6 +18,15 @@
 #define BPE_ID_BITS 20   /* ids below QN_VOCAB_MAX: a pair of them and a rank share 64 bits */
 #define BPE_RANK_BITS 24 /* merges below 16 M; the largest published table has 0.5 M */
 
+/* A short piece that encodes to itself; 16 bytes, so four share a cache line. */
+typedef struct {
+    uint64_t low;  /* bytes 0..7 of the piece, zero-padded */
+    uint32_t high; /* bytes 8..11 */
+    uint32_t meta; /* length << 28 | id; 0: free */
+} bpe_whole_word_t;
+
+#define BPE_WHOLE_BYTES_MAX 12
+
 typedef struct bpe {
     vocabulary_t pieces;        /* the alphabet words are made of: bytes or text */
     bool is_byte;               /* words start as bytes */
@@ -33,8 +42,13 @@ typedef struct bpe {
     unsigned pair_shift;
     size_t pair_mask;
     uint32_t *merged_ids;       /* [merge_count] by rank, owned */
+    bool is_affine;             /* merged_ids[rank] == rank + affine_base: no look-up needed */
+    uint32_t affine_base;
     size_t merge_count;
+    uint32_t (*byte_ranks)[256]; /* is_byte: rank of [left][right] bytes, UINT32_MAX: none; owned */
     uint64_t *whole;            /* bit per id: encoding its piece gives just it; owned */
+    bpe_whole_word_t *whole_words; /* hash table of the short ones, owned */
+    size_t whole_mask;
     uint64_t *joins;            /* 256 x 256 bits: these last and first bytes meet inside some piece; owned */
 } bpe_t;
 

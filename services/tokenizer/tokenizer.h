@@ -50,7 +50,7 @@ qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *
 /* Closes *t and sets it to NULL; accepts NULL. No scratch of it may be in use. */
 void tokenizer_close(tokenizer_t **t);
 
-/* Work space of one thread for `t` (about 1.5 MB); keeps no reference that outlives t. Never fails. */
+/* Work space of one thread for `t` (about 2 MB); keeps no reference that outlives t. Never fails. */
 tokenizer_scratch_t *tokenizer_scratch_open(const tokenizer_t *t);
 void tokenizer_scratch_close(tokenizer_scratch_t **scratch);
 /* Forgets the cached words: the next encode is cold. For measurements. */

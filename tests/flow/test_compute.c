@@ -215,10 +215,10 @@ static void serve(bool inproc)
     runner_t memory, compute;
     runner_start(&memory, &qn_memory_daemon, inproc);
     runner_start(&compute, &qn_compute_daemon, inproc);
-    run_client(inproc, false);
-    run_client(inproc, true);   /* another scheduler: the slot the first one left is free */
+    run_client(inproc, true);
     assert_string_equal(script.refusal_param, "runs");
-    if (!inproc) {                /* threads of one process live and die together */
+    if (!inproc) {                /* threads of one process live and end together */
+        run_client(inproc, false);  /* another scheduler: the slot the first one left is free */
         runner_stop(&memory);
         runner_start(&memory, &qn_memory_daemon, inproc);
         run_client(inproc, false);  /* another memory: mapped again */

@@ -64,8 +64,8 @@ static inline void *sim_copy(const void *data, size_t count, size_t bytes)
 
 /* ---- the model ---- */
 
-/* The KV of a token: a hash of the KV of every token before it, as they stand in memory, of its id and its position. One
- * stale or foreign entry anywhere in the prefix changes it, and so every token from then on. */
+/* The KV of a token: a hash of the KV of every token before it, as they stand in memory, of its id and its position.
+ * One stale or foreign entry anywhere in the prefix changes it, and so every token from then on. */
 static inline uint64_t sim_kv(const uint64_t *before, uint32_t position, uint32_t id)
 {
     uint64_t hash = sim_mix(position, id);

@@ -154,7 +154,8 @@ static inline void sim_take_end(sim_request_t *request, uint32_t generated, requ
 {
     /* One that was cancelled, ended, lost its end with the scheduler, and was cancelled again, ends with fewer. */
     SIM_CHECK(generated == request->got_count || (request->cancelled && generated < request->got_count),
-              "request %llu ends with %u tokens, %u came", (unsigned long long)request->id, generated, request->got_count);
+              "request %llu ends with %u tokens, %u came", (unsigned long long)request->id, generated,
+              request->got_count);
     bool whole = generated == request->expected_count && finish == request->expected_finish;
     SIM_CHECK(whole || (request->cancelled && finish == REQUEST_CANCELLED), "request %llu ends with %u of %u tokens, "
               "finish %d", (unsigned long long)request->id, generated, request->expected_count, (int)finish);

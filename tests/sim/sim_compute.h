@@ -126,7 +126,8 @@ static inline uint64_t *sim_kv_at(const sim_compute_t *compute, const sim_slot_t
 
 /* The block pool agrees that the sequence may write here (block_pool.h, rule 5). `current`: the plan was made for the
  * leases that stand now; else an old plan may write only what nobody could find. */
-static inline void sim_check_write(const sim_compute_t *compute, const sim_slot_t *slot, uint32_t position, bool current)
+static inline void sim_check_write(const sim_compute_t *compute, const sim_slot_t *slot, uint32_t position,
+                                   bool current)
 {
     uint32_t index = position / compute->block_tokens;
     uint32_t block = slot->blocks[index];
@@ -135,8 +136,8 @@ static inline void sim_check_write(const sim_compute_t *compute, const sim_slot_
     uint32_t count = 0;
     const uint32_t *table = block_pool_table(compute->pool, slot->request, &count);
     SIM_CHECK(table != NULL && index < count && table[index] == block,
-              "request %llu writes block %u at entry %u, which it does not hold", (unsigned long long)slot->request, block,
-              index);
+              "request %llu writes block %u at entry %u, which it does not hold", (unsigned long long)slot->request,
+              block, index);
     SIM_CHECK(block_pool_references(compute->pool, block) == 1 && !block_pool_indexed(compute->pool, block),
               "request %llu writes block %u, which is shared", (unsigned long long)slot->request, block);
 }
@@ -199,7 +200,8 @@ static inline void sim_run(sim_compute_t *compute, const sim_plan_t *copy, const
     uint32_t end = run->position + run->token_count;
     SIM_CHECK(end <= slot->block_count * compute->block_tokens, "slot %u runs to %u past its %u blocks", run->slot, end,
               slot->block_count);
-    SIM_CHECK(!run->from_slot || (slot->sampled && run->token_count == 1), "slot %u: from_slot without a sample", run->slot);
+    SIM_CHECK(!run->from_slot || (slot->sampled && run->token_count == 1), "slot %u: from_slot without a sample",
+              run->slot);
     slot->begun = true;
     slot->sampled = run->sample;
     slot->next_position = end;
@@ -210,8 +212,8 @@ static inline void sim_run(sim_compute_t *compute, const sim_plan_t *copy, const
             kv = sim_run_token(compute, slot, run->position + i,
                                run->from_slot ? slot->last_id : copy->plan.ids[run->ids_offset + i], out, current);
         bool penalties = slot->sampling.repetition_penalty != 1;
-        SIM_CHECK(!run->sample || !penalties || slot->history_count == end, "slot %u samples at %u and counts %u tokens",
-                  run->slot, end, slot->history_count);
+        SIM_CHECK(!run->sample || !penalties || slot->history_count == end,
+                  "slot %u samples at %u and counts %u tokens", run->slot, end, slot->history_count);
         token.id = sim_sample(kv, slot->sampling.seed);
         token.logprob = sim_logprob(kv, token.id);
         token.stopped = run->sample && sim_is_stop(slot, token.id, end);
@@ -246,7 +248,8 @@ static inline void sim_execute(sim_compute_t *compute, const sim_plan_t *copy, u
     for (uint32_t i = 0; i < out->result.token_count; i++)
         if (!out->tokens[i].masked)
             sim_add_top(out, compute->slots[out->tokens[i].slot].pending_kv, out->tokens[i].top_count);
-    for (uint32_t i = 0; i < out->result.prompt_count; i++) /* a prompt's alternatives: of its target, to tell them apart */
+    for (uint32_t i = 0; i < out->result.prompt_count;
+         i++) /* a prompt's alternatives: of its target, to tell them apart */
         sim_add_top(out, out->prompt[i].position, out->prompt[i].top_count);
     out->result.step = plan->step;
     out->result.tokens = out->tokens;

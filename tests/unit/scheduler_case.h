@@ -1,4 +1,5 @@
-/* A scheduler with a ledger in plain memory, for unit tests: requests are submitted, grants and results made by hand. */
+/* A scheduler with a ledger in plain memory, for unit tests: requests are submitted, grants and results made by hand.
+ */
 #ifndef SCHEDULER_CASE_H
 #define SCHEDULER_CASE_H
 

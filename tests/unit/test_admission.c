@@ -43,8 +43,10 @@ static void test_admission_ids_outside_the_vocabulary_name_the_field(void **stat
     (void)state;
     uint32_t good[2] = {0, 99}, bad[2] = {5, 100};
     request_bias_t bias = {.id = 100}, allowed = {.id = 99};
-    const struct { ledger_submission_t submission; const char *param; } table[] = {
-        {{.prompt_ids = good, .prompt_tokens = 2, .stop_ids = good, .stop_count = 2, .bias = &allowed, .bias_count = 1}, NULL},
+    const struct { ledger_submission_t submission; const char *param;
+    } table[] = {
+        {{.prompt_ids = good, .prompt_tokens = 2, .stop_ids = good, .stop_count = 2, .bias = &allowed, .bias_count = 1},
+         NULL},
         {{.prompt_ids = bad, .prompt_tokens = 2}, "prompt"},
         {{.prompt_ids = good, .prompt_tokens = 2, .stop_ids = bad, .stop_count = 2}, "stop_token_ids"},
         {{.prompt_ids = good, .prompt_tokens = 2, .bias = &bias, .bias_count = 1}, "logit_bias"},

@@ -2,7 +2,9 @@
 #include "tests/unit/scheduler_case.h"
 
 static const scheduler_options_t options = {
-    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1}, .max_sequences = 2, .queue_limit = 8};
+    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1},
+    .max_sequences = 2,
+    .queue_limit = 8};
 
 /* Request 1 of 5 tokens runs; its first plan is out. */
 static void open_running(case_t *self)
@@ -48,7 +50,8 @@ static void test_batch_result_that_does_not_fit_its_plan_is_refused(void **state
     assert_int_equal(case_request(&c, 1)->generated_tokens, 1);
     assert_true(case_plan(&c));
     batch_token_t masked = {.request = 1, .slot = 0, .masked = true};
-    assert_int_equal(give(&c, (batch_result_t){.step = 2, .tokens = &masked, .token_count = 1}), QN_ERR_PEER); /* it lives */
+    assert_int_equal(give(&c, (batch_result_t){.step = 2, .tokens = &masked, .token_count = 1}),
+                     QN_ERR_PEER); /* it lives */
     case_close(&c);
     open_running(&c); /* scores nobody asked for */
     assert_int_equal(give(&c, (batch_result_t){.step = 1, .tokens = &good, .token_count = 1, .prompt = &score,

@@ -134,13 +134,16 @@ static void test_block_pool_open_finds_committed_prefix_but_never_the_last_token
 {
     (void)state;
     /* a prompt of n tokens equal to one that is resident: how many tokens are shared */
-    static const struct { uint32_t tokens, cached; } table[] = {{1, 0}, {4, 0}, {5, 4}, {8, 4}, {9, 8}, {12, 8}, {13, 12}, {20, 12}};
+    static const struct {
+        uint32_t tokens, cached;
+    } table[] = {{1, 0}, {4, 0}, {5, 4}, {8, 4}, {9, 8}, {12, 8}, {13, 12}, {20, 12}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         block_pool_t *pool = make(16, true);
         block_pool_grant_t grant;
         open_and_commit(pool, 1, 0, 100, 13);
         assert_int_equal(block_pool_lookup(pool, 0, ids(100), table[i].tokens), table[i].cached);
-        assert_int_equal(block_pool_open(pool, 2, 0, table[i].tokens, ids(100), table[i].tokens, &grant), BLOCK_POOL_GRANTED);
+        assert_int_equal(block_pool_open(pool, 2, 0, table[i].tokens, ids(100), table[i].tokens, &grant),
+                         BLOCK_POOL_GRANTED);
         assert_int_equal(grant.cached_tokens, table[i].cached);
         for (uint32_t k = 0; k < grant.block_count; k++)
             assert_int_equal(block_pool_references(pool, grant.blocks[k]), k < table[i].cached / P ? 2 : 1);
@@ -360,7 +363,8 @@ static void test_block_pool_random_calls_keep_every_invariant(void **state)
             switch (rand() % 5) {
             case 0:
             case 1:
-                if (block_pool_open(pool, sequence, sequence % 2, tokens, ids(base), tokens, &grant) == BLOCK_POOL_GRANTED) {
+                if (block_pool_open(pool, sequence, sequence % 2, tokens, ids(base), tokens, &grant) ==
+                    BLOCK_POOL_GRANTED) {
                     committed[sequence] = grant.cached_tokens;
                     room[sequence] = grant.block_count * P;
                 }

@@ -1,4 +1,5 @@
-/* Units of services/scheduler/delivery.c: every token once and in order, the end last, nothing lost on a full outbox. */
+/* Units of services/scheduler/delivery.c: every token once and in order, the end last, nothing lost on a full outbox.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -44,7 +44,10 @@ static void test_planner_prompt_runs_in_chunks_and_samples_once(void **state)
     assert_true(c.traffic.leases[0].open);
     assert_int_equal(c.traffic.leases[0].ids_count, 12);
     assert_int_equal(c.traffic.leases[0].tokens, 15); /* its run limit */
-    static const struct { uint32_t position, tokens; bool sample; } runs[] = {{0, 5, false}, {5, 5, false}, {10, 2, true}};
+    static const struct {
+        uint32_t position, tokens;
+        bool sample;
+    } runs[] = {{0, 5, false}, {5, 5, false}, {10, 2, true}};
     for (size_t i = 0; i < 3; i++) {
         assert_true(case_plan(&c));
         assert_int_equal(c.plan.run_count, 1);

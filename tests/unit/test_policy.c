@@ -147,10 +147,13 @@ static void test_policy_admit_nonsense_is_blamed(void **state)
 static void test_policy_share_nonsense_is_blamed(void **state)
 {
     (void)state;
-    static const struct { qn_policy_part_t parts[2]; uint32_t count; const char *rule; } table[] = {
-        {{{1, 8}, {3, 4}}, 2, NULL},          {{{1, 8}, {3, 5}}, 2, "than the step has"}, {{{1, 9}}, 1, "more tokens"},
-        {{{2, 6}}, 1, "more tokens"},         {{{2, 0}}, 1, "or none"},                   {{{4, 1}}, 1, "no prompt tokens"},
-        {{{1, 1}, {1, 1}}, 2, "twice"},       {{{0, 0}}, 0, "deals nothing"},             {{{1, 1}}, 4, "more than it may"},
+    static const struct { qn_policy_part_t parts[2]; uint32_t count; const char *rule;
+    } table[] = {
+        {{{1, 8}, {3, 4}}, 2, NULL},       {{{1, 8}, {3, 5}}, 2, "than the step has"},
+        {{{1, 9}}, 1, "more tokens"},      {{{2, 6}}, 1, "more tokens"},
+        {{{2, 0}}, 1, "or none"},          {{{4, 1}}, 1, "no prompt tokens"},
+        {{{1, 1}, {1, 1}}, 2, "twice"},    {{{0, 0}}, 0, "deals nothing"},
+        {{{1, 1}}, 4, "more than it may"},
     };
     policy_t *policy = open_puppet();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {

@@ -15,15 +15,23 @@ static const qn_policy_sequence_t four[] = {
     {.id = 13, .arrival = 3, .prefill_tokens = 40, .priority = 2, .blocks = 9},
     {.id = 14, .arrival = 4, .prefill_tokens = 40, .priority = 0, .blocks = 1},
 };
-static const qn_policy_view_t view = {
-    .now_ns = 5000000, .sequences = four, .sequence_count = 4, .waiting_count = 4, .running_count = 4, .block_tokens = 16};
+static const qn_policy_view_t view = {.now_ns = 5000000,
+                                      .sequences = four,
+                                      .sequence_count = 4,
+                                      .waiting_count = 4,
+                                      .running_count = 4,
+                                      .block_tokens = 16};
 
 static void test_policy_admit_order(void **state)
 {
     (void)state;
-    static const struct { const qn_policy_t *functions; uint32_t most, count; uint64_t ids[4]; } table[] = {
-        {&policy_fcfs, 1, 1, {11}},          {&policy_fcfs, 3, 3, {11, 12, 13}}, {&policy_fcfs, 32, 4, {11, 12, 13, 14}},
-        {&policy_priority, 1, 1, {12}},      {&policy_priority, 32, 4, {12, 11, 14, 13}},
+    static const struct { const qn_policy_t *functions; uint32_t most, count; uint64_t ids[4];
+    } table[] = {
+        {&policy_fcfs, 1, 1, {11}},
+        {&policy_fcfs, 3, 3, {11, 12, 13}},
+        {&policy_fcfs, 32, 4, {11, 12, 13, 14}},
+        {&policy_priority, 1, 1, {12}},
+        {&policy_priority, 32, 4, {12, 11, 14, 13}},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         policy_t *policy = NULL;
@@ -42,7 +50,11 @@ static void test_policy_admit_order(void **state)
 static void test_policy_share_fills_the_budget_in_order_and_by_chunks(void **state)
 {
     (void)state;
-    static const struct { const qn_policy_t *functions; uint32_t budget, chunk, count; qn_policy_part_t parts[4]; } table[] = {
+    static const struct {
+        const qn_policy_t *functions;
+        uint32_t budget, chunk, count;
+        qn_policy_part_t parts[4];
+    } table[] = {
         {&policy_fcfs, 1, 16, 1, {{11, 1}}},
         {&policy_fcfs, 12, 16, 2, {{11, 10}, {12, 2}}},
         {&policy_fcfs, 64, 16, 4, {{11, 10}, {12, 3}, {13, 16}, {14, 16}}},
@@ -68,7 +80,10 @@ static void test_policy_share_fills_the_budget_in_order_and_by_chunks(void **sta
 static void test_policy_preempt_takes_the_last_in_order(void **state)
 {
     (void)state;
-    static const struct { const qn_policy_t *functions; uint64_t victim; } table[] = {{&policy_fcfs, 14}, {&policy_priority, 13}};
+    static const struct {
+        const qn_policy_t *functions;
+        uint64_t victim;
+    } table[] = {{&policy_fcfs, 14}, {&policy_priority, 13}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         policy_t *policy = NULL;
         qn_policy_preempt_t preempt;

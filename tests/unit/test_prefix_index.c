@@ -78,7 +78,8 @@ static void test_prefix_index_remove_takes_the_whole_subtree(void **state)
     assert_int_equal(removed[1], 3);
     check(index, 2);
     assert_false(prefix_index_valid(index, stale));
-    prefix_index_insert(index, 1, prefix_index_place(index, 0), 0, B); /* the same block, the same ids: another content */
+    prefix_index_insert(index, 1, prefix_index_place(index, 0), 0,
+                        B); /* the same block, the same ids: another content */
     assert_false(prefix_index_valid(index, stale));
     assert_int_equal(prefix_index_remove(index, 0, &removed), 3);
     check(index, 0);

@@ -2,7 +2,9 @@
 #include "tests/unit/scheduler_case.h"
 
 static const scheduler_options_t options = {
-    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1}, .max_sequences = 2, .queue_limit = 3};
+    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1},
+    .max_sequences = 2,
+    .queue_limit = 3};
 
 /* Tells the client all it is owed; returns how many ends were among it. */
 static uint32_t deliver(case_t *self)
@@ -32,7 +34,8 @@ static void test_scheduler_request_before_the_model_waits_then_is_judged(void **
     case_open(&c, options);
     case_submit(&c, 1, 5, 500);
     uint32_t foreign = 1000; /* the vocabulary will have 1000 ids */
-    ledger_submission_t bad = {.id = 2, .client = case_client, .sampling = {.max_tokens = 1}, .prompt_ids = &foreign, .prompt_tokens = 1};
+    ledger_submission_t bad = {
+        .id = 2, .client = case_client, .sampling = {.max_tokens = 1}, .prompt_ids = &foreign, .prompt_tokens = 1};
     admission_refusal_t refusal;
     assert_int_equal(scheduler_submit(c.scheduler, &bad, 1, &refusal), SCHEDULER_ACCEPTED);
     uint64_t request;

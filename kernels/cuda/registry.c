@@ -1,0 +1,39 @@
+/* What is this?      The table of CUDA implementations.
+ * State owned:       none.
+ * Must never:        list a row that this folder cannot run for every shape it accepts.
+ * Read next:         cuda.h; a file of this folder per operation. */
+#include "kernels/cuda/cuda.h"
+
+static bool has_tensor_shape(const qn_kernel_case_t *shape)
+{
+    uint32_t dim = shape->head_dim;
+    return shape->kv_scalar == QN_SCALAR_BF16
+        && (dim == 32 || dim == 64 || dim == 96 || dim == 128 || dim == 256);
+}
+
+static const qn_kernel_t KERNELS[] = {
+    { QN_OP_SLOT_UPDATE, "cuda", 0, 0, NULL, qn_cuda_slot_update },
+    { QN_OP_BLOCK_COPY, "cuda", 0, 0, NULL, qn_cuda_block_copy },
+    { QN_OP_STEP_INPUT, "cuda", 0, 0, NULL, qn_cuda_step_input },
+    { QN_OP_EMBEDDING, "cuda", 0, 0, NULL, qn_cuda_embedding },
+    { QN_OP_RMSNORM, "cuda", 0, 0, NULL, qn_cuda_rmsnorm },
+    { QN_OP_MATMUL, "plain", 0, 0, NULL, qn_cuda_matmul_plain },
+    { QN_OP_MATMUL, "cuda", 0, 1, NULL, qn_cuda_matmul },
+    { QN_OP_ROPE_ANGLES, "cuda", 0, 0, NULL, qn_cuda_rope_angles },
+    { QN_OP_ROPE, "cuda", 0, 0, NULL, qn_cuda_rope },
+    { QN_OP_KV_WRITE, "cuda", 0, 0, NULL, qn_cuda_kv_write },
+    { QN_OP_ATTENTION_PREFILL, "plain", 0, 0, NULL, qn_cuda_attention_plain },
+    { QN_OP_ATTENTION_PREFILL, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_prefill },
+    { QN_OP_ATTENTION_DECODE, "plain", 0, 0, NULL, qn_cuda_attention_plain },
+    { QN_OP_ATTENTION_DECODE, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_decode },
+    { QN_OP_SWIGLU, "cuda", 0, 0, NULL, qn_cuda_swiglu },
+    { QN_OP_GATHER_ROWS, "cuda", 0, 0, NULL, qn_cuda_gather_rows },
+    { QN_OP_LOGPROBS, "cuda", 0, 0, NULL, qn_cuda_logprobs },
+    { QN_OP_SAMPLER, "cuda", 0, 0, NULL, qn_cuda_sampler },
+};
+
+const qn_kernel_t *qn_cuda_kernels(size_t *ret_count)
+{
+    *ret_count = sizeof KERNELS / sizeof KERNELS[0];
+    return KERNELS;
+}

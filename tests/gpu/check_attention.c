@@ -1,0 +1,165 @@
+/* What is this?      Attention on the GPU against the reference: head dimensions, groups, block sizes, windows, ragged
+ *                    chunks and mixed lengths; and its bits alone and in a batch.
+ * State owned:       none.
+ * Must never:        compare rows that no run owns.
+ * Read next:         kernels/cuda/attention.cuh. */
+#include "tests/gpu/check.h"
+
+#define RUNS_MAX 64
+
+typedef struct {
+    uint32_t heads, kv_heads, head_dim, block_tokens, window;
+    uint32_t runs, positions[RUNS_MAX], tokens[RUNS_MAX];
+} shape_t;
+
+typedef struct {
+    qn_attention_t host, device;
+    uint32_t rows;               /* of q and out */
+} problem_t;
+
+static uint32_t blocks_of(const shape_t *shape, uint32_t run)
+{
+    return (shape->positions[run] + shape->tokens[run] + shape->block_tokens - 1) / shape->block_tokens;
+}
+
+/* Slots in reverse order of runs, blocks scattered, layer 1 of 2. */
+static void make_tables(check_t *check, const shape_t *shape, problem_t *problem)
+{
+    uint32_t blocks = 0, longest = 0;
+    for (uint32_t i = 0; i < shape->runs; i++) {
+        blocks += blocks_of(shape, i);
+        if (blocks_of(shape, i) > longest) longest = blocks_of(shape, i);
+    }
+    uint32_t *tables = hold(&check->held, (size_t)shape->runs * longest * sizeof *tables);
+    qn_run_t *runs = hold(&check->held, shape->runs * sizeof *runs);
+    uint32_t *order = hold(&check->held, blocks * sizeof *order), next = 0, first = 0;
+    for (uint32_t i = 0; i < blocks; i++) order[i] = i;
+    for (uint32_t i = blocks; i > 1; i--) {
+        uint32_t other = random_below(&check->random, i), kept = order[i - 1];
+        order[i - 1] = order[other];
+        order[other] = kept;
+    }
+    for (uint32_t i = 0; i < shape->runs; i++) {
+        uint32_t slot = shape->runs - 1 - i;
+        runs[i] = (qn_run_t){ .slot = slot, .position = shape->positions[i], .tokens = shape->tokens[i],
+                              .first = first };
+        first += shape->tokens[i];
+        for (uint32_t b = 0; b < blocks_of(shape, i); b++) tables[(size_t)slot * longest + b] = order[next++];
+    }
+    problem->rows = first;
+    problem->host.tables = (qn_slot_tables_t){ .block_tables = tables, .slots = shape->runs, .table_blocks = longest };
+    problem->host.runs = runs;
+    problem->host.kv.blocks = blocks;
+    problem->device = problem->host;
+    problem->device.tables.block_tables = push(&check->arena, tables, (size_t)shape->runs * longest * sizeof *tables);
+    problem->device.runs = push(&check->arena, runs, shape->runs * sizeof *runs);
+}
+
+static problem_t make_problem(check_t *check, const shape_t *shape, qn_scalar_t kv_scalar)
+{
+    problem_t problem = { .host = { .layer = 1, .heads = shape->heads, .window = shape->window,
+                                    .scale = 1 / sqrtf((float)shape->head_dim), .run_count = shape->runs } };
+    make_tables(check, shape, &problem);
+    qn_kv_t kv = { NULL, kv_scalar, 2, problem.host.kv.blocks, shape->block_tokens, shape->kv_heads, shape->head_dim };
+    size_t kv_count = (size_t)2 * 2 * kv.blocks * kv.block_tokens * kv.kv_heads * kv.head_dim;
+    size_t count = (size_t)problem.rows * shape->heads * shape->head_dim;
+    pair_t cache = check_weight(check, kv_count, 1, 0, kv_scalar);
+    float *q = check_values(check, count, 1.5f, 200, check->activations);
+    problem.host.kv = problem.device.kv = kv;
+    problem.host.kv.data = (void *)cache.host.data;
+    problem.device.kv.data = (void *)cache.device.data;
+    problem.host.q = q;
+    problem.device.q = check_push(check, q, count, check->activations);
+    problem.host.out = hold(&check->held, count * sizeof(float));
+    problem.device.out = check_poison(check, count * 4);
+    return problem;
+}
+
+static void check_shape(check_t *check, const shape_t *shape, qn_scalar_t kv_scalar, bool decode_op)
+{
+    snprintf(check->label, sizeof check->label, "%s H %u K %u D %u P %u window %u kv %u, %u runs from %u+%u",
+             decode_op ? "decode" : "prefill", shape->heads, shape->kv_heads, shape->head_dim, shape->block_tokens,
+             shape->window, kv_scalar, shape->runs, shape->positions[0], shape->tokens[0]);
+    problem_t problem = make_problem(check, shape, kv_scalar);
+    qn_cpu_attention(check->cpu, &problem.host);
+    size_t count = (size_t)problem.rows * shape->heads * shape->head_dim;
+    (decode_op ? qn_cuda_attention_decode : qn_cuda_attention_prefill)(check->gpu, &problem.device);
+    bool exact = check->activations == QN_SCALAR_F32;
+    check_compare(check, problem.device.out, check->activations, problem.host.out, count, exact ? 2e-4 : 1.5e-2,
+                  exact ? 2e-5 : 1.5e-2);
+    check_next(check);
+}
+
+static const shape_t HEADS[] = {
+    { .heads = 4, .kv_heads = 4, .head_dim = 32, .block_tokens = 16 },
+    { .heads = 32, .kv_heads = 8, .head_dim = 64, .block_tokens = 16 },
+    { .heads = 14, .kv_heads = 2, .head_dim = 64, .block_tokens = 5, .window = 70 },
+    { .heads = 6, .kv_heads = 3, .head_dim = 80, .block_tokens = 16 },
+    { .heads = 8, .kv_heads = 8, .head_dim = 96, .block_tokens = 32 },
+    { .heads = 32, .kv_heads = 8, .head_dim = 128, .block_tokens = 16 },
+    { .heads = 28, .kv_heads = 4, .head_dim = 128, .block_tokens = 16, .window = 129 },
+    { .heads = 20, .kv_heads = 1, .head_dim = 128, .block_tokens = 16 },
+    { .heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .window = 100 },
+};
+
+static const uint32_t LENGTHS[] = { 0, 1, 15, 16, 62, 63, 64, 65, 127, 200, 511, 700, 1500 };
+static const uint32_t CHUNKS[][2] = { { 0, 1 }, { 0, 70 }, { 3, 2 }, { 64, 64 }, { 100, 33 }, { 511, 3 }, { 17, 200 } };
+
+unsigned check_attention(qn_scalar_t activations)
+{
+    check_t check = check_begin("attention", activations, false);
+    for (unsigned h = 0; h < sizeof HEADS / sizeof HEADS[0]; h++) {
+        shape_t decode_all = HEADS[h], prefill_all = HEADS[h];
+        for (unsigned i = 0; i < sizeof LENGTHS / sizeof LENGTHS[0]; i++) {
+            shape_t single = HEADS[h];
+            single.runs = 1;
+            decode_all.positions[decode_all.runs] = single.positions[0] = LENGTHS[i];
+            decode_all.tokens[decode_all.runs++] = single.tokens[0] = 1;
+            check_shape(&check, &single, activations, true);
+        }
+        for (unsigned i = 0; i < sizeof CHUNKS / sizeof CHUNKS[0]; i++) {
+            prefill_all.positions[prefill_all.runs] = CHUNKS[i][0];
+            prefill_all.tokens[prefill_all.runs++] = CHUNKS[i][1];
+        }
+        for (unsigned scalar = 0; scalar < 2; scalar++) {
+            check_shape(&check, &decode_all, (qn_scalar_t)scalar, true);
+            check_shape(&check, &prefill_all, (qn_scalar_t)scalar, false);
+        }
+    }
+    return check_end(&check);
+}
+
+/* Launches `launch` on all runs and on run `index` alone; the rows of that run must have the same bits. */
+static void check_alone(check_t *check, const shape_t *shape, uint32_t index, bool decode_op)
+{
+    problem_t problem = make_problem(check, shape, QN_SCALAR_BF16);
+    void (*launch)(qn_stream_t *, const void *) = decode_op ? qn_cuda_attention_decode : qn_cuda_attention_prefill;
+    size_t width = (size_t)shape->heads * shape->head_dim * 2, first = problem.host.runs[index].first * width;
+    size_t bytes = shape->tokens[index] * width;
+    char *batch = hold(&check->held, bytes), *alone = hold(&check->held, bytes);
+    launch(check->gpu, &problem.device);
+    must_ok(qn_cuda_stream_wait(check->gpu));
+    pull(batch, (char *)problem.device.out + first, bytes);
+    must(cudaMemset(problem.device.out, 0xff, problem.rows * width), "poison");
+    problem.device.runs += index;
+    problem.device.run_count = 1;
+    launch(check->gpu, &problem.device);
+    must_ok(qn_cuda_stream_wait(check->gpu));
+    pull(alone, (char *)problem.device.out + first, bytes);
+    check->cases++;
+    snprintf(check->label, sizeof check->label, "%s run %u", decode_op ? "decode" : "prefill", index);
+    if (memcmp(batch, alone, bytes) != 0) check_failed(check, "bits depend on the batch");
+    check_next(check);
+}
+
+unsigned check_attention_bits(void)
+{
+    check_t check = check_begin("attention, bits", QN_SCALAR_BF16, true);
+    shape_t decode_all = HEADS[5], prefill_all = HEADS[5];
+    for (uint32_t i = 0; i < RUNS_MAX; i++) decode_all.positions[i] = 5 + i * 37 + i / 60 * 4000, decode_all.tokens[i] = 1;
+    for (uint32_t i = 0; i < 7; i++) prefill_all.positions[i] = CHUNKS[i][0], prefill_all.tokens[i] = CHUNKS[i][1];
+    decode_all.runs = RUNS_MAX, prefill_all.runs = 7;
+    for (uint32_t i = 3; i < RUNS_MAX; i += 12) check_alone(&check, &decode_all, i, true);
+    for (uint32_t i = 0; i < 7; i++) check_alone(&check, &prefill_all, i, false);
+    return check_end(&check);
+}

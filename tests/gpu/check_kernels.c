@@ -1,0 +1,379 @@
+/* What is this?      Every CUDA kernel against the plain CPU reference: types, odd sizes, planted outliers, poisoned
+ *                    outputs; and, where it is promised, the same bits alone and in a batch.
+ * State owned:       device memory of the check at hand.
+ * Must never:        pass on an output that was not written: outputs are filled with NaN first.
+ * Read next:         check_attention.c, check_sampling.c; tests/gpu/run.sh. */
+#include "tests/gpu/check.h"
+
+check_t check_begin(const char *op, qn_scalar_t activations, bool deterministic)
+{
+    check_t check = { .op = op, .activations = activations, .random = { 20240601 } };
+    must_ok(qn_stream_create(&(qn_stream_options_t){ 0 }, &check.cpu));
+    must_ok(qn_cuda_stream_create(&(qn_cuda_options_t){
+        .activations = activations, .deterministic = deterministic, .dependent_launch = true, .max_sequences = 256,
+        .heads = 64, .kv_heads = 8, .head_dim = 256 }, &check.gpu));
+    arena_make(&check.arena, (size_t)1 << 30);
+    return check;
+}
+
+void check_next(check_t *check)
+{
+    must_ok(qn_cuda_stream_wait(check->gpu));
+    check->arena.used = 0;
+    held_free(&check->held);
+}
+
+unsigned check_end(check_t *check)
+{
+    check_next(check);
+    printf("%-18s %-5s %5u cases  worst %8.2e of %8.2e allowed  %s\n", check->op,
+           check->activations == QN_SCALAR_F32 ? "f32" : "bf16", check->cases, check->worst, check->allowed,
+           check->failures ? "FAILED" : "ok");
+    qn_cuda_stream_destroy(&check->gpu);
+    qn_stream_destroy(&check->cpu);
+    must(cudaFree(check->arena.base), "free");
+    return check->failures;
+}
+
+float *check_values(check_t *check, size_t count, float deviation, uint32_t outliers, qn_scalar_t scalar)
+{
+    float *values = hold(&check->held, count * sizeof *values);
+    fill(&check->random, values, count, deviation, outliers, scalar);
+    return values;
+}
+
+void *check_push(check_t *check, const float *values, size_t count, qn_scalar_t scalar)
+{
+    return push(&check->arena, encode(&check->held, values, count, scalar), count * qn_scalar_bytes(scalar));
+}
+
+void *check_poison(check_t *check, size_t bytes)
+{
+    void *memory = arena_take(&check->arena, bytes);
+    must(cudaMemset(memory, 0xff, bytes), "poison");
+    return memory;
+}
+
+pair_t check_weight(check_t *check, size_t count, float deviation, uint32_t outliers, qn_scalar_t scalar)
+{
+    void *bytes = encode(&check->held, check_values(check, count, deviation, outliers, scalar), count, scalar);
+    return (pair_t){ { bytes, scalar }, { push(&check->arena, bytes, count * qn_scalar_bytes(scalar)), scalar } };
+}
+
+void check_failed(check_t *check, const char *what)
+{
+    if (check->failures++ < 8) printf("  %s %s: %s\n", check->op, check->label, what);
+}
+
+void check_compare(check_t *check, const void *device, qn_scalar_t scalar, const float *want, size_t count,
+                   double relative, double absolute)
+{
+    check->cases++;
+    must_ok(qn_cuda_stream_wait(check->gpu));
+    void *bytes = hold(&check->held, count * qn_scalar_bytes(scalar));
+    pull(bytes, device, count * qn_scalar_bytes(scalar));
+    double worst = 0;
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        double got = qn_load(bytes, scalar, i);
+        double error = fabs(got - want[i]) / (relative * fabs(want[i]) + absolute);
+        if (!(error <= worst)) worst = isnan(error) ? INFINITY : error, at = i;
+    }
+    if (worst * relative > check->worst) check->worst = worst * relative, check->allowed = relative;
+    if (worst <= 1) return;
+    char text[160];
+    snprintf(text, sizeof text, "element %zu of %zu is %g, not %g", at, count, qn_load(bytes, scalar, at), want[at]);
+    check_failed(check, text);
+}
+
+/* Relative error of one rounding to the type, with some room; sums are checked with an absolute part besides. */
+double check_rounding(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? 2e-5 : 6e-3; }
+
+/* ---- rows ---- */
+
+static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width, uint32_t count)
+{
+    enum { TABLE = 50 };
+    snprintf(check->label, sizeof check->label, "width %u count %u table %u", width, count, table_scalar);
+    pair_t table = check_weight(check, (size_t)TABLE * width, 1, 500, table_scalar);
+    uint32_t *rows = hold(&check->held, count * sizeof *rows);
+    for (uint32_t i = 0; i < count; i++) rows[i] = random_below(&check->random, TABLE);
+    float *want = hold(&check->held, (size_t)count * width * sizeof *want);
+    qn_embedding_t a = { .table = table.host, .ids = rows, .tokens = count, .width = width, .out = want };
+    qn_cpu_embedding(check->cpu, &a);
+    a.table = table.device;
+    a.ids = push(&check->arena, rows, count * sizeof *rows);
+    a.out = check_poison(check, (size_t)count * width * 4);
+    qn_cuda_embedding(check->gpu, &a);
+    check_compare(check, a.out, check->activations, want, (size_t)count * width, check_rounding(check->activations), 0);
+    if (table_scalar == check->activations) {
+        void *out = check_poison(check, (size_t)count * width * 4);
+        qn_cuda_gather_rows(check->gpu, &(qn_gather_rows_t){ .x = table.device.data, .rows = a.ids,
+                                                             .row_count = count, .width = width, .out = out });
+        check_compare(check, out, check->activations, want, (size_t)count * width, 1e-9, 0);
+    }
+    check_next(check);
+}
+
+static unsigned check_embedding(qn_scalar_t activations)
+{
+    static const uint32_t WIDTHS[] = { 1, 8, 30, 64, 2048, 5000 };
+    check_t check = check_begin("embedding, gather", activations, false);
+    for (unsigned i = 0; i < 6; i++)
+        for (unsigned scalar = 0; scalar < 2; scalar++) check_rows(&check, (qn_scalar_t)scalar, WIDTHS[i], 37);
+    return check_end(&check);
+}
+
+static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows, uint32_t width)
+{
+    size_t count = (size_t)rows * width;
+    snprintf(check->label, sizeof check->label, "rows %u width %u", rows, width);
+    pair_t weight = check_weight(check, width, 1, 100, weight_scalar);
+    float *x = check_values(check, count, 1, 300, check->activations), *want = hold(&check->held, count * sizeof *want);
+    qn_rmsnorm_t a = { .x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want };
+    qn_cpu_rmsnorm(check->cpu, &a);
+    a.x = check_push(check, x, count, check->activations);
+    a.weight = weight.device;
+    a.out = check_poison(check, count * 4);
+    qn_cuda_rmsnorm(check->gpu, &a);
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-9);
+    a.out = (void *)a.x;
+    qn_cuda_rmsnorm(check->gpu, &a);
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-9);
+    check_next(check);
+}
+
+static unsigned check_rmsnorm(qn_scalar_t activations)
+{
+    static const uint32_t WIDTHS[] = { 3, 32, 64, 100, 128, 512, 520, 2048, 3001, 4096, 16384 };
+    check_t check = check_begin("rmsnorm", activations, false);
+    for (unsigned i = 0; i < 11; i++)
+        for (unsigned scalar = 0; scalar < 2; scalar++)
+            for (uint32_t rows = 1; rows < 40; rows += 12) check_norm(&check, (qn_scalar_t)scalar, rows, WIDTHS[i]);
+    return check_end(&check);
+}
+
+static void check_gate(check_t *check, uint32_t tokens, uint32_t width)
+{
+    size_t count = (size_t)tokens * width;
+    snprintf(check->label, sizeof check->label, "tokens %u width %u", tokens, width);
+    float *gate = check_values(check, count, 2, 100, check->activations);
+    float *up = check_values(check, count, 1, 100, check->activations), *want = hold(&check->held, count * 4);
+    qn_swiglu_t a = { .gate = gate, .up = up, .tokens = tokens, .width = width, .out = want };
+    qn_cpu_swiglu(check->cpu, &a);
+    a.gate = a.out = check_push(check, gate, count, check->activations);
+    a.up = check_push(check, up, count, check->activations);
+    qn_cuda_swiglu(check->gpu, &a);
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-30);
+    check_next(check);
+}
+
+static unsigned check_swiglu(qn_scalar_t activations)
+{
+    check_t check = check_begin("swiglu", activations, false);
+    check_gate(&check, 1, 1);
+    check_gate(&check, 3, 172);
+    check_gate(&check, 1, 8192);
+    check_gate(&check, 33, 1001);
+    return check_end(&check);
+}
+
+/* ---- rope and the cache ---- */
+
+static void check_rotation(check_t *check, uint32_t tokens, uint32_t heads, uint32_t kv_heads, uint32_t dim)
+{
+    snprintf(check->label, sizeof check->label, "tokens %u heads %u/%u dim %u", tokens, heads, kv_heads, dim);
+    size_t q_count = (size_t)tokens * heads * dim, k_count = (size_t)tokens * kv_heads * dim;
+    uint32_t *positions = hold(&check->held, tokens * sizeof *positions);
+    float *frequencies = hold(&check->held, dim / 2 * sizeof *frequencies);
+    for (uint32_t t = 0; t < tokens; t++) positions[t] = random_below(&check->random, 131072);
+    for (uint32_t i = 0; i < dim / 2; i++) frequencies[i] = powf(500000, -2.0f * (float)i / (float)dim);
+    float *angles = hold(&check->held, (size_t)tokens * dim * 4);
+    qn_rope_angles_t angle = { .positions = positions, .frequencies = frequencies, .scale = 1.25f, .tokens = tokens,
+                               .head_dim = dim, .out = angles };
+    qn_cpu_rope_angles(check->cpu, &angle);
+    angle.positions = push(&check->arena, positions, tokens * sizeof *positions);
+    angle.frequencies = push(&check->arena, frequencies, dim / 2 * sizeof *frequencies);
+    angle.out = check_poison(check, (size_t)tokens * dim * 4);
+    qn_cuda_rope_angles(check->gpu, &angle);
+    check_compare(check, angle.out, QN_SCALAR_F32, angles, (size_t)tokens * dim, 1e-6, 1e-6);
+
+    float *q = check_values(check, q_count, 1, 300, check->activations);
+    float *k = check_values(check, k_count, 1, 300, check->activations);
+    void *q_device = check_push(check, q, q_count, check->activations);
+    void *k_device = check_push(check, k, k_count, check->activations);
+    qn_cpu_rope(check->cpu, &(qn_rope_t){ .angles = angles, .q = q, .k = k, .tokens = tokens, .heads = heads,
+                                          .kv_heads = kv_heads, .head_dim = dim });
+    qn_cuda_rope(check->gpu, &(qn_rope_t){ .angles = angle.out, .q = q_device, .k = k_device, .tokens = tokens,
+                                           .heads = heads, .kv_heads = kv_heads, .head_dim = dim });
+    double rounding = check_rounding(check->activations), absolute = rounding / 10;
+    check_compare(check, q_device, check->activations, q, q_count, rounding, absolute);
+    check_compare(check, k_device, check->activations, k, k_count, rounding, absolute);
+    check_next(check);
+}
+
+static unsigned check_rope(qn_scalar_t activations)
+{
+    check_t check = check_begin("rope", activations, false);
+    check_rotation(&check, 1, 32, 8, 64);
+    check_rotation(&check, 17, 28, 4, 128);
+    check_rotation(&check, 5, 3, 1, 80);
+    check_rotation(&check, 5, 3, 1, 18);
+    return check_end(&check);
+}
+
+/* The whole region is compared, so a write beside the named rows shows. */
+static void check_cache(check_t *check, qn_scalar_t kv_scalar, uint32_t kv_heads, uint32_t dim)
+{
+    enum { LAYERS = 2, BLOCKS = 9, P = 5, TOKENS = 11, COPIES = 5 };
+    snprintf(check->label, sizeof check->label, "kv %u heads %u dim %u", kv_scalar, kv_heads, dim);
+    size_t row = (size_t)kv_heads * dim, count = (size_t)LAYERS * 2 * BLOCKS * P * row;
+    float *cache = check_values(check, count, 1, 0, kv_scalar);
+    void *host = encode(&check->held, cache, count, kv_scalar);
+    qn_kv_t kv = { host, kv_scalar, LAYERS, BLOCKS, P, kv_heads, dim }, on_device = kv;
+    on_device.data = push(&check->arena, host, count * qn_scalar_bytes(kv_scalar));
+    float *k = check_values(check, TOKENS * row, 1, 100, check->activations);
+    float *v = check_values(check, TOKENS * row, 1, 100, check->activations);
+    int64_t rows[TOKENS];
+    for (int t = 0; t < TOKENS; t++) rows[t] = t == 4 ? -1 : (t * 7 + 3) % (BLOCKS * P);
+    qn_kv_write_t write = { .kv = kv, .layer = 1, .tokens = TOKENS, .k = k, .v = v, .kv_rows = rows };
+    qn_cpu_kv_write(check->cpu, &write);
+    write = (qn_kv_write_t){ .kv = on_device, .layer = 1, .tokens = TOKENS,
+                             .k = check_push(check, k, TOKENS * row, check->activations),
+                             .v = check_push(check, v, TOKENS * row, check->activations),
+                             .kv_rows = push(&check->arena, rows, sizeof rows) };
+    qn_cuda_kv_write(check->gpu, &write);
+    static const qn_copy_t COPY[COPIES] = { { 0, 3 }, { 3, 5 }, { 1, 0 }, { 5, 8 }, { 2, 1 } };
+    qn_cpu_block_copy(check->cpu, &(qn_block_copy_args_t){ kv, COPY, COPIES });
+    qn_cuda_block_copy(check->gpu, &(qn_block_copy_args_t){ on_device, push(&check->arena, COPY, sizeof COPY), COPIES });
+    decode(host, count, kv_scalar, cache);
+    check_compare(check, on_device.data, kv_scalar, cache, count, 1e-9, 0);
+    check_next(check);
+}
+
+static unsigned check_kv(qn_scalar_t activations)
+{
+    check_t check = check_begin("kv_write, copy", activations, false);
+    for (unsigned scalar = 0; scalar < 2; scalar++) {
+        check_cache(&check, (qn_scalar_t)scalar, 8, 128);
+        check_cache(&check, (qn_scalar_t)scalar, 3, 6);
+        check_cache(&check, (qn_scalar_t)scalar, 1, 1);
+    }
+    return check_end(&check);
+}
+
+/* ---- products ---- */
+
+typedef struct { const char *name; void (*launch)(qn_stream_t *, const void *); bool logits; } product_case_t;
+
+static const product_case_t PRODUCTS[] = {
+    { "cuda", qn_cuda_matmul, false }, { "plain", qn_cuda_matmul_plain, false }, { "thin", qn_cuda_matmul_thin, false },
+    { "blas", qn_cuda_matmul_blas, false }, { "logits", qn_cuda_matmul_logits, true },
+};
+
+typedef struct { uint32_t tokens, inputs, outputs[QN_MATMUL_PARTS]; } product_shape_t;
+
+static void check_product(check_t *check, const product_case_t *product, const product_shape_t *shape,
+                          qn_scalar_t weight_scalar)
+{
+    uint32_t parts = 0, t = shape->tokens, m = shape->inputs;
+    while (parts < QN_MATMUL_PARTS && shape->outputs[parts]) parts++;
+    snprintf(check->label, sizeof check->label, "%s T %u M %u O %u,%u,%u weights %u", product->name, t, m,
+             shape->outputs[0], shape->outputs[1], shape->outputs[2], weight_scalar);
+    float *x = check_values(check, (size_t)t * m, 1, 500, check->activations);
+    qn_matmul_t host = { .x = x, .tokens = t, .inputs = m, .part_count = parts }, device = host;
+    device.x = check_push(check, x, (size_t)t * m, check->activations);
+    qn_scalar_t out = product->logits ? QN_SCALAR_F32 : check->activations;
+    float *wants[QN_MATMUL_PARTS];
+    for (uint32_t p = 0; p < parts; p++) {
+        size_t o = shape->outputs[p], count = t * o;
+        pair_t weight = check_weight(check, o * m, 1 / sqrtf((float)m), 1000, weight_scalar);
+        pair_t bias = check_weight(check, o, 1, 50, weight_scalar);
+        wants[p] = hold(&check->held, count * 4);
+        host.parts[p] = (qn_matmul_part_t){ .weight = weight.host, .out = wants[p], .outputs = (uint32_t)o };
+        device.parts[p] = host.parts[p];
+        device.parts[p].weight = weight.device;
+        device.parts[p].out = check_poison(check, count * 4);
+        if (p != 1 && !product->logits) host.parts[p].bias = bias.host, device.parts[p].bias = bias.device;
+        if (p != 0 || product->logits) continue;
+        /* in place, as the residual stream is */
+        float *residual = check_values(check, count, 1, 300, out);
+        memcpy(wants[p], residual, count * 4);
+        host.parts[p].residual = wants[p];
+        device.parts[p].residual = device.parts[p].out = check_push(check, residual, count, out);
+    }
+    qn_cpu_matmul(check->cpu, &host);
+    product->launch(check->gpu, &device);
+    /* Outliers of x meet outliers of the weights: the error is that of the greatest products. */
+    for (uint32_t p = 0; p < parts; p++)
+        check_compare(check, device.parts[p].out, out, wants[p], (size_t)t * shape->outputs[p],
+                      check_rounding(out), out == QN_SCALAR_F32 ? 2e-3 : 6e-3);
+    check_next(check);
+}
+
+static const product_shape_t SHAPES[] = {
+    { 1, 64, { 16 } }, { 1, 2048, { 2048, 512, 512 } }, { 1, 8, { 1 } }, { 2, 4096, { 33 } }, { 3, 104, { 257, 5 } },
+    { 7, 1000, { 100, 30, 7 } }, { 8, 1024, { 9000 } }, { 9, 136, { 31 } }, { 16, 2048, { 520, 9001 } },
+    { 17, 96, { 64, 128 } }, { 33, 520, { 130 } }, { 40, 1024, { 9216 } }, { 100, 256, { 384, 64, 64 } },
+    { 129, 1024, { 512 } }, { 5, 30, { 40 } }, { 20, 33, { 17 } },
+};
+
+static bool takes(const product_case_t *product, const product_shape_t *shape, qn_scalar_t weights, qn_scalar_t act)
+{
+    if (product->launch == qn_cuda_matmul_thin)
+        return weights == QN_SCALAR_BF16 && act == QN_SCALAR_BF16 && shape->inputs % 8 == 0;
+    return product->launch != qn_cuda_matmul_blas || weights == act;
+}
+
+static unsigned check_matmul(qn_scalar_t activations)
+{
+    check_t check = check_begin("matmul", activations, false);
+    for (unsigned i = 0; i < sizeof PRODUCTS / sizeof PRODUCTS[0]; i++)
+        for (unsigned s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++)
+            for (unsigned weights = 0; weights < 2; weights++)
+                if (takes(&PRODUCTS[i], &SHAPES[s], (qn_scalar_t)weights, activations))
+                    check_product(&check, &PRODUCTS[i], &SHAPES[s], (qn_scalar_t)weights);
+    return check_end(&check);
+}
+
+/* Deterministic: row t of any batch has the bits of that row alone. */
+static unsigned check_product_bits(void)
+{
+    enum { ROWS = 70, M = 2048, O = 9000 };
+    check_t check = check_begin("matmul, bits", QN_SCALAR_BF16, true);
+    pair_t weight = check_weight(&check, (size_t)O * M, 0.02f, 1000, QN_SCALAR_BF16);
+    float *x = check_values(&check, (size_t)ROWS * M, 1, 500, QN_SCALAR_BF16);
+    uint16_t *x_device = check_push(&check, x, (size_t)ROWS * M, QN_SCALAR_BF16);
+    uint16_t *all = check_poison(&check, ROWS * O * 2), *one = check_poison(&check, O * 2);
+    uint16_t *want = hold(&check.held, O * 2), *got = hold(&check.held, O * 2);
+    static const uint32_t BATCHES[] = { 2, 8, 9, 16, 17, 32, 33, 70 };
+    for (unsigned i = 0; i < 8; i++) {
+        qn_matmul_t a = { .x = x_device, .tokens = BATCHES[i], .inputs = M, .part_count = 1,
+                          .parts = { { .weight = weight.device, .out = all, .outputs = O } } };
+        qn_cuda_matmul(check.gpu, &a);
+        uint32_t row = BATCHES[i] - 1;
+        a.x = x_device + (size_t)row * M, a.tokens = 1, a.parts[0].out = one;
+        qn_cuda_matmul(check.gpu, &a);
+        must_ok(qn_cuda_stream_wait(check.gpu));
+        pull(got, all + (size_t)row * O, O * 2);
+        pull(want, one, O * 2);
+        check.cases++;
+        if (memcmp(got, want, O * 2) != 0) check_failed(&check, "a row's bits depend on the batch");
+    }
+    return check_end(&check);
+}
+
+int main(void)
+{
+    unsigned failures = 0;
+    for (int scalar = QN_SCALAR_BF16; scalar >= QN_SCALAR_F32; scalar--) {
+        qn_scalar_t activations = (qn_scalar_t)scalar;
+        failures += check_embedding(activations) + check_rmsnorm(activations) + check_swiglu(activations);
+        failures += check_rope(activations) + check_kv(activations) + check_matmul(activations);
+        failures += check_attention(activations);
+    }
+    failures += check_product_bits() + check_attention_bits();
+    failures += check_slots() + check_logprobs() + check_sampler();
+    printf(failures ? "%u checks FAILED\n" : "all kernels agree with the reference\n", failures);
+    return failures ? 1 : 0;
+}

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Checks and times the CUDA kernels on a machine with a GPU, from a prebuilt folder (make bundle) or from build/cuda.
+# usage: tests/gpu/run.sh [check|time|sanitize|all] [FOLDER] [OPERATION...]; exits 1 when a check fails.
+set -u
+what=${1:-all}
+here=$(cd "$(dirname "$0")/../.." && pwd)
+folder=${2:-$here/build/bundle}
+[ -x "$folder/check_kernels" ] || folder=$here/build/cuda
+[ $# -gt 2 ] && shift 2 || shift $#
+
+# cuBLASLt comes with the CUDA toolkit or with a Python package; the programs carry the rest.
+if ! ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.13'; then
+    library=$(find /usr/local /opt /usr/lib -name 'libcublasLt.so.13' 2>/dev/null | head -n 1)
+    [ -n "$library" ] || { echo "run.sh: libcublasLt.so.13 is not on this machine" >&2; exit 69; }
+    LD_LIBRARY_PATH=$(dirname "$library")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH
+fi
+status=0
+nvidia-smi --query-gpu=name,driver_version,memory.used --format=csv,noheader || exit 69
+case $what in check|all)
+    echo "== check: every kernel against the reference"
+    "$folder/check_kernels" || status=1 ;;
+esac
+case $what in sanitize)
+    for tool in memcheck racecheck; do
+        echo "== compute-sanitizer $tool"
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" 2>&1 | tail -n 25 || status=1
+    done ;;
+esac
+case $what in time|all)
+    echo "== time: percent of 4.54 TB/s and of 790 TFLOP/s"
+    "$folder/time_kernels" "$@" || status=1 ;;
+esac
+exit $status

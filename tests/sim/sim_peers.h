@@ -1,0 +1,262 @@
+/* Memory (the real block pool over a fake store) and compute (sim_compute.h) as peers, and how they, the scheduler
+ * and the tokenizers are killed. */
+#ifndef SIM_PEERS_H
+#define SIM_PEERS_H
+
+#include "tests/sim/sim_world.h"
+
+/* ---- memory ---- */
+
+static void start_memory(void)
+{
+    w.memory_epoch = w.memory_life;
+    qn_err_t err = block_pool_create(&w.pool_options, &w.pool);
+    SIM_CHECK(err == QN_OK, "%s", qn_err_text());
+    w.compute.pool = w.pool;
+    for (size_t i = 0; i < (size_t)w.pool_options.block_count * w.pool_options.block_tokens; i++)
+        w.compute.kv[i] = sim_next(&w.random); /* whatever was there */
+    push(w.now_ns + sim_between(&w.random, 1000, 300000), (event_t){.kind = MEMORY_UP, .from_epoch = w.memory_epoch});
+}
+
+/* What stands in memory for the sequence at [from, to) is what the model computes for it alone. */
+static void check_content(uint64_t sequence, uint32_t from, uint32_t to, const char *what)
+{
+    const sim_request_t *request = find_request(sequence);
+    uint32_t count = 0, block_tokens = w.pool_options.block_tokens;
+    const uint32_t *table = block_pool_table(w.pool, sequence, &count);
+    for (uint32_t at = from; at < to; at++)
+        SIM_CHECK(w.compute.kv[(size_t)table[at / block_tokens] * block_tokens + at % block_tokens] ==
+                      request->expected_kv[at], "%s: request %llu has foreign or stale KV at %u", what,
+                  (unsigned long long)sequence, at);
+}
+
+static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_grant)
+{
+    const plan_lease_t *one = &traffic->leases[at];
+    block_pool_grant_t grant = {0};
+    block_pool_outcome_t outcome =
+        one->open ? block_pool_open(w.pool, one->sequence, one->salt, one->tokens, one->ids, one->ids_count, &grant)
+                  : block_pool_extend(w.pool, one->sequence, one->tokens, &grant);
+    *ret_grant = (batch_grant_t){.lease_batch = traffic->lease_batch,
+                                 .sequence = one->sequence,
+                                 .first_block = grant.first_block,
+                                 .block_count = grant.block_count,
+                                 .cached_tokens = grant.cached_tokens,
+                                 .blocks = sim_copy(grant.blocks, grant.block_count, sizeof *grant.blocks),
+                                 .outcome = (batch_grant_outcome_t)outcome};
+    w.hits += grant.cached_tokens > 0;
+    check_content(one->sequence, 0, grant.cached_tokens, "prefix hit");
+    for (uint32_t i = 0; i < grant.block_count; i++) {
+        bool shared = i < grant.cached_tokens / w.pool_options.block_tokens;
+        SIM_CHECK(!shared || w.compute.writer_salt[grant.blocks[i]] == one->salt, "a prefix was shared across salts");
+        if (!shared)
+            w.compute.writer_salt[grant.blocks[i]] = find_request(one->sequence)->submission.salt;
+    }
+}
+
+static void memory_takes(const event_t *event)
+{
+    const traffic_t *traffic = event->payload;
+    if (event->to_epoch != w.memory_epoch || w.memory_epoch == 0)
+        return;
+    for (uint32_t i = 0; i < traffic->commit_count; i++) {
+        const plan_commit_t *commit = &traffic->commits[i];
+        SIM_CHECK(block_pool_commit(w.pool, commit->sequence, commit->position, commit->ids, commit->ids_count),
+                  "a commit of %llu at %u does not fit", (unsigned long long)commit->sequence, commit->position);
+        check_content(commit->sequence, commit->position, commit->position + commit->ids_count, "commit");
+    }
+    for (uint32_t i = 0; i < traffic->release_count; i++)
+        block_pool_release(w.pool, traffic->releases[i]);
+    if (traffic->lease_count == 0)
+        return;
+    grants_t grants = {.count = traffic->lease_count, .grants = calloc(traffic->lease_count, sizeof *grants.grants)};
+    for (uint32_t i = 0; i < traffic->lease_count; i++)
+        lease(traffic, i, &grants.grants[i]);
+    grants.available = block_pool_available(w.pool);
+    send_over(LINK_FROM_MEMORY, (event_t){.kind = GRANT,
+                                          .from_epoch = w.memory_epoch,
+                                          .to_epoch = event->from_epoch,
+                                          .payload = sim_copy(&grants, 1, sizeof grants)});
+}
+
+/* ---- compute ---- */
+
+static void begin_step(void)
+{
+    if (w.executing || w.plan_count == 0)
+        return;
+    w.executing = true;
+    push(w.now_ns + sim_between(&w.random, 20000, 800000), (event_t){.kind = STEP_DONE, .from_epoch = w.compute_epoch});
+}
+
+static void enqueue(queued_plan_t plan)
+{
+    SIM_CHECK(w.plan_count < PLANS_MAX, "too many plans are queued");
+    w.plans[w.plan_count++] = plan;
+    begin_step();
+}
+
+static void step_done(const event_t *event)
+{
+    if (event->from_epoch != w.compute_epoch)
+        return;
+    queued_plan_t done = w.plans[0];
+    memmove(w.plans, w.plans + 1, --w.plan_count * sizeof *w.plans);
+    w.executing = false;
+    if (done.plan == NULL) {
+        memset(w.compute.slots, 0, w.compute.slot_count * sizeof *w.compute.slots);
+        w.compute.last_step = 0;
+    } else {
+        sim_result_t *result = malloc(sizeof *result);
+        bool current = done.scheduler_epoch == w.scheduler_epoch && done.memory_epoch == w.memory_epoch;
+        sim_execute(&w.compute, done.plan, UINT32_MAX, current, result);
+        sim_plan_free(done.plan);
+        result->result.begin_ns = w.now_ns - 1000;
+        result->result.end_ns = w.now_ns;
+        send_over(LINK_FROM_COMPUTE, (event_t){.kind = RESULT,
+                                               .from_epoch = w.compute_epoch,
+                                               .to_epoch = done.scheduler_epoch,
+                                               .payload = result});
+    }
+    begin_step();
+}
+
+/* ---- kills ---- */
+
+/* Killed in the middle of a step: some of its runs were written. */
+static void kill_compute(void)
+{
+    if (w.executing && w.plans[0].plan != NULL && w.compute.pool != NULL) {
+        sim_result_t *result = malloc(sizeof *result);
+        const queued_plan_t *plan = &w.plans[0];
+        bool current = plan->scheduler_epoch == w.scheduler_epoch && plan->memory_epoch == w.memory_epoch;
+        sim_execute(&w.compute, plan->plan, sim_between(&w.random, 0, plan->plan->plan.run_count), current, result);
+        free(result);
+    }
+    for (uint32_t i = 0; i < w.plan_count; i++)
+        if (w.plans[i].plan != NULL)
+            sim_plan_free(w.plans[i].plan);
+    w.plan_count = 0;
+    w.executing = false;
+    memset(w.compute.slots, 0, w.compute.slot_count * sizeof *w.compute.slots);
+    w.compute.last_step = 0;
+    w.compute_epoch = ++w.compute_life;
+    uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
+    push(gone_ns, (event_t){.kind = COMPUTE_GONE, .from_epoch = w.compute_epoch - 1});
+    push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = COMPUTE_UP, .from_epoch = w.compute_epoch});
+}
+
+static void kill_memory(void)
+{
+    if (w.memory_epoch == 0)
+        return;
+    uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
+    push(gone_ns, (event_t){.kind = MEMORY_GONE, .from_epoch = w.memory_epoch});
+    w.memory_epoch = 0;
+    w.memory_life++;
+    w.compute.pool = NULL;
+    block_pool_destroy(&w.pool);
+    push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = MEMORY_START});
+    if (sim_chance(&w.random, 30))
+        kill_compute(); /* it cannot live without, or dies with it */
+}
+
+/* Undoes the end of what was written since `mapping_before`: a process that dies writes payloads in part, and the 8
+ * bytes that make a record count, or a compaction valid, not at all. */
+static void tear_last_write(void)
+{
+    uint32_t first = 0, header_bytes = 4096;
+    while (first < LEDGER_BYTES && w.mapping[first] == w.mapping_before[first])
+        first++;
+    if (first == LEDGER_BYTES)
+        return;
+    w.torn++;
+    if (first < header_bytes) { /* a compaction: the other area is written, the switch is not thrown */
+        memcpy(w.mapping, w.mapping_before, header_bytes);
+        return;
+    }
+    uint32_t head = first & ~7u, cut = head + sim_between(&w.random, 0, LEDGER_BYTES - head - 8);
+    memcpy(w.mapping + head, w.mapping_before + head, 8);
+    cut = sim_chance(&w.random, 50) ? head + sim_between(&w.random, 0, 200) : cut;
+    if (cut < LEDGER_BYTES)
+        memcpy(w.mapping + cut, w.mapping_before + cut, LEDGER_BYTES - cut);
+}
+
+/* The process dies: its heap is gone, and what it was about to write may be there in part. */
+static void kill_scheduler(bool torn)
+{
+    if (w.scheduler == NULL)
+        return;
+    w.held_count = 0;
+    const ledger_t *ledger = scheduler_ledger(w.scheduler);
+    for (const request_t *one = ledger_next(ledger, NULL); one != NULL; one = ledger_next(ledger, one)) {
+        w.held[w.held_count].id = one->id;
+        w.held[w.held_count].generated = one->generated_tokens;
+        w.held[w.held_count++].finish = one->finish;
+    }
+    ledger_usage_t usage;
+    ledger_usage(ledger, &usage);
+    w.compactions += usage.compactions;
+    if (torn && w.next_request < w.request_count) { /* while it accepts a request */
+        admission_refusal_t refusal;
+        memcpy(w.mapping_before, w.mapping, LEDGER_BYTES);
+        scheduler_submit(w.scheduler, &w.requests[w.next_request].submission, w.now_ns, &refusal);
+        tear_last_write();
+    }
+    scheduler_destroy(&w.scheduler);
+    w.sees_memory = w.sees_compute = 0;
+    w.timer_ns = 0;
+    uint64_t lost_ns = w.now_ns + sim_between(&w.random, 0, 150000);
+    for (uint32_t i = 0; i < w.queue_count; i++) /* the end of what it had sent is lost with it */
+        if (w.queue[i].kind == TO_CLIENT && w.queue[i].at_ns >= lost_ns && w.queue[i].payload != NULL) {
+            free_payload(&w.queue[i]);
+            w.queue[i].payload = NULL;
+        }
+    w.scheduler_epoch++;
+    push(w.now_ns + sim_between(&w.random, 1000, 400000), (event_t){.kind = SCHEDULER_START});
+}
+
+static void kill_client(uint32_t client)
+{
+    uint32_t old = w.client_epoch[client];
+    w.client_epoch[client] += SIM_CLIENTS;
+    push(w.now_ns + sim_between(&w.random, 1000, 200000),
+         (event_t){.kind = CLIENT_GONE, .from_epoch = old, .value = client, .to_epoch = w.scheduler_epoch});
+    bool resubmits = sim_chance(&w.random, 50);
+    for (uint32_t i = 0; i < w.request_count; i++) {
+        sim_request_t *request = &w.requests[i];
+        if (request->client != client || request->state != SIM_OPEN)
+            continue;
+        request->got_count = 0;
+        request->got_scores = 1;
+        if (resubmits)
+            push(w.now_ns + sim_between(&w.random, 200001, 900000), (event_t){.kind = SUBMIT, .value = request->id});
+        else
+            request->state = SIM_ABANDONED;
+    }
+}
+
+static void fault(uint64_t kind)
+{
+    w.faults[kind]++;
+    switch (kind) {
+    case 0:
+        kill_compute();
+        break;
+    case 1:
+        kill_memory();
+        break;
+    case 2:
+        kill_scheduler(sim_chance(&w.random, 50));
+        break;
+    case 3:
+        kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1));
+        break;
+    default:
+        if (w.pool != NULL)
+            block_pool_flush(w.pool);
+        break;
+    }
+}
+
+#endif

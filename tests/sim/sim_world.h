@@ -1,0 +1,188 @@
+/* The simulated world: its state, the queue of events, the links between the services. */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include "services/memory/block_pool.h"
+#include "services/scheduler/scheduler.h"
+#include "tests/sim/sim_client.h"
+#include "tests/sim/sim_compute.h"
+
+#define QUEUE_MAX 4096u
+#define PLANS_MAX 16u
+#define EVENTS_MAX 400000u
+#define LEDGER_BYTES (256u * 1024)
+
+typedef enum {
+    TO_MEMORY,        /* traffic */
+    MEMORY_SEES,      /* a new scheduler (the old one is gone) */
+    GRANT,
+    TO_COMPUTE,       /* plan */
+    COMPUTE_SEES,     /* a new scheduler */
+    STEP_DONE,
+    RESULT,
+    TO_CLIENT,
+    SUBMIT,
+    CANCEL,
+    MEMORY_GONE, MEMORY_UP, COMPUTE_GONE, COMPUTE_UP, CLIENT_GONE, CLIENT_UP,  /* the scheduler learns */
+    SCHEDULER_START,
+    MEMORY_START,
+    FAULT,
+    TIMER,
+} event_kind_t;
+
+typedef struct {
+    uint64_t at_ns, order;
+    event_kind_t kind;
+    uint32_t from_epoch, to_epoch;
+    uint64_t value;
+    void *payload;
+} event_t;
+
+typedef struct {
+    plan_commit_t *commits;
+    uint64_t *releases;
+    plan_lease_t *leases;
+    uint32_t commit_count, release_count, lease_count;
+    uint64_t lease_batch;
+} traffic_t;
+
+typedef struct {
+    batch_grant_t *grants;
+    uint32_t count, available;
+} grants_t;
+
+typedef struct {
+    sim_plan_t *plan;              /* NULL: forget all slots */
+    uint32_t scheduler_epoch, memory_epoch;
+} queued_plan_t;
+
+enum { LINK_TO_MEMORY, LINK_FROM_MEMORY, LINK_TO_COMPUTE, LINK_FROM_COMPUTE, LINK_TO_CLIENT, LINK_FROM_CLIENT, LINKS };
+
+static struct {
+    sim_random_t random;
+    uint64_t now_ns, order, link_ns[LINKS], timer_ns, next_request;
+    event_t queue[QUEUE_MAX];
+    uint32_t queue_count;
+
+    uint8_t *mapping, *mapping_before;
+    scheduler_options_t options;
+    scheduler_model_t model;
+    scheduler_t *scheduler;
+    uint32_t scheduler_epoch;
+    uint32_t sees_memory, sees_compute;           /* epochs the scheduler talks to; 0 = none */
+
+    block_pool_t *pool;
+    block_pool_options_t pool_options;
+    uint32_t memory_epoch;                        /* 0 while it is down: memory_life counts */
+    uint32_t memory_life, compute_life, compute_epoch;
+    sim_compute_t compute;
+    queued_plan_t plans[PLANS_MAX];
+    uint32_t plan_count;
+    bool executing;
+
+    sim_request_t requests[SIM_REQUESTS_MAX];
+    uint32_t request_count;
+    uint32_t client_epoch[SIM_CLIENTS];
+    uint32_t client_sees;                         /* scheduler epoch the clients talk to; 0 = none */
+
+    /* What the ledger of the scheduler that died held: all of it must be found again. */
+    struct { uint64_t id; uint32_t generated; request_finish_t finish; } held[2 * SIM_REQUESTS_MAX];
+    uint32_t held_count;
+
+    uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn;
+} w;
+
+static struct {
+    uint64_t requests, tokens, steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn,
+        events;
+} total;
+
+/* ---- events ---- */
+
+static void push(uint64_t at_ns, event_t event)
+{
+    SIM_CHECK(w.queue_count < QUEUE_MAX, "too many events at once");
+    event.at_ns = at_ns;
+    event.order = w.order++;
+    uint32_t i = w.queue_count++;
+    for (; i > 0; i = (i - 1) / 2) {
+        event_t *parent = &w.queue[(i - 1) / 2];
+        if (parent->at_ns < event.at_ns || (parent->at_ns == event.at_ns && parent->order < event.order))
+            break;
+        w.queue[i] = *parent;
+    }
+    w.queue[i] = event;
+}
+
+static bool before(const event_t *a, const event_t *b)
+{
+    return a->at_ns < b->at_ns || (a->at_ns == b->at_ns && a->order < b->order);
+}
+
+static event_t pop(void)
+{
+    event_t top = w.queue[0], last = w.queue[--w.queue_count];
+    uint32_t i = 0;
+    for (;;) {
+        uint32_t child = 2 * i + 1;
+        if (child >= w.queue_count)
+            break;
+        if (child + 1 < w.queue_count && before(&w.queue[child + 1], &w.queue[child]))
+            child++;
+        if (before(&last, &w.queue[child]))
+            break;
+        w.queue[i] = w.queue[child];
+        i = child;
+    }
+    w.queue[i] = last;
+    return top;
+}
+
+/* Sends over a link: random delay, never overtaking. */
+static void send_over(int link, event_t event)
+{
+    uint64_t at_ns = w.now_ns + sim_between(&w.random, 1000, 100000);
+    if (at_ns <= w.link_ns[link])
+        at_ns = w.link_ns[link] + 1;
+    w.link_ns[link] = at_ns;
+    push(at_ns, event);
+}
+
+static void free_payload(const event_t *event)
+{
+    if (event->payload == NULL)
+        return;
+    if (event->kind == TO_MEMORY) {
+        traffic_t *traffic = event->payload;
+        for (uint32_t i = 0; i < traffic->commit_count; i++)
+            free((void *)traffic->commits[i].ids);
+        for (uint32_t i = 0; i < traffic->lease_count; i++)
+            free((void *)traffic->leases[i].ids);
+        free(traffic->commits);
+        free(traffic->releases);
+        free(traffic->leases);
+    } else if (event->kind == GRANT) {
+        grants_t *grants = event->payload;
+        for (uint32_t i = 0; i < grants->count; i++)
+            free((void *)grants->grants[i].blocks);
+        free(grants->grants);
+    } else if (event->kind == TO_COMPUTE) {
+        sim_plan_free(event->payload);
+        return;
+    } else if (event->kind == TO_CLIENT) {
+        sim_delivery_free(event->payload);
+        return;
+    }
+    free(event->payload);
+}
+
+static sim_request_t *find_request(uint64_t id)
+{
+    for (uint32_t i = 0; i < w.request_count; i++)
+        if (w.requests[i].id == id)
+            return &w.requests[i];
+    SIM_CHECK(false, "nobody asked for request %llu", (unsigned long long)id);
+    return NULL;
+}
+
+#endif
