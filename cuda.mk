@@ -4,7 +4,7 @@ CUDA_HOME ?= /usr/local/cuda
 NVCC ?= $(CUDA_HOME)/bin/nvcc
 CUDA_ARCHITECTURES := 80 90a
 C := build/cuda
-NVCCFLAGS := -std=c++20 -O3 -lineinfo -I. -I$(G) -Xcompiler -Wall,-Wextra,-Werror \
+NVCCFLAGS := -std=c++20 -O3 -I. -I$(G) -Xcompiler -Wall,-Wextra,-Werror \
 	$(foreach a,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(a),code=sm_$(a))
 # Nothing but the driver and cuBLASLt is taken from the machine it runs on.
 CUDA_LIBS := -L$(CUDA_HOME)/lib -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lm -pthread
@@ -16,6 +16,8 @@ CUDA_ARCHIVE := $(C)/libquintet_cuda.a
 CUDA_CHECK := $(patsubst %.c,$(C)/obj/%.o,$(wildcard tests/gpu/check_*.c))
 CUDA_TIME := $(patsubst %.c,$(C)/obj/%.o,$(wildcard tests/gpu/time_*.c))
 CUDA_PROGRAMS := $(C)/check_kernels $(C)/time_kernels
+# The reference kernels and what they stand on.
+CUDA_HOST := $(filter $(B)/obj/kernels/% $(patsubst %,$(B)/obj/common/%.o,assert err log clock),$(OBJECTS))
 BUNDLE := build/bundle
 
 .PHONY: cuda bundle
@@ -37,8 +39,8 @@ $(CUDA_ARCHIVE): $(CUDA_OBJECTS)
 	@echo "  AR      $@"
 	@ar rcs $@ $(CUDA_OBJECTS)
 
-$(C)/check_kernels: $(CUDA_CHECK) $(CUDA_ARCHIVE) $(ARCHIVE)
-$(C)/time_kernels: $(CUDA_TIME) $(CUDA_ARCHIVE) $(ARCHIVE)
+$(C)/check_kernels: $(CUDA_CHECK) $(CUDA_ARCHIVE) $(CUDA_HOST)
+$(C)/time_kernels: $(CUDA_TIME) $(CUDA_ARCHIVE) $(CUDA_HOST)
 $(CUDA_PROGRAMS):
 	@echo "  LD      $@"
 	@$(CXX) $^ $(CUDA_LIBS) -o $@

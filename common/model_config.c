@@ -150,8 +150,8 @@ static qn_err_t read_rope_type(const json_t *scaling, qn_rope_type_t *ret_type)
             return QN_OK;
         }
     return qn_fail(QN_ERR_UNSUPPORTED,
-                   "config.json: rope type \"%.60s\" is not supported; supported are default, linear, dynamic, llama3, yarn",
-                   name ? name : "(not a string)");
+                   "config.json: rope type \"%.60s\" is not supported; supported are default, linear, dynamic, "
+                   "llama3, yarn", name ? name : "(not a string)");
 }
 
 /* New style: everything in rope_parameters. Old style: rope_theta at the top and an optional rope_scaling. */

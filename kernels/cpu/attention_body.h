@@ -1,9 +1,9 @@
 /* The vector attention, written once; included after a vector header and KERNEL(name).
  *
- * A work item is one query token and up to GROUP of its heads that read the same kv head. Positions are walked in chunks
- * that begin at multiples of CHUNK from position 0: scores of the chunk, its maximum, weights, then the weighted values
- * (online softmax, Milakov & Gimelshein 2018; paged as in vLLM, Kwon et al. 2023). A row's additions depend on its
- * position and window alone. */
+ * A work item is one query token and up to GROUP of its heads that read the same kv head. Positions are walked in
+ * chunks that begin at multiples of CHUNK from position 0: scores of the chunk, its maximum, weights, then the weighted
+ * values (online softmax, Milakov & Gimelshein 2018; paged as in vLLM, Kwon et al. 2023). A row's additions depend on
+ * its position and window alone. */
 #include <math.h>
 
 #include "kernels/cpu/attention.h"

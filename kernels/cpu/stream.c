@@ -1,10 +1,14 @@
 /* What is this?      The CPU stream: a pool of threads that run each launch together, by a static split.
  * State owned:       the threads and the two words they meet at.
- * Must never:        spin for long: control daemons share these cores; let a split depend on timing.
+ * Must never:        spin for long: control daemons share these cores; cut the items differently from time to time.
  * Read next:         cpu.h, then any kernel of this folder.
  *
- * A launch bumps `round`; every pool thread runs its range and counts down `running`; the launching thread runs range 0
- * and waits for zero. Waiting spins for SPIN_NS, which covers the gap to the next launch of a step, then sleeps in
+ * A launch cuts the items into one part per thread, always at the same places, opens them and bumps `round`. Every pool
+ * thread takes its part; the launching thread runs part 0, then whatever is still open: on a busy machine a thread that
+ * has not been given a core must not hold up the step (no result depends on who runs a part). It then waits until
+ * `running` is zero. A part's word holds the round it is open in, so a late thread cannot take one of the next round.
+ *
+ * Waiting spins for SPIN_NS, which covers the gap to the next launch of a step, then sleeps in
  * futex(2). The sleeper announces itself before it sleeps and the waker looks after it has changed the word, both
  * sequentially consistent, so that no wake-up is lost. */
 #include <linux/futex.h>
@@ -25,6 +29,7 @@
 typedef struct {
     qn_stream_t *stream;
     unsigned index;
+    _Atomic uint64_t part;  /* 2 * round while open, one more once taken */
     pthread_t thread;
 } pool_thread_t;
 
@@ -34,7 +39,7 @@ struct qn_stream {
     const void *arguments;
     size_t items;
     unsigned parts;
-    bool ending;
+    atomic_bool ending;
     unsigned threads, started;
     int nice;
     _Alignas(64) _Atomic uint32_t round;
@@ -72,10 +77,18 @@ static void wait_while(_Atomic uint32_t *word, uint32_t value, _Atomic uint32_t 
 
 static void run_part(qn_stream_t *stream, unsigned index)
 {
-    if (index >= stream->parts) return;
     size_t begin = stream->items * index / stream->parts;
     size_t end = stream->items * (index + 1) / stream->parts;
     if (begin < end) stream->body(stream->arguments, begin, end, index);
+    if (atomic_fetch_sub(&stream->running, 1) == 1 && atomic_load(&stream->launcher_sleeps))
+        futex_wake_all(&stream->running);
+}
+
+/* Runs the part of `thread` if it is still open in this round. */
+static void take_part(pool_thread_t *thread, uint32_t round)
+{
+    uint64_t open = 2 * (uint64_t)round;
+    if (atomic_compare_exchange_strong(&thread->part, &open, open + 1)) run_part(thread->stream, thread->index);
 }
 
 static void *pool_main(void *argument)
@@ -84,20 +97,23 @@ static void *pool_main(void *argument)
     qn_stream_t *stream = self->stream;
     /* A refused renice only costs latency of others; the thread works on. */
     if (stream->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), stream->nice);
-    for (uint32_t seen = 0;; seen++) {
+    for (uint32_t seen = 0;;) {
         wait_while(&stream->round, seen, &stream->sleepers);
-        if (stream->ending) return NULL;
-        run_part(stream, self->index);
-        if (atomic_fetch_sub(&stream->running, 1) == 1 && atomic_load(&stream->launcher_sleeps))
-            futex_wake_all(&stream->running);
+        seen = atomic_load(&stream->round);
+        if (atomic_load(&stream->ending)) return NULL;
+        take_part(self, seen);
     }
 }
 
-static void start_round(qn_stream_t *stream)
+/* Returns the number of the round. */
+static uint32_t start_round(qn_stream_t *stream)
 {
-    atomic_store(&stream->running, stream->started);
-    atomic_fetch_add(&stream->round, 1);
+    uint32_t round = atomic_load(&stream->round) + 1;
+    atomic_store(&stream->running, stream->parts);
+    for (unsigned i = 1; i < stream->parts; i++) atomic_store(&stream->pool[i - 1].part, 2 * (uint64_t)round);
+    atomic_store(&stream->round, round);
     if (atomic_load(&stream->sleepers)) futex_wake_all(&stream->round);
+    return round;
 }
 
 void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t body, const void *arguments)
@@ -113,8 +129,9 @@ void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t
     stream->arguments = arguments;
     stream->items = items;
     stream->parts = (unsigned)parts;
-    start_round(stream);
+    uint32_t round = start_round(stream);
     run_part(stream, 0);
+    for (unsigned i = 1; i < stream->parts; i++) take_part(&stream->pool[i - 1], round);
     for (uint32_t left; (left = atomic_load(&stream->running)) != 0;)
         wait_while(&stream->running, left, &stream->launcher_sleeps);
 }
@@ -136,7 +153,8 @@ static qn_err_t start_threads(qn_stream_t *stream)
     int failure = 0;
     while (stream->started + 1 < stream->threads) {
         pool_thread_t *thread = &stream->pool[stream->started];
-        *thread = (pool_thread_t){ .stream = stream, .index = stream->started + 1 };
+        thread->stream = stream;
+        thread->index = stream->started + 1;
         failure = pthread_create(&thread->thread, NULL, pool_main, thread);
         if (failure) break;
         stream->started++;
@@ -171,7 +189,7 @@ void qn_stream_destroy(qn_stream_t **stream)
 {
     qn_stream_t *self = *stream;
     if (!self) return;
-    self->ending = true;
+    atomic_store(&self->ending, true);
     atomic_fetch_add(&self->round, 1);
     futex_wake_all(&self->round);
     for (unsigned i = 0; i < self->started; i++) pthread_join(self->pool[i].thread, NULL);

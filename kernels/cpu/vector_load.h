@@ -1,4 +1,4 @@
-/* Loads of either scalar type, to be resolved at compile time: pass `scalar` as a constant. Include after vector_*.h. */
+/* Loads of either scalar type, resolved at compile time: pass `scalar` as a constant. Include after vector_*.h. */
 #ifndef QN_KERNELS_CPU_VECTOR_LOAD_H
 #define QN_KERNELS_CPU_VECTOR_LOAD_H
 

@@ -60,6 +60,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = cudaMalloc((void **)&stream->counters, counters);
     if (!error) error = cudaMemset(stream->counters, 0, counters);
     if (!error) error = qn_cuda_prepare_attention();
+    if (!error) error = qn_cuda_prepare_thin();
     return error;
 }
 

@@ -52,8 +52,9 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
     stream->error_at = at;
 }
 
-/* Raises the shared memory limit of every kernel that needs more than 48 KiB. Called once per stream. */
+/* Raise the shared memory limit of kernels that need more than 48 KiB. Called once per stream. */
 cudaError_t qn_cuda_prepare_attention(void);
+cudaError_t qn_cuda_prepare_thin(void);
 /* Workspace of one decode launch. */
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
 
@@ -63,16 +64,20 @@ template <class... P>
 static void qn_cuda_start(qn_stream_t *stream, const char *at, void (*kernel)(P...), dim3 grid, unsigned threads,
                           size_t shared, std::type_identity_t<P>... arguments)
 {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    /* One split of first-level cache and shared memory for all kernels: a processor changes it only when it is empty,
+     * which dependent launch keeps it from ever being. */
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = stream->stream;
-    config.attrs = &attribute;
-    config.numAttrs = stream->options.dependent_launch && stream->capability >= 90;
+    config.attrs = attributes;
+    config.numAttrs = stream->options.dependent_launch && stream->capability >= 90 ? 2 : 1;
     qn_cuda_check(stream, cudaLaunchKernelEx(&config, kernel, arguments...), at);
 }
 

@@ -117,7 +117,8 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
         start_of(set, &s->starts[i]);
         self->sequences[set->slot] = (sequence_t){
             .request = set->request, .prompt_tokens = set->prompt_tokens,
-            .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab), .prompt_logprobs = set->sampling.prompt_logprobs };
+            .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
+            .prompt_logprobs = set->sampling.prompt_logprobs };
     }
     launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
         .tables = s->tables, .retire = s->retire, .retire_count = plan->retire_count, .starts = s->starts,

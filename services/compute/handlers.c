@@ -322,6 +322,13 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
     else step_queue_submit(service->runtime->queue);
 }
 
+void compute_disown_plans(compute_service_t *service)
+{
+    if (!service->runtime || !service->scheduler.epoch || !step_queue_depth(service->runtime->queue)) return;
+    qn_daemon_refuse(service->daemon, service->scheduler, 0, 503, NULL,
+                     "memory is gone: steps in flight have no result and all slots are empty");
+}
+
 void compute_forget_scheduler(compute_service_t *service)
 {
     service->scheduler = (qn_peer_t){ 0 };

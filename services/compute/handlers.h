@@ -56,6 +56,8 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service);
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
 /* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
 void compute_end_session(compute_service_t *service);
+/* Tells the scheduler that plans it has no result of will have none. */
+void compute_disown_plans(compute_service_t *service);
 /* Forgets the scheduler's slots and drops its waiting plans. */
 void compute_forget_scheduler(compute_service_t *service);
 

@@ -20,7 +20,7 @@
 enum {
     COMPUTE_STAT_STEPS, COMPUTE_STAT_TOKENS, COMPUTE_STAT_SAMPLED, COMPUTE_STAT_REFUSED, COMPUTE_STAT_STEP,
     COMPUTE_STAT_INPUT, COMPUTE_STAT_ATTENTION, COMPUTE_STAT_MLP, COMPUTE_STAT_OUTPUT, COMPUTE_STAT_SAMPLE,
-    COMPUTE_STAT_SLOTS, COMPUTE_STAT_QUEUE, COMPUTE_STAT_THREADS, COMPUTE_STAT_COUNT,
+    COMPUTE_STAT_SLOTS, COMPUTE_STAT_QUEUE, COMPUTE_STAT_THREADS, COMPUTE_STAT_MODELS, COMPUTE_STAT_COUNT,
 };
 
 static const qn_stat_spec_t compute_stats[COMPUTE_STAT_COUNT] = {
@@ -29,14 +29,15 @@ static const qn_stat_spec_t compute_stats[COMPUTE_STAT_COUNT] = {
     [COMPUTE_STAT_SAMPLED] = { "compute_sampled_tokens", QN_STAT_COUNTER, "tokens", "Tokens sampled" },
     [COMPUTE_STAT_REFUSED] = { "compute_refused_plans", QN_STAT_COUNTER, "plans", "Step plans that broke a rule" },
     [COMPUTE_STAT_STEP] = { "compute_step_seconds", QN_STAT_HISTOGRAM_NS, "seconds", "Duration of a step" },
-    [COMPUTE_STAT_INPUT] = { "compute_input_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in embedding and rope angles" },
-    [COMPUTE_STAT_ATTENTION] = { "compute_attention_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in attention blocks" },
+    [COMPUTE_STAT_INPUT] = { "compute_input_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In the embedding" },
+    [COMPUTE_STAT_ATTENTION] = { "compute_attention_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In attention" },
     [COMPUTE_STAT_MLP] = { "compute_mlp_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in MLP blocks" },
     [COMPUTE_STAT_OUTPUT] = { "compute_output_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the output head" },
     [COMPUTE_STAT_SAMPLE] = { "compute_sample_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the sampler" },
     [COMPUTE_STAT_SLOTS] = { "compute_used_slots", QN_STAT_GAUGE, "slots", "Slots that hold a sequence" },
-    [COMPUTE_STAT_QUEUE] = { "compute_queued_plans", QN_STAT_GAUGE, "plans", "Step plans accepted and not yet answered" },
-    [COMPUTE_STAT_THREADS] = { "compute_threads", QN_STAT_GAUGE, "threads", "Threads of the CPU backend" },
+    [COMPUTE_STAT_QUEUE] = { "compute_queued_plans", QN_STAT_GAUGE, "plans", "Step plans not yet answered" },
+    [COMPUTE_STAT_THREADS] = { "compute_threads", QN_STAT_GAUGE, "threads", "CPU threads; 0 without a model" },
+    [COMPUTE_STAT_MODELS] = { "compute_models_mapped", QN_STAT_COUNTER, "models", "Models made ready so far" },
 };
 
 static void add_stat(compute_service_t *service, unsigned row, uint64_t amount)
@@ -130,7 +131,6 @@ static void announce(compute_service_t *service)
              runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
     qn_log_info("%s; %" PRIu32 " slots, %" PRIu32 " tokens a step, sequences of %" PRIu32, text,
                 service->limits.max_sequences, service->limits.max_step_tokens, service->limits.max_model_len);
-    set_stat(service, COMPUTE_STAT_THREADS, qn_stream_threads(runtime->stream));
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
 }
 
@@ -152,6 +152,7 @@ static void start_runtime(compute_service_t *service)
     }
     service->phase = COMPUTE_RUNNING;
     service->attempts = 0;
+    add_stat(service, COMPUTE_STAT_MODELS, 1);
     announce(service);
 }
 
@@ -213,6 +214,7 @@ static void publish_stats(compute_service_t *service)
     set_stat(service, COMPUTE_STAT_REFUSED, service->plans_refused);
     set_stat(service, COMPUTE_STAT_SLOTS, running ? slot_book_used(service->runtime->book) : 0);
     set_stat(service, COMPUTE_STAT_QUEUE, running ? step_queue_depth(service->runtime->queue) : 0);
+    set_stat(service, COMPUTE_STAT_THREADS, running ? qn_stream_threads(service->runtime->stream) : 0);
 }
 
 static uint64_t service_tick(void *state, uint64_t now_ns)
@@ -242,6 +244,7 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     }
     if (qn_peer_equal(peer, service->memory)) {
         qn_log_notice("memory epoch %" PRIu32 " is gone: its regions are unmapped", peer.epoch);
+        compute_disown_plans(service);
         compute_end_session(service);
         qn_daemon_set_state(service->daemon, QN_STATE_STARTING, "waiting for memory");
     }

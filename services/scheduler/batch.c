@@ -182,8 +182,6 @@ void batch_add(batch_t *batch, request_t *request)
 {
     sequence_t *sequence = sequence_at(batch, request->index);
     QN_ASSERT(sequence->phase == SEQUENCE_NONE);
-    if (request->finish == REQUEST_UNFINISHED && request_complete(request))
-        ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
     if (request->finish != REQUEST_UNFINISHED)
         return;
     *sequence = (sequence_t){.request = request, .slot = BATCH_NO_SLOT};

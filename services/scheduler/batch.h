@@ -136,7 +136,7 @@ void batch_destroy(batch_t **batch);
 /* Sizes of the KV pool and the model; only while no sequence holds or asks for blocks. */
 qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max);
 
-/* A request waits; one that has finished, or has nothing left to run (then it finishes here), stays settled. */
+/* A request waits; one that has finished stays settled. */
 void batch_add(batch_t *batch, request_t *request);
 /* Its request has finished: retires it when it holds anything. */
 void batch_end(batch_t *batch, uint32_t index);

@@ -173,6 +173,22 @@ static void resume(scheduler_t *scheduler, request_t *request, request_client_t 
     delivery_restart(scheduler->delivery, request->index);
 }
 
+static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
+{
+    if (request->finish != REQUEST_UNFINISHED)
+        return;
+    ledger_finish(scheduler->ledger, request, finish);
+    batch_end(scheduler->batch, request->index);
+    note(scheduler, request);
+}
+
+/* Nothing is left to run: nothing was to be generated, or a scheduler died between the last token and the end. */
+static void end_if_complete(scheduler_t *scheduler, request_t *request)
+{
+    if (request_complete(request))
+        end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+}
+
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
                                             uint64_t now_ns, admission_refusal_t *ret_refusal)
 {
@@ -200,16 +216,9 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
     }
     batch_add(scheduler->batch, request);
     enter(scheduler, request, has_model(scheduler));
+    if (has_model(scheduler))
+        end_if_complete(scheduler, request);
     return SCHEDULER_ACCEPTED;
-}
-
-static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
-{
-    if (request->finish != REQUEST_UNFINISHED)
-        return;
-    ledger_finish(scheduler->ledger, request, finish);
-    batch_end(scheduler->batch, request->index);
-    note(scheduler, request);
 }
 
 void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t finish)
@@ -276,8 +285,7 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
         generated_max = request->generated_tokens;
     if (generated_max < request->generated_max)
         ledger_clip(scheduler->ledger, request, generated_max);
-    if (request_complete(request))
-        end(scheduler, request, REQUEST_LENGTH);
+    end_if_complete(scheduler, request);
     return true;
 }
 

@@ -688,6 +688,16 @@ static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const 
     encode_missed(bpe, scratch, word, bytes, key.low, key.high, set, tokens);
 }
 
+/* A longer word among short ones: keeps the room promised to those. */
+static void encode_reserved(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                            tokenizer_tokens_t *tokens, size_t promised)
+{
+    const uint32_t *ids;
+    size_t count = encode_through_long_cache(bpe, scratch, word, bytes, &ids);
+    append_ids(tokens, ids, count);
+    token_list_reserve(tokens, promised);
+}
+
 static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
                        size_t readable, tokenizer_tokens_t *tokens)
 {
@@ -747,11 +757,11 @@ void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *t
             keys[i - first] = word_key(text + from, ends[i] - from, length - from);
             __builtin_prefetch(&bpe->whole_words[keys[i - first].hash & bpe->whole_mask]);
         }
+        token_list_reserve(tokens, 15 * WORDS_AHEAD);
         for (size_t i = first; i < last; start = ends[i++]) {
             size_t bytes = ends[i] - start;
-            token_list_reserve(tokens, 16);
             if (bytes <= 15) encode_small(bpe, scratch, text + start, bytes, keys[i - first], tokens);
-            else encode_one(bpe, scratch, text + start, bytes, length - start, tokens);
+            else encode_reserved(bpe, scratch, text + start, bytes, tokens, 15 * (last - i));
         }
     }
 }

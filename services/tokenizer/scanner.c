@@ -25,28 +25,34 @@ typedef struct {
 /* Class of the character at `at` (< length) and its size. */
 static inline unsigned class_at(const source_t *s, size_t at, unsigned *ret_bytes)
 {
-    uint8_t lead = s->text[at];
-    if (__builtin_expect(lead < 0x80, 1)) {
-        *ret_bytes = 1;
-        return s->classes->masks[(uint32_t)s->classes->index[0] << UNICODE_BLOCK_BITS | lead];
-    }
+    unsigned class = s->classes->bytes[s->text[at]];
+    *ret_bytes = 1;
+    if (__builtin_expect(class != UNICODE_NOT_ASCII, 1)) return class;
     return unicode_class(s->classes, unicode_decode(s->text + at, ret_bytes));
 }
 
 /* End of the run of characters in `mask` from `at`. */
 static inline size_t run_in(const source_t *s, size_t at, unsigned mask)
 {
-    unsigned bytes;
-    while (at < s->length && (class_at(s, at, &bytes) & mask)) at += bytes;
-    return at;
+    for (;;) {
+        while (at < s->length && (s->classes->bytes[s->text[at]] & mask)) at++;
+        if (at == s->length || s->text[at] < 0x80) return at;
+        unsigned bytes;
+        if (!(unicode_class(s->classes, unicode_decode(s->text + at, &bytes)) & mask)) return at;
+        at += bytes;
+    }
 }
 
 /* End of the run of characters outside `mask` from `at`. */
 static inline size_t run_outside(const source_t *s, size_t at, unsigned mask)
 {
-    unsigned bytes;
-    while (at < s->length && !(class_at(s, at, &bytes) & mask)) at += bytes;
-    return at;
+    for (;;) {
+        while (at < s->length && !(s->classes->bytes[s->text[at]] & (mask | UNICODE_NOT_ASCII))) at++;
+        if (at == s->length || s->text[at] < 0x80) return at;
+        unsigned bytes;
+        if (unicode_class(s->classes, unicode_decode(s->text + at, &bytes)) & mask) return at;
+        at += bytes;
+    }
 }
 
 /* The common tail of all expressions, \s+(?!\S)|\s+ : a run of spaces leaves its last character to the

@@ -54,6 +54,8 @@ void unicode_classes_init(unicode_classes_t *classes)
         classes->index[block] = (uint16_t)count++;
     }
     classes->masks = masks;
+    for (uint32_t byte = 0; byte < 256; byte++)
+        classes->bytes[byte] = byte < 0x80 ? (uint16_t)unicode_class(classes, byte) : UNICODE_NOT_ASCII;
 }
 
 void unicode_classes_fini(unicode_classes_t *classes)

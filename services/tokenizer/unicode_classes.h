@@ -21,6 +21,7 @@ enum {
     UNICODE_NFC_UNSAFE = 1 << 8,   /* may change, move or combine with what precedes under NFC */
     UNICODE_JOINS_BEFORE = 1 << 9, /* in some normal form interacts with what precedes */
     UNICODE_UNNORMALIZED = 1 << 10, /* assigned later than the normal forms used here: left alone */
+    UNICODE_NOT_ASCII = 1 << 15,   /* only in `bytes` */
     UNICODE_LETTER = UNICODE_UPPER | UNICODE_LOWER | UNICODE_OTHER_LETTER,
 };
 
@@ -33,7 +34,8 @@ extern const size_t unicode_run_count;
 /* Two-stage table: masks[index[code >> 7] << 7 | code & 127]. */
 typedef struct {
     uint16_t index[UNICODE_CODE_POINTS >> UNICODE_BLOCK_BITS];
-    uint16_t *masks; /* owned */
+    uint16_t *masks;         /* owned */
+    uint16_t bytes[256];     /* class of an ASCII byte; UNICODE_NOT_ASCII for all others */
 } unicode_classes_t;
 
 /* Expands the runs; about 100 µs. */

@@ -1,7 +1,8 @@
-/* The compute daemon as its peers see it: a real memory daemon, and in the role of the scheduler a client that plans one
- * sequence with lookahead 1. The text it gets is the reference's, over ipc and inproc, after refusals, and after the
- * end of the scheduler and of memory. */
+/* The compute daemon as its peers see it: a real memory daemon, and in the role of the scheduler a client that plans
+ * one sequence with lookahead 1. The text it gets is the reference's: over ipc and inproc, after refusals, and after
+ * the end of the scheduler and of memory. */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +14,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/daemon.h"
+#include "common/stats.h"
 
 #define DEADLINE_S 30
 #define TOKENS 12
@@ -191,6 +194,25 @@ static void run_client(bool inproc, bool with_refusals)
     assert_memory_equal(script.ids, EXPECTED, sizeof EXPECTED);
 }
 
+/* Plans that were on their way when compute lost its memory are lost with it: a scheduler looks at compute's state,
+ * this one is simply started when the new memory is mapped. */
+static void wait_for_models(uint64_t count)
+{
+    uint64_t until_ns = qn_clock_now_ns() + DEADLINE_S * 1000000000ull, mapped = 0;
+    qn_stats_view_t *view;
+    assert_int_equal(qn_stats_open(run_dir, "compute", &view), QN_OK);
+    while (mapped < count && qn_clock_now_ns() < until_ns) {
+        for (size_t i = 0; i < qn_stats_row_count(view); i++) {
+            qn_stat_row_t row;
+            qn_stats_read_row(view, i, &row);
+            if (strcmp(row.name, "compute_models_mapped") == 0) mapped = row.value;
+        }
+        sched_yield();
+    }
+    qn_stats_close(&view);
+    assert_int_equal(mapped, count);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -221,6 +243,7 @@ static void serve(bool inproc)
         run_client(inproc, false);  /* another scheduler: the slot the first one left is free */
         runner_stop(&memory);
         runner_start(&memory, &qn_memory_daemon, inproc);
+        wait_for_models(2);
         run_client(inproc, false);  /* another memory: mapped again */
     }
     runner_stop(&compute);

@@ -1,5 +1,5 @@
-/* Compute without a service around it, for tests and measurements: a checkpoint from disk, the three regions on the heap,
- * the slot book and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
+/* Compute without a service around it, for tests: a checkpoint from disk, the three regions on the heap, the slot book
+ * and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
 #ifndef QN_TESTS_GOLDEN_ENGINE_H
 #define QN_TESTS_GOLDEN_ENGINE_H
 

@@ -363,17 +363,38 @@ static unsigned check_product_bits(void)
     return check_end(&check);
 }
 
-int main(void)
+/* ---- all of them ---- */
+
+typedef struct { const char *name; unsigned (*check)(qn_scalar_t); } typed_check_t;
+typedef struct { const char *name; unsigned (*check)(void); } plain_check_t;
+
+static const typed_check_t TYPED[] = {
+    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "swiglu", check_swiglu }, { "rope", check_rope },
+    { "kv", check_kv }, { "matmul", check_matmul }, { "attention", check_attention },
+};
+static const plain_check_t PLAIN[] = {
+    { "matmul_bits", check_product_bits }, { "attention_bits", check_attention_bits }, { "slots", check_slots },
+    { "logprobs", check_logprobs }, { "sampler", check_sampler },
+};
+
+static bool wanted(int argc, char **argv, const char *name)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], name) == 0) return true;
+    return argc == 1;
+}
+
+/* usage: check_kernels [NAME...] */
+int main(int argc, char **argv)
 {
     unsigned failures = 0;
-    for (int scalar = QN_SCALAR_BF16; scalar >= QN_SCALAR_F32; scalar--) {
-        qn_scalar_t activations = (qn_scalar_t)scalar;
-        failures += check_embedding(activations) + check_rmsnorm(activations) + check_swiglu(activations);
-        failures += check_rope(activations) + check_kv(activations) + check_matmul(activations);
-        failures += check_attention(activations);
+    for (size_t i = 0; i < sizeof TYPED / sizeof TYPED[0]; i++) {
+        if (!wanted(argc, argv, TYPED[i].name)) continue;
+        failures += TYPED[i].check(QN_SCALAR_BF16) + TYPED[i].check(QN_SCALAR_F32);
     }
-    failures += check_product_bits() + check_attention_bits();
-    failures += check_slots() + check_logprobs() + check_sampler();
-    printf(failures ? "%u checks FAILED\n" : "all kernels agree with the reference\n", failures);
+    for (size_t i = 0; i < sizeof PLAIN / sizeof PLAIN[0]; i++)
+        if (wanted(argc, argv, PLAIN[i].name)) failures += PLAIN[i].check();
+    if (failures) printf("%u checks FAILED\n", failures);
+    else printf("all checks passed\n");
     return failures ? 1 : 0;
 }

@@ -193,7 +193,8 @@ static void time_attention(timing_t *timing, const model_shape_t *model, uint32_
         .out = arena_take(&timing->arena, rows) };
     free(table);
     free(list);
-    double us = timing_run(timing, tokens > 512 ? 4 : 32, launch_attention, &a);
+    unsigned launches = tokens > 512 ? 4 : kv.layers < 8 ? 8 : kv.layers > 128 ? 128 : kv.layers;
+    double us = timing_run(timing, launches, launch_attention, &a);
     double seen = (double)tokens * (length - tokens) + (double)tokens * (tokens + 1) / 2;
     char shape[80];
     snprintf(shape, sizeof shape, "%s N %u length %u tokens %u", model->name, runs, length, tokens);

@@ -27,7 +27,7 @@ CHECK_HELPER uint64_t check_next(uint64_t *seed)
 
 CHECK_HELPER float check_uniform(uint64_t *seed) { return (float)(check_next(seed) >> 40) * 0x1p-23f - 1; }
 
-/* Values in [-1, 1]; with `outliers`, one in a hundred is a thousand times larger, as activations of real models are. */
+/* Values in [-1, 1]; with `outliers`, one in a hundred is a thousand times larger, as in activations of real models. */
 CHECK_HELPER float *check_values(size_t count, uint64_t seed, bool outliers)
 {
     float *values = malloc((count + 1) * sizeof *values);

@@ -100,7 +100,8 @@ static void test_model_tied_head_is_the_embedding(void **state)
 static void test_model_wrong_tensors_are_refused_by_name(void **state)
 {
     (void)state;
-    static const char *const CASES[] = { "missing", "shape", "rank", "type", "offset", "end", "wrap", "align", "bytes" };
+    static const char *const CASES[] = { "missing", "shape", "rank", "type", "offset", "end", "wrap", "align",
+                                         "bytes" };
     checkpoint_t *c = malloc(sizeof *c);
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
         make_checkpoint(c, false);

@@ -1,5 +1,6 @@
-/* The slot book: a correct conversation passes, every broken rule is refused with the field at fault and changes
- * nothing. Limits: 4 slots, 8 tokens a step, sequences of 20, blocks of 4 (so tables of 5), 10 blocks, vocabulary 50. */
+/* The slot book: a correct conversation passes; every broken rule is refused with the field at fault and changes
+ * nothing. Limits: 4 slots, 8 tokens a step, sequences of 20, blocks of 4 (so tables of 5), 10 blocks, a vocabulary of
+ * 50. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

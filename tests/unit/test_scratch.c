@@ -1,0 +1,94 @@
+/* The layout of compute's buffers: measured and placed alike, inside their regions, without overlap, for small and
+ * large limits; sizes that overflow are refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "services/compute/scratch.h"
+
+static qn_model_config_t small_config(void)
+{
+    return (qn_model_config_t){ .layers = 2, .hidden = 24, .heads = 3, .kv_heads = 1, .head_dim = 8,
+                                .intermediate = 40, .vocab = 33 };
+}
+
+typedef struct { const void *at; uint64_t bytes; } piece_t;
+
+static void check_pieces(const char *base, uint64_t bytes, const piece_t *pieces, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const char *at = pieces[i].at;
+        assert_true(at >= base && (uint64_t)(at - base) + pieces[i].bytes <= bytes);
+        assert_int_equal((uintptr_t)at % 64, 0);
+        if (i) assert_true(at >= (const char *)pieces[i - 1].at + pieces[i - 1].bytes);
+    }
+}
+
+static void check_limits(uint32_t sequences, uint32_t tokens)
+{
+    qn_model_config_t config = small_config();
+    step_limits_t limits = step_limits_make(sequences, tokens, 100, 16, 50, config.vocab);
+    scratch_sizes_t sizes;
+    scratch_t s;
+    assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_OK);
+    char *a = aligned_alloc(64, sizes.activations_bytes), *state = aligned_alloc(64, sizes.state_bytes);
+    char *io = aligned_alloc(64, sizes.step_io_bytes);
+    scratch_place(&config, &limits, a, state, io, &s);
+    uint64_t t = tokens, n = sequences, r = s.logit_rows;
+    assert_int_equal(r, tokens < SCRATCH_LOGIT_ROWS_MAX ? tokens : SCRATCH_LOGIT_ROWS_MAX);
+    const piece_t activations[] = {
+        { s.x, t * 24 * 4 }, { s.normed, t * 24 * 4 }, { s.q, t * 24 * 4 }, { s.attended, t * 24 * 4 },
+        { s.k, t * 8 * 4 }, { s.v, t * 8 * 4 }, { s.gate, t * 40 * 4 }, { s.up, t * 40 * 4 }, { s.angles, t * 8 * 4 },
+        { s.picked, r * 24 * 4 }, { s.logits, r * 33 * 4 }, { s.sampler, r * 66 * 4 }, { s.token_ids, t * 4 },
+        { s.positions, t * 4 }, { s.kv_rows, t * 8 } };
+    const piece_t tables[] = {
+        { s.tables.rows, n * sizeof(qn_slot_row_t) }, { s.tables.block_tables, n * 7 * 4 },
+        { s.tables.stop_ids, n * QN_STOP_IDS_MAX * 4 }, { s.tables.bias, n * QN_LOGIT_BIAS_MAX * 8 },
+        { s.tables.counts, n * 33 * 4 }, { s.pending, n * 24 * 4 }, { s.frequencies, 16 } };
+    const piece_t step_io[] = {
+        { s.retire, n * 4 }, { s.ids, (n * 100 + t) * 4 }, { s.stop_ids, n * QN_STOP_IDS_MAX * 4 },
+        { s.starts, n * sizeof(qn_slot_start_t) }, { s.entries, n * 7 * 12 }, { s.copies, 50 * 8 },
+        { s.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8 }, { s.runs, n * sizeof(qn_run_t) },
+        { s.decode_runs, n * sizeof(qn_run_t) }, { s.prefill_runs, n * sizeof(qn_run_t) },
+        { s.samples, n * sizeof(qn_sample_t) }, { s.rows, r * 4 }, { s.targets, r * 4 }, { s.top_counts, r * 4 },
+        { s.results, n * sizeof(qn_sample_result_t) }, { s.logprobs, t * 4 },
+        { s.sample_top, n * QN_TOP_LOGPROBS_MAX * 8 }, { s.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8 } };
+    check_pieces(a, sizes.activations_bytes, activations, sizeof activations / sizeof *activations);
+    check_pieces(state, sizes.state_bytes, tables, sizeof tables / sizeof *tables);
+    check_pieces(io, sizes.step_io_bytes, step_io, sizeof step_io / sizeof *step_io);
+    free(a);
+    free(state);
+    free(io);
+}
+
+static void test_scratch_buffers_lie_apart_inside_their_regions(void **state)
+{
+    (void)state;
+    check_limits(1, 1);
+    check_limits(3, 17);
+    check_limits(64, 512);
+    check_limits(300, 5);
+}
+
+static void test_scratch_sizes_that_overflow_are_refused(void **state)
+{
+    (void)state;
+    qn_model_config_t config = small_config();
+    step_limits_t limits = step_limits_make(1024, 16384, 1u << 20, 1, 1u << 28, 1u << 20);
+    scratch_sizes_t sizes;
+    assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_OK);  /* the ceilings of limits.h fit */
+    config.heads = config.head_dim = UINT32_MAX;
+    assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_ERR_LIMIT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scratch_buffers_lie_apart_inside_their_regions),
+        cmocka_unit_test(test_scratch_sizes_that_overflow_are_refused),
+    };
+    return cmocka_run_group_tests_name("scratch", tests, NULL, NULL);
+}
