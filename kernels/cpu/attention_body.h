@@ -17,7 +17,7 @@ typedef struct {
     const qn_attention_t *a;
     const qn_query_t *query;
     uint32_t kv_head;
-    size_t keys[CHUNK], values[CHUNK];  /* element offsets of each position of the chunk */
+    const char *keys[CHUNK], *values[CHUNK];  /* the rows of each position of the chunk */
     uint32_t begin, end;                /* the query's positions within the chunk */
 } chunk_t;
 
@@ -27,50 +27,39 @@ typedef struct {
     float sums[QN_ATTENTION_DIM_MAX];
 } head_t;
 
+/* Rows of one block follow each other; positions outside the query's range get a row that may be read. */
 static void find_rows(chunk_t *chunk, uint32_t first)
 {
-    const qn_attention_t *a = chunk->a;
-    size_t step = (size_t)a->kv.kv_heads * a->kv.head_dim;
-    for (uint32_t i = chunk->begin; i < chunk->end; i++) {
-        uint32_t position = first + i;
-        bool fresh = i == chunk->begin || position % a->kv.block_tokens == 0;
-        chunk->keys[i] = fresh ? qn_kv_at(a, chunk->query, 0, position, chunk->kv_head) : chunk->keys[i - 1] + step;
-        chunk->values[i] = fresh ? qn_kv_at(a, chunk->query, 1, position, chunk->kv_head)
-                                 : chunk->values[i - 1] + step;
+    const qn_kv_t *kv = &chunk->a->kv;
+    size_t width = qn_scalar_bytes(kv->scalar), step = (size_t)kv->kv_heads * kv->head_dim * width;
+    for (uint32_t i = chunk->begin; i < chunk->end;) {
+        uint32_t left = kv->block_tokens - (first + i) % kv->block_tokens;
+        uint32_t stop = chunk->end - i < left ? chunk->end : i + left;
+        const char *base = kv->data;
+        const char *key = base + width * qn_kv_at(chunk->a, chunk->query, 0, first + i, chunk->kv_head);
+        const char *value = base + width * qn_kv_at(chunk->a, chunk->query, 1, first + i, chunk->kv_head);
+        for (; i < stop; i++, key += step, value += step) {
+            chunk->keys[i] = key;
+            chunk->values[i] = value;
+        }
     }
     for (uint32_t i = 0; i < chunk->begin; i++) chunk->keys[i] = chunk->keys[chunk->begin];
     for (uint32_t i = chunk->end; i < CHUNK; i++) chunk->keys[i] = chunk->keys[chunk->begin];
 }
 
-/* Rows of one head lie apart by all kv heads, which hardware does not foresee: the keys of the next LANES positions and
- * the values of these are asked for while these keys are used. */
-VEC_INLINE void prefetch_rows(const chunk_t *chunk, qn_scalar_t scalar, uint32_t from)
-{
-    const char *base = chunk->a->kv.data;
-    uint32_t width = qn_scalar_bytes(scalar), row_bytes = chunk->a->kv.head_dim * width;
-    for (uint32_t i = from; i < from + VEC_LANES && i < chunk->end; i++) {
-        size_t next = i + VEC_LANES < CHUNK ? i + VEC_LANES : i;
-        for (uint32_t at = 0; at < row_bytes; at += 64) {
-            __builtin_prefetch(base + chunk->keys[next] * width + at);
-            __builtin_prefetch(base + chunk->values[i < chunk->begin ? chunk->begin : i] * width + at);
-        }
-    }
-}
-
 /* Scores of LANES positions at once; those outside the query's range are computed from a valid row and replaced. */
-VEC_INLINE void score_chunk(const chunk_t *chunk, qn_scalar_t scalar, const float *q, bool first_use, float *scores)
+VEC_INLINE void score_chunk(const chunk_t *chunk, qn_scalar_t scalar, const float *q, float *scores)
 {
     const qn_kv_t *kv = &chunk->a->kv;
     uint32_t from = chunk->begin / VEC_LANES * VEC_LANES;
     for (uint32_t i = 0; i < CHUNK; i++) scores[i] = -INFINITY;
     for (uint32_t i = from; i < chunk->end; i += VEC_LANES) {
-        if (first_use) prefetch_rows(chunk, scalar, i);
         vec_t sums[VEC_LANES];
         for (uint32_t j = 0; j < VEC_LANES; j++) sums[j] = vec_zero();
         for (uint32_t d = 0; d < kv->head_dim; d += VEC_LANES) {
             vec_t query = vec_load(q + d);
             for (uint32_t j = 0; j < VEC_LANES; j++)
-                sums[j] = vec_fma(vec_load_as(scalar, kv->data, chunk->keys[i + j] + d), query, sums[j]);
+                sums[j] = vec_fma(vec_load_as(scalar, chunk->keys[i + j], d), query, sums[j]);
         }
         vec_store(scores + i, vec_mul(vec_sum_each(sums), vec_set(chunk->a->scale)));
     }
@@ -104,7 +93,7 @@ VEC_INLINE void add_slab(const chunk_t *chunk, qn_scalar_t scalar, const float *
     for (uint32_t i = chunk->begin; i < chunk->end; i++) {
         vec_t weight = vec_set(weights[i]);
         for (uint32_t j = 0; j < vectors; j++)
-            slab[j] = vec_fma(vec_load_as(scalar, chunk->a->kv.data, chunk->values[i] + at + j * VEC_LANES), weight,
+            slab[j] = vec_fma(vec_load_as(scalar, chunk->values[i], at + j * VEC_LANES), weight,
                               slab[j]);
     }
     for (uint32_t j = 0; j < vectors; j++) vec_store(sums + j * VEC_LANES, slab[j]);
@@ -135,7 +124,7 @@ VEC_INLINE void attend_group(chunk_t *chunk, qn_scalar_t scalar, uint32_t first_
         chunk->end = chunk->query->end - first < CHUNK ? chunk->query->end - first : CHUNK;
         find_rows(chunk, first);
         for (uint32_t h = 0; h < count; h++) {
-            score_chunk(chunk, scalar, (const float *)a->q + row + h * dim, h == 0, scores);
+            score_chunk(chunk, scalar, (const float *)a->q + row + h * dim, scores);
             float keep = weigh_chunk(chunk, scores, &heads[h]);
             add_values(chunk, scalar, scores, keep, heads[h].sums);
         }

@@ -16,6 +16,7 @@
 #define TILE_ROWS 16       /* of a warp */
 #define ATTENTION_WARPS 4
 #define LOG2_E 1.4426950408889634f
+#define NO_ROW 0xffffffffu
 
 /* Shape of one instantiation. */
 template <int D_, int ROW_WARPS_> struct attention_shape {
@@ -74,6 +75,14 @@ static __device__ __forceinline__ void copy_async(bf16 *to, const bf16 *from, bo
                  :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
 
+/* 2^x by the special function unit: 2 ulp, and 0 for what is below 2^-126. */
+static __device__ __forceinline__ float power_of_two(float x)
+{
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> static __device__ __forceinline__ void copy_wait()
 {
@@ -96,21 +105,43 @@ static __device__ void load_queries(const qn_attention_t &a, const attention_ite
     }
 }
 
-/* K and V of positions first .. first + TILE; those outside the item are zero. */
+/* Rows of the cache (block * P + offset) of positions first .. first + TILE: lane l knows those of l and l + 32. */
 template <class S>
-static __device__ void load_tile(const qn_attention_t &a, const attention_item_t &item, uint32_t first, bf16 *shared)
+static __device__ __forceinline__ void find_rows(const qn_attention_t &a, const attention_item_t &item, uint32_t first,
+                                                 uint32_t (&rows)[S::TILE / WARP])
+{
+    uint32_t P = a.kv.block_tokens, shift = __ffs(P) - 1;
+    bool power = (P & (P - 1)) == 0;
+#pragma unroll
+    for (int i = 0; i < S::TILE / WARP; i++) {
+        uint32_t position = first + threadIdx.x % WARP + i * WARP;
+        bool inside = position >= item.begin && position < item.end;
+        uint32_t index = power ? position >> shift : position / P;
+        rows[i] = inside ? item.table[index] * P + (position - index * P) : NO_ROW;
+    }
+}
+
+/* Copies K and V of the tile whose rows find_rows() found; positions outside the item become zero. */
+template <class S>
+static __device__ __forceinline__ void load_tile(const qn_attention_t &a, const attention_item_t &item,
+                                                 const uint32_t (&rows)[S::TILE / WARP], bf16 *shared)
 {
     constexpr int PIECES = S::D / 8;
-    size_t values = (size_t)a.kv.blocks * a.kv.block_tokens * a.kv.kv_heads * S::D;   /* from a K to its V */
-    for (uint32_t i = threadIdx.x; i < S::TILE * PIECES; i += ATTENTION_WARPS * WARP) {
-        uint32_t r = i / PIECES, piece = i % PIECES, position = first + r;
-        bool inside = position >= item.begin && position < item.end;
-        uint32_t block = inside ? item.table[position / a.kv.block_tokens] : 0;
-        const bf16 *key = (const bf16 *)a.kv.data + kv_offset(a.kv, a.layer, 0, block, position % a.kv.block_tokens)
-            + (size_t)item.kv_head * S::D + piece * 8;
+    size_t row_width = (size_t)a.kv.kv_heads * S::D, plane = (size_t)a.kv.blocks * a.kv.block_tokens * row_width;
+    const bf16 *keys = (const bf16 *)a.kv.data + (size_t)a.layer * 2 * plane + (size_t)item.kv_head * S::D;
+#pragma unroll
+    for (uint32_t k = 0; k < S::TILE * PIECES / (ATTENTION_WARPS * WARP); k++) {
+        uint32_t i = threadIdx.x + k * ATTENTION_WARPS * WARP, r = i / PIECES, piece = i % PIECES;
+        uint32_t row = __shfl_sync(ALL_LANES, rows[0], r % WARP);
+        if constexpr (S::TILE > WARP) {
+            uint32_t upper = __shfl_sync(ALL_LANES, rows[1], r % WARP);
+            row = r < WARP ? row : upper;
+        }
+        bool inside = row != NO_ROW;
+        const bf16 *key = keys + (inside ? row : 0) * row_width + piece * 8;
         bf16 *to = shared + r * S::STRIDE + piece * 8;
         copy_async(to, key, inside);
-        copy_async(to + S::TILE * S::STRIDE, key + values, inside);
+        copy_async(to + S::TILE * S::STRIDE, key + plane, inside);
     }
 }
 
@@ -169,30 +200,26 @@ static __device__ __forceinline__ void mask(float (&scores)[N][4], uint32_t firs
         }
 }
 
-/* Turns scores into weights and shrinks what was summed before. */
+/* Turns scores into weights and shrinks what was summed before. `scale` turns scores into powers of two. */
 template <int D, int N>
 static __device__ __forceinline__ void weigh(float (&scores)[N][4], float scale, attention_sums<D> &sums)
 {
-    float best[2] = { sums.best[0], sums.best[1] };
-#pragma unroll
-    for (int n = 0; n < N; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            scores[n][i] *= scale;
-            best[i / 2] = fmaxf(best[i / 2], scores[n][i]);
-        }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        best[r] = fmaxf(best[r], __shfl_xor_sync(ALL_LANES, best[r], 1));
-        best[r] = fmaxf(best[r], __shfl_xor_sync(ALL_LANES, best[r], 2));
-        float base = best[r] == -INFINITY ? 0 : best[r];   /* nothing seen yet: all weights 0, not NaN */
-        float keep = exp2f(sums.best[r] - base), total = 0;
-        sums.best[r] = best[r];
+        float best = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < N; n++) best = fmaxf(best, fmaxf(scores[n][r * 2], scores[n][r * 2 + 1]));
+        best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 2));
+        best = fmaxf(best * scale, sums.best[r]);
+        float base = best == -INFINITY ? 0 : best;   /* nothing seen yet: all weights 0, not NaN */
+        float keep = power_of_two(sums.best[r] - base), total = 0;
+        sums.best[r] = best;
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                scores[n][r * 2 + i] = exp2f(scores[n][r * 2 + i] - base);
+                scores[n][r * 2 + i] = power_of_two(fmaf(scores[n][r * 2 + i], scale, -base));
                 total += scores[n][r * 2 + i];
             }
         sums.total[r] = sums.total[r] * keep + total;
@@ -256,14 +283,17 @@ static __device__ void attend(const qn_attention_t &a, const attention_item_t &i
 #pragma unroll
     for (int d = 0; d < S::D / 8; d++) sums.out[d][0] = sums.out[d][1] = sums.out[d][2] = sums.out[d][3] = 0;
 
-    uint32_t first = item.begin / S::TILE * S::TILE;
+    uint32_t first = item.begin / S::TILE * S::TILE, rows[S::TILE / WARP];
+    find_rows<S>(a, item, first, rows);
     load_queries<S>(a, item, queries);
-    load_tile<S>(a, item, first, shared);
+    load_tile<S>(a, item, rows, shared);
     copy_commit();
+    find_rows<S>(a, item, first + S::TILE, rows);
     uint32_t fragments[S::D / 16][4];
     for (uint32_t tile = 0; first < item.end; tile++, first += S::TILE) {
-        if (first + S::TILE < item.end) load_tile<S>(a, item, first + S::TILE, shared + (tile + 1) % 2 * S::STAGE);
+        if (first + S::TILE < item.end) load_tile<S>(a, item, rows, shared + (tile + 1) % 2 * S::STAGE);
         copy_commit();
+        find_rows<S>(a, item, first + 2 * S::TILE, rows);
         copy_wait<1>();
         __syncthreads();
         if (S::Q_IN_REGISTERS && tile == 0)

@@ -9,6 +9,8 @@
  * splits depend on the length alone; otherwise also on how many sequences fill the device already. */
 #include "kernels/cuda/attention.cuh"
 
+#define SPLITS_MAX QN_CUDA_SPLITS_MAX
+
 typedef struct {
     qn_attention_t a;
     float *partial;        /* [N, row tiles, splits, rows of a tile, D + 2] */
@@ -92,20 +94,47 @@ static __device__ bool is_last(uint32_t *counter, uint32_t count)
     return last;
 }
 
-/* One row's element over all splits, in their order. */
-template <class S>
-static __device__ float combine(const float *partial, uint32_t splits, uint32_t rows, uint32_t row, uint32_t d)
+/* The share of every (split, row) in the result, into shares[]: a warp per row, its lanes over the splits. */
+static __device__ void find_shares(const float *partial, uint32_t width, uint32_t splits, uint32_t stride,
+                                   uint32_t rows, float *shares)
 {
-    constexpr uint32_t WIDTH = S::D + 2;
-    float best = -INFINITY, sum = 0, total = 0;
-    for (uint32_t s = 0; s < splits; s++) best = fmaxf(best, __ldcg(partial + (s * rows + row) * WIDTH + S::D));
-    for (uint32_t s = 0; s < splits; s++) {
-        const float *from = partial + (s * rows + row) * WIDTH;
-        float keep = exp2f(__ldcg(from + S::D) - best);
-        sum += keep * __ldcg(from + d);
-        total += keep * __ldcg(from + S::D + 1);
+    __shared__ float totals[SPLITS_MAX * TILE_ROWS];
+    for (uint32_t i = threadIdx.x; i < splits * rows; i += ATTENTION_WARPS * WARP) {
+        const float *end = partial + (i / rows * stride + i % rows + 1) * width - 2;
+        shares[i] = __ldcg(end);
+        totals[i] = __ldcg(end + 1);
     }
-    return sum / total;
+    __syncthreads();
+    for (uint32_t row = threadIdx.x / WARP; row < rows; row += ATTENTION_WARPS) {
+        float best = -INFINITY, total = 0;
+        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) best = fmaxf(best, shares[s * rows + row]);
+        best = warp_max(best);
+        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) {
+            float share = power_of_two(shares[s * rows + row] - best);
+            shares[s * rows + row] = share;
+            total = fmaf(share, totals[s * rows + row], total);
+        }
+        total = 1 / warp_sum(total);
+        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) shares[s * rows + row] *= total;
+    }
+    __syncthreads();
+}
+
+/* Adds up the splits of one row tile. */
+template <class S>
+static __device__ void combine(const qn_attention_t &a, const attention_item_t &item, const float *partial,
+                               uint32_t splits, uint32_t stride, uint32_t rows)
+{
+    __shared__ float shares[SPLITS_MAX * TILE_ROWS];
+    find_shares(partial, S::D + 2, splits, stride, rows, shares);
+    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP) {
+        uint32_t row = i / S::D, d = i % S::D;
+        float sum = 0;
+#pragma unroll 8
+        for (uint32_t s = 0; s < splits; s++)
+            sum = fmaf(shares[s * rows + row], __ldcg(partial + (s * stride + row) * (S::D + 2) + d), sum);
+        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + d] = from_float<bf16>(sum);
+    }
 }
 
 template <class S>
@@ -134,10 +163,7 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
         own[i] = d < S::D ? merged<S>(merged_rows, row, d)
             : d == S::D ? merged_best(bests, row) : merged_total(totals, row);
     }
-    if (!is_last(&decode.counters[tile], splits)) return;
-    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
-        ((bf16 *)decode.a.out)[out_at(decode.a, item, item.first_row + i / S::D) + i % S::D] =
-            from_float<bf16>(combine<S>(partial, splits, stride, i / S::D, i % S::D));
+    if (is_last(&decode.counters[tile], splits)) combine<S>(decode.a, item, partial, splits, stride, rows);
 }
 
 /* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
@@ -205,7 +231,7 @@ static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint
     uint32_t fill = divide_up(2 * stream->processors, a->run_count * tiles), most = stream->splits_max;
     decode->splits = deterministic ? most : fill < 8 ? 8 : fill < most ? fill : most;
     decode->wanted = deterministic ? most : fill < most ? fill : most;
-    decode->chunk_min = deterministic ? 256 : 64;
+    decode->chunk_min = deterministic ? 256 : 128;
     decode->chunk_max = deterministic ? UINT32_MAX : 2048;
 }
 

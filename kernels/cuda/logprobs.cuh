@@ -9,10 +9,10 @@
 static __device__ float log_sum_exp(const float *logits, uint32_t vocab, select_room_t &room)
 {
     float best = -INFINITY;
-    for_each(vocab, [&](uint32_t i) { best = fmaxf(best, logits[i]); });
+    for_each_value(logits, vocab, [&](uint32_t, float value) { best = fmaxf(best, value); });
     best = block_max(best, -INFINITY, (float *)room.words);
     float sum = 0;
-    for_each(vocab, [&](uint32_t i) { sum += expf(logits[i] - best); });
+    for_each_value(logits, vocab, [&](uint32_t, float value) { sum += expf(value - best); });
     return best + (float)log(block_sum((double)sum, (double *)room.words));
 }
 
@@ -23,7 +23,7 @@ static __device__ void top_logprobs(const float *logits, uint32_t vocab, float l
     count = min(count, vocab);
     if (!count) return;
     uint32_t own = 0;
-    for_each(vocab, [&](uint32_t i) { own = max(own, sort_key(logits[i] - log_sum)); });
+    for_each_value(logits, vocab, [&](uint32_t, float value) { own = max(own, sort_key(value - log_sum)); });
     uint32_t bound = key_bound(own, count);
     auto value_of = [&](uint32_t i) { return logits[i] - log_sum; };
     auto wants = [&](float value, uint32_t) { return sort_key(value) >= bound; };

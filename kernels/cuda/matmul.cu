@@ -4,7 +4,10 @@
  * Read next:         matmul_thin.cu (few tokens), matmul_blas.cu (many). */
 #include "kernels/cuda/matmul.cuh"
 
-#define THIN_TOKENS 16     /* above, cuBLASLt is the faster one: see tests/gpu/time_kernels.c */
+/* Above, cuBLASLt is the faster one (tests/gpu/time_kernels.c), a little later where it takes a launch for each of
+ * several narrow parts. */
+#define THIN_TOKENS 8
+#define THIN_PARTS_TOKENS 16
 #define PLAIN_TOKENS 8     /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8
 
@@ -63,7 +66,8 @@ static void multiply(qn_stream_t *stream, const void *arguments, qn_scalar_t out
 {
     product_t product = { (const qn_matmul_t *)arguments, out };
     if (!product.a->tokens) return;
-    bool few = product.a->tokens <= THIN_TOKENS || stream->options.deterministic;
+    uint32_t thin_tokens = product.a->part_count == QN_MATMUL_PARTS ? THIN_PARTS_TOKENS : THIN_TOKENS;
+    bool few = product.a->tokens <= thin_tokens || stream->options.deterministic;
     if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product);
     else if (!few && qn_cuda_blas_fits(stream, &product)) qn_cuda_blas(stream, &product);
     else qn_cuda_plain(stream, &product);

@@ -4,7 +4,8 @@
  * Read next:         matmul.cu.
  *
  * cuBLASLt counts columns first: our row-major out [T, O] is its O x T, x [T, M] its M x T, and the weights [O, M] its
- * M x O, taken transposed. */
+ * M x O, taken transposed. In bf16, a product with both bias and residual is rounded once more between the two (as
+ * Hugging Face's own layers round it). */
 #include "kernels/cuda/matmul.cuh"
 
 typedef struct {
@@ -55,6 +56,10 @@ static cublasStatus_t ask(const qn_stream_t *stream, shape_t *shape, cublasLtMat
     if (!status)
         status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &stream->workspace_bytes, sizeof stream->workspace_bytes);
+    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;   /* of a split: sums stay f32 until they are whole */
+    if (!status)
+        status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                      &schemes, sizeof schemes);
     cublasLtMatmulHeuristicResult_t result;
     int found = 0;
     if (!status)

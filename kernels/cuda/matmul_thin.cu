@@ -107,15 +107,15 @@ template <int GROUPS> struct feeder {
     }
 };
 
-/* Adds the warps' sums in their order and stores the outputs of one tile. */
+/* Adds the warps' sums in their order and stores the outputs of one tile; by one warp. */
 template <int TILES, int GROUPS, class O>
-static __device__ void finish(const thin_t &a, const float *partial, uint32_t tile, uint32_t first_token,
-                              uint32_t tokens)
+static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
+                                              uint32_t first_token, uint32_t tokens)
 {
     constexpr uint32_t ALL_ROWS = ROWS * GROUPS, COLUMNS = TILES * TILE_TOKENS;
     uint32_t first_row;
     const qn_matmul_part_t &part = find_part(a, tile, ALL_ROWS, first_row);
-    for (uint32_t i = threadIdx.x; i < ALL_ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
+    for (uint32_t i = threadIdx.x % WARP; i < ALL_ROWS * min(COLUMNS, tokens); i += WARP) {
         uint32_t r = i % ALL_ROWS, token = i / ALL_ROWS, row = first_row + r;
         if (row >= part.outputs) continue;
         float sum = 0;
@@ -126,6 +126,17 @@ static __device__ void finish(const thin_t &a, const float *partial, uint32_t ti
         if (part.residual) sum += to_float(((const O *)part.residual)[at]);
         ((O *)part.out)[at] = from_float<O>(sum);
     }
+}
+
+/* Named barriers (PTX bar): who arrives goes on at once, who syncs waits for all arrivals and syncs of the block. */
+static __device__ __forceinline__ void barrier_arrive(uint32_t name)
+{
+    asm volatile("bar.arrive %0, %1;" :: "r"(name), "n"(SPLIT * WARP) : "memory");
+}
+
+static __device__ __forceinline__ void barrier_sync(uint32_t name)
+{
+    asm volatile("bar.sync %0, %1;" :: "r"(name), "n"(SPLIT * WARP) : "memory");
 }
 
 /* This warp's sums of one tile, for finish(); and zeros for the next. */
@@ -162,12 +173,31 @@ static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t m, uint32_
         }
 }
 
+/* Adds the products of one stage. */
+template <int TILES, int GROUPS, int PIECES>
+static __device__ __forceinline__ void add_stage(const uint4 *stage, const uint4 (&values)[PIECES][TILES],
+                                                 float (&sums)[GROUPS][TILES][4])
+{
+#pragma unroll
+    for (int piece = 0; piece < PIECES; piece++)
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            uint4 low = stage[(piece * 2 * GROUPS + group * 2) * WARP];
+            uint4 high = stage[(piece * 2 * GROUPS + group * 2 + 1) * WARP];
+#pragma unroll
+            for (int t = 0; t < TILES; t++) mma(sums[group][t], low, high, values[piece][t]);
+        }
+}
+
+/* Sums of all warps for one tile. */
+template <int TILES, int GROUPS> constexpr int PARTIALS = SPLIT * TILES * TILE_TOKENS * (ROWS * GROUPS + 1);
+
 /* gridDim: x blocks that share out the tiles of all parts, y TILES * 8 tokens each. */
 template <int TILES, int GROUPS, class O>
 static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __grid_constant__ thin_t a)
 {
     constexpr int PIECES = UNIT / GROUPS / 32;
-    extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then partial sums */
+    extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then two sets of sums */
     uint4 *own = ring + threadIdx.x / WARP * COPIES * WARP + threadIdx.x % WARP;
     float *partial = (float *)(ring + STAGES * SPLIT * COPIES * WARP);
     uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token;
@@ -181,35 +211,39 @@ static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __
     grid_wait();   /* weights are constant: they are on their way while the kernel before this one ends */
 
     float sums[GROUPS][TILES][4] = {};
-    uint32_t slot = 0, start = threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8, base = start - threadIdx.x % 4 * 8;
-    for (uint32_t tile = blockIdx.x; tile < a.tile_ends[a.part_count - 1]; tile += gridDim.x) {
-        for (uint32_t m = start; m - base < feeder.end_of(a.inputs); m = feeder.template next_m<GROUPS>(m)) {
-            uint4 values[PIECES][TILES];
-            load_x(x, m, a.inputs, tokens, values);
+    uint32_t slot = 0, count = 0, warp = threadIdx.x / WARP, base = warp * UNIT, start = base + threadIdx.x % 4 * 8;
+    uint4 values[PIECES][TILES], next[PIECES][TILES];
+    load_x(x, start, a.inputs, tokens, values);
+    for (uint32_t tile = blockIdx.x; tile < a.tile_ends[a.part_count - 1]; tile += gridDim.x, count++) {
+        for (uint32_t m = start, then; m - base < feeder.end_of(a.inputs); m = then) {
+            then = feeder.template next_m<GROUPS>(m);
+            load_x(x, then - base < feeder.end_of(a.inputs) ? then : start, a.inputs, tokens, next);
             asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
             uint4 *stage = own + slot * SPLIT * COPIES * WARP;
-#pragma unroll
-            for (int piece = 0; piece < PIECES; piece++)
-#pragma unroll
-                for (int group = 0; group < GROUPS; group++) {
-                    uint4 low = stage[(piece * 2 * GROUPS + group * 2) * WARP];
-                    uint4 high = stage[(piece * 2 * GROUPS + group * 2 + 1) * WARP];
-#pragma unroll
-                    for (int t = 0; t < TILES; t++) mma(sums[group][t], low, high, values[piece][t]);
-                }
+            add_stage(stage, values, sums);
             feeder.feed(a, stage);
             slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+            for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
-        leave_sums<TILES, GROUPS>(sums, partial);
-        __syncthreads();
-        finish<TILES, GROUPS, O>(a, partial, tile, first_token, tokens);
-        __syncthreads();
+        /* One warp after the other finishes a tile while the rest go on. Two sets of sums: barrier 1, 2: a set is
+         * complete; 3, 4: it is free again. */
+        float *set = partial + count % 2 * PARTIALS<TILES, GROUPS>;
+        if (count >= 2 && warp != (count - 2) % SPLIT) barrier_sync(3 + count % 2);
+        leave_sums<TILES, GROUPS>(sums, set);
+        if (warp != count % SPLIT) {
+            barrier_arrive(1 + count % 2);
+            continue;
+        }
+        barrier_sync(1 + count % 2);
+        finish<TILES, GROUPS, O>(a, set, tile, first_token, tokens);
+        barrier_arrive(3 + count % 2);
     }
 }
 
 template <int TILES, int GROUPS>
 constexpr size_t SHARED = sizeof(uint4) * STAGES * SPLIT * COPIES * WARP
-    + sizeof(float) * SPLIT * TILES * TILE_TOKENS * (ROWS * GROUPS + 1);
+    + sizeof(float) * 2 * PARTIALS<TILES, GROUPS>;
 
 template <int TILES, int GROUPS, class O> static void start(qn_stream_t *stream, const qn_matmul_t *a)
 {
@@ -229,7 +263,7 @@ template <int TILES, class O> static void start_grouped(qn_stream_t *stream, con
 {
     uint32_t outputs = 0;
     for (uint32_t p = 0; p < a->part_count; p++) outputs += a->parts[p].outputs;
-    if (a->tokens > 2 && outputs >= 4 * 2 * ROWS * stream->processors) start<TILES, 2, O>(stream, a);
+    if (outputs >= 4 * 2 * ROWS * stream->processors) start<TILES, 2, O>(stream, a);
     else start<TILES, 1, O>(stream, a);
 }
 

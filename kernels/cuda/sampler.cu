@@ -6,6 +6,9 @@
 #include "kernels/cuda/philox.cuh"
 
 #define GREEDY_TEMPERATURE 1e-5f
+#define SCAN_THREADS 256
+#define SCAN_PARTS_MAX 32            /* blocks that read one greedy row */
+#define SCAN_VALUES 4096             /* of one such block, at least */
 #define LIST_RANK 512                /* the short list holds the best few hundred ids; see key_bound */
 #define MASS_ONE 8796093022208.0f    /* 2^43: masses of 2^20 ids fit in 64 bits */
 
@@ -48,13 +51,13 @@ static __device__ void change_some(const draw_t &d)
 
 static __device__ void change_logits(const draw_t &d, const float *logits)
 {
-    for_each(d.vocab, [&](uint32_t i) { d.values[i] = logits[i]; });
+    for_each_value(logits, d.vocab, [&](uint32_t i, float value) { d.values[i] = value; });
     __syncthreads();
     if (threadIdx.x == 0) change_some(d);
     __syncthreads();
     if (!d.row->penalties) return;
     const uint32_t *counts = d.a->tables.counts + (size_t)d.sample->slot * d.vocab;
-    for_each(d.vocab, [&](uint32_t i) { d.values[i] = penalise(*d.row, d.values[i], counts[i]); });
+    for_each_value(d.values, d.vocab, [&](uint32_t i, float value) { d.values[i] = penalise(*d.row, value, counts[i]); });
     __syncthreads();
 }
 
@@ -79,8 +82,8 @@ static __device__ unsigned long long total_mass(const candidates_t &c, const wei
                                                 select_room_t &room)
 {
     unsigned long long sum = 0;
-    for_each(c.count, [&](uint32_t i) {
-        if (pack(c.values[i], c.ids ? c.ids[i] : i) >= limit) sum += mass_of(w, c.values[i]);
+    for_each_value(c.values, c.count, [&](uint32_t i, float value) {
+        if (!limit || pack(value, c.ids ? c.ids[i] : i) >= limit) sum += mass_of(w, value);
     });
     return block_sum(sum, room.words);
 }
@@ -99,11 +102,11 @@ static __device__ uint32_t walk(const candidates_t &c, const weights_t &w, unsig
     __shared__ unsigned long long befores[SELECT_WARPS];
     __shared__ uint32_t chosen;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    auto kept = [&](uint32_t i) {
-        return pack(c.values[i], c.ids ? c.ids[i] : i) >= limit ? mass_of(w, c.values[i]) : 0ull;
+    auto kept = [&](uint32_t i, float value) {
+        return !limit || pack(value, c.ids ? c.ids[i] : i) >= limit ? mass_of(w, value) : 0ull;
     };
     unsigned long long sum = 0;
-    for_each(c.count, [&](uint32_t i) { sum += kept(i); });
+    for_each_value(c.values, c.count, [&](uint32_t i, float value) { sum += kept(i, value); });
     sum = warp_sum(sum);
     __syncthreads();
     if (lane == 0) befores[warp] = sum;
@@ -113,7 +116,7 @@ static __device__ uint32_t walk(const candidates_t &c, const weights_t &w, unsig
     if (target >= before && target < before + sum) {
         uint32_t share = (c.count + SELECT_THREADS - 1) / SELECT_THREADS * WARP, i = warp * share + lane;
         for (;; i += WARP) {
-            unsigned long long mass = i < c.count ? kept(i) : 0, upto = mass;
+            unsigned long long mass = i < c.count ? kept(i, c.values[i]) : 0, upto = mass;
             for (int step = 1; step < WARP; step *= 2) {
                 unsigned long long other = __shfl_up_sync(ALL_LANES, upto, step);
                 if (lane >= (uint32_t)step) upto += other;
@@ -157,8 +160,9 @@ static __device__ bool suffices(const draw_t &d, const candidates_t &list, const
 static __device__ uint32_t draw(const draw_t &d, select_room_t &room)
 {
     float own = -INFINITY;
-    for_each(d.vocab, [&](uint32_t i) {
-        float value = __fdiv_rn(d.values[i], d.row->temperature);
+    float temperature = d.row->temperature;
+    for_each_value(d.values, d.vocab, [&](uint32_t i, float value) {
+        value = __fdiv_rn(value, temperature);
         d.values[i] = value;
         own = fmaxf(own, value);
     });
@@ -181,13 +185,49 @@ static __device__ uint32_t draw(const draw_t &d, select_room_t &room)
 
 /* ---- a row ---- */
 
-static __device__ uint32_t choose(const draw_t &d, const float *logits, select_room_t &room)
+static __device__ bool is_greedy(const qn_slot_row_t &row) { return row.temperature < GREEDY_TEMPERATURE; }
+
+/* The greatest raw logit is wanted: scan_rows() has looked already. */
+static __device__ bool is_scanned(const qn_slot_row_t &row, uint32_t position)
 {
-    bool greedy = d.row->temperature < GREEDY_TEMPERATURE;
-    bool plain = !d.row->bias_count && !d.row->penalties && !below_min_tokens(*d.row, d.sample->position);
-    if (greedy && plain) return greatest(logits, d.vocab, room);
+    return is_greedy(row) && !row.bias_count && !row.penalties && !below_min_tokens(row, position);
+}
+
+/* Where a row's scan leaves the best of each of its blocks. */
+static __device__ unsigned long long *scan_results(const qn_sampler_t &a, size_t index)
+{
+    return (unsigned long long *)(a.scratch + index * 2 * a.tables.vocab);
+}
+
+/* blockIdx: x part of the row, y row. A greedy row is read by many blocks: one would take ten times as long. */
+static __global__ void __launch_bounds__(SCAN_THREADS) scan_rows(const __grid_constant__ qn_sampler_t a, uint32_t part)
+{
+    __shared__ unsigned long long room[WARP];
+    grid_begin();
+    const qn_sample_t &sample = a.samples[blockIdx.y];
+    const qn_slot_row_t &row = a.tables.rows[sample.slot];
+    if (row.done || !is_scanned(row, sample.position)) return;
+    const float *logits = a.logits + (size_t)blockIdx.y * a.tables.vocab;
+    uint32_t first = blockIdx.x * part, end = min(first + part, a.tables.vocab);
+    best_t best = { -INFINITY, 0xffffffffu };
+#pragma unroll 8
+    for (uint32_t i = first + threadIdx.x; i < end; i += SCAN_THREADS) take_better(best, logits[i], i);
+    unsigned long long word = block_max(pack_best(best), 0ull, room);
+    if (threadIdx.x == 0) scan_results(a, blockIdx.y)[blockIdx.x] = word;
+}
+
+/* The best of a scanned row's parts. */
+static __device__ uint32_t scanned(const qn_sampler_t &a, size_t index, uint32_t parts, select_room_t &room)
+{
+    unsigned long long word = threadIdx.x < parts ? scan_results(a, index)[threadIdx.x] : 0;
+    return packed_id(block_max(word, 0ull, room.words));
+}
+
+static __device__ uint32_t choose(const draw_t &d, const float *logits, uint32_t scan_parts, select_room_t &room)
+{
+    if (is_scanned(*d.row, d.sample->position)) return scanned(*d.a, blockIdx.x, scan_parts, room);
     change_logits(d, logits);
-    return greedy ? greatest(d.values, d.vocab, room) : draw(d, room);
+    return is_greedy(*d.row) ? greatest(d.values, d.vocab, room) : draw(d, room);
 }
 
 static __device__ bool stops(const qn_slot_tables_t &tables, uint32_t slot, uint32_t id)
@@ -209,7 +249,8 @@ static __device__ void record(const draw_t &d, uint32_t id, bool stopped)
     row->counted = d.sample->position + 1;
 }
 
-static __global__ void __launch_bounds__(SELECT_THREADS, 1) sample_rows(const __grid_constant__ qn_sampler_t a)
+static __global__ void __launch_bounds__(SELECT_THREADS, 1)
+sample_rows(const __grid_constant__ qn_sampler_t a, uint32_t scan_parts)
 {
     __shared__ select_room_t room;
     grid_begin();
@@ -224,7 +265,7 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1) sample_rows(const __
         if (threadIdx.x == 0) a.ret_results[index] = result;
         return;
     }
-    result.id = choose(d, logits, room);
+    result.id = choose(d, logits, scan_parts, room);
     result.stopped = stops(a.tables, sample->slot, result.id);
     if (d.row->logprobs || d.row->top_logprobs) {
         float log_sum = log_sum_exp(logits, vocab, room);
@@ -240,5 +281,10 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1) sample_rows(const __
 extern "C" void qn_cuda_sampler(qn_stream_t *stream, const void *arguments)
 {
     const qn_sampler_t *a = (const qn_sampler_t *)arguments;
-    if (a->sample_count) qn_cuda_start(stream, "sampler", sample_rows, a->sample_count, SELECT_THREADS, 0, *a);
+    if (!a->sample_count) return;
+    uint32_t parts = divide_up(a->tables.vocab, SCAN_VALUES);
+    if (parts > SCAN_PARTS_MAX) parts = SCAN_PARTS_MAX;
+    qn_cuda_start(stream, "sampler", scan_rows, dim3(parts, a->sample_count), SCAN_THREADS, 0, *a,
+                  divide_up(a->tables.vocab, parts));
+    qn_cuda_start(stream, "sampler", sample_rows, a->sample_count, SELECT_THREADS, 0, *a, parts);
 }

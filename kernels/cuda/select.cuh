@@ -54,12 +54,42 @@ template <class F> static __device__ __forceinline__ void for_each(uint32_t coun
     for (uint32_t i = first + threadIdx.x % WARP; i < end; i += WARP) visit(i);
 }
 
-/* The greatest value, ties to the lower id; 0 and -0 tie. */
+/* As for_each, with the value: BATCH loads are on their way at once, also where visit() writes to the row. */
+#define BATCH 8
+template <class F>
+static __device__ __forceinline__ void for_each_value(const float *values, uint32_t count, F visit)
+{
+    uint32_t share = (count + SELECT_THREADS - 1) / SELECT_THREADS * WARP, first = threadIdx.x / WARP * share;
+    uint32_t end = min(first + share, count);
+    for (uint32_t i = first + threadIdx.x % WARP; i < end; i += BATCH * WARP) {
+        float batch[BATCH];
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) batch[j] = i + j * WARP < end ? values[i + j * WARP] : 0;
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++)
+            if (i + j * WARP < end) visit(i + j * WARP, batch[j]);
+    }
+}
+
+/* A running best of one thread that sees ids in ascending order; NaN never wins, the lower id wins ties. */
+typedef struct { float value; uint32_t id; } best_t;
+
+static __device__ __forceinline__ void take_better(best_t &best, float value, uint32_t id)
+{
+    if (value > best.value || best.id == 0xffffffffu) best = { value == value ? value : -INFINITY, id };
+}
+
+static __device__ __forceinline__ unsigned long long pack_best(const best_t &best)
+{
+    return best.id == 0xffffffffu ? 0 : pack(best.value + 0.0f, best.id);   /* 0 and -0 tie */
+}
+
+/* The greatest value, ties to the lower id. */
 static __device__ uint32_t greatest(const float *values, uint32_t count, select_room_t &room)
 {
-    unsigned long long best = pack(NAN, 0);
-    for_each(count, [&](uint32_t i) { best = max(best, pack(values[i] + 0.0f, i)); });
-    return packed_id(block_max(best, 0ull, room.words));
+    best_t best = { -INFINITY, 0xffffffffu };
+    for_each_value(values, count, [&](uint32_t i, float value) { take_better(best, value, i); });
+    return packed_id(block_max(pack_best(best), 0ull, room.words));
 }
 
 /* A bound that about `rank` or more of the values reach: the rank-th greatest of the threads' own best keys. */

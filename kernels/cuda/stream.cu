@@ -41,8 +41,8 @@ static qn_err_t check_device(qn_stream_t *stream)
 static void size_attention(qn_stream_t *stream)
 {
     const qn_cuda_options_t *o = &stream->options;
-    uint32_t splits = 128 / o->kv_heads;
-    stream->splits_max = splits < 16 ? 16 : splits > 64 ? 64 : splits;
+    uint32_t splits = 256 / o->kv_heads;
+    stream->splits_max = splits < 16 ? 16 : splits > QN_CUDA_SPLITS_MAX ? QN_CUDA_SPLITS_MAX : splits;
     size_t partial = qn_cuda_attention_bytes(o->max_sequences, o->heads, o->kv_heads, o->head_dim, stream->splits_max);
     stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
 }

@@ -14,6 +14,7 @@ extern "C" {
 }
 
 #define QN_CUDA_RING_PARTS 4
+#define QN_CUDA_SPLITS_MAX 64     /* of one run and kv head in attention.decode */
 #define QN_CUDA_PLANS 512         /* products whose algorithm is remembered; a hash slot each */
 #define QN_CUDA_BLAS_BYTES ((size_t)32 << 20)  /* what cuBLASLt recommends for Hopper */
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/assert.h"
@@ -227,7 +228,12 @@ static ssize_t read_stream(void *context, uint64_t position, char *buffer, size_
 {
     (void)position;
     http_request_t *request = context;
-    if (request->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (request->gone) {
+        /* Not END_WITH_ERROR: after that libmicrohttpd 0.9.75 keeps the descriptor until the oldest idle connection
+         * ends. A write that fails it sees at once. */
+        shutdown(request->fd, SHUT_RDWR);
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    }
     size_t waiting = request->stream.bytes - request->stream_read;
     if (waiting == 0) {
         if (request->stream_ended) return MHD_CONTENT_READER_END_OF_STREAM;

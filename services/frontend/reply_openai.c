@@ -293,11 +293,12 @@ void reply_openai_write(const exchange_t *exchange, const char *model, reply_buf
     json_put_close(&writer, '}');
 }
 
-/* Whether the part says anything; a token that ends inside a character has no text yet. */
+/* Whether the part says anything. A token that ends inside a character has no text yet and waits for the next one;
+ * before any text there is a chunk for every token, since a model without tokenizer.json never has text. */
 static bool is_worth_a_chunk(const part_t *part)
 {
     const generation_t *generation = &part->choice->exchange->generation;
-    bool shows_tokens = generation->logprobs != GENERATION_NONE || generation->return_token_ids;
+    bool shows_tokens = generation->logprobs != GENERATION_NONE || generation->return_token_ids || part->text_to == 0;
     return part->end || part->text_to > part->text_from || (shows_tokens && part->token_to > part->token_from);
 }
 

@@ -404,8 +404,7 @@ static float widen_bits(uint32_t bits)
     return value;
 }
 
-/* IEEE binary16 -> binary32, exact, subnormals, infinities and NaN payloads included. */
-static float widen_f16(uint16_t half)
+float safetensors_widen_f16(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
     if (exponent == 31) return widen_bits(sign | 0x7f800000u | fraction << 13);
@@ -428,7 +427,7 @@ qn_err_t safetensors_read_f32(const safetensors_tensor_t *tensor, uint64_t first
     case SAFETENSORS_F16:
         for (uint64_t i = 0; i < count; i++) {
             memcpy(&narrow, source + 2 * i, sizeof narrow);
-            ret_values[i] = tensor->dtype == SAFETENSORS_F16 ? widen_f16(narrow) : widen_bits((uint32_t)narrow << 16);
+            ret_values[i] = tensor->dtype == SAFETENSORS_F16 ? safetensors_widen_f16(narrow) : widen_bits((uint32_t)narrow << 16);
         }
         return QN_OK;
     default:

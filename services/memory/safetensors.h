@@ -64,6 +64,8 @@ const char *safetensors_dtype_name(safetensors_dtype_t dtype);
 size_t safetensors_dtype_bytes(safetensors_dtype_t dtype);
 /* Product of the shape (1 for a scalar); it was checked against `bytes` when the file was opened. */
 uint64_t safetensors_elements(const safetensors_tensor_t *tensor);
+/* IEEE binary16 -> binary32, exact; subnormals, infinities and NaN payloads included. */
+float safetensors_widen_f16(uint16_t half);
 /* Copies elements [first, first + count) widened to f32 (exact). QN_ERR_UNSUPPORTED unless F32, BF16 or F16. */
 qn_err_t safetensors_read_f32(const safetensors_tensor_t *tensor, uint64_t first, uint64_t count, float *ret_values);
 

@@ -52,13 +52,13 @@ void weights_close_files(weights_t *weights) { safetensors_close(&weights->check
 
 /* ---- the table ---- */
 
-/* The schema's name for a dtype of a checkpoint; false when it has none. */
+/* The dtype in the region; false when the schema has no name for it. */
 static bool to_wire_dtype(safetensors_dtype_t dtype, qn_dtype_t *ret_dtype)
 {
     switch (dtype) {
     case SAFETENSORS_F32: *ret_dtype = QN_DTYPE_F32; return true;
     case SAFETENSORS_BF16: *ret_dtype = QN_DTYPE_BF16; return true;
-    case SAFETENSORS_F16: *ret_dtype = QN_DTYPE_F16; return true;
+    case SAFETENSORS_F16: *ret_dtype = QN_DTYPE_F32; return true; /* widened: no kernel computes with it */
     case SAFETENSORS_I8: *ret_dtype = QN_DTYPE_I8; return true;
     case SAFETENSORS_U8: *ret_dtype = QN_DTYPE_U8; return true;
     case SAFETENSORS_I32: *ret_dtype = QN_DTYPE_I32; return true;
@@ -93,6 +93,7 @@ static qn_err_t place_checkpoint(weights_t *weights)
             weights->left_out++;
             continue;
         }
+        if (source->dtype == SAFETENSORS_F16) tensor.bytes *= 2; /* a size within a file: cannot overflow */
         weights->origins[weights->count].source = (uint32_t)i;
         qn_err_t err = place_tensor(weights, &tensor, source->name);
         if (err) return err;

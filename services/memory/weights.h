@@ -1,8 +1,8 @@
 /* The weights: which tensors go where in the weights region, and bringing them there.
  *
  * A plan is made from the headers of a checkpoint (or, for load_format dummy, from the configuration alone) in
- * milliseconds; filling copies the bytes with a few threads. Tensors keep name, dtype and shape of the checkpoint and
- * begin at multiples of QN_REGION_ALIGN, in the order of the files. Every tensor the model needs (model_tensors.h)
+ * milliseconds; filling copies the bytes with a few threads. Tensors keep name, dtype and shape of the checkpoint, but
+ * F16 becomes F32, and begin at multiples of QN_REGION_ALIGN, in the order of the files. Every tensor the model needs (model_tensors.h)
  * must be there with its shape; others are brought along when their dtype has a name in the schema, and left out
  * otherwise.
  *

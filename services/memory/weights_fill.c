@@ -65,13 +65,13 @@ static void record_failure(fill_job_t *job, qn_err_t err)
     pthread_mutex_unlock(&job->mutex);
 }
 
-static qn_err_t read_chunk(const weights_t *weights, const chunk_t *chunk, uint8_t *target)
+/* Bytes [offset, offset + bytes) of a tensor as they are in its file. */
+static qn_err_t read_source(const weights_t *weights, const safetensors_tensor_t *source, uint64_t offset,
+                            uint64_t bytes, uint8_t *target)
 {
-    const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, weights->origins[chunk->tensor].source);
     int fd = safetensors_file_fd(weights->checkpoint, source->file_index);
-    for (uint64_t done = 0; done < chunk->bytes;) {
-        uint64_t at = source->file_offset + chunk->offset + done;
-        ssize_t got = pread(fd, target + done, chunk->bytes - done, (off_t)at);
+    for (uint64_t done = 0; done < bytes;) {
+        ssize_t got = pread(fd, target + done, bytes - done, (off_t)(source->file_offset + offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
             return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s", safetensors_file_path(weights->checkpoint,
@@ -79,6 +79,27 @@ static qn_err_t read_chunk(const weights_t *weights, const chunk_t *chunk, uint8
         done += (uint64_t)got;
     }
     return QN_OK;
+}
+
+/* F16 that fills the second half of `target` becomes F32 that fills all of it: from the front, no value is written
+ * over before it was read. */
+static void widen_chunk(uint8_t *target, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes / 4; i++) {
+        uint16_t half;
+        memcpy(&half, target + bytes / 2 + 2 * i, sizeof half);
+        float wide = safetensors_widen_f16(half);
+        memcpy(target + 4 * i, &wide, sizeof wide);
+    }
+}
+
+static qn_err_t read_chunk(const weights_t *weights, const chunk_t *chunk, uint8_t *target)
+{
+    const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, weights->origins[chunk->tensor].source);
+    if (source->dtype != SAFETENSORS_F16) return read_source(weights, source, chunk->offset, chunk->bytes, target);
+    qn_err_t err = read_source(weights, source, chunk->offset / 2, chunk->bytes / 2, target + chunk->bytes / 2);
+    if (!err) widen_chunk(target, chunk->bytes);
+    return err;
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014) of a counter: element i of a tensor is the same whoever makes it. */

@@ -205,6 +205,11 @@ static void find_whole(bpe_t *bpe)
         if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
     }
     bpe_scratch_close(&scratch);
+    /* Of pieces that share an id only one was asked about: none of them counts. */
+    for (size_t i = 0; i < bpe->pieces.count; i++) {
+        uint32_t id = bpe->pieces.entries[i].id;
+        if (bpe->pieces.by_id[id] != i + 1) bpe->whole[id >> 6] &= ~(1ull << (id & 63));
+    }
 }
 
 /* Most vocabularies number merged pieces in the order of the merges. */

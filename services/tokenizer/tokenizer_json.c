@@ -529,7 +529,8 @@ static const char *keep_string(tokenizer_t *t, const char *text)
 qn_err_t tokenizer_config_load(tokenizer_t *t, const char *json, size_t bytes)
 {
     json_error_t error;
-    json_t *config = json_loadb(json, bytes, 0, &error);
+    /* "No limit" is written as 1e30 in full, which no integer holds. */
+    json_t *config = json_loadb(json, bytes, JSON_DECODE_INT_AS_REAL, &error);
     if (!json_is_object(config)) {
         json_decref(config);
         return qn_fail(QN_ERR_INVALID, "tokenizer_config.json: must be a JSON object: %s (line %d)", error.text,
@@ -541,10 +542,8 @@ qn_err_t tokenizer_config_load(tokenizer_t *t, const char *json, size_t bytes)
     load_info_token(t, config, "unk_token", &t->info.unk_token, &t->info.unk_id);
     t->info.chat_template = keep_string(t, find_chat_template(json_object_get(config, "chat_template")));
     t->info.tokenizer_class = keep_string(t, json_string_value(json_object_get(config, "tokenizer_class")));
-    const json_t *length = json_object_get(config, "model_max_length");
-    /* "No limit" is written as 1e30. */
-    if (json_is_integer(length) && json_integer_value(length) > 0 && json_integer_value(length) < INT32_MAX)
-        t->info.model_max_length = json_integer_value(length);
+    double length = json_number_value(json_object_get(config, "model_max_length"));
+    if (length >= 1 && length < INT32_MAX) t->info.model_max_length = (int64_t)length;
     json_decref(config);
     return QN_OK;
 }

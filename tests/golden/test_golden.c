@@ -85,8 +85,13 @@ static engine_t *open_way(const golden_model_t *model, const golden_way_t *way)
         .step_tokens = model->model_len, .model_len = model->model_len, .kv_scalar = way->kv, .sequences = 2 });
 }
 
-/* The reference kernels take seconds for what adds nothing to a short run. */
 static bool is_reference(const golden_way_t *way) { return strcmp(way->kernels, "reference") == 0; }
+
+/* Ways that take seconds for a long prompt, where a short one shows the same. */
+static bool is_slow(const golden_way_t *way) { return is_reference(way) || (way->isa && way->chunk == 1); }
+
+/* Every way for the first two models; for the others, which differ from them by little, one of each kind. */
+static bool is_wanted(size_t model, size_t way) { return model < 2 || way == 1 || way == 3 || way == 6; }
 
 static void run_case(engine_t *engine, const golden_case_t *want, const golden_way_t *way, engine_sequence_t *s)
 {
@@ -124,6 +129,7 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
     engine_sequence_t *got = malloc(sizeof *got);
     for (size_t m = 0; m < MODEL_COUNT; m++)
         for (size_t w = 0; w < WAY_COUNT; w++) {
+            if (!is_wanted(m, w)) continue;
             json_t *root, *cases = load_cases(&MODELS[m], &root);
             engine_t *engine = open_way(&MODELS[m], &WAYS[w]);
             float worst = 0;
@@ -131,7 +137,7 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
                 char where[128];
                 snprintf(where, sizeof where, "%s case %zu way %zu", MODELS[m].name, i, w);
                 read_case(json_array_get(cases, i), want);
-                if (is_reference(&WAYS[w]) && want->prompt_tokens > 100) continue;
+                if (is_slow(&WAYS[w]) && want->prompt_tokens > 100) continue;
                 run_case(engine, want, &WAYS[w], got);
                 float difference = compare_greedy(want, got, where);
                 worst = difference > worst ? difference : worst;

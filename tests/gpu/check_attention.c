@@ -141,6 +141,7 @@ static void check_alone(check_t *check, const shape_t *shape, uint32_t index, bo
     must_ok(qn_cuda_stream_wait(check->gpu));
     pull(batch, (char *)problem.device.out + first, bytes);
     must(cudaMemset(problem.device.out, 0xff, problem.rows * width), "poison");
+    must(cudaDeviceSynchronize(), "poison");
     problem.device.runs += index;
     problem.device.run_count = 1;
     launch(check->gpu, &problem.device);
@@ -155,8 +156,9 @@ static void check_alone(check_t *check, const shape_t *shape, uint32_t index, bo
 unsigned check_attention_bits(void)
 {
     check_t check = check_begin("attention, bits", QN_SCALAR_BF16, true);
-    shape_t decode_all = HEADS[5], prefill_all = HEADS[5];
-    for (uint32_t i = 0; i < RUNS_MAX; i++) decode_all.positions[i] = 5 + i * 37 + i / 60 * 4000, decode_all.tokens[i] = 1;
+    shape_t decode_all = { .heads = 8, .kv_heads = 2, .head_dim = 128, .block_tokens = 16 }, prefill_all = decode_all;
+    for (uint32_t i = 0; i < RUNS_MAX; i++)
+        decode_all.positions[i] = 5 + i * 17 + i / 60 * 4000, decode_all.tokens[i] = 1;
     for (uint32_t i = 0; i < 7; i++) prefill_all.positions[i] = CHUNKS[i][0], prefill_all.tokens[i] = CHUNKS[i][1];
     decode_all.runs = RUNS_MAX, prefill_all.runs = 7;
     for (uint32_t i = 3; i < RUNS_MAX; i += 12) check_alone(&check, &decode_all, i, true);

@@ -48,7 +48,10 @@ static inline void *arena_take(arena_t *arena, size_t bytes)
 static inline void *push(arena_t *arena, const void *from, size_t bytes)
 {
     void *to = arena_take(arena, bytes);
+    /* Copies of pageable memory and fills may still run when the call returns, and streams of kernels do not wait for
+     * them. */
     must(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copy to the device");
+    must(cudaDeviceSynchronize(), "copy to the device");
     return to;
 }
 

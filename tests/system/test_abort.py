@@ -1,5 +1,6 @@
 """A client that goes away frees its blocks within 100 ms; so does an abort."""
 import json
+import os
 import socket
 import threading
 
@@ -32,6 +33,17 @@ def test_abort_on_disconnect_returns_all_blocks_within_100_ms(engine):
         for client in clients:
             client.close()
         engine.wait_for(lambda: engine.used_blocks() == 0, 0.1 + 0.05 * (SLOW > 1), "blocks back after disconnect")
+
+
+def test_abort_on_disconnect_returns_descriptors_while_an_idle_client_stays(engine):
+    def descriptors():
+        return len(os.listdir(f"/proc/{engine.pids()['frontend']}/fd"))
+
+    with socket.create_connection(("127.0.0.1", engine.port), timeout=20):
+        before = descriptors()
+        for _ in range(20):
+            open_stream(engine).close()
+        engine.wait_for(lambda: descriptors() <= before, 3, "descriptors of 20 clients that left")
 
 
 def test_abort_of_a_silent_request_on_disconnect(engine):

@@ -14,6 +14,7 @@
 #define PROMPT_MAX 48
 #define NEW_TOKENS 6
 #define ALL_AVX2 "matmul=avx2,attention.prefill=avx2,attention.decode=avx2,rmsnorm=avx2,swiglu=avx2"
+
 /* Sixteen different sequences: prompts of 1 to 46 tokens, greedy, random, penalised. */
 static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *s, uint32_t chunk, bool staggered)
 {
@@ -60,7 +61,10 @@ static const way_t WAYS[] = {
     { "", QN_SCALAR_F32, 4, 16, 2, true }, { "", QN_SCALAR_BF16, 16, 0, 1, false }, { "", QN_SCALAR_BF16, 8, 7, 2, true },
 };
 
-static bool same_numbers(const way_t *a, const way_t *b) { return a->kernels == b->kernels && a->kv == b->kv; }
+static bool same_numbers(const way_t *a, const way_t *b)
+{
+    return strcmp(a->kernels, b->kernels) == 0 && a->kv == b->kv;
+}
 
 static void run_alone(const way_t *way, uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *alone)
 {

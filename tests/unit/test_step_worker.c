@@ -40,9 +40,8 @@ static void test_step_worker_runs_plans_in_order(void **state)
     step_worker_t *worker;
     ENGINE_OK(step_queue_create(&engine->limits, &queue));
     ENGINE_OK(step_worker_start(queue, engine->executor, 0, &worker));
-    submit(engine, queue, 1);
-    for (uint64_t step = 1; step <= 8;) {
-        if (step_queue_depth(queue) < 2 && step < 8) submit(engine, queue, step + 1);
+    for (uint64_t step = 1, submitted = 0; step <= 8;) {
+        while (submitted < 8 && step_queue_depth(queue) < 2) submit(engine, queue, ++submitted);
         struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
         assert_int_equal(poll(&fd, 1, 10000), 1);
         step_queue_quiet(queue);

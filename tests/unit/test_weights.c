@@ -146,6 +146,36 @@ static void test_weights_bundled_model_arrives_byte_for_byte(void **state)
     }
 }
 
+static void test_weights_f16_becomes_f32(void **state)
+{
+    (void)state;
+    qn_model_config_t config = small_config();
+    config.vocab = 1 << 20; /* 16 MiB when widened: two chunks */
+    weights_t *weights;
+    safetensors_t *checkpoint;
+    weights_progress_t progress = { 0 };
+    write_model(&config, &(damage_t){ .retype = "model.embed_tokens.weight", .dtype = "F16", .dtype_bytes = 2 });
+    assert_int_equal(weights_plan(directory, &config, &weights), QN_OK);
+    assert_int_equal(safetensors_open(directory, &checkpoint), QN_OK);
+    check_table(weights);
+    qn_mapping_t *region = make_region(weights_bytes(weights));
+    assert_int_equal(weights_fill(weights, region, 2, &progress), QN_OK);
+    const safetensors_tensor_t *source = safetensors_find(checkpoint, "model.embed_tokens.weight");
+    size_t index = 0;
+    while (strcmp(weights_at(weights, index)->name, source->name) != 0) index++;
+    const weights_tensor_t *tensor = weights_at(weights, index);
+    assert_int_equal(tensor->dtype, QN_DTYPE_F32);
+    assert_int_equal(tensor->bytes, 4ull * 4 << 20);
+    float *wanted = malloc(tensor->bytes);
+    assert_non_null(wanted);
+    assert_int_equal(safetensors_read_f32(source, 0, 4ull << 20, wanted), QN_OK);
+    assert_memory_equal((uint8_t *)qn_region_pointer(region) + tensor->offset, wanted, tensor->bytes);
+    free(wanted);
+    qn_region_close(&region);
+    safetensors_close(&checkpoint);
+    weights_destroy(&weights);
+}
+
 static void test_weights_cancelled_fill_says_so(void **state)
 {
     (void)state;
@@ -360,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_bundled_model_arrives_byte_for_byte),
+        cmocka_unit_test_setup_teardown(test_weights_f16_becomes_f32, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_cancelled_fill_says_so, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_file_that_shrinks_is_an_error_not_a_signal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_checkpoints_are_judged_against_the_model, setup, teardown),
