@@ -8,6 +8,7 @@
 #include "common/build.h"
 #include "common/config_internal.h"
 #include "common/paths.h"
+#include "common/suggest.h"
 
 #define ORIGIN_BYTES_MAX 300
 /* sun_path takes 107 bytes and the sockets' names follow the directory. */
@@ -118,7 +119,7 @@ static qn_err_t judge_unknown_variable(const qn_config_t *config, const char *na
         const char *dot = strchr(config->keys[i].key, '.');
         size_t section = dot ? strlen("QUINTET_") + (size_t)(dot - config->keys[i].key) + 1 : 0;
         in_section = in_section || (dot && strncmp(name, variable, section) == 0);
-        unsigned distance = qn_config_distance(name, variable);
+        unsigned distance = qn_edit_distance(name, variable);
         if (distance >= least) continue;
         least = distance;
         snprintf(nearest, sizeof nearest, "%s", variable);

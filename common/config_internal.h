@@ -33,7 +33,4 @@ int qn_config_key_index(const char *name);
 bool qn_config_section_exists(const char *name);
 /* The known section nearest to `name`, or NULL. */
 const char *qn_config_section_suggest(const char *name, char *buffer, size_t capacity);
-/* Edit distance (Levenshtein), at most CONFIG_KEY_BYTES_MAX bytes of each are compared. */
-unsigned qn_config_distance(const char *a, const char *b);
-
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/config_internal.h"
+#include "common/suggest.h"
 
 #define AT(field) offsetof(qn_config_values_t, field)
 #define TEXT(key, field, value, choice, words) \
@@ -119,27 +120,8 @@ bool qn_config_section_exists(const char *name)
     return false;
 }
 
-unsigned qn_config_distance(const char *a, const char *b)
-{
-    size_t m = strnlen(a, CONFIG_KEY_BYTES_MAX), n = strnlen(b, CONFIG_KEY_BYTES_MAX);
-    unsigned row[CONFIG_KEY_BYTES_MAX + 1];
-    for (size_t j = 0; j <= n; j++) row[j] = (unsigned)j;
-    for (size_t i = 1; i <= m; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= n; j++) {
-            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 /* A word may differ in at most 3 letters, and in fewer than half of its own: "<<" is not like "id". */
-static bool is_near(unsigned distance, const char *word) { return distance <= 3 && distance * 2 < strlen(word); }
+static bool is_near(unsigned distance, const char *word) { return distance <= QN_SUGGEST_DISTANCE_MAX && distance * 2 < strlen(word); }
 
 const char *qn_config_suggest(const char *key)
 {
@@ -153,7 +135,7 @@ const char *qn_config_suggest(const char *key)
             nearest = keys[i].key;
             least = 3;
         }
-        unsigned distance = qn_config_distance(key, keys[i].key);
+        unsigned distance = qn_edit_distance(key, keys[i].key);
         if (distance < least && is_near(distance, given)) {
             nearest = keys[i].key;
             least = distance;
@@ -171,7 +153,7 @@ const char *qn_config_section_suggest(const char *name, char *buffer, size_t cap
         if (length == 0 || length >= sizeof section || length >= capacity) continue;
         memcpy(section, keys[i].key, length);
         section[length] = '\0';
-        unsigned distance = qn_config_distance(name, section);
+        unsigned distance = qn_edit_distance(name, section);
         if (distance >= least || !is_near(distance, name)) continue;
         least = distance;
         memcpy(buffer, section, length + 1);

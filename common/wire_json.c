@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "common/limits.h"
+#include "common/suggest.h"
 #include "common/wire.h"
 #include "common/wire_internal.h"
 
@@ -144,30 +145,12 @@ static qn_err_t wrong_kind(const wire_path_t *path, const char *wanted, const js
     return qn_wire_fail(path, QN_ERR_INVALID, "wants %s, not %s", wanted, json_kind(json));
 }
 
-/* Edit distance (Levenshtein) of two names, capped at QN_NAME_MAX characters each. */
-static size_t name_distance(const char *a, const char *b)
-{
-    size_t row[QN_NAME_MAX + 1], columns = strnlen(b, QN_NAME_MAX), rows = strnlen(a, QN_NAME_MAX);
-    for (size_t j = 0; j <= columns; j++) row[j] = j;
-    for (size_t i = 1; i <= rows; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= columns; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            size_t step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = change < step ? change : step;
-        }
-    }
-    return row[columns];
-}
-
 static qn_err_t unknown_member(const wire_path_t *path, const char *name, const qn_wire_field_t *fields, size_t count)
 {
     const char *nearest = NULL;
-    size_t best = 4;
+    unsigned best = QN_SUGGEST_DISTANCE_MAX + 1;
     for (size_t i = 0; i < count; i++) {
-        size_t distance = name_distance(name, fields[i].name);
+        unsigned distance = qn_edit_distance(name, fields[i].name);
         if (distance < best) best = distance, nearest = fields[i].name;
     }
     wire_path_t place = wire_path(path, name);

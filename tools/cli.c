@@ -16,6 +16,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "common/suggest.h"
+
 static const char *running = NULL;
 
 /* ---- messages ---- */
@@ -51,36 +53,12 @@ int cli_fail_err(qn_err_t err) { return cli_fail(qn_err_exit_status(err), "%s", 
 
 /* ---- suggestions ---- */
 
-#define WORD_MAX 64
-
-static unsigned edit_distance(const char *a, const char *b)
-{
-    size_t m = strnlen(a, WORD_MAX), n = strnlen(b, WORD_MAX);
-    unsigned row[WORD_MAX + 1];
-    for (size_t j = 0; j <= n; j++)
-        row[j] = (unsigned)j;
-    for (size_t i = 1; i <= m; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= n; j++) {
-            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best)
-                best = row[j] + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 const char *cli_nearest(const char *word, const char *const *words, size_t count)
 {
     const char *nearest = NULL;
-    unsigned least = 4;
+    unsigned least = QN_SUGGEST_DISTANCE_MAX + 1;
     for (size_t i = 0; i < count; i++) {
-        unsigned distance = edit_distance(word, words[i]);
+        unsigned distance = qn_edit_distance(word, words[i]);
         if (distance < least && distance * 2 < strlen(words[i])) {
             least = distance;
             nearest = words[i];
@@ -116,8 +94,8 @@ static int unknown_option(const cli_command_t *command, const char *text)
         names[count] = command->options[count].name;
     names[count++] = "help";
     size_t length = strcspn(text, "=");
-    char word[WORD_MAX + 1];
-    snprintf(word, sizeof word, "%.*s", (int)(length < WORD_MAX ? length : WORD_MAX), text);
+    char word[QN_NAME_MAX + 1];
+    snprintf(word, sizeof word, "%.*s", (int)(length < QN_NAME_MAX ? length : QN_NAME_MAX), text);
     const char *nearest = cli_nearest(word, names, count);
     if (nearest)
         return cli_usage("unknown option --%s; did you mean --%s?", word, nearest);

@@ -10,9 +10,13 @@
 #define STATUS_CANNOT_EXECUTE 126
 #define STATUS_NO_PROGRAM 127
 
-void up_restart_started(up_restart_t *restart, uint64_t now_ns) { restart->started_ns = now_ns; }
+void up_restart_started(up_restart_t *restart, uint64_t now_ns)
+{
+    restart->started_ns = now_ns;
+    restart->is_ready = false;
+}
 
-void up_restart_ready(up_restart_t *restart) { restart->was_ready = true; }
+void up_restart_ready(up_restart_t *restart) { restart->was_ready = restart->is_ready = true; }
 
 /* Exit statuses that say that the next try will end the same way. */
 static bool is_mistake(int wait_status)
@@ -41,7 +45,7 @@ static uint64_t delay_ns(unsigned deaths)
 
 up_verdict_t up_restart_died(up_restart_t *restart, int wait_status, uint64_t now_ns, uint64_t *ret_at_ns)
 {
-    if (now_ns - restart->started_ns >= UP_RESTART_HEALTHY_NS) restart->deaths = 0;
+    if (restart->is_ready && now_ns - restart->started_ns >= UP_RESTART_HEALTHY_NS) restart->deaths = 0;
     if (restart->deaths < UINT32_MAX) restart->deaths++;
     if (!restart->was_ready && (is_mistake(wait_status) || restart->deaths >= UP_RESTART_TRIES_MAX)) {
         return UP_VERDICT_GIVE_UP;

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The first restart is immediate; then 50 ms, doubled each time up to 1 s. A life of 1 s starts over: what lived that
- * long did not die of its start, and somebody waits for it. */
+/* The first restart is immediate; then 50 ms, doubled each time up to 1 s. A life that was ready and lasted 1 s starts
+ * over: it did not die of its start, and requests wait for the next one. */
 #define UP_RESTART_FIRST_NS 50000000ull
 #define UP_RESTART_LONGEST_NS 1000000000ull
 #define UP_RESTART_HEALTHY_NS 1000000000ull
@@ -17,6 +17,7 @@ typedef struct {
     uint64_t started_ns;   /* of the present life */
     unsigned deaths;       /* in a row, each after less than UP_RESTART_HEALTHY_NS */
     bool was_ready;        /* in any life */
+    bool is_ready;         /* in the present one */
 } up_restart_t;
 
 typedef enum {

@@ -4,6 +4,7 @@
  * Read next:         kernels.h; a file of this folder per operation. */
 #include <stdio.h>
 
+#include "common/suggest.h"
 #include "kernels/cpu/cpu.h"
 
 #define REFERENCE "reference"
@@ -93,30 +94,11 @@ static const qn_kernel_t *find_kernel(qn_op_t op, const char *name)
 
 /* ---- suggestions ---- */
 
-/* Levenshtein distance of words shorter than 64 bytes. */
-static unsigned distance(const char *a, const char *b)
-{
-    unsigned row[QN_NAME_MAX];
-    size_t length = strlen(b);
-    for (size_t j = 0; j <= length; j++) row[j] = (unsigned)j;
-    for (size_t i = 0; a[i]; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i + 1;
-        for (size_t j = 0; j < length; j++) {
-            unsigned change = diagonal + (a[i] != b[j]);
-            diagonal = row[j + 1];
-            unsigned insert = (row[j] < row[j + 1] ? row[j] : row[j + 1]) + 1;
-            row[j + 1] = change < insert ? change : insert;
-        }
-    }
-    return row[length];
-}
-
 static qn_err_t unknown_op(const char *word)
 {
     const char *nearest = OP_NAMES[0];
     for (unsigned op = 1; op < QN_OP_COUNT; op++)
-        if (distance(word, OP_NAMES[op]) < distance(word, nearest)) nearest = OP_NAMES[op];
+        if (qn_edit_distance(word, OP_NAMES[op]) < qn_edit_distance(word, nearest)) nearest = OP_NAMES[op];
     return qn_fail(QN_ERR_CONFIG, "compute.kernels: no operation \"%s\"; did you mean \"%s\"?", word, nearest);
 }
 

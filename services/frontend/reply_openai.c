@@ -49,7 +49,8 @@ static void put_usage(json_writer_t *writer, const exchange_t *exchange)
 
 static bool same_piece(const reply_token_t *a, const reply_token_t *b)
 {
-    return a->id == b->id || (a->piece_bytes == b->piece_bytes && memcmp(a->piece, b->piece, a->piece_bytes) == 0);
+    return a->id == b->id || (a->piece_bytes > 0 && a->piece_bytes == b->piece_bytes &&
+                              memcmp(a->piece, b->piece, a->piece_bytes) == 0);
 }
 
 /* {token: logprob}: member names must differ, so of tokens that look the same the chosen one, else the likeliest,
@@ -293,12 +294,11 @@ void reply_openai_write(const exchange_t *exchange, const char *model, reply_buf
     json_put_close(&writer, '}');
 }
 
-/* Whether the part says anything. A token that ends inside a character has no text yet and waits for the next one;
- * before any text there is a chunk for every token, since a model without tokenizer.json never has text. */
+/* Whether the part says anything; a token that ends inside a character has no text yet. */
 static bool is_worth_a_chunk(const part_t *part)
 {
     const generation_t *generation = &part->choice->exchange->generation;
-    bool shows_tokens = generation->logprobs != GENERATION_NONE || generation->return_token_ids || part->text_to == 0;
+    bool shows_tokens = generation->logprobs != GENERATION_NONE || generation->return_token_ids;
     return part->end || part->text_to > part->text_from || (shows_tokens && part->token_to > part->token_from);
 }
 

@@ -118,7 +118,7 @@ static void put_with(json_writer_t *writer, const reply_token_t *token, bool as_
 {
     char text[512];
     size_t used;
-    if (as_id || token->piece_bytes == 0) { /* no tokenizer.json, no bytes: alternatives must differ all the same */
+    if (as_id || token->piece_bytes == 0) { /* without tokenizer.json there are no bytes, and keys must differ */
         used = (size_t)snprintf(text, sizeof text, "token_id:%u", token->id);
     } else if (json_utf8_valid(token->piece, token->piece_bytes)) {
         put(writer, token->piece, token->piece_bytes);

@@ -189,12 +189,20 @@ static bool merges_are_plain(const bpe_t *bpe)
     return true;
 }
 
+/* Two pieces with one id (a strange vocabulary): what is known of an id then says nothing of a piece. */
+static bool shares_ids(const bpe_t *bpe)
+{
+    for (size_t i = 0; i < bpe->pieces.count; i++)
+        if (bpe->pieces.by_id[bpe->pieces.entries[i].id] != i + 1) return true;
+    return false;
+}
+
 static void find_whole(bpe_t *bpe)
 {
     size_t words = (bpe->pieces.id_limit + 63) / 64;
     bpe->whole = calloc(words ? words : 1, sizeof *bpe->whole);
     QN_ASSERT(bpe->whole != NULL);
-    if (bpe->prefix || bpe->suffix || bpe->ignore_merges) return;
+    if (bpe->prefix || bpe->suffix || bpe->ignore_merges || shares_ids(bpe)) return;
     bpe_scratch_t *scratch = bpe_scratch_open();
     for (size_t i = 0; i < bpe->pieces.count; i++) {
         const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
@@ -205,11 +213,6 @@ static void find_whole(bpe_t *bpe)
         if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
     }
     bpe_scratch_close(&scratch);
-    /* Of pieces that share an id only one was asked about: none of them counts. */
-    for (size_t i = 0; i < bpe->pieces.count; i++) {
-        uint32_t id = bpe->pieces.entries[i].id;
-        if (bpe->pieces.by_id[id] != i + 1) bpe->whole[id >> 6] &= ~(1ull << (id & 63));
-    }
 }
 
 /* Most vocabularies number merged pieces in the order of the merges. */
@@ -275,7 +278,7 @@ void bpe_finish(bpe_t *bpe)
     if (bpe->is_byte) find_byte_ranks(bpe);
     find_joins(bpe);
     bpe->is_splittable = !bpe->is_byte && !bpe->prefix && !bpe->suffix && !bpe->ignore_merges &&
-                         merges_are_plain(bpe);
+                         !shares_ids(bpe) && merges_are_plain(bpe);
     find_whole(bpe);
     find_whole_words(bpe);
 }

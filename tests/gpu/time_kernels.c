@@ -129,7 +129,7 @@ static void time_product(timing_t *timing, const char *name, void (*kernel)(qn_s
     timing_print(name, shape, us, bytes, tokens >= 64 ? 2.0 * tokens * inputs * all : 0);
 }
 
-static void time_products(timing_t *timing, const model_shape_t *model)
+static void time_products(timing_t *timing, const model_shape_t *model, bool library)
 {
     uint32_t e = model->hidden, q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
     struct { const char *name; uint32_t inputs, outputs[QN_MATMUL_PARTS]; bool residual; } list[] = {
@@ -144,7 +144,7 @@ static void time_products(timing_t *timing, const model_shape_t *model)
         for (unsigned t = 0; t < 5; t++)
             time_product(timing, "matmul thin", qn_cuda_matmul_thin, label, THIN[t], list[i].inputs, list[i].outputs,
                          list[i].residual);
-        for (unsigned t = 0; t < 8; t++)
+        for (unsigned t = 0; t < 8 && library; t++)
             if (BLAS[t] <= 1024 || (i < 4 && model->hidden == 4096))
                 time_product(timing, "matmul blas", qn_cuda_matmul_blas, label, BLAS[t], list[i].inputs,
                              list[i].outputs, list[i].residual);
@@ -315,6 +315,7 @@ static void time_samplers(timing_t *timing)
     }
 }
 
+/* usage: time_kernels [matmul|thin|attention|small|sampler|step]; thin: matmul without the library. */
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
@@ -322,7 +323,9 @@ int main(int argc, char **argv)
     timing_make(&timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = true,
                 .max_sequences = 256, .heads = 32, .kv_heads = 8, .head_dim = 128 }, (size_t)6 << 30);
     timing_fill(&timing, 0.05f);
-    if (!*only || strstr(only, "matmul")) time_products(&timing, &LLAMA_1B), time_products(&timing, &LLAMA_8B);
+    bool library = strcmp(only, "thin") != 0;
+    if (!*only || strstr(only, "matmul") || !library)
+        time_products(&timing, &LLAMA_1B, library), time_products(&timing, &LLAMA_8B, library);
     if (!*only || strstr(only, "attention")) time_attentions(&timing, &LLAMA_1B), time_attentions(&timing, &LLAMA_8B);
     for (uint32_t tokens = 1; tokens <= 8192 && (!*only || strstr(only, "small")); tokens = tokens == 1 ? 256 : tokens * 32)
         time_smalls(&timing, &LLAMA_8B, tokens);

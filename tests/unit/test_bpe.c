@@ -32,6 +32,8 @@ static const row_t rows[] = {
     { "\"byte_fallback\":true,\"unk_token\":\"?\",", "{\"a\":0,\"<0xC3>\":1,\"?\":2}", "[]", "aé", "|a|?" },
     /* a pending unknown token is written after fallback tokens that come behind it */
     { "\"byte_fallback\":true,\"unk_token\":\"?\",", "{\"a\":0,\"<0x78>\":1,\"?\":2}", "[]", "yxa", "|<0x78>|?|a" },
+    /* two pieces with one id: the second stands for the first in merges */
+    { "", "{\"a\":0,\"b\":1,\"c\":1,\"ab\":2}", "[\"a b\"]", "acab", "|ab|ab" },
     /* affixes */
     { "\"continuing_subword_prefix\":\"##\",", "{\"a\":0,\"##b\":1,\"##c\":2,\"ab\":3,\"##bc\":4,\"abc\":5}",
       "[[\"##b\",\"##c\"],[\"a\",\"##bc\"]]", "abc", "|abc" },

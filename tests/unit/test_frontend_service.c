@@ -594,7 +594,7 @@ static void test_frontend_echo_logprobs_wait_for_the_prompts_facts(void **state)
     qn_refusal_t refusal = { .head.request = first->head.request, .status = 400, .text = qn_text("no vocabulary") };
     deliver(test, QN_MESSAGE_REFUSAL, &refusal); /* then the first token has no text */
     expect_reply(test, client, 200,
-        "\"text\":\"abz\",\"logprobs\":{\"tokens\":[\"\",\"b\",\"z\"],\"token_logprobs\":[null,-2,-0.5],"
+        "\"text\":\"abz\",\"logprobs\":{\"tokens\":[\"token_id:7\",\"b\",\"z\"],\"token_logprobs\":[null,-2,-0.5],"
         "\"top_logprobs\":[null,{\"cc\":-1,\"b\":-2},{\"yy\":-3,\"z\":-0.5}],\"text_offset\":[0,0,2]}");
 }
 

@@ -192,6 +192,26 @@ static void test_openai_chunk_offsets_continue(void **state)
     request_table_destroy(&table);
 }
 
+/* A model without tokenizer.json: every token would be "", and alternatives one key. */
+static void test_openai_tokens_without_bytes_are_named_by_id(void **state)
+{
+    (void)state;
+    request_table_t *table = request_table_create(1, 8);
+    exchange_t *exchange = reply_case(table, GENERATION_COMPLETIONS, "{\"prompt\":[1],\"logprobs\":2}");
+    choice_t *choice = &exchange->choices[0];
+    reply_buffer_t out = { 0 };
+    token_log_add(&choice->tokens, 7, -1, 0, NULL, 0);
+    token_log_add_top(&choice->tokens, 7, -1, NULL, 0);
+    token_log_add_top(&choice->tokens, 9, -2, NULL, 0);
+    reply_case_end(choice, CHOICE_LENGTH, 1);
+    reply_openai_write(exchange, "m", &out);
+    json_t *root = reply_case_parse(&out);
+    reply_case_expect(root, "choices.0.logprobs.tokens", "[\"token_id:7\"]");
+    reply_case_expect(root, "choices.0.logprobs.top_logprobs", "[{\"token_id:7\":-1,\"token_id:9\":-2}]");
+    json_decref(root);
+    request_table_destroy(&table);
+}
+
 static void test_openai_choices_are_indexed_and_best_shown(void **state)
 {
     (void)state;
@@ -245,6 +265,7 @@ int main(void)
         cmocka_unit_test(test_openai_token_ids_and_prompt_logprobs),
         cmocka_unit_test(test_openai_chunks_add_up_to_the_whole),
         cmocka_unit_test(test_openai_chunk_offsets_continue),
+        cmocka_unit_test(test_openai_tokens_without_bytes_are_named_by_id),
         cmocka_unit_test(test_openai_choices_are_indexed_and_best_shown),
         cmocka_unit_test(test_openai_zero_tokens_show_none),
     };

@@ -16,25 +16,24 @@
 static void test_up_restart_delay_doubles_to_its_bound_and_starts_over(void **state)
 {
     (void)state;
-    static const struct { uint64_t lived_ns, delay_ns; } lives[] = {
-        { SECOND, 0 },
-        { SECOND, 50000000 },
-        { SECOND, 100000000 },
-        { UP_RESTART_HEALTHY_NS - 1, 200000000 },
-        { SECOND, 400000000 },
-        { SECOND, 800000000 },
-        { SECOND, 1600000000 },
-        { SECOND, 2000000000 },
-        { SECOND, 2000000000 },
-        { UP_RESTART_HEALTHY_NS, 0 },
-        { SECOND, 50000000 },
+    static const struct { uint64_t lived_ns, delay_ns; bool ready; } lives[] = {
+        { SECOND / 10, 0, true },
+        { SECOND / 10, 50000000, true },
+        { SECOND / 10, 100000000, true },
+        { UP_RESTART_HEALTHY_NS - 1, 200000000, true },
+        { UP_RESTART_HEALTHY_NS, 400000000, false },
+        { SECOND / 10, 800000000, true },
+        { SECOND / 10, 1000000000, true },
+        { SECOND / 10, 1000000000, true },
+        { UP_RESTART_HEALTHY_NS, 0, true },
+        { SECOND / 10, 50000000, true },
     };
     up_restart_t restart = { 0 };
     uint64_t now_ns = 77;
-    up_restart_ready(&restart);
     for (size_t i = 0; i < sizeof lives / sizeof lives[0]; i++) {
         uint64_t at_ns = 0;
         up_restart_started(&restart, now_ns);
+        if (lives[i].ready) up_restart_ready(&restart);
         now_ns += lives[i].lived_ns;
         assert_int_equal(up_restart_died(&restart, KILLED, now_ns, &at_ns), UP_VERDICT_RESTART);
         assert_int_equal(at_ns - now_ns, lives[i].delay_ns);
