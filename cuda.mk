@@ -17,7 +17,8 @@ CUDA_CHECK := $(patsubst %.c,$(C)/obj/%.o,$(wildcard tests/gpu/check_*.c))
 CUDA_TIME := $(patsubst %.c,$(C)/obj/%.o,$(wildcard tests/gpu/time_*.c))
 CUDA_PROGRAMS := $(C)/check_kernels $(C)/time_kernels
 # The reference kernels and what they stand on.
-CUDA_HOST := $(filter $(B)/obj/kernels/% $(patsubst %,$(B)/obj/common/%.o,assert err log clock),$(OBJECTS))
+CUDA_HOST_OBJECTS := $(filter $(B)/obj/kernels/% $(B)/obj/common/%,$(OBJECTS))
+CUDA_HOST := $(C)/libquintet_host.a
 BUNDLE := build/bundle
 
 .PHONY: cuda bundle
@@ -38,6 +39,10 @@ $(CUDA_ARCHIVE): $(CUDA_OBJECTS)
 	@rm -f $@
 	@echo "  AR      $@"
 	@ar rcs $@ $(CUDA_OBJECTS)
+
+$(CUDA_HOST): $(CUDA_HOST_OBJECTS)
+	@rm -f $@
+	@ar rcs $@ $(CUDA_HOST_OBJECTS)
 
 $(C)/check_kernels: $(CUDA_CHECK) $(CUDA_ARCHIVE) $(CUDA_HOST)
 $(C)/time_kernels: $(CUDA_TIME) $(CUDA_ARCHIVE) $(CUDA_HOST)

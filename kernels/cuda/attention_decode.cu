@@ -10,10 +10,12 @@
 #include "kernels/cuda/attention.cuh"
 
 #define SPLITS_MAX QN_CUDA_SPLITS_MAX
+#define EXTRA 4   /* after a row's sums: best score, total, and room to the next 16 bytes */
+#define BATCH 8
 
 typedef struct {
     qn_attention_t a;
-    float *partial;        /* [N, row tiles, splits, rows of a tile, D + 2] */
+    float *partial;        /* [N, row tiles, splits, rows of a tile, D + EXTRA] */
     uint32_t *counters;    /* [N, row tiles] */
     uint32_t splits;       /* at most, = gridDim.x */
     uint32_t wanted;       /* splits that fill the device */
@@ -100,9 +102,9 @@ static __device__ void find_shares(const float *partial, uint32_t width, uint32_
 {
     __shared__ float totals[SPLITS_MAX * TILE_ROWS];
     for (uint32_t i = threadIdx.x; i < splits * rows; i += ATTENTION_WARPS * WARP) {
-        const float *end = partial + (i / rows * stride + i % rows + 1) * width - 2;
-        shares[i] = __ldcg(end);
-        totals[i] = __ldcg(end + 1);
+        const float *extra = partial + (i / rows * stride + i % rows + 1) * width - EXTRA;
+        shares[i] = __ldcg(extra);
+        totals[i] = __ldcg(extra + 1);
     }
     __syncthreads();
     for (uint32_t row = threadIdx.x / WARP; row < rows; row += ATTENTION_WARPS) {
@@ -120,20 +122,42 @@ static __device__ void find_shares(const float *partial, uint32_t width, uint32_
     __syncthreads();
 }
 
-/* Adds up the splits of one row tile. */
+/* Four elements of one row in up to BATCH splits from `first` on; all on their way at once. */
+static __device__ __forceinline__ void load_splits(const float *from, size_t step, uint32_t first, uint32_t splits,
+                                                   float4 (&to)[BATCH])
+{
+#pragma unroll
+    for (uint32_t i = 0; i < BATCH; i++)
+        if (first + i < splits) to[i] = __ldcg((const float4 *)(from + (first + i) * step));
+}
+
+/* Adds up the splits of one row tile, each thread four elements at a time, in the order of the splits. */
 template <class S>
 static __device__ void combine(const qn_attention_t &a, const attention_item_t &item, const float *partial,
                                uint32_t splits, uint32_t stride, uint32_t rows)
 {
     __shared__ float shares[SPLITS_MAX * TILE_ROWS];
-    find_shares(partial, S::D + 2, splits, stride, rows, shares);
-    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP) {
-        uint32_t row = i / S::D, d = i % S::D;
-        float sum = 0;
-#pragma unroll 8
-        for (uint32_t s = 0; s < splits; s++)
-            sum = fmaf(shares[s * rows + row], __ldcg(partial + (s * stride + row) * (S::D + 2) + d), sum);
-        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + d] = from_float<bf16>(sum);
+    constexpr uint32_t QUADS = S::D / 4, WIDTH = S::D + EXTRA;
+    float4 batch[BATCH];
+    if (threadIdx.x < rows * QUADS)   /* the first loads do not wait for the shares */
+        load_splits(partial + threadIdx.x / QUADS * WIDTH + threadIdx.x % QUADS * 4, stride * WIDTH, 0, splits, batch);
+    find_shares(partial, WIDTH, splits, stride, rows, shares);
+    for (uint32_t i = threadIdx.x; i < rows * QUADS; i += ATTENTION_WARPS * WARP) {
+        uint32_t row = i / QUADS, d = i % QUADS * 4;
+        const float *from = partial + row * WIDTH + d;
+        float4 sum = make_float4(0, 0, 0, 0);
+        for (uint32_t first = 0; first < splits; first += BATCH) {
+            if (first || i != threadIdx.x) load_splits(from, stride * WIDTH, first, splits, batch);
+#pragma unroll
+            for (uint32_t j = 0; j < BATCH; j++) {
+                if (first + j >= splits) break;
+                float share = shares[(first + j) * rows + row];
+                sum.x = fmaf(share, batch[j].x, sum.x), sum.y = fmaf(share, batch[j].y, sum.y);
+                sum.z = fmaf(share, batch[j].z, sum.z), sum.w = fmaf(share, batch[j].w, sum.w);
+            }
+        }
+        bf16 *out = (bf16 *)a.out + out_at(a, item, item.first_row + row) + d;
+        *(uint2 *)out = make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
     }
 }
 
@@ -153,15 +177,16 @@ template <class S>
 static __device__ void store_split(const decode_t &decode, const attention_item_t &item, uint32_t rows,
                                    uint32_t splits, const float *merged_rows, const float *bests, const float *totals)
 {
-    constexpr uint32_t WIDTH = S::D + 2;
+    constexpr uint32_t WIDTH = S::D + EXTRA;
     size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
     uint32_t stride = min(decode.a.heads / decode.a.kv.kv_heads, (uint32_t)TILE_ROWS);   /* rows of a full tile */
     float *partial = decode.partial + tile * decode.splits * stride * WIDTH;
     float *own = partial + blockIdx.x * stride * WIDTH;
-    for (uint32_t i = threadIdx.x; i < rows * WIDTH; i += ATTENTION_WARPS * WARP) {
-        uint32_t row = i / WIDTH, d = i % WIDTH;
-        own[i] = d < S::D ? merged<S>(merged_rows, row, d)
-            : d == S::D ? merged_best(bests, row) : merged_total(totals, row);
+    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
+        own[i / S::D * WIDTH + i % S::D] = merged<S>(merged_rows, i / S::D, i % S::D);
+    if (threadIdx.x < rows) {
+        own[threadIdx.x * WIDTH + S::D] = merged_best(bests, threadIdx.x);
+        own[threadIdx.x * WIDTH + S::D + 1] = merged_total(totals, threadIdx.x);
     }
     if (is_last(&decode.counters[tile], splits)) combine<S>(decode.a, item, partial, splits, stride, rows);
 }
@@ -214,7 +239,7 @@ cudaError_t qn_cuda_prepare_decode(void)
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits)
 {
     uint32_t group = heads / kv_heads, rows = group < TILE_ROWS ? group : TILE_ROWS;
-    return sizeof(float) * runs * kv_heads * divide_up(group, TILE_ROWS) * splits * rows * (head_dim + 2);
+    return sizeof(float) * runs * kv_heads * divide_up(group, TILE_ROWS) * splits * rows * (head_dim + EXTRA);
 }
 
 cudaError_t qn_cuda_prepare_attention(void)

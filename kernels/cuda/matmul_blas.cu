@@ -4,8 +4,8 @@
  * Read next:         matmul.cu.
  *
  * cuBLASLt counts columns first: our row-major out [T, O] is its O x T, x [T, M] its M x T, and the weights [O, M] its
- * M x O, taken transposed. In bf16, a product with both bias and residual is rounded once more between the two (as
- * Hugging Face's own layers round it). */
+ * M x O, taken transposed. In bf16 the library rounds the product before it adds bias or residual (as Hugging Face's
+ * own layers do). */
 #include "kernels/cuda/matmul.cuh"
 
 typedef struct {

@@ -18,7 +18,9 @@
 #define SPLIT 8
 #define ROWS 16            /* weight rows of one product */
 #define UNIT 128           /* inputs that a warp takes at a time */
-#define STAGES 3           /* of the ring: 32 KiB each, so that two kernels fit on a processor */
+/* Of the ring, 32 KiB each. More than half of the shared memory: a processor then never holds two blocks of one launch
+ * while another holds none, as dependent launch would place them; attention's block fits beside one. */
+#define STAGES 4
 #define COPIES 8           /* of 16 bytes, per thread and stage */
 #define TILE_TOKENS 8
 
@@ -107,7 +109,8 @@ template <int GROUPS> struct feeder {
     }
 };
 
-/* Adds the warps' sums in their order and stores the outputs of one tile; by one warp. */
+/* Adds the warps' sums in their order and stores the outputs of one tile. With few tokens the first warps do it while
+ * the others go on. */
 template <int TILES, int GROUPS, class O>
 static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
                                               uint32_t first_token, uint32_t tokens)
@@ -115,7 +118,7 @@ static __device__ __forceinline__ void finish(const thin_t &a, const float *part
     constexpr uint32_t ALL_ROWS = ROWS * GROUPS, COLUMNS = TILES * TILE_TOKENS;
     uint32_t first_row;
     const qn_matmul_part_t &part = find_part(a, tile, ALL_ROWS, first_row);
-    for (uint32_t i = threadIdx.x % WARP; i < ALL_ROWS * min(COLUMNS, tokens); i += WARP) {
+    for (uint32_t i = threadIdx.x; i < ALL_ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
         uint32_t r = i % ALL_ROWS, token = i / ALL_ROWS, row = first_row + r;
         if (row >= part.outputs) continue;
         float sum = 0;
@@ -126,17 +129,6 @@ static __device__ __forceinline__ void finish(const thin_t &a, const float *part
         if (part.residual) sum += to_float(((const O *)part.residual)[at]);
         ((O *)part.out)[at] = from_float<O>(sum);
     }
-}
-
-/* Named barriers (PTX bar): who arrives goes on at once, who syncs waits for all arrivals and syncs of the block. */
-static __device__ __forceinline__ void barrier_arrive(uint32_t name)
-{
-    asm volatile("bar.arrive %0, %1;" :: "r"(name), "n"(SPLIT * WARP) : "memory");
-}
-
-static __device__ __forceinline__ void barrier_sync(uint32_t name)
-{
-    asm volatile("bar.sync %0, %1;" :: "r"(name), "n"(SPLIT * WARP) : "memory");
 }
 
 /* This warp's sums of one tile, for finish(); and zeros for the next. */
@@ -226,18 +218,11 @@ static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __
 #pragma unroll
             for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
-        /* One warp after the other finishes a tile while the rest go on. Two sets of sums: barrier 1, 2: a set is
-         * complete; 3, 4: it is free again. */
+        /* Two sets of sums in turn: one barrier a tile is enough. */
         float *set = partial + count % 2 * PARTIALS<TILES, GROUPS>;
-        if (count >= 2 && warp != (count - 2) % SPLIT) barrier_sync(3 + count % 2);
         leave_sums<TILES, GROUPS>(sums, set);
-        if (warp != count % SPLIT) {
-            barrier_arrive(1 + count % 2);
-            continue;
-        }
-        barrier_sync(1 + count % 2);
+        __syncthreads();
         finish<TILES, GROUPS, O>(a, set, tile, first_token, tokens);
-        barrier_arrive(3 + count % 2);
     }
 }
 

@@ -1,18 +1,17 @@
-/* What is this?      The merge table, the merging of a word, and a cache of words per thread.
- * State owned:       bpe_t: immutable tables. bpe_scratch_t: work arrays and the cache.
+/* What is this?      The merging of a word, and a cache of words per thread.
+ * State owned:       bpe_scratch_t: work arrays and the cache.
  * Must never:        let the cache change a result; take more than n log n time for a word.
- * Read next:         vocabulary.h, pretokenizer.h (where words come from). */
+ * Read next:         bpe_build.c (the tables), pretokenizer.h (where words come from). */
 #include "services/tokenizer/bpe.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/assert.h"
+#include "services/tokenizer/bpe_tables.h"
 #include "services/tokenizer/unicode_classes.h"
 
-#define NO_RANK UINT32_MAX
-#define FREE_PAIR UINT64_MAX
-#define WORDS_AHEAD 16          /* words whose table entries are on their way from memory */
+#define WORDS_AHEAD 16         /* words whose table entries are on their way from memory */
 #define SHORT_WORD 64          /* symbols a 64-bit mask can hold */
 #define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
 
@@ -50,238 +49,6 @@ struct bpe_scratch {
     size_t capacity, heap_count;
     size_t count;
 };
-
-/* ---- words as keys ---- */
-
-static inline uint64_t fold(uint64_t low, uint64_t high)
-{
-    unsigned __int128 product = (unsigned __int128)(low ^ 0xD6E8FEB86659FD93ull) * (high ^ 0xA0761D6478BD642Full);
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-/* A word of 1..15 bytes as two integers. */
-static inline void load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
-                            uint64_t *ret_high)
-{
-    uint64_t key[2] = { 0, 0 };
-    if (__builtin_expect(readable >= 16, 1)) {
-        memcpy(key, word, 16);
-        key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
-        key[1] &= bytes > 8 ? (1ull << (8 * (bytes - 8))) - 1 : 0;
-    } else {
-        memcpy(key, word, bytes);
-    }
-    *ret_low = key[0];
-    *ret_high = key[1] | (uint64_t)bytes << 56;
-}
-
-/* ---- building ---- */
-
-void bpe_init(bpe_t *bpe, size_t merge_count)
-{
-    QN_ASSERT(merge_count < (1u << BPE_RANK_BITS) - 1);
-    unsigned bits = 6;
-    while (((size_t)1 << bits) < merge_count * 2) bits++;
-    bpe->pair_shift = 64 - bits;
-    bpe->pair_mask = ((size_t)1 << bits) - 1;
-    bpe->pairs = malloc((bpe->pair_mask + 1) * sizeof *bpe->pairs);
-    bpe->merged_ids = malloc((merge_count + 1) * sizeof *bpe->merged_ids);
-    bpe->joins = calloc(1024, sizeof *bpe->joins);
-    QN_ASSERT(bpe->pairs && bpe->merged_ids && bpe->joins);
-    memset(bpe->pairs, 0xFF, (bpe->pair_mask + 1) * sizeof *bpe->pairs);
-    bpe->unknown_id = VOCABULARY_NO_ID;
-}
-
-void bpe_fini(bpe_t *bpe)
-{
-    vocabulary_fini(&bpe->pieces);
-    free(bpe->prefix);
-    free(bpe->suffix);
-    free(bpe->pairs);
-    free(bpe->merged_ids);
-    free(bpe->whole);
-    free(bpe->whole_words);
-    free(bpe->joins);
-    free(bpe->byte_ranks);
-    *bpe = (bpe_t){ 0 };
-}
-
-static inline uint64_t pair_key(uint32_t left, uint32_t right) { return (uint64_t)left << BPE_ID_BITS | right; }
-
-/* Fibonacci hashing: the top bits of a product. */
-static inline uint64_t *pair_slot(const bpe_t *bpe, uint64_t key)
-{
-    for (size_t at = (key * 0x9E3779B97F4A7C15ull) >> bpe->pair_shift;; at = (at + 1) & bpe->pair_mask) {
-        uint64_t *slot = &bpe->pairs[at];
-        if (*slot >> BPE_RANK_BITS == key || *slot == FREE_PAIR) return slot;
-    }
-}
-
-static inline uint32_t pair_rank(const bpe_t *bpe, uint32_t left, uint32_t right)
-{
-    uint64_t slot = *pair_slot(bpe, pair_key(left, right));
-    return slot == FREE_PAIR ? NO_RANK : (uint32_t)(slot & ((1u << BPE_RANK_BITS) - 1));
-}
-
-void bpe_add_merge(bpe_t *bpe, uint32_t left, uint32_t right, uint32_t merged)
-{
-    QN_ASSERT(left < (1u << BPE_ID_BITS) && right < (1u << BPE_ID_BITS));
-    uint64_t key = pair_key(left, right);
-    *pair_slot(bpe, key) = key << BPE_RANK_BITS | bpe->merge_count;
-    bpe->merged_ids[bpe->merge_count++] = merged;
-}
-
-/* A character's piece with the prefix and suffix its place asks for. */
-static uint32_t character_id(const bpe_t *bpe, const uint8_t *character, unsigned bytes, bool is_first,
-                             bool is_last)
-{
-    if (!bpe->prefix && !bpe->suffix) {
-        return bytes == 1 ? bpe->start_ids[character[0]] : vocabulary_find(&bpe->pieces, character, bytes);
-    }
-    text_buffer_t piece = { 0 };
-    if (!is_first && bpe->prefix) text_buffer_append(&piece, bpe->prefix, strlen(bpe->prefix));
-    text_buffer_append(&piece, character, bytes);
-    if (is_last && bpe->suffix) text_buffer_append(&piece, bpe->suffix, strlen(bpe->suffix));
-    uint32_t id = vocabulary_find(&bpe->pieces, piece.bytes, piece.length);
-    text_buffer_fini(&piece);
-    return id;
-}
-
-static void find_start_ids(bpe_t *bpe)
-{
-    for (unsigned i = 0; i < 256; i++) {
-        static const char digits[] = "0123456789ABCDEF";
-        const char fallback[] = { '<', '0', 'x', digits[i >> 4], digits[i & 15], '>' };
-        uint8_t byte = (uint8_t)i;
-        bpe->fallback_ids[i] = vocabulary_find(&bpe->pieces, fallback, sizeof fallback);
-        bpe->start_ids[i] = vocabulary_find(&bpe->pieces, &byte, 1);
-    }
-}
-
-/* Which characters can ever be neighbours inside one token: everywhere else a word may be cut. */
-static void find_joins(bpe_t *bpe)
-{
-    for (size_t i = 0; i < bpe->pieces.count; i++) {
-        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
-        const uint8_t *piece = bpe->pieces.pool.bytes + entry->offset;
-        for (size_t at = 1; at < entry->length; at++) {
-            if ((piece[at] & 0xC0) == 0x80) continue;
-            unsigned pair = (unsigned)piece[at - 1] << 8 | piece[at];
-            bpe->joins[pair >> 6] |= 1ull << (pair & 63);
-        }
-    }
-}
-
-/* Cutting assumes that a token's text is its piece: no merge may involve fallback or unknown tokens. */
-static bool merges_are_plain(const bpe_t *bpe)
-{
-    for (size_t at = 0; at <= bpe->pair_mask; at++) {
-        if (bpe->pairs[at] == FREE_PAIR) continue;
-        uint32_t left = (uint32_t)(bpe->pairs[at] >> (BPE_RANK_BITS + BPE_ID_BITS));
-        uint32_t right = (uint32_t)(bpe->pairs[at] >> BPE_RANK_BITS) & ((1u << BPE_ID_BITS) - 1);
-        if (left == bpe->unknown_id || right == bpe->unknown_id) return false;
-        size_t bytes;
-        const uint8_t *piece = vocabulary_piece(&bpe->pieces, left, &bytes);
-        if (piece && bytes == 6 && memcmp(piece, "<0x", 3) == 0 && bpe->has_fallback) return false;
-        piece = vocabulary_piece(&bpe->pieces, right, &bytes);
-        if (piece && bytes == 6 && memcmp(piece, "<0x", 3) == 0 && bpe->has_fallback) return false;
-    }
-    return true;
-}
-
-/* Two pieces with one id (a strange vocabulary): what is known of an id then says nothing of a piece. */
-static bool shares_ids(const bpe_t *bpe)
-{
-    for (size_t i = 0; i < bpe->pieces.count; i++)
-        if (bpe->pieces.by_id[bpe->pieces.entries[i].id] != i + 1) return true;
-    return false;
-}
-
-static void find_whole(bpe_t *bpe)
-{
-    size_t words = (bpe->pieces.id_limit + 63) / 64;
-    bpe->whole = calloc(words ? words : 1, sizeof *bpe->whole);
-    QN_ASSERT(bpe->whole != NULL);
-    if (bpe->prefix || bpe->suffix || bpe->ignore_merges || shares_ids(bpe)) return;
-    bpe_scratch_t *scratch = bpe_scratch_open();
-    for (size_t i = 0; i < bpe->pieces.count; i++) {
-        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
-        const uint32_t *ids, *ends;
-        if (entry->length == 0 || entry->length > LONG_BYTES_MAX) continue;
-        size_t count = bpe_encode_spans(bpe, scratch, bpe->pieces.pool.bytes + entry->offset, entry->length,
-                                        &ids, &ends);
-        if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
-    }
-    bpe_scratch_close(&scratch);
-}
-
-/* Most vocabularies number merged pieces in the order of the merges. */
-static void find_affine(bpe_t *bpe)
-{
-    bpe->is_affine = true;
-    bpe->affine_base = bpe->merge_count ? bpe->merged_ids[0] : 0;
-    for (size_t rank = 0; rank < bpe->merge_count; rank++)
-        bpe->is_affine &= bpe->merged_ids[rank] == bpe->affine_base + rank;
-}
-
-static inline uint32_t merged_id(const bpe_t *bpe, uint32_t rank)
-{
-    return bpe->is_affine ? bpe->affine_base + rank : bpe->merged_ids[rank];
-}
-
-static void find_byte_ranks(bpe_t *bpe)
-{
-    bpe->byte_ranks = malloc(256 * sizeof *bpe->byte_ranks);
-    QN_ASSERT(bpe->byte_ranks != NULL);
-    for (unsigned left = 0; left < 256; left++) {
-        for (unsigned right = 0; right < 256; right++) {
-            bool is_pair = bpe->start_ids[left] != VOCABULARY_NO_ID && bpe->start_ids[right] != VOCABULARY_NO_ID;
-            bpe->byte_ranks[left][right] =
-                is_pair ? pair_rank(bpe, bpe->start_ids[left], bpe->start_ids[right]) : NO_RANK;
-        }
-    }
-}
-
-static bool is_whole(const bpe_t *bpe, uint32_t id)
-{
-    return bpe->ignore_merges || (bpe->whole[id >> 6] >> (id & 63) & 1);
-}
-
-static void add_whole_word(bpe_t *bpe, const uint8_t *piece, size_t bytes, uint32_t id)
-{
-    uint64_t low, high;
-    load_key(piece, bytes, bytes, &low, &high);
-    size_t at = fold(low, high) & bpe->whole_mask;
-    while (bpe->whole_words[at].meta) at = (at + 1) & bpe->whole_mask;
-    bpe->whole_words[at] = (bpe_whole_word_t){ low, (uint32_t)high, (uint32_t)bytes << 28 | id };
-}
-
-static void find_whole_words(bpe_t *bpe)
-{
-    size_t slots = 64;
-    while (slots < bpe->pieces.count * 2) slots *= 2;
-    bpe->whole_mask = slots - 1;
-    bpe->whole_words = calloc(slots, sizeof *bpe->whole_words);
-    QN_ASSERT(bpe->whole_words != NULL);
-    if (bpe->prefix || bpe->suffix) return;
-    for (size_t i = 0; i < bpe->pieces.count; i++) {
-        const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
-        if (entry->length > 0 && entry->length <= BPE_WHOLE_BYTES_MAX && is_whole(bpe, entry->id))
-            add_whole_word(bpe, bpe->pieces.pool.bytes + entry->offset, entry->length, entry->id);
-    }
-}
-
-void bpe_finish(bpe_t *bpe)
-{
-    find_affine(bpe);
-    find_start_ids(bpe);
-    if (bpe->is_byte) find_byte_ranks(bpe);
-    find_joins(bpe);
-    bpe->is_splittable = !bpe->is_byte && !bpe->prefix && !bpe->suffix && !bpe->ignore_merges &&
-                         !shares_ids(bpe) && merges_are_plain(bpe);
-    find_whole(bpe);
-    find_whole_words(bpe);
-}
 
 /* ---- scratch ---- */
 
@@ -380,7 +147,7 @@ static void start_characters(const bpe_t *bpe, bpe_scratch_t *scratch, const uin
     for (size_t at = 0; at < bytes;) {
         unsigned size = unicode_lead_bytes(word[at]);
         bool is_first = at == 0, is_last = at + size == bytes;
-        uint32_t id = character_id(bpe, word + at, size, is_first, is_last);
+        uint32_t id = bpe_character_id(bpe, word + at, size, is_first, is_last);
         if (id != VOCABULARY_NO_ID) {
             if (is_pending) add_symbol(scratch, bpe->unknown_id, pending_end);
             is_pending = false;
@@ -420,7 +187,7 @@ static void start_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
 static inline uint32_t first_rank(const bpe_t *bpe, const uint8_t *word, const uint32_t *ids, size_t at)
 {
     if (bpe->byte_ranks) return bpe->byte_ranks[word[at]][word[at + 1]];
-    return pair_rank(bpe, ids[at], ids[at + 1]);
+    return bpe_pair_rank(bpe, ids[at], ids[at + 1]);
 }
 
 /* Up to 64 symbols: the living ones are bits of a mask, the best pair is found by looking at all. */
@@ -430,28 +197,28 @@ static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t 
     uint32_t *ids = scratch->ids, *ends = scratch->ends, ranks[SHORT_WORD];
     uint64_t alive = count == 64 ? UINT64_MAX : (1ull << count) - 1;
     for (size_t i = 0; i + 1 < count; i++) ranks[i] = first_rank(bpe, word, ids, i);
-    ranks[count - 1] = NO_RANK;
+    ranks[count - 1] = BPE_NO_RANK;
     for (;;) {
-        uint32_t best = NO_RANK;
+        uint32_t best = BPE_NO_RANK;
         unsigned left = 0;
         for (unsigned i = 0; i < count; i++) {
             if (ranks[i] >= best) continue;
             best = ranks[i];
             left = i;
         }
-        if (best == NO_RANK) break;
+        if (best == BPE_NO_RANK) break;
         uint64_t above = alive & (UINT64_MAX << left) & ~(1ull << left);
         unsigned right = (unsigned)__builtin_ctzll(above);
         above &= above - 1;
         alive &= ~(1ull << right);
-        ids[left] = merged_id(bpe, best);
+        ids[left] = bpe_merged_id(bpe, best);
         ends[left] = ends[right];
-        ranks[right] = NO_RANK;
-        ranks[left] = above ? pair_rank(bpe, ids[left], ids[__builtin_ctzll(above)]) : NO_RANK;
+        ranks[right] = BPE_NO_RANK;
+        ranks[left] = above ? bpe_pair_rank(bpe, ids[left], ids[__builtin_ctzll(above)]) : BPE_NO_RANK;
         uint64_t below = alive & ((1ull << left) - 1);
         if (below) {
             unsigned before = 63 - (unsigned)__builtin_clzll(below);
-            ranks[before] = pair_rank(bpe, ids[before], ids[left]);
+            ranks[before] = bpe_pair_rank(bpe, ids[before], ids[left]);
         }
     }
     size_t kept = 0;
@@ -501,9 +268,9 @@ static uint64_t heap_pop(bpe_scratch_t *scratch)
 
 static void rank_pair(const bpe_t *bpe, bpe_scratch_t *scratch, uint32_t left, uint32_t right)
 {
-    uint32_t rank = pair_rank(bpe, scratch->ids[left], scratch->ids[right]);
+    uint32_t rank = bpe_pair_rank(bpe, scratch->ids[left], scratch->ids[right]);
     scratch->ranks[left] = rank;
-    if (rank != NO_RANK) heap_push(scratch, (uint64_t)rank << 32 | left);
+    if (rank != BPE_NO_RANK) heap_push(scratch, (uint64_t)rank << 32 | left);
 }
 
 static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
@@ -513,8 +280,8 @@ static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t
     for (uint32_t i = 0; i < count; i++) {
         scratch->next[i] = i + 1;
         scratch->before[i] = i - 1; /* UINT32_MAX for the first */
-        scratch->ranks[i] = i + 1 < count ? first_rank(bpe, word, scratch->ids, i) : NO_RANK;
-        if (scratch->ranks[i] != NO_RANK)
+        scratch->ranks[i] = i + 1 < count ? first_rank(bpe, word, scratch->ids, i) : BPE_NO_RANK;
+        if (scratch->ranks[i] != BPE_NO_RANK)
             scratch->heap[scratch->heap_count++] = (uint64_t)scratch->ranks[i] << 32 | i;
     }
     for (size_t i = scratch->heap_count / 4 + 1; i-- > 0;)
@@ -531,11 +298,11 @@ static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
         uint32_t left = (uint32_t)top, rank = (uint32_t)(top >> 32);
         if (scratch->ranks[left] != rank) continue;
         uint32_t right = scratch->next[left], after = scratch->next[right];
-        scratch->ids[left] = merged_id(bpe, rank);
+        scratch->ids[left] = bpe_merged_id(bpe, rank);
         scratch->ends[left] = scratch->ends[right];
-        scratch->ranks[right] = NO_RANK;
+        scratch->ranks[right] = BPE_NO_RANK;
         scratch->next[left] = after;
-        scratch->ranks[left] = NO_RANK;
+        scratch->ranks[left] = BPE_NO_RANK;
         if (after < count) {
             scratch->before[after] = left;
             rank_pair(bpe, scratch, left, after);
@@ -576,11 +343,11 @@ static uint64_t hash_long(const uint8_t *word, size_t bytes)
     uint64_t hash = bytes, part;
     for (; bytes >= 8; word += 8, bytes -= 8) {
         memcpy(&part, word, 8);
-        hash = fold(hash, part);
+        hash = bpe_fold(hash, part);
     }
     part = 0;
     memcpy(&part, word, bytes);
-    return fold(hash, part);
+    return bpe_fold(hash, part);
 }
 
 static void append_ids(tokenizer_tokens_t *tokens, const uint32_t *ids, size_t count)
@@ -596,7 +363,7 @@ static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8
 {
     const uint32_t *ends;
     uint32_t id = vocabulary_find(&bpe->pieces, word, bytes);
-    if (id != VOCABULARY_NO_ID && is_whole(bpe, id)) {
+    if (id != VOCABULARY_NO_ID && bpe_is_whole(bpe, id)) {
         make_room(scratch, 1);
         scratch->ids[0] = id;
         *ret_ids = scratch->ids;
@@ -668,8 +435,8 @@ typedef struct {
 static inline word_key_t word_key(const uint8_t *word, size_t bytes, size_t readable)
 {
     word_key_t key;
-    load_key(word, bytes, readable, &key.low, &key.high);
-    key.hash = fold(key.low, key.high);
+    bpe_load_key(word, bytes, readable, &key.low, &key.high);
+    key.hash = bpe_fold(key.low, key.high);
     return key;
 }
 
@@ -721,7 +488,7 @@ static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
 
 static bool is_known(const bpe_t *bpe, const uint8_t *character)
 {
-    return character_id(bpe, character, unicode_lead_bytes(character[0]), true, true) != VOCABULARY_NO_ID;
+    return bpe_character_id(bpe, character, unicode_lead_bytes(character[0]), true, true) != VOCABULARY_NO_ID;
 }
 
 /* End of the part of the word from `start` on that can be encoded alone: the next place between two known

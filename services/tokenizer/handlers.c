@@ -130,6 +130,7 @@ static bool open_stream(tokenizer_service_t *service, qn_peer_t from, const qn_e
         .request = encode->head.request, .skip_special = encode->skip_special, .include_stop = encode->include_stop,
         .min_tokens = encode->sampling.min_tokens, .stop = stop, .stop_bytes = stop_bytes,
         .stop_count = service->tokenizer ? encode->stop_count : 0,
+        .stop_ids = encode->stop_ids, .stop_id_count = encode->stop_ids_count,
         .context_ids = ids + id_count - context, .context_count = context,
     };
     switch (streams_open(service->streams, &spec, ret_stream)) {

@@ -204,10 +204,12 @@ static void run_nmt(const text_view_t *view, aligned_text_t *out)
 
 static void run_byte_level(const text_view_t *view, aligned_text_t *out)
 {
+    tokenizer_span_t span = { 0, 0 }; /* all bytes of a character come from the whole of it */
     for (size_t at = 0; at < view->length; at++) {
         uint8_t character[4];
+        if ((view->bytes[at] & 0xC0) != 0x80) span = range_span(view, at, at + unicode_lead_bytes(view->bytes[at]));
         unsigned size = unicode_encode(byte_level_character(view->bytes[at]), character);
-        aligned_text_put(out, character, size, text_view_span(view, at));
+        aligned_text_put(out, character, size, span);
     }
 }
 

@@ -266,10 +266,12 @@ static void run_byte_level(const text_view_t *view, const pretokenizer_words_t *
 {
     for (size_t i = 0; i < words->count; i++) {
         size_t start = text->text.length;
+        tokenizer_span_t span = { 0, 0 }; /* all bytes of a character come from the whole of it */
         for (size_t at = words->words[i].start; at < words->words[i].end; at++) {
             uint8_t character[4];
+            if ((view->bytes[at] & 0xC0) != 0x80) span = first_character_span(view, at);
             unsigned size = unicode_encode(byte_level_character(view->bytes[at]), character);
-            aligned_text_put(text, character, size, text_view_span(view, at));
+            aligned_text_put(text, character, size, span);
         }
         add_word(out, start, text->text.length);
     }

@@ -38,7 +38,11 @@ typedef enum {
     PRETOKENIZER_CONTIGUOUS,
 } pretokenizer_behavior_t;
 
-typedef enum { PRETOKENIZER_PREPEND_NEVER, PRETOKENIZER_PREPEND_ALWAYS, PRETOKENIZER_PREPEND_FIRST } pretokenizer_prepend_t;
+typedef enum {
+    PRETOKENIZER_PREPEND_NEVER,
+    PRETOKENIZER_PREPEND_ALWAYS,
+    PRETOKENIZER_PREPEND_FIRST, /* only before a word at the start of the input */
+} pretokenizer_prepend_t;
 
 typedef struct {
     pretokenizer_kind_t kind;

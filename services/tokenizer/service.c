@@ -3,6 +3,7 @@
  * Must never:        schedule, keep a request nobody waits for, or touch a tensor.
  * Read next:         handlers.c, tokenizer.h, README.md */
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "common/assert.h"
@@ -33,11 +34,13 @@ static bool has_tokenizer_json(const char *directory)
     return stat(path, &status) == 0;
 }
 
-/* tokenizer.path, else the model directory. A model directory without tokenizer.json serves token ids only. */
+/* A model directory without tokenizer.json serves token ids only. A tokenizer.path of its own must lead to one; the
+ * configuration fills in model.path where none was given. */
 static qn_err_t service_open_tokenizer(tokenizer_service_t *service, const qn_config_values_t *config)
 {
     char path[QN_PATH_MAX];
-    if (config->tokenizer.path[0]) return tokenizer_open(config->tokenizer.path, &service->tokenizer);
+    const char *given = config->tokenizer.path;
+    if (given[0] && strcmp(given, config->model.path) != 0) return tokenizer_open(given, &service->tokenizer);
     qn_err_t err = qn_paths_model(config, path, sizeof path);
     if (err != QN_OK) return err;
     if (has_tokenizer_json(path)) return tokenizer_open(path, &service->tokenizer);

@@ -5,6 +5,7 @@
 #include "services/tokenizer/streams.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/assert.h"
 
@@ -67,6 +68,11 @@ stream_open_t streams_open(streams_t *streams, const stream_spec_t *spec, stream
     stream->request = spec->request;
     stream->min_tokens = spec->min_tokens;
     stream->has_text = streams->tokenizer != NULL;
+    if (!spec->include_stop && spec->stop_id_count) {
+        QN_ASSERT(spec->stop_id_count <= QN_STOP_IDS_MAX);
+        memcpy(stream->silent_ids, spec->stop_ids, spec->stop_id_count * sizeof *spec->stop_ids);
+        stream->silent_count = spec->stop_id_count;
+    }
     if (stream->has_text) {
         detokenizer_init(&stream->detokenizer, streams->tokenizer, spec->skip_special ? TOKENIZER_SKIP_SPECIAL : 0);
         detokenizer_skip(&stream->detokenizer, spec->context_ids, spec->context_count, &streams->scratch);
@@ -130,12 +136,20 @@ static void stream_release(stream_t *stream, const text_buffer_t *fresh, bool wa
     stream->text_bytes += out->length - before;
 }
 
+/* A stop id ends the sequence wherever it is sampled: before min_tokens it cannot be. */
+static bool is_silent(const stream_t *stream, uint32_t id)
+{
+    for (uint32_t i = 0; i < stream->silent_count; i++)
+        if (stream->silent_ids[i] == id) return true;
+    return false;
+}
+
 stream_token_t stream_push(stream_t *stream, uint32_t position, uint32_t id, text_buffer_t *out)
 {
     if (position < stream->token_count || stream->stopped) return STREAM_TOKEN_REPEATED;
     if (position > stream->token_count) return STREAM_TOKEN_GAP;
     stream->token_count++;
-    if (!stream->has_text) return STREAM_TOKEN_TAKEN;
+    if (!stream->has_text || is_silent(stream, id)) return STREAM_TOKEN_TAKEN;
     text_buffer_t fresh = { 0 };
     detokenizer_push(&stream->detokenizer, id, &fresh);
     stream_release(stream, &fresh, stream->token_count > stream->min_tokens, out);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/limits.h"
 #include "services/tokenizer/detokenizer.h"
 #include "services/tokenizer/stop_strings.h"
 #include "services/tokenizer/text_buffer.h"
@@ -20,6 +21,7 @@ typedef struct {
     bool stopped;             /* a stop string matched: later tokens give nothing */
     uint32_t stopped_tokens;  /* token_count at the match */
     bool has_text;            /* false: no tokenizer, token ids only */
+    uint32_t silent_ids[QN_STOP_IDS_MAX], silent_count; /* stop ids, whose text is left out like a stop string's */
     detokenizer_t detokenizer;
     stop_strings_t stop;
     void *owner;              /* the handlers' data about the request; freed by them */
@@ -35,6 +37,8 @@ typedef struct {
     const char *const *stop;
     const size_t *stop_bytes;
     size_t stop_count;
+    const uint32_t *stop_ids; /* copied; at most QN_STOP_IDS_MAX */
+    uint32_t stop_id_count;
     const uint32_t *context_ids;
     size_t context_count;
 } stream_spec_t;

@@ -43,7 +43,8 @@ static qn_err_t append_text(token_template_t *template, const token_template_t *
     return err;
 }
 
-static qn_err_t load_template(const json_t *json, const char *where, const token_template_t *inner, token_template_t *out)
+static qn_err_t load_template(const json_t *json, const char *where, const token_template_t *inner,
+                              token_template_t *out)
 {
     const json_t *single = json_object_get(json, "single");
     if (!json_is_array(single)) return qn_fail(QN_ERR_INVALID, "%s.single: must be an array", where);
@@ -62,7 +63,8 @@ static qn_err_t load_template(const json_t *json, const char *where, const token
 }
 
 /* BertProcessing and RobertaProcessing: cls, the text, sep; each given as [text, id]. */
-static qn_err_t load_cls_sep(const json_t *json, const char *where, const token_template_t *inner, token_template_t *out)
+static qn_err_t load_cls_sep(const json_t *json, const char *where, const token_template_t *inner,
+                             token_template_t *out)
 {
     char path[WHERE_BYTES];
     snprintf(path, sizeof path, "%.120s.cls[1]", where);

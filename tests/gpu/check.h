@@ -14,6 +14,7 @@ typedef struct {
     char label[128];           /* the case at hand */
     unsigned cases, failures;
     double worst, allowed;     /* relative error that came nearest to its bound */
+    const float *terms;        /* of the next comparison: a term of each sum, rounded on its own; NULL: none */
 } check_t;
 
 /* The same values for both sides. */
@@ -31,7 +32,7 @@ void *check_push(check_t *check, const float *values, size_t count, qn_scalar_t 
 /* Device memory full of NaN. */
 void *check_poison(check_t *check, size_t bytes);
 pair_t check_weight(check_t *check, size_t count, float deviation, uint32_t outliers, qn_scalar_t scalar);
-/* Fails where |got - want| > relative * |want| + absolute, or got is NaN. */
+/* Fails where |got - want| > relative * (|want| + |terms|) + absolute, or got is NaN. */
 void check_compare(check_t *check, const void *device, qn_scalar_t scalar, const float *want, size_t count,
                    double relative, double absolute);
 double check_rounding(qn_scalar_t scalar);

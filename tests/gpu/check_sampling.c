@@ -246,9 +246,10 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
     unsigned other = 0;
     for (uint32_t i = 0; i < rows; i++) {
         const qn_slot_row_t *row = &host.rows[samples[i].slot];
+        uint32_t top = row->top_logprobs < vocab ? row->top_logprobs : vocab;
         check->cases++;
         same_top(check, logits + (size_t)i * vocab, got_top + i * QN_TOP_LOGPROBS_MAX,
-                 want_top + i * QN_TOP_LOGPROBS_MAX, got[i].masked ? 0 : row->top_logprobs);
+                 want_top + i * QN_TOP_LOGPROBS_MAX, got[i].masked ? 0 : top);
         if (got[i].masked != want[i].masked) check_failed(check, "a masked row");
         if (got[i].id != want[i].id) other++;
         else if (got[i].stopped != want[i].stopped || !(fabsf(got[i].logprob - want[i].logprob) <= 1e-4f))

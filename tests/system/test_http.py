@@ -630,3 +630,15 @@ def test_inherited_socket_is_served(tmp_path):
             process.terminate()
             log = process.communicate(timeout=20 * SLOW)[1].decode()
         assert process.returncode == 0, log
+
+
+def test_text_of_a_stop_token_is_left_out_like_that_of_a_stop_string(server):
+    body = {"prompt": "The SELECT statement ", "max_tokens": 8, "temperature": 0, "return_token_ids": True}
+    free = server.post("/v1/completions", body)["choices"][0]
+    stop_id = free["token_ids"][1]
+    body["stop_token_ids"] = [stop_id]
+    stopped = server.post("/v1/completions", body)["choices"][0]
+    kept = server.post("/v1/completions", {**body, "include_stop_str_in_output": True})["choices"][0]
+    assert stopped["finish_reason"] == "stop" and stopped["stop_reason"] == stop_id
+    assert stopped["token_ids"] == kept["token_ids"] == free["token_ids"][:2]
+    assert len(stopped["text"]) < len(kept["text"]) and free["text"].startswith(kept["text"])
