@@ -96,11 +96,12 @@ static __device__ bool is_last(uint32_t *counter, uint32_t count)
     return last;
 }
 
-/* The share of every (split, row) in the result, into shares[]: a warp per row, its lanes over the splits. */
+/* The share of every (split, row) in the result, into shares[] (which has twice the room): a warp per row, its lanes
+ * over the splits. */
 static __device__ void find_shares(const float *partial, uint32_t width, uint32_t splits, uint32_t stride,
                                    uint32_t rows, float *shares)
 {
-    __shared__ float totals[SPLITS_MAX * TILE_ROWS];
+    float *totals = shares + SPLITS_MAX * TILE_ROWS;
     for (uint32_t i = threadIdx.x; i < splits * rows; i += ATTENTION_WARPS * WARP) {
         const float *extra = partial + (i / rows * stride + i % rows + 1) * width - EXTRA;
         shares[i] = __ldcg(extra);
@@ -134,9 +135,8 @@ static __device__ __forceinline__ void load_splits(const float *from, size_t ste
 /* Adds up the splits of one row tile, each thread four elements at a time, in the order of the splits. */
 template <class S>
 static __device__ void combine(const qn_attention_t &a, const attention_item_t &item, const float *partial,
-                               uint32_t splits, uint32_t stride, uint32_t rows)
+                               uint32_t splits, uint32_t stride, uint32_t rows, float *shares)
 {
-    __shared__ float shares[SPLITS_MAX * TILE_ROWS];
     constexpr uint32_t QUADS = S::D / 4, WIDTH = S::D + EXTRA;
     float4 batch[BATCH];
     if (threadIdx.x < rows * QUADS)   /* the first loads do not wait for the shares */
@@ -172,10 +172,10 @@ static __device__ void store_out(const qn_attention_t &a, const attention_item_t
     }
 }
 
-/* Leaves this split's rows; the last block combines. */
+/* Leaves this split's rows; the last block combines, and uses the merged rows' memory for it. */
 template <class S>
 static __device__ void store_split(const decode_t &decode, const attention_item_t &item, uint32_t rows,
-                                   uint32_t splits, const float *merged_rows, const float *bests, const float *totals)
+                                   uint32_t splits, float *merged_rows, const float *bests, const float *totals)
 {
     constexpr uint32_t WIDTH = S::D + EXTRA;
     size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
@@ -188,12 +188,13 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
         own[threadIdx.x * WIDTH + S::D] = merged_best(bests, threadIdx.x);
         own[threadIdx.x * WIDTH + S::D + 1] = merged_total(totals, threadIdx.x);
     }
-    if (is_last(&decode.counters[tile], splits)) combine<S>(decode.a, item, partial, splits, stride, rows);
+    if (is_last(&decode.counters[tile], splits)) combine<S>(decode.a, item, partial, splits, stride, rows, merged_rows);
 }
 
 /* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
 template <class S>
-static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP) attend_splits(const __grid_constant__ decode_t decode)
+static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, S::D <= 128 ? 3 : 1)
+attend_splits(const __grid_constant__ decode_t decode)
 {
     extern __shared__ __align__(16) bf16 shared[];
     __shared__ float bests[ATTENTION_WARPS * TILE_ROWS], totals[ATTENTION_WARPS * TILE_ROWS];
@@ -229,6 +230,7 @@ cudaError_t qn_cuda_prepare_decode(void)
         with_head_dim(dim, [&](auto d) {
             using S = decode_shape<d()>;
             static_assert(sizeof(float) * ATTENTION_WARPS * TILE_ROWS * S::D <= S::SHARED, "rows of all warps");
+            static_assert(sizeof(float) * 2 * SPLITS_MAX * TILE_ROWS <= S::SHARED, "shares and totals of all splits");
             if (!error)
                 error = cudaFuncSetAttribute(attend_splits<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              S::SHARED);
