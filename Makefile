@@ -186,6 +186,11 @@ install: all ## install into $(DESTDIR)$(PREFIX)
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
 	install -m 644 config.yaml $(DESTDIR)$(PREFIX)/share/quintet/config.yaml
 	cp -r deploy/models/default $(DESTDIR)$(PREFIX)/share/quintet/models/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 644 deploy/systemd/quintet.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf
 
 clean: ## remove build/
 	rm -rf build
+
+include cuda.mk

@@ -12,7 +12,7 @@
  * A block stays on its processor and walks over tiles of rows. Its SPLIT warps share a tile, each takes every SPLIT-th
  * unit of 128 inputs, and their sums are added in the order of the warps. The ring runs ahead over the ends of tiles,
  * and, with dependent launch, is full before the kernel that computes x has ended: the memory is never idle.
- * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output's additions. */
+ * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output. */
 #include "kernels/cuda/matmul.cuh"
 
 #define SPLIT 8

@@ -22,7 +22,7 @@ extern "C" void qn_cuda_rope_angles(qn_stream_t *stream, const void *arguments)
     if (a->tokens) qn_cuda_start(stream, "rope_angles", make_angles, a->tokens, 64, 0, *a);
 }
 
-/* VEC pairs of one head: x[i ..] with x[i + D/2 ..]. Products are rounded before they are added, as in the reference. */
+/* VEC pairs of one head: x[i ..] with x[i + D/2 ..]. Products are rounded before they are added, as on the CPU. */
 template <int VEC, class A>
 static __device__ void rotate(A *x, const float *cosines, const float *sines, uint32_t pairs)
 {

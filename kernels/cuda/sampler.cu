@@ -57,7 +57,9 @@ static __device__ void change_logits(const draw_t &d, const float *logits)
     __syncthreads();
     if (!d.row->penalties) return;
     const uint32_t *counts = d.a->tables.counts + (size_t)d.sample->slot * d.vocab;
-    for_each_value(d.values, d.vocab, [&](uint32_t i, float value) { d.values[i] = penalise(*d.row, value, counts[i]); });
+    for_each_value(d.values, d.vocab, [&](uint32_t i, float value) {
+        d.values[i] = penalise(*d.row, value, counts[i]);
+    });
     __syncthreads();
 }
 

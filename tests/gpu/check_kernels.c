@@ -248,7 +248,8 @@ static void check_cache(check_t *check, qn_scalar_t kv_scalar, uint32_t kv_heads
     qn_cuda_kv_write(check->gpu, &write);
     static const qn_copy_t COPY[COPIES] = { { 0, 3 }, { 3, 5 }, { 1, 0 }, { 5, 8 }, { 2, 1 } };
     qn_cpu_block_copy(check->cpu, &(qn_block_copy_args_t){ kv, COPY, COPIES });
-    qn_cuda_block_copy(check->gpu, &(qn_block_copy_args_t){ on_device, push(&check->arena, COPY, sizeof COPY), COPIES });
+    const qn_copy_t *copies = push(&check->arena, COPY, sizeof COPY);
+    qn_cuda_block_copy(check->gpu, &(qn_block_copy_args_t){ on_device, copies, COPIES });
     decode(host, count, kv_scalar, cache);
     check_compare(check, on_device.data, kv_scalar, cache, count, 1e-9, 0);
     check_next(check);

@@ -228,7 +228,8 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
     qn_sample_t *samples = hold(&check->held, rows * sizeof *samples);
     for (uint32_t i = 0; i < rows; i++) samples[i] = (qn_sample_t){ .slot = rows - 1 - i, .position = 50 + i };
     float *logits = check_values(check, (size_t)rows * vocab, deviation, 5000, logit_scalar);
-    size_t result_bytes = rows * sizeof(qn_sample_result_t), top_bytes = rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
+    size_t result_bytes = rows * sizeof(qn_sample_result_t);
+    size_t top_bytes = rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
     qn_sample_result_t *want = hold(&check->held, result_bytes), *got = hold(&check->held, result_bytes);
     qn_top_entry_t *want_top = hold(&check->held, top_bytes), *got_top = hold(&check->held, top_bytes);
     qn_sampler_t a = { .tables = host, .samples = samples, .sample_count = rows, .logits = logits,

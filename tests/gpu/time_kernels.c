@@ -115,7 +115,8 @@ static void time_product(timing_t *timing, const char *name, void (*kernel)(qn_s
     for (uint32_t i = 0; i < QN_MATMUL_PARTS && outputs[i]; i++) {
         void *out = arena_take(&timing->arena, (size_t)tokens * outputs[i] * 4);
         p.matmul.parts[p.matmul.part_count++] = (qn_matmul_part_t){
-            .weight = { .scalar = QN_SCALAR_BF16 }, .out = out, .outputs = outputs[i], .residual = residual ? out : NULL };
+            .weight = { .scalar = QN_SCALAR_BF16 }, .out = out, .outputs = outputs[i],
+            .residual = residual ? out : NULL };
         all += outputs[i];
     }
     p.weight_bytes = (size_t)all * inputs * 2;
@@ -198,8 +199,8 @@ static void time_attention(timing_t *timing, const model_shape_t *model, uint32_
     double seen = (double)tokens * (length - tokens) + (double)tokens * (tokens + 1) / 2;
     char shape[80];
     snprintf(shape, sizeof shape, "%s N %u length %u tokens %u", model->name, runs, length, tokens);
-    timing_print(tokens == 1 ? "attention.decode" : "attention.prefill", shape, us, tokens == 1 ? (double)layer_bytes : 0,
-                 tokens == 1 ? 0 : 4.0 * runs * seen * model->heads * model->head_dim);
+    if (tokens == 1) timing_print("attention.decode", shape, us, (double)layer_bytes, 0);
+    else timing_print("attention.prefill", shape, us, 0, 4.0 * runs * seen * model->heads * model->head_dim);
 }
 
 static void time_attentions(timing_t *timing, const model_shape_t *model)
@@ -248,7 +249,8 @@ static void time_smalls(timing_t *timing, const model_shape_t *model, uint32_t t
     if (!ids || !rows) exit(70);
     for (uint32_t i = 0; i < tokens; i++) ids[i] = random_below(&timing->random, 32000), rows[i] = i;
     qn_weight_t weight = { arena_take(&timing->arena, (size_t)32000 * e * 2), QN_SCALAR_BF16 };
-    void *x = arena_take(&timing->arena, (size_t)tokens * f * 2), *y = arena_take(&timing->arena, (size_t)tokens * f * 2);
+    void *x = arena_take(&timing->arena, (size_t)tokens * f * 2);
+    void *y = arena_take(&timing->arena, (size_t)tokens * f * 2);
     float *angles = arena_take(&timing->arena, (size_t)tokens * model->head_dim * 4);
     float *frequencies = arena_take(&timing->arena, model->head_dim * 4);
     uint32_t *ids_device = push(&timing->arena, ids, tokens * 4);
@@ -327,8 +329,8 @@ int main(int argc, char **argv)
     if (!*only || strstr(only, "matmul") || !library)
         time_products(&timing, &LLAMA_1B, library), time_products(&timing, &LLAMA_8B, library);
     if (!*only || strstr(only, "attention")) time_attentions(&timing, &LLAMA_1B), time_attentions(&timing, &LLAMA_8B);
-    for (uint32_t tokens = 1; tokens <= 8192 && (!*only || strstr(only, "small")); tokens = tokens == 1 ? 256 : tokens * 32)
-        time_smalls(&timing, &LLAMA_8B, tokens);
+    static const uint32_t TOKENS[] = { 1, 256, 8192 };
+    for (unsigned i = 0; i < 3 && (!*only || strstr(only, "small")); i++) time_smalls(&timing, &LLAMA_8B, TOKENS[i]);
     if (!*only || strstr(only, "sampler")) time_samplers(&timing);
     timing_free(&timing);
     if (!*only || strstr(only, "step")) time_steps();

@@ -35,7 +35,8 @@ static qn_weight_t weight(step_t *s, size_t count)
 static void make_weights(step_t *s)
 {
     const model_shape_t *m = s->model;
-    size_t e = m->hidden, f = m->intermediate, q = (size_t)m->heads * m->head_dim, kv = (size_t)m->kv_heads * m->head_dim;
+    size_t e = m->hidden, f = m->intermediate;
+    size_t q = (size_t)m->heads * m->head_dim, kv = (size_t)m->kv_heads * m->head_dim;
     for (uint32_t i = 0; i < m->layers; i++)
         s->layers[i] = (layer_t){ weight(s, e), weight(s, e), weight(s, q * e), weight(s, kv * e), weight(s, kv * e),
                                   weight(s, e * q), weight(s, f * e), weight(s, f * e), weight(s, e * f) };
@@ -168,7 +169,8 @@ static void time_step(const model_shape_t *model, uint32_t runs, uint32_t length
 {
     static step_t s;
     double kv = 4.0 * model->layers * runs * length * model->kv_heads * model->head_dim;
-    size_t each = (size_t)model->hidden * 8 + (size_t)model->intermediate * 4 + (size_t)model->heads * model->head_dim * 8;
+    size_t each = (size_t)model->hidden * 8 + (size_t)model->intermediate * 4
+        + (size_t)model->heads * model->head_dim * 8;
     size_t bytes = (size_t)(weight_bytes(model) * 1.01 + kv * 1.1) + (size_t)runs * tokens * each * 2
         + (size_t)runs * model->vocab * 16 + ((size_t)256 << 20);
     s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length };

@@ -1,4 +1,4 @@
-/* How kernels are timed: launches are captured into a graph, whose replays are timed by the device; the median counts. */
+/* How kernels are timed: launches are captured into a graph, whose replays the device times; the median counts. */
 #ifndef QN_TESTS_GPU_TIMING_H
 #define QN_TESTS_GPU_TIMING_H
 
