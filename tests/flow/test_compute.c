@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/daemon.h"
 #include "common/stats.h"
+#include "tests/flow/runner.h"
 
 #define DEADLINE_S 30
 #define TOKENS 12
@@ -143,37 +144,13 @@ static const qn_daemon_descriptor_t client = {
 
 /* ---- running daemons ---- */
 
-typedef struct {
-    const qn_daemon_descriptor_t *descriptor;
-    unsigned composed;
-    int stop_fd;
-    qn_err_t err;
-    pthread_t thread;
-} runner_t;
-
-static void *runner_main(void *opaque)
-{
-    runner_t *runner = opaque;
-    runner->err = qn_daemon_run(runner->descriptor, config, runner->composed, runner->stop_fd);
-    return NULL;
-}
-
-static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, bool inproc)
+static void start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, bool inproc)
 {
     unsigned all = 1u << QN_SERVICE_MEMORY | 1u << QN_SERVICE_COMPUTE | 1u << QN_SERVICE_SCHEDULER;
-    *runner = (runner_t){ .descriptor = descriptor, .composed = inproc ? all : 0,
-                          .stop_fd = eventfd(0, EFD_CLOEXEC) };
-    assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
+    runner_start(runner, descriptor, config, inproc ? all : 0);
 }
 
-static void runner_stop(runner_t *runner)
-{
-    uint64_t one = 1;
-    assert_int_equal(write(runner->stop_fd, &one, sizeof one), sizeof one);
-    pthread_join(runner->thread, NULL);
-    close(runner->stop_fd);
-    assert_int_equal(runner->err, QN_OK);
-}
+static void stop(runner_t *runner) { assert_int_equal(runner_stop(runner), QN_OK); }
 
 /* One life of the client: from its start to all its tokens. */
 static void run_client(bool inproc, bool with_refusals)
@@ -184,12 +161,12 @@ static void run_client(bool inproc, bool with_refusals)
     script.done = false;
     script.with_refusals = with_refusals;
     runner_t runner;
-    runner_start(&runner, &client, inproc);
+    start(&runner, &client, inproc);
     pthread_mutex_lock(&script.mutex);
     while (!script.done && pthread_cond_timedwait(&script.changed, &script.mutex, &until) == 0) {}
     bool done = script.done;
     pthread_mutex_unlock(&script.mutex);
-    runner_stop(&runner);
+    stop(&runner);
     if (!done) fail_msg("%u of %d tokens, %u refusals after %d s", script.received, TOKENS, script.refused, DEADLINE_S);
     assert_memory_equal(script.ids, EXPECTED, sizeof EXPECTED);
 }
@@ -235,19 +212,19 @@ static int teardown(void **state)
 static void serve(bool inproc)
 {
     runner_t memory, compute;
-    runner_start(&memory, &qn_memory_daemon, inproc);
-    runner_start(&compute, &qn_compute_daemon, inproc);
+    start(&memory, &qn_memory_daemon, inproc);
+    start(&compute, &qn_compute_daemon, inproc);
     run_client(inproc, true);
     assert_string_equal(script.refusal_param, "runs");
     if (!inproc) {                /* threads of one process live and end together */
         run_client(inproc, false);  /* another scheduler: the slot the first one left is free */
-        runner_stop(&memory);
-        runner_start(&memory, &qn_memory_daemon, inproc);
+        stop(&memory);
+        start(&memory, &qn_memory_daemon, inproc);
         wait_for_models(2);
         run_client(inproc, false);  /* another memory: mapped again */
     }
-    runner_stop(&compute);
-    runner_stop(&memory);
+    stop(&compute);
+    stop(&memory);
 }
 
 static void test_compute_serves_over_ipc(void **state)

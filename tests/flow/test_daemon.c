@@ -1,7 +1,6 @@
 /* The skeleton with two small services, a client that dials and a server that echoes, as threads over inproc and over
  * ipc: greeting, order, credit beyond the window, a restarted peer, a duplicate start, a bad frame. */
 #include <czmq.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -10,12 +9,12 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/daemon.h"
 #include "common/limits.h"
+#include "tests/flow/runner.h"
 
 #define DEADLINE_NS 20000000000ull
 
@@ -123,38 +122,6 @@ static const qn_daemon_descriptor_t client_daemon = {
     .dials = (const qn_service_t[]){ QN_SERVICE_MEMORY, QN_SERVICE_NONE },
     .handlers = client_handlers, .init = test_init, .peer = client_peer, .tick = client_tick, .fini = test_fini,
 };
-
-typedef struct {
-    const qn_daemon_descriptor_t *descriptor;
-    const qn_config_t *config;
-    unsigned composed;
-    int stop_fd;
-    qn_err_t err;
-    pthread_t thread;
-} runner_t;
-
-static void *runner_main(void *opaque)
-{
-    runner_t *runner = opaque;
-    runner->err = qn_daemon_run(runner->descriptor, runner->config, runner->composed, runner->stop_fd);
-    return NULL;
-}
-
-static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, const qn_config_t *config,
-                         unsigned composed)
-{
-    *runner = (runner_t){ .descriptor = descriptor, .config = config, .composed = composed, .stop_fd = eventfd(0, EFD_CLOEXEC) };
-    assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
-}
-
-static qn_err_t runner_stop(runner_t *runner)
-{
-    uint64_t one = 1;
-    assert_int_equal(write(runner->stop_fd, &one, sizeof one), sizeof one);
-    pthread_join(runner->thread, NULL);
-    close(runner->stop_fd);
-    return runner->err;
-}
 
 static void wait_for(atomic_uint *value, unsigned wanted)
 {

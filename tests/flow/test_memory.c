@@ -18,6 +18,7 @@
 #include "common/region.h"
 #include "common/wire.h"
 #include "services/memory/safetensors.h"
+#include "tests/flow/runner.h"
 
 #define DEADLINE_NS 20000000000ull
 
@@ -105,35 +106,9 @@ static const qn_daemon_descriptor_t compute_client = {
 
 /* ---- running daemons ---- */
 
-typedef struct {
-    const qn_daemon_descriptor_t *descriptor;
-    unsigned composed;
-    int stop_fd;
-    qn_err_t err;
-    pthread_t thread;
-} runner_t;
-
-static void *runner_main(void *opaque)
+static void start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, bool inproc)
 {
-    runner_t *runner = opaque;
-    runner->err = qn_daemon_run(runner->descriptor, config, runner->composed, runner->stop_fd);
-    return NULL;
-}
-
-static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, bool inproc)
-{
-    unsigned composed = inproc ? 1u << QN_SERVICE_MEMORY | 1u << descriptor->service : 0;
-    *runner = (runner_t){ .descriptor = descriptor, .composed = composed, .stop_fd = eventfd(0, EFD_CLOEXEC) };
-    assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
-}
-
-static qn_err_t runner_stop(runner_t *runner)
-{
-    uint64_t one = 1;
-    assert_int_equal(write(runner->stop_fd, &one, sizeof one), sizeof one);
-    pthread_join(runner->thread, NULL);
-    close(runner->stop_fd);
-    return runner->err;
+    runner_start(runner, descriptor, config, inproc ? 1u << QN_SERVICE_MEMORY | 1u << descriptor->service : 0);
 }
 
 static void put_question(qn_message_type_t type, const void *message, bool no_answer)
@@ -203,8 +178,8 @@ static void describe_and_compare(bool inproc)
     qn_describe_t describe = { .want_tensors = true };
     qn_model_description_t model;
     safetensors_t *checkpoint;
-    runner_start(&client, &compute_client, inproc); /* first, so that it asks while the model loads */
-    runner_start(&memory, &qn_memory_daemon, inproc);
+    start(&client, &compute_client, inproc); /* first, so that it asks while the model loads */
+    start(&memory, &qn_memory_daemon, inproc);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
     assert_string_equal(model.model.data, "default");
     assert_string_equal(model.architecture.data, "LlamaForCausalLM");
@@ -251,8 +226,8 @@ static void test_memory_describe_without_tensors_is_short(void **state)
     runner_t memory, client;
     qn_describe_t describe = { .want_tensors = false };
     qn_model_description_t model;
-    runner_start(&memory, &qn_memory_daemon, true);
-    runner_start(&client, &scheduler_client, true);
+    start(&memory, &qn_memory_daemon, true);
+    start(&client, &scheduler_client, true);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
     assert_int_equal(model.tensors_count, 0);
     assert_null(model.config_json.data);
@@ -321,8 +296,8 @@ static void start_pair(runner_t *memory, runner_t *client, bool inproc)
 {
     qn_describe_t describe = { 0 };
     qn_model_description_t model;
-    runner_start(memory, &qn_memory_daemon, inproc);
-    runner_start(client, &scheduler_client, inproc);
+    start(memory, &qn_memory_daemon, inproc);
+    start(client, &scheduler_client, inproc);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
 }
 
@@ -435,8 +410,8 @@ static void test_memory_only_the_scheduler_may_lease(void **state)
     qn_refusal_t refusal;
     qn_describe_t describe = { 0 };
     qn_model_description_t model;
-    runner_start(&memory, &qn_memory_daemon, true);
-    runner_start(&client, &compute_client, true);
+    start(&memory, &qn_memory_daemon, true);
+    start(&client, &compute_client, true);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
     qn_lease_item_t item = { .sequence = 1, .tokens = 10, .open = true };
     qn_lease_t message = { .items = &item, .items_count = 1 };
@@ -457,7 +432,7 @@ static void test_memory_dead_scheduler_holds_nothing(void **state)
     lease(2, true, 500, 0, &grant);
     assert_int_equal(cache_stats().used_blocks, 35);
     runner_stop(&client);
-    runner_start(&client, &scheduler_client, false); /* the next life */
+    start(&client, &scheduler_client, false); /* the next life */
     qn_cache_stats_t stats = cache_stats();
     assert_int_equal(stats.sequences, 0);
     assert_int_equal(stats.used_blocks, 0);
@@ -487,13 +462,13 @@ static void test_memory_reserved_regions_are_kept_by_name(void **state)
     (void)state;
     runner_t memory, client;
     uint64_t bytes;
-    runner_start(&memory, &qn_memory_daemon, false);
-    runner_start(&client, &compute_client, false);
+    start(&memory, &qn_memory_daemon, false);
+    start(&client, &compute_client, false);
     uint64_t scratch = reserve("scratch", 10000, &bytes);
     assert_int_equal(bytes, 10000);
     assert_int_not_equal(reserve("other", 10000, &bytes), scratch);
     runner_stop(&client);
-    runner_start(&client, &compute_client, false); /* a restarted compute finds the same bytes */
+    start(&client, &compute_client, false); /* a restarted compute finds the same bytes */
     assert_int_equal(reserve("scratch", 10000, &bytes), scratch);
     assert_int_equal(reserve("scratch", 1, &bytes), scratch);
     assert_int_equal(bytes, 10000);
@@ -516,8 +491,8 @@ static void test_memory_bad_reservations_are_refused(void **state)
     qn_refusal_t refusal;
     qn_describe_t describe = { 0 };
     qn_model_description_t model;
-    runner_start(&memory, &qn_memory_daemon, true);
-    runner_start(&client, &compute_client, true);
+    start(&memory, &qn_memory_daemon, true);
+    start(&client, &compute_client, true);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         qn_reserve_t message = { .kind = bad[i].kind, .bytes = bad[i].bytes, .name = qn_text(bad[i].name) };

@@ -2,7 +2,6 @@
 import json
 import os
 import pathlib
-import pty
 import re
 import signal
 import socket
@@ -358,10 +357,10 @@ def test_up_unread_log_holds_nothing_up(up):
 
 
 @pytest.mark.parametrize("environment, coloured", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_up_colours_only_a_terminal_that_wants_it(up, environment, coloured):
+def test_up_colours_only_a_terminal_that_wants_it(up, terminal, environment, coloured):
     up.environment.pop("NO_COLOR", None)
     up.environment.update({"TERM": "xterm", **environment})
-    master, slave = pty.openpty()
+    master, slave = terminal
     up.start(stderr=slave)
     os.close(slave)
     text = b""

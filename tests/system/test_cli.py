@@ -4,7 +4,6 @@ import http.server
 import json
 import os
 import pathlib
-import pty
 import re
 import signal
 import socket
@@ -269,9 +268,9 @@ def test_generate_interrupted_closes_the_connection(fake):
     assert fake.client_left.wait(SECONDS)
 
 
-def test_generate_on_a_terminal_shows_control_characters_instead_of_obeying(fake):
+def test_generate_on_a_terminal_shows_control_characters_instead_of_obeying(fake, terminal):
     fake.replies["/v1/completions"] = fake.stream([chunk("a\x1b[2J\tb\n"), chunk("", "stop"), "[DONE]"])
-    leader, follower = pty.openpty()
+    leader, follower = terminal
     process = subprocess.Popen([QUINTET, "generate", "-q", "x", "--url", fake.url], stdout=follower)
     os.close(follower)
     shown = b""
