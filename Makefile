@@ -161,7 +161,7 @@ asan: ## the whole C test suite under AddressSanitizer and UndefinedBehaviorSani
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=asan all test-programs
 	@$(PYTHON) tests/run.py asan
 
-tsan: ## unit and flow tests and the inproc composition under ThreadSanitizer
+tsan: ## everything that runs threads, and the inproc composition under load, under ThreadSanitizer
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=tsan all test-programs
 	@$(MAKE) --no-print-directory venv
 	@$(VENV)/bin/python tests/run.py tsan
