@@ -179,7 +179,8 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, inst
 	@tests/fuzz/make_seeds_wire.sh build/fuzz/tests/wire/wire_tool build/fuzz/seeds/wire
 	@$(PYTHON) tests/run.py fuzz
 
-bench: all ## what the split costs and the time per hop (BENCH_ROUNDS, default 7)
+bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
+	@$(PYTHON) tests/bench/wire.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
 
 # ---- install --------------------------------------------------------------------------------------------------
