@@ -311,6 +311,17 @@ static qn_err_t read_shape(const json_t *root, qn_model_config_t *config)
     return err;
 }
 
+/* A checkpoint quantised by its maker computes something else from its tensors than what they say. */
+static qn_err_t refuse_quantization(const json_t *root)
+{
+    const json_t *quantization = json_object_get(root, "quantization_config");
+    if (!quantization || json_is_null(quantization)) return QN_OK;
+    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
+    return qn_fail(QN_ERR_UNSUPPORTED,
+                   "config.json: \"quantization_config\" (\"%.60s\") is not supported; use the unquantised checkpoint",
+                   method ? method : "unnamed");
+}
+
 static qn_err_t read_features(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
 {
     config->qk_norm = row->qk_norm;
@@ -356,7 +367,8 @@ static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_mode
     if (err) return err;
     config->architecture = row->architecture;
     strncpy(config->architecture_name, row->name, sizeof config->architecture_name - 1);
-    err = read_shape(root, config);
+    err = refuse_quantization(root);
+    if (!err) err = read_shape(root, config);
     if (!err) err = read_features(root, row, config);
     if (!err) err = read_rope(root, config);
     if (!err) err = read_window(root, row, config);

@@ -158,6 +158,7 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
         { "{" BASE ",\"hidden_size\":2,\"num_attention_heads\":4}", QN_ERR_INVALID, "\"head_dim\"" },
         { "{" BASE ",\"rms_norm_eps\":\"x\"}", QN_ERR_INVALID, "\"rms_norm_eps\"" },
         { "{" BASE ",\"tie_word_embeddings\":1}", QN_ERR_INVALID, "\"tie_word_embeddings\"" },
+        { "{" BASE ",\"quantization_config\":{\"quant_method\":\"awq\"}}", QN_ERR_UNSUPPORTED, "\"awq\"" },
         { "{" BASE ",\"hidden_act\":\"relu\"}", QN_ERR_UNSUPPORTED, "\"relu\"" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"longrope\"}}", QN_ERR_UNSUPPORTED, "\"longrope\"" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"linear\"}}", QN_ERR_INVALID, "\"factor\" is missing" },
