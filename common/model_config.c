@@ -242,6 +242,7 @@ void qn_rope_frequencies(const qn_rope_config_t *rope, uint32_t head_dim, float 
     switch (rope->type) {
     case QN_ROPE_LLAMA3: llama3_frequencies(rope, pairs, head_dim, ret_frequencies); return;
     case QN_ROPE_YARN: yarn_frequencies(rope, pairs, head_dim, ret_frequencies); return;
+    case QN_ROPE_NONE:
     case QN_ROPE_LINEAR:
     case QN_ROPE_DYNAMIC:
     case QN_ROPE_DEFAULT: break;

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/activation.h"
 #include "common/err.h"
 #include "common/limits.h"
 
@@ -20,11 +21,17 @@ typedef enum {
     QN_ARCHITECTURE_MISTRAL,
     QN_ARCHITECTURE_QWEN2,
     QN_ARCHITECTURE_QWEN3,
+    QN_ARCHITECTURE_GPT2,
+    QN_ARCHITECTURE_MIXTRAL,
+    QN_ARCHITECTURE_QWEN3_MOE,
+    QN_ARCHITECTURE_GEMMA2,
 } qn_architecture_t;
 
-typedef enum { QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_DYNAMIC, QN_ROPE_LLAMA3, QN_ROPE_YARN } qn_rope_type_t;
+/* RMS: x / rms * (norm_weight_offset + w). LAYER: (x - mean) / deviation * w + b. */
+typedef enum { QN_NORM_RMS, QN_NORM_LAYER } qn_norm_kind_t;
 
-typedef enum { QN_ACTIVATION_SILU, QN_ACTIVATION_GELU_TANH, QN_ACTIVATION_GELU } qn_activation_t;
+/* NONE: positions come from a table that is added to the embedding (GPT-2). */
+typedef enum { QN_ROPE_NONE, QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_DYNAMIC, QN_ROPE_LLAMA3, QN_ROPE_YARN } qn_rope_type_t;
 
 /* Rotary embedding as transformers' modeling_rope_utils defines it. Fields that a type does not use are neutral. */
 typedef struct {
@@ -47,14 +54,28 @@ typedef struct {
     uint32_t intermediate;               /* F: width of the MLP */
     uint32_t vocab;                      /* V: rows of the embedding, at least the tokenizer's */
     uint32_t max_positions;              /* max_position_embeddings, stretched by yarn */
+    qn_norm_kind_t norm;
     float norm_eps;
+    float norm_weight_offset;            /* 0; 1 for Gemma, whose checkpoints hold w - 1 */
+    bool post_norms;                     /* the outputs of attention and MLP are normed before they are added (Gemma 2) */
+    float embedding_multiplier;          /* 1; sqrt(E) for Gemma */
     qn_rope_config_t rope;
     qn_activation_t activation;
+    bool gated_mlp;                      /* down(f(gate x) * up x); else down(f(up x)) (GPT-2) */
     bool tie_embeddings;                 /* the head is the embedding */
     bool qkv_bias, output_bias, mlp_bias;
     bool qk_norm;                        /* RMSNorm over each head of q and k before rope (Qwen3) */
     uint32_t sliding_window;             /* positions a query sees, itself included; 0 = all */
     bool layer_slides[QN_LAYERS_MAX];    /* which layers use sliding_window */
+    float attention_scale;               /* of the scores: D^-1/2, or query_pre_attn_scalar^-1/2 */
+    bool attention_scale_by_layer;       /* divided by layer index + 1 (GPT-2's scale_attn_by_inverse_layer_idx) */
+    float attention_softcap;             /* 0 = off (Gemma 2) */
+    float logit_softcap;                 /* 0 = off (Gemma 2) */
+    uint32_t experts;                    /* X: of each sparse layer; 0 = the MLP is dense everywhere */
+    uint32_t experts_per_token;          /* A */
+    uint32_t expert_intermediate;        /* width of one expert's MLP */
+    bool normalise_experts;              /* the chosen experts' weights are made to sum to 1 */
+    bool layer_is_sparse[QN_LAYERS_MAX]; /* which layers have experts */
     uint32_t eos[QN_STOP_IDS_MAX];       /* generation_config's first, then config's; no duplicates */
     uint32_t eos_count;
     int32_t bos;                         /* -1: none */

@@ -9,7 +9,7 @@
  *   H query heads                K kv heads (H is a multiple)      D head dimension
  *   E width of the residual      F width of the MLP                V vocabulary
  *   L layers                     B KV blocks                       P tokens per block
- *   M inputs of a matrix product, O outputs
+ *   M inputs of a matrix product, O outputs      X experts         A experts of one token
  *
  * Pointers are device pointers (on the CPU: of this process); all arrays are dense and row-major. Activations are
  * `void *` of the set's activation type, f32 on the CPU. A launch is asynchronous on its stream, launches of one
@@ -27,12 +27,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/activation.h"
 #include "common/err.h"
 #include "common/limits.h"
 
-typedef enum { QN_SCALAR_F32, QN_SCALAR_BF16 } qn_scalar_t;
+/* int8 and int4 are formats of weights alone, with scales beside the numbers (weight_layout.h). */
+typedef enum { QN_SCALAR_F32, QN_SCALAR_BF16, QN_SCALAR_INT8, QN_SCALAR_INT4 } qn_scalar_t;
 
+/* Of f32 and bf16. */
 static inline uint32_t qn_scalar_bytes(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? 4 : 2; }
+
+/* Where the elements of a weight matrix lie: weight_layout.h. */
+typedef enum { QN_LAYOUT_ROWS, QN_LAYOUT_PANELS } qn_layout_t;
 
 /* ---- where launches go ---- */
 
@@ -57,8 +63,10 @@ uint32_t qn_stream_threads(const qn_stream_t *stream);
 /* ---- weights and KV ---- */
 
 typedef struct {
-    const void *data;  /* [O, M], or [O] for norms and biases; NULL where the model has none */
+    const void *data;  /* [O, M], or [O] for norms and biases; NULL where the model has none. 64-byte aligned */
     qn_scalar_t scalar;
+    qn_layout_t layout;  /* PANELS for products on the CPU, and for a table that is one of them */
+    uint32_t group;      /* int4: inputs that share a scale, 32 or 64 */
 } qn_weight_t;
 
 /* The KV region: [L, 2 (K then V), B, P, K, D] of `scalar`. */
@@ -154,25 +162,41 @@ typedef struct {
     uint32_t block_tokens;
     uint32_t *ret_ids;                         /* [T] */
     uint32_t *ret_positions;                   /* [T] */
+    uint32_t *ret_lengths;                     /* [T]: max(prompt_tokens, position + 1); NULL = not wanted */
     int64_t *ret_kv_rows;                      /* [T]: block * P + offset, or -1 */
 } qn_step_input_t;
 
-/* embedding: out[t] = table[ids[t]]. */
+/* embedding: out[t] = table[ids[t]] * multiplier (+ position_table[positions[t]]). */
 typedef struct {
-    qn_weight_t table;       /* [V, E] */
-    const uint32_t *ids;     /* [T] */
+    qn_weight_t table;           /* [V, E] */
+    qn_weight_t position_table;  /* [positions, E] (GPT-2), or NULL */
+    const uint32_t *ids;         /* [T] */
+    const uint32_t *positions;   /* [T]; read with a position_table only */
     uint32_t tokens, width;
+    float multiplier;            /* 1; sqrt(E) for Gemma */
     void *out;               /* [T, E] */
 } qn_embedding_t;
 
-/* rmsnorm: out = x / sqrt(mean(x²) + eps) * weight, per row. out may be x. (Zhang & Sennrich 2019) */
+/* rmsnorm: out = x / sqrt(mean(x²) + eps) * (weight_offset + weight) (+ residual), per row. out may be x or residual.
+ * (Zhang & Sennrich 2019; Gemma stores weight - 1 and adds its norms' outputs to the residual.) */
 typedef struct {
     const void *x;           /* [rows, width] */
     qn_weight_t weight;      /* [width] */
+    const void *residual;    /* [rows, width] or NULL */
+    uint32_t rows, width;
+    float eps, weight_offset;
+    void *out;               /* [rows, width] */
+} qn_rmsnorm_t;
+
+/* layernorm: out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, per row; the variance is that of the row
+ * (divided by width). out may be x. (Ba, Kiros & Hinton 2016) */
+typedef struct {
+    const void *x;           /* [rows, width] */
+    qn_weight_t weight, bias; /* [width]; bias may be NULL */
     uint32_t rows, width;
     float eps;
     void *out;               /* [rows, width] */
-} qn_rmsnorm_t;
+} qn_layernorm_t;
 
 /* matmul: for each part, out = x Wᵀ (+ bias) (+ residual). Parts share x, so that q, k and v (or gate and up) are one
  * launch. residual may be out; nothing else may overlap. Moves the weights once per launch. */
@@ -189,12 +213,61 @@ typedef struct {
     const void *x;           /* [T, M] */
     uint32_t tokens, inputs;
     qn_matmul_part_t parts[QN_MATMUL_PARTS]; uint32_t part_count;
+    void *scratch;           /* CPU: at least qn_matmul_scratch_bytes(tokens, inputs), 64-byte aligned; overwritten */
 } qn_matmul_t;
+
+/* What a CPU product may need to lay out or quantise its x: four bytes an element, padded, and scales per 32. */
+static inline size_t qn_matmul_scratch_bytes(size_t tokens, size_t inputs)
+{
+    return (tokens + 31) / 32 * 32 * ((inputs + 63) / 64 * 64) * 5 + 4096;
+}
+
+/* moe_route: the experts of each token. Probabilities are the softmax of its logits; the A greatest are chosen (ties to
+ * the lower expert) in descending order and, with `normalise`, divided by their sum. T*A assignments (token t, choice
+ * a) come out grouped by expert, tokens ascending: assignment at place i of that order reads row ret_rows[i] of x, and
+ * (t, a) is at place ret_places[t*A + a]. Expert e has places [ret_offsets[e], ret_offsets[e+1]).
+ * (Shazeer et al. 2017; Mixtral, Jiang et al. 2024) */
+typedef struct {
+    const void *logits;          /* [T, X] of the activation type */
+    uint32_t tokens, experts;    /* X */
+    uint32_t per_token;          /* A */
+    bool normalise;
+    float *ret_weights;          /* [T, A] */
+    uint32_t *ret_places;        /* [T, A] */
+    uint32_t *ret_rows;          /* [T*A] */
+    uint32_t *ret_offsets;       /* [X+1] */
+} qn_moe_route_t;
+
+/* expert_matmul: a matmul per expert over its places: out[i] = x[i] W_eᵀ for each part, no bias, no residual. */
+#define QN_EXPERT_PARTS 2
+typedef struct {
+    const void *x;               /* [T*A, M], in the order of moe_route */
+    const uint32_t *offsets;     /* [X+1] */
+    uint32_t places, inputs;     /* T*A */
+    uint32_t experts, outputs;   /* X, O */
+    const qn_weight_t *weights[QN_EXPERT_PARTS];  /* each [X], every [O, M]; for CUDA in device memory */
+    void *out[QN_EXPERT_PARTS];  /* [T*A, O] */
+    uint32_t part_count;
+    void *scratch;               /* CPU: qn_matmul_scratch_bytes(places, inputs) */
+} qn_expert_matmul_t;
+
+/* moe_combine: out[t] = residual[t] + sum over a of weights[t, a] * x[places[t, a]], a ascending. out may be residual. */
+typedef struct {
+    const void *x;               /* [T*A, E] */
+    const float *weights;        /* [T, A] */
+    const uint32_t *places;      /* [T, A] */
+    const void *residual;        /* [T, E] */
+    uint32_t tokens, per_token, width;
+    void *out;                   /* [T, E] */
+} qn_moe_combine_t;
 
 /* rope_angles: cosines and sines of one step, shared by all layers. */
 typedef struct {
     const uint32_t *positions;   /* [T] */
-    const float *frequencies;    /* [D/2] radians per position */
+    const uint32_t *lengths;     /* [T]: step_input's, for dynamic scaling; else NULL */
+    const float *frequencies;    /* [D/2] radians per position; unused with lengths */
+    float theta, factor;         /* dynamic: the base becomes theta * (factor * n / o - (factor - 1)) ^ (D / (D - 2)) */
+    uint32_t original_positions; /* dynamic: for a length n beyond o = this */
     float scale;                 /* yarn's attention factor */
     uint32_t tokens, head_dim;
     float *out;                  /* [T, 2, D/2]: cosines, then sines */
@@ -225,17 +298,26 @@ typedef struct {
     const qn_run_t *runs; uint32_t run_count;  /* [N] */
     uint32_t layer, heads;
     uint32_t window;         /* a query sees this many positions, itself included; 0 = all */
-    float scale;             /* of the scores: D^-1/2 */
+    float scale;             /* of the scores: D^-1/2, or the model's own */
+    float softcap;           /* c: a scaled score s becomes c * tanh(s / c) (Gemma 2); 0 = off */
     const void *q;           /* [T, H, D] */
     void *out;               /* [T, H, D]; must not overlap q */
 } qn_attention_t;
 
-/* swiglu: out = silu(gate) * up. out may be gate. (Shazeer 2020) */
+/* activation: out = f(gate) * up, or f(gate) where up is NULL. out may be gate. (SwiGLU and GeGLU: Shazeer 2020) */
 typedef struct {
     const void *gate, *up;   /* [T, F] */
     uint32_t tokens, width;
+    qn_activation_t kind;    /* f */
     void *out;               /* [T, F] */
-} qn_swiglu_t;
+} qn_activate_t;
+
+/* softcap: x = cap * tanh(x / cap), in place (Gemma 2's logits). */
+typedef struct {
+    float *x;                /* [rows, width] f32 */
+    uint32_t rows, width;
+    float cap;
+} qn_softcap_t;
 
 /* gather_rows: out[s] = x[rows[s]]. */
 typedef struct {
@@ -284,13 +366,18 @@ typedef enum {
     QN_OP_STEP_INPUT,
     QN_OP_EMBEDDING,
     QN_OP_RMSNORM,
+    QN_OP_LAYERNORM,
     QN_OP_MATMUL,
     QN_OP_ROPE_ANGLES,
     QN_OP_ROPE,
     QN_OP_KV_WRITE,
     QN_OP_ATTENTION_PREFILL,
     QN_OP_ATTENTION_DECODE,
-    QN_OP_SWIGLU,
+    QN_OP_ACTIVATION,
+    QN_OP_MOE_ROUTE,
+    QN_OP_EXPERT_MATMUL,
+    QN_OP_MOE_COMBINE,
+    QN_OP_SOFTCAP,
     QN_OP_GATHER_ROWS,
     QN_OP_LOGPROBS,
     QN_OP_SAMPLER,

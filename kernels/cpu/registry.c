@@ -14,7 +14,7 @@ static const char *const OP_NAMES[QN_OP_COUNT] = {
     [QN_OP_EMBEDDING] = "embedding", [QN_OP_RMSNORM] = "rmsnorm", [QN_OP_MATMUL] = "matmul",
     [QN_OP_ROPE_ANGLES] = "rope_angles", [QN_OP_ROPE] = "rope", [QN_OP_KV_WRITE] = "kv_write",
     [QN_OP_ATTENTION_PREFILL] = "attention.prefill", [QN_OP_ATTENTION_DECODE] = "attention.decode",
-    [QN_OP_SWIGLU] = "swiglu", [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs",
+    [QN_OP_ACTIVATION] = "activation", [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs",
     [QN_OP_SAMPLER] = "sampler",
 };
 
@@ -41,9 +41,9 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_ATTENTION_DECODE, REFERENCE, 0, 0, NULL, qn_cpu_attention },
     { QN_OP_ATTENTION_DECODE, "avx2", QN_ISA_AVX2, 1, whole_vectors_of_8, qn_cpu_attention_avx2 },
     { QN_OP_ATTENTION_DECODE, "avx512", QN_ISA_AVX512, 2, whole_vectors_of_16, qn_cpu_attention_avx512 },
-    { QN_OP_SWIGLU, REFERENCE, 0, 0, NULL, qn_cpu_swiglu },
-    { QN_OP_SWIGLU, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_swiglu_avx2 },
-    { QN_OP_SWIGLU, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_swiglu_avx512 },
+    { QN_OP_ACTIVATION, REFERENCE, 0, 0, NULL, qn_cpu_activation },
+    { QN_OP_ACTIVATION, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_activation_avx2 },
+    { QN_OP_ACTIVATION, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_activation_avx512 },
     { QN_OP_GATHER_ROWS, REFERENCE, 0, 0, NULL, qn_cpu_gather_rows },
     { QN_OP_LOGPROBS, REFERENCE, 0, 0, NULL, qn_cpu_logprobs },
     { QN_OP_SAMPLER, REFERENCE, 0, 0, NULL, qn_cpu_sampler },

@@ -82,7 +82,7 @@ void qn_cuda_kv_write(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
-void qn_cuda_swiglu(qn_stream_t *stream, const void *arguments);
+void qn_cuda_activation(qn_stream_t *stream, const void *arguments);
 void qn_cuda_gather_rows(qn_stream_t *stream, const void *arguments);
 void qn_cuda_logprobs(qn_stream_t *stream, const void *arguments);
 void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);

@@ -26,7 +26,7 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_ATTENTION_PREFILL, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_prefill },
     { QN_OP_ATTENTION_DECODE, "plain", 0, 0, NULL, qn_cuda_attention_plain },
     { QN_OP_ATTENTION_DECODE, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_decode },
-    { QN_OP_SWIGLU, "cuda", 0, 0, NULL, qn_cuda_swiglu },
+    { QN_OP_ACTIVATION, "cuda", 0, 0, NULL, qn_cuda_activation },
     { QN_OP_GATHER_ROWS, "cuda", 0, 0, NULL, qn_cuda_gather_rows },
     { QN_OP_LOGPROBS, "cuda", 0, 0, NULL, qn_cuda_logprobs },
     { QN_OP_SAMPLER, "cuda", 0, 0, NULL, qn_cuda_sampler },

@@ -88,7 +88,7 @@ static void mlp_block(const forward_t *f, uint32_t index, const forward_batch_t 
         .x = s->normed, .tokens = batch->tokens, .inputs = config->hidden, .part_count = 2,
         .parts = { part(layer, QN_TENSOR_GATE, QN_TENSOR_GATE_BIAS, config->intermediate, s->gate, NULL),
                    part(layer, QN_TENSOR_UP, QN_TENSOR_UP_BIAS, config->intermediate, s->up, NULL) } });
-    qn_launch(&f->kernels, QN_OP_SWIGLU, f->stream, &(qn_swiglu_t){
+    qn_launch(&f->kernels, QN_OP_ACTIVATION, f->stream, &(qn_activate_t){
         .gate = s->gate, .up = s->up, .tokens = batch->tokens, .width = config->intermediate, .out = s->gate });
     qn_launch(&f->kernels, QN_OP_MATMUL, f->stream, &(qn_matmul_t){
         .x = s->gate, .tokens = batch->tokens, .inputs = config->intermediate, .part_count = 1,

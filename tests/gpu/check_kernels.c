@@ -162,18 +162,18 @@ static void check_gate(check_t *check, uint32_t tokens, uint32_t width)
     snprintf(check->label, sizeof check->label, "tokens %u width %u", tokens, width);
     float *gate = check_values(check, count, 2, 100, check->activations);
     float *up = check_values(check, count, 1, 100, check->activations), *want = hold(&check->held, count * 4);
-    qn_swiglu_t a = { .gate = gate, .up = up, .tokens = tokens, .width = width, .out = want };
-    qn_cpu_swiglu(check->cpu, &a);
+    qn_activate_t a = { .gate = gate, .up = up, .tokens = tokens, .width = width, .out = want };
+    qn_cpu_activation(check->cpu, &a);
     a.gate = a.out = check_push(check, gate, count, check->activations);
     a.up = check_push(check, up, count, check->activations);
-    qn_cuda_swiglu(check->gpu, &a);
+    qn_cuda_activation(check->gpu, &a);
     check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-30);
     check_next(check);
 }
 
-static unsigned check_swiglu(qn_scalar_t activations)
+static unsigned check_activation(qn_scalar_t activations)
 {
-    check_t check = check_begin("swiglu", activations, false);
+    check_t check = check_begin("activation", activations, false);
     check_gate(&check, 1, 1);
     check_gate(&check, 3, 172);
     check_gate(&check, 1, 8192);
@@ -380,7 +380,7 @@ typedef struct { const char *name; unsigned (*check)(qn_scalar_t); } typed_check
 typedef struct { const char *name; unsigned (*check)(void); } plain_check_t;
 
 static const typed_check_t TYPED[] = {
-    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "swiglu", check_swiglu }, { "rope", check_rope },
+    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "activation", check_activation }, { "rope", check_rope },
     { "kv", check_kv }, { "matmul", check_matmul }, { "attention", check_attention },
 };
 static const plain_check_t PLAIN[] = {

@@ -268,8 +268,8 @@ static void time_smalls(timing_t *timing, const model_shape_t *model, uint32_t t
                (double)tokens * (q + kv_width) * 4);
     time_small(timing, "kv_write", model, tokens, qn_cuda_kv_write,
                &(qn_kv_write_t){ kv, 0, tokens, x, y, rows_device }, (double)tokens * kv_width * 8);
-    time_small(timing, "swiglu", model, tokens, qn_cuda_swiglu,
-               &(qn_swiglu_t){ x, y, tokens, f, x }, (double)tokens * f * 6);
+    time_small(timing, "activation", model, tokens, qn_cuda_activation,
+               &(qn_activate_t){ x, y, tokens, f, x }, (double)tokens * f * 6);
     free(ids);
     free(rows);
 }

@@ -133,7 +133,7 @@ static void feed(step_t *s, uint32_t layer, uint32_t t)
     qn_cuda_matmul(s->timing.stream, &(qn_matmul_t){ s->normed, t, m->hidden, {
         { .weight = w->gate, .out = s->gate, .outputs = m->intermediate },
         { .weight = w->up, .out = s->up, .outputs = m->intermediate } }, 2 });
-    qn_cuda_swiglu(s->timing.stream, &(qn_swiglu_t){ s->gate, s->up, t, m->intermediate, s->gate });
+    qn_cuda_activation(s->timing.stream, &(qn_activate_t){ s->gate, s->up, t, m->intermediate, s->gate });
     qn_cuda_matmul(s->timing.stream, &(qn_matmul_t){ s->gate, t, m->intermediate, {
         { .weight = w->down, .out = s->x, .residual = s->x, .outputs = m->hidden } }, 1 });
 }

@@ -13,7 +13,7 @@
 #define BATCH 16
 #define PROMPT_MAX 48
 #define NEW_TOKENS 6
-#define ALL_AVX2 "matmul=avx2,attention.prefill=avx2,attention.decode=avx2,rmsnorm=avx2,swiglu=avx2"
+#define ALL_AVX2 "matmul=avx2,attention.prefill=avx2,attention.decode=avx2,rmsnorm=avx2,activation=avx2"
 
 /* Sixteen different sequences: prompts of 1 to 46 tokens, greedy, random, penalised. */
 static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *s, uint32_t chunk, bool staggered)

@@ -71,7 +71,7 @@ static void test_rmsnorm_in_place_gives_the_same(void **state)
     qn_stream_destroy(&stream);
 }
 
-static void test_swiglu_agrees_with_reference_and_survives_extremes(void **state)
+static void test_activation_agrees_with_reference_and_survives_extremes(void **state)
 {
     (void)state;
     static const float EXTREMES[] = { 0, -0.0f, 1e-30f, -1e-30f, 80, -80, 100, -100, 1e30f, -1e30f };
@@ -81,10 +81,10 @@ static void test_swiglu_agrees_with_reference_and_survives_extremes(void **state
         float *gate = check_values(count, width, false), *up = check_values(count, width + 1, false);
         for (uint32_t i = 0; i < count; i++) gate[i] = i % 2 ? EXTREMES[i / 2 % 10] : gate[i] * 20;
         float want[120], got[120];
-        qn_swiglu_t a = { .gate = gate, .up = up, .tokens = 3, .width = width, .out = want };
-        check_kernel(QN_OP_SWIGLU, "reference")->launch(stream, &a);
+        qn_activate_t a = { .gate = gate, .up = up, .tokens = 3, .width = width, .out = want };
+        check_kernel(QN_OP_ACTIVATION, "reference")->launch(stream, &a);
         for (size_t k = 0; k < CHECK_FAST_COUNT; k++) {
-            const qn_kernel_t *fast = check_kernel(QN_OP_SWIGLU, CHECK_FAST[k]);
+            const qn_kernel_t *fast = check_kernel(QN_OP_ACTIVATION, CHECK_FAST[k]);
             if (!fast) continue;
             a.out = got;
             fast->launch(stream, &a);
@@ -237,7 +237,7 @@ int main(void)
         cmocka_unit_test(test_bf16_rounding_is_nearest_even),
         cmocka_unit_test(test_rmsnorm_every_width_agrees_with_reference),
         cmocka_unit_test(test_rmsnorm_in_place_gives_the_same),
-        cmocka_unit_test(test_swiglu_agrees_with_reference_and_survives_extremes),
+        cmocka_unit_test(test_activation_agrees_with_reference_and_survives_extremes),
         cmocka_unit_test(test_rope_rotates_pairs_by_position_times_frequency),
         cmocka_unit_test(test_embedding_and_gather_copy_the_named_rows),
         cmocka_unit_test(test_kv_write_fills_the_named_rows_and_nothing_else),

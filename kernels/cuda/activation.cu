@@ -20,16 +20,16 @@ template <int VEC, class A> static __global__ void gate_values(const A *gate, co
     store_vector(out + i, gates);
 }
 
-extern "C" void qn_cuda_swiglu(qn_stream_t *stream, const void *arguments)
+extern "C" void qn_cuda_activation(qn_stream_t *stream, const void *arguments)
 {
-    const qn_swiglu_t *a = (const qn_swiglu_t *)arguments;
+    const qn_activate_t *a = (const qn_activate_t *)arguments;
     size_t count = (size_t)a->tokens * a->width;
     if (!count) return;
     with_scalar(stream->options.activations, [&](auto act) {
         using A = decltype(act);
         with_vector(a->width, (uintptr_t)a->gate | (uintptr_t)a->up | (uintptr_t)a->out, [&](auto vec) {
             uint32_t blocks = (uint32_t)((count / vec() + THREADS - 1) / THREADS);
-            qn_cuda_start(stream, "swiglu", gate_values<vec(), A>, blocks, THREADS, 0, (const A *)a->gate,
+            qn_cuda_start(stream, "activation", gate_values<vec(), A>, blocks, THREADS, 0, (const A *)a->gate,
                           (const A *)a->up, count, (A *)a->out);
         });
     });

@@ -11,7 +11,7 @@ VEC_INLINE vec_t gated(vec_t gate, vec_t up)
 static void gate_values(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    const qn_swiglu_t *a = arguments;
+    const qn_activate_t *a = arguments;
     const float *gate = a->gate, *up = a->up;
     float *out = a->out;
     size_t total = (size_t)a->tokens * a->width;
@@ -25,9 +25,9 @@ static void gate_values(const void *arguments, size_t begin, size_t end, unsigne
     }
 }
 
-void KERNEL(qn_cpu_swiglu)(qn_stream_t *stream, const void *arguments)
+void KERNEL(qn_cpu_activation)(qn_stream_t *stream, const void *arguments)
 {
-    const qn_swiglu_t *a = arguments;
+    const qn_activate_t *a = arguments;
     size_t vectors = ((size_t)a->tokens * a->width + VEC_LANES - 1) / VEC_LANES;
     qn_cpu_split(stream, vectors, 1000, gate_values, a);
 }
