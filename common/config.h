@@ -23,6 +23,9 @@ typedef struct {
         char *id;                  /* name in the HTTP API; "" = last component of path */
         char *load_format;         /* auto | safetensors | dummy (random weights from `seed`) */
         uint64_t seed;
+        char *layout;              /* auto | rows | panels */
+        char *quantize;            /* none | int8 | int4 */
+        char *quantize_group;      /* 32 | 64 */
         uint64_t max_model_len;    /* tokens; 0 = what the model says */
     } model;
     struct {
@@ -32,6 +35,7 @@ typedef struct {
         uint64_t max_body_bytes;
         uint64_t queue_limit;      /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
+        char *sampling_defaults;   /* model | openai */
     } frontend;
     struct {
         char *path;                /* tokenizer.json or a directory; "" = model.path */
@@ -53,6 +57,7 @@ typedef struct {
         uint64_t kv_bytes;         /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
         uint64_t block_tokens;
         bool prefix_cache;
+        char *huge_pages;          /* auto | off */
         char *eviction;            /* lru */
     } memory;
     struct {

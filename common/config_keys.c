@@ -27,6 +27,11 @@ static const qn_config_key_t keys[] = {
     TEXT("model.load_format", model.load_format, "auto", "auto|safetensors|dummy",
          "Where weights come from; dummy fills them with random numbers from model.seed."),
     COUNT("model.seed", model.seed, "0", 0, INT64_MAX, "Seed of dummy weights."),
+    TEXT("model.layout", model.layout, "auto", "auto|rows|panels",
+         "How weights lie in memory: rows as in the checkpoint, panels packed for the CPU; auto is panels for the CPU."),
+    TEXT("model.quantize", model.quantize, "none", "none|int8|int4",
+         "Number format of the matrices, converted while they load; embedding and head are int8 in both (CPU only)."),
+    TEXT("model.quantize_group", model.quantize_group, "32", "32|64", "int4: inputs that share a scale."),
     COUNT("model.max_model_len", model.max_model_len, "0", 0, QN_PROMPT_TOKENS_MAX,
           "Most tokens of prompt and answer together; 0 is what the model says."),
 
@@ -40,7 +45,9 @@ static const qn_config_key_t keys[] = {
     COUNT("frontend.queue_limit", frontend.queue_limit, "1024", 1, QN_REQUESTS_MAX,
           "Requests in flight before the API answers 429."),
     COUNT("frontend.default_max_tokens", frontend.default_max_tokens, "0", 0, QN_PROMPT_TOKENS_MAX,
-          "Tokens generated when a request names no limit; 0 is the default of the API it came through."),
+          "Tokens generated when a request names no limit; 0 is the default of the model, or else of the API."),
+    TEXT("frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
+         "What a request means that leaves out temperature and the like: what generation_config.json says, or 1."),
 
     TEXT("tokenizer.path", tokenizer.path, "", NULL,
          "tokenizer.json or the directory with it; \"\" is model.path."),
@@ -71,6 +78,8 @@ static const qn_config_key_t keys[] = {
           "Size of the KV cache; 0 is enough for max_sequences at max_model_len, at most a quarter of free memory."),
     COUNT("memory.block_tokens", memory.block_tokens, "16", 1, 1024, "Tokens of one KV block."),
     BOOL("memory.prefix_cache", memory.prefix_cache, "true", "Share the KV blocks of equal prompt beginnings."),
+    TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|off",
+         "Put weights and KV cache of the CPU on huge pages where the system allows it."),
     TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
 
     OTHER("compute.endpoint", QN_CONFIG_ENDPOINT, compute.endpoint, "ipc",

@@ -1,90 +1,78 @@
-/* What is this?      The reader of config.json and generation_config.json, and the mathematics of rope scaling.
+/* What is this?      The reader of config.json and generation_config.json: a table of architectures, and what each
+ *                    key means to them.
  * State owned:       none.
- * Must never:        trust a number of the file; guess an architecture.
- * Read next:         services/compute/model.c (binds tensors by this shape), kernels/kernels.h (the letters). */
-#include "common/model_config.h"
-
-#include <jansson.h>
+ * Must never:        trust a number of the file; guess an architecture; skip a feature that changes the result.
+ * Read next:         model_config_rope.c; services/compute/model.c (binds tensors by this shape). */
 #include <math.h>
 #include <string.h>
 
-/* What is particular to an architecture. Booleans are defaults for keys that config.json may leave out. */
+#include "common/model_config_internal.h"
+
+/* What is particular to an architecture, one bit each. */
+enum {
+    TIED = 1,            /* tie_word_embeddings is true when config.json leaves it out */
+    QKV_BIAS = 2,        /* q, k and v always have a bias, the output projection never (Qwen2) */
+    QK_NORM = 4,
+    NO_WINDOW = 8,       /* sliding_window means nothing */
+    WINDOW_ASKED = 16,   /* sliding_window counts only with use_sliding_window (Qwen) */
+    WINDOW_LATE = 32,    /* the first max_window_layers layers see everything (Qwen2 and Qwen3, not Qwen3-MoE) */
+    WINDOW_EVEN = 64,    /* even layers slide (Gemma 2) */
+    GEMMA = 128,         /* norms of 1 + w, embeddings scaled by sqrt(E) */
+    CAPPED = 256,        /* soft-caps, post norms and a scale of its own for attention (Gemma 2) */
+    EXPERTS = 512,
+    EXPERTS_SPARSE = 1024, /* experts in some layers, of a width of their own (Qwen3-MoE); else in all (Mixtral) */
+};
+
+/* The names of the keys that give the shape. */
+typedef struct { const char *layers, *hidden, *heads, *intermediate, *positions, *eps, *activation; } key_names_t;
+
+static const key_names_t USUAL = { "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
+                                   "max_position_embeddings", "rms_norm_eps", "hidden_act" };
+static const key_names_t GEMMA2_NAMES = { "num_hidden_layers", "hidden_size", "num_attention_heads",
+                                          "intermediate_size", "max_position_embeddings", "rms_norm_eps",
+                                          "hidden_activation" };
+static const key_names_t GPT2_NAMES = { "n_layer", "n_embd", "n_head", "n_inner", "n_positions", "layer_norm_epsilon",
+                                        "activation_function" };
+
+/* The numbers are what transformers' configuration class takes when config.json leaves the key out. */
 typedef struct {
     const char *name;
     qn_architecture_t architecture;
-    bool qkv_bias_always;   /* not configurable: Qwen2 */
-    bool qk_norm;
-    bool window_needs_flag; /* sliding_window counts only with use_sliding_window (Qwen) */
+    unsigned traits;
+    const key_names_t *keys;
+    uint32_t head_dim;      /* 0: hidden / heads */
+    uint32_t window;
+    double theta, eps;
+    const char *activation;
 } architecture_row_t;
 
+#define GELU_TANH "gelu_pytorch_tanh"
+#define QWEN_WINDOW (WINDOW_ASKED | WINDOW_LATE)
+
 static const architecture_row_t ARCHITECTURES[] = {
-    { "LlamaForCausalLM", QN_ARCHITECTURE_LLAMA, false, false, false },
-    { "MistralForCausalLM", QN_ARCHITECTURE_MISTRAL, false, false, false },
-    { "Qwen2ForCausalLM", QN_ARCHITECTURE_QWEN2, true, false, true },
-    { "Qwen3ForCausalLM", QN_ARCHITECTURE_QWEN3, false, true, true },
+    { "LlamaForCausalLM", QN_ARCHITECTURE_LLAMA, NO_WINDOW, &USUAL, 0, 0, 1e4, 1e-6, "silu" },
+    { "MistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
+    { "MinistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
+    { "Qwen2ForCausalLM", QN_ARCHITECTURE_QWEN2, QKV_BIAS | QWEN_WINDOW, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
+    { "Qwen3ForCausalLM", QN_ARCHITECTURE_QWEN3, QK_NORM | QWEN_WINDOW, &USUAL, 128, 4096, 1e4, 1e-6, "silu" },
+    { "GPT2LMHeadModel", QN_ARCHITECTURE_GPT2, TIED | NO_WINDOW, &GPT2_NAMES, 0, 0, 1e4, 1e-5, "gelu_new" },
+    { "MixtralForCausalLM", QN_ARCHITECTURE_MIXTRAL, EXPERTS, &USUAL, 0, 0, 1e6, 1e-5, "silu" },
+    { "Qwen3MoeForCausalLM", QN_ARCHITECTURE_QWEN3_MOE, QK_NORM | WINDOW_ASKED | EXPERTS | EXPERTS_SPARSE, &USUAL, 0,
+      4096, 1e4, 1e-6, "silu" },
+    { "GemmaForCausalLM", QN_ARCHITECTURE_GEMMA, TIED | NO_WINDOW | GEMMA, &USUAL, 256, 0, 1e4, 1e-6, GELU_TANH },
+    { "Gemma2ForCausalLM", QN_ARCHITECTURE_GEMMA2, TIED | WINDOW_EVEN | GEMMA | CAPPED, &GEMMA2_NAMES, 256, 4096, 1e4,
+      1e-6, GELU_TANH },
 };
 #define ARCHITECTURE_COUNT (sizeof ARCHITECTURES / sizeof ARCHITECTURES[0])
-
-/* ---- typed access; `where` is the object's name in messages ---- */
-
-static const json_t *present(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_is_null(value) ? NULL : value;
-}
-
-/* Missing: `fallback` when it is not negative, else a failure. */
-static qn_err_t read_count(const json_t *object, const char *key, int64_t fallback, int64_t min, int64_t max,
-                           uint32_t *ret_value)
-{
-    const json_t *value = present(object, key);
-    int64_t number = fallback;
-    if (value) {
-        if (!json_is_integer(value))
-            return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a whole number", key);
-        number = json_integer_value(value);
-    } else if (fallback < 0) {
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this architecture needs it", key);
-    }
-    if (number < min || number > max)
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is %lld, allowed are %lld to %lld", key, (long long)number,
-                       (long long)min, (long long)max);
-    *ret_value = (uint32_t)number;
-    return QN_OK;
-}
-
-static qn_err_t read_real(const json_t *object, const char *key, double fallback, double min, double max,
-                          double *ret_value)
-{
-    const json_t *value = present(object, key);
-    if (value && !json_is_number(value))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a number", key);
-    double number = value ? json_number_value(value) : fallback;
-    if (isnan(number))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this rope type needs it", key);
-    if (!(number >= min && number <= max))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is %g, allowed are %g to %g", key, number, min, max);
-    *ret_value = number;
-    return QN_OK;
-}
-
-static qn_err_t read_flag(const json_t *object, const char *key, bool fallback, bool *ret_value)
-{
-    const json_t *value = present(object, key);
-    if (value && !json_is_boolean(value))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be true or false", key);
-    *ret_value = value ? json_is_true(value) : fallback;
-    return QN_OK;
-}
 
 /* ---- architecture ---- */
 
 static qn_err_t find_architecture(const json_t *root, const architecture_row_t **ret_row)
 {
-    const json_t *list = present(root, "architectures");
+    const json_t *list = qn_model_config_value(root, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
     if (!name) return qn_fail(QN_ERR_INVALID, "config.json: \"architectures\" is missing or names none");
-    char known[256] = "";
+    char known[300] = "";
     for (size_t i = 0; i < ARCHITECTURE_COUNT; i++) {
         if (strcmp(ARCHITECTURES[i].name, name) == 0) {
             *ret_row = &ARCHITECTURES[i];
@@ -97,159 +85,257 @@ static qn_err_t find_architecture(const json_t *root, const architecture_row_t *
                    known);
 }
 
-static qn_err_t read_activation(const json_t *root, qn_activation_t *ret_activation)
+/* A checkpoint quantised by its maker computes something else from its tensors than what they say. */
+static qn_err_t refuse_quantization(const json_t *root)
+{
+    const json_t *quantization = qn_model_config_value(root, "quantization_config");
+    if (!quantization) return QN_OK;
+    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
+    return qn_fail(QN_ERR_UNSUPPORTED,
+                   "config.json: \"quantization_config\" (\"%.60s\") is not supported; use the unquantised checkpoint",
+                   method ? method : "unnamed");
+}
+
+/* Features that models of these architectures are known to carry and that change the result. */
+static qn_err_t refuse_features(const json_t *root)
+{
+    static const char *const KEYS[] = {
+        "add_cross_attention", "is_encoder_decoder", "use_bidirectional_attention",
+        "shared_expert_intermediate_size", "n_shared_experts", "num_shared_experts",
+    };
+    for (size_t i = 0; i < sizeof KEYS / sizeof KEYS[0]; i++) {
+        const json_t *value = qn_model_config_value(root, KEYS[i]);
+        if (value && !json_is_false(value) && !(json_is_integer(value) && json_integer_value(value) == 0))
+            return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"%s\" is not supported", KEYS[i]);
+    }
+    return refuse_quantization(root);
+}
+
+/* ---- shape ---- */
+
+static qn_err_t check_heads(const architecture_row_t *row, const qn_model_config_t *config)
+{
+    if (config->heads % config->kv_heads)
+        return qn_fail(QN_ERR_INVALID, "config.json: \"num_attention_heads\" %u is no multiple of "
+                       "\"num_key_value_heads\" %u", config->heads, config->kv_heads);
+    if (row->architecture == QN_ARCHITECTURE_GPT2 && config->hidden % config->heads)
+        return qn_fail(QN_ERR_INVALID, "config.json: \"n_embd\" %u is no multiple of \"n_head\" %u", config->hidden,
+                       config->heads);
+    if (config->head_dim % 2)
+        return qn_fail(QN_ERR_INVALID, "config.json: \"head_dim\" %u is odd; rope and kernels need pairs",
+                       config->head_dim);
+    return QN_OK;
+}
+
+/* GPT-2 knows neither fewer kv heads nor heads of a width of their own. */
+static qn_err_t read_heads(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+{
+    const json_t *object = row->architecture == QN_ARCHITECTURE_GPT2 ? NULL : root;
+    bool is_null = json_is_null(json_object_get(object, "head_dim"));
+    uint32_t standard = row->head_dim && !is_null ? row->head_dim : config->hidden / config->heads;
+    qn_err_t err = qn_model_config_count(object, "num_key_value_heads", config->heads, 1, 4096, &config->kv_heads);
+    if (!err) err = qn_model_config_count(object, "head_dim", standard, 2, QN_HEAD_DIM_MAX, &config->head_dim);
+    return err ? err : check_heads(row, config);
+}
+
+static qn_err_t read_shape(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+{
+    const key_names_t *keys = row->keys;
+    double eps;
+    qn_err_t err = qn_model_config_count(root, keys->layers, -1, 1, QN_LAYERS_MAX, &config->layers);
+    if (!err) err = qn_model_config_count(root, keys->hidden, -1, 1, QN_WIDTH_MAX, &config->hidden);
+    if (!err) err = qn_model_config_count(root, keys->heads, -1, 1, 4096, &config->heads);
+    if (!err) err = read_heads(root, row, config);
+    if (err) return err;
+    int64_t wide = row->architecture == QN_ARCHITECTURE_GPT2 ? 4 * (int64_t)config->hidden : -1;
+    err = qn_model_config_count(root, keys->intermediate, wide, 1, QN_WIDTH_MAX, &config->intermediate);
+    if (!err) err = qn_model_config_count(root, "vocab_size", -1, 1, QN_VOCAB_MAX, &config->vocab);
+    if (!err) err = qn_model_config_count(root, keys->positions, -1, 1, QN_POSITIONS_MAX, &config->max_positions);
+    if (!err) err = qn_model_config_real(root, keys->eps, row->eps, 0, 1, &eps);
+    if (!err) config->norm_eps = (float)eps;
+    return err;
+}
+
+/* ---- features ---- */
+
+static qn_err_t name_activation(const char *key, const char *name, qn_activation_t *ret_activation)
 {
     static const struct { const char *name; qn_activation_t activation; } NAMES[] = {
-        { "silu", QN_ACTIVATION_SILU },
+        { "silu", QN_ACTIVATION_SILU }, { "swish", QN_ACTIVATION_SILU }, { "gelu", QN_ACTIVATION_GELU },
+        { "gelu_python", QN_ACTIVATION_GELU }, { "gelu_new", QN_ACTIVATION_GELU_TANH },
+        { "gelu_pytorch_tanh", QN_ACTIVATION_GELU_TANH }, { "gelu_python_tanh", QN_ACTIVATION_GELU_TANH },
+        { "gelu_fast", QN_ACTIVATION_GELU_TANH }, { "gelu_accurate", QN_ACTIVATION_GELU_TANH },
+        { "relu", QN_ACTIVATION_RELU },
     };
-    const json_t *value = present(root, "hidden_act");
-    const char *name = value ? json_string_value(value) : "silu";
     for (size_t i = 0; name && i < sizeof NAMES / sizeof NAMES[0]; i++)
         if (strcmp(NAMES[i].name, name) == 0) {
             *ret_activation = NAMES[i].activation;
             return QN_OK;
         }
-    return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"hidden_act\" \"%.60s\" is not supported; supported is silu",
-                   name ? name : "(not a string)");
+    return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"%s\" \"%.60s\" is not supported; supported are silu, gelu, "
+                   "gelu_new, gelu_pytorch_tanh, relu", key, name ? name : "(not a string)");
 }
 
-/* ---- rope ---- */
-
-/* transformers' yarn: how strongly attention is sharpened for a stretch of `factor`. */
-static double yarn_mscale(double factor, double mscale)
+/* The first Gemma's configurations say "gelu" and mean its tanh form (transformers' GemmaConfig corrects it too). */
+static qn_err_t read_activation(const json_t *root, const architecture_row_t *row, qn_activation_t *ret_activation)
 {
-    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+    const json_t *value = qn_model_config_value(root, row->keys->activation);
+    const char *name = value ? json_string_value(value) : row->activation;
+    if (row->architecture == QN_ARCHITECTURE_GEMMA && name && strcmp(name, "gelu") == 0) name = GELU_TANH;
+    return name_activation(row->keys->activation, name, ret_activation);
 }
 
-static qn_err_t read_yarn(const json_t *scaling, qn_rope_config_t *rope)
+static void set_gpt2(qn_model_config_t *config)
 {
-    double mscale, mscale_all;
-    qn_err_t err = read_real(scaling, "beta_fast", 32, 1e-6, 1e9, &rope->beta_fast);
-    if (!err) err = read_real(scaling, "beta_slow", 1, 1e-6, 1e9, &rope->beta_slow);
-    if (!err) err = read_flag(scaling, "truncate", true, &rope->truncate);
-    if (!err) err = read_real(scaling, "mscale", 0, 0, 1e3, &mscale);
-    if (!err) err = read_real(scaling, "mscale_all_dim", 0, 0, 1e3, &mscale_all);
-    if (err) return err;
-    double standard = mscale > 0 && mscale_all > 0
-        ? yarn_mscale(rope->factor, mscale) / yarn_mscale(rope->factor, mscale_all) : yarn_mscale(rope->factor, 1);
-    return read_real(scaling, "attention_factor", standard, 1e-3, 1e3, &rope->attention_factor);
+    config->norm = QN_NORM_LAYER;
+    config->gated_mlp = false;
+    config->qkv_bias = config->output_bias = config->mlp_bias = true;
+    config->rope = (qn_rope_config_t){ .type = QN_ROPE_NONE, .factor = 1, .attention_factor = 1, .truncate = true };
 }
 
-static qn_err_t read_rope_type(const json_t *scaling, qn_rope_type_t *ret_type)
+static qn_err_t read_features(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
 {
-    static const char *const NAMES[] = {
-        [QN_ROPE_DEFAULT] = "default", [QN_ROPE_LINEAR] = "linear", [QN_ROPE_DYNAMIC] = "dynamic",
-        [QN_ROPE_LLAMA3] = "llama3", [QN_ROPE_YARN] = "yarn",
-    };
-    const json_t *value = present(scaling, "rope_type");
-    if (!value) value = present(scaling, "type");
-    const char *name = value ? json_string_value(value) : "default";
-    for (size_t i = 0; name && i < sizeof NAMES / sizeof NAMES[0]; i++)
-        if (strcmp(NAMES[i], name) == 0) {
-            *ret_type = (qn_rope_type_t)i;
-            return QN_OK;
-        }
-    return qn_fail(QN_ERR_UNSUPPORTED,
-                   "config.json: rope type \"%.60s\" is not supported; supported are default, linear, dynamic, "
-                   "llama3, yarn", name ? name : "(not a string)");
+    config->norm = QN_NORM_RMS;
+    config->gated_mlp = true;
+    config->qk_norm = row->traits & QK_NORM;
+    config->post_norms = row->traits & CAPPED;
+    config->norm_weight_offset = row->traits & GEMMA ? 1 : 0;
+    config->embedding_multiplier = row->traits & GEMMA ? sqrtf((float)config->hidden) : 1;
+    qn_err_t err = read_activation(root, row, &config->activation);
+    if (!err) err = qn_model_config_flag(root, "tie_word_embeddings", row->traits & TIED, &config->tie_embeddings);
+    if (row->architecture == QN_ARCHITECTURE_GPT2) {
+        set_gpt2(config);
+        return err;
+    }
+    if (!err) err = qn_model_config_flag(root, "attention_bias", false, &config->output_bias);
+    if (!err) err = qn_model_config_flag(root, "mlp_bias", false, &config->mlp_bias);
+    config->qkv_bias = config->output_bias || row->traits & QKV_BIAS;
+    if (row->traits & QKV_BIAS) config->output_bias = false;
+    return err ? err : qn_model_config_rope(root, row->theta, config);
 }
 
-/* New style: everything in rope_parameters. Old style: rope_theta at the top and an optional rope_scaling. */
-static qn_err_t read_rope(const json_t *root, qn_model_config_t *config)
-{
-    qn_rope_config_t *rope = &config->rope;
-    *rope = (qn_rope_config_t){ .factor = 1, .attention_factor = 1, .truncate = true };
-    const json_t *scaling = present(root, "rope_parameters");
-    if (!scaling) scaling = present(root, "rope_scaling");
-    if (scaling && !json_is_object(scaling))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"rope_parameters\" must be an object");
-    const json_t *theta = present(scaling, "rope_theta") ? scaling : root;
-    qn_err_t err = read_rope_type(scaling, &rope->type);
-    if (!err) err = read_real(theta, "rope_theta", 10000, 1, 1e12, &rope->theta);
-    if (err || rope->type == QN_ROPE_DEFAULT) return err;
+/* ---- attention ---- */
 
-    double partial;
-    err = read_real(scaling, "partial_rotary_factor", 1, 0, 1, &partial);
-    if (!err && partial != 1)
-        return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"partial_rotary_factor\" %g is not supported", partial);
-    const json_t *original = present(scaling, "original_max_position_embeddings") ? scaling : root;
+static qn_err_t read_gpt2_scale(const json_t *root, qn_model_config_t *config)
+{
+    bool scaled;
+    qn_err_t err = qn_model_config_flag(root, "scale_attn_weights", true, &scaled);
+    if (!err && !scaled) config->attention_scale = 1;
     if (!err)
-        err = read_count(original, "original_max_position_embeddings", config->max_positions, 1, QN_POSITIONS_MAX,
-                         &rope->original_max_positions);
-    if (err) return err;
-    bool ratio_known = rope->type == QN_ROPE_YARN && rope->original_max_positions < config->max_positions;
-    double ratio = (double)config->max_positions / rope->original_max_positions;
-    err = read_real(scaling, "factor", ratio_known ? ratio : NAN, 1, 1e6, &rope->factor);
-    if (!err && rope->type == QN_ROPE_LLAMA3) {
-        err = read_real(scaling, "low_freq_factor", NAN, 1e-6, 1e6, &rope->low_freq_factor);
-        if (!err) err = read_real(scaling, "high_freq_factor", NAN, 1e-6, 1e6, &rope->high_freq_factor);
-        if (!err && rope->high_freq_factor <= rope->low_freq_factor)
-            return qn_fail(QN_ERR_INVALID, "config.json: \"high_freq_factor\" must exceed \"low_freq_factor\"");
-    }
-    if (!err && rope->type == QN_ROPE_YARN) {
-        err = read_yarn(scaling, rope);
-        double stretched = rope->original_max_positions * rope->factor;
-        if (!err && stretched > config->max_positions && stretched <= QN_POSITIONS_MAX)
-            config->max_positions = (uint32_t)stretched;
-    }
+        err = qn_model_config_flag(root, "scale_attn_by_inverse_layer_idx", false, &config->attention_scale_by_layer);
     return err;
 }
 
-static void llama3_frequencies(const qn_rope_config_t *rope, uint32_t pairs, uint32_t head_dim, float *ret)
+/* A soft-cap is off when its key is null, and has its default when it is absent. */
+static qn_err_t read_cap(const json_t *root, const char *key, double standard, float *ret_cap)
 {
-    const double pi2 = 6.283185307179586476925;
-    double context = rope->original_max_positions;
-    for (uint32_t i = 0; i < pairs; i++) {
-        double speed = pow(rope->theta, -2.0 * i / head_dim), wavelength = pi2 / speed;
-        double smooth = (context / wavelength - rope->low_freq_factor)
-            / (rope->high_freq_factor - rope->low_freq_factor);
-        if (smooth < 0) smooth = 0;
-        if (smooth > 1) smooth = 1;
-        ret[i] = (float)((1 - smooth) * speed / rope->factor + smooth * speed);
-    }
+    double cap, none = json_is_null(json_object_get(root, key)) ? 0 : standard;
+    qn_err_t err = qn_model_config_real(root, key, none, 0, 1e6, &cap);
+    if (!err) *ret_cap = (float)cap;
+    return err;
 }
 
-/* The pair index whose wave turns `rotations` times within the original context. */
-static double yarn_dimension(const qn_rope_config_t *rope, uint32_t head_dim, double rotations)
+static qn_err_t read_scale(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
 {
-    return head_dim * log(rope->original_max_positions / (rotations * 6.283185307179586476925))
-        / (2 * log(rope->theta));
+    double scalar = config->head_dim;
+    config->attention_scale = (float)(1 / sqrt(scalar));
+    if (row->architecture == QN_ARCHITECTURE_GPT2) return read_gpt2_scale(root, config);
+    if (!(row->traits & CAPPED)) return QN_OK;
+    qn_err_t err = qn_model_config_real(root, "query_pre_attn_scalar", 256, 1e-6, 1e6, &scalar);
+    if (!err) config->attention_scale = (float)(1 / sqrt(scalar));
+    if (!err) err = read_cap(root, "attn_logit_softcapping", 50, &config->attention_softcap);
+    if (!err) err = read_cap(root, "final_logit_softcapping", 30, &config->logit_softcap);
+    return err;
 }
 
-static void yarn_frequencies(const qn_rope_config_t *rope, uint32_t pairs, uint32_t head_dim, float *ret)
+/* layer_types names each layer when present; else the architecture has a rule. */
+static qn_err_t read_layer_types(const json_t *root, const architecture_row_t *row, uint32_t full_layers,
+                                 qn_model_config_t *config)
 {
-    double low = yarn_dimension(rope, head_dim, rope->beta_fast);
-    double high = yarn_dimension(rope, head_dim, rope->beta_slow);
-    if (rope->truncate) {
-        low = floor(low);
-        high = ceil(high);
+    const json_t *types = qn_model_config_value(root, "layer_types");
+    if (types && json_array_size(types) != config->layers)
+        return qn_fail(QN_ERR_INVALID, "config.json: \"layer_types\" must name each of the %u layers", config->layers);
+    for (uint32_t i = 0; i < config->layers; i++) {
+        const char *type = types ? json_string_value(json_array_get(types, i)) : NULL;
+        bool slides = types ? type && strcmp(type, "sliding_attention") == 0
+                            : i >= full_layers && !(row->traits & WINDOW_EVEN && i % 2);
+        if (types && !slides && (!type || strcmp(type, "full_attention") != 0))
+            return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"layer_types\" \"%.60s\" is not supported",
+                           type ? type : "(not a string)");
+        config->layer_slides[i] = config->sliding_window && slides;
     }
-    if (low < 0) low = 0;
-    if (high > head_dim - 1) high = head_dim - 1;
-    if (low == high) high += 0.001;
-    for (uint32_t i = 0; i < pairs; i++) {
-        double speed = pow(rope->theta, -2.0 * i / head_dim);
-        double ramp = (i - low) / (high - low);
-        if (ramp < 0) ramp = 0;
-        if (ramp > 1) ramp = 1;
-        ret[i] = (float)(speed / rope->factor * ramp + speed * (1 - ramp));
-    }
+    return QN_OK;
 }
 
-void qn_rope_frequencies(const qn_rope_config_t *rope, uint32_t head_dim, float *ret_frequencies)
+/* A sliding_window that is null is none; one that is absent has the architecture's default. */
+static qn_err_t read_window(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
 {
-    uint32_t pairs = head_dim / 2;
-    switch (rope->type) {
-    case QN_ROPE_LLAMA3: llama3_frequencies(rope, pairs, head_dim, ret_frequencies); return;
-    case QN_ROPE_YARN: yarn_frequencies(rope, pairs, head_dim, ret_frequencies); return;
-    case QN_ROPE_NONE:
-    case QN_ROPE_LINEAR:
-    case QN_ROPE_DYNAMIC:
-    case QN_ROPE_DEFAULT: break;
+    bool use = true;
+    uint32_t full_layers = 0, none = json_is_null(json_object_get(root, "sliding_window")) ? 0 : row->window;
+    qn_err_t err = QN_OK;
+    if (row->traits & WINDOW_ASKED) err = qn_model_config_flag(root, "use_sliding_window", false, &use);
+    if (!err) err = qn_model_config_count(root, "sliding_window", none, 0, QN_POSITIONS_MAX, &config->sliding_window);
+    if (!err && row->traits & WINDOW_LATE)
+        err = qn_model_config_count(root, "max_window_layers", 28, 0, 1 << 20, &full_layers);
+    if (err) return err;
+    if (!use || row->traits & NO_WINDOW) config->sliding_window = 0;
+    return read_layer_types(root, row, full_layers, config);
+}
+
+/* ---- experts ---- */
+
+static bool names_layer(const json_t *list, uint32_t layer)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (json_integer_value(json_array_get(list, i)) == (json_int_t)layer) return true;
+    return false;
+}
+
+static qn_err_t check_layer_list(const json_t *list, uint32_t layers)
+{
+    bool good = !list || json_is_array(list);
+    for (size_t i = 0; good && i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i);
+        good = json_is_integer(item) && json_integer_value(item) >= 0 && json_integer_value(item) < layers;
     }
-    double slow = rope->type == QN_ROPE_LINEAR ? rope->factor : 1;
-    for (uint32_t i = 0; i < pairs; i++)
-        ret_frequencies[i] = (float)(pow(rope->theta, -2.0 * i / head_dim) / slow);
+    return good ? QN_OK : qn_fail(QN_ERR_INVALID, "config.json: \"mlp_only_layers\" must be a list of layers below %u",
+                                  layers);
+}
+
+/* Which layers have experts, as transformers' Qwen3MoeDecoderLayer decides it. */
+static qn_err_t read_sparse_layers(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+{
+    uint32_t every = 1;
+    const json_t *dense = NULL;
+    qn_err_t err = QN_OK;
+    if (row->traits & EXPERTS_SPARSE) {
+        dense = qn_model_config_value(root, "mlp_only_layers");
+        err = check_layer_list(dense, config->layers);
+        if (!err) err = qn_model_config_count(root, "decoder_sparse_step", 1, 1, 1 << 20, &every);
+    }
+    bool any = false;
+    for (uint32_t i = 0; !err && i < config->layers; i++) {
+        config->layer_is_sparse[i] = (i + 1) % every == 0 && !names_layer(dense, i);
+        any = any || config->layer_is_sparse[i];
+    }
+    if (!any) config->experts = config->experts_per_token = config->expert_intermediate = 0;
+    return err;
+}
+
+static qn_err_t read_experts(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+{
+    if (!(row->traits & EXPERTS)) return QN_OK;
+    bool sparse = row->traits & EXPERTS_SPARSE;
+    const char *key = qn_model_config_value(root, "num_local_experts") || !sparse ? "num_local_experts" : "num_experts";
+    qn_err_t err = qn_model_config_count(root, key, -1, sparse ? 0 : 1, QN_EXPERTS_MAX, &config->experts);
+    if (err || config->experts == 0) return err;
+    err = qn_model_config_count(root, "num_experts_per_tok", -1, 1, config->experts, &config->experts_per_token);
+    config->normalise_experts = true;
+    config->expert_intermediate = config->intermediate;
+    if (!err && sparse)
+        err = qn_model_config_count(root, "moe_intermediate_size", -1, 1, QN_WIDTH_MAX, &config->expert_intermediate);
+    if (!err && sparse) err = qn_model_config_flag(root, "norm_topk_prob", false, &config->normalise_experts);
+    return err ? err : read_sparse_layers(root, row, config);
 }
 
 /* ---- tokens that end a sequence ---- */
@@ -269,7 +355,7 @@ static qn_err_t add_eos(qn_model_config_t *config, const json_t *value, const ch
 
 static qn_err_t read_eos(qn_model_config_t *config, const json_t *root, const char *file)
 {
-    const json_t *value = present(root, "eos_token_id");
+    const json_t *value = qn_model_config_value(root, "eos_token_id");
     if (!value) return QN_OK;
     if (!json_is_array(value)) return add_eos(config, value, file);
     qn_err_t err = QN_OK;
@@ -280,86 +366,14 @@ static qn_err_t read_eos(qn_model_config_t *config, const json_t *root, const ch
 static qn_err_t read_bos(qn_model_config_t *config, const json_t *root)
 {
     config->bos = -1;
-    if (!present(root, "bos_token_id")) return QN_OK;
+    if (!qn_model_config_value(root, "bos_token_id")) return QN_OK;
     uint32_t bos;
-    qn_err_t err = read_count(root, "bos_token_id", -1, 0, (int64_t)config->vocab - 1, &bos);
+    qn_err_t err = qn_model_config_count(root, "bos_token_id", -1, 0, (int64_t)config->vocab - 1, &bos);
     if (!err) config->bos = (int32_t)bos;
     return err;
 }
 
 /* ---- the whole ---- */
-
-static qn_err_t read_shape(const json_t *root, qn_model_config_t *config)
-{
-    qn_err_t err = read_count(root, "num_hidden_layers", -1, 1, QN_LAYERS_MAX, &config->layers);
-    if (!err) err = read_count(root, "hidden_size", -1, 1, QN_WIDTH_MAX, &config->hidden);
-    if (!err) err = read_count(root, "num_attention_heads", -1, 1, 4096, &config->heads);
-    if (!err) err = read_count(root, "num_key_value_heads", config->heads, 1, 4096, &config->kv_heads);
-    if (!err)
-        err = read_count(root, "head_dim", config->hidden / config->heads, 2, QN_HEAD_DIM_MAX, &config->head_dim);
-    if (!err) err = read_count(root, "intermediate_size", -1, 1, QN_WIDTH_MAX, &config->intermediate);
-    if (!err) err = read_count(root, "vocab_size", -1, 1, QN_VOCAB_MAX, &config->vocab);
-    if (!err) err = read_count(root, "max_position_embeddings", -1, 1, QN_POSITIONS_MAX, &config->max_positions);
-    if (err) return err;
-    if (config->heads % config->kv_heads)
-        return qn_fail(QN_ERR_INVALID, "config.json: \"num_attention_heads\" %u is no multiple of "
-                       "\"num_key_value_heads\" %u", config->heads, config->kv_heads);
-    if (config->head_dim % 2)
-        return qn_fail(QN_ERR_INVALID, "config.json: \"head_dim\" %u is odd; rope needs pairs", config->head_dim);
-    double eps;
-    err = read_real(root, "rms_norm_eps", 1e-6, 0, 1, &eps);
-    if (!err) config->norm_eps = (float)eps;
-    return err;
-}
-
-/* A checkpoint quantised by its maker computes something else from its tensors than what they say. */
-static qn_err_t refuse_quantization(const json_t *root)
-{
-    const json_t *quantization = json_object_get(root, "quantization_config");
-    if (!quantization || json_is_null(quantization)) return QN_OK;
-    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
-    return qn_fail(QN_ERR_UNSUPPORTED,
-                   "config.json: \"quantization_config\" (\"%.60s\") is not supported; use the unquantised checkpoint",
-                   method ? method : "unnamed");
-}
-
-static qn_err_t read_features(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
-{
-    config->qk_norm = row->qk_norm;
-    qn_err_t err = read_activation(root, &config->activation);
-    if (!err) err = read_flag(root, "tie_word_embeddings", false, &config->tie_embeddings);
-    if (!err) err = read_flag(root, "attention_bias", false, &config->qkv_bias);
-    if (!err) err = read_flag(root, "mlp_bias", false, &config->mlp_bias);
-    /* attention_bias covers the output projection too; Qwen2 has a fixed bias on q, k and v alone. */
-    config->output_bias = config->qkv_bias && !row->qkv_bias_always;
-    config->qkv_bias = config->qkv_bias || row->qkv_bias_always;
-    return err;
-}
-
-/* layer_types names each layer when present; else Qwen's first max_window_layers see everything. */
-static qn_err_t read_window(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
-{
-    bool use = true;
-    uint32_t full_layers = 0;
-    qn_err_t err = read_flag(root, "use_sliding_window", !row->window_needs_flag, &use);
-    if (!err) err = read_count(root, "sliding_window", 0, 0, QN_POSITIONS_MAX, &config->sliding_window);
-    if (!err && row->window_needs_flag)
-        err = read_count(root, "max_window_layers", 0, 0, 1 << 20, &full_layers);
-    if (err) return err;
-    if (!use || row->architecture == QN_ARCHITECTURE_LLAMA) config->sliding_window = 0;
-    const json_t *types = present(root, "layer_types");
-    if (types && json_array_size(types) != config->layers)
-        return qn_fail(QN_ERR_INVALID, "config.json: \"layer_types\" must name each of the %u layers", config->layers);
-    for (uint32_t i = 0; i < config->layers; i++) {
-        const char *type = types ? json_string_value(json_array_get(types, i)) : NULL;
-        bool slides = types ? type && strcmp(type, "sliding_attention") == 0 : i >= full_layers;
-        if (types && !slides && (!type || strcmp(type, "full_attention") != 0))
-            return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"layer_types\" \"%.60s\" is not supported",
-                           type ? type : "(not a string)");
-        config->layer_slides[i] = config->sliding_window && slides;
-    }
-    return QN_OK;
-}
 
 static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_model_config_t *config)
 {
@@ -368,11 +382,12 @@ static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_mode
     if (err) return err;
     config->architecture = row->architecture;
     strncpy(config->architecture_name, row->name, sizeof config->architecture_name - 1);
-    err = refuse_quantization(root);
-    if (!err) err = read_shape(root, config);
+    err = refuse_features(root);
+    if (!err) err = read_shape(root, row, config);
     if (!err) err = read_features(root, row, config);
-    if (!err) err = read_rope(root, config);
+    if (!err) err = read_scale(root, row, config);
     if (!err) err = read_window(root, row, config);
+    if (!err) err = read_experts(root, row, config);
     if (!err) err = read_eos(config, generation, "generation_config.json");
     if (!err) err = read_eos(config, root, "config.json");
     if (!err) err = read_bos(config, root);

@@ -15,6 +15,7 @@
 #define QN_HEAD_DIM_MAX 512        /* largest published head is 256; attention keeps a row of this size on the stack */
 #define QN_WIDTH_MAX (1u << 18)    /* hidden and intermediate width; the largest published are below 100,000 */
 #define QN_POSITIONS_MAX (1u << 24) /* max_position_embeddings; serving is bounded by QN_PROMPT_TOKENS_MAX anyway */
+#define QN_EXPERTS_MAX 1024         /* of one layer; the largest published have 512 */
 
 typedef enum {
     QN_ARCHITECTURE_LLAMA,
@@ -24,6 +25,7 @@ typedef enum {
     QN_ARCHITECTURE_GPT2,
     QN_ARCHITECTURE_MIXTRAL,
     QN_ARCHITECTURE_QWEN3_MOE,
+    QN_ARCHITECTURE_GEMMA,
     QN_ARCHITECTURE_GEMMA2,
 } qn_architecture_t;
 
@@ -31,7 +33,9 @@ typedef enum {
 typedef enum { QN_NORM_RMS, QN_NORM_LAYER } qn_norm_kind_t;
 
 /* NONE: positions come from a table that is added to the embedding (GPT-2). */
-typedef enum { QN_ROPE_NONE, QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_DYNAMIC, QN_ROPE_LLAMA3, QN_ROPE_YARN } qn_rope_type_t;
+typedef enum {
+    QN_ROPE_NONE, QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_DYNAMIC, QN_ROPE_LLAMA3, QN_ROPE_YARN
+} qn_rope_type_t;
 
 /* Rotary embedding as transformers' modeling_rope_utils defines it. Fields that a type does not use are neutral. */
 typedef struct {
@@ -39,7 +43,7 @@ typedef struct {
     double theta;
     double factor;                       /* linear, dynamic, llama3, yarn */
     double low_freq_factor, high_freq_factor; /* llama3 */
-    uint32_t original_max_positions;     /* llama3, yarn */
+    uint32_t original_max_positions;     /* dynamic, llama3, yarn: the length the model was trained at */
     double beta_fast, beta_slow;         /* yarn */
     bool truncate;                       /* yarn */
     double attention_factor;             /* yarn: cos and sin are multiplied by it; 1 otherwise */
@@ -53,11 +57,11 @@ typedef struct {
     uint32_t heads, kv_heads, head_dim;  /* H, K, D; H is a multiple of K, D is even */
     uint32_t intermediate;               /* F: width of the MLP */
     uint32_t vocab;                      /* V: rows of the embedding, at least the tokenizer's */
-    uint32_t max_positions;              /* max_position_embeddings, stretched by yarn */
+    uint32_t max_positions;              /* the longest sequence, in tokens; see qn_model_config_parse */
     qn_norm_kind_t norm;
     float norm_eps;
     float norm_weight_offset;            /* 0; 1 for Gemma, whose checkpoints hold w - 1 */
-    bool post_norms;                     /* the outputs of attention and MLP are normed before they are added (Gemma 2) */
+    bool post_norms;                     /* outputs of attention and MLP are normed before they are added (Gemma 2) */
     float embedding_multiplier;          /* 1; sqrt(E) for Gemma */
     qn_rope_config_t rope;
     qn_activation_t activation;
@@ -73,7 +77,7 @@ typedef struct {
     float logit_softcap;                 /* 0 = off (Gemma 2) */
     uint32_t experts;                    /* X: of each sparse layer; 0 = the MLP is dense everywhere */
     uint32_t experts_per_token;          /* A */
-    uint32_t expert_intermediate;        /* width of one expert's MLP */
+    uint32_t expert_intermediate;        /* width of one expert's MLP; 0 without experts */
     bool normalise_experts;              /* the chosen experts' weights are made to sum to 1 */
     bool layer_is_sparse[QN_LAYERS_MAX]; /* which layers have experts */
     uint32_t eos[QN_STOP_IDS_MAX];       /* generation_config's first, then config's; no duplicates */
@@ -81,9 +85,21 @@ typedef struct {
     int32_t bos;                         /* -1: none */
 } qn_model_config_t;
 
-/* Parses config.json and, when `generation_text` is not NULL, generation_config.json.
+/* Parses config.json and, when `generation_text` is not NULL, generation_config.json. Keys that may be absent then mean what
+ * transformers' configuration class of the architecture says they mean; keys of the shape, experts and vocabulary must
+ * be there.
+ *
+ * max_positions is max_position_embeddings, except where a rope is made to reach further:
+ *   yarn     original_max_position_embeddings * factor, when that is more
+ *   dynamic  max_position_embeddings * factor: the formula takes max_position_embeddings for the trained length
+ *   linear   the same as for yarn when the original length is given. When it is not, max_position_embeddings * factor,
+ *            as vLLM has it: published models put the trained length there (Vicuna-16k: 4096 and 4) or the stretched
+ *            one (DeepSeek-Coder: 16384 and 4), and nothing tells which. The greater reading forbids neither its
+ *            length; model.max_model_len chooses.
+ *
  * QN_ERR_INVALID: not JSON, or a field is missing, of the wrong type or out of range (the text names it).
- * QN_ERR_UNSUPPORTED: an architecture, rope type or activation this build does not compute (the text names it). */
+ * QN_ERR_UNSUPPORTED: an architecture, rope type, activation or feature this build does not compute (the text names
+ * it). */
 qn_err_t qn_model_config_parse(const char *config_text, size_t config_bytes, const char *generation_text,
                                size_t generation_bytes, qn_model_config_t *ret_config);
 

@@ -60,7 +60,11 @@ typedef struct {
 
 /* How many tensors the model has. */
 size_t qn_model_tensor_count(const qn_model_config_t *config);
-/* Tensor `index` < count: embedding, then layer by layer (experts in order), then final norm and head. Constant time. */
+/* Tensor `index` < count: embedding, then layer by layer (experts in order), then final norm and head. Takes
+ * time in the number of layers at most. */
 void qn_model_tensor_at(const qn_model_config_t *config, size_t index, qn_model_tensor_t *ret_tensor);
+/* What a source is called in a checkpoint of the model without its head: the name without "model." or "transformer."
+ * in front. Returns view of `source`; NULL when it has no such name. */
+const char *qn_model_tensor_bare_source(const char *source);
 
 #endif

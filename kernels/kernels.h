@@ -249,6 +249,7 @@ typedef struct {
     void *out[QN_EXPERT_PARTS];  /* [T*A, O] */
     uint32_t part_count;
     void *scratch;               /* CPU: qn_matmul_scratch_bytes(places, inputs) */
+    qn_scalar_t scalar;          /* of all weights; CUDA, whose host cannot look into the array, chooses by it */
 } qn_expert_matmul_t;
 
 /* moe_combine: out[t] = residual[t] + sum over a of weights[t, a] * x[places[t, a]], a ascending. out may be residual. */

@@ -15,7 +15,11 @@
  *          [g][c][row][j] holds input g*G + 8c + j in its low and g*G + 8c + 4 + j in its high nibble:
  *          value = (nibble - 8) * scale of (g, row)
  *
- * Quantisation is symmetric, to nearest; int4 chooses each group's scale to lessen the squared error. */
+ * A zero of padding is the value zero: byte 128 (int8), nibble 8 (int4), and outputs beyond O have scale 0.
+ *
+ * Quantisation is symmetric, to nearest; int4 chooses each group's scale to lessen the squared error, and that scale
+ * may be negative. A row (a group) whose scale would be below FLT_MIN has scale 0; one with a value that is not finite
+ * has an infinite scale, by which whoever packed can tell. */
 #ifndef QN_KERNELS_WEIGHT_LAYOUT_H
 #define QN_KERNELS_WEIGHT_LAYOUT_H
 
@@ -63,8 +67,17 @@ qn_err_t qn_weight_bytes(qn_scalar_t scalar, qn_layout_t layout, uint32_t group,
 void qn_weight_pack(qn_scalar_t scalar, uint32_t group, uint64_t outputs, uint64_t inputs, uint64_t first,
                     uint64_t count, const float *rows, void *ret_panels);
 
+/* `count` elements at `source`, which has any alignment, as f32: exact, subnormals, infinities and NaN payloads
+ * included. */
+void qn_weight_widen_bf16(const void *source, size_t count, float *ret_values);
+void qn_weight_widen_f16(const void *source, size_t count, float *ret_values);
+
 /* Element [output, input] as f32, whatever the layout: for references, gathers and tests. */
 float qn_weight_get(const qn_weight_t *weight, uint64_t inputs, uint64_t output, uint64_t input);
+
+/* Inputs [first, first + count) of row `output` as f32. */
+void qn_weight_span(const qn_weight_t *weight, uint64_t inputs, uint64_t output, uint64_t first, uint64_t count,
+                    float *ret_values);
 
 /* Row `output` as f32. */
 void qn_weight_row(const qn_weight_t *weight, uint64_t inputs, uint64_t output, float *ret_row);

@@ -22,7 +22,9 @@ static const command_t commands[] = {
     { "detokenize", cmd_detokenize, "text of token ids" },
     { "status", cmd_status, "the five services as they are now" },
     { "sniff", cmd_sniff, "follow the messages between the services, decoded" },
+    { "model", cmd_model, "describe or examine a model directory" },
     { "config", cmd_config, "show configuration keys, values and where they come from" },
+    { "bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers" },
     { "doctor", cmd_doctor, "check this machine and installation" },
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)

@@ -14,13 +14,20 @@ static double score(const float *q, const qn_kv_t *kv, size_t at)
     return sum;
 }
 
+/* Scaled, and bent below the cap when there is one. */
+static double shape_score(const qn_attention_t *a, double product)
+{
+    double scaled = product * a->scale;
+    return a->softcap > 0 ? a->softcap * tanh(scaled / a->softcap) : scaled;
+}
+
 static void attend_head(const qn_attention_t *a, const qn_query_t *query, uint32_t head)
 {
     uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim;
     const float *q = (const float *)a->q + (query->row * a->heads + head) * dim;
     double best = -INFINITY, total = 0, sum[QN_ATTENTION_DIM_MAX] = { 0 };
     for (uint32_t p = query->begin; p < query->end; p++) {
-        double s = score(q, &a->kv, qn_kv_at(a, query, 0, p, kv_head)) * a->scale;
+        double s = shape_score(a, score(q, &a->kv, qn_kv_at(a, query, 0, p, kv_head)));
         double keep = s > best ? exp(best - s) : 1;
         if (s > best) best = s;
         double weight = exp(s - best);

@@ -1,8 +1,36 @@
-/* What is this?      The attention for AVX-512; the algorithm is in attention_body.h.
+/* What is this?      The attention for AVX-512; the algorithm is in attention_tile.h and attention_body.h.
  * State owned:       none.
  * Must never:        be reached on a machine without AVX-512: registry.c sees to it.
  * Read next:         attention_body.h, vector_avx512.h. */
 #include "kernels/cpu/vector_avx512.h"
+
+/* What the transposition of keys is made of. Rows 0, 4, 8 and 12: 16 bytes of each. A broadcast into one part of a
+ * vector is a load; a shuffle would compete for the one port that has them. */
+VEC_INLINE vec_t vec_gather_quads(const char *const *rows, size_t at)
+{
+    __m512 quads = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(const void *)(rows[0] + at)));
+    quads = _mm512_mask_broadcast_f32x4(quads, 0x00f0, _mm_loadu_ps((const float *)(const void *)(rows[4] + at)));
+    quads = _mm512_mask_broadcast_f32x4(quads, 0x0f00, _mm_loadu_ps((const float *)(const void *)(rows[8] + at)));
+    return _mm512_mask_broadcast_f32x4(quads, 0xf000, _mm_loadu_ps((const float *)(const void *)(rows[12] + at)));
+}
+VEC_INLINE vec_t vec_unpack_low(vec_t a, vec_t b) { return _mm512_unpacklo_ps(a, b); }
+VEC_INLINE vec_t vec_unpack_high(vec_t a, vec_t b) { return _mm512_unpackhi_ps(a, b); }
+VEC_INLINE vec_t vec_unpack_low_pairs(vec_t a, vec_t b)
+{
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+VEC_INLINE vec_t vec_unpack_high_pairs(vec_t a, vec_t b)
+{
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+VEC_INLINE vec_t vec_even_bf16(vec_t pairs)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
+VEC_INLINE vec_t vec_odd_bf16(vec_t pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32((int)0xffff0000u)));
+}
 
 #define KERNEL(name) name##_avx512
 #include "kernels/cpu/attention_body.h"

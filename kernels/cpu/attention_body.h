@@ -1,182 +1,257 @@
-/* The vector attention, written once; included after a vector header and KERNEL(name).
+/* The vector attention, written once; included after a vector header, the transposition's primitives and KERNEL(name).
  *
- * A work item is one query token and up to GROUP of its heads that read the same kv head. Positions are walked in
- * chunks that begin at multiples of CHUNK from position 0: scores of the chunk, its maximum, weights, then the weighted
- * values (online softmax, Milakov & Gimelshein 2018; paged as in vLLM, Kwon et al. 2023). A row's additions depend on
- * its position and window alone. */
-#include <math.h>
+ * Prefill shares out whole tiles of several tokens. Decode has one token per run, so that one long sequence must be
+ * shared out by its positions: every chunk of every run is a piece of work (Flash-Decoding, Dao et al. 2023), whose
+ * result goes into the stream's shared memory; then each head merges its chunks in ascending order, as a tile does. */
+#include "kernels/cpu/attention_tile.h"
 
-#include "kernels/cpu/attention.h"
-#include "kernels/cpu/vector_load.h"
+/* Pieces of work in a fixed order, weighed by what they cost: a share gets those whose middle lies in its part. */
+typedef struct { uint64_t at, from, to; } share_t;
 
-#define CHUNK 64
-#define GROUP 4 /* heads that use a chunk's rows while they are in the first-level cache */
-#define SLAB 4  /* vectors of values accumulated in registers at once */
+static share_t make_share(uint64_t total, size_t begin, size_t end, size_t shares)
+{
+    return (share_t){ .from = 2 * total * begin / shares, .to = 2 * total * end / shares };
+}
+
+static bool share_takes(share_t *share, uint64_t cost)
+{
+    uint64_t middle = 2 * share->at + cost;
+    share->at += cost;
+    return middle >= share->from && middle < share->to;
+}
+
+/* Shares that repay waking their threads, of `positions` that some head of each tile of a token looks at. */
+static size_t share_count(qn_stream_t *stream, const qn_attention_t *a, uint64_t positions)
+{
+    uint64_t cost = positions * (a->heads + a->kv.kv_heads) * a->kv.head_dim / VEC_LANES / tiles_per_token(a);
+    uint64_t shares = cost / qn_grain(1) + 1, threads = qn_stream_threads(stream);
+    return shares < threads ? shares : threads;
+}
+
+/* ---- prefill ---- */
 
 typedef struct {
     const qn_attention_t *a;
-    const qn_query_t *query;
-    uint32_t kv_head;
-    const char *keys[CHUNK], *values[CHUNK];  /* the rows of each position of the chunk */
-    uint32_t begin, end;                /* the query's positions within the chunk */
-} chunk_t;
+    qn_stream_t *stream;
+    uint64_t cost;               /* of all tiles */
+    size_t shares;
+    uint32_t tile_tokens;
+} prefill_t;
 
-/* One head's running softmax and weighted sum of values. */
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+static uint64_t prefill_cost(const qn_attention_t *a, uint32_t tile_tokens)
+{
+    uint64_t cost = 0;
+    for (uint32_t i = 0; i < a->run_count; i++)
+        for (uint32_t t = 0; t < a->runs[i].tokens; t += tile_tokens) {
+            uint32_t tokens = smaller(a->runs[i].tokens - t, tile_tokens);
+            tile_t tile = make_tile(a, &a->runs[i], t, tokens, 0);
+            cost += (uint64_t)tokens * (tile.end - tile.begin) * tiles_per_token(a);
+        }
+    return cost;
+}
+
+static void prefill_shares(const void *arguments, size_t begin, size_t end, unsigned thread)
+{
+    const prefill_t *p = arguments;
+    const qn_attention_t *a = p->a;
+    work_t *work = qn_cpu_workspace(p->stream, thread);
+    share_t share = make_share(p->cost, begin, end, p->shares);
+    for (uint32_t i = 0; i < a->run_count; i++)
+        for (uint32_t t = 0; t < a->runs[i].tokens; t += p->tile_tokens)
+            for (uint32_t index = 0; index < tiles_per_token(a); index++) {
+                tile_t tile = make_tile(a, &a->runs[i], t, smaller(a->runs[i].tokens - t, p->tile_tokens), index);
+                if (share_takes(&share, (uint64_t)tile.tokens * (tile.end - tile.begin))) attend_tile(work, &tile);
+            }
+}
+
+/* Large tiles use each key often; but every thread should get a few. */
+static uint32_t tokens_per_tile(const qn_stream_t *stream, const qn_attention_t *a)
+{
+    size_t tokens = 0;
+    for (uint32_t i = 0; i < a->run_count; i++) tokens += a->runs[i].tokens;
+    size_t most = TILE_ROWS / heads_per_tile(a), even = tokens * tiles_per_token(a) / (4 * qn_stream_threads(stream));
+    if (even < most) most = even;
+    return most ? (uint32_t)most : 1;
+}
+
+void KERNEL(qn_cpu_attention_prefill)(qn_stream_t *stream, const void *arguments)
+{
+    const qn_attention_t *a = arguments;
+    QN_ASSERT(a->kv.head_dim <= QN_ATTENTION_DIM_MAX);
+    prefill_t prefill = { .a = a, .stream = stream, .tile_tokens = tokens_per_tile(stream, a) };
+    prefill.cost = prefill_cost(a, prefill.tile_tokens);
+    prefill.shares = share_count(stream, a, prefill.cost);
+    qn_cpu_split(stream, prefill.shares, 1, prefill_shares, &prefill);
+}
+
+/* ---- decode ---- */
+
+/* The chunks of all runs, one run after the other, are numbered as columns. A wave is as many of them as the shared
+ * memory holds; a run that it cuts is carried over in one of two extra slots, taken in turns. */
 typedef struct {
-    float best, total;
-    float sums[QN_ATTENTION_DIM_MAX];
-} head_t;
+    const qn_attention_t *a;
+    qn_stream_t *stream;
+    float *memory;               /* [capacity + 2] slots */
+    size_t slot_floats, capacity;
+    uint64_t begin, end;         /* the wave's columns */
+    uint64_t cost;
+    size_t shares;
+    unsigned turn;
+} decode_t;
 
-/* Rows of one block follow each other; positions outside the query's range get a row that may be read. */
-static void find_rows(chunk_t *chunk, uint32_t first)
+typedef struct { uint64_t first, count; uint32_t chunk; } columns_t;
+
+static columns_t columns_of(const tile_t *tile, uint64_t first)
 {
-    const qn_kv_t *kv = &chunk->a->kv;
-    size_t width = qn_scalar_bytes(kv->scalar), step = (size_t)kv->kv_heads * kv->head_dim * width;
-    for (uint32_t i = chunk->begin; i < chunk->end;) {
-        uint32_t left = kv->block_tokens - (first + i) % kv->block_tokens;
-        uint32_t stop = chunk->end - i < left ? chunk->end : i + left;
-        const char *base = kv->data;
-        const char *key = base + width * qn_kv_at(chunk->a, chunk->query, 0, first + i, chunk->kv_head);
-        const char *value = base + width * qn_kv_at(chunk->a, chunk->query, 1, first + i, chunk->kv_head);
-        for (; i < stop; i++, key += step, value += step) {
-            chunk->keys[i] = key;
-            chunk->values[i] = value;
-        }
+    uint32_t chunk = tile->begin / CHUNK;
+    return (columns_t){ .first = first, .count = (tile->end - 1) / CHUNK - chunk + 1, .chunk = chunk };
+}
+
+static size_t slot_floats(const qn_attention_t *a)
+{
+    uint32_t padded = (a->kv.head_dim + VEC_LANES - 1) / VEC_LANES * VEC_LANES;
+    return ((size_t)a->heads * (padded + 2) + 15) / 16 * 16;
+}
+
+/* Rows of the heads from `head` on in slot `index`. */
+static part_t slot_part(const decode_t *d, uint64_t index, uint32_t head, uint32_t padded)
+{
+    float *slot = d->memory + index * d->slot_floats, *totals = slot + (size_t)d->a->heads * padded;
+    return (part_t){ .sums = slot + (size_t)head * padded, .best = totals + head, .total = totals + d->a->heads + head };
+}
+
+static span_t column_span(const tile_t *tile, const columns_t *columns, uint64_t column)
+{
+    return make_span(tile->begin, tile->end, (uint32_t)(columns->chunk + (column - columns->first)) * CHUNK);
+}
+
+/* Tile `index` of one column. What follows it is the next tile, or the first of the next column. */
+static void decode_piece(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns,
+                         uint64_t column, uint32_t index)
+{
+    bool last = index + 1 == tiles_per_token(d->a), ends = last && column + 1 == columns->first + columns->count;
+    tile_t tile = make_tile(d->a, run, 0, 1, index), after = make_tile(d->a, run, 0, 1, last ? 0 : index + 1);
+    span_t span = column_span(&tile, columns, column);
+    upcoming_t next = { ends ? &tile : &after, ends ? span : column_span(&after, columns, column + last) };
+    part_t part = columns->count == 1 ? work_part(work, 0)
+                                      : slot_part(d, column - d->begin, tile.first_head, tile.padded);
+    load_queries(work, &tile);
+    attend_chunk(work, &tile, &span, &next, &part);
+    for (uint32_t r = 0; columns->count == 1 && r < tile.rows; r++)
+        write_row(&part, r, d->a->kv.head_dim, tile.padded, (float *)d->a->out + tile_row_at(&tile, r));
+}
+
+static uint64_t column_cost(const tile_t *tile, const columns_t *columns, uint64_t column)
+{
+    span_t span = column_span(tile, columns, column);
+    return span.end - span.begin;
+}
+
+static void decode_run(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns, share_t *share)
+{
+    uint64_t from = columns->first > d->begin ? columns->first : d->begin;
+    tile_t tile = make_tile(d->a, run, 0, 1, 0);
+    for (uint64_t column = from; column < columns->first + columns->count && column < d->end; column++)
+        for (uint32_t index = 0; index < tiles_per_token(d->a); index++)
+            if (share_takes(share, column_cost(&tile, columns, column)))
+                decode_piece(d, work, run, columns, column, index);
+}
+
+static void decode_shares(const void *arguments, size_t begin, size_t end, unsigned thread)
+{
+    const decode_t *d = arguments;
+    work_t *work = qn_cpu_workspace(d->stream, thread);
+    share_t share = make_share(d->cost, begin, end, d->shares);
+    uint64_t column = 0;
+    for (uint32_t i = 0; i < d->a->run_count && column < d->end; i++) {
+        tile_t tile = make_tile(d->a, &d->a->runs[i], 0, 1, 0);
+        columns_t columns = columns_of(&tile, column);
+        column += columns.count;
+        if (column > d->begin) decode_run(d, work, &d->a->runs[i], &columns, &share);
     }
-    for (uint32_t i = 0; i < chunk->begin; i++) chunk->keys[i] = chunk->keys[chunk->begin];
-    for (uint32_t i = chunk->end; i < CHUNK; i++) chunk->keys[i] = chunk->keys[chunk->begin];
 }
 
-/* Scores of LANES positions at once; those outside the query's range are computed from a valid row and replaced. */
-VEC_INLINE void score_chunk(const chunk_t *chunk, qn_scalar_t scalar, const float *q, float *scores)
+/* Merges what the wave has of one head of a run, and writes it when the run ends here. */
+static void merge_head(const decode_t *d, const qn_run_t *run, const columns_t *columns, uint32_t head, uint32_t padded)
 {
-    const qn_kv_t *kv = &chunk->a->kv;
-    uint32_t from = chunk->begin / VEC_LANES * VEC_LANES;
-    for (uint32_t i = 0; i < CHUNK; i++) scores[i] = -INFINITY;
-    for (uint32_t i = from; i < chunk->end; i += VEC_LANES) {
-        vec_t sums[VEC_LANES];
-        for (uint32_t j = 0; j < VEC_LANES; j++) sums[j] = vec_zero();
-        for (uint32_t d = 0; d < kv->head_dim; d += VEC_LANES) {
-            vec_t query = vec_load(q + d);
-            for (uint32_t j = 0; j < VEC_LANES; j++)
-                sums[j] = vec_fma(vec_load_as(scalar, chunk->keys[i + j], d), query, sums[j]);
-        }
-        vec_store(scores + i, vec_mul(vec_sum_each(sums), vec_set(chunk->a->scale)));
+    uint64_t column = columns->first, end = columns->first + columns->count;
+    part_t state = slot_part(d, d->capacity + d->turn % 2, head, padded);
+    if (column >= d->begin) state = slot_part(d, column++ - d->begin, head, padded);
+    else column = d->begin;
+    for (; column < end && column < d->end; column++) {
+        part_t part = slot_part(d, column - d->begin, head, padded);
+        merge_row(&state, &part, 0, padded);
     }
-    for (uint32_t i = from; i < chunk->begin; i++) scores[i] = -INFINITY;
-    for (uint32_t i = chunk->end; i < CHUNK; i++) scores[i] = -INFINITY;
-}
-
-/* Turns scores into weights; returns the factor by which what was summed before shrinks. */
-VEC_INLINE float weigh_chunk(const chunk_t *chunk, float *scores, head_t *head)
-{
-    vec_t best = vec_set(head->best);
-    for (uint32_t i = 0; i < CHUNK; i += VEC_LANES) best = vec_max(best, vec_load(scores + i));
-    float greatest = vec_greatest(best), keep = expf(head->best - greatest);
-    best = vec_set(greatest);
-    for (uint32_t i = 0; i < CHUNK; i += VEC_LANES) vec_store(scores + i, vec_exp(vec_sub(vec_load(scores + i), best)));
-    for (uint32_t i = 0; i < chunk->begin; i++) scores[i] = 0;
-    for (uint32_t i = chunk->end; i < CHUNK; i++) scores[i] = 0;
-    vec_t total = vec_zero();
-    for (uint32_t i = 0; i < CHUNK; i += VEC_LANES) total = vec_add(total, vec_load(scores + i));
-    head->total = head->total * keep + vec_sum(total);
-    head->best = greatest;
-    return keep;
-}
-
-/* sums[0 .. vectors) = sums * keep + weights x values, for one slab of the head. */
-VEC_INLINE void add_slab(const chunk_t *chunk, qn_scalar_t scalar, const float *weights, float keep, size_t at,
-                         const uint32_t vectors, float *sums)
-{
-    vec_t slab[SLAB], factor = vec_set(keep);
-    for (uint32_t j = 0; j < vectors; j++) slab[j] = vec_mul(vec_load(sums + j * VEC_LANES), factor);
-    for (uint32_t i = chunk->begin; i < chunk->end; i++) {
-        vec_t weight = vec_set(weights[i]);
-        for (uint32_t j = 0; j < vectors; j++)
-            slab[j] = vec_fma(vec_load_as(scalar, chunk->values[i], at + j * VEC_LANES), weight,
-                              slab[j]);
+    if (end <= d->end) {
+        size_t row = ((size_t)run->first * d->a->heads + head) * d->a->kv.head_dim;
+        write_row(&state, 0, d->a->kv.head_dim, padded, (float *)d->a->out + row);
+        return;
     }
-    for (uint32_t j = 0; j < vectors; j++) vec_store(sums + j * VEC_LANES, slab[j]);
+    part_t carried = slot_part(d, d->capacity + (d->turn + 1) % 2, head, padded);
+    clear_part(&carried, 1);
+    merge_row(&carried, &state, 0, padded);
 }
 
-VEC_INLINE void add_values(const chunk_t *chunk, qn_scalar_t scalar, const float *weights, float keep, float *sums)
-{
-    uint32_t dim = chunk->a->kv.head_dim, d = 0;
-    for (; d + SLAB * VEC_LANES <= dim; d += SLAB * VEC_LANES)
-        add_slab(chunk, scalar, weights, keep, d, SLAB, sums + d);
-    for (; d < dim; d += VEC_LANES) add_slab(chunk, scalar, weights, keep, d, 1, sums + d);
-}
-
-VEC_INLINE void attend_group(chunk_t *chunk, qn_scalar_t scalar, uint32_t first_head, uint32_t count)
-{
-    const qn_attention_t *a = chunk->a;
-    uint32_t dim = a->kv.head_dim;
-    size_t row = (chunk->query->row * a->heads + first_head) * dim;
-    float scores[CHUNK];
-    head_t heads[GROUP];
-    for (uint32_t h = 0; h < count; h++) {
-        heads[h].best = -INFINITY;
-        heads[h].total = 0;
-        memset(heads[h].sums, 0, dim * sizeof *heads[h].sums);
-    }
-    for (uint32_t first = chunk->query->begin / CHUNK * CHUNK; first < chunk->query->end; first += CHUNK) {
-        chunk->begin = chunk->query->begin > first ? chunk->query->begin - first : 0;
-        chunk->end = chunk->query->end - first < CHUNK ? chunk->query->end - first : CHUNK;
-        find_rows(chunk, first);
-        for (uint32_t h = 0; h < count; h++) {
-            score_chunk(chunk, scalar, (const float *)a->q + row + h * dim, scores);
-            float keep = weigh_chunk(chunk, scores, &heads[h]);
-            add_values(chunk, scalar, scores, keep, heads[h].sums);
-        }
-    }
-    float *out = (float *)a->out + row;
-    for (uint32_t h = 0; h < count; h++)
-        for (uint32_t d = 0; d < dim; d++) out[h * dim + d] = heads[h].sums[d] / heads[h].total;
-}
-
-/* Early queries see little and late ones much: taking them from both ends alternately evens out contiguous ranges. */
-static size_t spread(size_t index, size_t count)
-{
-    return index % 2 ? count - 1 - index / 2 : index / 2;
-}
-
-/* Groups of one kv head, and of all. */
-static uint32_t groups_of_head(const qn_attention_t *a) { return (a->heads / a->kv.kv_heads + GROUP - 1) / GROUP; }
-static uint32_t groups_of_query(const qn_attention_t *a) { return groups_of_head(a) * a->kv.kv_heads; }
-
-static void attend_item(const qn_attention_t *a, const qn_query_t *query, uint32_t group)
-{
-    uint32_t per_kv_head = a->heads / a->kv.kv_heads, at = group % groups_of_head(a) * GROUP;
-    chunk_t chunk = { .a = a, .query = query, .kv_head = group / groups_of_head(a) };
-    uint32_t first_head = chunk.kv_head * per_kv_head + at;
-    uint32_t count = per_kv_head - at < GROUP ? per_kv_head - at : GROUP;
-    if (a->kv.scalar == QN_SCALAR_F32) attend_group(&chunk, QN_SCALAR_F32, first_head, count);
-    else attend_group(&chunk, QN_SCALAR_BF16, first_head, count);
-}
-
-static void attend_items(const void *arguments, size_t begin, size_t end, unsigned thread)
+/* Items are the heads. */
+static void merge_heads(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    const qn_attention_t *a = arguments;
-    size_t queries = qn_query_count(a);
-    uint32_t groups = groups_of_query(a);
-    QN_ASSERT(a->kv.head_dim <= QN_ATTENTION_DIM_MAX && a->kv.head_dim % VEC_LANES == 0);
-    for (size_t item = begin; item < end; item++) {
-        qn_query_t query = qn_query_find(a, spread(item / groups, queries));
-        attend_item(a, &query, (uint32_t)(item % groups));
+    const decode_t *d = arguments;
+    uint64_t column = 0;
+    for (uint32_t i = 0; i < d->a->run_count && column < d->end; i++) {
+        tile_t tile = make_tile(d->a, &d->a->runs[i], 0, 1, 0);
+        columns_t columns = columns_of(&tile, column);
+        column += columns.count;
+        if (column <= d->begin || columns.count == 1) continue;
+        for (size_t head = begin; head < end; head++)
+            merge_head(d, &d->a->runs[i], &columns, (uint32_t)head, tile.padded);
     }
 }
 
-/* About what an item costs, from the middle of the first run. */
-static size_t item_cost(const qn_attention_t *a)
+/* Columns of all runs; the cost of those in the wave; true when a run in it has several. */
+static bool measure_wave(decode_t *d, uint64_t *ret_columns)
 {
-    size_t positions = a->runs[0].position + a->runs[0].tokens / 2 + 1;
-    if (a->window && positions > a->window) positions = a->window;
-    return positions * a->kv.head_dim * a->heads / groups_of_query(a);
+    uint64_t column = 0;
+    bool merge = false;
+    d->cost = 0;
+    for (uint32_t i = 0; i < d->a->run_count; i++) {
+        tile_t tile = make_tile(d->a, &d->a->runs[i], 0, 1, 0);
+        columns_t columns = columns_of(&tile, column);
+        uint64_t from = column > d->begin ? column : d->begin;
+        column += columns.count;
+        for (uint64_t c = from; c < column && c < d->end; c++) {
+            d->cost += column_cost(&tile, &columns, c) * tiles_per_token(d->a);
+            merge |= columns.count > 1;
+        }
+    }
+    *ret_columns = column;
+    return merge;
 }
 
-void KERNEL(qn_cpu_attention)(qn_stream_t *stream, const void *arguments)
+static void decode_wave(decode_t *d, uint64_t *ret_columns)
+{
+    bool merge = measure_wave(d, ret_columns);
+    d->shares = share_count(d->stream, d->a, d->cost);
+    qn_cpu_split(d->stream, d->shares, 1, decode_shares, d);
+    if (!merge) return;
+    uint64_t wave = smaller((uint32_t)d->capacity, (uint32_t)(*ret_columns - d->begin));
+    qn_cpu_split(d->stream, d->a->heads, qn_grain(wave * d->a->kv.head_dim / VEC_LANES * 2), merge_heads, d);
+}
+
+void KERNEL(qn_cpu_attention_decode)(qn_stream_t *stream, const void *arguments)
 {
     const qn_attention_t *a = arguments;
-    qn_cpu_split(stream, qn_query_count(a) * groups_of_query(a), qn_grain(item_cost(a)), attend_items, a);
+    decode_t d = { .a = a, .stream = stream, .memory = qn_cpu_shared(stream), .slot_floats = slot_floats(a) };
+    d.capacity = QN_SHARED_BYTES / sizeof(float) / d.slot_floats;
+    QN_ASSERT(a->kv.head_dim <= QN_ATTENTION_DIM_MAX && d.capacity > 2);
+    d.capacity -= 2;
+    uint64_t columns;
+    do {
+        d.end = d.begin + d.capacity;
+        decode_wave(&d, &columns);
+        d.begin = d.end;
+        d.turn++;
+    } while (d.begin < columns);
 }

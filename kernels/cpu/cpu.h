@@ -15,6 +15,13 @@ typedef void (*qn_cpu_body_t)(const void *arguments, size_t begin, size_t end, u
  * used when a range would be below `grain` items, which is what repays waking a thread. */
 void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t body, const void *arguments);
 
+/* Memory of the stream for a kernel's own intermediates, 64-byte aligned and valid until the kernel's launch returns:
+ * one piece per thread, as `thread` of a body, and one that all threads share. */
+#define QN_WORKSPACE_BYTES ((size_t)1 << 20)
+#define QN_SHARED_BYTES ((size_t)4 << 20)
+void *qn_cpu_workspace(qn_stream_t *stream, unsigned thread);
+void *qn_cpu_shared(qn_stream_t *stream);
+
 static inline float qn_bf16_to_f32(uint16_t value)
 {
     uint32_t bits = (uint32_t)value << 16;
@@ -50,18 +57,29 @@ void qn_cpu_embedding(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rmsnorm(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rmsnorm_avx2(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rmsnorm_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_layernorm(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul_avx2(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_matmul_vnni(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rope_angles(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rope(qn_stream_t *stream, const void *arguments);
 void qn_cpu_kv_write(qn_stream_t *stream, const void *arguments);
 void qn_cpu_attention(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_prefill_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_decode_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_prefill_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_attention_decode_avx512(qn_stream_t *stream, const void *arguments);
 void qn_cpu_activation(qn_stream_t *stream, const void *arguments);
 void qn_cpu_activation_avx2(qn_stream_t *stream, const void *arguments);
 void qn_cpu_activation_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_moe_route(qn_stream_t *stream, const void *arguments);
+void qn_cpu_expert_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cpu_expert_matmul_avx2(qn_stream_t *stream, const void *arguments);
+void qn_cpu_expert_matmul_avx512(qn_stream_t *stream, const void *arguments);
+void qn_cpu_expert_matmul_vnni(qn_stream_t *stream, const void *arguments);
+void qn_cpu_moe_combine(qn_stream_t *stream, const void *arguments);
+void qn_cpu_softcap(qn_stream_t *stream, const void *arguments);
 void qn_cpu_gather_rows(qn_stream_t *stream, const void *arguments);
 void qn_cpu_logprobs(qn_stream_t *stream, const void *arguments);
 void qn_cpu_sampler(qn_stream_t *stream, const void *arguments);

@@ -1,30 +1,39 @@
-/* What is this?      Reference matrix product: one dot product in double per output.
+/* What is this?      Reference matrix product: one dot product in double per output, of weights in any format.
  * State owned:       none.
  * Must never:        be made fast; it is what the others are measured against.
- * Read next:         matmul_avx2.c, matmul_avx512.c. */
+ * Read next:         weight_layout.h for the formats; matmul_avx2.c, matmul_avx512.c. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/weight_layout.h"
 
-static double dot(const float *x, const qn_weight_t *weight, size_t row, uint32_t inputs)
+#define SPAN 256   /* inputs of a weight row at a time, as f32 on the stack */
+#define TOKENS 16  /* tokens that share them */
+
+/* sums[t] = dot of row `output` and x of token first + t, inputs ascending. */
+static void dot(const qn_matmul_t *a, const qn_weight_t *weight, size_t output, size_t first, size_t tokens,
+                double *ret_sums)
 {
-    double sum = 0;
-    if (weight->scalar == QN_SCALAR_F32) {
-        const float *w = (const float *)weight->data + row * inputs;
-        for (uint32_t m = 0; m < inputs; m++) sum += (double)x[m] * w[m];
-    } else {
-        const uint16_t *w = (const uint16_t *)weight->data + row * inputs;
-        for (uint32_t m = 0; m < inputs; m++) sum += (double)x[m] * qn_bf16_to_f32(w[m]);
+    float values[SPAN];
+    const float *x = (const float *)a->x + first * a->inputs;
+    for (size_t t = 0; t < tokens; t++) ret_sums[t] = 0;
+    for (size_t m = 0; m < a->inputs; m += SPAN) {
+        size_t count = a->inputs - m < SPAN ? a->inputs - m : SPAN;
+        qn_weight_span(weight, a->inputs, output, m, count, values);
+        for (size_t t = 0; t < tokens; t++) {
+            for (size_t i = 0; i < count; i++) ret_sums[t] += (double)x[t * a->inputs + m + i] * values[i];
+        }
     }
-    return sum;
 }
 
-static void multiply_part(const qn_matmul_t *a, const qn_matmul_part_t *part, size_t begin, size_t end)
+static void multiply_output(const qn_matmul_t *a, const qn_matmul_part_t *part, size_t output)
 {
-    for (uint32_t t = 0; t < a->tokens; t++) {
-        const float *x = (const float *)a->x + (size_t)t * a->inputs;
-        for (size_t o = begin; o < end; o++) {
-            size_t at = (size_t)t * part->outputs + o;
-            double sum = dot(x, &part->weight, o, a->inputs);
-            if (part->bias.data) sum += qn_load(part->bias.data, part->bias.scalar, o);
+    double sums[TOKENS];
+    for (size_t first = 0; first < a->tokens; first += TOKENS) {
+        size_t tokens = a->tokens - first < TOKENS ? a->tokens - first : TOKENS;
+        dot(a, &part->weight, output, first, tokens, sums);
+        for (size_t t = 0; t < tokens; t++) {
+            size_t at = (first + t) * part->outputs + output;
+            double sum = sums[t];
+            if (part->bias.data) sum += qn_load(part->bias.data, part->bias.scalar, output);
             if (part->residual) sum += ((const float *)part->residual)[at];
             ((float *)part->out)[at] = (float)sum;
         }
@@ -38,7 +47,7 @@ static void multiply(const void *arguments, size_t begin, size_t end, unsigned t
     const qn_matmul_t *a = arguments;
     for (uint32_t p = 0; p < a->part_count; p++) {
         size_t outputs = a->parts[p].outputs;
-        if (begin < outputs) multiply_part(a, &a->parts[p], begin, end < outputs ? end : outputs);
+        for (size_t o = begin; o < end && o < outputs; o++) multiply_output(a, &a->parts[p], o);
         if (end <= outputs) return;
         begin = begin > outputs ? begin - outputs : 0;
         end -= outputs;

@@ -11,15 +11,19 @@
 
 static const char *const OP_NAMES[QN_OP_COUNT] = {
     [QN_OP_SLOT_UPDATE] = "slot_update", [QN_OP_BLOCK_COPY] = "block_copy", [QN_OP_STEP_INPUT] = "step_input",
-    [QN_OP_EMBEDDING] = "embedding", [QN_OP_RMSNORM] = "rmsnorm", [QN_OP_MATMUL] = "matmul",
-    [QN_OP_ROPE_ANGLES] = "rope_angles", [QN_OP_ROPE] = "rope", [QN_OP_KV_WRITE] = "kv_write",
-    [QN_OP_ATTENTION_PREFILL] = "attention.prefill", [QN_OP_ATTENTION_DECODE] = "attention.decode",
-    [QN_OP_ACTIVATION] = "activation", [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs",
-    [QN_OP_SAMPLER] = "sampler",
+    [QN_OP_EMBEDDING] = "embedding", [QN_OP_RMSNORM] = "rmsnorm", [QN_OP_LAYERNORM] = "layernorm",
+    [QN_OP_MATMUL] = "matmul", [QN_OP_ROPE_ANGLES] = "rope_angles", [QN_OP_ROPE] = "rope",
+    [QN_OP_KV_WRITE] = "kv_write", [QN_OP_ATTENTION_PREFILL] = "attention.prefill",
+    [QN_OP_ATTENTION_DECODE] = "attention.decode", [QN_OP_ACTIVATION] = "activation", [QN_OP_MOE_ROUTE] = "moe_route",
+    [QN_OP_EXPERT_MATMUL] = "expert_matmul", [QN_OP_MOE_COMBINE] = "moe_combine", [QN_OP_SOFTCAP] = "softcap",
+    [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs", [QN_OP_SAMPLER] = "sampler",
 };
 
-static bool whole_vectors_of_8(const qn_kernel_case_t *shape) { return shape->head_dim % 8 == 0; }
-static bool whole_vectors_of_16(const qn_kernel_case_t *shape) { return shape->head_dim % 16 == 0; }
+/* The vector decode keeps what a few chunks gave every head in the stream's shared memory. */
+static bool heads_fit_shared_memory(const qn_kernel_case_t *shape)
+{
+    return shape->heads * ((size_t)shape->head_dim + 18) * sizeof(float) <= QN_SHARED_BYTES / 4;
+}
 
 static const qn_kernel_t KERNELS[] = {
     { QN_OP_SLOT_UPDATE, REFERENCE, 0, 0, NULL, qn_cpu_slot_update },
@@ -29,21 +33,34 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_RMSNORM, REFERENCE, 0, 0, NULL, qn_cpu_rmsnorm },
     { QN_OP_RMSNORM, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_rmsnorm_avx2 },
     { QN_OP_RMSNORM, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_rmsnorm_avx512 },
+    { QN_OP_LAYERNORM, REFERENCE, 0, 0, NULL, qn_cpu_layernorm },
     { QN_OP_MATMUL, REFERENCE, 0, 0, NULL, qn_cpu_matmul },
     { QN_OP_MATMUL, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_matmul_avx2 },
     { QN_OP_MATMUL, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_matmul_avx512 },
+    { QN_OP_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_matmul_vnni },
     { QN_OP_ROPE_ANGLES, REFERENCE, 0, 0, NULL, qn_cpu_rope_angles },
     { QN_OP_ROPE, REFERENCE, 0, 0, NULL, qn_cpu_rope },
     { QN_OP_KV_WRITE, REFERENCE, 0, 0, NULL, qn_cpu_kv_write },
     { QN_OP_ATTENTION_PREFILL, REFERENCE, 0, 0, NULL, qn_cpu_attention },
-    { QN_OP_ATTENTION_PREFILL, "avx2", QN_ISA_AVX2, 1, whole_vectors_of_8, qn_cpu_attention_avx2 },
-    { QN_OP_ATTENTION_PREFILL, "avx512", QN_ISA_AVX512, 2, whole_vectors_of_16, qn_cpu_attention_avx512 },
+    { QN_OP_ATTENTION_PREFILL, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory,
+      qn_cpu_attention_prefill_avx2 },
+    { QN_OP_ATTENTION_PREFILL, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory,
+      qn_cpu_attention_prefill_avx512 },
     { QN_OP_ATTENTION_DECODE, REFERENCE, 0, 0, NULL, qn_cpu_attention },
-    { QN_OP_ATTENTION_DECODE, "avx2", QN_ISA_AVX2, 1, whole_vectors_of_8, qn_cpu_attention_avx2 },
-    { QN_OP_ATTENTION_DECODE, "avx512", QN_ISA_AVX512, 2, whole_vectors_of_16, qn_cpu_attention_avx512 },
+    { QN_OP_ATTENTION_DECODE, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory,
+      qn_cpu_attention_decode_avx2 },
+    { QN_OP_ATTENTION_DECODE, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory,
+      qn_cpu_attention_decode_avx512 },
     { QN_OP_ACTIVATION, REFERENCE, 0, 0, NULL, qn_cpu_activation },
     { QN_OP_ACTIVATION, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_activation_avx2 },
     { QN_OP_ACTIVATION, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_activation_avx512 },
+    { QN_OP_MOE_ROUTE, REFERENCE, 0, 0, NULL, qn_cpu_moe_route },
+    { QN_OP_EXPERT_MATMUL, REFERENCE, 0, 0, NULL, qn_cpu_expert_matmul },
+    { QN_OP_EXPERT_MATMUL, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_expert_matmul_avx2 },
+    { QN_OP_EXPERT_MATMUL, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_expert_matmul_avx512 },
+    { QN_OP_EXPERT_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_expert_matmul_vnni },
+    { QN_OP_MOE_COMBINE, REFERENCE, 0, 0, NULL, qn_cpu_moe_combine },
+    { QN_OP_SOFTCAP, REFERENCE, 0, 0, NULL, qn_cpu_softcap },
     { QN_OP_GATHER_ROWS, REFERENCE, 0, 0, NULL, qn_cpu_gather_rows },
     { QN_OP_LOGPROBS, REFERENCE, 0, 0, NULL, qn_cpu_logprobs },
     { QN_OP_SAMPLER, REFERENCE, 0, 0, NULL, qn_cpu_sampler },
@@ -67,6 +84,7 @@ uint32_t qn_kernels_isa(void)
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
         isa |= QN_ISA_AVX512;
     if ((isa & QN_ISA_AVX512) && __builtin_cpu_supports("avx512vnni")) isa |= QN_ISA_AVX512_VNNI;
+    if ((isa & QN_ISA_AVX512) && __builtin_cpu_supports("avx512bf16")) isa |= QN_ISA_AVX512_BF16;
     return isa;
 }
 

@@ -1,7 +1,7 @@
 /* What is this?      Reference RMSNorm.
  * State owned:       none.
- * Must never:        subtract the mean: that is LayerNorm.
- * Read next:         matmul.c. */
+ * Must never:        subtract the mean: that is layernorm.c.
+ * Read next:         rmsnorm_body.h, matmul.c. */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
@@ -12,12 +12,15 @@ static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned 
     const qn_rmsnorm_t *a = arguments;
     for (size_t row = begin; row < end; row++) {
         const float *x = (const float *)a->x + row * a->width;
+        const float *residual = a->residual ? (const float *)a->residual + row * a->width : NULL;
         float *out = (float *)a->out + row * a->width;
         double squares = 0;
         for (uint32_t i = 0; i < a->width; i++) squares += (double)x[i] * x[i];
         double scale = 1 / sqrt(squares / a->width + a->eps);
-        for (uint32_t i = 0; i < a->width; i++)
-            out[i] = (float)(x[i] * scale) * qn_load(a->weight.data, a->weight.scalar, i);
+        for (uint32_t i = 0; i < a->width; i++) {
+            double weight = (double)a->weight_offset + qn_load(a->weight.data, a->weight.scalar, i);
+            out[i] = (float)(x[i] * scale * weight + (residual ? residual[i] : 0));
+        }
     }
 }
 

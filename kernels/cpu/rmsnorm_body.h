@@ -5,7 +5,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_load.h"
 
-VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, float *out)
+VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, const float *residual,
+                         float *out)
 {
     vec_t squares = vec_zero();
     uint32_t i = 0, tail = a->width % VEC_LANES, whole = a->width - tail;
@@ -17,12 +18,14 @@ VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float 
         vec_t value = vec_load_some(x + i, tail);
         squares = vec_fma(value, value, squares);
     }
-    vec_t scale = vec_set(1 / sqrtf(vec_sum(squares) / (float)a->width + a->eps));
-    for (i = 0; i < whole; i += VEC_LANES)
-        vec_store(out + i, vec_mul(vec_mul(vec_load(x + i), scale), vec_load_as(scalar, a->weight.data, i)));
-    if (tail)
-        vec_store_some(out + i, vec_mul(vec_mul(vec_load_some(x + i, tail), scale),
-                                        vec_load_some_as(scalar, a->weight.data, i, tail)), tail);
+    vec_t scale = vec_set(1 / sqrtf(vec_sum(squares) / (float)a->width + a->eps)), offset = vec_set(a->weight_offset);
+    for (i = 0; i < a->width; i += VEC_LANES) {
+        uint32_t count = a->width - i < VEC_LANES ? a->width - i : VEC_LANES;
+        vec_t weight = vec_add(offset, vec_load_some_as(scalar, a->weight.data, i, count));
+        vec_t value = vec_mul(vec_mul(vec_load_some(x + i, count), scale), weight);
+        if (residual) value = vec_add(value, vec_load_some(residual + i, count));
+        vec_store_some(out + i, value, count);
+    }
 }
 
 static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned thread)
@@ -31,9 +34,10 @@ static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned 
     const qn_rmsnorm_t *a = arguments;
     for (size_t row = begin; row < end; row++) {
         const float *x = (const float *)a->x + row * a->width;
+        const float *residual = a->residual ? (const float *)a->residual + row * a->width : NULL;
         float *out = (float *)a->out + row * a->width;
-        if (a->weight.scalar == QN_SCALAR_F32) norm_row(a, QN_SCALAR_F32, x, out);
-        else norm_row(a, QN_SCALAR_BF16, x, out);
+        if (a->weight.scalar == QN_SCALAR_F32) norm_row(a, QN_SCALAR_F32, x, residual, out);
+        else norm_row(a, QN_SCALAR_BF16, x, residual, out);
     }
 }
 

@@ -6,16 +6,32 @@
 
 #include "kernels/cpu/cpu.h"
 
+#define QN_ROPE_PAIRS_MAX 256  /* half of model_config.h's QN_HEAD_DIM_MAX: a row on the stack */
+
+/* Radians per position for a sequence of `length` tokens under dynamic scaling, "NTK-aware" (transformers'
+ * modeling_rope_utils): beyond the original context the base grows with the length. */
+static void stretch_frequencies(const qn_rope_angles_t *a, uint32_t length, float *ret_frequencies)
+{
+    double dim = a->head_dim, theta = a->theta;
+    if (length > a->original_positions)
+        theta *= pow((double)a->factor * length / a->original_positions - ((double)a->factor - 1), dim / (dim - 2));
+    for (uint32_t i = 0; i < a->head_dim / 2; i++) ret_frequencies[i] = (float)pow(theta, -2.0 * i / dim);
+}
+
 static void make_angles(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
     const qn_rope_angles_t *a = arguments;
-    uint32_t pairs = a->head_dim / 2;
+    uint32_t pairs = a->head_dim / 2, length = 0;
+    float stretched[QN_ROPE_PAIRS_MAX];
+    const float *frequencies = a->lengths ? stretched : a->frequencies;
+    QN_ASSERT(pairs <= QN_ROPE_PAIRS_MAX);
     for (size_t t = begin; t < end; t++) {
+        if (a->lengths && a->lengths[t] != length) stretch_frequencies(a, length = a->lengths[t], stretched);
         float *cosines = a->out + t * a->head_dim, *sines = cosines + pairs;
         for (uint32_t i = 0; i < pairs; i++) {
             /* The product in float32 and the functions of it exact: what transformers computes. */
-            float angle = (float)a->positions[t] * a->frequencies[i];
+            float angle = (float)a->positions[t] * frequencies[i];
             cosines[i] = cosf(angle) * a->scale;
             sines[i] = sinf(angle) * a->scale;
         }

@@ -57,6 +57,8 @@ static void input_run(const qn_step_input_t *a, const qn_run_t *run)
         if (!row->done) count_token(&a->tables, run->slot, position, id);
         a->ret_ids[run->first + i] = row->done ? 0 : id;
         a->ret_positions[run->first + i] = position;
+        if (a->ret_lengths)
+            a->ret_lengths[run->first + i] = row->prompt_tokens > position ? row->prompt_tokens : position + 1;
         a->ret_kv_rows[run->first + i] = row->done ? -1 : kv_row(a, run->slot, position);
     }
 }

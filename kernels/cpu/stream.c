@@ -42,6 +42,7 @@ struct qn_stream {
     atomic_bool ending;
     unsigned threads, started;
     int nice;
+    char *memory;  /* QN_SHARED_BYTES, then QN_WORKSPACE_BYTES per thread; pages come with their first use */
     _Alignas(64) _Atomic uint32_t round;
     _Atomic uint32_t sleepers;
     _Alignas(64) _Atomic uint32_t running;
@@ -136,6 +137,14 @@ void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t
         wait_while(&stream->running, left, &stream->launcher_sleeps);
 }
 
+void *qn_cpu_shared(qn_stream_t *stream) { return stream->memory; }
+
+void *qn_cpu_workspace(qn_stream_t *stream, unsigned thread)
+{
+    QN_ASSERT(thread < stream->threads);
+    return stream->memory + QN_SHARED_BYTES + thread * QN_WORKSPACE_BYTES;
+}
+
 static unsigned core_count(void)
 {
     cpu_set_t set;
@@ -176,7 +185,9 @@ qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_
     memset(stream, 0, bytes);
     stream->threads = threads;
     stream->nice = options->nice;
-    qn_err_t err = start_threads(stream);
+    stream->memory = aligned_alloc(64, QN_SHARED_BYTES + threads * QN_WORKSPACE_BYTES);
+    qn_err_t err = stream->memory ? start_threads(stream)
+        : qn_fail(QN_ERR_NO_MEMORY, "no memory for the workspace of %u compute threads", threads);
     if (err) {
         qn_stream_destroy(&stream);
         return err;
@@ -193,6 +204,7 @@ void qn_stream_destroy(qn_stream_t **stream)
     atomic_fetch_add(&self->round, 1);
     futex_wake_all(&self->round);
     for (unsigned i = 0; i < self->started; i++) pthread_join(self->pool[i].thread, NULL);
+    free(self->memory);
     free(self);
     *stream = NULL;
 }

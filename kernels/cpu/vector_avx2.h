@@ -55,6 +55,31 @@ VEC_INLINE vec_t vec_load_bf16_some(const uint16_t *from, uint32_t count)
     return vec_load_bf16(lanes);
 }
 
+/* Eight 32-bit words: one vector's share of a line of packed weights (weight_layout.h). */
+typedef __m256i vec_words_t;
+
+VEC_INLINE vec_words_t vec_load_words(const void *from) { return _mm256_loadu_si256(from); }
+VEC_INLINE void vec_store_words(void *to, vec_words_t words) { _mm256_storeu_si256(to, words); }
+VEC_INLINE vec_t vec_of_words(vec_words_t words) { return _mm256_castsi256_ps(words); }
+/* The low and the high bf16 of each word: one operation each, since bf16 is the upper half of an f32. */
+VEC_INLINE vec_t vec_low_bf16(vec_words_t words) { return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16)); }
+VEC_INLINE vec_t vec_high_bf16(vec_words_t words)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-65536)));
+}
+/* Byte `index` of each word, less 128. Or'ed into the mantissa of 2^23 it makes the float 2^23 + byte. */
+VEC_INLINE vec_t vec_byte(vec_words_t words, uint32_t index)
+{
+    __m256i byte = _mm256_and_si256(_mm256_srli_epi32(words, (int)(8 * index)), _mm256_set1_epi32(255));
+    return vec_sub(_mm256_castsi256_ps(_mm256_or_si256(byte, _mm256_set1_epi32(0x4b000000))), vec_set(0x1p23f + 128));
+}
+/* The nibble at bit `shift` of each word, less 8. */
+VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift)
+{
+    __m256i nibble = _mm256_and_si256(_mm256_srli_epi32(words, (int)shift), _mm256_set1_epi32(15));
+    return vec_sub(_mm256_castsi256_ps(_mm256_or_si256(nibble, _mm256_set1_epi32(0x4b000000))), vec_set(0x1p23f + 8));
+}
+
 /* Lane i of the result is the sum of a[i]; every a[i] is added up in the same order. */
 VEC_INLINE vec_t vec_sum_each(const vec_t a[8])
 {

@@ -46,6 +46,34 @@ VEC_INLINE vec_t vec_load_bf16_some(const uint16_t *from, uint32_t count)
     return vec_widen(_mm256_maskz_loadu_epi16(vec_mask(count), from));
 }
 
+/* Sixteen 32-bit words: one line of packed weights (weight_layout.h). */
+typedef __m512i vec_words_t;
+
+VEC_INLINE vec_words_t vec_load_words(const void *from) { return _mm512_loadu_si512(from); }
+VEC_INLINE void vec_store_words(void *to, vec_words_t words) { _mm512_storeu_si512(to, words); }
+VEC_INLINE vec_t vec_of_words(vec_words_t words) { return _mm512_castsi512_ps(words); }
+/* The low and the high bf16 of each word: one operation each, since bf16 is the upper half of an f32. */
+VEC_INLINE vec_t vec_low_bf16(vec_words_t words) { return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)); }
+VEC_INLINE vec_t vec_high_bf16(vec_words_t words)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)));
+}
+/* Byte `index` of each word, less 128. Or'ed into the mantissa of 2^23 it makes the float 2^23 + byte; 0xea is
+ * (a and b) or c in one operation. */
+VEC_INLINE vec_t vec_byte(vec_words_t words, uint32_t index)
+{
+    __m512i byte = _mm512_ternarylogic_epi32(_mm512_srli_epi32(words, 8 * index), _mm512_set1_epi32(255),
+                                             _mm512_set1_epi32(0x4b000000), 0xea);
+    return vec_sub(_mm512_castsi512_ps(byte), vec_set(0x1p23f + 128));
+}
+/* The nibble at bit `shift` of each word, less 8: a table of sixteen floats is one register, and the look-up reads
+ * only the low four bits of its index. */
+VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift)
+{
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(words, shift), table);
+}
+
 /* Lane i of the result is the sum of a[i]; every a[i] is added up in the same order. */
 VEC_INLINE vec_t vec_sum_each(const vec_t a[16])
 {

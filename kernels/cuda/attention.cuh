@@ -16,7 +16,8 @@
 #define TILE_ROWS 16       /* of a warp */
 #define ATTENTION_WARPS 4
 #define LOG2_E 1.4426950408889634f
-#define NO_ROW 0xffffffffu
+#define NO_ROW 0xffffffffu      /* outside: zeros */
+#define FRESH_ROW 0xfffffffeu   /* not in the cache yet: patched in */
 
 /* Shape of one instantiation. */
 template <int D_, int ROW_WARPS_> struct attention_shape {
@@ -38,6 +39,7 @@ typedef struct {
     const uint32_t *table;        /* the slot's block table */
     uint32_t kv_head, first_row;  /* of the run's tokens * G rows */
     uint32_t begin, end;          /* positions of the keys */
+    uint32_t fresh;               /* the position that the cache does not hold yet, or NO_ROW (decode only) */
 } attention_item_t;
 
 /* One warp's running softmax and sums for 16 rows. A thread holds rows lane/4 and lane/4 + 8. */
@@ -116,6 +118,11 @@ static __device__ __forceinline__ void find_rows(const qn_attention_t &a, const 
     for (int i = 0; i < S::TILE / WARP; i++) {
         uint32_t position = first + threadIdx.x % WARP + i * WARP;
         bool inside = position >= item.begin && position < item.end;
+        if constexpr (S::ROW_WARPS == 1)
+            if (position == item.fresh) {
+                rows[i] = FRESH_ROW;
+                continue;
+            }
         uint32_t index = power ? position >> shift : position / P;
         rows[i] = inside ? item.table[index] * P + (position - index * P) : NO_ROW;
     }
@@ -137,6 +144,8 @@ static __device__ __forceinline__ void load_tile(const qn_attention_t &a, const 
             uint32_t upper = __shfl_sync(ALL_LANES, rows[1], r % WARP);
             row = r < WARP ? row : upper;
         }
+        if constexpr (S::ROW_WARPS == 1)
+            if (row == FRESH_ROW) continue;
         bool inside = row != NO_ROW;
         const bf16 *key = keys + (inside ? row : 0) * row_width + piece * 8;
         bf16 *to = shared + r * S::STRIDE + piece * 8;
@@ -183,6 +192,17 @@ static __device__ __forceinline__ void score(const bf16 *queries, const uint32_t
             mma(scores[n + 1], query, key[2], key[3]);
         }
     }
+}
+
+/* c * tanh(s / c) of every scaled score s, by e^2y: tanh.approx would be off by c / 2048. */
+template <int N> static __device__ __forceinline__ void cap(float (&scores)[N][4], float scale, float softcap)
+{
+    float inner = 2 * LOG2_E * scale / softcap;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            scores[n][i] = softcap - __fdividef(2 * softcap, power_of_two(scores[n][i] * inner) + 1);
 }
 
 /* Positions that a row does not see score -infinity. `seen` is [begin, end) per row of this thread. */
@@ -262,16 +282,35 @@ static __device__ __forceinline__ void row_range(const qn_attention_t &a, const 
     begin = a.window && end > a.window ? end - a.window : 0;
 }
 
-/* One item: fills `sums` of this warp's rows over its part of the item's positions. All warps of the block call it;
- * shared memory is free when it returns. */
+/* The loads of an item's first two tiles, before their arithmetic begins: `rows` is left for the third. */
 template <class S>
+static __device__ __forceinline__ void begin_tiles(const qn_attention_t &a, const attention_item_t &item, bf16 *shared,
+                                                   uint32_t (&rows)[S::TILE / WARP])
+{
+    uint32_t first = item.begin / S::TILE * S::TILE;
+#pragma unroll
+    for (uint32_t tile = 0; tile < 2; tile++, first += S::TILE) {
+        if (first < item.end) {
+            find_rows<S>(a, item, first, rows);
+            load_tile<S>(a, item, rows, shared + tile * S::STAGE);
+        }
+        copy_commit();
+    }
+    find_rows<S>(a, item, first, rows);
+}
+
+/* One item: fills `sums` of this warp's rows over its part of the item's positions, after begin_tiles() and with the
+ * queries in shared memory (copied by groups of cp.async older than the tiles', or visible to all). All warps of the
+ * block call it; shared memory is free when it returns. patch(tile, keys) may store what the cache does not hold yet
+ * into the tile at `keys`, before any warp reads it. */
+template <class S, class F>
 static __device__ void attend(const qn_attention_t &a, const attention_item_t &item, bf16 *shared,
-                              attention_sums<S::D> &sums)
+                              uint32_t (&rows)[S::TILE / WARP], F patch, attention_sums<S::D> &sums)
 {
     constexpr int N = S::WARP_POSITIONS / 8;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     uint32_t row_warp = warp % S::ROW_WARPS, part = warp / S::ROW_WARPS * S::WARP_POSITIONS;
-    bf16 *queries = shared + 2 * S::STAGE, *own_queries = queries + row_warp * TILE_ROWS * S::STRIDE;
+    bf16 *own_queries = shared + 2 * S::STAGE + row_warp * TILE_ROWS * S::STRIDE;
     uint32_t begins[2], ends[2], row = item.first_row + row_warp * TILE_ROWS + lane / 4;
     row_range(a, item, row, begins[0], ends[0]);
     row_range(a, item, row + 8, begins[1], ends[1]);
@@ -283,32 +322,30 @@ static __device__ void attend(const qn_attention_t &a, const attention_item_t &i
 #pragma unroll
     for (int d = 0; d < S::D / 8; d++) sums.out[d][0] = sums.out[d][1] = sums.out[d][2] = sums.out[d][3] = 0;
 
-    uint32_t first = item.begin / S::TILE * S::TILE, rows[S::TILE / WARP];
-    find_rows<S>(a, item, first, rows);
-    load_queries<S>(a, item, queries);
-    load_tile<S>(a, item, rows, shared);
-    copy_commit();
-    find_rows<S>(a, item, first + S::TILE, rows);
-    uint32_t fragments[S::D / 16][4];
+    float scale = a.softcap > 0 ? LOG2_E : a.scale * LOG2_E;
+    uint32_t first = item.begin / S::TILE * S::TILE, fragments[S::D / 16][4];
     for (uint32_t tile = 0; first < item.end; tile++, first += S::TILE) {
-        if (first + S::TILE < item.end) load_tile<S>(a, item, rows, shared + (tile + 1) % 2 * S::STAGE);
-        copy_commit();
-        find_rows<S>(a, item, first + 2 * S::TILE, rows);
+        bf16 *stage = shared + tile % 2 * S::STAGE;
         copy_wait<1>();
+        patch(first, stage);
         __syncthreads();
         if (S::Q_IN_REGISTERS && tile == 0)
 #pragma unroll
             for (int step = 0; step < S::D / 16; step++)
                 load_query_fragment<S>(own_queries, step * 16, fragments[step]);
-        const bf16 *keys = shared + tile % 2 * S::STAGE + part * S::STRIDE, *values = keys + S::TILE * S::STRIDE;
+        const bf16 *keys = stage + part * S::STRIDE, *values = keys + S::TILE * S::STRIDE;
         float scores[N][4];
         score<S>(own_queries, fragments, keys, scores);
+        if (a.softcap > 0) cap(scores, a.scale, a.softcap);
         uint32_t from = first + part, to = from + S::WARP_POSITIONS;
         bool whole = from >= begins[0] && from >= begins[1] && to <= ends[0] && to <= ends[1];
         if (!__all_sync(ALL_LANES, whole)) mask(scores, from, begins, ends);
-        weigh<S::D>(scores, a.scale * LOG2_E, sums);
+        weigh<S::D>(scores, scale, sums);
         add_values<S>(scores, values, sums);
         __syncthreads();
+        if (first + 2 * S::TILE < item.end) load_tile<S>(a, item, rows, stage);
+        copy_commit();
+        find_rows<S>(a, item, first + 3 * S::TILE, rows);
     }
     copy_wait<0>();
 #pragma unroll
@@ -316,6 +353,17 @@ static __device__ void attend(const qn_attention_t &a, const attention_item_t &i
         sums.total[r] += __shfl_xor_sync(ALL_LANES, sums.total[r], 1);
         sums.total[r] += __shfl_xor_sync(ALL_LANES, sums.total[r], 2);
     }
+}
+
+/* begin_tiles() and attend() where the cache holds all and the queries lie in a.q as they are to be used. */
+template <class S>
+static __device__ void attend_cached(const qn_attention_t &a, const attention_item_t &item, bf16 *shared,
+                                     attention_sums<S::D> &sums)
+{
+    uint32_t rows[S::TILE / WARP];
+    load_queries<S>(a, item, shared + 2 * S::STAGE);
+    begin_tiles<S>(a, item, shared, rows);
+    attend<S>(a, item, shared, rows, [](uint32_t, bf16 *) {}, sums);
 }
 
 /* Where row `row` of the item goes: elements into out. */

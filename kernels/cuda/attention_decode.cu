@@ -1,30 +1,53 @@
 /* What is this?      attention.decode on tensor cores: the query heads of a kv head are the 16 rows of one tile, so
- *                    keys and values are read once; long contexts are split over blocks.
+ *                    keys and values are read once; long contexts are split over blocks. With or without what stands
+ *                    before it: the norms of q and k, their rotation, and the write of k and v to the cache.
  * State owned:       partial sums in the stream's workspace and the counters of splits that are done.
  * Must never:        combine splits in the order in which they end.
- * Read next:         attention.cuh (the arithmetic).
+ * Read next:         attention.cuh (the arithmetic), fused.h.
  *
- * Splits (Flash-Decoding, Dao et al. 2023): each block leaves its unnormalised sums, best score and total; the block
- * that finds itself the last one of its row tile combines them in the order of the splits. In deterministic mode the
- * splits depend on the length alone; otherwise also on how many sequences fill the device already. */
+ * Splits (Flash-Decoding, Dao et al. 2023): each block has unnormalised sums, best scores and totals of its positions.
+ * Where a kv head's splits are one cluster, all of its blocks combine a part of the outputs each, out of each other's
+ * shared memory; else they leave them in memory, and the block that finds itself the last one combines them. Both in
+ * the order of the splits. In deterministic mode the splits depend on the length alone; otherwise also on how many
+ * sequences fill the device already.
+ *
+ * FUSED: keys and values of earlier positions are constant in a step, so their copies begin before the kernel that
+ * projects q, k and v has ended; this token's own key and value go to the cache and, beside it, into the tile. */
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/norm.cuh"
 
 #define SPLITS_MAX QN_CUDA_SPLITS_MAX
 #define EXTRA 4   /* after a row's sums: best score, total, and room to the next 16 bytes */
 #define BATCH 8
+#define CLUSTER 8                /* blocks; what every device with clusters takes */
+#define CLUSTER_POSITIONS 4096   /* contexts up to here are split over one cluster only */
+
+/* What stands before attention. */
+typedef struct {
+    const float *angles;         /* NULL: no rotation */
+    const bf16 *k, *v;           /* [T, K, D] */
+    const int64_t *kv_rows;      /* [T] */
+    qn_weight_t q_norm, k_norm;  /* data NULL: none */
+    float q_eps, q_offset, k_eps, k_offset;
+    qn_next_t next;
+} prologue_t;
 
 typedef struct {
     qn_attention_t a;
+    prologue_t before;     /* FUSED */
     float *partial;        /* [N, row tiles, splits, rows of a tile, D + EXTRA] */
     uint32_t *counters;    /* [N, row tiles] */
     uint32_t splits;       /* at most, = gridDim.x */
     uint32_t wanted;       /* splits that fill the device */
     uint32_t chunk_min, chunk_max;  /* positions of a split; the bound on splits goes first */
+    bool clustered;        /* CLUSTER splits are a cluster */
 } decode_t;
 
 /* Positions of one split: a multiple of the tile. */
 static __device__ __forceinline__ uint32_t chunk_of(const decode_t &d, uint32_t length, uint32_t tile)
 {
+    if (d.clustered && length <= CLUSTER_POSITIONS)
+        return ((length + CLUSTER - 1) / CLUSTER + tile - 1) / tile * tile;
     uint32_t chunk = min(max((length + d.wanted - 1) / d.wanted, d.chunk_min), d.chunk_max);
     return (max(chunk, (length + d.splits - 1) / d.splits) + tile - 1) / tile * tile;
 }
@@ -191,33 +214,177 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
     if (is_last(&decode.counters[tile], splits)) combine<S>(decode.a, item, partial, splits, stride, rows, merged_rows);
 }
 
-/* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
+/* Each block of the cluster combines its share of the outputs. All of its blocks that have a split call it. */
 template <class S>
+static __device__ void combine_cluster(const qn_attention_t &a, const attention_item_t &item, uint32_t rows,
+                                       uint32_t splits, float *merged_rows, const float *bests, const float *totals)
+{
+    __shared__ float extras[2][TILE_ROWS];   /* best and total of each row */
+    for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
+        merged_rows[i] = merged<S>(merged_rows, i / S::D, i % S::D);   /* in place: warp 0's */
+    if (threadIdx.x < rows) {
+        extras[0][threadIdx.x] = merged_best(bests, threadIdx.x);
+        extras[1][threadIdx.x] = merged_total(totals, threadIdx.x);
+    }
+    cluster_barrier();
+    for (uint32_t i = blockIdx.x * ATTENTION_WARPS * WARP + threadIdx.x; i < rows * S::D;
+         i += splits * ATTENTION_WARPS * WARP) {
+        uint32_t row = i / S::D;
+        float best = -INFINITY, total = 0, sum = 0, scores[CLUSTER], parts[CLUSTER], values[CLUSTER];
+#pragma unroll
+        for (uint32_t s = 0; s < CLUSTER; s++) {
+            scores[s] = s < splits ? cluster_load(&extras[0][row], s) : -INFINITY;
+            parts[s] = s < splits ? cluster_load(&extras[1][row], s) : 0;
+            values[s] = s < splits ? cluster_load(&merged_rows[i], s) : 0;
+        }
+#pragma unroll
+        for (uint32_t s = 0; s < CLUSTER; s++) best = fmaxf(best, scores[s]);
+#pragma unroll
+        for (uint32_t s = 0; s < CLUSTER; s++) {
+            float share = power_of_two(scores[s] - best);
+            total = fmaf(share, parts[s], total);
+            sum = fmaf(share, values[s], sum);
+        }
+        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + i % S::D] = from_float<bf16>(sum / total);
+    }
+    cluster_barrier();   /* nobody leaves while others read its shared memory */
+}
+
+/* ---- before attention ---- */
+
+/* One head by one warp: norm, rotation, and out to shared memory and, unless NULL, the cache. Rounded to bf16 where
+ * the operations apart would round. */
+template <int D>
+static __device__ void prepare_head(const bf16 *from, const qn_weight_t &norm, float eps, float offset,
+                                    const float *angles, bf16 *to, bf16 *cache)
+{
+    constexpr uint32_t PAIRS = D / 2;
+    uint32_t lane = threadIdx.x % WARP;
+    float scale = 0;
+    if (norm.data) scale = norm_scale(warp_sum(square_sum<8>(from, D, lane * 8, WARP * 8)), D, eps);
+#pragma unroll
+    for (uint32_t i = lane; i < PAIRS; i += WARP) {
+        float low = to_float(from[i]), high = to_float(from[i + PAIRS]);
+        if (norm.data) {
+            low = normed(low, scale, load_scalar(norm.data, norm.scalar, i), offset);
+            high = normed(high, scale, load_scalar(norm.data, norm.scalar, i + PAIRS), offset);
+            low = to_float(from_float<bf16>(low)), high = to_float(from_float<bf16>(high));
+        }
+        if (angles) rotate_pair(low, high, angles[i], angles[i + PAIRS]);
+        to[i] = from_float<bf16>(low), to[i + PAIRS] = from_float<bf16>(high);
+        if (cache) cache[i] = from_float<bf16>(low), cache[i + PAIRS] = from_float<bf16>(high);
+    }
+}
+
+/* Where this token's key goes in the cache, or NULL; its value is a plane further. */
+static __device__ bf16 *cache_place(const decode_t &decode, const attention_item_t &item)
+{
+    const qn_kv_t &kv = decode.a.kv;
+    int64_t row = decode.before.kv_rows[item.run.first];
+    if (row < 0 || item.first_row) return NULL;   /* one of the tiles of query heads writes */
+    return (bf16 *)kv.data + kv_offset(kv, decode.a.layer, 0, (uint32_t)(row / kv.block_tokens),
+                                       (uint32_t)(row % kv.block_tokens)) + (size_t)item.kv_head * kv.head_dim;
+}
+
+/* The queries into shared memory and, in the split that has this token's position, its key and value into `fresh`. */
+template <class S>
+static __device__ void prepare_heads(const decode_t &decode, const attention_item_t &item, bool has_fresh,
+                                     bf16 *queries, bf16 *fresh)
+{
+    const qn_attention_t &a = decode.a;
+    const prologue_t &before = decode.before;
+    uint32_t group = a.heads / a.kv.kv_heads, count = min(group - item.first_row, (uint32_t)TILE_ROWS);
+    uint32_t first = item.run.first, jobs = count + (has_fresh ? 2 : 0);
+    const float *angles = before.angles ? before.angles + (size_t)first * S::D : NULL;
+    size_t own = ((size_t)first * a.kv.kv_heads + item.kv_head) * S::D;
+    size_t plane = (size_t)a.kv.blocks * a.kv.block_tokens * a.kv.kv_heads * S::D;
+    bf16 *cache = has_fresh ? cache_place(decode, item) : NULL;
+    const qn_weight_t none = {};
+    for (uint32_t job = threadIdx.x / WARP; job < jobs; job += ATTENTION_WARPS) {
+        if (job < count)
+            prepare_head<S::D>((const bf16 *)a.q + out_at(a, item, item.first_row + job), before.q_norm, before.q_eps,
+                               before.q_offset, angles, queries + job * S::STRIDE, NULL);
+        else if (job == count)
+            prepare_head<S::D>(before.k + own, before.k_norm, before.k_eps, before.k_offset, angles, fresh, cache);
+        else
+            prepare_head<S::D>(before.v + own, none, 0, 0, NULL, fresh + S::D, cache ? cache + plane : NULL);
+    }
+}
+
+/* Rows of the query tile that no head owns. */
+template <class S> static __device__ void clear_queries(uint32_t count, bf16 *queries)
+{
+    constexpr uint32_t PIECES = S::D / 8;
+    for (uint32_t i = count * PIECES + threadIdx.x; i < TILE_ROWS * PIECES; i += ATTENTION_WARPS * WARP)
+        *(uint4 *)(queries + i / PIECES * S::STRIDE + i % PIECES * 8) = make_uint4(0, 0, 0, 0);
+}
+
+/* Puts `fresh` into the tile at `stage` that begins at `first`, if its position is there. */
+template <class S>
+static __device__ void patch_tile(const attention_item_t &item, const bf16 *fresh, uint32_t first, bf16 *stage)
+{
+    constexpr uint32_t PIECES = S::D / 8;
+    uint32_t row = item.fresh - first;
+    if (row >= S::TILE || item.fresh >= item.end) return;
+    for (uint32_t i = threadIdx.x; i < 2 * PIECES; i += ATTENTION_WARPS * WARP)
+        *(uint4 *)(stage + (i / PIECES * S::TILE + row) * S::STRIDE + i % PIECES * 8) = ((const uint4 *)fresh)[i];
+}
+
+/* ---- the kernel ---- */
+
+/* The run, its positions, and this block's split of them; returns how many splits the run has. */
+template <class S, bool FUSED>
+static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &item)
+{
+    const qn_attention_t &a = decode.a;
+    uint32_t tiles = (a.heads / a.kv.kv_heads + TILE_ROWS - 1) / TILE_ROWS, begin, end;
+    item.run = a.runs[blockIdx.z];
+    item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
+    item.kv_head = blockIdx.y / tiles, item.first_row = blockIdx.y % tiles * TILE_ROWS;
+    row_range(a, item, 0, begin, end);
+    uint32_t origin = begin / S::TILE * S::TILE, chunk = chunk_of(decode, end - origin, S::TILE);
+    item.fresh = FUSED ? end - 1 : NO_ROW;
+    item.begin = max(begin, origin + blockIdx.x * chunk);
+    item.end = min(end, origin + (blockIdx.x + 1) * chunk);
+    return (end - origin + chunk - 1) / chunk;
+}
+
+/* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
+template <class S, bool FUSED>
 static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, S::D <= 128 ? 3 : 1)
 attend_splits(const __grid_constant__ decode_t decode)
 {
     extern __shared__ __align__(16) bf16 shared[];
+    __shared__ __align__(16) bf16 fresh[FUSED ? 2 * S::D : 8];
     __shared__ float bests[ATTENTION_WARPS * TILE_ROWS], totals[ATTENTION_WARPS * TILE_ROWS];
-    grid_begin();
+    grid_release();
+    if (!FUSED) grid_wait();
     const qn_attention_t &a = decode.a;
-    uint32_t group = a.heads / a.kv.kv_heads, tiles = (group + TILE_ROWS - 1) / TILE_ROWS;
     attention_item_t item;
-    item.run = a.runs[blockIdx.z];
-    item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
-    item.kv_head = blockIdx.y / tiles, item.first_row = blockIdx.y % tiles * TILE_ROWS;
-    uint32_t begin, end;
-    row_range(a, item, 0, begin, end);
-    uint32_t origin = begin / S::TILE * S::TILE, chunk = chunk_of(decode, end - origin, S::TILE);
-    uint32_t splits = (end - origin + chunk - 1) / chunk;
+    uint32_t splits = find_split<S, FUSED>(decode, item), group = a.heads / a.kv.kv_heads;
     if (blockIdx.x >= splits) return;
-    item.begin = max(begin, origin + blockIdx.x * chunk);
-    item.end = min(end, origin + (blockIdx.x + 1) * chunk);
+    uint32_t count = min(group - item.first_row, (uint32_t)TILE_ROWS);
     attention_sums<S::D> sums;
-    attend<S>(a, item, shared, sums);
+    if constexpr (FUSED) {
+        uint32_t rows[S::TILE / WARP];
+        bf16 *queries = shared + 2 * S::STAGE;
+        begin_tiles<S>(a, item, shared, rows);
+        clear_queries<S>(count, queries);
+        grid_wait();
+        prepare_heads<S>(decode, item, item.fresh < item.end, queries, fresh);
+        if (threadIdx.x < WARP)
+            fetch_share(decode.before.next.data, decode.before.next.bytes,
+                        (blockIdx.z * gridDim.y + blockIdx.y) * splits + blockIdx.x, gridDim.z * gridDim.y * splits);
+        __syncthreads();
+        attend<S>(a, item, shared, rows,
+                  [&](uint32_t first, bf16 *stage) { patch_tile<S>(item, fresh, first, stage); }, sums);
+    } else {
+        attend_cached<S>(a, item, shared, sums);
+    }
     float *rows = (float *)shared;
     merge_warps<S>(sums, rows, bests, totals);
-    uint32_t count = min(group - item.first_row, (uint32_t)TILE_ROWS);
     if (splits == 1) store_out<S>(a, item, count, rows, totals);
+    else if (decode.clustered && splits <= CLUSTER) combine_cluster<S>(a, item, count, splits, rows, bests, totals);
     else store_split<S>(decode, item, count, splits, rows, bests, totals);
 }
 
@@ -231,9 +398,9 @@ cudaError_t qn_cuda_prepare_decode(void)
             using S = decode_shape<d()>;
             static_assert(sizeof(float) * ATTENTION_WARPS * TILE_ROWS * S::D <= S::SHARED, "rows of all warps");
             static_assert(sizeof(float) * 2 * SPLITS_MAX * TILE_ROWS <= S::SHARED, "shares and totals of all splits");
-            if (!error)
-                error = cudaFuncSetAttribute(attend_splits<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             S::SHARED);
+            const cudaFuncAttribute name = cudaFuncAttributeMaxDynamicSharedMemorySize;
+            if (!error) error = cudaFuncSetAttribute(attend_splits<S, false>, name, S::SHARED);
+            if (!error) error = cudaFuncSetAttribute(attend_splits<S, true>, name, S::SHARED);
         });
     return error;
 }
@@ -251,30 +418,62 @@ cudaError_t qn_cuda_prepare_attention(void)
 }
 
 /* How far to split. Deterministic: by length alone. Else: two blocks a processor are enough, but a long context among
- * short ones is still cut. */
+ * short ones is still cut; and a few sequences, whose splits leave processors idle, take clusters. */
 static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint32_t tiles, decode_t *decode)
 {
     bool deterministic = stream->options.deterministic;
     uint32_t fill = divide_up(2 * stream->processors, a->run_count * tiles), most = stream->splits_max;
-    decode->splits = deterministic ? most : fill < 8 ? 8 : fill < most ? fill : most;
+    decode->splits = deterministic ? most : fill < CLUSTER ? CLUSTER : fill < most ? fill : most;
     decode->wanted = deterministic ? most : fill < most ? fill : most;
     decode->chunk_min = deterministic ? 256 : 128;
     decode->chunk_max = deterministic ? UINT32_MAX : 2048;
+    decode->clustered = !deterministic && stream->capability >= 90 && fill >= CLUSTER / 2;
+    if (decode->clustered) decode->splits = divide_up(decode->splits, CLUSTER) * CLUSTER;
+}
+
+static void start(qn_stream_t *stream, const qn_attention_t *a, const prologue_t *before)
+{
+    uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
+    decode_t decode = { *a, {}, (float *)stream->workspace, stream->counters, 0, 0, 0, 0, false };
+    if (before) decode.before = *before;
+    plan_splits(stream, a, tiles, &decode);
+    QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits)
+              <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
+    qn_cuda_how_t how = { false, decode.clustered ? (unsigned)CLUSTER : 1 };
+    dim3 grid(decode.splits, tiles, a->run_count);
+    with_head_dim(a->kv.head_dim, [&](auto d) {
+        using S = decode_shape<d()>;
+        qn_cuda_start_as(stream, "attention.decode", how, before ? attend_splits<S, true> : attend_splits<S, false>,
+                         grid, ATTENTION_WARPS * WARP, S::SHARED, decode);
+    });
 }
 
 extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
 {
     const qn_attention_t *a = (const qn_attention_t *)arguments;
     if (!a->run_count) return;
-    if (!attention_fits(stream, a)) return qn_cuda_attention_plain(stream, a);
-    uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
-    decode_t decode = { *a, (float *)stream->workspace, stream->counters, 0, 0, 0, 0 };
-    plan_splits(stream, a, tiles, &decode);
-    QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits)
-              <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
-    with_head_dim(a->kv.head_dim, [&](auto d) {
-        using S = decode_shape<d()>;
-        qn_cuda_start(stream, "attention.decode", attend_splits<S>, dim3(decode.splits, tiles, a->run_count),
-                      ATTENTION_WARPS * WARP, S::SHARED, decode);
-    });
+    if (attention_fits(stream, a)) start(stream, a, NULL);
+    else qn_cuda_attention_plain(stream, a);
+}
+
+extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments)
+{
+    const qn_decode_attention_t *f = (const qn_decode_attention_t *)arguments;
+    const qn_attention_t *a = &f->attention;
+    uintptr_t addresses = (uintptr_t)f->write.k | (uintptr_t)f->write.v | (uintptr_t)f->rope.angles;
+    if (!a->run_count) return;
+    if (attention_fits(stream, a) && addresses % 16 == 0) {
+        prologue_t before = { f->rope.angles, (const bf16 *)f->write.k, (const bf16 *)f->write.v, f->write.kv_rows,
+                              {}, {}, f->q_norm.eps, f->q_norm.weight_offset, f->k_norm.eps, f->k_norm.weight_offset,
+                              f->next };
+        if (f->q_norm.x) before.q_norm = f->q_norm.weight;
+        if (f->k_norm.x) before.k_norm = f->k_norm.weight;
+        start(stream, a, &before);
+        return;
+    }
+    if (f->q_norm.x) qn_cuda_rmsnorm(stream, &f->q_norm);
+    if (f->k_norm.x) qn_cuda_rmsnorm(stream, &f->k_norm);
+    if (f->rope.angles) qn_cuda_rope(stream, &f->rope);
+    qn_cuda_kv_write(stream, &f->write);
+    qn_cuda_attention_decode(stream, a);
 }

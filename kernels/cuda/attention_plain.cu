@@ -46,6 +46,7 @@ static __device__ void attend_head(const qn_attention_t &a, const qn_run_t &run,
         for (int i = 0; i < PER_LANE; i++)
             if (lane + i * WARP < dim) score = fmaf(query[i], to_float(key[lane + i * WARP]), score);
         score = warp_sum(score) * a.scale;
+        if (a.softcap > 0) score = a.softcap * tanhf(score / a.softcap);
         float greatest = fmaxf(best, score), keep = expf(best - greatest), weight = expf(score - greatest);
         best = greatest;
         total = total * keep + weight;

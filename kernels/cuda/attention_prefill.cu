@@ -27,6 +27,7 @@ static __device__ bool find_item(const qn_attention_t &a, uint32_t index, attent
     uint32_t unused, last_row = item.first_row + S::ROWS - 1;
     row_range(a, item, item.first_row, item.begin, unused);
     row_range(a, item, last_row, unused, item.end);
+    item.fresh = NO_ROW;
     return true;
 }
 
@@ -59,7 +60,7 @@ attend_tiles(const __grid_constant__ qn_attention_t a)
     attention_item_t item;
     for (uint32_t index = blockIdx.x; find_item<S>(a, index, item); index += gridDim.x) {
         attention_sums<S::D> sums;
-        attend<S>(a, item, shared, sums);
+        attend_cached<S>(a, item, shared, sums);
         store_rows<S>(a, item, sums);
     }
 }

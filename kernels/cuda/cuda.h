@@ -9,7 +9,7 @@
 #ifndef QN_KERNELS_CUDA_CUDA_H
 #define QN_KERNELS_CUDA_CUDA_H
 
-#include "kernels/kernels.h"
+#include "kernels/fused.h"
 
 typedef struct {
     int device;                /* ordinal */
@@ -70,6 +70,7 @@ void qn_cuda_block_copy(qn_stream_t *stream, const void *arguments);
 void qn_cuda_step_input(qn_stream_t *stream, const void *arguments);
 void qn_cuda_embedding(qn_stream_t *stream, const void *arguments);
 void qn_cuda_rmsnorm(qn_stream_t *stream, const void *arguments);
+void qn_cuda_layernorm(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments);
@@ -83,8 +84,18 @@ void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_activation(qn_stream_t *stream, const void *arguments);
+void qn_cuda_moe_route(qn_stream_t *stream, const void *arguments);
+void qn_cuda_expert_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cuda_moe_combine(qn_stream_t *stream, const void *arguments);
+void qn_cuda_softcap(qn_stream_t *stream, const void *arguments);
 void qn_cuda_gather_rows(qn_stream_t *stream, const void *arguments);
 void qn_cuda_logprobs(qn_stream_t *stream, const void *arguments);
 void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
+
+/* Operations of fused.h, in one launch for few tokens and the types and widths that allow it, else in parts. Tables,
+ * runs and the cache's earlier positions are read before the launch's predecessors have ended: what writes them must
+ * have been launched before this step's step_input. */
+void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
 
 #endif

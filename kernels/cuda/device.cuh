@@ -36,6 +36,42 @@ static __device__ __forceinline__ void grid_begin()
     grid_wait();
 }
 
+/* ---- fetching ahead ---- */
+
+/* Share `index` of `count` of some memory into the second-level cache, by one warp; nothing waits for it. */
+static __device__ __forceinline__ void fetch_share(const void *data, size_t bytes, uint32_t index, uint32_t count)
+{
+#if __CUDA_ARCH__ >= 900
+    const size_t PIECE = 4096;
+    size_t pieces = bytes / PIECE, last = pieces * (index + 1) / count;
+    for (size_t i = pieces * index / count + threadIdx.x % WARP; i < last; i += WARP)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
+                     :: "l"((const char *)data + i * PIECE), "n"(4096) : "memory");
+#endif
+}
+
+/* ---- clusters: blocks that run together (sm_90) ---- */
+
+/* All threads of the cluster's blocks that have not exited; what they wrote to their shared memory can be seen. */
+static __device__ __forceinline__ void cluster_barrier()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+/* The same place in the shared memory of block `rank` of the cluster. */
+static __device__ __forceinline__ float cluster_load(const float *own, uint32_t rank)
+{
+    float value = 0;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n\t.reg .u32 there;\n\tmapa.shared::cluster.u32 there, %1, %2;\n\t"
+                 "ld.shared::cluster.f32 %0, [there];\n\t}"
+                 : "=f"(value) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank) : "memory");
+#endif
+    return value;
+}
+
 /* ---- scalars ---- */
 
 static __device__ __forceinline__ float to_float(float value) { return value; }
@@ -100,6 +136,30 @@ template <int VEC, class T> __device__ __forceinline__ void store_vector(T *to, 
     }
 }
 
+/* ---- rotation ---- */
+
+/* Products are rounded before they are added, as on the CPU. */
+static __device__ __forceinline__ void rotate_pair(float &low, float &high, float cosine, float sine)
+{
+    float first = __fsub_rn(__fmul_rn(low, cosine), __fmul_rn(high, sine));
+    high = __fadd_rn(__fmul_rn(high, cosine), __fmul_rn(low, sine));
+    low = first;
+}
+
+/* ---- the nonlinearity of MLPs (common/activation.h) ---- */
+
+/* Written without differences of near numbers: the relative error stays that of the exponential. */
+static __device__ __forceinline__ float activated(qn_activation_t kind, float x)
+{
+    switch (kind) {
+    case QN_ACTIVATION_SILU: return x / (1 + expf(-x));
+    case QN_ACTIVATION_GELU_TANH:   /* (1 + tanh u) / 2 = 1 / (1 + e^-2u) */
+        return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+    case QN_ACTIVATION_GELU: return 0.5f * x * erfcf(-0.70710678118654752f * x);
+    default: return fmaxf(x, 0);
+    }
+}
+
 /* ---- sums and maxima, in one fixed order ---- */
 
 template <class T> __device__ __forceinline__ T warp_sum(T value)
@@ -118,7 +178,7 @@ template <class T> __device__ __forceinline__ T warp_max(T value)
 }
 
 /* Of all threads of the block, given to all; `room` is [WARP] in shared memory and free again at the next barrier. */
-template <class T> __device__ T block_sum(T value, T *room)
+template <class T> static __device__ T block_sum(T value, T *room)
 {
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = (blockDim.x + WARP - 1) / WARP;
     value = warp_sum(value);
@@ -128,7 +188,7 @@ template <class T> __device__ T block_sum(T value, T *room)
     return warp_sum(lane < warps ? room[lane] : T(0));
 }
 
-template <class T> __device__ T block_max(T value, T least, T *room)
+template <class T> static __device__ T block_max(T value, T least, T *room)
 {
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = (blockDim.x + WARP - 1) / WARP;
     value = warp_max(value);

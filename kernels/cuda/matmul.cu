@@ -62,25 +62,35 @@ void qn_cuda_plain(qn_stream_t *stream, const product_t *product)
     }
 }
 
-static void multiply(qn_stream_t *stream, const void *arguments, qn_scalar_t out)
+static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out, const qn_next_t *next)
 {
-    product_t product = { (const qn_matmul_t *)arguments, out };
+    product_t product = { a, out };
     if (!product.a->tokens) return;
     uint32_t thin_tokens = product.a->part_count == QN_MATMUL_PARTS ? THIN_PARTS_TOKENS : THIN_TOKENS;
     bool few = product.a->tokens <= thin_tokens || stream->options.deterministic;
-    if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product);
+    if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product, next);
     else if (!few && qn_cuda_blas_fits(stream, &product)) qn_cuda_blas(stream, &product);
     else qn_cuda_plain(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul(qn_stream_t *stream, const void *arguments)
 {
-    multiply(stream, arguments, stream->options.activations);
+    multiply(stream, (const qn_matmul_t *)arguments, stream->options.activations, NULL);
 }
 
 extern "C" void qn_cuda_matmul_logits(qn_stream_t *stream, const void *arguments)
 {
-    multiply(stream, arguments, QN_SCALAR_F32);
+    multiply(stream, (const qn_matmul_t *)arguments, QN_SCALAR_F32, NULL);
+}
+
+extern "C" void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments)
+{
+    const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
+    if (!a->matmul.tokens) return;
+    if (qn_cuda_thin_fused_fits(stream, a)) return qn_cuda_thin_fused(stream, a);
+    if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
+    multiply(stream, &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations, &a->next);
+    if (a->activation.out) qn_cuda_activation(stream, &a->activation);
 }
 
 /* ---- each one by name ---- */
@@ -95,7 +105,7 @@ extern "C" void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments)
 {
     product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };
     QN_ASSERT(qn_cuda_thin_fits(stream, &product));
-    if (product.a->tokens) qn_cuda_thin(stream, &product);
+    if (product.a->tokens) qn_cuda_thin(stream, &product, NULL);
 }
 
 extern "C" void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments)

@@ -12,8 +12,13 @@
  * A block stays on its processor and walks over tiles of rows. Its SPLIT warps share a tile, each takes every SPLIT-th
  * unit of 128 inputs, and their sums are added in the order of the warps. The ring runs ahead over the ends of tiles,
  * and, with dependent launch, is full before the kernel that computes x has ended: the memory is never idle.
- * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output. */
+ * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output.
+ *
+ * MODE adds what stands around a product: NORMED, x is the residual stream and normed on its way into the product, with
+ * the additions of rmsnorm.cu; GATED, the second group of rows is the same 16 outputs of `up`, and f(gate) * up is
+ * stored. Both round where the operations apart would round, so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/norm.cuh"
 
 #define SPLIT 8
 #define ROWS 16            /* weight rows of one product */
@@ -24,24 +29,19 @@
 #define COPIES 8           /* of 16 bytes, per thread and stage */
 #define TILE_TOKENS 8
 
+enum { PLAIN = 0, NORMED = 1, GATED = 2 };   /* bits of MODE */
+
 typedef struct {
     const bf16 *x;
-    uint32_t tokens, inputs, part_count;
+    uint32_t tokens, inputs, part_count;   /* GATED: gate and up share tiles, one part */
     qn_matmul_part_t parts[QN_MATMUL_PARTS];
     uint32_t tile_ends[QN_MATMUL_PARTS];   /* tiles of part p end before this index */
+    const bf16 *norm;                      /* NORMED: [M] */
+    float norm_eps, norm_offset;
+    qn_activation_t kind;                  /* GATED */
+    bf16 *gated;                           /* [T, O] */
+    qn_next_t next;
 } thin_t;
-
-static __device__ __forceinline__ void mma(float (&sums)[4], const uint4 &low, const uint4 &high, const uint4 &x)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(low.x), "r"(high.x), "r"(low.y), "r"(high.y), "r"(x.x), "r"(x.y));
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(low.z), "r"(high.z), "r"(low.w), "r"(high.w), "r"(x.z), "r"(x.w));
-}
 
 /* Finds the part of a tile, and the tile's first row in it. */
 static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t &a, uint32_t tile, uint32_t rows,
@@ -55,7 +55,7 @@ static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t
 
 /* What the ring copies next: a stage is UNIT / GROUPS inputs of 16 * GROUPS rows. Lane l has row l / 4 of each half
  * of 8 rows, and inputs l % 4 * 8 of each piece. */
-template <int GROUPS> struct feeder {
+template <int GROUPS, int MODE> struct feeder {
     uint32_t tile, m;              /* m: of this thread's first piece */
     const bf16 *rows[2 * GROUPS];  /* at this thread's row of each half */
 
@@ -63,11 +63,12 @@ template <int GROUPS> struct feeder {
     {
         if (tile >= a.tile_ends[a.part_count - 1]) return;
         uint32_t first, lane = threadIdx.x % WARP;
-        const qn_matmul_part_t &part = find_part(a, tile, ROWS * GROUPS, first);
+        const qn_matmul_part_t &part = find_part(a, tile, MODE & GATED ? ROWS : ROWS * GROUPS, first);
 #pragma unroll
         for (int half = 0; half < 2 * GROUPS; half++) {
-            uint32_t row = min(first + half * 8 + lane / 4, part.outputs - 1);
-            rows[half] = (const bf16 *)part.weight.data + (size_t)row * a.inputs;
+            bool up = MODE & GATED && half >= 2;
+            uint32_t row = min(first + (up ? half - 2 : half) * 8 + lane / 4, part.outputs - 1);
+            rows[half] = (const bf16 *)(up ? a.parts[1] : part).weight.data + (size_t)row * a.inputs;
         }
     }
 
@@ -109,11 +110,52 @@ template <int GROUPS> struct feeder {
     }
 };
 
-/* Adds the warps' sums in their order and stores the outputs of one tile. With few tokens the first warps do it while
- * the others go on. */
+/* What is added to an output beside the product. */
+typedef struct { float bias, residual; } addend_t;
+
+template <class O>
+static __device__ __forceinline__ addend_t load_addend(const qn_matmul_part_t &part, uint32_t row, size_t at)
+{
+    addend_t addend = {};
+    if (part.bias.data) addend.bias = load_scalar(part.bias.data, part.bias.scalar, row);
+    if (part.residual) addend.residual = to_float(((const O *)part.residual)[at]);
+    return addend;
+}
+
+static __device__ __forceinline__ float add(const qn_matmul_part_t &part, const addend_t &addend, float sum)
+{
+    if (part.bias.data) sum += addend.bias;
+    if (part.residual) sum += addend.residual;
+    return sum;
+}
+
+/* The addend of this thread's first output of a tile, on its way while the products are formed. */
+template <int TILES, int GROUPS, class O>
+static __device__ __forceinline__ addend_t first_addend(const thin_t &a, uint32_t tile, uint32_t first_token,
+                                                        uint32_t tokens)
+{
+    constexpr uint32_t ALL_ROWS = ROWS * GROUPS;
+    uint32_t first_row, token = threadIdx.x / ALL_ROWS;
+    const qn_matmul_part_t &part = find_part(a, tile, ALL_ROWS, first_row);
+    uint32_t row = first_row + threadIdx.x % ALL_ROWS;
+    if (token >= min((uint32_t)(TILES * TILE_TOKENS), tokens) || row >= part.outputs) return {};
+    return load_addend<O>(part, row, (size_t)(first_token + token) * part.outputs + row);
+}
+
+/* One output: the warps' sums in their order. */
+template <int COLUMNS, int ALL_ROWS>
+static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t token, uint32_t r)
+{
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < SPLIT; warp++) sum += partial[(warp * COLUMNS + token) * (ALL_ROWS + 1) + r];
+    return sum;
+}
+
+/* Stores the outputs of one tile. With few tokens the first warps do it while the others go on. */
 template <int TILES, int GROUPS, class O>
 static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
-                                              uint32_t first_token, uint32_t tokens)
+                                              uint32_t first_token, uint32_t tokens, const addend_t &first_addend)
 {
     constexpr uint32_t ALL_ROWS = ROWS * GROUPS, COLUMNS = TILES * TILE_TOKENS;
     uint32_t first_row;
@@ -121,13 +163,29 @@ static __device__ __forceinline__ void finish(const thin_t &a, const float *part
     for (uint32_t i = threadIdx.x; i < ALL_ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
         uint32_t r = i % ALL_ROWS, token = i / ALL_ROWS, row = first_row + r;
         if (row >= part.outputs) continue;
-        float sum = 0;
-#pragma unroll
-        for (int warp = 0; warp < SPLIT; warp++) sum += partial[(warp * COLUMNS + token) * (ALL_ROWS + 1) + r];
         size_t at = (size_t)(first_token + token) * part.outputs + row;
-        if (part.bias.data) sum += load_scalar(part.bias.data, part.bias.scalar, row);
-        if (part.residual) sum += to_float(((const O *)part.residual)[at]);
-        ((O *)part.out)[at] = from_float<O>(sum);
+        addend_t addend = i == threadIdx.x ? first_addend : load_addend<O>(part, row, at);
+        ((O *)part.out)[at] = from_float<O>(add(part, addend, sum_warps<COLUMNS, ALL_ROWS>(partial, token, r)));
+    }
+}
+
+/* The same for gate and up: their rows r and ROWS + r are one output, f(gate) * up. */
+template <int TILES>
+static __device__ __forceinline__ void finish_gated(const thin_t &a, const float *partial, uint32_t tile,
+                                                    uint32_t first_token, uint32_t tokens)
+{
+    constexpr uint32_t COLUMNS = TILES * TILE_TOKENS;
+    const qn_matmul_part_t &gate_part = a.parts[0], &up_part = a.parts[1];
+    for (uint32_t i = threadIdx.x; i < ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
+        uint32_t r = i % ROWS, token = i / ROWS, row = tile * ROWS + r;
+        if (row >= gate_part.outputs) continue;
+        float gate = sum_warps<COLUMNS, 2 * ROWS>(partial, token, r);
+        float up = sum_warps<COLUMNS, 2 * ROWS>(partial, token, ROWS + r);
+        if (gate_part.bias.data) gate += load_scalar(gate_part.bias.data, gate_part.bias.scalar, row);
+        if (up_part.bias.data) up += load_scalar(up_part.bias.data, up_part.bias.scalar, row);
+        gate = to_float(from_float<bf16>(gate)), up = to_float(from_float<bf16>(up));
+        a.gated[(size_t)(first_token + token) * gate_part.outputs + row] =
+            from_float<bf16>(activated(a.kind, gate) * up);
     }
 }
 
@@ -165,6 +223,73 @@ static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t m, uint32_
         }
 }
 
+/* ---- the norm ---- */
+
+/* The norm's scale of token lane / 4, or 0; formed by the whole block, for up to TILE_TOKENS tokens. */
+static __device__ float token_scale(const thin_t &a, const bf16 *x, uint32_t tokens)
+{
+    __shared__ float room[TILE_TOKENS][NORM_WARPS];
+    static_assert(SPLIT * WARP == NORM_THREADS, "the additions of rmsnorm.cu");
+    uint32_t lane = threadIdx.x % WARP;
+    float sums[TILE_TOKENS] = {}, scale = 0;
+    for (uint32_t i = threadIdx.x * 8; i < a.inputs; i += NORM_THREADS * 8)
+#pragma unroll
+        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+            if (t >= tokens) break;
+            float values[8];
+            load_vector(x + (size_t)t * a.inputs + i, values);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sums[t] = fmaf(values[j], values[j], sums[t]);
+        }
+#pragma unroll
+    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+        if (t >= tokens) break;
+        float sum = warp_sum(sums[t]);
+        if (lane == 0) room[t][threadIdx.x / WARP] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+        if (t >= tokens) break;
+        float sum = warp_sum(lane < NORM_WARPS ? room[t][lane] : 0.0f);
+        if (t == lane / 4) scale = norm_scale(sum, a.inputs, a.norm_eps);
+    }
+    return scale;
+}
+
+static __device__ __forceinline__ uint32_t norm_pair(uint32_t x, uint32_t weight, float scale, float offset)
+{
+    float values[2], weights[2];
+    unpack(x, values);
+    unpack(weight, weights);
+    return pack_bf16(normed(values[0], scale, weights[0], offset), normed(values[1], scale, weights[1], offset));
+}
+
+/* Norms what load_x() brought. `weights`: the norm's, of the same inputs. */
+template <int PIECES>
+static __device__ __forceinline__ void norm_x(uint4 (&x)[PIECES][1], const uint4 (&weights)[PIECES][1], float scale,
+                                              float offset)
+{
+#pragma unroll
+    for (int i = 0; i < PIECES; i++) {
+        x[i][0].x = norm_pair(x[i][0].x, weights[i][0].x, scale, offset);
+        x[i][0].y = norm_pair(x[i][0].y, weights[i][0].y, scale, offset);
+        x[i][0].z = norm_pair(x[i][0].z, weights[i][0].z, scale, offset);
+        x[i][0].w = norm_pair(x[i][0].w, weights[i][0].w, scale, offset);
+    }
+}
+
+/* The norm's weights for the stage that begins at m. */
+template <int PIECES>
+static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t m, uint4 (&to)[PIECES][1])
+{
+#pragma unroll
+    for (int i = 0; i < PIECES; i++)
+        to[i][0] = m + i * 32 < a.inputs ? *(const uint4 *)(a.norm + m + i * 32) : make_uint4(0, 0, 0, 0);
+}
+
+/* ---- the product ---- */
+
 /* Adds the products of one stage. */
 template <int TILES, int GROUPS, int PIECES>
 static __device__ __forceinline__ void add_stage(const uint4 *stage, const uint4 (&values)[PIECES][TILES],
@@ -177,7 +302,7 @@ static __device__ __forceinline__ void add_stage(const uint4 *stage, const uint4
             uint4 low = stage[(piece * 2 * GROUPS + group * 2) * WARP];
             uint4 high = stage[(piece * 2 * GROUPS + group * 2 + 1) * WARP];
 #pragma unroll
-            for (int t = 0; t < TILES; t++) mma(sums[group][t], low, high, values[piece][t]);
+            for (int t = 0; t < TILES; t++) mma_rows(sums[group][t], low, high, values[piece][t]);
         }
 }
 
@@ -185,16 +310,18 @@ static __device__ __forceinline__ void add_stage(const uint4 *stage, const uint4
 template <int TILES, int GROUPS> constexpr int PARTIALS = SPLIT * TILES * TILE_TOKENS * (ROWS * GROUPS + 1);
 
 /* gridDim: x blocks that share out the tiles of all parts, y TILES * 8 tokens each. */
-template <int TILES, int GROUPS, class O>
+template <int TILES, int GROUPS, class O, int MODE>
 static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __grid_constant__ thin_t a)
 {
     constexpr int PIECES = UNIT / GROUPS / 32;
+    static_assert(!(MODE & NORMED) || TILES == 1, "token_scale() takes one tile of tokens");
+    static_assert(!(MODE & GATED) || GROUPS == 2, "gate and up");
     extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then two sets of sums */
     uint4 *own = ring + threadIdx.x / WARP * COPIES * WARP + threadIdx.x % WARP;
     float *partial = (float *)(ring + STAGES * SPLIT * COPIES * WARP);
     uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token;
     const bf16 *x = a.x + (size_t)first_token * a.inputs;
-    feeder<GROUPS> feeder = { blockIdx.x, threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8, {} };
+    feeder<GROUPS, MODE> feeder = { blockIdx.x, threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8, {} };
 
     grid_release();
     feeder.find_rows(a);
@@ -202,19 +329,31 @@ static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __
     for (int stage = 0; stage < STAGES; stage++) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
     grid_wait();   /* weights are constant: they are on their way while the kernel before this one ends */
 
-    float sums[GROUPS][TILES][4] = {};
+    float sums[GROUPS][TILES][4] = {}, scale = 0;
     uint32_t slot = 0, count = 0, warp = threadIdx.x / WARP, base = warp * UNIT, start = base + threadIdx.x % 4 * 8;
-    uint4 values[PIECES][TILES], next[PIECES][TILES];
+    uint32_t tiles = a.tile_ends[a.part_count - 1];
+    uint4 values[PIECES][TILES], next[PIECES][TILES], weights[PIECES][1];
     load_x(x, start, a.inputs, tokens, values);
-    for (uint32_t tile = blockIdx.x; tile < a.tile_ends[a.part_count - 1]; tile += gridDim.x, count++) {
+    if constexpr (MODE & NORMED) {
+        load_norm(a, start, weights);
+        scale = token_scale(a, x, tokens);
+        norm_x(values, weights, scale, a.norm_offset);
+    }
+    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x, count++) {
+        if (tile + gridDim.x >= tiles && warp == 0) fetch_share(a.next.data, a.next.bytes, blockIdx.x, gridDim.x);
+        addend_t addend = {};
+        if constexpr (!(MODE & GATED)) addend = first_addend<TILES, GROUPS, O>(a, tile, first_token, tokens);
         for (uint32_t m = start, then; m - base < feeder.end_of(a.inputs); m = then) {
             then = feeder.template next_m<GROUPS>(m);
-            load_x(x, then - base < feeder.end_of(a.inputs) ? then : start, a.inputs, tokens, next);
+            uint32_t ahead = then - base < feeder.end_of(a.inputs) ? then : start;
+            load_x(x, ahead, a.inputs, tokens, next);
+            if constexpr (MODE & NORMED) load_norm(a, ahead, weights);
             asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
             uint4 *stage = own + slot * SPLIT * COPIES * WARP;
             add_stage(stage, values, sums);
             feeder.feed(a, stage);
             slot = slot + 1 == STAGES ? 0 : slot + 1;
+            if constexpr (MODE & NORMED) norm_x(next, weights, scale, a.norm_offset);
 #pragma unroll
             for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
@@ -222,7 +361,8 @@ static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __
         float *set = partial + count % 2 * PARTIALS<TILES, GROUPS>;
         leave_sums<TILES, GROUPS>(sums, set);
         __syncthreads();
-        finish<TILES, GROUPS, O>(a, set, tile, first_token, tokens);
+        if constexpr (MODE & GATED) finish_gated<TILES>(a, set, tile, first_token, tokens);
+        else finish<TILES, GROUPS, O>(a, set, tile, first_token, tokens, addend);
     }
 }
 
@@ -230,46 +370,49 @@ template <int TILES, int GROUPS>
 constexpr size_t SHARED = sizeof(uint4) * STAGES * SPLIT * COPIES * WARP
     + sizeof(float) * 2 * PARTIALS<TILES, GROUPS>;
 
-template <int TILES, int GROUPS, class O> static void start(qn_stream_t *stream, const qn_matmul_t *a)
+template <int TILES, int GROUPS, class O, int MODE>
+static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
-    thin_t thin = { (const bf16 *)a->x, a->tokens, a->inputs, a->part_count, {}, {} };
     uint32_t tiles = 0;
-    for (uint32_t p = 0; p < a->part_count; p++) {
-        thin.parts[p] = a->parts[p];
-        thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, ROWS * GROUPS);
-    }
+    thin.x = (const bf16 *)a->x, thin.tokens = a->tokens, thin.inputs = a->inputs;
+    thin.part_count = MODE & GATED ? 1 : a->part_count;
+    for (uint32_t p = 0; p < a->part_count; p++) thin.parts[p] = a->parts[p];
+    for (uint32_t p = 0; p < thin.part_count; p++)
+        thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, MODE & GATED ? ROWS : ROWS * GROUPS);
     dim3 grid(tiles < stream->processors ? tiles : stream->processors, divide_up(a->tokens, TILES * TILE_TOKENS));
-    qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, GROUPS, O>, grid, SPLIT * WARP, SHARED<TILES, GROUPS>,
-                  thin);
+    qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, GROUPS, O, MODE>, grid, SPLIT * WARP,
+                  SHARED<TILES, GROUPS>, thin);
 }
 
 /* Wider tiles read x less often, but only pay where several of them come to each processor. */
-template <int TILES, class O> static void start_grouped(qn_stream_t *stream, const qn_matmul_t *a)
+template <int TILES, class O, int MODE>
+static void start_grouped(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
     uint32_t outputs = 0;
     for (uint32_t p = 0; p < a->part_count; p++) outputs += a->parts[p].outputs;
-    if (outputs >= 4 * 2 * ROWS * stream->processors) start<TILES, 2, O>(stream, a);
-    else start<TILES, 1, O>(stream, a);
+    if (outputs >= 4 * 2 * ROWS * stream->processors) start<TILES, 2, O, MODE>(stream, a, thin);
+    else start<TILES, 1, O, MODE>(stream, a, thin);
 }
 
-template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a)
+template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
-    if (a->tokens <= TILE_TOKENS) start_grouped<1, O>(stream, a);
-    else if (a->tokens <= 2 * TILE_TOKENS) start_grouped<2, O>(stream, a);
-    else start_grouped<4, O>(stream, a);
+    if (a->tokens <= TILE_TOKENS) start_grouped<1, O, PLAIN>(stream, a, thin);
+    else if (a->tokens <= 2 * TILE_TOKENS) start_grouped<2, O, PLAIN>(stream, a, thin);
+    else start_grouped<4, O, PLAIN>(stream, a, thin);
 }
 
-template <int TILES, int GROUPS, class O> static void prepare(cudaError_t *error)
+template <int TILES, int GROUPS, class O, int MODE> static void prepare(cudaError_t *error)
 {
     if (*error) return;
-    *error = cudaFuncSetAttribute(multiply_thin<TILES, GROUPS, O>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    *error = cudaFuncSetAttribute(multiply_thin<TILES, GROUPS, O, MODE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   SHARED<TILES, GROUPS>);
 }
 
 template <class O> static void prepare_all(cudaError_t *error)
 {
-    prepare<1, 1, O>(error), prepare<2, 1, O>(error), prepare<4, 1, O>(error);
-    prepare<1, 2, O>(error), prepare<2, 2, O>(error), prepare<4, 2, O>(error);
+    prepare<1, 1, O, PLAIN>(error), prepare<2, 1, O, PLAIN>(error), prepare<4, 1, O, PLAIN>(error);
+    prepare<1, 2, O, PLAIN>(error), prepare<2, 2, O, PLAIN>(error), prepare<4, 2, O, PLAIN>(error);
+    prepare<1, 1, O, NORMED>(error), prepare<1, 2, O, NORMED>(error);
 }
 
 cudaError_t qn_cuda_prepare_thin(void)
@@ -277,6 +420,7 @@ cudaError_t qn_cuda_prepare_thin(void)
     cudaError_t error = cudaSuccess;
     prepare_all<float>(&error);
     prepare_all<bf16>(&error);
+    prepare<1, 2, bf16, GATED>(&error), prepare<1, 2, bf16, NORMED | GATED>(&error);
     return error;
 }
 
@@ -289,7 +433,52 @@ bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product)
     return true;
 }
 
-void qn_cuda_thin(qn_stream_t *stream, const product_t *product)
+void qn_cuda_thin(qn_stream_t *stream, const product_t *product, const qn_next_t *next)
 {
-    with_scalar(product->out, [&](auto out) { start_tiles<decltype(out)>(stream, product->a); });
+    thin_t thin = {};
+    if (next) thin.next = *next;
+    with_scalar(product->out, [&](auto out) { start_tiles<decltype(out)>(stream, product->a, thin); });
+}
+
+/* ---- with norm and activation ---- */
+
+bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a)
+{
+    product_t product = { &a->matmul, a->logits ? QN_SCALAR_F32 : QN_SCALAR_BF16 };
+    const qn_rmsnorm_t *norm = &a->norm;
+    bool gated = a->activation.out != NULL;
+    if (a->matmul.tokens > TILE_TOKENS || !qn_cuda_thin_fits(stream, &product)) return false;
+    if (norm->x && (norm->weight.scalar != QN_SCALAR_BF16 || norm->residual || norm->width <= NORM_WARP_WIDTH
+                    || ((uintptr_t)norm->x | (uintptr_t)norm->weight.data) % 16)) return false;
+    return !gated || (a->matmul.part_count == 2 && a->activation.up && !a->logits
+                      && !a->matmul.parts[0].residual && !a->matmul.parts[1].residual);
+}
+
+template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_matmul_t *a, thin_t &thin)
+{
+    qn_matmul_t matmul = a->matmul;
+    if constexpr (MODE & NORMED) {
+        matmul.x = a->norm.x;
+        thin.norm = (const bf16 *)a->norm.weight.data;
+        thin.norm_eps = a->norm.eps, thin.norm_offset = a->norm.weight_offset;
+    }
+    if constexpr (MODE & GATED) {
+        thin.kind = a->activation.kind;
+        thin.gated = (bf16 *)a->activation.out;
+        start<1, 2, bf16, MODE>(stream, &matmul, thin);
+    } else if (a->logits) {
+        start_grouped<1, float, MODE>(stream, &matmul, thin);
+    } else {
+        start_grouped<1, bf16, MODE>(stream, &matmul, thin);
+    }
+}
+
+void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
+{
+    thin_t thin = {};
+    thin.next = a->next;
+    if (a->norm.x && a->activation.out) start_fused<NORMED | GATED>(stream, a, thin);
+    else if (a->norm.x) start_fused<NORMED>(stream, a, thin);
+    else if (a->activation.out) start_fused<GATED>(stream, a, thin);
+    else start_fused<PLAIN>(stream, a, thin);
 }

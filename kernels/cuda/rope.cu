@@ -4,13 +4,29 @@
  * Read next:         kv.cu. */
 #include "kernels/cuda/device.cuh"
 
+/* The base of a sequence of `length` tokens under dynamic scaling, "NTK-aware" (transformers' modeling_rope_utils):
+ * beyond the original context it grows with the length. */
+static __device__ double stretched_base(const qn_rope_angles_t &a, uint32_t length)
+{
+    double dim = a.head_dim, theta = a.theta;
+    if (length <= a.original_positions) return theta;
+    return theta * pow((double)a.factor * length / a.original_positions - ((double)a.factor - 1), dim / (dim - 2));
+}
+
+/* A block per token. */
 static __global__ void make_angles(qn_rope_angles_t a)
 {
+    __shared__ double base;
     grid_begin();
     uint32_t pairs = a.head_dim / 2, t = blockIdx.x;
     float *cosines = a.out + (size_t)t * a.head_dim, *sines = cosines + pairs;
+    if (a.lengths) {
+        if (threadIdx.x == 0) base = stretched_base(a, a.lengths[t]);
+        __syncthreads();
+    }
     for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x) {
-        float angle = __fmul_rn((float)a.positions[t], a.frequencies[i]);
+        float frequency = a.lengths ? (float)pow(base, -2.0 * i / a.head_dim) : a.frequencies[i];
+        float angle = __fmul_rn((float)a.positions[t], frequency);
         cosines[i] = cosf(angle) * a.scale;
         sines[i] = sinf(angle) * a.scale;
     }
@@ -22,22 +38,19 @@ extern "C" void qn_cuda_rope_angles(qn_stream_t *stream, const void *arguments)
     if (a->tokens) qn_cuda_start(stream, "rope_angles", make_angles, a->tokens, 64, 0, *a);
 }
 
-/* VEC pairs of one head: x[i ..] with x[i + D/2 ..]. Products are rounded before they are added, as on the CPU. */
+/* VEC pairs of one head: x[i ..] with x[i + D/2 ..]. */
 template <int VEC, class A>
 static __device__ void rotate(A *x, const float *cosines, const float *sines, uint32_t pairs)
 {
-    float low[VEC], high[VEC], c[VEC], s[VEC], first[VEC], second[VEC];
+    float low[VEC], high[VEC], c[VEC], s[VEC];
     load_vector(x, low);
     load_vector(x + pairs, high);
     load_vector(cosines, c);
     load_vector(sines, s);
 #pragma unroll
-    for (int j = 0; j < VEC; j++) {
-        first[j] = __fsub_rn(__fmul_rn(low[j], c[j]), __fmul_rn(high[j], s[j]));
-        second[j] = __fadd_rn(__fmul_rn(high[j], c[j]), __fmul_rn(low[j], s[j]));
-    }
-    store_vector(x, first);
-    store_vector(x + pairs, second);
+    for (int j = 0; j < VEC; j++) rotate_pair(low[j], high[j], c[j], s[j]);
+    store_vector(x, low);
+    store_vector(x + pairs, high);
 }
 
 /* A block per token; its threads share out the vectors of all heads of q, then of k. */

@@ -77,6 +77,7 @@ static __global__ void read_inputs(qn_step_input_t a)
         if (count && position >= counted) count_token(a.tables, run.slot, prompt_tokens, position, id);
         a.ret_ids[run.first + i] = done ? 0 : id;
         a.ret_positions[run.first + i] = position;
+        if (a.ret_lengths) a.ret_lengths[run.first + i] = max(prompt_tokens, position + 1);
         a.ret_kv_rows[run.first + i] =
             done ? -1 : (int64_t)table[position / a.block_tokens] * a.block_tokens + position % a.block_tokens;
     }
@@ -87,5 +88,9 @@ static __global__ void read_inputs(qn_step_input_t a)
 extern "C" void qn_cuda_step_input(qn_stream_t *stream, const void *arguments)
 {
     const qn_step_input_t *a = (const qn_step_input_t *)arguments;
-    if (a->run_count) qn_cuda_start(stream, "step_input", read_inputs, a->run_count, THREADS, 0, *a);
+    /* Alone: all that was launched before a step's input is done when it begins, so that what follows may read the
+     * slot tables and the cache's earlier positions before its own predecessors have ended (attention_decode.cu). */
+    if (a->run_count)
+        qn_cuda_start_as(stream, "step_input", { .alone = true, .cluster = 1 }, read_inputs, a->run_count, THREADS, 0,
+                         *a);
 }

@@ -42,7 +42,7 @@ static void size_attention(qn_stream_t *stream)
 {
     const qn_cuda_options_t *o = &stream->options;
     uint32_t splits = 256 / o->kv_heads;
-    stream->splits_max = splits < 16 ? 16 : splits > QN_CUDA_SPLITS_MAX ? QN_CUDA_SPLITS_MAX : splits;
+    stream->splits_max = splits < 16 ? 16 : splits > QN_CUDA_SPLITS_MAX ? QN_CUDA_SPLITS_MAX : splits / 8 * 8;
     size_t partial = qn_cuda_attention_bytes(o->max_sequences, o->heads, o->kv_heads, o->head_dim, stream->splits_max);
     stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
 }
@@ -61,6 +61,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = cudaMemset(stream->counters, 0, counters);
     if (!error) error = qn_cuda_prepare_attention();
     if (!error) error = qn_cuda_prepare_thin();
+    if (!error) error = qn_cuda_prepare_experts();
     return error;
 }
 

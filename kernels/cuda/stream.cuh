@@ -56,30 +56,53 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 /* Raise the shared memory limit of kernels that need more than 48 KiB. Called once per stream. */
 cudaError_t qn_cuda_prepare_attention(void);
 cudaError_t qn_cuda_prepare_thin(void);
+cudaError_t qn_cuda_prepare_experts(void);
 /* Workspace of one decode launch. */
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
+
+/* How a kernel is launched. */
+typedef struct {
+    bool alone;          /* begins when all before it is done, also with dependent launch */
+    unsigned cluster;    /* blocks of one row of the grid that run together and see each other's shared memory; 1: none */
+} qn_cuda_how_t;
 
 /* Launches; with dependent launch a kernel may begin before its predecessor has ended, so each kernel calls
  * grid_wait() (device.cuh) before it touches anything but weights. */
 template <class... P>
-static void qn_cuda_start(qn_stream_t *stream, const char *at, void (*kernel)(P...), dim3 grid, unsigned threads,
-                          size_t shared, std::type_identity_t<P>... arguments)
+static void qn_cuda_start_as(qn_stream_t *stream, const char *at, qn_cuda_how_t how, void (*kernel)(P...), dim3 grid,
+                             unsigned threads, size_t shared, std::type_identity_t<P>... arguments)
 {
     /* One split of first-level cache and shared memory for all kernels: a processor changes it only when it is empty,
      * which dependent launch keeps it from ever being. */
-    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchAttribute attributes[3] = {};
+    unsigned count = 1;
     attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
     attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    if (stream->options.dependent_launch && stream->capability >= 90 && !how.alone) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (how.cluster > 1) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count].val.clusterDim.x = how.cluster;
+        attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+        count++;
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = stream->stream;
     config.attrs = attributes;
-    config.numAttrs = stream->options.dependent_launch && stream->capability >= 90 ? 2 : 1;
+    config.numAttrs = count;
     qn_cuda_check(stream, cudaLaunchKernelEx(&config, kernel, arguments...), at);
+}
+
+template <class... P>
+static void qn_cuda_start(qn_stream_t *stream, const char *at, void (*kernel)(P...), dim3 grid, unsigned threads,
+                          size_t shared, std::type_identity_t<P>... arguments)
+{
+    qn_cuda_start_as(stream, at, { false, 1 }, kernel, grid, threads, shared, arguments...);
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define QN_SERVICES_COMPUTE_EXECUTOR_H
 
 #include "common/err.h"
+#include "services/compute/backend.h"
 #include "services/compute/forward.h"
 #include "services/compute/step.h"
 
@@ -14,6 +15,7 @@ typedef struct {
     step_limits_t limits;
     qn_kv_t kv;
     qn_kernel_set_t kernels;
+    const backend_t *backend;      /* the stream's and the kernels' */
     qn_stream_t *stream;
     void *activations, *state, *step_io;   /* at least scratch_measure()'s bytes each, 64-byte aligned */
     uint64_t (*now_ns)(void);              /* stamps begin, end and times; decides nothing */
@@ -25,7 +27,8 @@ void executor_destroy(executor_t **executor);
 /* Runs `plan`, which slot_book_admit has accepted after every plan before it. Blocks until the device is done. Fills
  * `result`, whose arrays have the capacities of step.h. Failure: the device's, sticky. */
 qn_err_t executor_run(executor_t *executor, const step_plan_t *plan, step_result_t *result);
-/* Returns view of the logits [rows, V] of the last rows computed, until the next step: for tests and taps. */
+/* Returns view of the logits [rows, V] of the last rows computed, in device memory, until the next step: for
+ * tests and taps. */
 const float *executor_logits(const executor_t *executor, uint32_t *ret_rows);
 
 #endif

@@ -19,7 +19,8 @@ typedef struct { uint32_t tokens, decode_runs, prefill_runs; } forward_batch_t;
 
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
-/* Logits of scratch->rows[0..count) of `source` [.., E] into scratch->logits; count ≤ R. Adds to *times. */
-void forward_logits(const forward_t *forward, const float *source, uint32_t count, step_times_t *times);
+/* Logits of rows[0..count) of `source` [.., E] into scratch->logits; count ≤ R. All on the device. Adds to *times. */
+void forward_logits(const forward_t *forward, const float *source, const uint32_t *rows, uint32_t count,
+                    step_times_t *times);
 
 #endif

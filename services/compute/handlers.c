@@ -36,8 +36,13 @@ static bool is_memory(const compute_service_t *service, qn_peer_t from)
 
 static bool to_scalar(qn_dtype_t dtype, qn_scalar_t *ret_scalar)
 {
-    *ret_scalar = dtype == QN_DTYPE_F32 ? QN_SCALAR_F32 : QN_SCALAR_BF16;
-    return dtype == QN_DTYPE_F32 || dtype == QN_DTYPE_BF16;
+    switch (dtype) {
+    case QN_DTYPE_F32: *ret_scalar = QN_SCALAR_F32; return true;
+    case QN_DTYPE_BF16: *ret_scalar = QN_SCALAR_BF16; return true;
+    case QN_DTYPE_I8: *ret_scalar = QN_SCALAR_INT8; return true;
+    case QN_DTYPE_I4: *ret_scalar = QN_SCALAR_INT4; return true;
+    default: return false;
+    }
 }
 
 static qn_err_t bind_tensors(compute_service_t *service, const qn_model_config_t *config,
@@ -51,7 +56,8 @@ static qn_err_t bind_tensors(compute_service_t *service, const qn_model_config_t
         model_tensor_t *to = &tensors[i];
         *to = (model_tensor_t){
             .name = qn_arena_strndup(&arena, from->name.data, from->name.bytes), .shape = from->shape,
-            .rank = from->shape_count, .offset = from->offset, .bytes = from->bytes };
+            .rank = from->shape_count, .offset = from->offset, .bytes = from->bytes, .group = from->group,
+            .layout = from->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS };
         to->supported = to_scalar(from->dtype, &to->scalar);
     }
     qn_err_t err = model_bind(config, tensors, description->tensors_count, qn_region_pointer(service->weights),
@@ -65,7 +71,7 @@ static qn_err_t describe_kv(compute_service_t *service, const qn_model_config_t 
 {
     qn_scalar_t scalar;
     uint64_t block_bytes, bytes;
-    if (!to_scalar(description->kv_dtype, &scalar))
+    if (!to_scalar(description->kv_dtype, &scalar) || scalar > QN_SCALAR_BF16)
         return qn_fail(QN_ERR_UNSUPPORTED, "memory's KV cache has an unknown number format; use memory.kv_dtype f32 "
                        "or bf16");
     qn_err_t err = qn_model_kv_block_bytes(config, description->block_tokens, qn_scalar_bytes(scalar), &block_bytes);

@@ -18,14 +18,15 @@ qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t b
 static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
 {
     qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar);
-    qn_err_t err = qn_kernels_choose(parts->kernels, &shape, qn_kernels_isa(), &self->kernels);
-    if (!err)
-        err = qn_stream_create(&(qn_stream_options_t){ .threads = parts->threads, .nice = parts->nice },
-                               &self->stream);
+    backend_stream_options_t options = { .threads = parts->threads, .nice = parts->nice, .shape = &shape,
+                                         .max_sequences = parts->limits.max_sequences };
+    self->backend = parts->backend;
+    qn_err_t err = self->backend->choose_kernels(parts->kernels, &shape, &self->kernels);
+    if (!err) err = self->backend->stream_create(&options, &self->stream);
     if (err) return err;
     executor_parts_t executor = {
         .model = parts->model, .limits = parts->limits, .kv = parts->kv, .kernels = self->kernels,
-        .stream = self->stream, .activations = parts->activations, .state = parts->state,
+        .backend = self->backend, .stream = self->stream, .activations = parts->activations, .state = parts->state,
         .step_io = parts->step_io, .now_ns = parts->now_ns,
     };
     err = executor_create(&executor, &self->executor);
@@ -53,7 +54,7 @@ void runtime_destroy(runtime_t **runtime)
     step_queue_destroy(&self->queue);
     slot_book_destroy(&self->book);
     executor_destroy(&self->executor);
-    qn_stream_destroy(&self->stream);
+    if (self->stream) self->backend->stream_destroy(&self->stream);
     free(self);
     *runtime = NULL;
 }

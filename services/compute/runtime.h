@@ -3,6 +3,7 @@
 #ifndef QN_SERVICES_COMPUTE_RUNTIME_H
 #define QN_SERVICES_COMPUTE_RUNTIME_H
 
+#include "services/compute/backend.h"
 #include "services/compute/model.h"
 #include "services/compute/slot_book.h"
 #include "services/compute/step_queue.h"
@@ -12,6 +13,7 @@ typedef struct {
     const model_t *model;                  /* borrowed */
     step_limits_t limits;
     qn_kv_t kv;
+    const backend_t *backend;              /* compute.backend */
     const char *kernels;                   /* compute.kernels */
     uint32_t threads;                      /* compute.threads */
     int nice;
@@ -20,6 +22,7 @@ typedef struct {
 } runtime_parts_t;
 
 typedef struct {
+    const backend_t *backend;
     qn_stream_t *stream;
     qn_kernel_set_t kernels;
     executor_t *executor;

@@ -31,24 +31,67 @@ static void *carve(carver_t *carver, uint64_t count, uint64_t width, uint64_t by
 
 #define CARVE(carver, field, count, width) ((field) = carve((carver), (count), (width), sizeof *(field)))
 
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Whether any layer is of this kind. */
+static bool has_layer(const qn_model_config_t *config, bool sparse)
+{
+    for (uint32_t i = 0; i < config->layers; i++)
+        if (config->layer_is_sparse[i] == sparse) return true;
+    return false;
+}
+
+/* Assignments of tokens to experts in one step; 0 for a dense model. Both factors are small: model_config.h. */
+static uint64_t assignments(const qn_model_config_t *config, const step_limits_t *limits)
+{
+    return has_layer(config, true) ? (uint64_t)limits->max_step_tokens * config->experts_per_token : 0;
+}
+
+/* The greatest need of any product of a step. Inputs and tokens are bounded, so that it stays below 2^50. */
+static uint64_t product_bytes(const qn_model_config_t *config, const step_limits_t *limits)
+{
+    uint64_t tokens = limits->max_step_tokens, places = assignments(config, limits);
+    uint64_t inputs = larger(config->hidden, (uint64_t)config->heads * config->head_dim);
+    if (has_layer(config, false)) inputs = larger(inputs, config->intermediate);
+    uint64_t dense = qn_matmul_scratch_bytes(tokens, inputs);
+    return places ? larger(dense, qn_matmul_scratch_bytes(places, larger(config->hidden, config->expert_intermediate)))
+                  : dense;
+}
+
+static void carve_experts(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
+{
+    uint64_t tokens = limits->max_step_tokens, places = assignments(config, limits);
+    CARVE(carver, s->router, places ? tokens : 0, config->experts);
+    CARVE(carver, s->expert_x, places, config->hidden);
+    CARVE(carver, s->expert_weights, places, 1);
+    CARVE(carver, s->expert_places, places, 1);
+    CARVE(carver, s->expert_rows, places, 1);
+    CARVE(carver, s->expert_offsets, places ? (uint64_t)config->experts + 1 : 0, 1);
+}
+
 static void carve_activations(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver,
                               scratch_t *s)
 {
     uint32_t tokens = limits->max_step_tokens;
+    uint64_t mlp_values = larger(has_layer(config, false) ? (uint64_t)tokens * config->intermediate : 0,
+                                 assignments(config, limits) * config->expert_intermediate);
     CARVE(carver, s->x, tokens, config->hidden);
     CARVE(carver, s->normed, tokens, config->hidden);
     CARVE(carver, s->q, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE(carver, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE(carver, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
     CARVE(carver, s->v, tokens, (uint64_t)config->kv_heads * config->head_dim);
-    CARVE(carver, s->gate, tokens, config->intermediate);
-    CARVE(carver, s->up, tokens, config->intermediate);
+    CARVE(carver, s->gate, mlp_values, 1);
+    CARVE(carver, s->up, mlp_values, 1);
+    carve_experts(config, limits, carver, s);
+    s->products = carve(carver, product_bytes(config, limits), 1, 1);
     CARVE(carver, s->angles, tokens, config->head_dim);
     CARVE(carver, s->picked, s->logit_rows, config->hidden);
     CARVE(carver, s->logits, s->logit_rows, config->vocab);
     CARVE(carver, s->sampler, s->logit_rows, 2 * (uint64_t)config->vocab);
     CARVE(carver, s->token_ids, tokens, 1);
     CARVE(carver, s->positions, tokens, 1);
+    CARVE(carver, s->lengths, tokens, 1);
     CARVE(carver, s->kv_rows, tokens, 1);
 }
 
@@ -63,34 +106,35 @@ static void carve_state(const qn_model_config_t *config, const step_limits_t *li
     CARVE(carver, s->tables.counts, slots, limits->vocab);
     CARVE(carver, s->pending, slots, config->hidden);
     CARVE(carver, s->frequencies, config->head_dim / 2, 1);
-}
-
-static void carve_step_io(const step_limits_t *limits, carver_t *carver, scratch_t *s)
-{
-    uint32_t slots = limits->max_sequences;
-    CARVE(carver, s->retire, slots, 1);
-    CARVE(carver, s->ids, limits->plan_ids, 1);
-    CARVE(carver, s->stop_ids, limits->plan_stop_ids, 1);
-    CARVE(carver, s->starts, slots, 1);
-    CARVE(carver, s->entries, limits->plan_blocks, 1);
-    CARVE(carver, s->copies, limits->plan_copies, 1);
-    CARVE(carver, s->bias, limits->plan_bias, 1);
-    CARVE(carver, s->runs, slots, 1);
-    CARVE(carver, s->decode_runs, slots, 1);
-    CARVE(carver, s->prefill_runs, slots, 1);
-    CARVE(carver, s->samples, slots, 1);
-    CARVE(carver, s->rows, s->logit_rows, 1);
-    CARVE(carver, s->targets, s->logit_rows, 1);
-    CARVE(carver, s->top_counts, s->logit_rows, 1);
-    CARVE(carver, s->results, slots, 1);
-    CARVE(carver, s->logprobs, limits->max_step_tokens, 1);
-    CARVE(carver, s->sample_top, slots, QN_TOP_LOGPROBS_MAX);
-    CARVE(carver, s->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, s->experts, model_expert_count(config), 1);
 }
 
 static uint32_t logit_rows(const step_limits_t *limits)
 {
     return limits->max_step_tokens < SCRATCH_LOGIT_ROWS_MAX ? limits->max_step_tokens : SCRATCH_LOGIT_ROWS_MAX;
+}
+
+static void carve_step_io(const step_limits_t *limits, carver_t *carver, scratch_io_t *io)
+{
+    uint32_t slots = limits->max_sequences, rows = logit_rows(limits);
+    CARVE(carver, io->retire, slots, 1);
+    CARVE(carver, io->ids, limits->plan_ids, 1);
+    CARVE(carver, io->stop_ids, limits->plan_stop_ids, 1);
+    CARVE(carver, io->starts, slots, 1);
+    CARVE(carver, io->entries, limits->plan_blocks, 1);
+    CARVE(carver, io->copies, limits->plan_copies, 1);
+    CARVE(carver, io->bias, limits->plan_bias, 1);
+    CARVE(carver, io->runs, slots, 1);
+    CARVE(carver, io->decode_runs, slots, 1);
+    CARVE(carver, io->prefill_runs, slots, 1);
+    CARVE(carver, io->samples, slots, 1);
+    CARVE(carver, io->rows, rows, 1);
+    CARVE(carver, io->targets, rows, 1);
+    CARVE(carver, io->top_counts, rows, 1);
+    CARVE(carver, io->results, slots, 1);
+    CARVE(carver, io->logprobs, limits->max_step_tokens, 1);
+    CARVE(carver, io->sample_top, slots, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, io->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
 }
 
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)
@@ -99,7 +143,7 @@ qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *l
     carver_t activations = { 0 }, state = { 0 }, step_io = { 0 };
     carve_activations(config, limits, &activations, &scratch);
     carve_state(config, limits, &state, &scratch);
-    carve_step_io(limits, &step_io, &scratch);
+    carve_step_io(limits, &step_io, &scratch.io);
     if (activations.overflow || state.overflow || step_io.overflow)
         return qn_fail(QN_ERR_LIMIT, "buffers for %u tokens and %u sequences exceed 2^64 bytes",
                        limits->max_step_tokens, limits->max_sequences);
@@ -115,6 +159,14 @@ void scratch_place(const qn_model_config_t *config, const step_limits_t *limits,
     *ret_scratch = (scratch_t){ .logit_rows = logit_rows(limits) };
     carve_activations(config, limits, &a, ret_scratch);
     carve_state(config, limits, &s, ret_scratch);
-    carve_step_io(limits, &io, ret_scratch);
+    carve_step_io(limits, &io, &ret_scratch->io);
     QN_ASSERT(!a.overflow && !s.overflow && !io.overflow);
+}
+
+void scratch_place_io(const step_limits_t *limits, void *memory, scratch_io_t *ret_io)
+{
+    carver_t carver = { .base = memory };
+    QN_ASSERT(memory);
+    carve_step_io(limits, &carver, ret_io);
+    QN_ASSERT(!carver.overflow);
 }

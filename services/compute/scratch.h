@@ -7,30 +7,15 @@
 #define QN_SERVICES_COMPUTE_SCRATCH_H
 
 #include "common/err.h"
-#include "common/model_config.h"
+#include "services/compute/model.h"
 #include "services/compute/step.h"
 
 /* Rows whose logits are computed at once: bounds [R, V] for large vocabularies; more rows take several rounds. */
 #define SCRATCH_LOGIT_ROWS_MAX 64
 
+/* The arrays of a step that host and device both have: the region's, and the host's copy of the same layout. */
 typedef struct {
-    uint32_t logit_rows;               /* R */
-    /* activations, f32 */
-    float *x, *normed;                 /* [T, E] */
-    float *q, *attended;               /* [T, H*D] */
-    float *k, *v;                      /* [T, K*D] */
-    float *gate, *up;                  /* [T, F] */
-    float *angles;                     /* [T, D] */
-    float *picked;                     /* [R, E] */
-    float *logits;                     /* [R, V] */
-    float *sampler;                    /* [R, 2, V] */
-    uint32_t *token_ids, *positions;   /* [T] */
-    int64_t *kv_rows;                  /* [T] */
-    /* state */
-    qn_slot_tables_t tables;
-    float *pending;                    /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
-    float *frequencies;                /* [D/2] */
-    /* step_io, in */
+    /* in */
     uint32_t *retire, *ids, *stop_ids;
     qn_slot_start_t *starts;
     qn_table_entry_t *entries;
@@ -39,11 +24,40 @@ typedef struct {
     qn_run_t *runs, *decode_runs, *prefill_runs;   /* [slots] */
     qn_sample_t *samples;              /* [slots] */
     uint32_t *rows, *targets, *top_counts;         /* [R] */
-    /* step_io, out */
+    /* out */
     qn_sample_result_t *results;       /* [slots] */
     float *logprobs;                   /* [T] */
     qn_top_entry_t *sample_top;        /* [slots, QN_TOP_LOGPROBS_MAX] */
     qn_top_entry_t *prompt_top;        /* [T, QN_TOP_LOGPROBS_MAX] */
+} scratch_io_t;
+
+typedef struct {
+    uint32_t logit_rows;               /* R */
+    /* activations, f32 */
+    float *x, *normed;                 /* [T, E] */
+    float *q, *attended;               /* [T, H*D] */
+    float *k, *v;                      /* [T, K*D] */
+    float *gate, *up;                  /* [T, F], or [T*A, expert F] where that is larger */
+    float *router;                     /* [T, X] */
+    float *expert_x;                   /* [T*A, E]: the experts' inputs, then their outputs */
+    float *expert_weights;             /* [T, A] */
+    uint32_t *expert_places;           /* [T, A] */
+    uint32_t *expert_rows;             /* [T*A] */
+    uint32_t *expert_offsets;          /* [X+1] */
+    void *products;                    /* what the largest product of a step needs beside its arguments */
+    float *angles;                     /* [T, D] */
+    float *picked;                     /* [R, E] */
+    float *logits;                     /* [R, V] */
+    float *sampler;                    /* [R, 2, V] */
+    uint32_t *token_ids, *positions;   /* [T] */
+    uint32_t *lengths;                 /* [T] */
+    int64_t *kv_rows;                  /* [T] */
+    /* state */
+    qn_slot_tables_t tables;
+    float *pending;                    /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
+    float *frequencies;                /* [D/2] */
+    qn_weight_t *experts;              /* [L, MODEL_EXPERT_PARTS, X]: the model's */
+    scratch_io_t io;
 } scratch_t;
 
 typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes; } scratch_sizes_t;
@@ -53,5 +67,7 @@ qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *l
 /* Lays the buffers over three pieces of at least those sizes, 64-byte aligned. */
 void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
                    void *step_io, scratch_t *ret_scratch);
+/* Lays the arrays of the step over step_io_bytes of host memory, 64-byte aligned. */
+void scratch_place_io(const step_limits_t *limits, void *memory, scratch_io_t *ret_io);
 
 #endif

@@ -137,6 +137,7 @@ static void announce(compute_service_t *service)
 static void start_runtime(compute_service_t *service)
 {
     runtime_parts_t parts = {
+        .backend = backend_cpu(),
         .model = service->model, .limits = service->limits, .kv = service->kv_layout,
         .kernels = service->config->compute.kernels, .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE, .now_ns = qn_clock_now_ns,

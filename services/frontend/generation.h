@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/arena.h"
+#include "common/generation_config.h"
 #include "common/limits.h"
 #include "services/frontend/http_error.h"
 
@@ -82,6 +83,7 @@ typedef struct {
     uint32_t max_model_len;       /* 0: not known yet */
     uint32_t default_max_tokens;  /* 0: the API's own default (16 for completions, 128 for generate) */
     uint32_t requests_max;        /* prompts × best_of at most */
+    qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */
 } generation_limits_t;
 
 /* Parses a body. True: *ret_generation is filled in and owns its arena (generation_fini). False: *ret_error says why,

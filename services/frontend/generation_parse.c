@@ -341,7 +341,9 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
     if (!root) return false;
     uint32_t usual_max_tokens = api == GENERATION_COMPLETIONS ? 16 : 128; /* OpenAI's and SGLang's */
     *ret_generation = (generation_t){
-        .api = api, .n = 1, .best_of = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
+        .api = api, .n = 1, .best_of = 1, .temperature = limits->defaults.temperature,
+        .top_p = limits->defaults.top_p, .min_p = limits->defaults.min_p, .top_k = limits->defaults.top_k,
+        .repetition_penalty = limits->defaults.repetition_penalty,
         .skip_special = true, .add_special = true, .text_in_logprobs = true, .logprobs = GENERATION_NONE,
         .prompt_logprobs = GENERATION_NONE, .logprob_start = -1,
         .max_tokens = limits->default_max_tokens ? limits->default_max_tokens : usual_max_tokens,

@@ -315,6 +315,11 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
     model->block_count = description->block_count;
     model->bos_id = description->bos_id;
     model->weights_bytes = description->weights_bytes;
+    const qn_sampling_t *sampling = &description->default_sampling;
+    model->defaults = (qn_generation_config_t){
+        .temperature = sampling->temperature, .top_p = sampling->top_p, .min_p = sampling->min_p,
+        .repetition_penalty = sampling->repetition_penalty, .top_k = sampling->top_k,
+        .max_tokens = sampling->max_tokens };
     model->eos_id_count = description->eos_ids_count;
     if (description->eos_ids_count)
         memcpy(model->eos_ids, description->eos_ids, description->eos_ids_count * sizeof *model->eos_ids);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/generation_config.h"
 #include "common/limits.h"
 #include "services/frontend/json_writer.h"
 #include "services/frontend/token_log.h"
@@ -21,6 +22,7 @@ typedef struct {
     uint32_t eos_ids[QN_STOP_IDS_MAX];
     uint32_t eos_id_count;
     uint64_t weights_bytes;
+    qn_generation_config_t defaults; /* generation_config.json's */
     int64_t created_s;             /* Unix time the frontend started */
 } served_model_t;
 

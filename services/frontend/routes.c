@@ -105,10 +105,14 @@ static void set_full(http_error_t *ret_error, qn_send_outcome_t outcome, const c
 
 static generation_limits_t limits_of(const frontend_t *frontend)
 {
+    bool of_model = frontend->model.described && strcmp(frontend->config->frontend.sampling_defaults, "model") == 0;
+    qn_generation_config_t defaults = of_model ? frontend->model.defaults : QN_GENERATION_CONFIG_NEUTRAL;
+    uint32_t configured = (uint32_t)frontend->config->frontend.default_max_tokens;
     return (generation_limits_t){
         .model = frontend->model.id, .vocab_size = frontend->model.vocab_size,
         .max_model_len = frontend->model.max_model_len,
-        .default_max_tokens = (uint32_t)frontend->config->frontend.default_max_tokens,
+        .default_max_tokens = configured ? configured : defaults.max_tokens,
+        .defaults = defaults,
         .requests_max = (uint32_t)frontend->config->frontend.queue_limit,
     };
 }

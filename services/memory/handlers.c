@@ -39,6 +39,7 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
 {
     const model_directory_t *directory = service->model.directory;
     const qn_model_config_t *config = &directory->config;
+    const qn_generation_config_t *generation = &directory->generation;
     qn_region_t weights, kv;
     qn_region_describe(region_table_find_name(service->regions, "weights"), &weights);
     qn_region_describe(region_table_find_name(service->regions, "kv"), &kv);
@@ -51,6 +52,11 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .eos_ids = config->eos,
         .eos_ids_count = config->eos_count,
         .bos_id = config->bos,
+        .default_sampling = {
+            .temperature = generation->temperature, .top_p = generation->top_p, .min_p = generation->min_p,
+            .repetition_penalty = generation->repetition_penalty, .top_k = generation->top_k,
+            .max_tokens = generation->max_tokens,
+        },
         .block_tokens = (uint32_t)service->config->memory.block_tokens,
         .block_count = service->model.kv.block_count,
         .kv_dtype = service->model.kv_dtype,
@@ -84,9 +90,11 @@ qn_err_t memory_publish_model(memory_service_t *service)
     if (!service->tensors) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the list of %zu tensors", count);
     for (size_t i = 0; i < count; i++) {
         const weights_tensor_t *tensor = weights_at(weights, i);
-        service->tensors[i] = (qn_tensor_t){ .name = qn_text(tensor->name), .dtype = tensor->dtype,
-                                             .shape = tensor->shape, .shape_count = tensor->rank,
-                                             .offset = tensor->offset, .bytes = tensor->bytes };
+        service->tensors[i] = (qn_tensor_t){
+            .name = qn_text(tensor->name), .dtype = weights_format_dtype(tensor->scalar),
+            .shape = tensor->shape, .shape_count = tensor->rank, .offset = tensor->offset, .bytes = tensor->bytes,
+            .layout = tensor->layout == QN_LAYOUT_PANELS ? QN_TENSOR_LAYOUT_PANELS : QN_TENSOR_LAYOUT_ROWS,
+            .group = tensor->group };
     }
     service->loaded = true;
     for (size_t i = 0; i < service->asker_count; i++) answer_describe(service, &service->askers[i]);

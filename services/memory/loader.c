@@ -16,9 +16,6 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-/* Copying from the page cache is bound by memory bandwidth, which a few cores use up. */
-#define LOAD_THREADS_MAX 4
-
 struct loader {
     const qn_config_values_t *config;
     const region_table_t *table;
@@ -53,11 +50,14 @@ static qn_share_t share_of(const loader_t *loader, int32_t *ret_device)
 static qn_err_t load_plan(loader_t *loader)
 {
     loader_result_t *result = &loader->result;
-    qn_err_t err = model_directory_read(loader->config, &result->directory);
+    weights_format_t format;
+    qn_err_t err = weights_format_choose(loader->config, &format);
+    if (!err) err = model_directory_read(loader->config, &result->directory);
     if (err) return err;
+    const qn_model_config_t *model = &result->directory->config;
     if (strcmp(loader->config->model.load_format, "dummy") == 0)
-        return weights_plan_dummy(&result->directory->config, loader->config->model.seed, &result->weights);
-    return weights_plan(result->directory->path, &result->directory->config, &result->weights);
+        return weights_plan_dummy(model, loader->config->model.seed, &format, &result->weights);
+    return weights_plan(result->directory->path, model, &format, &result->weights);
 }
 
 static bool is_kept(qn_mapping_t **kept, qn_region_kind_t kind, uint64_t bytes, uint64_t fingerprint)
@@ -74,7 +74,7 @@ static bool is_kept(qn_mapping_t **kept, qn_region_kind_t kind, uint64_t bytes, 
 static unsigned load_threads(void)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores < 1 ? 1 : cores > LOAD_THREADS_MAX ? LOAD_THREADS_MAX : (unsigned)cores;
+    return cores < 1 ? 1 : cores > WEIGHTS_THREADS_MAX ? WEIGHTS_THREADS_MAX : (unsigned)cores;
 }
 
 static qn_err_t load_weights(loader_t *loader)
@@ -156,6 +156,19 @@ static qn_err_t make_kv(loader_t *loader)
                              &result->kv_region);
 }
 
+/* Dynamic rope scales by the length of the whole sequence: beyond the original length the KV of a prefix is that of its
+ * own sequence only. */
+static bool may_share_prefixes(const loader_t *loader)
+{
+    const qn_rope_config_t *rope = &loader->result.directory->config.rope;
+    if (!loader->config->memory.prefix_cache) return false;
+    if (rope->type != QN_ROPE_DYNAMIC || loader->result.kv.max_model_len <= rope->original_max_positions) return true;
+    qn_log_notice("prefixes are not shared: dynamic rope scales by each sequence's length, and max_model_len %" PRIu32
+                  " exceeds the model's original %" PRIu32 "; lower model.max_model_len to it to share them",
+                  loader->result.kv.max_model_len, rope->original_max_positions);
+    return false;
+}
+
 static qn_err_t make_pool(loader_t *loader)
 {
     const qn_config_values_t *config = loader->config;
@@ -166,7 +179,7 @@ static qn_err_t make_pool(loader_t *loader)
         .block_tokens = (uint32_t)config->memory.block_tokens,
         .sequences_max = (uint32_t)sequences,
         .tokens_max = loader->result.kv.max_model_len,
-        .prefix_cache = config->memory.prefix_cache,
+        .prefix_cache = may_share_prefixes(loader),
         .eviction = eviction_find(config->memory.eviction),
     };
     if (!options.eviction)

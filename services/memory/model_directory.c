@@ -79,6 +79,7 @@ static qn_err_t read_all(const qn_config_values_t *values, model_directory_t *di
     if (err) return err;
     err = qn_model_config_parse(directory->config_text, directory->config_bytes, generation_text, generation_bytes,
                                 &directory->config);
+    if (!err) err = qn_generation_config_parse(generation_text, generation_bytes, &directory->generation);
     free(generation_text);
     return err ? err : choose_length(values, directory);
 }

@@ -7,6 +7,7 @@
 
 #include "common/config.h"
 #include "common/err.h"
+#include "common/generation_config.h"
 #include "common/model_config.h"
 
 #define MODEL_DIRECTORY_TEXT_MAX (1u << 20) /* bytes of config.json, as ModelDescription.config_json */
@@ -17,6 +18,7 @@ typedef struct {
     char *config_text;           /* owned: config.json as it stands */
     size_t config_bytes;
     qn_model_config_t config;
+    qn_generation_config_t generation;
     uint32_t max_model_len;      /* tokens of prompt and answer; what was asked for, or what the model says */
     bool max_model_len_asked;    /* it was asked for, so it must not be made smaller */
 } model_directory_t;

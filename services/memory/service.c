@@ -197,8 +197,8 @@ static void log_model(memory_service_t *service)
                 weights_text, model->weights_kept ? "kept" : "loaded", (double)model->load_ns / 1e9, kv_text,
                 model->kv_kept ? " (kept)" : "", model->kv.block_count, service->config->memory.block_tokens);
     if (weights_left_out(model->weights))
-        qn_log_notice("%zu tensors that the model does not need were left out: dtype without a name in the schema",
-                      weights_left_out(model->weights));
+        qn_log_info("%zu tensors of the checkpoint were left out: the model does not need them",
+                    weights_left_out(model->weights));
     snprintf(text, sizeof text, "%.80s: weights %s, %" PRIu32 " KV blocks", model->directory->id, weights_text,
              model->kv.block_count);
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);

@@ -17,6 +17,7 @@
 #include "common/daemon.h"
 #include "common/region.h"
 #include "common/wire.h"
+#include "kernels/weight_layout.h"
 #include "services/memory/safetensors.h"
 #include "tests/flow/runner.h"
 
@@ -174,6 +175,9 @@ static int teardown(void **state)
 
 static void describe_and_compare(bool inproc)
 {
+    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB",
+                                        "model.layout=rows" };
+    load_config(sets, 3);
     runner_t memory, client;
     qn_describe_t describe = { .want_tensors = true };
     qn_model_description_t model;
@@ -205,6 +209,7 @@ static void describe_and_compare(bool inproc)
         const qn_tensor_t *tensor = &model.tensors[i];
         const safetensors_tensor_t *source = safetensors_find(checkpoint, tensor->name.data);
         assert_non_null(source);
+        assert_int_equal(tensor->layout, QN_TENSOR_LAYOUT_ROWS);
         assert_int_equal(tensor->bytes, source->bytes);
         assert_int_equal(tensor->shape_count, source->rank);
         assert_memory_equal((uint8_t *)qn_region_pointer(weights) + tensor->offset, source->data, source->bytes);
@@ -219,6 +224,68 @@ static void describe_and_compare(bool inproc)
 
 static void test_memory_describes_the_model_inproc(void **state) { (void)state; describe_and_compare(true); }
 static void test_memory_describes_the_model_ipc(void **state) { (void)state; describe_and_compare(false); }
+
+/* What the description says of a tensor is enough to read it. */
+static void check_described(const qn_tensor_t *tensor, const qn_mapping_t *weights, const safetensors_t *checkpoint,
+                            float tolerance)
+{
+    const safetensors_tensor_t *source = safetensors_find(checkpoint, tensor->name.data);
+    uint64_t inputs = tensor->shape_count == 2 ? tensor->shape[1] : 1, bytes = 0;
+    qn_weight_t weight = {
+        .data = (uint8_t *)qn_region_pointer(weights) + tensor->offset,
+        .scalar = tensor->dtype == QN_DTYPE_I4 ? QN_SCALAR_INT4 : tensor->dtype == QN_DTYPE_I8 ? QN_SCALAR_INT8 : QN_SCALAR_BF16,
+        .layout = tensor->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS, .group = tensor->group };
+    assert_int_equal(qn_weight_bytes(weight.scalar, weight.layout, weight.group, tensor->shape[0], inputs, &bytes), QN_OK);
+    assert_int_equal(tensor->bytes, bytes);
+    for (uint64_t o = 0; o < tensor->shape[0]; o += 7) {
+        float row[768], most = 0, difference = 0;
+        assert_true(inputs <= 768);
+        assert_int_equal(safetensors_read_f32(source, o * inputs, inputs, row), QN_OK);
+        for (uint64_t m = 0; m < inputs; m++) {
+            float error = row[m] - qn_weight_get(&weight, inputs, o, m), size = row[m] < 0 ? -row[m] : row[m];
+            error = error < 0 ? -error : error;
+            most = size > most ? size : most;
+            difference = error > difference ? error : difference;
+        }
+        assert_true(difference <= (weight.scalar == QN_SCALAR_BF16 ? 0 : tolerance) * most);
+    }
+}
+
+static void test_memory_describes_packed_and_quantised_weights(void **state)
+{
+    (void)state;
+    static const struct { const char *set; qn_dtype_t product, outer; uint32_t group; float tolerance; } cases[] = {
+        { "model.quantize=none", QN_DTYPE_BF16, QN_DTYPE_BF16, 0, 0 },
+        { "model.quantize=int8", QN_DTYPE_I8, QN_DTYPE_I8, 0, 0.004f },
+        { "model.quantize=int4", QN_DTYPE_I4, QN_DTYPE_I8, 32, 0.2f },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB", cases[i].set };
+        runner_t memory, client;
+        qn_describe_t describe = { .want_tensors = true };
+        qn_model_description_t model;
+        qn_mapping_t *weights = NULL;
+        safetensors_t *checkpoint;
+        load_config(sets, 3);
+        start(&memory, &qn_memory_daemon, true);
+        start(&client, &compute_client, true);
+        ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
+        assert_int_equal(qn_region_import(model.weights, false, &weights), QN_OK);
+        assert_int_equal(safetensors_open("deploy/models/default", &checkpoint), QN_OK);
+        for (uint32_t t = 0; t < model.tensors_count; t++) {
+            const qn_tensor_t *tensor = &model.tensors[t];
+            bool outer = strstr(tensor->name.data, "embed") != NULL, plain = tensor->shape_count == 1;
+            assert_int_equal(tensor->dtype, plain ? QN_DTYPE_BF16 : outer ? cases[i].outer : cases[i].product);
+            assert_int_equal(tensor->layout, plain ? QN_TENSOR_LAYOUT_ROWS : QN_TENSOR_LAYOUT_PANELS);
+            assert_int_equal(tensor->group, plain || outer ? 0 : cases[i].group);
+            check_described(tensor, weights, checkpoint, cases[i].tolerance);
+        }
+        safetensors_close(&checkpoint);
+        qn_region_close(&weights);
+        runner_stop(&client);
+        runner_stop(&memory);
+    }
+}
 
 static void test_memory_describe_without_tensors_is_short(void **state)
 {
@@ -244,10 +311,11 @@ static void test_memory_unusable_model_ends_the_daemon(void **state)
         { "model.max_model_len=2049", QN_ERR_CONFIG },
         { "memory.kv_bytes=1KiB", QN_ERR_CONFIG },
         { "memory.share=cuda_vmm", QN_ERR_CONFIG },
+        { "model.layout=rows", QN_ERR_CONFIG },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        const char *const sets[] = { "model.path=deploy/models/default", bad[i].set };
-        load_config(sets, 2);
+        const char *const sets[] = { "model.path=deploy/models/default", "model.quantize=int4", bad[i].set };
+        load_config(sets, 3);
         assert_int_equal(qn_daemon_run(&qn_memory_daemon, config, 0, eventfd(0, EFD_CLOEXEC)), bad[i].err);
     }
 }
@@ -508,6 +576,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_memory_describes_the_model_inproc, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_describes_the_model_ipc, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_describes_packed_and_quantised_weights, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_describe_without_tensors_is_short, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_unusable_model_ends_the_daemon, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_lease_commit_share_release_flush, setup, teardown),

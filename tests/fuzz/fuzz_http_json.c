@@ -42,7 +42,8 @@ static void check(const generation_t *generation, const generation_limits_t *lim
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    const generation_limits_t limits = { .model = "default", .vocab_size = 1000, .requests_max = 256 };
+    const generation_limits_t limits = { .model = "default", .vocab_size = 1000, .requests_max = 256,
+                                         .defaults = QN_GENERATION_CONFIG_NEUTRAL };
     for (int api = GENERATION_COMPLETIONS; api <= GENERATION_GENERATE; api++) {
         generation_t generation = { 0 };
         http_error_t error = { 0 };

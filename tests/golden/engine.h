@@ -1,5 +1,5 @@
-/* Compute without a service around it, for tests: a checkpoint from disk, the three regions on the heap, the slot book
- * and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
+/* Compute without a service around it, for tests: a checkpoint brought in by memory's code, the three regions on the
+ * heap, the slot book and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
 #ifndef QN_TESTS_GOLDEN_ENGINE_H
 #define QN_TESTS_GOLDEN_ENGINE_H
 
@@ -14,6 +14,7 @@
 #include "services/compute/model.h"
 #include "services/compute/slot_book.h"
 #include "services/memory/safetensors.h"
+#include "services/memory/weights.h"
 
 #define ENGINE_HELPER static __attribute__((unused))
 
@@ -23,12 +24,16 @@ typedef struct {
     uint32_t isa;                 /* 0: this machine's */
     uint32_t threads, sequences, step_tokens, model_len, block_tokens;  /* 0: 1, 4, 64, 256, 16 */
     qn_scalar_t kv_scalar;
+    weights_format_t format;      /* zero: as the checkpoint has them */
+    uint32_t layers;              /* only the first ones; 0: all */
+    const char *config;           /* another directory's config.json and generation_config.json; NULL: its own */
 } engine_options_t;
 
 typedef struct {
     engine_options_t options;
     step_limits_t limits;
-    char *weights, *kv, *activations, *state, *step_io;
+    qn_mapping_t *weights;
+    char *kv, *activations, *state, *step_io;
     model_t *model;
     qn_stream_t *stream;
     slot_book_t *book;
@@ -65,36 +70,46 @@ ENGINE_HELPER void *engine_memory(uint64_t bytes)
     return memory;
 }
 
+/* Memory's table of tensors as compute reads it. */
+ENGINE_HELPER void engine_bind(engine_t *engine, const qn_model_config_t *config, const weights_t *weights)
+{
+    size_t count = weights_count(weights);
+    model_tensor_t *tensors = calloc(count, sizeof *tensors);
+    for (size_t i = 0; i < count; i++) {
+        const weights_tensor_t *from = weights_at(weights, i);
+        tensors[i] = (model_tensor_t){
+            .name = from->name, .supported = true, .scalar = from->scalar, .layout = from->layout,
+            .group = from->group, .shape = from->shape, .rank = from->rank, .offset = from->offset,
+            .bytes = from->bytes };
+    }
+    ENGINE_OK(model_bind(config, tensors, count, qn_region_pointer(engine->weights), qn_region_bytes(engine->weights),
+                         &engine->model));
+    free(tensors);
+}
+
+static uint64_t engine_regions;   /* ids given so far */
+
+/* As memory loads it: planned from the checkpoint, filled into a region, bound by name. */
 ENGINE_HELPER void engine_load(engine_t *engine)
 {
     size_t bytes = 0, generation_bytes = 0;
-    char *config_text = engine_read_text(engine->options.directory, "config.json", &bytes);
-    char *generation = engine_read_text(engine->options.directory, "generation_config.json", &generation_bytes);
+    const char *directory = engine->options.config ? engine->options.config : engine->options.directory;
+    char *config_text = engine_read_text(directory, "config.json", &bytes);
+    char *generation = engine_read_text(directory, "generation_config.json", &generation_bytes);
     QN_ASSERT(config_text);
     qn_model_config_t config;
     ENGINE_OK(qn_model_config_parse(config_text, bytes, generation, generation_bytes, &config));
     free(config_text);
     free(generation);
-    safetensors_t *checkpoint;
-    ENGINE_OK(safetensors_open(engine->options.directory, &checkpoint));
-    size_t count = safetensors_count(checkpoint);
-    model_tensor_t *tensors = calloc(count, sizeof *tensors);
-    uint64_t used = 0;
-    for (size_t i = 0; i < count; i++) used += (safetensors_at(checkpoint, i)->bytes + 63) & ~UINT64_C(63);
-    engine->weights = engine_memory(used);
-    uint64_t offset = 0;
-    for (size_t i = 0; i < count; i++) {
-        const safetensors_tensor_t *from = safetensors_at(checkpoint, i);
-        tensors[i] = (model_tensor_t){
-            .name = from->name, .supported = from->dtype == SAFETENSORS_F32 || from->dtype == SAFETENSORS_BF16,
-            .scalar = from->dtype == SAFETENSORS_F32 ? QN_SCALAR_F32 : QN_SCALAR_BF16, .shape = from->shape,
-            .rank = from->rank, .offset = offset, .bytes = from->bytes };
-        memcpy(engine->weights + offset, from->data, from->bytes);
-        offset += (from->bytes + 63) & ~UINT64_C(63);
-    }
-    ENGINE_OK(model_bind(&config, tensors, count, engine->weights, used, &engine->model));
-    free(tensors);
-    safetensors_close(&checkpoint);
+    if (engine->options.layers) config.layers = engine->options.layers;
+    weights_t *weights;
+    ENGINE_OK(weights_plan(engine->options.directory, &config, &engine->options.format, &weights));
+    qn_region_spec_t spec = { .id = ++engine_regions, .kind = QN_REGION_KIND_WEIGHTS, .share = QN_SHARE_MEMFD,
+                              .device = -1, .bytes = weights_bytes(weights), .epoch = 1, .name = "weights" };
+    ENGINE_OK(qn_region_create(&spec, &engine->weights));
+    ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){ 0 }));
+    engine_bind(engine, &config, weights);
+    weights_destroy(&weights);
 }
 
 ENGINE_HELPER engine_t *engine_open(engine_options_t options)
@@ -125,12 +140,12 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
         .hidden = config->hidden, .intermediate = config->intermediate, .vocab = config->vocab,
         .block_tokens = options.block_tokens, .kv_scalar = options.kv_scalar };
     executor_parts_t parts = {
-        .model = engine->model, .limits = engine->limits, .activations = engine->activations,
+        .backend = backend_cpu(), .model = engine->model, .limits = engine->limits, .activations = engine->activations,
         .state = engine->state, .step_io = engine->step_io, .now_ns = qn_clock_now_ns,
         .kv = { .data = engine->kv, .scalar = options.kv_scalar, .layers = config->layers, .blocks = blocks,
                 .block_tokens = options.block_tokens, .kv_heads = config->kv_heads, .head_dim = config->head_dim } };
-    ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa ? options.isa : qn_kernels_isa(),
-                                &parts.kernels));
+    uint32_t isa = options.isa ? options.isa & qn_kernels_isa() : qn_kernels_isa();
+    ENGINE_OK(qn_kernels_choose(options.kernels, &shape, isa, &parts.kernels));
     ENGINE_OK(qn_stream_create(&(qn_stream_options_t){ .threads = options.threads }, &engine->stream));
     parts.stream = engine->stream;
     ENGINE_OK(executor_create(&parts, &engine->executor));
@@ -149,7 +164,7 @@ ENGINE_HELPER void engine_close(engine_t *engine)
     slot_book_destroy(&engine->book);
     qn_stream_destroy(&engine->stream);
     model_destroy(&engine->model);
-    free(engine->weights);
+    qn_region_close(&engine->weights);
     free(engine->kv);
     free(engine->activations);
     free(engine->state);

@@ -1,6 +1,7 @@
 /* The numbers: greedy ids, log-probabilities, logits and prompt log-probabilities of the reference checkpoints against
- * what transformers computes in float32, for the plain and the vector kernels, every way of cutting a prompt, and both
- * types of KV cache. golden.json and golden.safetensors beside this file say what is expected. */
+ * what transformers computes in float32, for the plain and the vector kernels, weights as rows and in panels, every way
+ * of cutting a prompt, and both types of KV cache; and how far int8 and int4 weights take them. golden.json and
+ * golden.safetensors beside this file say what is expected (dynamic/make_golden.py made those of a dynamic rope). */
 #include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
@@ -18,37 +19,55 @@ typedef struct {
 } golden_case_t;
 
 typedef struct {
-    const char *name, *model;     /* directories */
+    const char *name, *model;     /* directories: of what is expected, of the weights */
     uint32_t model_len;
+    const char *config;           /* directory of config.json; NULL: that of the weights */
 } golden_model_t;
 
 static const golden_model_t MODELS[] = {
-    { "tests/golden/llama3", "tests/golden/llama3", 128 },
-    { "tests/golden/default", "deploy/models/default", 768 },
-    { "tests/golden/mistral", "tests/golden/mistral", 128 },
-    { "tests/golden/qwen2", "tests/golden/qwen2", 128 },
-    { "tests/golden/qwen3", "tests/golden/qwen3", 128 },
+    { "tests/golden/llama3", "tests/golden/llama3", 128, NULL },
+    { "tests/golden/default", "deploy/models/default", 768, NULL },
+    { "tests/golden/mistral", "tests/golden/mistral", 128, NULL },
+    { "tests/golden/qwen2", "tests/golden/qwen2", 128, NULL },
+    { "tests/golden/qwen3", "tests/golden/qwen3", 128, NULL },
+    { "tests/golden/gpt2", "tests/golden/gpt2", 128, NULL },
+    { "tests/golden/gemma2", "tests/golden/gemma2", 128, NULL },
+    { "tests/golden/mixtral", "tests/golden/mixtral", 128, NULL },
+    { "tests/golden/qwen3moe", "tests/golden/qwen3moe", 128, NULL },
+    { "tests/golden/dynamic", "tests/golden/qwen2", 128, "tests/golden/dynamic" },
 };
 #define MODEL_COUNT (sizeof MODELS / sizeof MODELS[0])
+#define DEFAULT_MODEL 1
+
+#define AVX2_ONLY QN_ISA_AVX2
+#define AVX512_ONLY (QN_ISA_AVX2 | QN_ISA_AVX512)
+#define ROWS { .layout = QN_LAYOUT_ROWS }
+#define PANELS { .layout = QN_LAYOUT_PANELS }
+#define INT8 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 }
+#define INT4(inputs) { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = (inputs) }
 
 typedef struct {
     const char *kernels;
-    uint32_t isa, chunk, threads;
+    uint32_t isa, chunk, threads, block_tokens;
     qn_scalar_t kv;
     bool ids_not_slot;
+    weights_format_t format;
 } golden_way_t;
 
 static const golden_way_t WAYS[] = {
-    { "reference", 0, 0, 1, QN_SCALAR_F32, false },
-    { "reference", 0, 7, 2, QN_SCALAR_F32, false },
-    { "", QN_ISA_AVX2, 0, 1, QN_SCALAR_F32, false },
-    { "", QN_ISA_AVX2, 1, 2, QN_SCALAR_F32, false },
-    { "", 0, 0, 1, QN_SCALAR_F32, false },
-    { "", 0, 1, 2, QN_SCALAR_F32, false },
-    { "", 0, 7, 2, QN_SCALAR_F32, false },
-    { "", 0, 16, 3, QN_SCALAR_F32, true },
+    { "reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS },
+    { "reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS },
+    { "", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS },
+    { "", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS },
+    { "", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS },
+    { "", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS },
+    { "", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS },
+    { "", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS },
+    { "", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS },
+    { "", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS },
 };
 #define WAY_COUNT (sizeof WAYS / sizeof WAYS[0])
+#define AS_SERVED 7
 
 static json_t *load_cases(const golden_model_t *model, json_t **ret_root)
 {
@@ -81,17 +100,15 @@ static void read_case(const json_t *from, golden_case_t *ret)
 static engine_t *open_way(const golden_model_t *model, const golden_way_t *way)
 {
     return engine_open((engine_options_t){
-        .directory = model->model, .kernels = way->kernels, .isa = way->isa, .threads = way->threads,
-        .step_tokens = model->model_len, .model_len = model->model_len, .kv_scalar = way->kv, .sequences = 2 });
+        .directory = model->model, .config = model->config, .kernels = way->kernels, .isa = way->isa,
+        .threads = way->threads, .block_tokens = way->block_tokens, .step_tokens = model->model_len,
+        .model_len = model->model_len, .kv_scalar = way->kv, .format = way->format, .sequences = 2 });
 }
 
 static bool is_reference(const golden_way_t *way) { return strcmp(way->kernels, "reference") == 0; }
 
 /* Ways that take seconds for a long prompt, where a short one shows the same. */
 static bool is_slow(const golden_way_t *way) { return is_reference(way) || (way->isa && way->chunk == 1); }
-
-/* Every way for the first two models; for the others, which differ from them by little, one of each kind. */
-static bool is_wanted(size_t model, size_t way) { return model < 2 || way == 1 || way == 3 || way == 6; }
 
 static void run_case(engine_t *engine, const golden_case_t *want, const golden_way_t *way, engine_sequence_t *s)
 {
@@ -129,7 +146,6 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
     engine_sequence_t *got = malloc(sizeof *got);
     for (size_t m = 0; m < MODEL_COUNT; m++)
         for (size_t w = 0; w < WAY_COUNT; w++) {
-            if (!is_wanted(m, w)) continue;
             json_t *root, *cases = load_cases(&MODELS[m], &root);
             engine_t *engine = open_way(&MODELS[m], &WAYS[w]);
             float worst = 0;
@@ -142,9 +158,10 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
                 float difference = compare_greedy(want, got, where);
                 worst = difference > worst ? difference : worst;
             }
-            print_message("%s, kernels \"%s\" isa %x, chunk %u, threads %u: largest difference %.2g\n",
-                          MODELS[m].name, WAYS[w].kernels, WAYS[w].isa, WAYS[w].chunk, WAYS[w].threads,
-                          (double)worst);
+            print_message("%s, kernels \"%s\" isa %x, %s, chunk %u, threads %u: largest difference %.2g\n",
+                          MODELS[m].name, WAYS[w].kernels, WAYS[w].isa,
+                          WAYS[w].format.layout == QN_LAYOUT_PANELS ? "panels" : "rows", WAYS[w].chunk,
+                          WAYS[w].threads, (double)worst);
             engine_close(engine);
             json_decref(root);
         }
@@ -152,11 +169,17 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
     free(got);
 }
 
-/* Rows [T, V] of golden.safetensors, or the last one alone. Steps of one token give each row in turn. */
-static void compare_logits(engine_t *engine, const golden_case_t *want, const safetensors_tensor_t *tensor)
+/* ---- logits ---- */
+
+/* What a row of logits is compared with: [V] expected, [V] got. */
+typedef void (*row_check_t)(void *context, const float *expected, const float *logits, uint32_t vocab);
+
+/* Rows [T, V] of golden.safetensors, or the last few. Steps of one token give each row in turn. */
+static void walk_logits(engine_t *engine, const golden_case_t *want, const safetensors_tensor_t *tensor,
+                        row_check_t check, void *context)
 {
-    uint32_t vocab = engine->limits.vocab, have = (uint32_t)tensor->shape[0];
-    float *expected = malloc(vocab * sizeof *expected), worst = 0;
+    uint32_t vocab = engine->limits.vocab, have = (uint32_t)tensor->shape[0], rows;
+    float *expected = malloc(vocab * sizeof *expected);
     engine_plan_t *p = malloc(sizeof *p);
     engine_sequence_t *s = calloc(1, sizeof *s);
     *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens,
@@ -169,19 +192,12 @@ static void compare_logits(engine_t *engine, const golden_case_t *want, const sa
         p->runs[0].sample = true;
         engine_step(engine, &p->plan);
         if (t + have < want->prompt_tokens) continue;
-        uint32_t rows;
         const float *logits = executor_logits(engine->executor, &rows);
         assert_int_equal(rows, 1);
         uint64_t row = t + have - want->prompt_tokens;
         assert_int_equal(safetensors_read_f32(tensor, row * vocab, vocab, expected), QN_OK);
-        for (uint32_t v = 0; v < vocab; v++) {
-            float difference = fabsf(logits[v] - expected[v]);
-            if (!(difference <= 1e-3f))
-                fail_msg("row %u logit %u: %g, expected %g", t, v, (double)logits[v], (double)expected[v]);
-            worst = difference > worst ? difference : worst;
-        }
+        check(context, expected, logits, vocab);
     }
-    print_message("    %u rows of logits, largest difference %.2g\n", have, (double)worst);
     p->plan = (step_plan_t){ .retire = &s->slot, .retire_count = 1 };
     engine_step(engine, &p->plan);
     free(expected);
@@ -189,38 +205,151 @@ static void compare_logits(engine_t *engine, const golden_case_t *want, const sa
     free(s);
 }
 
-static void test_golden_logits_every_prompt_row_agrees_with_float32(void **state)
+/* All cases of a model that are not longer than `longest`. */
+static void walk_model(const golden_model_t *model, const golden_way_t *way, uint32_t longest, row_check_t check,
+                       void *context)
 {
-    (void)state;
+    char path[QN_PATH_MAX], name[32];
     golden_case_t *want = malloc(sizeof *want);
-    for (size_t m = 0; m < MODEL_COUNT; m++) {
-        char path[QN_PATH_MAX], name[32];
-        json_t *root, *cases = load_cases(&MODELS[m], &root);
-        snprintf(path, sizeof path, "%s/golden.safetensors", MODELS[m].name);
-        safetensors_t *tensors;
-        assert_int_equal(safetensors_open(path, &tensors), QN_OK);
-        engine_t *engine = open_way(&MODELS[m], &WAYS[4]);
-        for (size_t i = 0; i < json_array_size(cases); i++) {
-            read_case(json_array_get(cases, i), want);
-            snprintf(name, sizeof name, "logits_%zu", i);
-            const safetensors_tensor_t *tensor = safetensors_find(tensors, name);
-            assert_non_null(tensor);
-            compare_logits(engine, want, tensor);
-        }
-        engine_close(engine);
-        safetensors_close(&tensors);
-        json_decref(root);
+    json_t *root, *cases = load_cases(model, &root);
+    snprintf(path, sizeof path, "%s/golden.safetensors", model->name);
+    safetensors_t *tensors;
+    assert_int_equal(safetensors_open(path, &tensors), QN_OK);
+    engine_t *engine = open_way(model, way);
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        read_case(json_array_get(cases, i), want);
+        if (want->prompt_tokens > longest) continue;
+        snprintf(name, sizeof name, "logits_%zu", i);
+        const safetensors_tensor_t *tensor = safetensors_find(tensors, name);
+        assert_non_null(tensor);
+        walk_logits(engine, want, tensor, check, context);
     }
+    engine_close(engine);
+    safetensors_close(&tensors);
+    json_decref(root);
     free(want);
 }
 
-static float log_softmax(const float *logits, uint32_t vocab, uint32_t id)
+typedef struct { uint32_t rows; float worst; } logits_check_t;
+
+static void check_logits(void *context, const float *expected, const float *logits, uint32_t vocab)
+{
+    logits_check_t *c = context;
+    for (uint32_t v = 0; v < vocab; v++) {
+        float difference = fabsf(logits[v] - expected[v]);
+        if (!(difference <= 1e-3f))
+            fail_msg("row %u logit %u: %g, expected %g", c->rows, v, (double)logits[v], (double)expected[v]);
+        c->worst = difference > c->worst ? difference : c->worst;
+    }
+    c->rows++;
+}
+
+static void test_golden_logits_every_prompt_row_agrees_with_float32(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        logits_check_t c = { 0 };
+        walk_model(&MODELS[m], &WAYS[AS_SERVED], UINT32_MAX, check_logits, &c);
+        print_message("%s: %u rows of logits, largest difference %.2g\n", MODELS[m].name, c.rows, (double)c.worst);
+        assert_true(c.rows > 0);
+    }
+}
+
+static double log_total(const float *logits, uint32_t vocab)
 {
     double best = logits[0], sum = 0;
     for (uint32_t v = 1; v < vocab; v++) best = logits[v] > best ? logits[v] : best;
     for (uint32_t v = 0; v < vocab; v++) sum += exp(logits[v] - best);
-    return (float)(logits[id] - best - log(sum));
+    return best + log(sum);
 }
+
+/* ---- weights of fewer bits ---- */
+
+typedef struct { uint32_t rows, same; double divergence; } quality_t;
+
+/* Kullback-Leibler divergence of the expected distribution from the one got; whether the first choice is the same. */
+static void add_quality(void *context, const float *expected, const float *logits, uint32_t vocab)
+{
+    quality_t *q = context;
+    double want_total = log_total(expected, vocab), got_total = log_total(logits, vocab), sum = 0;
+    uint32_t want = 0, got = 0;
+    for (uint32_t v = 0; v < vocab; v++) {
+        double p = expected[v] - want_total;
+        sum += exp(p) * (p - (logits[v] - got_total));
+        if (expected[v] > expected[want]) want = v;
+        if (logits[v] > logits[got]) got = v;
+    }
+    q->divergence += sum;
+    q->same += want == got;
+    q->rows++;
+}
+
+/* The reference's logits of every row, and how the same rows compare. */
+typedef struct {
+    quality_t quality;
+    float *logits;                /* [rows, V] */
+    uint32_t rows, compared;
+    float worst;
+} exact_check_t;
+
+static void keep_row(void *context, const float *expected, const float *logits, uint32_t vocab)
+{
+    exact_check_t *c = context;
+    add_quality(&c->quality, expected, logits, vocab);
+    c->logits = realloc(c->logits, (c->rows + 1) * (size_t)vocab * sizeof *c->logits);
+    assert_non_null(c->logits);
+    memcpy(c->logits + c->rows++ * (size_t)vocab, logits, vocab * sizeof *logits);
+}
+
+static void compare_row(void *context, const float *expected, const float *logits, uint32_t vocab)
+{
+    exact_check_t *c = context;
+    const float *kept = c->logits + c->compared++ * (size_t)vocab;
+    (void)expected;
+    for (uint32_t v = 0; v < vocab; v++)
+        if (!(fabsf(logits[v] - kept[v]) <= c->worst)) c->worst = fabsf(logits[v] - kept[v]);
+}
+
+#define EXACT_LONGEST 40  /* the reference takes its time */
+
+/* Kernels with f32 activations compute what the reference does; those that quantise them stay as close to float32. */
+static void check_quantised(const golden_model_t *model, const char *name, weights_format_t format, double bound)
+{
+    golden_way_t way = { .kernels = "reference", .threads = 2, .format = format };
+    static const uint32_t EXACT[] = { AVX2_ONLY, AVX512_ONLY };
+    exact_check_t c = { 0 };
+    quality_t best = { 0 };
+    walk_model(model, &way, EXACT_LONGEST, keep_row, &c);
+    way.kernels = "";
+    for (size_t i = 0; i < sizeof EXACT / sizeof EXACT[0]; i++) {
+        way.isa = EXACT[i];
+        c.compared = 0;
+        walk_model(model, &way, EXACT_LONGEST, compare_row, &c);
+        assert_int_equal(c.compared, c.rows);
+    }
+    way.isa = 0;
+    walk_model(model, &way, EXACT_LONGEST, add_quality, &best);
+    double exact_mean = c.quality.divergence / c.rows, best_mean = best.divergence / best.rows;
+    print_message("%s, %s: divergence %.2g, same choice in %u of %u; vector kernels within %.2g; the best that fit: "
+                  "%.2g, %u\n", model->name, name, exact_mean, c.quality.same, c.rows, (double)c.worst, best_mean,
+                  best.same);
+    free(c.logits);
+    if (!(c.worst <= 1e-3f && exact_mean <= bound && best_mean <= bound)) fail_msg("more than %g", bound);
+}
+
+/* Random weights have no structure that would forgive rounding: the bounds are those of a sane computation, and quality
+ * is measured on a text elsewhere. */
+static void test_golden_quantised_weights_stay_close_to_float32(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        check_quantised(&MODELS[m], "int8", (weights_format_t)INT8, 0.05);
+        check_quantised(&MODELS[m], "int4, groups of 32", (weights_format_t)INT4(32), 0.5);
+        check_quantised(&MODELS[m], "int4, groups of 64", (weights_format_t)INT4(64), 0.5);
+    }
+}
+
+/* ---- other ways to numbers ---- */
 
 static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **state)
 {
@@ -237,7 +366,7 @@ static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **stat
     const safetensors_tensor_t *tensor = safetensors_find(tensors, "logits_3");
     assert_non_null(tensor);
     for (size_t c = 0; c < sizeof CHUNKS / sizeof CHUNKS[0]; c++) {
-        engine_t *engine = open_way(&MODELS[0], &WAYS[4]);
+        engine_t *engine = open_way(&MODELS[0], &WAYS[AS_SERVED]);
         *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens, .max_tokens = 1,
                                   .chunk = CHUNKS[c], .sampling = engine_greedy() };
         s->sampling.prompt_logprobs = true;
@@ -247,7 +376,8 @@ static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **stat
             assert_int_equal(safetensors_read_f32(tensor, (uint64_t)i * 512, 512, logits), QN_OK);
             assert_int_equal(s->prompt_logprobs[i].position, i + 1);
             assert_int_equal(s->prompt_logprobs[i].id, want->prompt[i + 1]);
-            assert_true(fabsf(s->prompt_logprobs[i].logprob - log_softmax(logits, 512, want->prompt[i + 1])) <= 1e-3f);
+            double expected = logits[want->prompt[i + 1]] - log_total(logits, 512);
+            assert_true(fabs(s->prompt_logprobs[i].logprob - expected) <= 1e-3);
         }
         engine_close(engine);
     }
@@ -263,9 +393,9 @@ static void test_golden_bf16_kv_stays_close(void **state)
     (void)state;
     golden_case_t *want = malloc(sizeof *want);
     engine_sequence_t *s = malloc(sizeof *s);
-    golden_way_t way = { .kernels = "", .threads = 2, .kv = QN_SCALAR_BF16 };
-    json_t *root, *cases = load_cases(&MODELS[1], &root);
-    engine_t *engine = open_way(&MODELS[1], &way);
+    golden_way_t way = { .kernels = "", .threads = 2, .kv = QN_SCALAR_BF16, .format = PANELS };
+    json_t *root, *cases = load_cases(&MODELS[DEFAULT_MODEL], &root);
+    engine_t *engine = open_way(&MODELS[DEFAULT_MODEL], &way);
     uint32_t compared = 0;
     for (size_t i = 0; i < json_array_size(cases); i++) {
         read_case(json_array_get(cases, i), want);
@@ -281,13 +411,62 @@ static void test_golden_bf16_kv_stays_close(void **state)
     free(s);
 }
 
+/* The residual stream after each layer but the last, whose golden is normed: a network cut off there. */
+static void test_golden_hidden_states_agree_layer_by_layer(void **state)
+{
+    (void)state;
+    golden_case_t *want = malloc(sizeof *want);
+    engine_sequence_t *s = malloc(sizeof *s);
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        char path[QN_PATH_MAX];
+        json_t *root, *cases = load_cases(&MODELS[m], &root);
+        size_t detail = (size_t)json_integer_value(json_object_get(root, "detail_case"));
+        read_case(json_array_get(cases, detail), want);
+        json_decref(root);
+        safetensors_t *tensors;
+        snprintf(path, sizeof path, "%s/golden.safetensors", MODELS[m].name);
+        assert_int_equal(safetensors_open(path, &tensors), QN_OK);
+        const safetensors_tensor_t *hidden = safetensors_find(tensors, "hidden");
+        float worst = 0;
+        for (uint32_t layers = 1; hidden && layers + 1 < hidden->shape[0]; layers++) {
+            engine_t *engine = engine_open((engine_options_t){
+                .directory = MODELS[m].model, .layers = layers, .step_tokens = MODELS[m].model_len,
+                .format = PANELS });
+            *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens, .max_tokens = 1,
+                                      .sampling = engine_greedy() };
+            engine_run(engine, s, 1);
+            scratch_t scratch;
+            scratch_place(&engine->model->config, &engine->limits, engine->activations, engine->state,
+                          engine->step_io, &scratch);
+            size_t count = (size_t)want->prompt_tokens * engine->model->config.hidden;
+            float *expected = malloc(count * sizeof *expected);
+            assert_int_equal(safetensors_read_f32(hidden, layers * count, count, expected), QN_OK);
+            for (size_t i = 0; i < count; i++) {
+                float difference = fabsf(scratch.x[i] - expected[i]);
+                if (!(difference <= 1e-4f * (1 + fabsf(expected[i]))))
+                    fail_msg("%s, after layer %u, value %zu: %g, expected %g", MODELS[m].name, layers, i,
+                             (double)scratch.x[i], (double)expected[i]);
+                worst = difference > worst ? difference : worst;
+            }
+            free(expected);
+            engine_close(engine);
+        }
+        if (hidden) print_message("%s: largest difference after a layer %.2g\n", MODELS[m].name, (double)worst);
+        safetensors_close(&tensors);
+    }
+    free(want);
+    free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_greedy_every_way_agrees_with_float32),
         cmocka_unit_test(test_golden_logits_every_prompt_row_agrees_with_float32),
+        cmocka_unit_test(test_golden_quantised_weights_stay_close_to_float32),
         cmocka_unit_test(test_golden_prompt_logprobs_any_chunk_agree_with_float32),
         cmocka_unit_test(test_golden_bf16_kv_stays_close),
+        cmocka_unit_test(test_golden_hidden_states_agree_layer_by_layer),
     };
     return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
 }

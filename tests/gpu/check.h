@@ -38,6 +38,10 @@ void check_compare(check_t *check, const void *device, qn_scalar_t scalar, const
 double check_rounding(qn_scalar_t scalar);
 
 unsigned check_attention(qn_scalar_t activations);
+unsigned check_moe(qn_scalar_t activations);
+unsigned check_moe_bits(void);
+unsigned check_fused(void);
+unsigned check_fill(void);
 unsigned check_attention_bits(void);
 unsigned check_slots(void);
 unsigned check_logprobs(void);

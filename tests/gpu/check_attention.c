@@ -9,6 +9,7 @@
 
 typedef struct {
     uint32_t heads, kv_heads, head_dim, block_tokens, window;
+    float softcap;
     uint32_t runs, positions[RUNS_MAX], tokens[RUNS_MAX];
 } shape_t;
 
@@ -58,7 +59,8 @@ static void make_tables(check_t *check, const shape_t *shape, problem_t *problem
 static problem_t make_problem(check_t *check, const shape_t *shape, qn_scalar_t kv_scalar)
 {
     problem_t problem = { .host = { .layer = 1, .heads = shape->heads, .window = shape->window,
-                                    .scale = 1 / sqrtf((float)shape->head_dim), .run_count = shape->runs } };
+                                    .scale = 1 / sqrtf((float)shape->head_dim), .softcap = shape->softcap,
+                                    .run_count = shape->runs } };
     make_tables(check, shape, &problem);
     qn_kv_t kv = { NULL, kv_scalar, 2, problem.host.kv.blocks, shape->block_tokens, shape->kv_heads, shape->head_dim };
     size_t kv_count = (size_t)2 * 2 * kv.blocks * kv.block_tokens * kv.kv_heads * kv.head_dim;
@@ -100,9 +102,12 @@ static const shape_t HEADS[] = {
     { .heads = 28, .kv_heads = 4, .head_dim = 128, .block_tokens = 16, .window = 129 },
     { .heads = 20, .kv_heads = 1, .head_dim = 128, .block_tokens = 16 },
     { .heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .window = 100 },
+    { .heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .softcap = 50 },
+    { .heads = 16, .kv_heads = 8, .head_dim = 128, .block_tokens = 16, .window = 300, .softcap = 5 },
+    { .heads = 3, .kv_heads = 3, .head_dim = 112, .block_tokens = 16, .softcap = 20 },
 };
 
-static const uint32_t LENGTHS[] = { 0, 1, 15, 16, 62, 63, 64, 65, 127, 200, 511, 700, 1500 };
+static const uint32_t LENGTHS[] = { 0, 1, 15, 16, 62, 63, 64, 65, 127, 200, 511, 700, 1500, 4095, 4200 };
 static const uint32_t CHUNKS[][2] = { { 0, 1 }, { 0, 70 }, { 3, 2 }, { 64, 64 }, { 100, 33 }, { 511, 3 }, { 17, 200 } };
 
 unsigned check_attention(qn_scalar_t activations)

@@ -58,7 +58,8 @@ void *check_poison(check_t *check, size_t bytes)
 pair_t check_weight(check_t *check, size_t count, float deviation, uint32_t outliers, qn_scalar_t scalar)
 {
     void *bytes = encode(&check->held, check_values(check, count, deviation, outliers, scalar), count, scalar);
-    return (pair_t){ { bytes, scalar }, { push(&check->arena, bytes, count * qn_scalar_bytes(scalar)), scalar } };
+    void *device = push(&check->arena, bytes, count * qn_scalar_bytes(scalar));
+    return (pair_t){ { .data = bytes, .scalar = scalar }, { .data = device, .scalar = scalar } };
 }
 
 void check_failed(check_t *check, const char *what)
@@ -94,22 +95,29 @@ double check_rounding(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? 2e-
 
 /* ---- rows ---- */
 
-static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width, uint32_t count)
+static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width, uint32_t count, bool plain)
 {
     enum { TABLE = 50 };
     snprintf(check->label, sizeof check->label, "width %u count %u table %u", width, count, table_scalar);
     pair_t table = check_weight(check, (size_t)TABLE * width, 1, 500, table_scalar);
-    uint32_t *rows = hold(&check->held, count * sizeof *rows);
-    for (uint32_t i = 0; i < count; i++) rows[i] = random_below(&check->random, TABLE);
+    pair_t position_table = check_weight(check, (size_t)TABLE * width, 1, 500, table_scalar);
+    uint32_t *rows = hold(&check->held, count * sizeof *rows), *positions = hold(&check->held, count * sizeof *rows);
+    for (uint32_t i = 0; i < count; i++)
+        rows[i] = random_below(&check->random, TABLE), positions[i] = random_below(&check->random, TABLE);
     float *want = hold(&check->held, (size_t)count * width * sizeof *want);
-    qn_embedding_t a = { .table = table.host, .ids = rows, .tokens = count, .width = width, .out = want };
+    qn_embedding_t a = { .table = table.host, .ids = rows, .positions = positions, .tokens = count, .width = width,
+                         .multiplier = plain ? 1 : 48.5f, .out = want };
+    if (!plain) a.position_table = position_table.host;
     qn_cpu_embedding(check->cpu, &a);
     a.table = table.device;
+    if (!plain) a.position_table = position_table.device;
     a.ids = push(&check->arena, rows, count * sizeof *rows);
+    a.positions = push(&check->arena, positions, count * sizeof *rows);
     a.out = check_poison(check, (size_t)count * width * 4);
     qn_cuda_embedding(check->gpu, &a);
-    check_compare(check, a.out, check->activations, want, (size_t)count * width, check_rounding(check->activations), 0);
-    if (table_scalar == check->activations) {
+    check_compare(check, a.out, check->activations, want, (size_t)count * width, check_rounding(check->activations),
+                  plain ? 0 : 1e-4);
+    if (table_scalar == check->activations && plain) {
         void *out = check_poison(check, (size_t)count * width * 4);
         qn_cuda_gather_rows(check->gpu, &(qn_gather_rows_t){ .x = table.device.data, .rows = a.ids,
                                                              .row_count = count, .width = width, .out = out });
@@ -123,49 +131,93 @@ static unsigned check_embedding(qn_scalar_t activations)
     static const uint32_t WIDTHS[] = { 1, 8, 30, 64, 2048, 5000 };
     check_t check = check_begin("embedding, gather", activations, false);
     for (unsigned i = 0; i < 6; i++)
-        for (unsigned scalar = 0; scalar < 2; scalar++) check_rows(&check, (qn_scalar_t)scalar, WIDTHS[i], 37);
+        for (unsigned scalar = 0; scalar < 4; scalar++)
+            check_rows(&check, (qn_scalar_t)(scalar % 2), WIDTHS[i], 37, scalar < 2);
     return check_end(&check);
 }
 
-static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows, uint32_t width)
+/* Plain; or as Gemma has it: offset weights, and the result added to the residual. Both also in place. */
+static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows, uint32_t width, bool gemma)
 {
     size_t count = (size_t)rows * width;
-    snprintf(check->label, sizeof check->label, "rows %u width %u", rows, width);
+    snprintf(check->label, sizeof check->label, "rows %u width %u gemma %d", rows, width, gemma);
     pair_t weight = check_weight(check, width, 1, 100, weight_scalar);
     float *x = check_values(check, count, 1, 300, check->activations), *want = hold(&check->held, count * sizeof *want);
+    float *residual = check_values(check, count, 2, 300, check->activations);
     qn_rmsnorm_t a = { .x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want };
+    if (gemma) a.residual = residual, a.weight_offset = 1;
     qn_cpu_rmsnorm(check->cpu, &a);
     a.x = check_push(check, x, count, check->activations);
     a.weight = weight.device;
+    if (gemma) a.residual = check_push(check, residual, count, check->activations);
     a.out = check_poison(check, count * 4);
     qn_cuda_rmsnorm(check->gpu, &a);
-    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-9);
-    a.out = (void *)a.x;
+    double absolute = gemma ? check_rounding(check->activations) : 1e-9;   /* the sum may cancel */
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), absolute);
+    a.out = gemma ? (void *)a.residual : (void *)a.x;
     qn_cuda_rmsnorm(check->gpu, &a);
-    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-9);
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), absolute);
     check_next(check);
 }
 
+static const uint32_t NORM_WIDTHS[] = { 3, 32, 64, 100, 128, 512, 520, 2048, 3001, 4096, 16384 };
+#define NORM_WIDTH_COUNT (sizeof NORM_WIDTHS / sizeof NORM_WIDTHS[0])
+
 static unsigned check_rmsnorm(qn_scalar_t activations)
 {
-    static const uint32_t WIDTHS[] = { 3, 32, 64, 100, 128, 512, 520, 2048, 3001, 4096, 16384 };
     check_t check = check_begin("rmsnorm", activations, false);
-    for (unsigned i = 0; i < 11; i++)
-        for (unsigned scalar = 0; scalar < 2; scalar++)
-            for (uint32_t rows = 1; rows < 40; rows += 12) check_norm(&check, (qn_scalar_t)scalar, rows, WIDTHS[i]);
+    for (unsigned i = 0; i < NORM_WIDTH_COUNT; i++)
+        for (unsigned scalar = 0; scalar < 4; scalar++)
+            for (uint32_t rows = 1; rows < 40; rows += 12)
+                check_norm(&check, (qn_scalar_t)(scalar % 2), rows, NORM_WIDTHS[i], scalar >= 2);
     return check_end(&check);
 }
 
-static void check_gate(check_t *check, uint32_t tokens, uint32_t width)
+/* Rows far from zero: their variance is small beside their squares. */
+static void check_layer(check_t *check, qn_scalar_t weight_scalar, uint32_t rows, uint32_t width, bool with_bias)
+{
+    size_t count = (size_t)rows * width;
+    snprintf(check->label, sizeof check->label, "rows %u width %u bias %d", rows, width, with_bias);
+    pair_t weight = check_weight(check, width, 1, 100, weight_scalar), bias = check_weight(check, width, 1, 0,
+                                                                                           weight_scalar);
+    float *x = check_values(check, count, 1, 300, check->activations), *want = hold(&check->held, count * sizeof *want);
+    for (size_t i = 0; i < count; i++) x[i] = as_scalar(x[i] + 8, check->activations);
+    qn_layernorm_t a = { .x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want };
+    if (with_bias) a.bias = bias.host;
+    qn_cpu_layernorm(check->cpu, &a);
+    a.x = check_push(check, x, count, check->activations);
+    a.weight = weight.device;
+    if (with_bias) a.bias = bias.device;
+    a.out = check_poison(check, count * 4);
+    qn_cuda_layernorm(check->gpu, &a);
+    double relative = check_rounding(check->activations);
+    check_compare(check, a.out, check->activations, want, count, relative, relative);
+    a.out = (void *)a.x;
+    qn_cuda_layernorm(check->gpu, &a);
+    check_compare(check, a.out, check->activations, want, count, relative, relative);
+    check_next(check);
+}
+
+static unsigned check_layernorm(qn_scalar_t activations)
+{
+    check_t check = check_begin("layernorm", activations, false);
+    for (unsigned i = 1; i < NORM_WIDTH_COUNT; i++)
+        for (unsigned scalar = 0; scalar < 4; scalar++)
+            check_layer(&check, (qn_scalar_t)(scalar % 2), 1 + i, NORM_WIDTHS[i], scalar < 2);
+    return check_end(&check);
+}
+
+static void check_gate(check_t *check, qn_activation_t kind, uint32_t tokens, uint32_t width, bool gated)
 {
     size_t count = (size_t)tokens * width;
-    snprintf(check->label, sizeof check->label, "tokens %u width %u", tokens, width);
+    snprintf(check->label, sizeof check->label, "kind %d tokens %u width %u gated %d", kind, tokens, width, gated);
     float *gate = check_values(check, count, 2, 100, check->activations);
     float *up = check_values(check, count, 1, 100, check->activations), *want = hold(&check->held, count * 4);
-    qn_activate_t a = { .gate = gate, .up = up, .tokens = tokens, .width = width, .out = want };
+    qn_activate_t a = { .gate = gate, .up = gated ? up : NULL, .tokens = tokens, .width = width, .kind = kind,
+                        .out = want };
     qn_cpu_activation(check->cpu, &a);
     a.gate = a.out = check_push(check, gate, count, check->activations);
-    a.up = check_push(check, up, count, check->activations);
+    if (gated) a.up = check_push(check, up, count, check->activations);
     qn_cuda_activation(check->gpu, &a);
     check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-30);
     check_next(check);
@@ -174,14 +226,56 @@ static void check_gate(check_t *check, uint32_t tokens, uint32_t width)
 static unsigned check_activation(qn_scalar_t activations)
 {
     check_t check = check_begin("activation", activations, false);
-    check_gate(&check, 1, 1);
-    check_gate(&check, 3, 172);
-    check_gate(&check, 1, 8192);
-    check_gate(&check, 33, 1001);
+    for (int kind = QN_ACTIVATION_SILU; kind <= QN_ACTIVATION_RELU; kind++)
+        for (int gated = 0; gated < 2; gated++) {
+            check_gate(&check, (qn_activation_t)kind, 1, 1, gated);
+            check_gate(&check, (qn_activation_t)kind, 3, 172, gated);
+            check_gate(&check, (qn_activation_t)kind, 1, 8192, gated);
+            check_gate(&check, (qn_activation_t)kind, 33, 1001, gated);
+        }
+    return check_end(&check);
+}
+
+static unsigned check_softcap(void)
+{
+    check_t check = check_begin("softcap", QN_SCALAR_F32, false);
+    for (uint32_t rows = 1; rows < 9; rows += 7) {
+        size_t count = (size_t)rows * 32003;
+        float *x = check_values(&check, count, 20, 500, QN_SCALAR_F32);
+        qn_softcap_t a = { .x = check_push(&check, x, count, QN_SCALAR_F32), .rows = rows, .width = 32003, .cap = 30 };
+        qn_cuda_softcap(check.gpu, &a);
+        void *device = a.x;
+        a.x = x;
+        qn_cpu_softcap(check.cpu, &a);
+        check_compare(&check, device, QN_SCALAR_F32, x, count, 1e-6, 1e-7);
+        check_next(&check);
+    }
     return check_end(&check);
 }
 
 /* ---- rope and the cache ---- */
+
+/* Dynamic scaling: angles of lengths on both sides of the original context. */
+static void check_dynamic_angles(check_t *check, uint32_t tokens, uint32_t dim)
+{
+    snprintf(check->label, sizeof check->label, "dynamic, tokens %u dim %u", tokens, dim);
+    uint32_t *positions = hold(&check->held, tokens * 4), *lengths = hold(&check->held, tokens * 4);
+    for (uint32_t t = 0; t < tokens; t++) {
+        positions[t] = random_below(&check->random, 3000);
+        lengths[t] = positions[t] + 1 + random_below(&check->random, 2000);
+    }
+    float *angles = hold(&check->held, (size_t)tokens * dim * 4);
+    qn_rope_angles_t a = { .positions = positions, .lengths = lengths, .theta = 10000, .factor = 4,
+                           .original_positions = 2048, .scale = 1, .tokens = tokens, .head_dim = dim, .out = angles };
+    qn_cpu_rope_angles(check->cpu, &a);
+    a.positions = push(&check->arena, positions, tokens * 4);
+    a.lengths = push(&check->arena, lengths, tokens * 4);
+    a.out = check_poison(check, (size_t)tokens * dim * 4);
+    qn_cuda_rope_angles(check->gpu, &a);
+    /* One unit in the last place of a frequency times a position in the thousands. */
+    check_compare(check, a.out, QN_SCALAR_F32, angles, (size_t)tokens * dim, 1e-6, 1e-3);
+    check_next(check);
+}
 
 static void check_rotation(check_t *check, uint32_t tokens, uint32_t heads, uint32_t kv_heads, uint32_t dim)
 {
@@ -222,6 +316,8 @@ static unsigned check_rope(qn_scalar_t activations)
     check_rotation(&check, 17, 28, 4, 128);
     check_rotation(&check, 5, 3, 1, 80);
     check_rotation(&check, 5, 3, 1, 18);
+    check_dynamic_angles(&check, 40, 64);
+    check_dynamic_angles(&check, 7, 18);
     return check_end(&check);
 }
 
@@ -380,10 +476,12 @@ typedef struct { const char *name; unsigned (*check)(qn_scalar_t); } typed_check
 typedef struct { const char *name; unsigned (*check)(void); } plain_check_t;
 
 static const typed_check_t TYPED[] = {
-    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "activation", check_activation }, { "rope", check_rope },
-    { "kv", check_kv }, { "matmul", check_matmul }, { "attention", check_attention },
+    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "layernorm", check_layernorm },
+    { "activation", check_activation }, { "rope", check_rope }, { "kv", check_kv }, { "matmul", check_matmul },
+    { "attention", check_attention }, { "moe", check_moe },
 };
 static const plain_check_t PLAIN[] = {
+    { "softcap", check_softcap }, { "fused", check_fused }, { "moe_bits", check_moe_bits }, { "fill", check_fill },
     { "matmul_bits", check_product_bits }, { "attention_bits", check_attention_bits }, { "slots", check_slots },
     { "logprobs", check_logprobs }, { "sampler", check_sampler },
 };

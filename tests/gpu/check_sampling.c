@@ -83,23 +83,26 @@ static void update(check_t *check, const qn_slot_tables_t *host, const qn_slot_t
 static void read_inputs(check_t *check, const qn_slot_tables_t *host, const qn_slot_tables_t *device)
 {
     enum { T = 24 };
-    uint32_t ids[T], want_ids[T], want_positions[T];
+    uint32_t ids[T], want_ids[T], want_positions[T], want_lengths[T];
     int64_t want_rows[T];
     for (uint32_t i = 0; i < T; i++) ids[i] = random_below(&check->random, VOCAB);
     /* slot 1 counts from 30 on: the run begins before; slot 3 is done; slot 4 takes its last token. */
     qn_run_t runs[] = { { 1, 27, 5, 0, 2, 0 }, { 3, 4, 3, 5, 0, 0 }, { 4, 6, 1, 8, 0, 1 }, { 0, 33, 15, 9, 7, 0 } };
     qn_step_input_t a = { .tables = *host, .runs = runs, .run_count = 4, .ids = ids, .block_tokens = BLOCK,
-                          .ret_ids = want_ids, .ret_positions = want_positions, .ret_kv_rows = want_rows };
+                          .ret_ids = want_ids, .ret_positions = want_positions, .ret_lengths = want_lengths,
+                          .ret_kv_rows = want_rows };
     qn_cpu_step_input(check->cpu, &a);
     a.tables = *device;
     a.runs = push(&check->arena, runs, sizeof runs);
     a.ids = push(&check->arena, ids, sizeof ids);
     a.ret_ids = check_poison(check, sizeof want_ids);
     a.ret_positions = check_poison(check, sizeof want_positions);
+    a.ret_lengths = check_poison(check, sizeof want_lengths);
     a.ret_kv_rows = check_poison(check, sizeof want_rows);
     qn_cuda_step_input(check->gpu, &a);
     same_bytes(check, a.ret_ids, want_ids, sizeof want_ids, "ids differ");
     same_bytes(check, a.ret_positions, want_positions, sizeof want_positions, "positions differ");
+    same_bytes(check, a.ret_lengths, want_lengths, sizeof want_lengths, "lengths differ");
     same_bytes(check, a.ret_kv_rows, want_rows, sizeof want_rows, "kv rows differ");
 }
 

@@ -24,8 +24,8 @@ esac
 case $what in sanitize)
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" matmul_bits attention_bits slots \
-            logprobs sampler rope kv || status=1
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" matmul_bits attention_bits \
+            moe_bits slots logprobs sampler rope kv || status=1
     done ;;
 esac
 case $what in time|all)

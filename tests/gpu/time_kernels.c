@@ -248,7 +248,7 @@ static void time_smalls(timing_t *timing, const model_shape_t *model, uint32_t t
     int64_t *rows = malloc(tokens * 8);
     if (!ids || !rows) exit(70);
     for (uint32_t i = 0; i < tokens; i++) ids[i] = random_below(&timing->random, 32000), rows[i] = i;
-    qn_weight_t weight = { arena_take(&timing->arena, (size_t)32000 * e * 2), QN_SCALAR_BF16 };
+    qn_weight_t weight = { .data = arena_take(&timing->arena, (size_t)32000 * e * 2), .scalar = QN_SCALAR_BF16 };
     void *x = arena_take(&timing->arena, (size_t)tokens * f * 2);
     void *y = arena_take(&timing->arena, (size_t)tokens * f * 2);
     float *angles = arena_take(&timing->arena, (size_t)tokens * model->head_dim * 4);
@@ -258,18 +258,26 @@ static void time_smalls(timing_t *timing, const model_shape_t *model, uint32_t t
     qn_kv_t kv = { NULL, QN_SCALAR_BF16, 1, tokens / 16 + 1, 16, model->kv_heads, model->head_dim };
     kv.data = arena_take(&timing->arena, (size_t)2 * kv.blocks * 16 * kv_width * 2);
     time_small(timing, "embedding", model, tokens, qn_cuda_embedding,
-               &(qn_embedding_t){ weight, ids_device, tokens, e, x }, (double)tokens * e * 4);
+               &(qn_embedding_t){ .table = weight, .ids = ids_device, .tokens = tokens, .width = e, .multiplier = 1,
+                                  .out = x }, (double)tokens * e * 4);
     time_small(timing, "rmsnorm", model, tokens, qn_cuda_rmsnorm,
-               &(qn_rmsnorm_t){ x, weight, tokens, e, 1e-5f, y }, (double)tokens * e * 4);
+               &(qn_rmsnorm_t){ .x = x, .weight = weight, .rows = tokens, .width = e, .eps = 1e-5f, .out = y },
+               (double)tokens * e * 4);
+    time_small(timing, "layernorm", model, tokens, qn_cuda_layernorm,
+               &(qn_layernorm_t){ .x = x, .weight = weight, .bias = weight, .rows = tokens, .width = e, .eps = 1e-5f,
+                                  .out = y }, (double)tokens * e * 4);
     time_small(timing, "rope_angles", model, tokens, qn_cuda_rope_angles,
-               &(qn_rope_angles_t){ ids_device, frequencies, 1, tokens, model->head_dim, angles }, 0);
+               &(qn_rope_angles_t){ .positions = ids_device, .frequencies = frequencies, .scale = 1, .tokens = tokens,
+                                    .head_dim = model->head_dim, .out = angles }, 0);
     time_small(timing, "rope", model, tokens, qn_cuda_rope,
-               &(qn_rope_t){ angles, x, y, tokens, model->heads, model->kv_heads, model->head_dim },
+               &(qn_rope_t){ .angles = angles, .q = x, .k = y, .tokens = tokens, .heads = model->heads,
+                             .kv_heads = model->kv_heads, .head_dim = model->head_dim },
                (double)tokens * (q + kv_width) * 4);
     time_small(timing, "kv_write", model, tokens, qn_cuda_kv_write,
-               &(qn_kv_write_t){ kv, 0, tokens, x, y, rows_device }, (double)tokens * kv_width * 8);
+               &(qn_kv_write_t){ .kv = kv, .tokens = tokens, .k = x, .v = y, .kv_rows = rows_device },
+               (double)tokens * kv_width * 8);
     time_small(timing, "activation", model, tokens, qn_cuda_activation,
-               &(qn_activate_t){ x, y, tokens, f, x }, (double)tokens * f * 6);
+               &(qn_activate_t){ .gate = x, .up = y, .tokens = tokens, .width = f, .out = x }, (double)tokens * f * 6);
     free(ids);
     free(rows);
 }
@@ -317,7 +325,8 @@ static void time_samplers(timing_t *timing)
     }
 }
 
-/* usage: time_kernels [matmul|thin|attention|small|sampler|step]; thin: matmul without the library. */
+/* usage: time_kernels [matmul|thin|attention|small|sampler|step|experts|load]; thin: matmul without the library; all
+ * but matmul when nothing is named. */
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
@@ -326,13 +335,15 @@ int main(int argc, char **argv)
                 .max_sequences = 256, .heads = 32, .kv_heads = 8, .head_dim = 128 }, (size_t)6 << 30);
     timing_fill(&timing, 0.05f);
     bool library = strcmp(only, "thin") != 0;
-    if (!*only || strstr(only, "matmul") || !library)
+    if (strstr(only, "matmul") || !library)
         time_products(&timing, &LLAMA_1B, library), time_products(&timing, &LLAMA_8B, library);
     if (!*only || strstr(only, "attention")) time_attentions(&timing, &LLAMA_1B), time_attentions(&timing, &LLAMA_8B);
     static const uint32_t TOKENS[] = { 1, 256, 8192 };
     for (unsigned i = 0; i < 3 && (!*only || strstr(only, "small")); i++) time_smalls(&timing, &LLAMA_8B, TOKENS[i]);
     if (!*only || strstr(only, "sampler")) time_samplers(&timing);
+    if (!*only || strstr(only, "experts")) time_experts(&timing);
     timing_free(&timing);
+    if (!*only || strstr(only, "load")) time_load();
     if (!*only || strstr(only, "step")) time_steps();
     return 0;
 }

@@ -7,12 +7,20 @@
 
 #define BLOCK 16
 
+/* How a step is launched. */
+typedef struct {
+    bool dependent, fused;
+    size_t ahead;                          /* fused: bytes of the next weights that a launch fetches */
+} manner_t;
+
+/* In the order of memory: what a launch fetches ahead may run on into what comes after. */
 typedef struct { qn_weight_t norm, mlp_norm, q, k, v, o, gate, up, down; } layer_t;
 
 typedef struct {
     timing_t timing;
     const model_shape_t *model;
     uint32_t runs, tokens, length;         /* each run: `tokens` at the end of `length` positions */
+    manner_t manner;
     layer_t layers[32];
     qn_weight_t embedding, norm, head;
     qn_kv_t kv;
@@ -29,7 +37,7 @@ typedef struct {
 
 static qn_weight_t weight(step_t *s, size_t count)
 {
-    return (qn_weight_t){ arena_take(&s->timing.arena, count * 2), QN_SCALAR_BF16 };
+    return (qn_weight_t){ .data = arena_take(&s->timing.arena, count * 2), .scalar = QN_SCALAR_BF16 };
 }
 
 static void make_weights(step_t *s)
@@ -101,41 +109,78 @@ static void make_buffers(step_t *s)
     s->top = arena_take(arena, (size_t)s->runs * QN_TOP_LOGPROBS_MAX * sizeof *s->top);
 }
 
-static void norm(step_t *s, const void *x, qn_weight_t by, uint32_t rows, void *out)
-{
-    qn_cuda_rmsnorm(s->timing.stream, &(qn_rmsnorm_t){ x, by, rows, s->model->hidden, 1e-5f, out });
-}
+static qn_next_t next(const step_t *s, qn_weight_t weight) { return (qn_next_t){ weight.data, s->manner.ahead }; }
 
-static void attend(step_t *s, uint32_t layer, uint32_t t)
+/* A product, its norm before and its activation after it where given. */
+static void multiply(const step_t *s, const qn_norm_matmul_t *a)
 {
-    const model_shape_t *m = s->model;
-    const layer_t *w = &s->layers[layer];
     qn_stream_t *stream = s->timing.stream;
-    uint32_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-    norm(s, s->x, w->norm, t, s->normed);
-    qn_cuda_matmul(stream, &(qn_matmul_t){ s->normed, t, m->hidden, {
-        { .weight = w->q, .out = s->q, .outputs = q }, { .weight = w->k, .out = s->k, .outputs = kv },
-        { .weight = w->v, .out = s->v, .outputs = kv } }, 3 });
-    qn_cuda_rope(stream, &(qn_rope_t){ s->angles, s->q, s->k, t, m->heads, m->kv_heads, m->head_dim });
-    qn_cuda_kv_write(stream, &(qn_kv_write_t){ s->kv, layer, t, s->k, s->v, s->kv_rows });
-    qn_attention_t attention = { s->kv, s->tables, s->run_list, s->runs, layer, m->heads, 0,
-                                 1 / sqrtf((float)m->head_dim), s->q, s->attended };
-    (s->tokens == 1 ? qn_cuda_attention_decode : qn_cuda_attention_prefill)(stream, &attention);
-    qn_cuda_matmul(stream, &(qn_matmul_t){ s->attended, t, q, {
-        { .weight = w->o, .out = s->x, .residual = s->x, .outputs = m->hidden } }, 1 });
+    if (s->manner.fused) {
+        qn_cuda_norm_matmul(stream, a);
+        return;
+    }
+    if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
+    (a->logits ? qn_cuda_matmul_logits : qn_cuda_matmul)(stream, &a->matmul);
+    if (a->activation.out) qn_cuda_activation(stream, &a->activation);
 }
 
-static void feed(step_t *s, uint32_t layer, uint32_t t)
+static qn_rmsnorm_t norm_of(const step_t *s, const void *x, qn_weight_t by, uint32_t rows, void *out)
+{
+    return (qn_rmsnorm_t){ .x = x, .weight = by, .rows = rows, .width = s->model->hidden, .eps = 1e-5f, .out = out };
+}
+
+static void project(const step_t *s, const layer_t *w, uint32_t t)
+{
+    const model_shape_t *m = s->model;
+    uint32_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    multiply(s, &(qn_norm_matmul_t){
+        .norm = norm_of(s, s->x, w->norm, t, s->normed), .next = next(s, w->o),
+        .matmul = { .x = s->normed, .tokens = t, .inputs = m->hidden, .part_count = 3,
+                    .parts = { { .weight = w->q, .out = s->q, .outputs = q },
+                               { .weight = w->k, .out = s->k, .outputs = kv },
+                               { .weight = w->v, .out = s->v, .outputs = kv } } } });
+}
+
+static void attend(const step_t *s, uint32_t layer, uint32_t t)
+{
+    const model_shape_t *m = s->model;
+    qn_stream_t *stream = s->timing.stream;
+    qn_decode_attention_t a = {
+        .rope = { .angles = s->angles, .q = s->q, .k = s->k, .tokens = t, .heads = m->heads, .kv_heads = m->kv_heads,
+                  .head_dim = m->head_dim },
+        .write = { .kv = s->kv, .layer = layer, .tokens = t, .k = s->k, .v = s->v, .kv_rows = s->kv_rows },
+        .attention = { .kv = s->kv, .tables = s->tables, .runs = s->run_list, .run_count = s->runs, .layer = layer,
+                       .heads = m->heads, .scale = 1 / sqrtf((float)m->head_dim), .q = s->q, .out = s->attended },
+        .next = next(s, s->layers[layer].gate) };
+    if (s->manner.fused && s->tokens == 1) {
+        qn_cuda_decode_attention(stream, &a);
+        return;
+    }
+    qn_cuda_rope(stream, &a.rope);
+    qn_cuda_kv_write(stream, &a.write);
+    (s->tokens == 1 ? qn_cuda_attention_decode : qn_cuda_attention_prefill)(stream, &a.attention);
+}
+
+static void run_layer(const step_t *s, uint32_t layer, uint32_t t)
 {
     const model_shape_t *m = s->model;
     const layer_t *w = &s->layers[layer];
-    norm(s, s->x, w->mlp_norm, t, s->normed);
-    qn_cuda_matmul(s->timing.stream, &(qn_matmul_t){ s->normed, t, m->hidden, {
-        { .weight = w->gate, .out = s->gate, .outputs = m->intermediate },
-        { .weight = w->up, .out = s->up, .outputs = m->intermediate } }, 2 });
-    qn_cuda_activation(s->timing.stream, &(qn_activate_t){ s->gate, s->up, t, m->intermediate, s->gate });
-    qn_cuda_matmul(s->timing.stream, &(qn_matmul_t){ s->gate, t, m->intermediate, {
-        { .weight = w->down, .out = s->x, .residual = s->x, .outputs = m->hidden } }, 1 });
+    project(s, w, t);
+    attend(s, layer, t);
+    multiply(s, &(qn_norm_matmul_t){
+        .next = next(s, w->up),
+        .matmul = { .x = s->attended, .tokens = t, .inputs = m->heads * m->head_dim, .part_count = 1,
+                    .parts = { { .weight = w->o, .out = s->x, .residual = s->x, .outputs = m->hidden } } } });
+    multiply(s, &(qn_norm_matmul_t){
+        .norm = norm_of(s, s->x, w->mlp_norm, t, s->normed), .next = next(s, w->down),
+        .activation = { .gate = s->gate, .up = s->up, .tokens = t, .width = m->intermediate, .out = s->gate },
+        .matmul = { .x = s->normed, .tokens = t, .inputs = m->hidden, .part_count = 2,
+                    .parts = { { .weight = w->gate, .out = s->gate, .outputs = m->intermediate },
+                               { .weight = w->up, .out = s->up, .outputs = m->intermediate } } } });
+    multiply(s, &(qn_norm_matmul_t){
+        .next = next(s, layer + 1 < m->layers ? s->layers[layer + 1].q : s->head),
+        .matmul = { .x = s->gate, .tokens = t, .inputs = m->intermediate, .part_count = 1,
+                    .parts = { { .weight = w->down, .out = s->x, .residual = s->x, .outputs = m->hidden } } } });
 }
 
 static void launch_step(void *context, unsigned index)
@@ -145,17 +190,24 @@ static void launch_step(void *context, unsigned index)
     const model_shape_t *m = s->model;
     qn_stream_t *stream = s->timing.stream;
     uint32_t t = s->runs * s->tokens;
-    qn_cuda_step_input(stream, &(qn_step_input_t){ s->tables, s->run_list, s->runs, s->plan_ids, BLOCK, s->ids,
-                                                   s->positions, s->kv_rows });
-    qn_cuda_embedding(stream, &(qn_embedding_t){ s->embedding, s->ids, t, m->hidden, s->x });
-    qn_cuda_rope_angles(stream, &(qn_rope_angles_t){ s->positions, s->frequencies, 1, t, m->head_dim, s->angles });
-    for (uint32_t layer = 0; layer < m->layers; layer++) attend(s, layer, t), feed(s, layer, t);
-    qn_cuda_gather_rows(stream, &(qn_gather_rows_t){ s->x, s->rows, s->runs, m->hidden, s->picked });
-    norm(s, s->picked, s->norm, s->runs, s->picked);
-    qn_cuda_matmul_logits(stream, &(qn_matmul_t){ s->picked, s->runs, m->hidden, {
-        { .weight = s->head, .out = s->logits, .outputs = m->vocab } }, 1 });
-    qn_cuda_sampler(stream, &(qn_sampler_t){ s->tables, s->samples, s->runs, s->logits, s->scratch, s->results,
-                                             s->top });
+    qn_cuda_step_input(stream, &(qn_step_input_t){
+        .tables = s->tables, .runs = s->run_list, .run_count = s->runs, .ids = s->plan_ids, .block_tokens = BLOCK,
+        .ret_ids = s->ids, .ret_positions = s->positions, .ret_kv_rows = s->kv_rows });
+    qn_cuda_embedding(stream, &(qn_embedding_t){ .table = s->embedding, .ids = s->ids, .tokens = t,
+                                                 .width = m->hidden, .multiplier = 1, .out = s->x });
+    qn_cuda_rope_angles(stream, &(qn_rope_angles_t){ .positions = s->positions, .frequencies = s->frequencies,
+                                                     .scale = 1, .tokens = t, .head_dim = m->head_dim,
+                                                     .out = s->angles });
+    for (uint32_t layer = 0; layer < m->layers; layer++) run_layer(s, layer, t);
+    qn_cuda_gather_rows(stream, &(qn_gather_rows_t){ .x = s->x, .rows = s->rows, .row_count = s->runs,
+                                                     .width = m->hidden, .out = s->picked });
+    multiply(s, &(qn_norm_matmul_t){
+        .norm = norm_of(s, s->picked, s->norm, s->runs, s->normed), .logits = true,
+        .matmul = { .x = s->normed, .tokens = s->runs, .inputs = m->hidden, .part_count = 1,
+                    .parts = { { .weight = s->head, .out = s->logits, .outputs = m->vocab } } } });
+    qn_cuda_sampler(stream, &(qn_sampler_t){ .tables = s->tables, .samples = s->samples, .sample_count = s->runs,
+                                             .logits = s->logits, .scratch = s->scratch, .ret_results = s->results,
+                                             .ret_top = s->top });
 }
 
 static double weight_bytes(const model_shape_t *m)
@@ -165,39 +217,62 @@ static double weight_bytes(const model_shape_t *m)
                 + (double)m->hidden * m->vocab);
 }
 
-static void time_step(const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens, bool dependent)
+static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens,
+                      bool dependent)
 {
-    static step_t s;
     double kv = 4.0 * model->layers * runs * length * model->kv_heads * model->head_dim;
     size_t each = (size_t)model->hidden * 8 + (size_t)model->intermediate * 4
         + (size_t)model->heads * model->head_dim * 8;
     size_t bytes = (size_t)(weight_bytes(model) * 1.01 + kv * 1.1) + (size_t)runs * tokens * each * 2
         + (size_t)runs * model->vocab * 16 + ((size_t)256 << 20);
-    s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length };
-    timing_make(&s.timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = dependent,
+    *s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length };
+    timing_make(&s->timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = dependent,
                 .max_sequences = 256, .heads = model->heads, .kv_heads = model->kv_heads,
                 .head_dim = model->head_dim }, bytes);
-    timing_fill(&s.timing, 0.02f);
-    make_weights(&s);
-    make_state(&s);
-    make_buffers(&s);
-    double us = timing_run(&s.timing, tokens > 1 ? 1 : 4, launch_step, &s);
+    timing_fill(&s->timing, 0.02f);
+    make_weights(s);
+    make_state(s);
+    make_buffers(s);
+}
+
+static void time_manner(step_t *s, manner_t manner)
+{
+    const model_shape_t *m = s->model;
+    s->manner = manner;
+    double us = timing_run(&s->timing, s->tokens > 1 ? 1 : 4, launch_step, s);
+    double kv = 4.0 * m->layers * s->runs * s->length * m->kv_heads * m->head_dim, tokens = s->runs * s->tokens;
     char shape[80];
-    snprintf(shape, sizeof shape, "%s N %u length %u tokens %u%s", model->name, runs, length, tokens,
-             dependent ? "" : " (no PDL)");
-    double flop = weight_bytes(model) * runs * tokens + 2.0 * model->layers * runs * tokens * (2.0 * length - tokens)
-        * model->heads * model->head_dim;
-    timing_print("step", shape, us, tokens == 1 ? weight_bytes(model) + kv : 0, tokens > 1 || runs >= 64 ? flop : 0);
+    snprintf(shape, sizeof shape, "%s N %u len %u T %u %s %zu MB%s", m->name, s->runs, s->length, s->tokens,
+             manner.fused ? "fused" : "parts", manner.ahead >> 20, manner.dependent ? "" : " no PDL");
+    double flop = weight_bytes(m) * tokens + 2.0 * m->layers * tokens * (2.0 * s->length - s->tokens)
+        * m->heads * m->head_dim;
+    timing_print("step", shape, us, s->tokens == 1 ? weight_bytes(m) + kv : 0,
+                 s->tokens > 1 || s->runs >= 64 ? flop : 0);
+}
+
+static void time_model(const model_shape_t *model)
+{
+    static const uint32_t BATCHES[] = { 1, 4, 8, 16, 64, 256 };
+    static const size_t AHEAD[] = { 0, 2, 4, 8, 12, 16, 24 };
+    static step_t s;
+    make_step(&s, model, 1, 1024, 1, false);
+    time_manner(&s, (manner_t){ .fused = true });
+    timing_free(&s.timing);
+    for (unsigned i = 0; i < 6; i++) {
+        make_step(&s, model, BATCHES[i], 1024, 1, true);
+        time_manner(&s, (manner_t){ .dependent = true });
+        for (unsigned a = 0; a < 7; a++)
+            if (a == 0 || a == 3 || BATCHES[i] == 1)
+                time_manner(&s, (manner_t){ .dependent = true, .fused = true, .ahead = AHEAD[a] << 20 });
+        timing_free(&s.timing);
+    }
+    make_step(&s, model, 1, 8192, 8192, true);
+    time_manner(&s, (manner_t){ .dependent = true });
     timing_free(&s.timing);
 }
 
 void time_steps(void)
 {
-    static const uint32_t BATCHES[] = { 1, 4, 16, 64, 256 };
-    time_step(&LLAMA_1B, 1, 1024, 1, false);
-    for (unsigned i = 0; i < 5; i++) time_step(&LLAMA_1B, BATCHES[i], 1024, 1, true);
-    time_step(&LLAMA_8B, 1, 1024, 1, false);
-    for (unsigned i = 0; i < 5; i++) time_step(&LLAMA_8B, BATCHES[i], 1024, 1, true);
-    time_step(&LLAMA_1B, 1, 8192, 8192, true);
-    time_step(&LLAMA_8B, 1, 8192, 8192, true);
+    time_model(&LLAMA_1B);
+    time_model(&LLAMA_8B);
 }

@@ -11,7 +11,8 @@
 #include "services/frontend/generation.h"
 
 static const generation_limits_t limits = { .model = "default", .vocab_size = 1000, .max_model_len = 2048,
-                                            .requests_max = 256 };
+                                            .requests_max = 256,
+                                            .defaults = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 } };
 
 static generation_t accept(generation_api_t api, const char *body)
 {
@@ -52,6 +53,28 @@ static void test_completions_minimal_has_openai_defaults(void **state)
     assert_false(generation.stream || generation.echo || generation.seed_given || generation.is_list);
     assert_true(generation.add_special && generation.skip_special);
     generation_fini(&generation);
+}
+
+static void test_generation_takes_the_models_defaults_where_the_request_is_silent(void **state)
+{
+    (void)state;
+    const generation_limits_t of_model = {
+        .vocab_size = 1000, .requests_max = 256, .default_max_tokens = 77,
+        .defaults = { .temperature = 0.5f, .top_p = 0.75f, .min_p = 0.25f, .repetition_penalty = 1.5f, .top_k = 20 } };
+    const char *bodies[] = { "{\"prompt\":\"hi\"}",
+                             "{\"prompt\":\"hi\",\"temperature\":0,\"top_p\":1,\"min_p\":0,\"repetition_penalty\":1,"
+                             "\"top_k\":-1,\"max_tokens\":5}" };
+    for (int given = 0; given < 2; given++) {
+        generation_t generation;
+        http_error_t error = { 0 };
+        assert_true(generation_parse(GENERATION_COMPLETIONS, bodies[given], strlen(bodies[given]), &of_model,
+                                     &generation, &error));
+        assert_true(generation.temperature == (given ? 0 : 0.5f) && generation.top_p == (given ? 1 : 0.75f));
+        assert_true(generation.min_p == (given ? 0 : 0.25f) && generation.repetition_penalty == (given ? 1 : 1.5f));
+        assert_int_equal(generation.top_k, given ? 0 : 20);
+        assert_int_equal(generation.max_tokens, given ? 5 : 77);
+        generation_fini(&generation);
+    }
 }
 
 static void test_completions_every_field_is_taken(void **state)
@@ -329,6 +352,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_completions_minimal_has_openai_defaults),
+        cmocka_unit_test(test_generation_takes_the_models_defaults_where_the_request_is_silent),
         cmocka_unit_test(test_completions_every_field_is_taken),
         cmocka_unit_test(test_completions_neutral_and_edge_values_pass),
         cmocka_unit_test(test_completions_bad_fields_are_named),

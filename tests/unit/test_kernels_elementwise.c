@@ -137,7 +137,7 @@ static void test_embedding_and_gather_copy_the_named_rows(void **state)
         float *values = check_values(10 * 6, 1, false), out[5 * 6], gathered[2 * 6];
         qn_weight_t table = check_weight(values, 10 * 6, f32 ? QN_SCALAR_F32 : QN_SCALAR_BF16);
         check_kernel(QN_OP_EMBEDDING, "reference")->launch(stream, &(qn_embedding_t){
-            .table = table, .ids = IDS, .tokens = 5, .width = 6, .out = out });
+            .table = table, .ids = IDS, .tokens = 5, .width = 6, .multiplier = 1, .out = out });
         for (int t = 0; t < 5; t++) assert_memory_equal(out + t * 6, values + IDS[t] * 6, 6 * sizeof *out);
         check_kernel(QN_OP_GATHER_ROWS, "reference")->launch(stream, &(qn_gather_rows_t){
             .x = out, .rows = (const uint32_t[]){ 4, 1 }, .row_count = 2, .width = 6, .out = gathered });

@@ -69,9 +69,10 @@ static void test_model_complete_checkpoint_binds_every_role(void **state)
     make_checkpoint(c, false);
     model_t *model;
     assert_int_equal(bind(c, &model), QN_OK);
-    assert_ptr_equal(model->embedding.data, base + find(c, "model.embed_tokens.weight")->offset);
-    assert_ptr_equal(model->head.data, base + find(c, "lm_head.weight")->offset);
-    assert_ptr_equal(model->final_norm.data, base + find(c, "model.norm.weight")->offset);
+    const qn_weight_t *outer = model->outer.weights;
+    assert_ptr_equal(outer[QN_TENSOR_EMBEDDING].data, base + find(c, "model.embed_tokens.weight")->offset);
+    assert_ptr_equal(outer[QN_TENSOR_HEAD].data, base + find(c, "lm_head.weight")->offset);
+    assert_ptr_equal(outer[QN_TENSOR_FINAL_NORM].data, base + find(c, "model.norm.weight")->offset);
     const qn_weight_t *down = &model->layers[1].weights[QN_TENSOR_DOWN];
     assert_ptr_equal(down->data, base + find(c, "model.layers.1.mlp.down_proj.weight")->offset);
     assert_int_equal(down->scalar, QN_SCALAR_BF16);
@@ -89,8 +90,8 @@ static void test_model_tied_head_is_the_embedding(void **state)
     make_checkpoint(c, true);
     model_t *model;
     assert_int_equal(bind(c, &model), QN_OK);
-    assert_non_null(model->head.data);
-    assert_ptr_equal(model->head.data, model->embedding.data);
+    assert_non_null(model->outer.weights[QN_TENSOR_HEAD].data);
+    assert_ptr_equal(model->outer.weights[QN_TENSOR_HEAD].data, model->outer.weights[QN_TENSOR_EMBEDDING].data);
     model_destroy(&model);
     free(c);
 }

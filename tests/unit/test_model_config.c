@@ -1,4 +1,4 @@
-/* config.json of both styles, its defaults, every rope scaling against independent numbers, and what a bad file is
+/* config.json of every family, old and new style: what each key means, what absent keys mean, and what a bad file is
  * told. */
 #include <math.h>
 #include <setjmp.h>
@@ -11,10 +11,22 @@
 #include <cmocka.h>
 
 #include "common/model_config.h"
+#include "tests/unit/published_models.h"
 
 #define BASE \
     "\"architectures\":[\"LlamaForCausalLM\"],\"num_hidden_layers\":2,\"hidden_size\":64,\"num_attention_heads\":4," \
     "\"intermediate_size\":96,\"vocab_size\":100,\"max_position_embeddings\":128"
+
+#define SMALL(name) \
+    "\"architectures\":[\"" name "\"],\"num_hidden_layers\":4,\"hidden_size\":64,\"num_attention_heads\":4," \
+    "\"intermediate_size\":96,\"vocab_size\":100,\"max_position_embeddings\":128"
+#define GPT2 \
+    "\"architectures\":[\"GPT2LMHeadModel\"],\"n_layer\":2,\"n_embd\":64,\"n_head\":4,\"vocab_size\":100," \
+    "\"n_positions\":128"
+#define MIXTRAL SMALL("MixtralForCausalLM") ",\"num_local_experts\":4,\"num_experts_per_tok\":2"
+#define QWEN3_MOE \
+    SMALL("Qwen3MoeForCausalLM") ",\"num_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":32"
+#define GEMMA2 SMALL("Gemma2ForCausalLM")
 
 static qn_err_t parse(const char *text, const char *generation, qn_model_config_t *ret)
 {
@@ -38,6 +50,9 @@ static void test_model_config_minimal_gets_the_defaults(void **state)
     assert_int_equal(c.rope.type, QN_ROPE_DEFAULT);
     assert_true(c.rope.theta == 10000 && c.rope.attention_factor == 1);
     assert_true(c.norm_eps == 1e-6f);
+    assert_true(c.norm == QN_NORM_RMS && c.norm_weight_offset == 0 && c.embedding_multiplier == 1 && c.gated_mlp);
+    assert_true(c.activation == QN_ACTIVATION_SILU && c.attention_scale == 0.25f && !c.attention_scale_by_layer);
+    assert_true(c.attention_softcap == 0 && c.logit_softcap == 0 && !c.post_norms && c.experts == 0);
     assert_false(c.tie_embeddings || c.qkv_bias || c.output_bias || c.mlp_bias || c.qk_norm);
     assert_int_equal(c.eos_count, 0);
     assert_int_equal(c.bos, -1);
@@ -58,7 +73,7 @@ static void test_model_config_every_field_is_read(void **state)
     assert_int_equal(c.head_dim, 32);
     assert_int_equal(c.intermediate, 96);
     assert_int_equal(c.vocab, 100);
-    assert_int_equal(c.max_positions, 128);
+    assert_int_equal(c.max_positions, 512);
     assert_true(c.norm_eps == 1e-5f && c.tie_embeddings && c.qkv_bias && c.output_bias && c.mlp_bias);
     assert_int_equal(c.bos, 3);
     assert_int_equal(c.eos_count, 3);
@@ -75,46 +90,6 @@ static void test_model_config_old_and_new_rope_style_agree(void **state)
         "\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}", NULL);
     assert_memory_equal(&old.rope, &new.rope, sizeof old.rope);
     assert_int_equal(old.rope.type, QN_ROPE_LLAMA3);
-}
-
-/* Numbers of transformers' ROPE_INIT_FUNCTIONS for head_dim 8, theta 10000. */
-typedef struct {
-    const char *scaling;
-    float want[4];
-    double attention_factor;
-    uint32_t max_positions;
-} rope_case_t;
-
-static const rope_case_t ROPES[] = {
-    { "{\"rope_type\":\"default\"}", { 1, 0.1f, 0.01f, 0.001f }, 1, 128 },
-    { "{\"rope_type\":\"linear\",\"factor\":4}", { 0.25f, 0.025f, 0.0025f, 0.00025f }, 1, 128 },
-    { "{\"rope_type\":\"dynamic\",\"factor\":4}", { 1, 0.1f, 0.01f, 0.001f }, 1, 128 },
-    /* context 64: wavelengths 6.28, 62.8, 628, 6283; 6.28 < 64/4 stays, 628 > 64/1 is divided by 8, and 62.8 lies
-     * between: smooth = (64/62.83 - 1)/3 = 0.006197 -> 0.1 * ((1-s)/8 + s). */
-    { "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
-      "\"original_max_position_embeddings\":64}", { 1, 0.01304226f, 0.00125f, 0.000125f }, 1, 128 },
-    /* original 4096: corrections at 8*ln(4096/(32*2pi))/(2*ln(1e4)) = 1.308 -> 1 and ...(1*2pi) = 2.813 -> 3;
-     * ramp 0, 0, 0.5, 1; attention factor 0.1*ln(4)+1. */
-    { "{\"rope_type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":4096}",
-      { 1, 0.1f, 0.00625f, 0.00025f }, 1.1386294361, 16384 },
-};
-
-static void test_model_config_rope_frequencies_are_those_of_transformers(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < sizeof ROPES / sizeof ROPES[0]; i++) {
-        char text[1024];
-        snprintf(text, sizeof text, "{" BASE ",\"head_dim\":8,\"rope_scaling\":%s}", ROPES[i].scaling);
-        qn_model_config_t c = parse_ok(text, NULL);
-        float got[4];
-        qn_rope_frequencies(&c.rope, 8, got);
-        for (int f = 0; f < 4; f++)
-            if (!(fabsf(got[f] - ROPES[i].want[f]) <= 2e-6f * ROPES[i].want[f]))
-                fail_msg("%s: frequency %d is %.8g, expected %.8g", ROPES[i].scaling, f, (double)got[f],
-                         (double)ROPES[i].want[f]);
-        assert_true(fabs(c.rope.attention_factor - ROPES[i].attention_factor) < 1e-9);
-        assert_int_equal(c.max_positions, ROPES[i].max_positions);
-    }
 }
 
 static void test_model_config_architectures_differ_as_they_should(void **state)
@@ -135,6 +110,152 @@ static void test_model_config_architectures_differ_as_they_should(void **state)
     qn_model_config_t qwen3 = parse_ok("{\"architectures\":[\"Qwen3ForCausalLM\"],\"layer_types\":[\"full_attention\","
         "\"sliding_attention\",\"full_attention\"],\"use_sliding_window\":true" REST "}", NULL);
     assert_true(qwen3.qk_norm && !qwen3.qkv_bias && !qwen3.layer_slides[0] && qwen3.layer_slides[1]);
+}
+
+static void test_model_config_windows_follow_the_architecture(void **state)
+{
+    (void)state;
+    static const struct { const char *text; uint32_t window; const char *slides; } ROWS[] = {
+        { "{" SMALL("MistralForCausalLM") "}", 4096, "1111" },
+        { "{" SMALL("MistralForCausalLM") ",\"sliding_window\":null}", 0, "0000" },
+        { "{" SMALL("MistralForCausalLM") ",\"sliding_window\":24}", 24, "1111" },
+        { "{" SMALL("MinistralForCausalLM") ",\"sliding_window\":24,\"layer_types\":[\"full_attention\","
+          "\"sliding_attention\",\"full_attention\",\"sliding_attention\"]}", 24, "0101" },
+        { "{" MIXTRAL "}", 0, "0000" },
+        { "{" MIXTRAL ",\"sliding_window\":24}", 24, "1111" },
+        { "{" SMALL("Qwen2ForCausalLM") ",\"sliding_window\":24}", 0, "0000" },
+        { "{" SMALL("Qwen2ForCausalLM") ",\"use_sliding_window\":true,\"sliding_window\":24}", 24, "0000" },
+        { "{" SMALL("Qwen3ForCausalLM") ",\"use_sliding_window\":true,\"max_window_layers\":3}", 4096, "0001" },
+        { "{" QWEN3_MOE ",\"use_sliding_window\":true,\"sliding_window\":24,\"max_window_layers\":3}", 24, "1111" },
+        { "{" SMALL("GemmaForCausalLM") ",\"sliding_window\":24}", 0, "0000" },
+        { "{" GEMMA2 "}", 4096, "1010" },
+        { "{" GEMMA2 ",\"sliding_window\":null}", 0, "0000" },
+        { "{" GEMMA2 ",\"sliding_window\":16,\"layer_types\":[\"full_attention\",\"sliding_attention\","
+          "\"sliding_attention\",\"full_attention\"]}", 16, "0110" },
+        { "{" GPT2 ",\"sliding_window\":16}", 0, "00" },
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        qn_model_config_t c = parse_ok(ROWS[i].text, NULL);
+        if (c.sliding_window != ROWS[i].window) fail_msg("%s: window %u", ROWS[i].text, c.sliding_window);
+        for (uint32_t layer = 0; layer < c.layers; layer++)
+            if (c.layer_slides[layer] != (ROWS[i].slides[layer] == '1')) fail_msg("%s: layer %u", ROWS[i].text, layer);
+    }
+}
+
+static void test_model_config_gpt2_has_its_own_keys(void **state)
+{
+    (void)state;
+    qn_model_config_t c = parse_ok("{" GPT2 ",\"n_inner\":null,\"num_key_value_heads\":2,\"head_dim\":8}", NULL);
+    assert_true(c.layers == 2 && c.hidden == 64 && c.heads == 4 && c.kv_heads == 4 && c.head_dim == 16);
+    assert_true(c.intermediate == 256 && c.max_positions == 128 && c.norm == QN_NORM_LAYER && c.norm_eps == 1e-5f);
+    assert_true(c.rope.type == QN_ROPE_NONE && c.activation == QN_ACTIVATION_GELU_TANH && !c.gated_mlp);
+    assert_true(c.tie_embeddings && c.qkv_bias && c.output_bias && c.mlp_bias && !c.qk_norm);
+    assert_true(c.attention_scale == 0.25f && !c.attention_scale_by_layer && c.embedding_multiplier == 1);
+    c = parse_ok("{" GPT2 ",\"n_inner\":100,\"tie_word_embeddings\":false,\"scale_attn_weights\":false,"
+                 "\"scale_attn_by_inverse_layer_idx\":true,\"activation_function\":\"relu\","
+                 "\"reorder_and_upcast_attn\":true,\"layer_norm_epsilon\":1e-6}", NULL);
+    assert_true(c.intermediate == 100 && !c.tie_embeddings && c.attention_scale == 1 && c.attention_scale_by_layer);
+    assert_true(c.activation == QN_ACTIVATION_RELU && c.norm_eps == 1e-6f);
+}
+
+static void test_model_config_gemma_scales_and_caps(void **state)
+{
+    (void)state;
+    qn_model_config_t one = parse_ok("{" SMALL("GemmaForCausalLM") ",\"hidden_act\":\"gelu\"}", NULL);
+    assert_true(one.norm_weight_offset == 1 && one.embedding_multiplier == 8 && !one.post_norms && one.tie_embeddings);
+    assert_true(one.head_dim == 256 && one.attention_scale == 0.0625f && one.activation == QN_ACTIVATION_GELU_TANH);
+    assert_true(one.attention_softcap == 0 && one.logit_softcap == 0);
+    qn_model_config_t two = parse_ok("{" GEMMA2 "}", NULL);
+    assert_true(two.norm_weight_offset == 1 && two.embedding_multiplier == 8 && two.post_norms && two.tie_embeddings);
+    assert_true(two.attention_softcap == 50 && two.logit_softcap == 30 && two.attention_scale == 0.0625f);
+    assert_int_equal(two.activation, QN_ACTIVATION_GELU_TANH);
+    two = parse_ok("{" GEMMA2 ",\"head_dim\":32,\"query_pre_attn_scalar\":144,\"attn_logit_softcapping\":null,"
+                   "\"final_logit_softcapping\":null,\"hidden_activation\":\"gelu\",\"hidden_act\":\"relu\","
+                   "\"tie_word_embeddings\":false,\"attention_bias\":true}", NULL);
+    assert_true(two.attention_scale == (float)(1 / 12.0) && two.attention_softcap == 0 && two.logit_softcap == 0);
+    assert_true(two.head_dim == 32 && two.activation == QN_ACTIVATION_GELU && !two.tie_embeddings);
+    assert_true(two.qkv_bias && two.output_bias);
+}
+
+static void test_model_config_experts_stand_in_the_layers_transformers_gives_them(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *sparse; uint32_t experts, width; bool normalise; } ROWS[] = {
+        { "{" MIXTRAL "}", "1111", 4, 96, true },
+        { "{" QWEN3_MOE "}", "1111", 8, 32, false },
+        { "{" QWEN3_MOE ",\"num_experts\":null,\"num_local_experts\":6,\"norm_topk_prob\":true}", "1111", 6, 32, true },
+        { "{" QWEN3_MOE ",\"decoder_sparse_step\":2}", "0101", 8, 32, false },
+        { "{" QWEN3_MOE ",\"mlp_only_layers\":[0,2]}", "0101", 8, 32, false },
+        { "{" QWEN3_MOE ",\"decoder_sparse_step\":2,\"mlp_only_layers\":[3]}", "0100", 8, 32, false },
+        { "{" QWEN3_MOE ",\"decoder_sparse_step\":3,\"mlp_only_layers\":[2]}", "0000", 0, 0, false },
+        { "{" QWEN3_MOE ",\"num_experts\":0}", "0000", 0, 0, false },
+        { "{" SMALL("LlamaForCausalLM") ",\"num_experts\":4}", "0000", 0, 0, false },
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        qn_model_config_t c = parse_ok(ROWS[i].text, NULL);
+        if (c.experts != ROWS[i].experts || c.expert_intermediate != ROWS[i].width
+            || c.experts_per_token != (c.experts ? 2 : 0))
+            fail_msg("%s: %u experts of %u", ROWS[i].text, c.experts, c.expert_intermediate);
+        if (c.experts) assert_int_equal(c.normalise_experts, ROWS[i].normalise);
+        for (uint32_t layer = 0; layer < c.layers; layer++)
+            if (c.layer_is_sparse[layer] != (ROWS[i].sparse[layer] == '1'))
+                fail_msg("%s: layer %u", ROWS[i].text, layer);
+    }
+}
+
+static void test_model_config_activations_have_many_names(void **state)
+{
+    (void)state;
+    static const struct { const char *name; qn_activation_t activation; } ROWS[] = {
+        { "silu", QN_ACTIVATION_SILU }, { "swish", QN_ACTIVATION_SILU }, { "gelu", QN_ACTIVATION_GELU },
+        { "gelu_python", QN_ACTIVATION_GELU }, { "gelu_new", QN_ACTIVATION_GELU_TANH },
+        { "gelu_pytorch_tanh", QN_ACTIVATION_GELU_TANH }, { "gelu_fast", QN_ACTIVATION_GELU_TANH },
+        { "relu", QN_ACTIVATION_RELU },
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        char text[1024];
+        snprintf(text, sizeof text, "{" BASE ",\"hidden_act\":\"%s\"}", ROWS[i].name);
+        assert_int_equal(parse_ok(text, NULL).activation, ROWS[i].activation);
+    }
+}
+
+static void test_model_config_absent_and_null_head_dim_differ(void **state)
+{
+    (void)state;
+    assert_int_equal(parse_ok("{" SMALL("Qwen3ForCausalLM") "}", NULL).head_dim, 128);
+    assert_int_equal(parse_ok("{" SMALL("Qwen3ForCausalLM") ",\"head_dim\":null}", NULL).head_dim, 16);
+    assert_int_equal(parse_ok("{" MIXTRAL ",\"head_dim\":null}", NULL).head_dim, 16);
+    assert_int_equal(parse_ok("{" QWEN3_MOE "}", NULL).head_dim, 16);
+}
+
+static void test_model_config_published_models_are_read_as_their_makers_meant(void **state)
+{
+    (void)state;
+    qn_model_config_t c = published_config("Llama-2-7b-hf");
+    assert_true(c.kv_heads == 32 && c.head_dim == 128 && c.rope.type == QN_ROPE_DEFAULT && c.rope.theta == 1e4);
+    c = published_config("Llama-3.1-8B");
+    assert_true(c.rope.type == QN_ROPE_LLAMA3 && c.rope.theta == 5e5 && c.rope.original_max_positions == 8192);
+    assert_true(c.max_positions == 131072 && c.eos_count == 1 && c.eos[0] == 128001 && c.bos == 128000);
+    c = published_config("Mistral-7B-v0.1");
+    assert_true(c.sliding_window == 4096 && c.layer_slides[0] && c.layer_slides[31]);
+    c = published_config("Mistral-7B-v0.3");
+    assert_true(c.sliding_window == 0 && !c.layer_slides[0] && c.rope.theta == 1e6 && c.vocab == 32768);
+    c = published_config("Mixtral-8x7B-v0.1");
+    assert_true(c.experts == 8 && c.experts_per_token == 2 && c.expert_intermediate == 14336 && c.normalise_experts);
+    c = published_config("Qwen2.5-0.5B");
+    assert_true(c.qkv_bias && !c.output_bias && c.tie_embeddings && c.sliding_window == 0 && c.head_dim == 64);
+    c = published_config("Qwen3-0.6B");
+    assert_true(c.qk_norm && !c.qkv_bias && c.head_dim == 128 && c.hidden == 1024 && c.bos == 151643);
+    c = published_config("Qwen3-30B-A3B");
+    assert_true(c.experts == 128 && c.experts_per_token == 8 && c.expert_intermediate == 768 && c.normalise_experts);
+    assert_true(c.layer_is_sparse[0] && c.layer_is_sparse[47] && c.qk_norm && c.head_dim == 128);
+    c = published_config("gemma-2b");
+    assert_true(c.tie_embeddings && c.kv_heads == 1 && c.activation == QN_ACTIVATION_GELU_TANH);
+    c = published_config("gemma-2-2b");
+    assert_true(c.tie_embeddings && c.embedding_multiplier == 48 && c.attention_scale == 0.0625f && c.post_norms);
+    assert_true(c.layer_slides[0] && !c.layer_slides[1] && c.layer_slides[24] && !c.layer_slides[25]);
+    c = published_config("gpt2-xl");
+    assert_true(c.tie_embeddings && c.head_dim == 64 && c.intermediate == 6400 && c.max_positions == 1024);
 }
 
 static void test_model_config_bad_files_are_refused_by_name(void **state)
@@ -159,15 +280,45 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
         { "{" BASE ",\"rms_norm_eps\":\"x\"}", QN_ERR_INVALID, "\"rms_norm_eps\"" },
         { "{" BASE ",\"tie_word_embeddings\":1}", QN_ERR_INVALID, "\"tie_word_embeddings\"" },
         { "{" BASE ",\"quantization_config\":{\"quant_method\":\"awq\"}}", QN_ERR_UNSUPPORTED, "\"awq\"" },
-        { "{" BASE ",\"hidden_act\":\"relu\"}", QN_ERR_UNSUPPORTED, "\"relu\"" },
+        { "{" BASE ",\"hidden_act\":\"quick_gelu\"}", QN_ERR_UNSUPPORTED, "\"quick_gelu\"" },
+        { "{" BASE ",\"hidden_act\":7}", QN_ERR_UNSUPPORTED, "\"hidden_act\"" },
+        { "{" BASE ",\"add_cross_attention\":true}", QN_ERR_UNSUPPORTED, "\"add_cross_attention\"" },
+        { "{" BASE ",\"use_bidirectional_attention\":true}", QN_ERR_UNSUPPORTED, "\"use_bidirectional_attention\"" },
+        { "{" BASE ",\"use_bidirectional_attention\":\"all\"}", QN_ERR_UNSUPPORTED, "bidirectional" },
+        { "{" BASE ",\"shared_expert_intermediate_size\":512}", QN_ERR_UNSUPPORTED, "\"shared_expert" },
+        { "{" BASE ",\"n_shared_experts\":1}", QN_ERR_UNSUPPORTED, "\"n_shared_experts\"" },
+        { "{" BASE ",\"partial_rotary_factor\":0.5}", QN_ERR_UNSUPPORTED, "\"partial_rotary_factor\" 0.5" },
+        { "{" BASE ",\"rope_parameters\":{\"partial_rotary_factor\":0.25}}", QN_ERR_UNSUPPORTED, "0.25" },
+        { "{" BASE ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e4}}}", QN_ERR_UNSUPPORTED,
+          "\"full_attention\"" },
+        { "{" BASE ",\"head_dim\":2,\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", QN_ERR_INVALID,
+          "\"head_dim\" above 2" },
+        { "{" BASE ",\"rope_scaling\":{\"type\":\"dynamic\"}}", QN_ERR_INVALID, "\"factor\" is missing" },
+        { "{" BASE ",\"rope_scaling\":{\"type\":\"yarn\"}}", QN_ERR_INVALID, "\"factor\" is missing" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"longrope\"}}", QN_ERR_UNSUPPORTED, "\"longrope\"" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"linear\"}}", QN_ERR_INVALID, "\"factor\" is missing" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", QN_ERR_INVALID, "\"factor\"" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}}", QN_ERR_INVALID, "\"low_freq_factor\"" },
-        { "{" BASE ",\"rope_scaling\":3}", QN_ERR_INVALID, "must be an object" },
+        { "{" BASE ",\"rope_scaling\":3}", QN_ERR_INVALID, "\"rope_scaling\" must be an object" },
+        { "{" BASE ",\"rope_parameters\":[]}", QN_ERR_INVALID, "\"rope_parameters\" must be an object" },
         { "{" BASE ",\"eos_token_id\":100}", QN_ERR_INVALID, "\"eos_token_id\"" },
         { "{" BASE ",\"bos_token_id\":-2}", QN_ERR_INVALID, "\"bos_token_id\"" },
         { "{" BASE ",\"layer_types\":[\"full_attention\"]}", QN_ERR_INVALID, "\"layer_types\"" },
+        { "{" BASE ",\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", QN_ERR_UNSUPPORTED,
+          "\"chunked_attention\"" },
+        { "{" GPT2 ",\"n_head\":3}", QN_ERR_INVALID, "\"n_embd\" 64 is no multiple of \"n_head\" 3" },
+        { "{" GPT2 ",\"n_layer\":null}", QN_ERR_INVALID, "\"n_layer\" is missing" },
+        { "{" GPT2 ",\"scale_attn_weights\":1}", QN_ERR_INVALID, "\"scale_attn_weights\"" },
+        { "{" MIXTRAL ",\"num_local_experts\":0}", QN_ERR_INVALID, "\"num_local_experts\" is 0" },
+        { "{" MIXTRAL ",\"num_local_experts\":1025}", QN_ERR_INVALID, "\"num_local_experts\" is 1025" },
+        { "{" MIXTRAL ",\"num_experts_per_tok\":5}", QN_ERR_INVALID, "\"num_experts_per_tok\" is 5" },
+        { "{" QWEN3_MOE ",\"num_experts\":null}", QN_ERR_INVALID, "\"num_experts\" is missing" },
+        { "{" QWEN3_MOE ",\"moe_intermediate_size\":null}", QN_ERR_INVALID, "\"moe_intermediate_size\" is missing" },
+        { "{" QWEN3_MOE ",\"decoder_sparse_step\":0}", QN_ERR_INVALID, "\"decoder_sparse_step\" is 0" },
+        { "{" QWEN3_MOE ",\"mlp_only_layers\":3}", QN_ERR_INVALID, "\"mlp_only_layers\"" },
+        { "{" QWEN3_MOE ",\"mlp_only_layers\":[4]}", QN_ERR_INVALID, "layers below 4" },
+        { "{" GEMMA2 ",\"query_pre_attn_scalar\":0}", QN_ERR_INVALID, "\"query_pre_attn_scalar\"" },
+        { "{" GEMMA2 ",\"hidden_activation\":\"laplace\"}", QN_ERR_UNSUPPORTED, "\"hidden_activation\" \"laplace\"" },
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         qn_model_config_t config;
@@ -192,10 +343,16 @@ static void test_model_config_kv_block_bytes_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_model_config_windows_follow_the_architecture),
+        cmocka_unit_test(test_model_config_gpt2_has_its_own_keys),
+        cmocka_unit_test(test_model_config_gemma_scales_and_caps),
+        cmocka_unit_test(test_model_config_experts_stand_in_the_layers_transformers_gives_them),
+        cmocka_unit_test(test_model_config_activations_have_many_names),
+        cmocka_unit_test(test_model_config_absent_and_null_head_dim_differ),
+        cmocka_unit_test(test_model_config_published_models_are_read_as_their_makers_meant),
         cmocka_unit_test(test_model_config_minimal_gets_the_defaults),
         cmocka_unit_test(test_model_config_every_field_is_read),
         cmocka_unit_test(test_model_config_old_and_new_rope_style_agree),
-        cmocka_unit_test(test_model_config_rope_frequencies_are_those_of_transformers),
         cmocka_unit_test(test_model_config_architectures_differ_as_they_should),
         cmocka_unit_test(test_model_config_bad_files_are_refused_by_name),
         cmocka_unit_test(test_model_config_kv_block_bytes_are_checked),

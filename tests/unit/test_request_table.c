@@ -10,7 +10,7 @@
 
 static generation_t parse(generation_api_t api, const char *body)
 {
-    generation_limits_t limits = { .requests_max = 4096 };
+    generation_limits_t limits = { .requests_max = 4096, .defaults = QN_GENERATION_CONFIG_NEUTRAL };
     generation_t generation;
     http_error_t error;
     if (!generation_parse(api, body, strlen(body), &limits, &generation, &error)) fail_msg("%s", error.message);

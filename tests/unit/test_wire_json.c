@@ -78,6 +78,9 @@ static void test_wire_json_every_ulong_and_float_survives(void **state)
 }
 
 #define HEAD "{\"schema\":1,\"src\":\"tool\",\"dst\":\"memory\",\"epoch\":1,\"request\":0,\"sequence\":0,\"sent_ns\":0}"
+#define SAMPLING "{\"seed\":0,\"temperature\":1,\"top_p\":1,\"min_p\":0,\"repetition_penalty\":1,\"presence_penalty\":0," \
+    "\"frequency_penalty\":0,\"top_k\":0,\"max_tokens\":0,\"min_tokens\":0,\"ignore_eos\":false,\"logprobs\":false," \
+    "\"prompt_logprobs\":false,\"top_logprobs\":0}"
 
 static void test_wire_json_wrong_member_is_refused_by_place_with_a_remedy(void **state)
 {
@@ -120,7 +123,7 @@ static void test_wire_json_wrong_member_is_refused_by_place_with_a_remedy(void *
         { QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD ",\"step\":1,\"bias\":[{\"id\":1,\"bias\":-100.5}]}",
           "StepPlan.bias[0].bias: -100.5 is below the minimum -100" },
         { QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD "}", "StepPlan.step: 0 is below the minimum 1" },
-        { QN_MESSAGE_MODEL_DESCRIPTION, "{\"head\":" HEAD ",\"model\":\"m\","
+        { QN_MESSAGE_MODEL_DESCRIPTION, "{\"head\":" HEAD ",\"model\":\"m\",\"default_sampling\":" SAMPLING ","
           "\"tensors\":[{\"name\":\"a\"},{\"nam\":\"b\"}]}",
           "ModelDescription.tensors[1].nam: unknown member; did you mean \"name\"?" },
     };

@@ -1,0 +1,197 @@
+/* The two tiles of the panel product: `direct` for a few tokens, which unpacks a weight once because it needs it once,
+ * and `block` for many, which reads weights unpacked before.
+ *
+ * Both give every output one accumulator that starts at zero and adds its products in the order of the inputs; a tile
+ * that is interrupted stores its accumulators as the f32 they are. So the bits of an output depend neither on the tile
+ * nor on where blocks begin, and AVX2 and AVX-512 agree. */
+#ifndef QN_KERNELS_CPU_MATMUL_TILES_H
+#define QN_KERNELS_CPU_MATMUL_TILES_H
+
+#include "kernels/cpu/matmul_pack.h"
+
+/* ---- storing ---- */
+
+/* out = sum (* int8 scale) (+ bias) (+ residual) for the outputs of one vector. */
+VEC_INLINE void store_sum(const matrix_t *matrix, bool scaled, size_t token, size_t output, vec_t sum)
+{
+    const qn_matmul_part_t *part = matrix->part;
+    size_t left = part->outputs - output, at = token * part->outputs + output;
+    uint32_t count = left < VEC_LANES ? (uint32_t)left : VEC_LANES;
+    if (scaled) sum = vec_mul(sum, output_scales(matrix, output));
+    if (part->bias.data) {
+        vec_t bias = part->bias.scalar == QN_SCALAR_F32
+            ? vec_load_some_as(QN_SCALAR_F32, part->bias.data, output, count)
+            : vec_load_some_as(QN_SCALAR_BF16, part->bias.data, output, count);
+        sum = vec_add(sum, bias);
+    }
+    if (part->residual) sum = vec_add(sum, vec_load_some((const float *)part->residual + at, count));
+    vec_store_some((float *)part->out + at, sum, count);
+}
+
+/* Stores what a tile computed, [token][vector][lane], as `count` tokens from `token` on and the outputs of `vectors`
+ * vectors from `output` on, of which those beyond `end` are nobody's. */
+static void store_tile(const matrix_t *matrix, size_t token, size_t count, size_t output, size_t end, uint32_t vectors,
+                       const float *sums)
+{
+    bool scaled = form_of(&matrix->part->weight) == FORM_INT8;
+    for (size_t t = 0; t < count; t++)
+        for (uint32_t v = 0; v < vectors && output + v * VEC_LANES < end; v++)
+            store_sum(matrix, scaled, token + t, output + v * VEC_LANES, vec_load(sums + (t * vectors + v) * VEC_LANES));
+}
+
+/* ---- direct: up to TILE_TOKENS tokens ---- */
+
+/* Vectors of outputs side by side. One accumulator takes a product every 4 cycles at most; four panels make enough
+ * chains for one token, and their four streams are few enough for the prefetchers. More tokens bring their own chains. */
+#define DIRECT_PANELS(tokens) (VEC_LANES == 16 ? ((tokens) <= 4 ? 4u : 2u) : (tokens) <= 2 ? 2u : 1u)
+#define DIRECT_TOKENS 4     /* as many rows of x are read where they are, without packing */
+#define AHEAD_LINES 24      /* software prefetch: 1.5 KiB before the line in use */
+
+/* Where a tile finds the word of (token, step): packed [step][tokens], or rows of x. */
+typedef struct {
+    const float *packed;
+    const float *rows[DIRECT_TOKENS];
+} words_t;
+
+VEC_INLINE vec_t word_at(const words_t *words, const bool packed, uint32_t tokens, uint32_t token, size_t step)
+{
+    return vec_set(packed ? words->packed[step * tokens + token] : words->rows[token][step]);
+}
+
+/* Adds the products of one line of each vector. */
+VEC_INLINE void add_line(const form_t form, const uint32_t vectors, const uint32_t tokens, const bool packed,
+                         const char *const *starts, size_t line, const words_t *words, size_t first_step,
+                         const vec_t *scales, vec_t *sums)
+{
+    vec_words_t lines[8];
+    UNROLL for (uint32_t v = 0; v < vectors; v++) lines[v] = vec_load_words(starts[v] + line * LINE_BYTES);
+    UNROLL for (uint32_t step = 0; step < form_steps(form); step++) {
+        vec_t weights[8];
+        UNROLL for (uint32_t v = 0; v < vectors; v++) weights[v] = form_weight(form, lines[v], step, scales[v]);
+        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+            vec_t word = word_at(words, packed, tokens, t, first_step + step);
+            UNROLL for (uint32_t v = 0; v < vectors; v++)
+                sums[t * vectors + v] = MATMUL_STEP(weights[v], word, sums[t * vectors + v]);
+        }
+    }
+}
+
+/* Asks for the lines that follow AHEAD_LINES later; where a panel ends, for the first of the panels that come next. */
+VEC_INLINE void prefetch_lines(const matrix_t *matrix, const uint32_t vectors, const char *const *starts, size_t line)
+{
+    const uint32_t panels = vectors / PANEL_VECTORS;
+    size_t ahead = (line + AHEAD_LINES) * LINE_BYTES;
+    if (line + AHEAD_LINES >= matrix->lines) ahead += panels * matrix->panel_bytes - matrix->lines * LINE_BYTES;
+    UNROLL for (uint32_t v = 0; v < vectors; v += PANEL_VECTORS) __builtin_prefetch(starts[v] + ahead);
+}
+
+/* The sums of `tokens` tokens and the panels from `panel` on. */
+VEC_INLINE void direct_sums(const form_t form, const uint32_t vectors, const uint32_t tokens, const bool packed,
+                            const matrix_t *matrix, const char *const *starts, const words_t *words, vec_t *sums)
+{
+    const uint32_t steps = form_steps(form);
+    const size_t whole = packed ? matrix->lines : matrix->inputs / steps;
+    vec_t scales[8];
+    UNROLL for (uint32_t v = 0; v < vectors; v++) scales[v] = vec_zero();
+    UNROLL for (uint32_t i = 0; i < vectors * tokens; i++) sums[i] = vec_zero();
+    for (size_t line = 0, stop; line < whole; line = stop) {
+        stop = whole;
+        if (form == FORM_INT4) {
+            stop = line + matrix->group_lines < whole ? line + matrix->group_lines : whole;
+            UNROLL for (uint32_t v = 0; v < vectors; v++) scales[v] = group_scales(matrix, starts[v], v, line);
+        }
+        for (size_t at = line; at < stop; at++) {
+            prefetch_lines(matrix, vectors, starts, at);
+            add_line(form, vectors, tokens, packed, starts, at, words, at * steps, scales, sums);
+        }
+    }
+    if (whole == matrix->lines) return;
+    /* The last line has more inputs than x. */
+    float tail[DIRECT_TOKENS][8] = { 0 };
+    words_t rest = { .packed = NULL };
+    for (uint32_t t = 0; t < tokens; t++) {
+        memcpy(tail[t], words->rows[t] + whole * steps, (matrix->inputs - whole * steps) * sizeof(float));
+        rest.rows[t] = tail[t];
+    }
+    if (form == FORM_INT4)
+        UNROLL for (uint32_t v = 0; v < vectors; v++) scales[v] = group_scales(matrix, starts[v], v, whole);
+    add_line(form, vectors, tokens, packed, starts, whole, &rest, 0, scales, sums);
+}
+
+/* Panels [begin, end) times `count` <= `tokens` tokens from token 0 on. */
+VEC_INLINE void direct_panels(const form_t form, const uint32_t tokens, const bool packed, const matrix_t *matrix,
+                              size_t begin, size_t end, const words_t *words, uint32_t count)
+{
+    const uint32_t vectors = DIRECT_PANELS(tokens) * PANEL_VECTORS;
+    size_t last = end * QN_PANEL_ROWS < matrix->part->outputs ? end * QN_PANEL_ROWS : matrix->part->outputs;
+    for (size_t panel = begin; panel < end; panel += DIRECT_PANELS(tokens)) {
+        const char *starts[8];
+        float stored[TILE_VECTORS * TILE_TOKENS * VEC_LANES];
+        vec_t sums[TILE_VECTORS * TILE_TOKENS];
+        UNROLL for (uint32_t v = 0; v < vectors; v++) starts[v] = matrix_vector(matrix, panel, v);
+        direct_sums(form, vectors, tokens, packed, matrix, starts, words, sums);
+        UNROLL for (uint32_t i = 0; i < vectors * tokens; i++) vec_store(stored + i * VEC_LANES, sums[i]);
+        store_tile(matrix, 0, count, panel * QN_PANEL_ROWS, last, vectors, stored);
+    }
+}
+
+/* ---- block: any number of tokens ---- */
+
+/* The weights of lines [begin, end) of TILE_VECTORS vectors as [step][vector][lane]. */
+VEC_INLINE void unpack_block(const form_t form, const matrix_t *matrix, size_t panel, size_t begin, size_t end,
+                             float *to)
+{
+    const char *starts[TILE_VECTORS];
+    vec_t scales[TILE_VECTORS];
+    UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+        starts[v] = matrix_vector(matrix, panel, v);
+        scales[v] = vec_zero();
+    }
+    for (size_t line = begin; line < end; line++) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+            if (form == FORM_INT4 && line % matrix->group_lines == 0)
+                scales[v] = group_scales(matrix, starts[v], v, line);
+            vec_words_t words = vec_load_words(starts[v] + line * LINE_BYTES);
+            UNROLL for (uint32_t step = 0; step < form_steps(form); step++)
+                vec_store(to + (step * TILE_VECTORS + v) * VEC_LANES, form_weight(form, words, step, scales[v]));
+        }
+        to += form_steps(form) * TILE_VECTORS * VEC_LANES;
+    }
+}
+
+/* sums[token][vector] (+)= weights x words over `steps`; `first`: they start at zero. */
+VEC_INLINE void add_block(const uint32_t tokens, const float *weights, const float *words, size_t steps, bool first,
+                          float *sums)
+{
+    vec_t tile[TILE_TOKENS][TILE_VECTORS];
+    UNROLL for (uint32_t t = 0; t < tokens; t++) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            tile[t][v] = first ? vec_zero() : vec_load(sums + (t * TILE_VECTORS + v) * VEC_LANES);
+    }
+    for (size_t step = 0; step < steps; step++) {
+        vec_t weight[TILE_VECTORS];
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            weight[v] = vec_load(weights + (step * TILE_VECTORS + v) * VEC_LANES);
+        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+            vec_t word = vec_set(words[step * tokens + t]);
+            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+                tile[t][v] = MATMUL_STEP(weight[v], word, tile[t][v]);
+        }
+    }
+    UNROLL for (uint32_t t = 0; t < tokens; t++) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            vec_store(sums + (t * TILE_VECTORS + v) * VEC_LANES, tile[t][v]);
+    }
+}
+
+/* Out of line, so that the three sizes exist once for all formats. */
+static void add_tile(uint32_t tokens, const float *weights, const float *words, size_t steps, bool first, float *sums)
+{
+    switch (tokens / TILE_QUANTUM) {
+    case 1: add_block(TILE_QUANTUM, weights, words, steps, first, sums); break;
+    case 2: add_block(TILE_QUANTUM * 2, weights, words, steps, first, sums); break;
+    default: add_block(TILE_TOKENS, weights, words, steps, first, sums); break;
+    }
+}
+
+#endif

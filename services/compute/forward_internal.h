@@ -1,0 +1,28 @@
+/* The pieces of the forward pass and what they share. For forward*.c only. Every function launches and returns. */
+#ifndef QN_SERVICES_COMPUTE_FORWARD_INTERNAL_H
+#define QN_SERVICES_COMPUTE_FORWARD_INTERNAL_H
+
+#include "services/compute/forward.h"
+
+/* A layer's norm in the model's own kind: out = norm(x) (+ residual; RMS only). x, out: [tokens, E]. */
+void forward_norm(const forward_t *f, const float *x, qn_weight_t weight, qn_weight_t bias, const float *residual,
+                  uint32_t tokens, float *out);
+
+/* One part of a product of a layer: out = x Wᵀ (+ bias) (+ residual). */
+static inline qn_matmul_part_t forward_part(const model_layer_t *layer, qn_tensor_role_t weight, qn_tensor_role_t bias,
+                                            uint32_t outputs, float *out, const float *residual)
+{
+    return (qn_matmul_part_t){ .weight = layer->weights[weight], .bias = layer->weights[bias], .outputs = outputs,
+                               .out = out, .residual = residual };
+}
+
+/* Projects x [tokens, inputs] back to the residual stream, normed before it is added where the model does that. */
+void forward_add(const forward_t *f, const float *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens);
+
+/* Each adds its part to the residual stream, scratch->x. */
+void forward_attention(const forward_t *f, uint32_t layer, const forward_batch_t *batch);
+void forward_mlp(const forward_t *f, uint32_t layer, uint32_t tokens);
+void forward_moe(const forward_t *f, uint32_t layer, uint32_t tokens);
+
+#endif

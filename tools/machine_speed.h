@@ -1,0 +1,33 @@
+/* What this machine can do at most, measured: the denominators of every percentage that a benchmark prints.
+ *
+ * Reading is of a buffer far larger than the last-level cache, each thread a part of its own, the best of several ways
+ * to read. Arithmetic is of registers alone: chains of independent instructions, enough to fill the pipes. */
+#ifndef QUINTET_TOOLS_MACHINE_SPEED_H
+#define QUINTET_TOOLS_MACHINE_SPEED_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+#define MACHINE_THREADS_MAX 256
+
+typedef struct {
+    unsigned threads;            /* of the figures that are not of one */
+    uint64_t buffer_bytes, cache_bytes;
+    double read_one, read_all;   /* bytes/s from memory */
+    /* Operations/s of all threads; a multiplication and an addition are two. 0: there is no such instruction. */
+    double f32, bf16, int8;
+    double f32_one;              /* of one thread */
+} machine_speed_t;
+
+/* Takes about three seconds. `threads` 0: one per core this process may use. `buffer_bytes` 0: eight times the
+ * last-level cache, 256 MiB at the least. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO (threads refused). */
+qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_speed_t *ret_speed);
+/* Raises every figure of `speed` to that of `other` where that is more: a limit is not lowered by what else ran. */
+void machine_speed_raise(machine_speed_t *speed, const machine_speed_t *other);
+
+/* {"threads": .., "read": .., "read_one": .., "f32": .., "bf16": .., "int8": ..}. Returns owned. */
+json_t *machine_speed_json(const machine_speed_t *speed);
+
+#endif
