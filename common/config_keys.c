@@ -78,8 +78,8 @@ static const qn_config_key_t keys[] = {
           "Size of the KV cache; 0 is enough for max_sequences at max_model_len, at most a quarter of free memory."),
     COUNT("memory.block_tokens", memory.block_tokens, "16", 1, 1024, "Tokens of one KV block."),
     BOOL("memory.prefix_cache", memory.prefix_cache, "true", "Share the KV blocks of equal prompt beginnings."),
-    TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|off",
-         "Put weights and KV cache of the CPU on huge pages where the system allows it."),
+    TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
+         "Huge pages on the CPU: auto puts the weights on them, all takes those of the KV cache at once too."),
     TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
 
     OTHER("compute.endpoint", QN_CONFIG_ENDPOINT, compute.endpoint, "ipc",

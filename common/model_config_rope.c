@@ -134,7 +134,8 @@ qn_err_t qn_model_config_rope(const json_t *root, double theta, qn_model_config_
     if (!err) err = refuse_partial(root);
     if (!err) err = refuse_partial(scaling);
     const json_t *from = qn_model_config_value(scaling, "rope_theta") ? scaling : root;
-    if (!err) err = qn_model_config_real(from, "rope_theta", theta, 1, 1e12, &rope->theta);
+    /* Above 1: yarn divides by its logarithm. */
+    if (!err) err = qn_model_config_real(from, "rope_theta", theta, 1.001, 1e12, &rope->theta);
     if (err || rope->type == QN_ROPE_DEFAULT) return err;
     return read_scaled(root, scaling, config);
 }

@@ -17,7 +17,7 @@
 #include "common/region_backend.h"
 
 #define HEADER_MAGIC "QNREGION"
-#define HEADER_VERSION 1
+#define HEADER_VERSION 2
 #define FD_TIMEOUT_MS 2000
 
 static struct {
@@ -185,6 +185,7 @@ static qn_err_t create_checked(const qn_region_spec_t *spec, qn_mapping_t *mappi
     header->layout = qn_region_layout(spec->kind);
     header->share = spec->share;
     header->device = spec->device;
+    header->huge_pages = spec->huge_pages;
     strcpy(header->name, spec->name);
     mapping->total_bytes = region_header_offset(spec->bytes) + REGION_PAGE;
     mapping->owner = true;
@@ -221,6 +222,21 @@ qn_err_t qn_region_write(const qn_mapping_t *mapping, uint64_t offset, const voi
 {
     QN_ASSERT(!mapping->header.sealed && offset <= mapping->header.bytes && bytes <= mapping->header.bytes - offset);
     return backend_of(mapping)->write(mapping, offset, source, bytes);
+}
+
+bool qn_region_make_huge(const qn_mapping_t *mapping, uint64_t offset, uint64_t bytes)
+{
+    QN_ASSERT(mapping->owner && !mapping->header.sealed);
+    QN_ASSERT(offset <= mapping->header.bytes && bytes <= mapping->header.bytes - offset);
+    const region_backend_t *backend = backend_of(mapping);
+    if (!mapping->header.huge_pages || !backend->make_huge) return true;
+    return backend->make_huge(mapping, offset, bytes);
+}
+
+uint64_t qn_region_huge_bytes(const qn_mapping_t *mapping)
+{
+    const region_backend_t *backend = backend_of(mapping);
+    return backend->huge_bytes ? backend->huge_bytes(mapping) : 0;
 }
 
 qn_err_t qn_region_free_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes)

@@ -23,10 +23,10 @@
 #include "qn_messages.h"
 
 /* Layout numbers, hundred per kind; a change of the meaning of the bytes takes the next number.
- *   weights      tensors at 64-byte aligned offsets, dtype and shape of the checkpoint, offsets in ModelDescription
+ *   weights      tensors at 64-byte aligned offsets, places and formats in ModelDescription (weight_layout.h)
  *   kv           [L layers, 2 (K, V), B blocks, P tokens, K kv heads, D head dim] of kv_dtype, row-major (kernels.h)
  *   others       private to compute, which reserves them */
-#define QN_LAYOUT_WEIGHTS 101
+#define QN_LAYOUT_WEIGHTS 102
 #define QN_LAYOUT_KV 201
 #define QN_LAYOUT_ACTIVATIONS 301
 #define QN_LAYOUT_STEP_IO 401
@@ -50,13 +50,20 @@ typedef struct {
     uint32_t epoch;            /* of the owner */
     const char *name;          /* at most 63 bytes */
     const char *fd_socket;     /* where importers ask for the descriptor; NULL or "": nowhere (inproc only) */
+    bool huge_pages;           /* memfd: ask the system for them, here and in every importer; false: forbid them */
 } qn_region_spec_t;
 
 /* Makes a region: zeroed host memory, or device memory whose content is undefined. memfd: the size is sealed; pages are
- * allocated when first touched (so they land on the toucher's NUMA node); huge pages are asked for where the system
- * allows them. QN_ERR_UNSUPPORTED: a CUDA share in a build without CUDA. QN_ERR_LIMIT: more than 75 % of the device.
- * Returns owned. */
+ * allocated when first touched (so they land on the toucher's NUMA node). QN_ERR_UNSUPPORTED: a CUDA share in a build
+ * without CUDA. QN_ERR_LIMIT: more than 75 % of the device. Returns owned. */
 qn_err_t qn_region_create(const qn_region_spec_t *spec, qn_mapping_t **ret_mapping);
+/* Allocates the whole huge pages of [offset, offset + bytes) as such, also where the system makes none by itself for
+ * shared memory (shmem_enabled=never): a region that is about to be filled reads faster ever after. Does what it can,
+ * nothing for a region that does not want them or is not host memory. May block for memory to be tidied up: returns
+ * false when that took longer than it is worth, and further calls should not be made. Any thread. Owner only. */
+bool qn_region_make_huge(const qn_mapping_t *mapping, uint64_t offset, uint64_t bytes);
+/* Bytes that this process maps by huge pages at the moment; 0 for device memory. Reads /proc. */
+uint64_t qn_region_huge_bytes(const qn_mapping_t *mapping);
 /* The content is complete and will not change: writes the fingerprint into the header; memfd: no new writable mapping
  * can be made by anyone and the owner's becomes read-only. Owner only, once. */
 qn_err_t qn_region_seal(qn_mapping_t *mapping, uint64_t fingerprint);

@@ -13,12 +13,14 @@
  * itself begins on a huge page. Native byte order: it is read on the same host. */
 typedef struct {
     char magic[8];             /* "QNREGION" */
-    uint32_t version;          /* 1 */
+    uint32_t version;          /* 2 */
     uint32_t crc;              /* CRC-32 of the header with this field 0 */
     uint64_t id, bytes, fingerprint;
     uint32_t epoch, layout, kind, share;
     int32_t device;
     uint32_t sealed;
+    uint32_t huge_pages;       /* memfd: wanted by everybody who maps it */
+    uint32_t reserved;         /* 0: no byte of the header is left undefined */
     char name[QN_NAME_MAX];    /* NUL-terminated */
 } region_header_t;
 
@@ -50,6 +52,9 @@ typedef struct {
     qn_err_t (*free_bytes)(int32_t device, uint64_t *ret_bytes);
     /* The content is complete; NULL: nothing to protect it with. */
     qn_err_t (*seal)(qn_mapping_t *mapping);
+    /* qn_region_make_huge and qn_region_huge_bytes; NULL: there is no such thing. */
+    bool (*make_huge)(const qn_mapping_t *mapping, uint64_t offset, uint64_t bytes);
+    uint64_t (*huge_bytes)(const qn_mapping_t *mapping);
     /* Undoes create or import; the descriptor too. */
     void (*close)(qn_mapping_t *mapping);
 } region_backend_t;

@@ -9,17 +9,27 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/log.h"
 #include "common/region_backend.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1; glibc 2.36 does not know it */
+#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1; glibc's fcntl.h may not know it */
 #endif
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 #define SIZE_SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
+/* Nanoseconds of this thread that a huge page may cost before it is not worth it. Clearing one takes 0.2 ms; when
+ * memory is in pieces the kernel moves them about, which can take a hundred times as long. */
+#define HUGE_PAGE_NS 10000000
 
 /* Maps the content (not the header page), aligned to a huge page where it fills one: the kernel uses huge pages only
  * where address and file offset agree modulo 2 MiB. */
@@ -41,7 +51,8 @@ static qn_err_t map_content(qn_mapping_t *mapping, int fd, bool writable)
     }
     if (start > range) munmap(range, (size_t)(start - range));
     if (range + slack > start) munmap(start + bytes, (size_t)(range + slack - start));
-    madvise(start, bytes, MADV_HUGEPAGE); /* refused where the system has none: ordinary pages do as well */
+    /* Refused where the system has none: ordinary pages do as well. */
+    madvise(start, bytes, mapping->header.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     mapping->pointer = start;
     return QN_OK;
 }
@@ -64,24 +75,28 @@ static qn_err_t memfd_create_region(qn_mapping_t *mapping)
     return err;
 }
 
-static qn_err_t memfd_import(qn_mapping_t *mapping, int fd, bool writable)
-{
-    struct stat info;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SIZE_SEALS) != SIZE_SEALS)
-        return qn_fail(QN_ERR_INVALID, "the descriptor is not a sealed memfd: its owner could cut it off");
-    if (fstat(fd, &info) < 0 || (uint64_t)info.st_size != mapping->total_bytes)
-        return qn_fail(QN_ERR_INVALID, "the region has %" PRIu64 " bytes in all, its description means %" PRIu64,
-                       (uint64_t)info.st_size, mapping->total_bytes);
-    return map_content(mapping, fd, writable);
-}
-
 static qn_err_t memfd_read_header(const qn_mapping_t *mapping, int fd, region_header_t *ret_header)
 {
     ssize_t got = pread(fd, ret_header, sizeof *ret_header, (off_t)(mapping->total_bytes - REGION_PAGE));
     if (got != (ssize_t)sizeof *ret_header)
         return qn_fail(QN_ERR_IO, "cannot read the region's header: %s", got < 0 ? strerror(errno) : "short read");
     return QN_OK;
+}
+
+static qn_err_t memfd_import(qn_mapping_t *mapping, int fd, bool writable)
+{
+    struct stat info;
+    region_header_t header;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & SIZE_SEALS) != SIZE_SEALS)
+        return qn_fail(QN_ERR_INVALID, "the descriptor is not a sealed memfd: its owner could cut it off");
+    if (fstat(fd, &info) < 0 || (uint64_t)info.st_size != mapping->total_bytes)
+        return qn_fail(QN_ERR_INVALID, "the region has %" PRIu64 " bytes in all, its description means %" PRIu64,
+                       (uint64_t)info.st_size, mapping->total_bytes);
+    qn_err_t err = memfd_read_header(mapping, fd, &header); /* a wish for huge pages does no harm: the caller checks */
+    if (err) return err;
+    mapping->header.huge_pages = header.huge_pages;
+    return map_content(mapping, fd, writable);
 }
 
 static qn_err_t memfd_write_header(const qn_mapping_t *mapping)
@@ -98,6 +113,52 @@ static qn_err_t memfd_write(const qn_mapping_t *mapping, uint64_t offset, const 
 {
     memcpy((uint8_t *)mapping->pointer + offset, source, bytes);
     return QN_OK;
+}
+
+/* ---- huge pages ---- */
+
+static int64_t thread_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Collapsing wants at least one page to be there; where the system makes huge pages for shared memory by itself, that
+ * one is huge already. The kernel touches it, not this thread: another one may be writing there. */
+static bool memfd_make_huge(const qn_mapping_t *mapping, uint64_t offset, uint64_t bytes)
+{
+    uint64_t first = (offset + HUGE_PAGE - 1) / HUGE_PAGE, end = (offset + bytes) / HUGE_PAGE;
+    for (uint64_t page = first; page < end; page++) {
+        uint8_t *start = (uint8_t *)mapping->pointer + page * HUGE_PAGE;
+        int64_t begin_ns = thread_ns();
+        if (madvise(start, REGION_PAGE, MADV_POPULATE_READ) < 0) return false;
+        if (madvise(start, HUGE_PAGE, MADV_COLLAPSE) < 0 && (errno == EINVAL || errno == ENOMEM))
+            return false; /* a kernel before 6.1, or no memory in one piece */
+        if (thread_ns() - begin_ns > HUGE_PAGE_NS) return false;
+    }
+    return true;
+}
+
+/* The lines of smaps after that of a mapping tell how much of it is mapped how. */
+static uint64_t memfd_huge_bytes(const qn_mapping_t *mapping)
+{
+    static const char *const kinds[] = { "ShmemPmdMapped:", "AnonHugePages:", "FilePmdMapped:" };
+    char line[512];
+    uint64_t first = (uintptr_t)mapping->pointer, end = first + mapping->header.bytes, total_kib = 0;
+    bool inside = false;
+    FILE *file = fopen("/proc/self/smaps", "re");
+    if (!file) return 0;
+    while (fgets(line, sizeof line, file)) {
+        unsigned long long low, high, kib;
+        if (sscanf(line, "%llx-%llx ", &low, &high) == 2) inside = low >= first && low < end;
+        for (size_t i = 0; inside && i < sizeof kinds / sizeof kinds[0]; i++) {
+            size_t length = strlen(kinds[i]);
+            if (strncmp(line, kinds[i], length) == 0 && sscanf(line + length, "%llu", &kib) == 1) total_kib += kib;
+        }
+    }
+    fclose(file);
+    return total_kib * 1024;
 }
 
 /* The first number of a one-line file, or of the line of `path` that begins with `key`; UINT64_MAX when there is none
@@ -171,5 +232,7 @@ const region_backend_t qn_region_memfd = {
     .write = memfd_write,
     .free_bytes = memfd_free_bytes,
     .seal = memfd_seal,
+    .make_huge = memfd_make_huge,
+    .huge_bytes = memfd_huge_bytes,
     .close = memfd_close,
 };

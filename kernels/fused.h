@@ -1,18 +1,10 @@
 /* Launches that stand for several operations of kernels.h in a row. A backend may have them in one kernel; one that
  * does not runs the parts, in the order of the fields, with the same result: the `*_parts` functions below. What
- * passes between the parts (the norm's out; gate and up; the rotated q and k) is scratch: it may or may not be written.
- *
- * `next` is memory that does not change in a step and is read soon after this launch, the next weights: a backend may
- * fetch it into its cache while it waits for other things. NULL: nothing to say. */
+ * passes between the parts (the norm's out; gate and up; the rotated q and k) is scratch, written or not. */
 #ifndef QN_KERNELS_FUSED_H
 #define QN_KERNELS_FUSED_H
 
 #include "kernels/kernels.h"
-
-typedef struct {
-    const void *data;
-    size_t bytes;
-} qn_next_t;
 
 /* norm_matmul: a product with the norm of its input before it and the activation of its outputs after it. */
 typedef struct {
@@ -20,7 +12,6 @@ typedef struct {
     qn_matmul_t matmul;
     qn_activate_t activation;    /* of the outs of part 0 (gate) and part 1 (up); out NULL: none */
     bool logits;                 /* out is f32, whatever the activations are */
-    qn_next_t next;
 } qn_norm_matmul_t;
 
 /* decode_attention: from the projections of q, k and v to the heads' outputs, for runs of one token. Run i's token is
@@ -30,7 +21,6 @@ typedef struct {
     qn_rope_t rope;              /* angles NULL: none */
     qn_kv_write_t write;
     qn_attention_t attention;    /* its runs are all of this step's */
-    qn_next_t next;
 } qn_decode_attention_t;
 
 static inline void qn_norm_matmul_parts(const qn_kernel_set_t *set, qn_stream_t *stream, const qn_norm_matmul_t *a)

@@ -219,7 +219,7 @@ typedef struct {
 /* What a CPU product may need to lay out or quantise its x: four bytes an element, padded, and scales per 32. */
 static inline size_t qn_matmul_scratch_bytes(size_t tokens, size_t inputs)
 {
-    return (tokens + 31) / 32 * 32 * ((inputs + 63) / 64 * 64) * 5 + 4096;
+    return (tokens + 31) / 32 * 32 * ((inputs + 127) / 128 * 128) * 5 + 4096;
 }
 
 /* moe_route: the experts of each token. Probabilities are the softmax of its logits; the A greatest are chosen (ties to

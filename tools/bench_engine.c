@@ -32,6 +32,7 @@ static const struct { const char *name; qn_region_kind_t kind; } REGIONS[REGION_
 
 struct bench_engine {
     bench_engine_size_t size;
+    bool huge_pages;             /* memory.huge_pages */
     model_directory_t *directory;
     weights_t *weights;
     qn_mapping_t *regions[REGION_COUNT];
@@ -59,7 +60,8 @@ struct bench_engine {
 static qn_err_t make_region(bench_engine_t *engine, unsigned index, uint64_t bytes)
 {
     qn_region_spec_t spec = { .id = index + 1, .kind = REGIONS[index].kind, .share = QN_SHARE_MEMFD, .device = -1,
-                              .bytes = bytes, .epoch = 1, .name = REGIONS[index].name };
+                              .bytes = bytes, .epoch = 1, .name = REGIONS[index].name,
+                              .huge_pages = engine->huge_pages };
     uint64_t free_bytes;
     qn_err_t err = qn_region_free_bytes(QN_SHARE_MEMFD, -1, &free_bytes);
     if (!err && bytes > free_bytes)
@@ -114,12 +116,17 @@ static void fill_kv(const qn_kv_t *kv, uint64_t bytes)
     }
 }
 
+static qn_scalar_t kv_scalar(const qn_config_values_t *config)
+{
+    return strcmp(config->memory.kv_dtype, "bf16") == 0 ? QN_SCALAR_BF16 : QN_SCALAR_F32;
+}
+
 static qn_err_t make_kv(bench_engine_t *engine, const qn_config_values_t *config)
 {
     const qn_model_config_t *model = &engine->directory->config;
     uint32_t block_tokens = (uint32_t)config->memory.block_tokens;
     uint64_t blocks = (uint64_t)(engine->size.model_len + block_tokens - 1) / block_tokens * engine->size.sequences;
-    qn_scalar_t scalar = strcmp(config->memory.kv_dtype, "bf16") == 0 ? QN_SCALAR_BF16 : QN_SCALAR_F32;
+    qn_scalar_t scalar = kv_scalar(config);
     uint64_t block_bytes = 0, bytes = 0;
     qn_err_t err = qn_model_kv_block_bytes(model, block_tokens, qn_scalar_bytes(scalar), &block_bytes);
     if (!err && (blocks > UINT32_MAX || __builtin_mul_overflow(block_bytes, blocks, &bytes)))
@@ -147,21 +154,26 @@ static qn_err_t make_scratch(bench_engine_t *engine)
     return err;
 }
 
-static qn_err_t make_executor(bench_engine_t *engine, const qn_config_values_t *config)
+/* Before anything is loaded: a wrong compute.kernels should not take minutes to be told. */
+static qn_err_t make_stream(bench_engine_t *engine, const qn_config_values_t *config)
 {
-    qn_kernel_case_t shape = runtime_kernel_case(&engine->model->config, engine->kv.block_tokens, engine->kv.scalar);
+    qn_kernel_case_t shape = runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens,
+                                                 kv_scalar(config));
     backend_stream_options_t options = { .threads = (uint32_t)config->compute.threads, .shape = &shape,
                                          .max_sequences = engine->size.sequences };
     qn_err_t err = backend_cpu()->choose_kernels(config->compute.kernels, &shape, &engine->kernels);
-    if (!err) err = backend_cpu()->stream_create(&options, &engine->stream);
-    if (err) return err;
+    return err ? err : backend_cpu()->stream_create(&options, &engine->stream);
+}
+
+static qn_err_t make_executor(bench_engine_t *engine)
+{
     executor_parts_t parts = {
         .model = engine->model, .limits = engine->limits, .kv = engine->kv, .kernels = engine->kernels,
         .backend = backend_cpu(), .stream = engine->stream,
         .activations = qn_region_pointer(engine->regions[REGION_ACTIVATIONS]),
         .state = qn_region_pointer(engine->regions[REGION_STATE]),
         .step_io = qn_region_pointer(engine->regions[REGION_STEP_IO]), .now_ns = qn_clock_now_ns };
-    err = executor_create(&parts, &engine->executor);
+    qn_err_t err = executor_create(&parts, &engine->executor);
     return err ? err : slot_book_create(&engine->limits, &engine->book);
 }
 
@@ -188,12 +200,13 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
     if (!err && engine->size.model_len > engine->directory->config.max_positions)
         err = qn_fail(QN_ERR_LIMIT, "%u positions are more than the %u of %s", engine->size.model_len,
                       engine->directory->config.max_positions, engine->directory->id);
+    if (!err) err = make_stream(engine, config);
     if (!err) err = load_weights(engine, config);
     if (!err) err = bind_model(engine);
     engine->load_s = (double)(qn_clock_now_ns() - begin_ns) * 1e-9;
     if (!err) err = make_kv(engine, config);
     if (!err) err = make_scratch(engine);
-    if (!err) err = make_executor(engine, config);
+    if (!err) err = make_executor(engine);
     if (!err) err = make_plan(engine);
     return err;
 }
@@ -207,6 +220,7 @@ qn_err_t bench_engine_open(const qn_config_values_t *config, bench_engine_size_t
     bench_engine_t *engine = calloc(1, sizeof *engine);
     if (!engine) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the benchmark");
     engine->size = size;
+    engine->huge_pages = strcmp(config->memory.huge_pages, "off") != 0;
     qn_err_t err = open_all(engine, config);
     if (err) bench_engine_close(&engine);
     else *ret_engine = engine;

@@ -17,7 +17,7 @@
 #include "tools/kernel_cases.h"
 #include "tools/machine_speed.h"
 
-#define REFERENCE_OPERATIONS_MAX 2e8  /* beyond, the reference is timed only when asked for: it takes seconds */
+#define REFERENCE_OPERATIONS_MAX 2e7  /* beyond, the reference is timed only when asked for: it takes seconds */
 
 typedef struct {
     const char *op, *kernel;
@@ -93,16 +93,23 @@ static double peak_of(const bench_t *b, const kernel_case_t *made, const qn_kern
     return *ret_name = "f32", b->speed.f32;
 }
 
+/* Do the launches, in turn, touch more than the caches hold? */
+static bool is_from_memory(const bench_t *b, const kernel_case_t *made)
+{
+    return made->bytes * (double)made->copies > 1.5 * (double)b->speed.cache_bytes;
+}
+
 static void report(bench_t *b, const kernel_case_t *made, const qn_kernel_t *kernel, const bench_time_t *time,
                    double error, bool is_right)
 {
     const char *peak_name;
     double seconds = time->best_s, peak = peak_of(b, made, kernel, &peak_name);
     if (b->rows) {
-        json_array_append_new(b->rows, json_pack("{s:s, s:s, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:s, s:f}", "op",
+        json_array_append_new(b->rows, json_pack("{s:s, s:s, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:b, s:s, s:f}", "op",
             qn_op_name(made->op), "kernel", kernel->name, "shape", made->shape, "right", (int)is_right, "error",
             isfinite(error) ? error : 1e30, "best_s", seconds, "median_s", time->median_s, "bytes", made->bytes,
-            "operations", made->operations, "peak_name", peak_name, "peak", peak));
+            "operations", made->operations, "from_memory", (int)is_from_memory(b, made), "peak_name", peak_name,
+            "peak", peak));
         return;
     }
     bench_progress_end();
@@ -112,7 +119,7 @@ static void report(bench_t *b, const kernel_case_t *made, const qn_kernel_t *ker
         return;
     }
     printf(" %11.1f us %7.1f GB/s", seconds * 1e6, made->bytes / seconds * 1e-9);
-    if (made->bytes > (double)b->speed.cache_bytes || made->copies > 1)
+    if (is_from_memory(b, made))
         printf(" (%5.1f %%)", 100 * made->bytes / seconds / b->speed.read_all);
     else printf("          ");
     if (made->operations > 0)
@@ -168,7 +175,8 @@ static qn_err_t run_case(bench_t *b, size_t index)
         else memcpy(saved[i], made.outputs[i].tested, made.outputs[i].count * 4);
     }
     for (size_t i = 0; i < kernel_count; i++)
-        if (kernels[i].op == kernel_case_op(index) && strcmp(kernels[i].name, "reference") == 0) reference = &kernels[i];
+        if (kernels[i].op == kernel_case_op(index) && strcmp(kernels[i].name, "reference") == 0)
+            reference = &kernels[i];
     if (!err) reference->launch(b->stream, made.exact_arguments);
     for (size_t i = 0; !err && i < kernel_count; i++) {
         if (!is_wanted(b, &made, &kernels[i])) continue;

@@ -280,10 +280,10 @@ static qn_err_t run(const options_t *options, const qn_config_values_t *config)
     machine_speed_t speed, after;
     bench_engine_t *engine = NULL;
     size_t count = 0;
-    bench_progress("the machine");
-    qn_err_t err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
     bench_progress("loading %s", config->model.path);
-    if (!err) err = bench_engine_open(config, size, &engine);
+    qn_err_t err = bench_engine_open(config, size, &engine);
+    bench_progress("the machine");
+    if (!err) err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
     if (!err) err = measure_all(options, engine, figures, &count);
     if (!err) err = machine_speed_measure(speed.threads, speed.buffer_bytes, &after);
     bench_progress_end();
@@ -333,9 +333,9 @@ int bench_step(int argc, char **argv)
         .name = "bench step", .arguments = "[OPTION]...",
         .summary = "Measures decode and prefill steps of a model, and how near they come to what the machine can do.",
         .details = "      --config FILE, --set KEY=VALUE: as for quintet up\n\n"
-                   "The first figure is the median of the steps. Decode is compared with reading the weights once and\n"
-                   "the keys and values of every sequence; prefill with the peak of the instructions that its products\n"
-                   "use.\n\n"
+                   "The first figure is the median of the steps. Decode is compared with reading the weights\n"
+                   "once and the keys and values of every sequence; prefill with the peak of the instructions\n"
+                   "that its products use.\n\n"
                    "examples:\n"
                    "  quintet bench step --model deploy/shapes/qwen2.5-0.5b --set model.quantize=int8 --threads 2\n"
                    "  quintet bench step --batch 1,4,16 --context 128,1024 --prefill 0 --set memory.kv_dtype=bf16",

@@ -3,25 +3,25 @@
  * Must never:        count the reading of files, or the printing of ids.
  * Read next:         services/tokenizer/tokenizer.h.
  *
- * Warm: the whole text again and again, as long documents of one kind. New: prompts of --prompt bytes cut from the text,
- * each seen once, after --warm bytes of other text: what a serving process sees. Forgotten: the same with the word cache
- * emptied before each. */
+ * Warm: the whole text again and again, in documents of --document bytes. New: prompts of --prompt bytes cut from the
+ * text, each seen once, after --warm bytes of other text: what a serving process sees. Forgotten: the same with the
+ * word cache emptied before each. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
 #include "common/clock.h"
+#include "common/limits.h"
 #include "services/tokenizer/tokenizer.h"
 #include "tools/bench.h"
 #include "tools/cli.h"
 
-#define PIECE_BYTES (1u << 20)   /* of the warm walk: a request's text has a limit */
 #define PROMPTS_MAX 16384
 
 typedef struct {
     const char *tokenizer, *text;
-    uint64_t prompt_bytes, warm_bytes;
+    uint64_t prompt_bytes, document_bytes, warm_bytes;
     double seconds;
     bool json;
 } options_t;
@@ -31,7 +31,7 @@ typedef struct {
     tokenizer_scratch_t *scratch;
     tokenizer_tokens_t tokens;
     const char *text;
-    size_t bytes;
+    size_t bytes, document_bytes;
     size_t token_count;          /* of the whole text */
     qn_err_t err;
 } bench_text_t;
@@ -59,7 +59,7 @@ static void encode_all(void *context)
     bench_text_t *b = context;
     b->token_count = 0;
     for (size_t start = 0, end; start < b->bytes; start = end) {
-        end = piece_end(b, start, PIECE_BYTES);
+        end = piece_end(b, start, b->document_bytes);
         encode_piece(b, start, end);
         b->token_count += b->tokens.count;
     }
@@ -129,10 +129,12 @@ static qn_err_t run(const options_t *o, bench_text_t *b)
 
 int bench_tokenizer(int argc, char **argv)
 {
-    options_t o = { .prompt_bytes = 2048, .warm_bytes = 1 << 20, .seconds = 1 };
+    options_t o = { .prompt_bytes = 2048, .document_bytes = 1 << 20, .warm_bytes = 1 << 20, .seconds = 1 };
     const cli_option_t options[] = {
         { "tokenizer", 0, CLI_TEXT, &o.tokenizer, NULL, "FILE", "tokenizer.json, or the directory with one", 0, 0 },
         { "text", 0, CLI_TEXT, &o.text, NULL, "FILE", "what is encoded (\"-\": standard input)", 0, 0 },
+        { "document", 0, CLI_COUNT, &o.document_bytes, NULL, "BYTES", "the warm walk encodes pieces of this length "
+          "(default 1 MiB)", 1, QN_TEXT_BYTES_MAX },
         { "prompt", 0, CLI_COUNT, &o.prompt_bytes, NULL, "BYTES", "length of a prompt (default 2048)", 1, 1 << 20 },
         { "warm", 0, CLI_COUNT, &o.warm_bytes, NULL, "BYTES", "of text before the new prompts (default 1 MiB)", 0,
           8 << 20 },
@@ -151,7 +153,7 @@ int bench_tokenizer(int argc, char **argv)
     if (status != -1) return status;
     if (argc > 1) return cli_usage("unexpected \"%s\"", argv[1]);
     if (!o.tokenizer || !o.text) return cli_usage("give --tokenizer and --text");
-    bench_text_t b = { 0 };
+    bench_text_t b = { .document_bytes = o.document_bytes };
     char *text = cli_read_all(o.text, 1u << 30, &b.bytes);
     if (!text) return cli_fail(EX_NOINPUT, "%s", qn_err_text());
     b.text = text;

@@ -2,7 +2,7 @@
  * State owned:       the table; a made case owns its memory.
  * Must never:        give the tested and the exact side different inputs.
  * Read next:         kernels/kernels.h, bench_kernels.c. */
-#include "tools/kernel_cases.h"
+#include "tools/kernel_case_data.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,114 +36,14 @@ typedef struct row {
     void (*make)(kernel_case_t *c, const struct row *row, uint64_t cache_bytes);
 } row_t;
 
-/* ---- memory and numbers ---- */
-
-static void *hold(kernel_case_t *c, size_t bytes)
-{
-    void *memory = c->memory_count < KERNEL_CASE_MEMORY_MAX ? aligned_alloc(64, (bytes + 127) / 64 * 64) : NULL;
-    if (memory) c->memory[c->memory_count++] = memory;
-    else c->no_memory = true;
-    return memory;
-}
-
-static void *hold_zero(kernel_case_t *c, size_t bytes)
-{
-    void *memory = hold(c, bytes);
-    if (memory) memset(memory, 0, bytes);
-    return memory;
-}
-
-static float next_number(uint64_t *state)
-{
-    *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
-    return (float)(*state >> 40) * 0x1p-23f - 1;
-}
-
-static void fill(float *values, size_t count, uint64_t seed)
-{
-    uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
-    for (size_t i = 0; values && i < count; i++) values[i] = next_number(&state);
-}
-
-static float *floats(kernel_case_t *c, size_t count, uint64_t seed)
-{
-    float *values = hold(c, count * sizeof *values);
-    fill(values, count, seed);
-    return values;
-}
-
-static uint32_t *ids_below(kernel_case_t *c, size_t count, uint32_t limit)
-{
-    uint32_t *ids = hold(c, count * sizeof *ids);
-    for (size_t i = 0; ids && i < count; i++) ids[i] = (uint32_t)(i * 2654435761u >> 4) % limit;
-    return ids;
-}
-
-static void *copy(kernel_case_t *c, const void *from, size_t bytes)
-{
-    void *to = hold(c, bytes);
-    if (to && from) memcpy(to, from, bytes);
-    return to;
-}
-
-static void add_output(kernel_case_t *c, const void *tested, const void *exact, size_t count, bool is_id)
-{
-    QN_ASSERT(c->output_count < KERNEL_CASE_OUTPUTS_MAX);
-    c->outputs[c->output_count++] = (kernel_output_t){ tested, exact, count, is_id };
-}
-
-/* Two outputs, one for each side. */
-typedef struct { float *tested, *exact; } pair_t;
-
-static pair_t output_pair(kernel_case_t *c, size_t count)
-{
-    pair_t pair = { hold_zero(c, count * sizeof(float)), hold_zero(c, count * sizeof(float)) };
-    add_output(c, pair.tested, pair.exact, count, false);
-    return pair;
-}
-
 /* The same arguments for both sides but for what the caller changes in `exact`. */
 #define TAKE(c, type, tested_value, exact_value) \
     do { \
         const type tested_ = tested_value, exact_ = exact_value; \
-        (c)->arguments[0] = copy((c), &tested_, sizeof tested_); \
-        (c)->exact_arguments = copy((c), &exact_, sizeof exact_); \
+        (c)->arguments[0] = case_copy((c), &tested_, sizeof tested_); \
+        (c)->exact_arguments = case_copy((c), &exact_, sizeof exact_); \
         (c)->copies = 1; \
     } while (0)
-
-/* ---- weights ---- */
-
-static uint64_t weight_bytes(qn_scalar_t scalar, uint64_t outputs, uint64_t inputs)
-{
-    uint64_t bytes = 0;
-    qn_err_t err = qn_weight_bytes(scalar, QN_LAYOUT_PANELS, 32, outputs, inputs, &bytes);
-    QN_ASSERT(!err);
-    return bytes;
-}
-
-/* A random matrix in panels, values of deviation about 1/sqrt(inputs). */
-static qn_weight_t panels(kernel_case_t *c, qn_scalar_t scalar, uint64_t outputs, uint64_t inputs, uint64_t seed)
-{
-    qn_weight_t weight = { .scalar = scalar, .layout = QN_LAYOUT_PANELS, .group = scalar == QN_SCALAR_INT4 ? 32 : 0 };
-    float *rows = malloc(QN_PANEL_ROWS * inputs * sizeof *rows);
-    char *data = hold(c, weight_bytes(scalar, outputs, inputs));
-    float scale = 1 / sqrtf((float)inputs);
-    if (!rows) c->no_memory = true;
-    for (uint64_t p = 0; rows && data && p < qn_panel_count(outputs); p++) {
-        fill(rows, QN_PANEL_ROWS * inputs, seed + p);
-        for (uint64_t i = 0; i < QN_PANEL_ROWS * inputs; i++) rows[i] *= scale;
-        qn_weight_pack(scalar, weight.group, outputs, inputs, p, 1, rows,
-                       data + p * qn_panel_bytes(scalar, weight.group, inputs));
-    }
-    free(rows);
-    weight.data = data;
-    return weight;
-}
-
-static qn_weight_t vector(kernel_case_t *c, uint32_t count, uint64_t seed)
-{
-    return (qn_weight_t){ .data = floats(c, count, seed), .scalar = QN_SCALAR_F32 };
-}
 
 /* ---- matmul ---- */
 
@@ -165,26 +65,26 @@ static product_t product_of(const row_t *row)
 /* Copy `index` of the arguments: its own weights, the outputs of all. */
 static const qn_matmul_t *copy_product(kernel_case_t *c, const qn_matmul_t *first, qn_scalar_t scalar, size_t index)
 {
-    qn_matmul_t *again = copy(c, first, sizeof *first);
+    qn_matmul_t *again = case_copy(c, first, sizeof *first);
     for (uint32_t p = 0; again && index && p < first->part_count; p++)
-        again->parts[p].weight.data = copy(c, first->parts[p].weight.data,
-                                           weight_bytes(scalar, first->parts[p].outputs, first->inputs));
+        again->parts[p].weight.data = case_copy(c, first->parts[p].weight.data,
+                                           case_weight_bytes(scalar, first->parts[p].outputs, first->inputs));
     return again;
 }
 
 /* The last rows of the same product, into outputs of its own. */
 static void make_exact_product(kernel_case_t *c, const qn_matmul_t *tested)
 {
-    qn_matmul_t *exact = copy(c, tested, sizeof *tested);
+    qn_matmul_t *exact = case_copy(c, tested, sizeof *tested);
     if (!exact) return;
     exact->tokens = tested->tokens < CHECKED_ROWS ? tested->tokens : CHECKED_ROWS;
     size_t skipped = tested->tokens - exact->tokens;
     exact->x = (const float *)tested->x + skipped * tested->inputs;
     for (uint32_t p = 0; p < tested->part_count; p++) {
         size_t count = (size_t)exact->tokens * tested->parts[p].outputs;
-        exact->parts[p].out = hold_zero(c, count * sizeof(float));
-        add_output(c, (float *)tested->parts[p].out + skipped * tested->parts[p].outputs, exact->parts[p].out, count,
-                   false);
+        exact->parts[p].out = case_hold_zero(c, count * sizeof(float));
+        case_add_output(c, (float *)tested->parts[p].out + skipped * tested->parts[p].outputs, exact->parts[p].out,
+                        count, false);
     }
     c->exact_arguments = exact;
 }
@@ -192,15 +92,15 @@ static void make_exact_product(kernel_case_t *c, const qn_matmul_t *tested)
 static void make_matmul(kernel_case_t *c, const row_t *row, uint64_t cache_bytes)
 {
     product_t product = product_of(row);
-    qn_matmul_t first = { .x = floats(c, (size_t)row->tokens * product.inputs, 1), .tokens = row->tokens,
+    qn_matmul_t first = { .x = case_floats(c, (size_t)row->tokens * product.inputs, 1), .tokens = row->tokens,
                           .inputs = product.inputs, .part_count = product.parts };
     uint64_t weights = 0, moved = (uint64_t)row->tokens * product.inputs * 4;
-    first.scratch = hold(c, qn_matmul_scratch_bytes(row->tokens, product.inputs));
+    first.scratch = case_hold(c, qn_matmul_scratch_bytes(row->tokens, product.inputs));
     for (uint32_t p = 0; p < product.parts; p++) {
         first.parts[p] = (qn_matmul_part_t){
-            .weight = panels(c, row->scalar, product.outputs[p], product.inputs, 100 + p),
-            .out = hold_zero(c, (size_t)row->tokens * product.outputs[p] * 4), .outputs = product.outputs[p] };
-        weights += weight_bytes(row->scalar, product.outputs[p], product.inputs);
+            .weight = case_panels(c, row->scalar, product.outputs[p], product.inputs, 100 + p),
+            .out = case_hold_zero(c, (size_t)row->tokens * product.outputs[p] * 4), .outputs = product.outputs[p] };
+        weights += case_weight_bytes(row->scalar, product.outputs[p], product.inputs);
         moved += (uint64_t)row->tokens * product.outputs[p] * 4;
         c->operations += 2.0 * row->tokens * product.inputs * product.outputs[p];
     }
@@ -219,8 +119,8 @@ static void make_embedding(kernel_case_t *c, const row_t *row, uint64_t cache_by
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden, vocab = row->model->vocab;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
-    qn_embedding_t a = { .table = panels(c, row->scalar, vocab, width, 7), .ids = ids_below(c, row->tokens, vocab),
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
+    qn_embedding_t a = { .table = case_panels(c, row->scalar, vocab, width, 7), .ids = case_ids(c, row->tokens, vocab),
                          .tokens = row->tokens, .width = width, .multiplier = 1, .out = out.tested }, b = a;
     b.out = out.exact;
     TAKE(c, qn_embedding_t, a, b);
@@ -231,8 +131,8 @@ static void make_rmsnorm(kernel_case_t *c, const row_t *row, uint64_t cache_byte
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
-    qn_rmsnorm_t a = { .x = floats(c, (size_t)row->tokens * width, 1), .weight = vector(c, width, 2),
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
+    qn_rmsnorm_t a = { .x = case_floats(c, (size_t)row->tokens * width, 1), .weight = case_vector(c, width, 2),
                        .rows = row->tokens, .width = width, .eps = 1e-6f, .out = out.tested }, b = a;
     b.out = out.exact;
     TAKE(c, qn_rmsnorm_t, a, b);
@@ -244,9 +144,9 @@ static void make_layernorm(kernel_case_t *c, const row_t *row, uint64_t cache_by
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
-    qn_layernorm_t a = { .x = floats(c, (size_t)row->tokens * width, 1), .weight = vector(c, width, 2),
-                         .bias = vector(c, width, 3), .rows = row->tokens, .width = width, .eps = 1e-5f,
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
+    qn_layernorm_t a = { .x = case_floats(c, (size_t)row->tokens * width, 1), .weight = case_vector(c, width, 2),
+                         .bias = case_vector(c, width, 3), .rows = row->tokens, .width = width, .eps = 1e-5f,
                          .out = out.tested }, b = a;
     b.out = out.exact;
     TAKE(c, qn_layernorm_t, a, b);
@@ -258,8 +158,8 @@ static void make_activation(kernel_case_t *c, const row_t *row, uint64_t cache_b
 {
     (void)cache_bytes;
     size_t count = (size_t)row->tokens * row->model->intermediate;
-    pair_t out = output_pair(c, count);
-    qn_activate_t a = { .gate = floats(c, count, 1), .up = floats(c, count, 2), .tokens = row->tokens,
+    case_pair_t out = case_output_pair(c, count);
+    qn_activate_t a = { .gate = case_floats(c, count, 1), .up = case_floats(c, count, 2), .tokens = row->tokens,
                         .width = row->model->intermediate, .kind = QN_ACTIVATION_SILU, .out = out.tested }, b = a;
     if (row->part) a.kind = b.kind = QN_ACTIVATION_GELU_TANH;
     b.out = out.exact;
@@ -271,8 +171,8 @@ static void make_softcap(kernel_case_t *c, const row_t *row, uint64_t cache_byte
 {
     (void)cache_bytes;
     size_t count = (size_t)row->tokens * row->model->vocab;
-    float *tested = floats(c, count, 5), *exact = copy(c, tested, count * sizeof *exact);
-    add_output(c, tested, exact, count, false);
+    float *tested = case_floats(c, count, 5), *exact = case_copy(c, tested, count * sizeof *exact);
+    case_add_output(c, tested, exact, count, false);
     qn_softcap_t a = { .x = tested, .rows = row->tokens, .width = row->model->vocab, .cap = 30 }, b = a;
     b.x = exact;
     TAKE(c, qn_softcap_t, a, b);
@@ -283,8 +183,8 @@ static void make_gather(kernel_case_t *c, const row_t *row, uint64_t cache_bytes
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
-    qn_gather_rows_t a = { .x = floats(c, (size_t)512 * width, 1), .rows = ids_below(c, row->tokens, 512),
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
+    qn_gather_rows_t a = { .x = case_floats(c, (size_t)512 * width, 1), .rows = case_ids(c, row->tokens, 512),
                            .row_count = row->tokens, .width = width, .out = out.tested }, b = a;
     b.out = out.exact;
     TAKE(c, qn_gather_rows_t, a, b);
@@ -295,7 +195,7 @@ static void make_gather(kernel_case_t *c, const row_t *row, uint64_t cache_bytes
 
 static float *frequencies(kernel_case_t *c, uint32_t head_dim)
 {
-    float *values = hold(c, head_dim / 2 * sizeof *values);
+    float *values = case_hold(c, head_dim / 2 * sizeof *values);
     for (uint32_t i = 0; values && i < head_dim / 2; i++)
         values[i] = powf(10000, -2 * (float)i / (float)head_dim);
     return values;
@@ -303,7 +203,7 @@ static float *frequencies(kernel_case_t *c, uint32_t head_dim)
 
 static uint32_t *positions(kernel_case_t *c, uint32_t tokens)
 {
-    uint32_t *values = hold(c, tokens * sizeof *values);
+    uint32_t *values = case_hold(c, tokens * sizeof *values);
     for (uint32_t i = 0; values && i < tokens; i++) values[i] = 100 + i;
     return values;
 }
@@ -312,7 +212,7 @@ static void make_angles(kernel_case_t *c, const row_t *row, uint64_t cache_bytes
 {
     (void)cache_bytes;
     uint32_t width = row->model->head_dim;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
     qn_rope_angles_t a = { .positions = positions(c, row->tokens), .frequencies = frequencies(c, width), .scale = 1,
                            .tokens = row->tokens, .head_dim = width, .out = out.tested }, b = a;
     b.out = out.exact;
@@ -325,17 +225,17 @@ static void make_rope(kernel_case_t *c, const row_t *row, uint64_t cache_bytes)
     (void)cache_bytes;
     const shape_t *m = row->model;
     size_t q = (size_t)row->tokens * m->heads * m->head_dim, k = (size_t)row->tokens * m->kv_heads * m->head_dim;
-    float *angles = floats(c, (size_t)row->tokens * m->head_dim, 3);
+    float *angles = case_floats(c, (size_t)row->tokens * m->head_dim, 3);
     for (size_t i = 0; angles && i < (size_t)row->tokens * m->head_dim; i++) {
         double angle = (double)(i / m->head_dim * 7 + i % (m->head_dim / 2));
         angles[i] = (float)(i % m->head_dim < m->head_dim / 2 ? cos(angle) : sin(angle));
     }
-    qn_rope_t a = { .angles = angles, .q = floats(c, q, 1), .k = floats(c, k, 2), .tokens = row->tokens,
+    qn_rope_t a = { .angles = angles, .q = case_floats(c, q, 1), .k = case_floats(c, k, 2), .tokens = row->tokens,
                     .heads = m->heads, .kv_heads = m->kv_heads, .head_dim = m->head_dim }, b = a;
-    b.q = copy(c, a.q, q * sizeof(float));
-    b.k = copy(c, a.k, k * sizeof(float));
-    add_output(c, a.q, b.q, q, false);
-    add_output(c, a.k, b.k, k, false);
+    b.q = case_copy(c, a.q, q * sizeof(float));
+    b.k = case_copy(c, a.k, k * sizeof(float));
+    case_add_output(c, a.q, b.q, q, false);
+    case_add_output(c, a.k, b.k, k, false);
     TAKE(c, qn_rope_t, a, b);
     c->bytes = 8.0 * (double)(q + k);
     c->operations = 3.0 * (double)(q + k);
@@ -349,10 +249,10 @@ static qn_kv_t make_cache(kernel_case_t *c, const row_t *row, uint32_t blocks, b
     qn_kv_t kv = { .scalar = row->scalar, .layers = 1, .blocks = blocks, .block_tokens = BLOCK_TOKENS,
                    .kv_heads = m->kv_heads, .head_dim = m->head_dim };
     size_t count = (size_t)2 * blocks * BLOCK_TOKENS * m->kv_heads * m->head_dim;
-    kv.data = hold_zero(c, count * qn_scalar_bytes(row->scalar));
+    kv.data = case_hold_zero(c, count * qn_scalar_bytes(row->scalar));
     uint64_t state = 99;
     for (size_t i = 0; kv.data && is_random && i < count; i++) {
-        float value = next_number(&state);
+        float value = case_next_number(&state);
         uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         if (row->scalar == QN_SCALAR_F32) ((float *)kv.data)[i] = value;
@@ -367,14 +267,14 @@ static void make_kv_write(kernel_case_t *c, const row_t *row, uint64_t cache_byt
     const shape_t *m = row->model;
     uint32_t blocks = (row->tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     size_t width = (size_t)m->kv_heads * m->head_dim;
-    int64_t *rows = hold(c, row->tokens * sizeof *rows);
+    int64_t *rows = case_hold(c, row->tokens * sizeof *rows);
     for (uint32_t i = 0; rows && i < row->tokens; i++) rows[i] = i;
     qn_kv_write_t a = { .kv = make_cache(c, row, blocks, false), .tokens = row->tokens,
-                        .k = floats(c, row->tokens * width, 1), .v = floats(c, row->tokens * width, 2),
+                        .k = case_floats(c, row->tokens * width, 1), .v = case_floats(c, row->tokens * width, 2),
                         .kv_rows = rows }, b = a;
     b.kv = make_cache(c, row, blocks, false);
     size_t words = (size_t)2 * blocks * BLOCK_TOKENS * width * qn_scalar_bytes(row->scalar) / 4;
-    add_output(c, a.kv.data, b.kv.data, words, true);
+    case_add_output(c, a.kv.data, b.kv.data, words, true);
     TAKE(c, qn_kv_write_t, a, b);
     c->bytes = 2.0 * row->tokens * (double)width * (4 + qn_scalar_bytes(row->scalar));
 }
@@ -387,18 +287,19 @@ static void make_attention(kernel_case_t *c, const row_t *row, uint64_t cache_by
     bool decode = row->op == QN_OP_ATTENTION_DECODE;
     uint32_t sequences = decode ? row->tokens : 1, each = row->tokens / sequences;
     uint32_t table = (row->context + BLOCK_TOKENS - 1) / BLOCK_TOKENS, blocks = table * sequences;
-    uint32_t *tables = hold(c, blocks * sizeof *tables);
-    qn_run_t *runs = hold_zero(c, sequences * sizeof *runs);
+    uint32_t *tables = case_hold(c, blocks * sizeof *tables);
+    qn_run_t *runs = case_hold_zero(c, sequences * sizeof *runs);
     for (uint32_t i = 0; tables && i < blocks; i++) tables[i] = blocks - 1 - i;
     for (uint32_t i = 0; runs && i < sequences; i++)
         runs[i] = (qn_run_t){ .slot = i, .position = row->context - each, .tokens = each, .first = i * each };
     size_t width = (size_t)row->tokens * m->heads * m->head_dim;
-    pair_t out = output_pair(c, width);
+    case_pair_t out = case_output_pair(c, width);
     qn_attention_t a = { .kv = make_cache(c, row, blocks, true),
-                         .tables = { .rows = hold_zero(c, sequences * sizeof(qn_slot_row_t)), .block_tables = tables,
-                                     .slots = sequences, .table_blocks = table, .vocab = m->vocab },
+                         .tables = { .rows = case_hold_zero(c, sequences * sizeof(qn_slot_row_t)),
+                                     .block_tables = tables, .slots = sequences, .table_blocks = table, .vocab = m->vocab },
                          .runs = runs, .run_count = sequences, .heads = m->heads,
-                         .scale = 1 / sqrtf((float)m->head_dim), .q = floats(c, width, 1), .out = out.tested }, b = a;
+                         .scale = 1 / sqrtf((float)m->head_dim), .q = case_floats(c, width, 1),
+                         .out = out.tested }, b = a;
     b.out = out.exact;
     TAKE(c, qn_attention_t, a, b);
     c->bytes = 2.0 * sequences * row->context * m->kv_heads * m->head_dim * qn_scalar_bytes(row->scalar)
@@ -413,10 +314,10 @@ static qn_moe_route_t route_of(kernel_case_t *c, const row_t *row)
 {
     size_t places = (size_t)row->tokens * EXPERTS_PER_TOKEN;
     return (qn_moe_route_t){
-        .logits = floats(c, (size_t)row->tokens * EXPERTS, 4), .tokens = row->tokens, .experts = EXPERTS,
-        .per_token = EXPERTS_PER_TOKEN, .normalise = true, .ret_weights = hold_zero(c, places * sizeof(float)),
-        .ret_places = hold_zero(c, places * 4), .ret_rows = hold_zero(c, places * 4),
-        .ret_offsets = hold_zero(c, (EXPERTS + 1) * sizeof(uint32_t)) };
+        .logits = case_floats(c, (size_t)row->tokens * EXPERTS, 4), .tokens = row->tokens, .experts = EXPERTS,
+        .per_token = EXPERTS_PER_TOKEN, .normalise = true, .ret_weights = case_hold_zero(c, places * sizeof(float)),
+        .ret_places = case_hold_zero(c, places * 4), .ret_rows = case_hold_zero(c, places * 4),
+        .ret_offsets = case_hold_zero(c, (EXPERTS + 1) * sizeof(uint32_t)) };
 }
 
 static void make_route(kernel_case_t *c, const row_t *row, uint64_t cache_bytes)
@@ -424,9 +325,9 @@ static void make_route(kernel_case_t *c, const row_t *row, uint64_t cache_bytes)
     (void)cache_bytes;
     qn_moe_route_t a = route_of(c, row), b = route_of(c, row);
     size_t places = (size_t)row->tokens * EXPERTS_PER_TOKEN;
-    add_output(c, a.ret_weights, b.ret_weights, places, false);
-    add_output(c, a.ret_rows, b.ret_rows, places, true);
-    add_output(c, a.ret_places, b.ret_places, places, true);
+    case_add_output(c, a.ret_weights, b.ret_weights, places, false);
+    case_add_output(c, a.ret_rows, b.ret_rows, places, true);
+    case_add_output(c, a.ret_places, b.ret_places, places, true);
     TAKE(c, qn_moe_route_t, a, b);
     c->bytes = 4.0 * row->tokens * EXPERTS + 12.0 * (double)places;
 }
@@ -434,7 +335,7 @@ static void make_route(kernel_case_t *c, const row_t *row, uint64_t cache_bytes)
 /* Places spread evenly over the experts, the first ones one more. */
 static uint32_t *even_offsets(kernel_case_t *c, uint32_t places)
 {
-    uint32_t *offsets = hold(c, (EXPERTS + 1) * sizeof *offsets);
+    uint32_t *offsets = case_hold(c, (EXPERTS + 1) * sizeof *offsets);
     for (uint32_t e = 0; offsets && e <= EXPERTS; e++) offsets[e] = (uint32_t)((uint64_t)places * e / EXPERTS);
     return offsets;
 }
@@ -443,18 +344,19 @@ static void make_expert(kernel_case_t *c, const row_t *row, uint64_t cache_bytes
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden, places = row->tokens * EXPERTS_PER_TOKEN;
-    qn_weight_t *weights = hold(c, EXPERTS * sizeof *weights);
-    qn_weight_t all = panels(c, row->scalar, (uint64_t)EXPERTS * EXPERT_WIDTH, width, 30);
-    uint64_t bytes = weight_bytes(row->scalar, EXPERT_WIDTH, width);
+    qn_weight_t *weights = case_hold(c, EXPERTS * sizeof *weights);
+    qn_weight_t all = case_panels(c, row->scalar, (uint64_t)EXPERTS * EXPERT_WIDTH, width, 30);
+    uint64_t bytes = case_weight_bytes(row->scalar, EXPERT_WIDTH, width);
     for (uint32_t e = 0; weights && e < EXPERTS; e++) {
         weights[e] = all;
         weights[e].data = (const char *)all.data + e * bytes;
     }
-    pair_t out = output_pair(c, (size_t)places * EXPERT_WIDTH);
-    qn_expert_matmul_t a = { .x = floats(c, (size_t)places * width, 1), .offsets = even_offsets(c, places),
+    case_pair_t out = case_output_pair(c, (size_t)places * EXPERT_WIDTH);
+    qn_expert_matmul_t a = { .x = case_floats(c, (size_t)places * width, 1), .offsets = even_offsets(c, places),
                              .places = places, .inputs = width, .experts = EXPERTS, .outputs = EXPERT_WIDTH,
                              .weights = { weights }, .out = { out.tested }, .part_count = 1,
-                             .scratch = hold(c, qn_matmul_scratch_bytes(places, width)), .scalar = row->scalar }, b = a;
+                             .scratch = case_hold(c, qn_matmul_scratch_bytes(places, width)),
+                             .scalar = row->scalar }, b = a;
     b.out[0] = out.exact;
     TAKE(c, qn_expert_matmul_t, a, b);
     c->bytes = (double)bytes * (places < EXPERTS ? places : EXPERTS) + 4.0 * places * (width + EXPERT_WIDTH);
@@ -465,11 +367,11 @@ static void make_combine(kernel_case_t *c, const row_t *row, uint64_t cache_byte
 {
     (void)cache_bytes;
     uint32_t width = row->model->hidden, places = row->tokens * EXPERTS_PER_TOKEN;
-    pair_t out = output_pair(c, (size_t)row->tokens * width);
-    uint32_t *order = hold(c, places * sizeof *order);
+    case_pair_t out = case_output_pair(c, (size_t)row->tokens * width);
+    uint32_t *order = case_hold(c, places * sizeof *order);
     for (uint32_t i = 0; order && i < places; i++) order[i] = places - 1 - i;
-    qn_moe_combine_t a = { .x = floats(c, (size_t)places * width, 1), .weights = floats(c, places, 2),
-                           .places = order, .residual = floats(c, (size_t)row->tokens * width, 3),
+    qn_moe_combine_t a = { .x = case_floats(c, (size_t)places * width, 1), .weights = case_floats(c, places, 2),
+                           .places = order, .residual = case_floats(c, (size_t)row->tokens * width, 3),
                            .tokens = row->tokens, .per_token = EXPERTS_PER_TOKEN, .width = width,
                            .out = out.tested }, b = a;
     b.out = out.exact;
@@ -483,7 +385,7 @@ static void make_combine(kernel_case_t *c, const row_t *row, uint64_t cache_byte
 static float *logits_of(kernel_case_t *c, const row_t *row)
 {
     size_t count = (size_t)row->tokens * row->model->vocab;
-    float *logits = floats(c, count, 8);
+    float *logits = case_floats(c, count, 8);
     for (size_t i = 0; logits && i < count; i++) logits[i] *= 8;
     return logits;
 }
@@ -492,15 +394,16 @@ static void make_logprobs(kernel_case_t *c, const row_t *row, uint64_t cache_byt
 {
     (void)cache_bytes;
     uint32_t vocab = row->model->vocab;
-    pair_t out = output_pair(c, row->tokens);
+    case_pair_t out = case_output_pair(c, row->tokens);
     size_t top = (size_t)row->tokens * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
-    uint32_t *counts = hold(c, row->tokens * sizeof *counts);
+    uint32_t *counts = case_hold(c, row->tokens * sizeof *counts);
     for (uint32_t i = 0; counts && i < row->tokens; i++) counts[i] = 5;
-    qn_logprobs_t a = { .logits = logits_of(c, row), .targets = ids_below(c, row->tokens, vocab), .top_counts = counts,
-                        .rows = row->tokens, .vocab = vocab, .ret_logprobs = out.tested, .ret_top = hold_zero(c, top) },
+    qn_logprobs_t a = { .logits = logits_of(c, row), .targets = case_ids(c, row->tokens, vocab), .top_counts = counts,
+                        .rows = row->tokens, .vocab = vocab, .ret_logprobs = out.tested,
+                        .ret_top = case_hold_zero(c, top) },
                   b = a;
     b.ret_logprobs = out.exact;
-    b.ret_top = hold_zero(c, top);
+    b.ret_top = case_hold_zero(c, top);
     TAKE(c, qn_logprobs_t, a, b);
     c->bytes = 4.0 * row->tokens * vocab;
 }
@@ -510,8 +413,8 @@ static void make_sampler(kernel_case_t *c, const row_t *row, uint64_t cache_byte
 {
     (void)cache_bytes;
     uint32_t vocab = row->model->vocab, rows = row->tokens;
-    qn_sample_t *samples = hold(c, rows * sizeof *samples);
-    qn_slot_row_t *slots = hold_zero(c, rows * sizeof *slots);
+    qn_sample_t *samples = case_hold(c, rows * sizeof *samples);
+    qn_slot_row_t *slots = case_hold_zero(c, rows * sizeof *slots);
     for (uint32_t i = 0; samples && slots && i < rows; i++) {
         samples[i] = (qn_sample_t){ i, 20 };
         slots[i] = (qn_slot_row_t){ .seed = i, .prompt_tokens = 10, .top_p = 1, .repetition_penalty = 1 };
@@ -519,11 +422,11 @@ static void make_sampler(kernel_case_t *c, const row_t *row, uint64_t cache_byte
     }
     qn_sampler_t a = { .tables = { .rows = slots, .slots = rows, .vocab = vocab }, .samples = samples,
                        .sample_count = rows, .logits = logits_of(c, row),
-                       .scratch = hold(c, (size_t)rows * 2 * vocab * sizeof(float)),
-                       .ret_results = hold_zero(c, rows * sizeof(qn_sample_result_t)) }, b = a;
-    b.tables.rows = copy(c, slots, rows * sizeof *slots);
-    b.ret_results = hold_zero(c, rows * sizeof(qn_sample_result_t));
-    add_output(c, a.ret_results, b.ret_results, rows * sizeof(qn_sample_result_t) / 4, true);
+                       .scratch = case_hold(c, (size_t)rows * 2 * vocab * sizeof(float)),
+                       .ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t)) }, b = a;
+    b.tables.rows = case_copy(c, slots, rows * sizeof *slots);
+    b.ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t));
+    case_add_output(c, a.ret_results, b.ret_results, rows * sizeof(qn_sample_result_t) / 4, true);
     TAKE(c, qn_sampler_t, a, b);
     c->bytes = 4.0 * rows * vocab;
 }

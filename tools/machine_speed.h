@@ -21,7 +21,8 @@ typedef struct {
     double f32_one;              /* of one thread */
 } machine_speed_t;
 
-/* Takes about three seconds. `threads` 0: one per core this process may use. `buffer_bytes` 0: eight times the
+/* Takes about two seconds. `threads` 0: one per core this process may use; at most
+ * MACHINE_THREADS_MAX are used. `buffer_bytes` 0: eight times the
  * last-level cache, 256 MiB at the least. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO (threads refused). */
 qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_speed_t *ret_speed);
 /* Raises every figure of `speed` to that of `other` where that is more: a limit is not lowered by what else ran. */

@@ -4,11 +4,11 @@
  * Read next:         attention_body.h, vector_avx2.h. */
 #include "kernels/cpu/vector_avx2.h"
 
-/* What the transposition of keys is made of. Rows 0 and 4: 16 bytes of each. */
-VEC_INLINE vec_t vec_gather_quads(const char *const *rows, size_t at)
+/* What the transposition of keys is made of. 16 bytes each of two rows. */
+VEC_INLINE vec_t vec_gather_quads(const char *from, size_t step)
 {
-    __m256 quads = _mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)(rows[0] + at)));
-    return _mm256_insertf128_ps(quads, _mm_loadu_ps((const float *)(const void *)(rows[4] + at)), 1);
+    __m256 quads = _mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)from));
+    return _mm256_insertf128_ps(quads, _mm_loadu_ps((const float *)(const void *)(from + step)), 1);
 }
 VEC_INLINE vec_t vec_unpack_low(vec_t a, vec_t b) { return _mm256_unpacklo_ps(a, b); }
 VEC_INLINE vec_t vec_unpack_high(vec_t a, vec_t b) { return _mm256_unpackhi_ps(a, b); }

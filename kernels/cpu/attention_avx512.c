@@ -4,14 +4,15 @@
  * Read next:         attention_body.h, vector_avx512.h. */
 #include "kernels/cpu/vector_avx512.h"
 
-/* What the transposition of keys is made of. Rows 0, 4, 8 and 12: 16 bytes of each. A broadcast into one part of a
- * vector is a load; a shuffle would compete for the one port that has them. */
-VEC_INLINE vec_t vec_gather_quads(const char *const *rows, size_t at)
+/* What the transposition of keys is made of. 16 bytes each of four rows. A broadcast into one part of a vector is a
+ * load; a shuffle would compete for the one port that has them. */
+VEC_INLINE __m128 vec_quad(const char *from) { return _mm_loadu_ps((const float *)(const void *)from); }
+VEC_INLINE vec_t vec_gather_quads(const char *from, size_t step)
 {
-    __m512 quads = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(const void *)(rows[0] + at)));
-    quads = _mm512_mask_broadcast_f32x4(quads, 0x00f0, _mm_loadu_ps((const float *)(const void *)(rows[4] + at)));
-    quads = _mm512_mask_broadcast_f32x4(quads, 0x0f00, _mm_loadu_ps((const float *)(const void *)(rows[8] + at)));
-    return _mm512_mask_broadcast_f32x4(quads, 0xf000, _mm_loadu_ps((const float *)(const void *)(rows[12] + at)));
+    __m512 quads = _mm512_castps128_ps512(vec_quad(from));
+    quads = _mm512_mask_broadcast_f32x4(quads, 0x00f0, vec_quad(from + step));
+    quads = _mm512_mask_broadcast_f32x4(quads, 0x0f00, vec_quad(from + 2 * step));
+    return _mm512_mask_broadcast_f32x4(quads, 0xf000, vec_quad(from + 3 * step));
 }
 VEC_INLINE vec_t vec_unpack_low(vec_t a, vec_t b) { return _mm512_unpacklo_ps(a, b); }
 VEC_INLINE vec_t vec_unpack_high(vec_t a, vec_t b) { return _mm512_unpackhi_ps(a, b); }

@@ -16,6 +16,20 @@
 #define ROWS 6    /* rows and vectors of a product kept in registers */
 #define VECTORS (VEC_LANES / 4)
 #define STEPS 8   /* of a product between two requests for what comes next */
+#define SCORE_STRIDE (256 + 16)  /* floats of a row of scores: not a power of two, or rows would meet in cache sets */
+
+/* SHAPED functions are compiled once per shape, and the loops over their sums disappear, so that these stay in
+ * registers. A checked build has them once: it is slow anyway, and should be built soon. */
+#ifdef QN_CHECKED
+#define SHAPED static __attribute__((noinline, unused))
+#define UNROLL
+#elif defined __clang__
+#define SHAPED VEC_INLINE
+#define UNROLL _Pragma("unroll")
+#else
+#define SHAPED VEC_INLINE
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* A block of positions for one kv head: keys of each, those of positions [begin, end) its own. Values lie value_offset
  * bytes after the keys. The rows of `next`, at `next_offset`, will be read after these: they are asked for between the
@@ -59,7 +73,7 @@ VEC_INLINE void hint_rows(hints_t *hints)
             __builtin_prefetch(hints->rows[hints->row] + hints->offset + at);
 }
 
-VEC_INLINE void multiply_tile(const product_t *p, hints_t *hints, const uint32_t rows, const uint32_t vectors)
+SHAPED void multiply_tile(const product_t *p, hints_t *hints, const uint32_t rows, const uint32_t vectors)
 {
     vec_t sums[ROWS][VECTORS];
     for (uint32_t r = 0; r < rows; r++)
@@ -79,7 +93,7 @@ VEC_INLINE void multiply_tile(const product_t *p, hints_t *hints, const uint32_t
         for (uint32_t v = 0; v < vectors; v++) vec_store(p->c + r * p->c_stride + v * VEC_LANES, sums[r][v]);
 }
 
-VEC_INLINE void multiply_columns(product_t p, hints_t *hints, const uint32_t rows)
+SHAPED void multiply_columns(product_t p, hints_t *hints, const uint32_t rows)
 {
     uint32_t left = p.columns / VEC_LANES;
     for (; left >= VECTORS; left -= VECTORS, p.b += VECTORS * VEC_LANES, p.c += VECTORS * VEC_LANES)
@@ -115,35 +129,43 @@ static void multiply(product_t p, const block_t *block)
 
 /* ---- transposed keys, widened values ---- */
 
-/* 16 bytes of VEC_LANES rows: lane 4g + i of quads[e] is 32-bit word e of row 4g + i. `bytes` may be below 16 at the
- * end of a row: the rest is zeros. */
-VEC_INLINE void load_transposed(const char *const *rows, size_t at, uint32_t bytes, vec_t quads[4])
+/* VEC_LANES rows of keys at equal distances. */
+typedef struct {
+    const char *base;
+    size_t step;
+} lanes_t;
+
+/* Positions [first, first + VEC_LANES) of the block: in place if they lie in one block of the cache and need no padding
+ * to 16 bytes, else as copies. */
+static __attribute__((noinline)) lanes_t find_lanes(const block_t *block, uint32_t first, char *copies)
 {
-    char copies[VEC_LANES][16];
-    const char *pointers[VEC_LANES];
-    if (bytes < 16) {
-        for (uint32_t i = 0; i < VEC_LANES; i++) {
-            memset(copies[i], 0, 16);
-            memcpy(copies[i], rows[i] + at, bytes);
-            pointers[i] = copies[i];
-        }
-        rows = pointers;
-        at = 0;
+    const char *const *rows = block->rows + first;
+    size_t bytes = block->kv->head_dim * qn_scalar_bytes(block->kv->scalar), step = bytes * block->kv->kv_heads;
+    size_t padded = (bytes + 15) / 16 * 16;
+    bool even = bytes == padded;
+    for (uint32_t i = 1; even && i < VEC_LANES; i++) even = rows[i] == rows[0] + i * step;
+    if (even) return (lanes_t){ rows[0], step };
+    copies += first * padded;
+    for (uint32_t i = 0; i < VEC_LANES; i++) {
+        memset(copies + (i + 1) * padded - 16, 0, 16);
+        memcpy(copies + i * padded, rows[i], bytes);
     }
-    for (uint32_t i = 0; i < 4; i++) quads[i] = vec_gather_quads(rows + i, at);
+    return (lanes_t){ copies, padded };
+}
+
+/* 16 bytes of each row, transposed, as elements: 4 of f32 or 8 of bf16. Lane 4g + i comes from row 4g + i. */
+VEC_INLINE void load_keys(qn_scalar_t scalar, lanes_t lanes, size_t at, vec_t keys[8])
+{
+    vec_t quads[4];
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++) quads[i] = vec_gather_quads(lanes.base + at + i * lanes.step, 4 * lanes.step);
     vec_t low01 = vec_unpack_low(quads[0], quads[1]), high01 = vec_unpack_high(quads[0], quads[1]);
     vec_t low23 = vec_unpack_low(quads[2], quads[3]), high23 = vec_unpack_high(quads[2], quads[3]);
     quads[0] = vec_unpack_low_pairs(low01, low23);
     quads[1] = vec_unpack_high_pairs(low01, low23);
     quads[2] = vec_unpack_low_pairs(high01, high23);
     quads[3] = vec_unpack_high_pairs(high01, high23);
-}
-
-/* As elements, 4 of f32 or 8 of bf16. */
-VEC_INLINE void load_keys(qn_scalar_t scalar, const char *const *rows, size_t at, uint32_t bytes, vec_t keys[8])
-{
-    vec_t quads[4];
-    load_transposed(rows, at, bytes, quads);
+    UNROLL
     for (uint32_t e = 0; e < 4; e++) {
         if (scalar == QN_SCALAR_F32) {
             keys[e] = quads[e];
@@ -155,25 +177,27 @@ VEC_INLINE void load_keys(qn_scalar_t scalar, const char *const *rows, size_t at
 }
 
 /* keys[d, i] of VEC_LANES positions; D rounded up to 16 bytes, with zeros. */
-VEC_INLINE void pack_lanes(const qn_kv_t *kv, qn_scalar_t scalar, const char *const *rows, float *keys)
+SHAPED void pack_lanes(const qn_kv_t *kv, qn_scalar_t scalar, lanes_t lanes, float *keys)
 {
-    uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2, bytes = kv->head_dim * width;
-    for (uint32_t at = 0; at < bytes; at += 16) {
+    const uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
+    for (uint32_t at = 0; at < kv->head_dim * width; at += 16) {
         vec_t elements[8];
-        load_keys(scalar, rows, at, bytes - at, elements);
+        load_keys(scalar, lanes, at, elements);
+        UNROLL
         for (uint32_t e = 0; e < 16 / width; e++, keys += BLOCK) vec_store(keys, elements[e]);
     }
 }
 
-static void pack_keys(const block_t *block, float *keys)
+static void pack_keys(const block_t *block, char *copies, float *keys)
 {
     for (uint32_t i = 0; i < block->end; i += VEC_LANES) {
-        if (block->kv->scalar == QN_SCALAR_F32) pack_lanes(block->kv, QN_SCALAR_F32, block->rows + i, keys + i);
-        else pack_lanes(block->kv, QN_SCALAR_BF16, block->rows + i, keys + i);
+        lanes_t lanes = find_lanes(block, i, copies);
+        if (block->kv->scalar == QN_SCALAR_F32) pack_lanes(block->kv, QN_SCALAR_F32, lanes, keys + i);
+        else pack_lanes(block->kv, QN_SCALAR_BF16, lanes, keys + i);
     }
 }
 
-VEC_INLINE void widen_rows(const block_t *block, qn_scalar_t scalar, uint32_t padded, float *values)
+SHAPED void widen_rows(const block_t *block, qn_scalar_t scalar, uint32_t padded, float *values)
 {
     uint32_t dim = block->kv->head_dim, whole = dim / VEC_LANES * VEC_LANES;
     size_t offset = value_offset(block->kv);
@@ -186,64 +210,87 @@ VEC_INLINE void widen_rows(const block_t *block, qn_scalar_t scalar, uint32_t pa
 
 /* ---- few rows: straight from the cache ---- */
 
-/* Their sums share the registers with the transposition. */
-#define DIRECT_ROWS (VEC_LANES == 16 ? 6 : 2)
+#define DIRECT_ROWS (VEC_LANES == 16 ? 8 : 2)  /* their sums share the registers with the transposition */
+
+typedef struct {
+    const block_t *block;
+    const float *a;    /* q as [D, DIRECT_ROWS], or weights [rows, SCORE_STRIDE] */
+    float *c;
+    size_t c_stride;
+    uint32_t columns;  /* of scores */
+    bool add;
+    char *copies;
+} direct_t;
 
 /* Scores of `groups` x VEC_LANES positions. */
-VEC_INLINE void score_groups(const product_t *p, const block_t *block, qn_scalar_t scalar, uint32_t first,
-                             const uint32_t rows, const uint32_t groups)
+SHAPED void score_groups(const direct_t *p, qn_scalar_t scalar, uint32_t first, const uint32_t rows,
+                         const uint32_t groups)
 {
-    uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2, bytes = block->kv->head_dim * width;
-    const char *const *next = block->next ? block->next : block->rows;
-    vec_t sums[ROWS][4];
-    for (uint32_t r = 0; r < rows; r++)
-        for (uint32_t g = 0; g < groups; g++) sums[r][g] = vec_zero();
-    for (uint32_t at = 0; at < bytes; at += 16) {
+    const uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
+    const block_t *block = p->block;
+    const char *const *next = (block->next ? block->next : block->rows) + first;
+    const float *q = p->a;
+    vec_t sums[DIRECT_ROWS][4];
+    lanes_t lanes[4];
+    UNROLL
+    for (uint32_t g = 0; g < groups; g++) {
+        lanes[g] = find_lanes(block, first + g * VEC_LANES, p->copies);
+        UNROLL
+        for (uint32_t r = 0; r < rows; r++) sums[r][g] = vec_zero();
+    }
+    for (uint32_t at = 0; at < block->kv->head_dim * width; at += 16, q += 16 / width * DIRECT_ROWS) {
+        UNROLL
         for (uint32_t g = 0; g < groups; g++) {
-            uint32_t position = first + g * VEC_LANES;
             vec_t keys[8];
-            load_keys(scalar, block->rows + position, at, bytes - at, keys);
-            for (uint32_t i = 0; i < VEC_LANES / 4; i++)  /* the next line of a quarter of the rows */
-                __builtin_prefetch(next[position + at / 16 % 4 * (VEC_LANES / 4) + i] + block->next_offset + at);
-            for (uint32_t e = 0; e < 16 / width; e++)
+            load_keys(scalar, lanes[g], at, keys);
+            for (uint32_t i = 0; i < VEC_LANES / 4; i++)  /* a line of a quarter of the rows */
+                __builtin_prefetch(next[g * VEC_LANES + at / 16 % 4 * (VEC_LANES / 4) + i] + block->next_offset + at);
+            UNROLL
+            for (uint32_t e = 0; e < 16 / width; e++) {
+                UNROLL
                 for (uint32_t r = 0; r < rows; r++)
-                    sums[r][g] = vec_fma(vec_set(p->a[r * p->a_stride + at / width + e]), keys[e], sums[r][g]);
+                    sums[r][g] = vec_fma(vec_set(q[e * DIRECT_ROWS + r]), keys[e], sums[r][g]);
+            }
         }
     }
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t g = 0; g < groups; g++) vec_store(p->c + r * p->c_stride + first + g * VEC_LANES, sums[r][g]);
 }
 
-VEC_INLINE void score_direct(const product_t *p, const block_t *block, qn_scalar_t scalar, const uint32_t rows)
+SHAPED void score_direct(const direct_t *p, qn_scalar_t scalar, const uint32_t rows)
 {
     const uint32_t groups = rows <= 2 ? 4 : 2;
     uint32_t i = 0;
-    for (; i + groups * VEC_LANES <= p->columns; i += groups * VEC_LANES)
-        score_groups(p, block, scalar, i, rows, groups);
-    for (; i < p->columns; i += VEC_LANES) score_groups(p, block, scalar, i, rows, 1);
+    for (; i + groups * VEC_LANES <= p->columns; i += groups * VEC_LANES) score_groups(p, scalar, i, rows, groups);
+    for (; i < p->columns; i += VEC_LANES) score_groups(p, scalar, i, rows, 1);
 }
 
-/* c += weights x values for `vectors` of D from `at`; `lanes` of the last one (of one, when short). */
-VEC_INLINE void add_columns(const product_t *p, const block_t *block, qn_scalar_t scalar, uint32_t at,
-                            const uint32_t rows, const uint32_t vectors, uint32_t lanes)
+/* c (+)= weights x values for `vectors` of D from `at`; `lanes` of the last one (of one, when short). */
+SHAPED void add_columns(const direct_t *p, qn_scalar_t scalar, uint32_t at, const uint32_t rows,
+                        const uint32_t vectors, uint32_t lanes)
 {
-    uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
-    size_t offset = value_offset(block->kv);
+    const uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
+    const block_t *block = p->block;
     const char *const *next = block->next ? block->next : block->rows;
-    vec_t sums[ROWS][VECTORS];
+    size_t offset = value_offset(block->kv);
+    vec_t sums[DIRECT_ROWS][VECTORS];
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t v = 0; v < vectors; v++)
             sums[r][v] = p->add ? vec_load(p->c + r * p->c_stride + at + v * VEC_LANES) : vec_zero();
-    for (uint32_t k = 0; k < p->count; k++) {
-        const char *row = block->rows[block->begin + k] + offset;
+    const float *weights = p->a + block->begin;
+    for (uint32_t k = block->begin; k < block->end; k++, weights++) {
+        const char *row = block->rows[k] + offset;
         for (uint32_t line = 0; line < vectors * VEC_LANES * width; line += 64)
-            __builtin_prefetch(next[block->begin + k] + block->next_offset + at * width + line);
+            __builtin_prefetch(next[k] + block->next_offset + at * width + line);
         vec_t column[VECTORS];
+        UNROLL
         for (uint32_t v = 0; v < vectors; v++)
             column[v] = lanes == VEC_LANES ? vec_load_as(scalar, row, at + v * VEC_LANES)
                                            : vec_load_some_as(scalar, row, at, lanes);
+        UNROLL
         for (uint32_t r = 0; r < rows; r++) {
-            vec_t weight = vec_set(p->a[r * p->a_stride + k]);
+            vec_t weight = vec_set(weights[r * SCORE_STRIDE]);
+            UNROLL
             for (uint32_t v = 0; v < vectors; v++) sums[r][v] = vec_fma(weight, column[v], sums[r][v]);
         }
     }
@@ -251,68 +298,73 @@ VEC_INLINE void add_columns(const product_t *p, const block_t *block, qn_scalar_
         for (uint32_t v = 0; v < vectors; v++) vec_store(p->c + r * p->c_stride + at + v * VEC_LANES, sums[r][v]);
 }
 
-VEC_INLINE void add_direct(const product_t *p, const block_t *block, qn_scalar_t scalar, const uint32_t rows)
+SHAPED void add_direct(const direct_t *p, qn_scalar_t scalar, const uint32_t rows)
 {
-    uint32_t dim = block->kv->head_dim, d = 0;
-    for (; d + VECTORS * VEC_LANES <= dim; d += VECTORS * VEC_LANES)
-        add_columns(p, block, scalar, d, rows, VECTORS, VEC_LANES);
+    const uint32_t vectors = rows <= ROWS ? VECTORS : 2;
+    uint32_t dim = p->block->kv->head_dim, d = 0;
+    for (; d + vectors * VEC_LANES <= dim; d += vectors * VEC_LANES)
+        add_columns(p, scalar, d, rows, vectors, VEC_LANES);
     for (; d < dim; d += VEC_LANES)
-        add_columns(p, block, scalar, d, rows, 1, dim - d < VEC_LANES ? dim - d : VEC_LANES);
+        add_columns(p, scalar, d, rows, 1, dim - d < VEC_LANES ? dim - d : VEC_LANES);
 }
 
-typedef void (*direct_t)(const product_t *p, const block_t *block);
-
 #define DIRECT(verb, rows) \
-    static void verb##_f32_##rows(const product_t *p, const block_t *block) \
-    { verb##_direct(p, block, QN_SCALAR_F32, rows); } \
-    static void verb##_bf16_##rows(const product_t *p, const block_t *block) \
-    { verb##_direct(p, block, QN_SCALAR_BF16, rows); }
+    static void verb##_f32_##rows(const direct_t *p) { verb##_direct(p, QN_SCALAR_F32, rows); } \
+    static void verb##_bf16_##rows(const direct_t *p) { verb##_direct(p, QN_SCALAR_BF16, rows); }
 
 DIRECT(score, 1) DIRECT(score, 2) DIRECT(add, 1) DIRECT(add, 2)
 #if VEC_LANES == 16
-DIRECT(score, 3) DIRECT(score, 4) DIRECT(score, 5) DIRECT(score, 6)
-DIRECT(add, 3) DIRECT(add, 4) DIRECT(add, 5) DIRECT(add, 6)
+DIRECT(score, 3) DIRECT(score, 4) DIRECT(score, 5) DIRECT(score, 6) DIRECT(score, 7) DIRECT(score, 8)
+DIRECT(add, 3) DIRECT(add, 4) DIRECT(add, 5) DIRECT(add, 6) DIRECT(add, 7) DIRECT(add, 8)
 #define DIRECT_TABLE(verb, scalar) { verb##_##scalar##_1, verb##_##scalar##_2, verb##_##scalar##_3, \
-                                     verb##_##scalar##_4, verb##_##scalar##_5, verb##_##scalar##_6 }
+                                     verb##_##scalar##_4, verb##_##scalar##_5, verb##_##scalar##_6, \
+                                     verb##_##scalar##_7, verb##_##scalar##_8 }
 #else
 #define DIRECT_TABLE(verb, scalar) { verb##_##scalar##_1, verb##_##scalar##_2 }
 #endif
-static const direct_t SCORE[2][DIRECT_ROWS] = { DIRECT_TABLE(score, f32), DIRECT_TABLE(score, bf16) };
-static const direct_t ADD[2][DIRECT_ROWS] = { DIRECT_TABLE(add, f32), DIRECT_TABLE(add, bf16) };
+static void (*const SCORE[2][DIRECT_ROWS])(const direct_t *) = { DIRECT_TABLE(score, f32), DIRECT_TABLE(score, bf16) };
+static void (*const ADD[2][DIRECT_ROWS])(const direct_t *) = { DIRECT_TABLE(add, f32), DIRECT_TABLE(add, bf16) };
 
 /* ---- either way ---- */
 
-/* scores[r, i] = q[r] . key i for the block's positions, rounded up to whole vectors; others than its own get any
- * value. q: [rows, padded]. keys: scratch of [D + 8, BLOCK]. */
-static void score_block(const block_t *block, const float *q, uint32_t padded, uint32_t rows, float *keys,
-                        float *scores, size_t stride)
+/* Where element d of row r of the queries belongs: few rows are read element by element, many row by row. */
+static size_t query_at(uint32_t rows, uint32_t padded, uint32_t r, uint32_t d)
 {
-    product_t p = { .a = q, .a_stride = padded, .b = keys, .b_stride = BLOCK, .c = scores, .c_stride = stride,
-                    .rows = rows, .columns = (block->end + VEC_LANES - 1) / VEC_LANES * VEC_LANES,
-                    .count = block->kv->head_dim };
+    return rows <= DIRECT_ROWS ? (size_t)d * DIRECT_ROWS + r : (size_t)r * padded + d;
+}
+
+/* scores[r, i] = q[r] . key i for the block's positions, rounded up to whole vectors; others than its own get any
+ * value. q: as query_at says. keys: scratch of [D + 8, BLOCK]; copies: of [BLOCK, D rounded up to 16 bytes]. */
+static void score_block(const block_t *block, const float *q, uint32_t padded, uint32_t rows, float *keys,
+                        char *copies, float *scores)
+{
+    uint32_t columns = (block->end + VEC_LANES - 1) / VEC_LANES * VEC_LANES;
     if (rows <= DIRECT_ROWS) {
-        SCORE[block->kv->scalar == QN_SCALAR_BF16][rows - 1](&p, block);
+        SCORE[block->kv->scalar == QN_SCALAR_BF16][rows - 1](&(direct_t){
+            .block = block, .a = q, .c = scores, .c_stride = SCORE_STRIDE, .columns = columns, .copies = copies });
         return;
     }
-    pack_keys(block, keys);
-    multiply(p, block);
+    pack_keys(block, copies, keys);
+    multiply((product_t){ .a = q, .a_stride = padded, .b = keys, .b_stride = BLOCK, .c = scores,
+                          .c_stride = SCORE_STRIDE, .rows = rows, .columns = columns,
+                          .count = block->kv->head_dim }, block);
 }
 
 /* sums[r] (+)= weights[r, i] value i over the block's own positions. sums: [rows, padded]; what lies beyond D is any
  * value. values: scratch of [BLOCK, padded]. */
-static void add_block(const block_t *block, const float *weights, size_t stride, uint32_t padded, uint32_t rows,
-                      float *values, bool add, float *sums)
+static void add_block(const block_t *block, const float *weights, uint32_t padded, uint32_t rows, float *values,
+                      bool add, float *sums)
 {
-    product_t p = { .a = weights + block->begin, .a_stride = stride, .b = values, .b_stride = padded, .c = sums,
-                    .c_stride = padded, .rows = rows, .columns = padded, .count = block->end - block->begin,
-                    .add = add };
     if (rows <= DIRECT_ROWS) {
-        ADD[block->kv->scalar == QN_SCALAR_BF16][rows - 1](&p, block);
+        ADD[block->kv->scalar == QN_SCALAR_BF16][rows - 1](&(direct_t){
+            .block = block, .a = weights, .c = sums, .c_stride = padded, .add = add });
         return;
     }
     if (block->kv->scalar == QN_SCALAR_F32) widen_rows(block, QN_SCALAR_F32, padded, values);
     else widen_rows(block, QN_SCALAR_BF16, padded, values);
-    multiply(p, block);
+    multiply((product_t){ .a = weights + block->begin, .a_stride = SCORE_STRIDE, .b = values, .b_stride = padded,
+                          .c = sums, .c_stride = padded, .rows = rows, .columns = padded,
+                          .count = block->end - block->begin, .add = add }, block);
 }
 
 #endif

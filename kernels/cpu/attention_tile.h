@@ -16,9 +16,8 @@
 
 #include "kernels/cpu/attention_product.h"
 
-#define CHUNK 256
+#define CHUNK 256  /* SCORE_STRIDE holds it */
 #define TILE_ROWS 48               /* rows that share a block's transposition */
-#define SCORE_STRIDE (CHUNK + 16)  /* not a power of two: rows would meet in the same cache sets */
 #define LOG2_E 1.44269504088896341f
 
 /* What a chunk, or all chunks so far, gave each row. A total of 0 is a row that saw nothing yet. */
@@ -42,7 +41,7 @@ typedef struct {
 typedef struct {
     _Alignas(64) float keys[(QN_ATTENTION_DIM_MAX + 8) * BLOCK];
     float values[BLOCK * QN_ATTENTION_DIM_MAX];
-    float q[TILE_ROWS * QN_ATTENTION_DIM_MAX];  /* [rows, padded], scaled */
+    float q[TILE_ROWS * QN_ATTENTION_DIM_MAX];  /* scaled; query_at says where */
     float scores[TILE_ROWS * SCORE_STRIDE];
     float sums[2][TILE_ROWS * QN_ATTENTION_DIM_MAX];
     float best[2][TILE_ROWS], total[2][TILE_ROWS];
@@ -175,7 +174,7 @@ static void attend_chunk(work_t *work, const tile_t *tile, const span_t *span, c
         bool last = at + BLOCK >= span->end;
         block.next = next ? work->rows + (last ? low : at + BLOCK) : NULL;
         block.next_offset = last ? values : 0;
-        score_block(&block, work->q, tile->padded, tile->rows, work->keys, work->scores + at, SCORE_STRIDE);
+        score_block(&block, work->q, tile->padded, tile->rows, work->keys, (char *)work->values, work->scores + at);
     }
     weigh_rows(tile, span, work->scores, part);
     for (uint32_t at = low; at < span->end; at += BLOCK) {
@@ -189,8 +188,7 @@ static void attend_chunk(work_t *work, const tile_t *tile, const span_t *span, c
                       work->next_rows);
             block.next = work->next_rows;
         }
-        add_block(&block, work->scores + at, SCORE_STRIDE, tile->padded, tile->rows, work->values, at > low,
-                  part->sums);
+        add_block(&block, work->scores + at, tile->padded, tile->rows, work->values, at > low, part->sums);
     }
 }
 
@@ -247,16 +245,24 @@ static size_t tile_row_at(const tile_t *tile, uint32_t row)
     return (token * tile->a->heads + tile->first_head + row % tile->heads) * tile->a->kv.head_dim;
 }
 
-/* The tile's queries, scaled, side by side, zeros beyond D. */
+/* The tile's queries, scaled, with zeros from D up to a vector. */
 static void load_queries(work_t *work, const tile_t *tile)
 {
-    uint32_t dim = tile->a->kv.head_dim, whole = dim / VEC_LANES * VEC_LANES;
+    uint32_t dim = tile->a->kv.head_dim;
     vec_t scale = vec_set(tile->a->softcap > 0 ? tile->a->scale : tile->a->scale * LOG2_E);
     for (uint32_t r = 0; r < tile->rows; r++) {
         const float *from = (const float *)tile->a->q + tile_row_at(tile, r);
-        float *to = work->q + r * tile->padded;
-        for (uint32_t d = 0; d < whole; d += VEC_LANES) vec_store(to + d, vec_mul(vec_load(from + d), scale));
-        if (whole < dim) vec_store(to + whole, vec_mul(vec_load_some(from + whole, dim - whole), scale));
+        for (uint32_t d = 0; d < tile->padded; d += VEC_LANES) {
+            vec_t q = vec_mul(vec_load_some(from + d, dim - d < VEC_LANES ? dim - d : VEC_LANES), scale);
+            if (tile->rows > DIRECT_ROWS) {
+                vec_store(work->q + query_at(tile->rows, tile->padded, r, d), q);
+                continue;
+            }
+            float lanes[VEC_LANES];
+            vec_store(lanes, q);
+            for (uint32_t i = 0; i < VEC_LANES; i++)
+                work->q[query_at(tile->rows, tile->padded, r, d + i)] = lanes[i];
+        }
     }
 }
 

@@ -29,9 +29,10 @@
 #define LINE 64
 #define PAIR 2                     /* panels of a tile */
 #define TILE QN_QUANTISE_TOKENS
-#define CHUNK_BLOCKS 4
+#define CHUNK_BLOCKS 16
 #define CHUNK_BYTES (512u << 10)   /* the activations of a chunk stay in the second-level cache */
 #define STRETCH_INPUTS 256         /* with int8: 8 KB of weights, 3 KB of a tile's activations */
+#define STREAM_BYTES (4u << 20)    /* results that no cache would hold until they are read */
 
 /* One launch of parts of one format. */
 typedef struct {
@@ -47,6 +48,7 @@ typedef struct {
     size_t panel_bytes;
     uint32_t groups;
     uint32_t next_lines;           /* lines of the next stretch to ask for with each group, per panel */
+    bool only_tile;                /* of its stretch: the next one follows at once */
     const int8_t *x;
     const float *x_scales;
     const int32_t *x_starts;
@@ -69,11 +71,14 @@ INLINE void add_dot(__m512i *sum, __m512i weights, __m512i x)
 INLINE void ask_for_next(tile_t *tile)
 {
     for (uint32_t i = 0; i < tile->next_lines; i++, tile->next += LINE)
-        for (uint32_t p = 0; p < PAIR; p++)
-            _mm_prefetch((const char *)tile->next + p * tile->panel_bytes, _MM_HINT_T0);
+        for (uint32_t p = 0; p < PAIR; p++) {
+            const char *line = (const char *)tile->next + p * tile->panel_bytes;
+            if (tile->only_tile) _mm_prefetch(line, _MM_HINT_T0);
+            else _mm_prefetch(line, _MM_HINT_T1);
+        }
 }
 
-/* sums of four inputs each: dots[p][t] += weights[p] . x[t] */
+/* A quad of inputs of all tokens: dots[p][t] += weights[p] . x[t] */
 INLINE void add_quads(__m512i dots[PAIR][TILE], const __m512i weights[PAIR], const int8_t *x, const uint32_t stride,
                       const uint32_t tokens)
 {
@@ -155,7 +160,12 @@ INLINE void multiply_int4(tile_t tile, const uint32_t group, const uint32_t toke
     }
 }
 
-/* One piece of machine code per number of tokens, for their sums must be registers. */
+/* One piece of machine code per number of tokens, for their sums must be registers. Sanitizers would take minutes over
+ * all of them: a checked build runs the same loops with the number in a variable. */
+#ifdef QN_CHECKED
+#define TILES(name, multiply, group) \
+    static void name(const tile_t *tile, uint32_t tokens) { multiply(*tile, group, tokens); }
+#else
 #define TILES(name, multiply, group) \
     static void name(const tile_t *tile, uint32_t tokens) \
     { \
@@ -174,6 +184,7 @@ INLINE void multiply_int4(tile_t tile, const uint32_t group, const uint32_t toke
         default: multiply(*tile, group, TILE); break; \
         } \
     }
+#endif
 
 TILES(int8_tile, multiply_int8, QN_INT8_GROUP)
 TILES(int4_tile_32, multiply_int4, 32)
@@ -216,8 +227,17 @@ static __m512 load_some(const qn_weight_t *vector, uint32_t first, __mmask16 mas
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+/* To write a line that no cache has, the processor reads it first, except when it is told that nobody will need it
+ * soon: of the results of a long prompt that is so, and half of their memory traffic is saved. */
+static bool streams(const qn_matmul_part_t *part, uint32_t tokens)
+{
+    return !part->residual && ((uintptr_t)part->out & 63) == 0 && part->outputs % LANES == 0
+        && (size_t)tokens * part->outputs * sizeof(float) >= STREAM_BYTES;
+}
+
 /* Panel p of the pair, `tokens` from `first` on. */
-static void store_panel(const pair_t *pair, uint32_t p, const float *sums, uint32_t first, uint32_t tokens)
+static void store_panel(const pair_t *pair, uint32_t p, const float *sums, uint32_t first, uint32_t tokens,
+                        bool stream)
 {
     const qn_matmul_part_t *part = pair->part;
     uint32_t output = pair->first_output + p * LANES, left = part->outputs - output;
@@ -231,7 +251,8 @@ static void store_panel(const pair_t *pair, uint32_t p, const float *sums, uint3
         value = _mm512_fmadd_ps(value, scale, bias);
         if (part->residual)
             value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, (const float *)part->residual + at));
-        _mm512_mask_storeu_ps((float *)part->out + at, mask, value);
+        if (stream) _mm512_stream_ps((float *)part->out + at, value);
+        else _mm512_mask_storeu_ps((float *)part->out + at, mask, value);
     }
 }
 
@@ -246,7 +267,8 @@ static void multiply_stretch(const product_t *self, const pair_t *pair, uint32_t
     tile_t tile = {
         .weights = pair->panel + begin * group_bytes, .next = pair->panel + end * group_bytes,
         .weight_scales = pair->scales + (size_t)begin * LANES * sizeof(uint16_t), .panel_bytes = pair->panel_bytes,
-        .groups = end - begin, .next_lines = (lines + blocks - 1) / blocks };
+        .groups = end - begin, .next_lines = (lines + blocks - 1) / blocks,
+        .only_tile = blocks == 1 };
     if (end == x->groups) tile.next = pair->panel + PAIR * pair->panel_bytes;
     uint32_t first_token = qn_quantised_first(x, first);
     for (uint32_t b = first; b < last; b++) {
@@ -277,7 +299,8 @@ static void multiply_item(const product_t *self, size_t item)
         uint32_t end = x->groups - begin < stretch ? x->groups : begin + stretch;
         multiply_stretch(self, &pair, first, last, begin, end, sums);
     }
-    for (uint32_t p = 0; p * LANES < pair.outputs; p++) store_panel(&pair, p, sums, token, tokens);
+    bool stream = streams(pair.part, x->tokens);
+    for (uint32_t p = 0; p * LANES < pair.outputs; p++) store_panel(&pair, p, sums, token, tokens, stream);
 }
 
 /* ---- launches ---- */
@@ -286,6 +309,7 @@ static void multiply_items(const void *arguments, size_t begin, size_t end, unsi
 {
     (void)thread;
     for (size_t item = begin; item < end; item++) multiply_item(arguments, item);
+    _mm_sfence();  /* streamed results are to be seen before the split's end is */
 }
 
 static void quantise_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)

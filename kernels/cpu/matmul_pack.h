@@ -1,10 +1,10 @@
-/* x in the order in which the tiles of matmul_tiles.h read it, for launches of more than a few tokens.
+/* x as the tiles of matmul_tiles.h read it, for launches of more than a few tokens.
  *
- * A tile of up to TILE_TOKENS tokens wants, for each step, the words of its tokens side by side. Rows of x would do, but
- * a dozen rows of a power-of-two width fall into one set of the first-level cache. Steps are cut into blocks of
- * BLOCK_STEPS, and a block's tiles follow each other, so that what is used together lies together:
- *   [block][tile][step of the block][token of the tile]
- * Steps and tokens beyond the last are zeros. The last tile is as narrow as TILE_QUANTUM allows. */
+ * A tile wants the words of up to TILE_TOKENS tokens, step by step. Read where they lie, a dozen rows of a power-of-two
+ * width would fight for one set of the first-level cache, and their addresses would need a dozen registers. So steps
+ * are cut into blocks of BLOCK_STEPS and copied to
+ *   [block][token][step of the block]
+ * where a tile's rows follow each other at a constant distance. Steps and tokens beyond the last are zeros. */
 #ifndef QN_KERNELS_CPU_MATMUL_PACK_H
 #define QN_KERNELS_CPU_MATMUL_PACK_H
 
@@ -12,19 +12,20 @@
 
 /* A tile is two vectors of outputs times TILE_TOKENS: 24 accumulators of the 32 registers (12 of 16 on AVX2) with the
  * two weights and the shared word beside them. Two FMA units of latency 4 need 8 chains; more make each load serve more
- * products: 14 loads for 24 FMAs, which two load ports do in 7 cycles of 12. */
+ * products: 14 loads for 24 FMAs, which two load ports do in 7 cycles of 12. A last tile is as narrow as TILE_QUANTUM
+ * allows. */
 #define TILE_VECTORS 2
 #define TILE_TOKENS (VEC_LANES == 16 ? 12 : 6)
 #define TILE_QUANTUM (TILE_TOKENS / 3)
-/* Weights of a tile and block: 16 KiB of f32, which stay in the first-level cache over all tokens. Never less than an
- * int4 group. */
-#define BLOCK_STEPS (VEC_LANES == 16 ? 128u : 256u)
+/* The f32 weights of a tile and block are 16 KiB (AVX2: 8), which stay in the first-level cache over all tokens. Not
+ * less than an int4 group, and not more than qn_matmul_scratch_bytes rounds to. */
+#define BLOCK_STEPS 128u
 
 typedef struct {
     const qn_matmul_t *a;
-    float *words;          /* the launch's scratch */
-    size_t tiles, width;   /* width: tokens of all tiles, with those that pad the last */
-    size_t steps, blocks;  /* steps: a multiple of 4 and of every line's inputs */
+    float *words;                  /* the launch's scratch */
+    size_t tiles, width;           /* width: tokens, with those that pad the last tile */
+    size_t steps, blocks;          /* steps: a multiple of every line's inputs */
 } packed_t;
 
 static inline packed_t packed_of(const qn_matmul_t *a)
@@ -37,22 +38,15 @@ static inline packed_t packed_of(const qn_matmul_t *a)
     return packed;
 }
 
-static inline size_t packed_block_steps(const packed_t *packed, size_t block)
+static inline float *packed_row(const packed_t *packed, size_t block, size_t token)
 {
-    size_t left = packed->steps - block * BLOCK_STEPS;
-    return left < BLOCK_STEPS ? left : BLOCK_STEPS;
+    return packed->words + (block * packed->width + token) * BLOCK_STEPS;
 }
 
 static inline uint32_t packed_tile_width(const packed_t *packed, size_t tile)
 {
     size_t left = packed->width - tile * TILE_TOKENS;
     return left < TILE_TOKENS ? (uint32_t)left : TILE_TOKENS;
-}
-
-static inline float *packed_tile(const packed_t *packed, size_t block, size_t tile)
-{
-    return packed->words + block * BLOCK_STEPS * packed->width
-        + tile * TILE_TOKENS * packed_block_steps(packed, block);
 }
 
 /* Four floats as bf16 in the low halves of four words: to nearest, ties to even; NaN stays NaN. */
@@ -65,68 +59,51 @@ VEC_INLINE __m128i round_bf16(__m128 values)
     return _mm_srli_epi32(_mm_blendv_epi8(rounded, quiet, is_nan), 16);
 }
 
-/* Words of four steps of one token: its floats, or pairs of them rounded to bf16, the even one in the low half. */
-VEC_INLINE __m128 token_words(const float *values)
+/* Eight inputs as words: themselves, or four pairs rounded to bf16, the even one in the low half. */
+VEC_INLINE void pack_eight(const float *values, float *words)
 {
-    if (!MATMUL_PAIRS) return _mm_loadu_ps(values);
-    __m128i low = round_bf16(_mm_loadu_ps(values)), high = round_bf16(_mm_loadu_ps(values + 4));
-    return _mm_castsi128_ps(_mm_packus_epi32(low, high));
-}
-
-/* The same at any place: zeros beyond the row and for tokens that do not exist. */
-VEC_INLINE __m128 token_words_at(const qn_matmul_t *a, size_t token, size_t step)
-{
-    const uint32_t count = MATMUL_PAIRS ? 8 : 4;
-    size_t input = MATMUL_PAIRS ? step * 2 : step;
-    if (token >= a->tokens || input >= a->inputs) return _mm_setzero_ps();
-    const float *values = (const float *)a->x + token * a->inputs + input;
-    if (a->inputs - input >= count) return token_words(values);
-    float some[8] = { 0 };
-    memcpy(some, values, (a->inputs - input) * sizeof *values);
-    return token_words(some);
-}
-
-/* Four tokens (or the two of AVX2's last) of four steps, turned. */
-VEC_INLINE void pack_square(const qn_matmul_t *a, size_t token, size_t step, uint32_t count, float *to, size_t stride)
-{
-    __m128 r0 = token_words_at(a, token, step), r1 = token_words_at(a, token + 1, step);
-    if (count == 2) {
-        __m128 low = _mm_unpacklo_ps(r0, r1), high = _mm_unpackhi_ps(r0, r1);
-        _mm_storel_pi((__m64 *)(void *)to, low);
-        _mm_storeh_pi((__m64 *)(void *)(to + stride), low);
-        _mm_storel_pi((__m64 *)(void *)(to + 2 * stride), high);
-        _mm_storeh_pi((__m64 *)(void *)(to + 3 * stride), high);
+    __m128 low = _mm_loadu_ps(values), high = _mm_loadu_ps(values + 4);
+    if (MATMUL_PAIRS) {
+        _mm_storeu_ps(words, _mm_castsi128_ps(_mm_packus_epi32(round_bf16(low), round_bf16(high))));
         return;
     }
-    __m128 r2 = token_words_at(a, token + 2, step), r3 = token_words_at(a, token + 3, step);
-    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    _mm_storeu_ps(to, r0);
-    _mm_storeu_ps(to + stride, r1);
-    _mm_storeu_ps(to + 2 * stride, r2);
-    _mm_storeu_ps(to + 3 * stride, r3);
+    _mm_storeu_ps(words, low);
+    _mm_storeu_ps(words + 4, high);
 }
 
-/* Items are tiles of blocks. */
+/* One block of one token; `count` inputs, of which the last eight may be fewer. */
+static void pack_row(const float *values, size_t count, float *words)
+{
+    size_t whole = count / 8 * 8;
+    for (size_t i = 0; i < whole; i += 8) pack_eight(values + i, words + (MATMUL_PAIRS ? i / 2 : i));
+    if (whole == count) return;
+    float some[8] = { 0 };
+    memcpy(some, values + whole, (count - whole) * sizeof *values);
+    pack_eight(some, words + (MATMUL_PAIRS ? whole / 2 : whole));
+}
+
+/* Items are tokens. */
 static void pack_items(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
     const packed_t *packed = arguments;
-    for (size_t item = begin; item < end; item++) {
-        size_t block = item / packed->tiles, tile = item % packed->tiles;
-        size_t steps = packed_block_steps(packed, block);
-        uint32_t width = packed_tile_width(packed, tile);
-        float *to = packed_tile(packed, block, tile);
-        for (size_t step = 0; step < steps; step += 4)
-            for (uint32_t t = 0; t < width; t += 4)
-                pack_square(packed->a, tile * TILE_TOKENS + t, block * BLOCK_STEPS + step, width - t,
-                            to + step * width + t, width);
-    }
+    const qn_matmul_t *a = packed->a;
+    const size_t in_block = BLOCK_STEPS * (MATMUL_PAIRS ? 2 : 1);
+    for (size_t token = begin; token < end; token++)
+        for (size_t block = 0; block < packed->blocks; block++) {
+            float *words = packed_row(packed, block, token);
+            size_t first = block * in_block, left = a->inputs - first;
+            if (token < a->tokens)
+                pack_row((const float *)a->x + token * a->inputs + first, left < in_block ? left : in_block, words);
+            else
+                memset(words, 0, BLOCK_STEPS * sizeof *words);
+        }
 }
 
 static void pack_x(qn_stream_t *stream, const packed_t *packed)
 {
     QN_ASSERT(packed->words && (uintptr_t)packed->words % 64 == 0);
-    qn_cpu_split(stream, packed->tiles * packed->blocks, qn_grain(TILE_TOKENS * BLOCK_STEPS), pack_items, packed);
+    qn_cpu_split(stream, packed->width, qn_grain(packed->steps / 4), pack_items, packed);
 }
 
 #endif

@@ -12,14 +12,14 @@
 #include "kernels/cpu/matmul_tiles.h"
 
 #define TILE_PANELS (TILE_VECTORS / PANEL_VECTORS)
-#define GROUP_TILES 7                  /* tiles of panels that use a block of x while it is in the cache */
-#define TOKEN_TILES (192 / TILE_TOKENS)  /* at most, in a block of tokens */
+#define GROUP_TILES 8                  /* tiles of panels that use a block of x while it is in the cache */
+#define DIRECT_TILES 2                 /* tiles of tokens up to which unpacking weights once more beats storing them */
+#define TOKEN_TILES (264 / TILE_TOKENS)  /* at most, in a block of tokens */
 
 typedef struct {
     const qn_matmul_t *a;
     qn_stream_t *stream;
     packed_t packed;
-    bool is_packed;
     size_t unit;          /* panels of an item */
     size_t units;         /* of all parts */
     size_t token_blocks;
@@ -27,7 +27,7 @@ typedef struct {
 
 /* What a thread works in. */
 typedef struct {
-    _Alignas(64) float weights[256 * 16];  /* BLOCK_STEPS x TILE_VECTORS x lanes */
+    _Alignas(64) float weights[BLOCK_STEPS * TILE_VECTORS * VEC_LANES];
     _Alignas(64) float sums[GROUP_TILES][TOKEN_TILES][TILE_TOKENS * TILE_VECTORS * VEC_LANES];
 } block_space_t;
 
@@ -54,25 +54,43 @@ static void each_part(const job_t *job, size_t begin, size_t end, part_work_t wo
 
 /* ---- few tokens ---- */
 
-VEC_INLINE void direct_form(const form_t form, const job_t *job, const matrix_t *matrix, size_t begin, size_t end)
+/* Up to DIRECT_TOKENS tokens, from x as it is. */
+VEC_INLINE void direct_rows(const form_t form, const job_t *job, const matrix_t *matrix, size_t begin, size_t end)
 {
     uint32_t tokens = job->a->tokens;
-    words_t words = { .packed = job->packed.words };
-    if (job->is_packed) {
-        switch (job->packed.width / TILE_QUANTUM) {
-        case 1: direct_panels(form, TILE_QUANTUM, true, matrix, begin, end, &words, tokens); break;
-        case 2: direct_panels(form, TILE_QUANTUM * 2, true, matrix, begin, end, &words, tokens); break;
-        default: direct_panels(form, TILE_TOKENS, true, matrix, begin, end, &words, tokens); break;
-        }
-        return;
-    }
+    words_t words = { .packed = NULL };
     for (uint32_t t = 0; t < DIRECT_TOKENS; t++)
         words.rows[t] = (const float *)job->a->x + (size_t)(t < tokens ? t : tokens - 1) * matrix->inputs;
     switch (tokens) {
-    case 1: direct_panels(form, 1, false, matrix, begin, end, &words, 1); break;
-    case 2: direct_panels(form, 2, false, matrix, begin, end, &words, 2); break;
-    default: direct_panels(form, 4, false, matrix, begin, end, &words, tokens); break;
+    case 1: direct_panels(form, 1, false, matrix, begin, end, &words, 0, 1); break;
+    case 2: direct_panels(form, 2, false, matrix, begin, end, &words, 0, 2); break;
+    default: direct_panels(form, 4, false, matrix, begin, end, &words, 0, tokens); break;
     }
+}
+
+/* One tile of packed tokens. */
+VEC_INLINE void direct_tile(const form_t form, const job_t *job, const matrix_t *matrix, size_t begin, size_t end,
+                            size_t tile)
+{
+    size_t first = tile * TILE_TOKENS, left = job->a->tokens - first, count = left < TILE_TOKENS ? left : TILE_TOKENS;
+    words_t words = { .packed = packed_row(&job->packed, 0, first), .width = job->packed.width };
+    switch (packed_tile_width(&job->packed, tile) / TILE_QUANTUM) {
+    case 1: direct_panels(form, TILE_QUANTUM, true, matrix, begin, end, &words, first, count); break;
+    case 2: direct_panels(form, TILE_QUANTUM * 2, true, matrix, begin, end, &words, first, count); break;
+    default: direct_panels(form, TILE_TOKENS, true, matrix, begin, end, &words, first, count); break;
+    }
+}
+
+/* A second tile of tokens finds the panels in the second-level cache. */
+VEC_INLINE void direct_form(const form_t form, const job_t *job, const matrix_t *matrix, size_t begin, size_t end)
+{
+    if (!MATMUL_PAIRS && job->a->tokens <= DIRECT_TOKENS) {
+        direct_rows(form, job, matrix, begin, end);
+        return;
+    }
+    for (size_t panel = begin; panel < end; panel += 2)
+        for (size_t tile = 0; tile < job->packed.tiles; tile++)
+            direct_tile(form, job, matrix, panel, panel + 2 < end ? panel + 2 : end, tile);
 }
 
 static void direct_part(const job_t *job, const matrix_t *matrix, size_t begin, size_t end, void *space)
@@ -117,13 +135,13 @@ static void multiply_block(const job_t *job, const matrix_t *matrix, size_t pane
     size_t end = begin + lines < matrix->lines ? begin + lines : matrix->lines;
     unpack(matrix, panel, begin, end, space->weights);
     for (size_t tile = tiles.begin; tile < tiles.end; tile++) {
-        float *tile_sums = sums[tile - tiles.begin];
-        add_tile(packed_tile_width(&job->packed, tile), space->weights, packed_tile(&job->packed, block, tile),
-                 (end - begin) * in_line, block == 0, tile_sums);
-        if (end < matrix->lines) continue;
         size_t token = tile * TILE_TOKENS, left = job->a->tokens - token;
-        store_tile(matrix, token, left < TILE_TOKENS ? left : TILE_TOKENS, panel * QN_PANEL_ROWS,
-                   matrix->part->outputs, TILE_VECTORS, tile_sums);
+        float *tile_sums = sums[tile - tiles.begin];
+        add_tile(packed_tile_width(&job->packed, tile), space->weights, packed_row(&job->packed, block, token),
+                 (end - begin) * in_line, block == 0, tile_sums);
+        if (end == matrix->lines)
+            store_tile(matrix, token, left < TILE_TOKENS ? left : TILE_TOKENS, panel * QN_PANEL_ROWS,
+                       matrix->part->outputs, TILE_VECTORS, tile_sums);
     }
 }
 
@@ -194,10 +212,9 @@ static void multiply_panels(qn_stream_t *stream, const qn_matmul_t *a)
     QN_ASSERT(sizeof(block_space_t) <= QN_WORKSPACE_BYTES);
     if (MATMUL_PAIRS || a->tokens > DIRECT_TOKENS) {
         job.packed = packed_of(a);
-        job.is_packed = true;
         pack_x(stream, &job.packed);
     }
-    if (a->tokens <= TILE_TOKENS) {
+    if (a->tokens <= DIRECT_TILES * TILE_TOKENS) {
         count_units(&job, 1);
         qn_cpu_split(stream, job.units, qn_grain(panel_cost(&job)), direct_items, &job);
         return;

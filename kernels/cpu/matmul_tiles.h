@@ -11,21 +11,26 @@
 
 /* ---- storing ---- */
 
-/* out = sum (* int8 scale) (+ bias) (+ residual) for the outputs of one vector. */
-VEC_INLINE void store_sum(const matrix_t *matrix, bool scaled, size_t token, size_t output, vec_t sum)
+/* The outputs of one vector, for `count` tokens from `token` on: out = sum (* int8 scale) (+ bias) (+ residual). */
+VEC_INLINE void store_vector(const matrix_t *matrix, size_t token, size_t count, size_t output, const float *sums,
+                             size_t stride)
 {
     const qn_matmul_part_t *part = matrix->part;
-    size_t left = part->outputs - output, at = token * part->outputs + output;
-    uint32_t count = left < VEC_LANES ? (uint32_t)left : VEC_LANES;
-    if (scaled) sum = vec_mul(sum, output_scales(matrix, output));
-    if (part->bias.data) {
-        vec_t bias = part->bias.scalar == QN_SCALAR_F32
-            ? vec_load_some_as(QN_SCALAR_F32, part->bias.data, output, count)
-            : vec_load_some_as(QN_SCALAR_BF16, part->bias.data, output, count);
-        sum = vec_add(sum, bias);
+    bool scaled = form_of(&part->weight) == FORM_INT8;
+    uint32_t lanes = part->outputs - output < VEC_LANES ? (uint32_t)(part->outputs - output) : VEC_LANES;
+    vec_t scale = scaled ? output_scales(matrix, output) : vec_zero(), bias = vec_zero();
+    if (part->bias.data && part->bias.scalar == QN_SCALAR_F32)
+        bias = vec_load_some_as(QN_SCALAR_F32, part->bias.data, output, lanes);
+    else if (part->bias.data)
+        bias = vec_load_some_as(QN_SCALAR_BF16, part->bias.data, output, lanes);
+    size_t at = token * part->outputs + output;
+    for (size_t t = 0; t < count; t++, at += part->outputs, sums += stride) {
+        vec_t sum = vec_load(sums);
+        if (scaled) sum = vec_mul(sum, scale);
+        if (part->bias.data) sum = vec_add(sum, bias);
+        if (part->residual) sum = vec_add(sum, vec_load_some((const float *)part->residual + at, lanes));
+        vec_store_some((float *)part->out + at, sum, lanes);
     }
-    if (part->residual) sum = vec_add(sum, vec_load_some((const float *)part->residual + at, count));
-    vec_store_some((float *)part->out + at, sum, count);
 }
 
 /* Stores what a tile computed, [token][vector][lane], as `count` tokens from `token` on and the outputs of `vectors`
@@ -33,13 +38,11 @@ VEC_INLINE void store_sum(const matrix_t *matrix, bool scaled, size_t token, siz
 static void store_tile(const matrix_t *matrix, size_t token, size_t count, size_t output, size_t end, uint32_t vectors,
                        const float *sums)
 {
-    bool scaled = form_of(&matrix->part->weight) == FORM_INT8;
-    for (size_t t = 0; t < count; t++)
-        for (uint32_t v = 0; v < vectors && output + v * VEC_LANES < end; v++)
-            store_sum(matrix, scaled, token + t, output + v * VEC_LANES, vec_load(sums + (t * vectors + v) * VEC_LANES));
+    for (uint32_t v = 0; v < vectors && output + v * VEC_LANES < end; v++)
+        store_vector(matrix, token, count, output + v * VEC_LANES, sums + v * VEC_LANES, vectors * VEC_LANES);
 }
 
-/* ---- direct: up to TILE_TOKENS tokens ---- */
+/* ---- direct: a few tokens ---- */
 
 /* Vectors of outputs side by side. One accumulator takes a product every 4 cycles at most; four panels make enough
  * chains for one token, and their four streams are few enough for the prefetchers. More tokens bring their own chains. */
@@ -47,15 +50,16 @@ static void store_tile(const matrix_t *matrix, size_t token, size_t count, size_
 #define DIRECT_TOKENS 4     /* as many rows of x are read where they are, without packing */
 #define AHEAD_LINES 24      /* software prefetch: 1.5 KiB before the line in use */
 
-/* Where a tile finds the word of (token, step): packed [step][tokens], or rows of x. */
+/* Where a tile finds the word of (token, step): in a packed block, or in rows of x. */
 typedef struct {
     const float *packed;
+    size_t width;        /* tokens of a packed block */
     const float *rows[DIRECT_TOKENS];
 } words_t;
 
-VEC_INLINE vec_t word_at(const words_t *words, const bool packed, uint32_t tokens, uint32_t token, size_t step)
+VEC_INLINE vec_t word_at(const words_t *words, const bool packed, uint32_t token, size_t step)
 {
-    return vec_set(packed ? words->packed[step * tokens + token] : words->rows[token][step]);
+    return vec_set(packed ? words->packed[token * BLOCK_STEPS + step] : words->rows[token][step]);
 }
 
 /* Adds the products of one line of each vector. */
@@ -69,7 +73,7 @@ VEC_INLINE void add_line(const form_t form, const uint32_t vectors, const uint32
         vec_t weights[8];
         UNROLL for (uint32_t v = 0; v < vectors; v++) weights[v] = form_weight(form, lines[v], step, scales[v]);
         UNROLL for (uint32_t t = 0; t < tokens; t++) {
-            vec_t word = word_at(words, packed, tokens, t, first_step + step);
+            vec_t word = word_at(words, packed, t, first_step + step);
             UNROLL for (uint32_t v = 0; v < vectors; v++)
                 sums[t * vectors + v] = MATMUL_STEP(weights[v], word, sums[t * vectors + v]);
         }
@@ -89,20 +93,22 @@ VEC_INLINE void prefetch_lines(const matrix_t *matrix, const uint32_t vectors, c
 VEC_INLINE void direct_sums(const form_t form, const uint32_t vectors, const uint32_t tokens, const bool packed,
                             const matrix_t *matrix, const char *const *starts, const words_t *words, vec_t *sums)
 {
-    const uint32_t steps = form_steps(form);
+    const uint32_t steps = form_steps(form), block_lines = BLOCK_STEPS / steps;
     const size_t whole = packed ? matrix->lines : matrix->inputs / steps;
+    words_t block = *words;
     vec_t scales[8];
     UNROLL for (uint32_t v = 0; v < vectors; v++) scales[v] = vec_zero();
     UNROLL for (uint32_t i = 0; i < vectors * tokens; i++) sums[i] = vec_zero();
+    /* Runs of lines that share scales (int4) or lie in one packed block. */
     for (size_t line = 0, stop; line < whole; line = stop) {
-        stop = whole;
-        if (form == FORM_INT4) {
-            stop = line + matrix->group_lines < whole ? line + matrix->group_lines : whole;
+        size_t run = form == FORM_INT4 ? matrix->group_lines : packed ? block_lines : whole;
+        stop = line + run < whole ? line + run : whole;
+        if (form == FORM_INT4)
             UNROLL for (uint32_t v = 0; v < vectors; v++) scales[v] = group_scales(matrix, starts[v], v, line);
-        }
+        if (packed) block.packed = words->packed + line / block_lines * (words->width - 1) * BLOCK_STEPS;
         for (size_t at = line; at < stop; at++) {
             prefetch_lines(matrix, vectors, starts, at);
-            add_line(form, vectors, tokens, packed, starts, at, words, at * steps, scales, sums);
+            add_line(form, vectors, tokens, packed, starts, at, &block, at * steps, scales, sums);
         }
     }
     if (whole == matrix->lines) return;
@@ -118,9 +124,9 @@ VEC_INLINE void direct_sums(const form_t form, const uint32_t vectors, const uin
     add_line(form, vectors, tokens, packed, starts, whole, &rest, 0, scales, sums);
 }
 
-/* Panels [begin, end) times `count` <= `tokens` tokens from token 0 on. */
+/* Panels [begin, end) times `count` <= `tokens` tokens from token `first` on, whose words these are. */
 VEC_INLINE void direct_panels(const form_t form, const uint32_t tokens, const bool packed, const matrix_t *matrix,
-                              size_t begin, size_t end, const words_t *words, uint32_t count)
+                              size_t begin, size_t end, const words_t *words, size_t first, size_t count)
 {
     const uint32_t vectors = DIRECT_PANELS(tokens) * PANEL_VECTORS;
     size_t last = end * QN_PANEL_ROWS < matrix->part->outputs ? end * QN_PANEL_ROWS : matrix->part->outputs;
@@ -131,7 +137,7 @@ VEC_INLINE void direct_panels(const form_t form, const uint32_t tokens, const bo
         UNROLL for (uint32_t v = 0; v < vectors; v++) starts[v] = matrix_vector(matrix, panel, v);
         direct_sums(form, vectors, tokens, packed, matrix, starts, words, sums);
         UNROLL for (uint32_t i = 0; i < vectors * tokens; i++) vec_store(stored + i * VEC_LANES, sums[i]);
-        store_tile(matrix, 0, count, panel * QN_PANEL_ROWS, last, vectors, stored);
+        store_tile(matrix, first, count, panel * QN_PANEL_ROWS, last, vectors, stored);
     }
 }
 
@@ -173,7 +179,7 @@ VEC_INLINE void add_block(const uint32_t tokens, const float *weights, const flo
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
             weight[v] = vec_load(weights + (step * TILE_VECTORS + v) * VEC_LANES);
         UNROLL for (uint32_t t = 0; t < tokens; t++) {
-            vec_t word = vec_set(words[step * tokens + t]);
+            vec_t word = vec_set(words[t * BLOCK_STEPS + step]);
             UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
                 tile[t][v] = MATMUL_STEP(weight[v], word, tile[t][v]);
         }

@@ -25,9 +25,9 @@
 /* The first four widen weights to f32 exactly; a step of FORM_PAIRS is two bf16 inputs multiplied as they are. */
 typedef enum { FORM_F32, FORM_BF16, FORM_INT8, FORM_INT4, FORM_PAIRS } form_t;
 
-#ifndef MATMUL_STEP
-#define MATMUL_STEP(weight, word, sum) vec_fma(weight, word, sum)
+#ifndef MATMUL_PAIRS
 #define MATMUL_PAIRS false
+#define MATMUL_STEP(weight, word, sum) vec_fma(weight, word, sum)
 #endif
 
 /* Steps of one line. */
@@ -110,7 +110,7 @@ VEC_INLINE vec_t form_weight(const form_t form, vec_words_t line, const uint32_t
     switch (form) {
     case FORM_BF16: return step == 0 ? vec_low_bf16(line) : vec_high_bf16(line);
     case FORM_INT8: return vec_byte(line, step);
-    case FORM_INT4: return vec_mul(vec_nibble(line, step < 4 ? 8 * step : 8 * step - 28), scale);
+    case FORM_INT4: return vec_nibble(line, step < 4 ? 8 * step : 8 * step - 28, scale);
     default: return vec_of_words(line);
     }
 }

@@ -110,6 +110,11 @@ void qn_cpu_expert_matmul_avx512(qn_stream_t *stream, const void *arguments)
     multiply_experts(stream, arguments, qn_cpu_matmul_avx512);
 }
 
+void qn_cpu_expert_matmul_avx512bf16(qn_stream_t *stream, const void *arguments)
+{
+    multiply_experts(stream, arguments, qn_cpu_matmul_avx512bf16);
+}
+
 void qn_cpu_expert_matmul_vnni(qn_stream_t *stream, const void *arguments)
 {
     multiply_experts(stream, arguments, qn_cpu_matmul_vnni);
@@ -117,21 +122,30 @@ void qn_cpu_expert_matmul_vnni(qn_stream_t *stream, const void *arguments)
 
 /* ---- the sum ---- */
 
+#define COMBINE_STRIP 64  /* sums of one token that stay in the first-level cache while its choices are added */
+
+static void combine_strip(const qn_moe_combine_t *a, size_t token, size_t first, size_t count)
+{
+    const float *residual = (const float *)a->residual + token * a->width + first;
+    float *out = (float *)a->out + token * a->width + first;
+    double sums[COMBINE_STRIP];
+    for (size_t i = 0; i < count; i++) sums[i] = residual[i];
+    for (uint32_t choice = 0; choice < a->per_token; choice++) {
+        size_t assignment = token * a->per_token + choice;
+        const float *x = (const float *)a->x + (size_t)a->places[assignment] * a->width + first;
+        double weight = a->weights[assignment];
+        for (size_t i = 0; i < count; i++) sums[i] += weight * x[i];
+    }
+    for (size_t i = 0; i < count; i++) out[i] = (float)sums[i];
+}
+
 static void combine_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
     const qn_moe_combine_t *a = arguments;
-    for (size_t t = begin; t < end; t++) {
-        const float *weights = a->weights + t * a->per_token, *residual = (const float *)a->residual + t * a->width;
-        const uint32_t *places = a->places + t * a->per_token;
-        float *out = (float *)a->out + t * a->width;
-        for (uint32_t i = 0; i < a->width; i++) {
-            double sum = residual[i];
-            for (uint32_t c = 0; c < a->per_token; c++)
-                sum += (double)weights[c] * ((const float *)a->x)[(size_t)places[c] * a->width + i];
-            out[i] = (float)sum;
-        }
-    }
+    for (size_t t = begin; t < end; t++)
+        for (size_t first = 0; first < a->width; first += COMBINE_STRIP)
+            combine_strip(a, t, first, a->width - first < COMBINE_STRIP ? a->width - first : COMBINE_STRIP);
 }
 
 void qn_cpu_moe_combine(qn_stream_t *stream, const void *arguments)

@@ -1,15 +1,19 @@
 /* What is this?      Activations to signed bytes with AVX-512.
  * State owned:       none.
  * Must never:        give a token other bits because of the tokens beside it.
- * Read next:         quantise_rows.h, matmul_avx512vnni.c. */
+ * Read next:         quantise_rows.h, matmul_avx512vnni.c.
+ *
+ * Sixteen groups of a token go together, so that the sums over lanes and the divisions, whose latency would otherwise
+ * be most of the time, are done once for all: first the greatest magnitude of each, then their scales, one a lane, then
+ * the bytes. The inputs are read twice, the second time from the first-level cache. */
 #include <immintrin.h>
 
 #include "common/assert.h"
 #include "kernels/cpu/quantise_rows.h"
 
+#define INLINE static inline __attribute__((always_inline))
 #define LANES 16
-#define GROUP_MAX 64
-#define VECTORS_MAX (GROUP_MAX / LANES)
+#define BATCH LANES  /* groups: one a lane */
 #define TINY 1e-30f  /* 127 / x must stay finite */
 
 qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t group, int32_t zero, void *scratch)
@@ -30,38 +34,98 @@ qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t grou
     };
 }
 
-/* Compared as whole numbers the bits of |x| have the order of |x|, with infinity and then NaN on top: no second test
- * is needed to let those through. */
-static inline float greatest_magnitude(const __m512 *x, uint32_t vectors)
+/* ---- sixteen groups ---- */
+
+/* Lane i of the result combines the lanes of a[i]. */
+#define FOLD(name, combine) \
+    INLINE __m512i name(const __m512i a[BATCH]) \
+    { \
+        __m512i b[8], c[4], d[2]; \
+        for (int i = 0; i < 8; i++) \
+            b[i] = combine(_mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]), \
+                           _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1])); \
+        for (int i = 0; i < 4; i++) \
+            c[i] = combine(_mm512_unpacklo_epi64(b[2 * i], b[2 * i + 1]), \
+                           _mm512_unpackhi_epi64(b[2 * i], b[2 * i + 1])); \
+        for (int i = 0; i < 2; i++) \
+            d[i] = combine(_mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0x44), \
+                           _mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0xee)); \
+        return combine(_mm512_shuffle_i32x4(d[0], d[1], 0x88), _mm512_shuffle_i32x4(d[0], d[1], 0xdd)); \
+    }
+
+FOLD(fold_greatest, _mm512_max_epu32)
+FOLD(fold_sum, _mm512_add_epi32)
+
+/* LANES inputs from x[at], of which `inputs` are there. */
+INLINE __m512 load_inputs(const float *x, uint32_t at, uint32_t inputs)
 {
-    __m512i greatest = _mm512_setzero_si512();
-    for (uint32_t v = 0; v < vectors; v++)
-        greatest = _mm512_max_epu32(greatest, _mm512_castps_si512(_mm512_abs_ps(x[v])));
-    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)_mm512_reduce_max_epu32(greatest))));
+    uint32_t left = inputs > at ? inputs - at : 0;
+    return _mm512_maskz_loadu_ps(left >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1), x + at);
 }
 
-/* Group of `vectors` * LANES inputs, of which `count` are there. Returns the scale. */
-static inline float quantise_group(const float *x, uint32_t count, const uint32_t vectors, int8_t *values,
-                                   int32_t *ret_sum)
+/* Compared as whole numbers the bits of |x| have the order of |x|, with infinity and then NaN on top: no second test
+ * is needed to let those through. */
+INLINE __m512i greatest_of_group(const float *x, uint32_t inputs, const uint32_t group)
 {
-    __m512 x_lanes[VECTORS_MAX];
-    for (uint32_t v = 0; v < vectors; v++) {
-        uint32_t left = count > v * LANES ? count - v * LANES : 0;
-        __mmask16 mask = left >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
-        x_lanes[v] = _mm512_maskz_loadu_ps(mask, x + v * LANES);
+    __m512i greatest = _mm512_setzero_si512();
+    for (uint32_t at = 0; at < group; at += LANES) {
+        __m512 lanes = load_inputs(x, at, inputs);
+        greatest = _mm512_max_epu32(greatest, _mm512_castps_si512(_mm512_abs_ps(lanes)));
     }
-    float greatest = greatest_magnitude(x_lanes, vectors);
-    bool zero = greatest < TINY;
-    __m512 inverse = _mm512_set1_ps(zero ? 0 : 127.0f / greatest);
-    __m512i sum = _mm512_setzero_si512();
-    for (uint32_t v = 0; v < vectors; v++) {
-        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(x_lanes[v], inverse));
-        sum = _mm512_add_epi32(sum, q);
-        _mm_storeu_si128((__m128i *)(void *)(values + v * LANES), _mm512_cvtsepi32_epi8(q));
-    }
-    *ret_sum = _mm512_reduce_add_epi32(sum);
-    return zero ? 0 : greatest / 127.0f;
+    return greatest;
 }
+
+/* Packing works within quarters of a register: its quad 4L + v is quarter L of q[v], the quad 4v + L of the group. */
+INLINE void store_bytes(const __m512i *q, const uint32_t group, int8_t *values)
+{
+    __m512i low = _mm512_packs_epi32(q[0], q[1]);
+    if (group == 64) {
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        __m512i bytes = _mm512_packs_epi16(low, _mm512_packs_epi32(q[2], q[3]));
+        _mm512_storeu_si512(values, _mm512_permutexvar_epi32(order, bytes));
+    } else {
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+        __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, low));
+        _mm256_storeu_si256((__m256i *)(void *)values, _mm512_castsi512_si256(bytes));
+    }
+}
+
+/* Returns sums of the bytes; their sum is the group's. */
+INLINE __m512i quantise_group(const float *x, uint32_t inputs, const uint32_t group, float inverse, int8_t *values)
+{
+    __m512i q[4], sum = _mm512_setzero_si512();
+    for (uint32_t v = 0; v < group / LANES; v++) {
+        __m512 lanes = load_inputs(x, v * LANES, inputs);
+        q[v] = _mm512_cvtps_epi32(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse)));
+        sum = _mm512_add_epi32(sum, q[v]);
+    }
+    store_bytes(q, group, values);
+    return sum;
+}
+
+/* `count` <= BATCH groups of x, of which `inputs` are there; their places are `stride` apart. */
+INLINE void quantise_batch(const qn_quantised_t *rows, size_t place, size_t stride, const float *x, uint32_t inputs,
+                           const uint32_t group, uint32_t count)
+{
+    __m512i lanes[BATCH] = { 0 };
+    _Alignas(64) float scales[BATCH], inverses[BATCH];
+    _Alignas(64) int32_t starts[BATCH];
+    for (uint32_t g = 0; g < count; g++) lanes[g] = greatest_of_group(x + g * group, inputs - g * group, group);
+    __m512 greatest = _mm512_castsi512_ps(fold_greatest(lanes)), most = _mm512_set1_ps(127);
+    __mmask16 some = _mm512_cmp_ps_mask(greatest, _mm512_set1_ps(TINY), _CMP_NLT_UQ);
+    _mm512_store_ps(scales, _mm512_maskz_div_ps(some, greatest, most));
+    _mm512_store_ps(inverses, _mm512_maskz_div_ps(some, most, greatest));
+    for (uint32_t g = 0; g < count; g++)
+        lanes[g] = quantise_group(x + g * group, inputs - g * group, group, inverses[g],
+                                  rows->values + (place + g * stride) * group);
+    _mm512_store_si512(starts, _mm512_mullo_epi32(fold_sum(lanes), _mm512_set1_epi32(-rows->zero)));
+    for (uint32_t g = 0; g < count; g++) {
+        rows->scales[place + g * stride] = scales[g];
+        rows->starts[place + g * stride] = starts[g];
+    }
+}
+
+/* ---- a token ---- */
 
 static uint32_t block_of(const qn_quantised_t *rows, uint32_t token)
 {
@@ -73,14 +137,12 @@ static uint32_t block_of(const qn_quantised_t *rows, uint32_t token)
 void qn_quantise_row_avx512(const qn_quantised_t *rows, uint32_t token, const float *x)
 {
     uint32_t block = block_of(rows, token), first = qn_quantised_first(rows, block);
-    uint32_t count = qn_quantised_first(rows, block + 1) - first, group = rows->group;
+    size_t stride = qn_quantised_first(rows, block + 1) - first;
     size_t place = (size_t)first * rows->groups + (token - first);
-    for (uint32_t g = 0; g < rows->groups; g++, place += count) {
-        const float *from = x + (size_t)g * group;
-        uint32_t left = rows->inputs - g * group;
-        int32_t sum;
-        if (group == 64) rows->scales[place] = quantise_group(from, left, 4, rows->values + place * 64, &sum);
-        else rows->scales[place] = quantise_group(from, left, 2, rows->values + place * 32, &sum);
-        rows->starts[place] = (int32_t)(0u - (uint32_t)rows->zero * (uint32_t)sum);  /* of a NaN's sum too */
+    for (uint32_t g = 0; g < rows->groups; g += BATCH, place += BATCH * stride) {
+        const float *from = x + (size_t)g * rows->group;
+        uint32_t left = rows->inputs - g * rows->group, count = rows->groups - g < BATCH ? rows->groups - g : BATCH;
+        if (rows->group == 64) quantise_batch(rows, place, stride, from, left, 64, count);
+        else quantise_batch(rows, place, stride, from, left, 32, count);
     }
 }

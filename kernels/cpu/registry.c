@@ -34,23 +34,26 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_RMSNORM, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_rmsnorm_avx2 },
     { QN_OP_RMSNORM, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_rmsnorm_avx512 },
     { QN_OP_LAYERNORM, REFERENCE, 0, 0, NULL, qn_cpu_layernorm },
+    { QN_OP_LAYERNORM, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_layernorm_avx2 },
+    { QN_OP_LAYERNORM, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_layernorm_avx512 },
     { QN_OP_MATMUL, REFERENCE, 0, 0, NULL, qn_cpu_matmul },
     { QN_OP_MATMUL, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_matmul_avx2 },
     { QN_OP_MATMUL, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_matmul_avx512 },
+    { QN_OP_MATMUL, "avx512bf16", QN_ISA_AVX512 | QN_ISA_AVX512_BF16, 1, NULL, qn_cpu_matmul_avx512bf16 },
     { QN_OP_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_matmul_vnni },
     { QN_OP_ROPE_ANGLES, REFERENCE, 0, 0, NULL, qn_cpu_rope_angles },
     { QN_OP_ROPE, REFERENCE, 0, 0, NULL, qn_cpu_rope },
+    { QN_OP_ROPE, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_rope_avx2 },
+    { QN_OP_ROPE, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_rope_avx512 },
     { QN_OP_KV_WRITE, REFERENCE, 0, 0, NULL, qn_cpu_kv_write },
+    { QN_OP_KV_WRITE, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_kv_write_avx2 },
+    { QN_OP_KV_WRITE, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_kv_write_avx512 },
     { QN_OP_ATTENTION_PREFILL, REFERENCE, 0, 0, NULL, qn_cpu_attention },
-    { QN_OP_ATTENTION_PREFILL, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory,
-      qn_cpu_attention_prefill_avx2 },
-    { QN_OP_ATTENTION_PREFILL, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory,
-      qn_cpu_attention_prefill_avx512 },
+    { QN_OP_ATTENTION_PREFILL, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory, qn_cpu_attention_prefill_avx2 },
+    { QN_OP_ATTENTION_PREFILL, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory, qn_cpu_attention_prefill_avx512 },
     { QN_OP_ATTENTION_DECODE, REFERENCE, 0, 0, NULL, qn_cpu_attention },
-    { QN_OP_ATTENTION_DECODE, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory,
-      qn_cpu_attention_decode_avx2 },
-    { QN_OP_ATTENTION_DECODE, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory,
-      qn_cpu_attention_decode_avx512 },
+    { QN_OP_ATTENTION_DECODE, "avx2", QN_ISA_AVX2, 1, heads_fit_shared_memory, qn_cpu_attention_decode_avx2 },
+    { QN_OP_ATTENTION_DECODE, "avx512", QN_ISA_AVX512, 2, heads_fit_shared_memory, qn_cpu_attention_decode_avx512 },
     { QN_OP_ACTIVATION, REFERENCE, 0, 0, NULL, qn_cpu_activation },
     { QN_OP_ACTIVATION, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_activation_avx2 },
     { QN_OP_ACTIVATION, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_activation_avx512 },
@@ -58,12 +61,22 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_EXPERT_MATMUL, REFERENCE, 0, 0, NULL, qn_cpu_expert_matmul },
     { QN_OP_EXPERT_MATMUL, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_expert_matmul_avx2 },
     { QN_OP_EXPERT_MATMUL, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_expert_matmul_avx512 },
+    { QN_OP_EXPERT_MATMUL, "avx512bf16", QN_ISA_AVX512 | QN_ISA_AVX512_BF16, 1, NULL,
+      qn_cpu_expert_matmul_avx512bf16 },
     { QN_OP_EXPERT_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_expert_matmul_vnni },
     { QN_OP_MOE_COMBINE, REFERENCE, 0, 0, NULL, qn_cpu_moe_combine },
+    { QN_OP_MOE_COMBINE, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_moe_combine_avx2 },
+    { QN_OP_MOE_COMBINE, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_moe_combine_avx512 },
     { QN_OP_SOFTCAP, REFERENCE, 0, 0, NULL, qn_cpu_softcap },
+    { QN_OP_SOFTCAP, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_softcap_avx2 },
+    { QN_OP_SOFTCAP, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_softcap_avx512 },
     { QN_OP_GATHER_ROWS, REFERENCE, 0, 0, NULL, qn_cpu_gather_rows },
     { QN_OP_LOGPROBS, REFERENCE, 0, 0, NULL, qn_cpu_logprobs },
+    { QN_OP_LOGPROBS, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_logprobs_avx2 },
+    { QN_OP_LOGPROBS, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_logprobs_avx512 },
     { QN_OP_SAMPLER, REFERENCE, 0, 0, NULL, qn_cpu_sampler },
+    { QN_OP_SAMPLER, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_sampler_avx2 },
+    { QN_OP_SAMPLER, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_sampler_avx512 },
 };
 #define KERNEL_COUNT (sizeof KERNELS / sizeof KERNELS[0])
 
@@ -149,8 +162,8 @@ static qn_err_t apply_item(char *item, const qn_kernel_case_t *shape, uint32_t i
     if (kernel->isa & ~isa)
         return qn_fail(QN_ERR_CONFIG, "compute.kernels: this machine cannot run %s=%s; leave it out", item, name);
     if (kernel->accepts && !kernel->accepts(shape))
-        return qn_fail(QN_ERR_CONFIG, "compute.kernels: %s=%s does not take this model's shape (head_dim %u)", item,
-                       name, shape->head_dim);
+        return qn_fail(QN_ERR_CONFIG, "compute.kernels: %s=%s does not take this model's shape (%u heads, head_dim "
+                       "%u)", item, name, shape->heads, shape->head_dim);
     set->chosen[op] = kernel;
     return QN_OK;
 }

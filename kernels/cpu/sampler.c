@@ -1,19 +1,15 @@
 /* What is this?      The sampler: from logits to the next token, one row at a time.
  * State owned:       none; it writes last_token, done and counts of the row's slot.
  * Must never:        depend on another row, a clock or an address: only logits, parameters, seed, position, counts.
- * Read next:         philox.h, logprobs.c; vLLM's v1/sample/sampler.py, whose order of steps this follows. */
+ * Read next:         philox.h, logprobs.c, sampler_body.h; vLLM's v1/sample/sampler.py, whose order of steps this
+ *                    follows. */
+#include "kernels/cpu/sampler.h"
+
 #include <math.h>
 
-#include "kernels/cpu/logprobs.h"
 #include "kernels/cpu/philox.h"
 
 #define GREEDY_TEMPERATURE 1e-5f
-
-/* One row's candidates: value (a logit) and weight (its unnormalised probability, 0 = not a candidate). */
-typedef struct {
-    float *values, *weights;  /* [V] */
-    uint32_t vocab;
-} candidates_t;
 
 static uint32_t greatest(const float *values, uint32_t vocab)
 {
@@ -37,11 +33,23 @@ static void forbid_stop(const qn_slot_tables_t *tables, uint32_t slot, float *va
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++) values[stop[i]] = -INFINITY;
 }
 
+/* Nearly all ids never occurred. */
+static bool none_counted(const uint32_t counts[16])
+{
+    uint32_t any = 0;
+    for (int i = 0; i < 16; i++) any |= counts[i];
+    return any == 0;
+}
+
 static void penalise(const qn_slot_tables_t *tables, uint32_t slot, float *values)
 {
     const qn_slot_row_t *row = &tables->rows[slot];
     const uint32_t *counts = tables->counts + (size_t)slot * tables->vocab;
     for (uint32_t v = 0; v < tables->vocab; v++) {
+        if (v % 16 == 0 && tables->vocab - v >= 16 && none_counted(counts + v)) {
+            v += 15;
+            continue;
+        }
         if (!counts[v]) continue;
         uint32_t generated = counts[v] & ~QN_COUNT_PROMPT;
         values[v] = values[v] > 0 ? values[v] / row->repetition_penalty : values[v] * row->repetition_penalty;
@@ -72,21 +80,23 @@ static uint32_t sort_key(float value)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* Radix selection, eight bits of the key at a time: the key at which the target is reached, and what lies above it.
- * `by_mass`: candidates weigh their weight, else 1. */
-static uint32_t select_key(const candidates_t *c, bool by_mass, double target, double *ret_above)
+/* Radix selection, eleven bits of the key at a time (ten at the end): the key at which the target is reached, and what
+ * lies above it. `by_mass`: candidates weigh their weight, else 1. */
+static uint32_t select_key(const qn_candidates_t *c, bool by_mass, double target, double *ret_above)
 {
+    static const struct { uint32_t shift, bins; } DIGITS[] = { { 21, 2048 }, { 10, 2048 }, { 0, 1024 } };
     uint32_t prefix = 0, mask = 0;
     double above = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        double bins[256] = { 0 };
-        for (uint32_t v = 0; v < c->vocab; v++) {
-            uint32_t key = sort_key(c->values[v]);
-            if (c->weights[v] > 0 && (key & mask) == prefix)
-                bins[key >> shift & 255] += by_mass ? (double)c->weights[v] : 1;
+    for (int digit = 0; digit < 3; digit++) {
+        uint32_t shift = DIGITS[digit].shift, last = DIGITS[digit].bins - 1;
+        double bins[2048] = { 0 };
+        for (uint32_t i = 0; i < c->count; i++) {
+            uint32_t key = sort_key(c->values[i]);
+            if (c->weights[i] > 0 && (key & mask) == prefix)
+                bins[key >> shift & last] += by_mass ? (double)c->weights[i] : 1;
         }
         uint32_t chosen = 0;
-        for (uint32_t b = 256; b-- > 0;) {
+        for (uint32_t b = last + 1; b-- > 0;) {
             if (bins[b] == 0) continue;
             chosen = b;
             if (above + bins[b] >= target) break;
@@ -94,76 +104,84 @@ static uint32_t select_key(const candidates_t *c, bool by_mass, double target, d
         }
         /* Rounding may leave the target unreached: then the lowest bin is the last one kept. */
         prefix |= chosen << shift;
-        mask |= 255u << shift;
+        mask |= last << shift;
     }
     *ret_above = above;
     return prefix;
 }
 
-static void keep_best(candidates_t *c, bool by_mass, double target)
+void qn_cpu_keep_best(qn_candidates_t *c, bool by_mass, double target)
 {
     double reached;
     uint32_t last = select_key(c, by_mass, target, &reached);
-    for (uint32_t v = 0; v < c->vocab; v++) {
-        uint32_t key = sort_key(c->values[v]);
-        if (key > last || c->weights[v] == 0) continue;
-        if (key == last && reached < target) reached += by_mass ? (double)c->weights[v] : 1;
-        else c->weights[v] = 0;
+    for (uint32_t i = 0; i < c->count; i++) {
+        uint32_t key = sort_key(c->values[i]);
+        if (key > last || c->weights[i] == 0) continue;
+        if (key == last && reached < target) reached += by_mass ? (double)c->weights[i] : 1;
+        else c->weights[i] = 0;
     }
 }
 
-static double mass(const candidates_t *c)
+static double mass_of(const qn_candidates_t *c)
 {
     double sum = 0;
-    for (uint32_t v = 0; v < c->vocab; v++) sum += c->weights[v];
+    for (uint32_t i = 0; i < c->count; i++) sum += c->weights[i];
     return sum;
 }
 
 /* ---- the draw ---- */
 
-static void weigh(const qn_slot_row_t *row, candidates_t *c)
+uint32_t qn_cpu_draw_candidate(const qn_slot_row_t *row, uint32_t position, qn_candidates_t *c, double mass)
 {
-    float best = -INFINITY;
-    for (uint32_t v = 0; v < c->vocab; v++) {
-        c->values[v] /= row->temperature;
-        best = c->values[v] > best ? c->values[v] : best;
+    if (row->top_k && row->top_k < c->count) {
+        qn_cpu_keep_best(c, false, row->top_k);
+        mass = mass_of(c);
     }
-    for (uint32_t v = 0; v < c->vocab; v++) {
-        float weight = expf(c->values[v] - best);
-        c->weights[v] = weight >= row->min_p ? weight : 0;  /* the best weighs 1; also drops NaN */
+    if (row->top_p < 1) {
+        qn_cpu_keep_best(c, true, row->top_p * mass);
+        mass = mass_of(c);
     }
-}
-
-static uint32_t draw(const qn_slot_row_t *row, uint32_t position, candidates_t *c)
-{
-    weigh(row, c);
-    if (row->top_k && row->top_k < c->vocab) keep_best(c, false, row->top_k);
-    if (row->top_p < 1) keep_best(c, true, row->top_p * mass(c));
-    double left = qn_philox_uniform(row->seed, position) * mass(c);
+    double left = qn_philox_uniform(row->seed, position) * mass;
     uint32_t chosen = UINT32_MAX;
-    for (uint32_t v = 0; v < c->vocab; v++) {
-        if (c->weights[v] == 0) continue;
-        chosen = v;
-        left -= c->weights[v];
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->weights[i] == 0) continue;
+        chosen = i;
+        left -= c->weights[i];
         if (left < 0) break;
     }
-    return chosen != UINT32_MAX ? chosen : greatest(c->values, c->vocab);
+    return chosen == UINT32_MAX || !c->ids ? chosen : c->ids[chosen];
 }
 
-static uint32_t choose(const qn_sampler_t *a, size_t index)
+static uint32_t draw(const qn_slot_row_t *row, uint32_t position, const float *values, float *scratch, uint32_t vocab)
+{
+    qn_candidates_t c = { .values = scratch, .weights = scratch + vocab, .count = vocab };
+    float best = -INFINITY;
+    for (uint32_t v = 0; v < vocab; v++) {
+        c.values[v] = values[v] / row->temperature;
+        best = c.values[v] > best ? c.values[v] : best;
+    }
+    for (uint32_t v = 0; v < vocab; v++) {
+        float weight = expf(c.values[v] - best);
+        c.weights[v] = weight >= row->min_p ? weight : 0;  /* the best weighs 1; also drops NaN */
+    }
+    return qn_cpu_draw_candidate(row, position, &c, mass_of(&c));
+}
+
+static uint32_t choose(const qn_sampler_t *a, const qn_sampler_parts_t *parts, size_t index)
 {
     const qn_sample_t *sample = &a->samples[index];
     const qn_slot_row_t *row = &a->tables.rows[sample->slot];
     uint32_t vocab = a->tables.vocab;
-    const float *logits = a->logits + index * vocab;
-    bool greedy = row->temperature < GREEDY_TEMPERATURE;
-    bool plain = !row->bias_count && !row->penalties && !below_min_tokens(row, sample->position);
-    if (greedy && plain) return greatest(logits, vocab);
+    const float *values = a->logits + index * vocab;
     float *scratch = a->scratch + index * 2 * vocab;
-    candidates_t candidates = { .values = scratch, .weights = scratch + vocab, .vocab = vocab };
-    memcpy(candidates.values, logits, vocab * sizeof *logits);
-    change_logits(&a->tables, sample, candidates.values);
-    return greedy ? greatest(candidates.values, vocab) : draw(row, sample->position, &candidates);
+    if (row->bias_count || row->penalties || below_min_tokens(row, sample->position)) {
+        memcpy(scratch, values, vocab * sizeof *values);
+        change_logits(&a->tables, sample, scratch);
+        values = scratch;
+    }
+    uint32_t id = UINT32_MAX;
+    if (row->temperature >= GREEDY_TEMPERATURE) id = parts->draw(row, sample->position, values, scratch, vocab);
+    return id != UINT32_MAX ? id : parts->greatest(values, vocab);
 }
 
 static bool stops(const qn_slot_tables_t *tables, uint32_t slot, uint32_t id)
@@ -174,7 +192,7 @@ static bool stops(const qn_slot_tables_t *tables, uint32_t slot, uint32_t id)
     return false;
 }
 
-static void sample_row(const qn_sampler_t *a, size_t index)
+static void sample_row(const qn_sampler_t *a, const qn_sampler_parts_t *parts, size_t index)
 {
     const qn_sample_t *sample = &a->samples[index];
     qn_slot_row_t *row = &a->tables.rows[sample->slot];
@@ -185,12 +203,12 @@ static void sample_row(const qn_sampler_t *a, size_t index)
     }
     uint32_t vocab = a->tables.vocab;
     const float *logits = a->logits + index * vocab;
-    uint32_t id = choose(a, index);
+    uint32_t id = choose(a, parts, index);
     *result = (qn_sample_result_t){ .id = id, .stopped = stops(&a->tables, sample->slot, id) };
     if (row->logprobs || row->top_logprobs) {
-        float log_sum = qn_cpu_log_sum_exp(logits, vocab);
+        float log_sum = parts->logprobs.log_sum_exp(logits, vocab);
         result->logprob = logits[id] - log_sum;
-        qn_cpu_top_logprobs(logits, vocab, log_sum, row->top_logprobs, a->ret_top + index * QN_TOP_LOGPROBS_MAX);
+        parts->logprobs.top(logits, vocab, log_sum, row->top_logprobs, a->ret_top + index * QN_TOP_LOGPROBS_MAX);
     }
     row->last_token = id;
     row->done = result->stopped;
@@ -200,14 +218,26 @@ static void sample_row(const qn_sampler_t *a, size_t index)
     }
 }
 
+typedef struct {
+    const qn_sampler_t *a;
+    const qn_sampler_parts_t *parts;
+} work_t;
+
 static void sample_rows(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    for (size_t index = begin; index < end; index++) sample_row(arguments, index);
+    const work_t *work = arguments;
+    for (size_t index = begin; index < end; index++) sample_row(work->a, work->parts, index);
+}
+
+void qn_cpu_sampler_run(qn_stream_t *stream, const qn_sampler_t *arguments, const qn_sampler_parts_t *parts)
+{
+    qn_cpu_split(stream, arguments->sample_count, qn_grain(arguments->tables.vocab), sample_rows,
+                 &(work_t){ arguments, parts });
 }
 
 void qn_cpu_sampler(qn_stream_t *stream, const void *arguments)
 {
-    const qn_sampler_t *a = arguments;
-    qn_cpu_split(stream, a->sample_count, qn_grain(4 * (size_t)a->tables.vocab), sample_rows, a);
+    qn_sampler_parts_t parts = { .greatest = greatest, .draw = draw, .logprobs = QN_CPU_LOGPROB_REFERENCE };
+    qn_cpu_sampler_run(stream, arguments, &parts);
 }

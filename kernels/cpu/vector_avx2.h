@@ -73,11 +73,15 @@ VEC_INLINE vec_t vec_byte(vec_words_t words, uint32_t index)
     __m256i byte = _mm256_and_si256(_mm256_srli_epi32(words, (int)(8 * index)), _mm256_set1_epi32(255));
     return vec_sub(_mm256_castsi256_ps(_mm256_or_si256(byte, _mm256_set1_epi32(0x4b000000))), vec_set(0x1p23f + 128));
 }
-/* The nibble at bit `shift` of each word, less 8. */
-VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift)
+/* The nibble at bit `shift` of each word, less 8, times `scale`; exact if the scale has 8 bits. The nibble is left where it
+ * is and its place made up for in the scale: nibble 2^shift * (scale 2^-shift) - 8 scale. */
+VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift, vec_t scale)
 {
-    __m256i nibble = _mm256_and_si256(_mm256_srli_epi32(words, (int)shift), _mm256_set1_epi32(15));
-    return vec_sub(_mm256_castsi256_ps(_mm256_or_si256(nibble, _mm256_set1_epi32(0x4b000000))), vec_set(0x1p23f + 8));
+    if (shift >= 16) words = _mm256_srli_epi32(words, 16);
+    shift %= 16;
+    __m256i nibble = _mm256_and_si256(words, _mm256_set1_epi32(15 << shift));
+    return vec_fma(_mm256_cvtepi32_ps(nibble), vec_mul(scale, vec_set(1.0f / (float)(1 << shift))),
+                   vec_mul(scale, vec_set(-8)));
 }
 
 /* Lane i of the result is the sum of a[i]; every a[i] is added up in the same order. */

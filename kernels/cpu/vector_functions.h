@@ -4,6 +4,7 @@
 #ifndef QN_KERNELS_CPU_VECTOR_FUNCTIONS_H
 #define QN_KERNELS_CPU_VECTOR_FUNCTIONS_H
 
+#include <stdbool.h>
 #include <string.h>
 
 #if VEC_LANES == 16
@@ -27,6 +28,9 @@ VEC_INLINE vec_t vec_scale_above(vec_t p, vec_t n, vec_t x, vec_t low)
 {
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, low, _CMP_GE_OQ), p, n);
 }
+/* Bit i: a[i] >= b[i] */
+VEC_INLINE uint32_t vec_not_below(vec_t a, vec_t b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+VEC_INLINE bool vec_any_above(vec_t a, vec_t b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 VEC_INLINE vec_t vec_lane_numbers(void)
 {
     return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -63,6 +67,11 @@ VEC_INLINE vec_t vec_scale_above(vec_t p, vec_t n, vec_t x, vec_t low)
     __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_and_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(power)), _mm256_cmp_ps(x, low, _CMP_GE_OQ));
 }
+VEC_INLINE uint32_t vec_not_below(vec_t a, vec_t b)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+}
+VEC_INLINE bool vec_any_above(vec_t a, vec_t b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 VEC_INLINE vec_t vec_lane_numbers(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 VEC_INLINE void vec_store_bf16(uint16_t *to, vec_t value)
 {
@@ -128,11 +137,11 @@ VEC_INLINE vec_t vec_tanh(vec_t x)
     return vec_less(size, vec_set(0.625f), near, vec_copy_sign(far, x));
 }
 
-/* 1 / (1 + e^-x); e^-x of a very negative x stays finite, so that x times the result goes to 0. */
-VEC_INLINE vec_t vec_sigmoid(vec_t x)
+/* x / (1 + e^-s) within 4e-7 of its value; through e^-|s|, which cannot overflow. */
+VEC_INLINE vec_t vec_times_logistic(vec_t x, vec_t s)
 {
-    vec_t one = vec_set(1);
-    return vec_div(one, vec_add(one, vec_exp_weight(vec_min(vec_sub(vec_zero(), x), vec_set(88)))));
+    vec_t zero = vec_zero(), power = vec_exp_weight(vec_sub(zero, vec_absolute(s)));
+    return vec_div(vec_less(s, zero, vec_mul(x, power), x), vec_add(vec_set(1), power));
 }
 
 /* The normal distribution's cumulative function (1 + erf(x / sqrt 2)) / 2: erfc's tail as t exp(-z^2 + P(t)) with
@@ -141,6 +150,7 @@ VEC_INLINE vec_t vec_normal(vec_t x)
 {
     static const float P[] = { 0.17087277f, -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
                                0.09678418f, 0.37409196f, 1.00002368f, -1.26551223f };
+    x = vec_min(vec_max(x, vec_set(-14)), vec_set(14));  /* beyond, 0 and 1; the square stays finite */
     vec_t one = vec_set(1), z = vec_mul(vec_absolute(x), vec_set(0.70710678118654752f));
     vec_t t = vec_div(one, vec_fma(z, vec_set(0.5f), one)), p = vec_set(P[0]);
     for (int i = 1; i < 10; i++) p = vec_fma(p, t, vec_set(P[i]));

@@ -1,5 +1,5 @@
-/* Packing one panel, written once; weight_pack.c and weight_pack_avx2.c include it after PACK(name), PACK_WIDTH (lanes of
- * a vector) and, where the instruction set has a better transposition than plain loops, PACK_TRANSPOSE.
+/* Packing one panel, written once; weight_pack.c and weight_pack_avx2.c include it after PACK(name), PACK_WIDTH (lanes
+ * of a vector) and, where the instruction set has a better transposition than plain loops, PACK_TRANSPOSE.
  *
  * The outputs of the panel are lanes; what is summed is summed over the inputs, ascending, in each lane alone. So the
  * bits do not depend on the width of vectors.
@@ -152,7 +152,10 @@ typedef float vector_t __attribute__((vector_size(PACK_WIDTH * 4)));
 typedef int32_t numbers_t __attribute__((vector_size(PACK_WIDTH * 4)));
 typedef struct { vector_t values[BLOCK]; } group_t;
 
-static inline numbers_t select_lanes(numbers_t mask, numbers_t yes, numbers_t no) { return (yes & mask) | (no & ~mask); }
+static inline numbers_t select_lanes(numbers_t mask, numbers_t yes, numbers_t no)
+{
+    return (yes & mask) | (no & ~mask);
+}
 
 /* The nearest of the numbers -8 .. 7; |value| is far below 2^22. */
 static inline numbers_t int4_numbers(vector_t value)
@@ -192,8 +195,8 @@ static inline void try_inverse(const group_t *group, size_t count, float inverse
     *gains = (vector_t)select_lanes(better, (numbers_t)gain, (numbers_t)*gains);
 }
 
-/* The scale of each lane. The extreme is mapped to about -8 (there is one number more on that side): to -6.4 .. -8.8, of
- * which the best after a least-squares fit wins. (The idea is llama.cpp's make_qx_quants.) */
+/* The scale of each lane. The extreme is mapped to about -8 (there is one number more on that side): to -6.4 .. -8.8,
+ * of which the best after a least-squares fit wins. (The idea is llama.cpp's make_qx_quants.) */
 static vector_t int4_scales(const group_t *group, size_t count)
 {
     static const float inverses[] = { -8.0f, -6.4f, -6.8f, -7.2f, -7.4f, -7.6f, -7.8f, -8.2f, -8.4f, -8.8f };

@@ -29,7 +29,6 @@ typedef struct {
     const int64_t *kv_rows;      /* [T] */
     qn_weight_t q_norm, k_norm;  /* data NULL: none */
     float q_eps, q_offset, k_eps, k_offset;
-    qn_next_t next;
 } prologue_t;
 
 typedef struct {
@@ -372,9 +371,6 @@ attend_splits(const __grid_constant__ decode_t decode)
         clear_queries<S>(count, queries);
         grid_wait();
         prepare_heads<S>(decode, item, item.fresh < item.end, queries, fresh);
-        if (threadIdx.x < WARP)
-            fetch_share(decode.before.next.data, decode.before.next.bytes,
-                        (blockIdx.z * gridDim.y + blockIdx.y) * splits + blockIdx.x, gridDim.z * gridDim.y * splits);
         __syncthreads();
         attend<S>(a, item, shared, rows,
                   [&](uint32_t first, bf16 *stage) { patch_tile<S>(item, fresh, first, stage); }, sums);
@@ -462,10 +458,11 @@ extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *argume
     const qn_attention_t *a = &f->attention;
     uintptr_t addresses = (uintptr_t)f->write.k | (uintptr_t)f->write.v | (uintptr_t)f->rope.angles;
     if (!a->run_count) return;
-    if (attention_fits(stream, a) && addresses % 16 == 0) {
+    /* Where many sequences fill the device, each block's wait for its queries costs more than launches of their own. */
+    uint32_t blocks = a->run_count * a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
+    if (attention_fits(stream, a) && addresses % 16 == 0 && blocks <= stream->processors) {
         prologue_t before = { f->rope.angles, (const bf16 *)f->write.k, (const bf16 *)f->write.v, f->write.kv_rows,
-                              {}, {}, f->q_norm.eps, f->q_norm.weight_offset, f->k_norm.eps, f->k_norm.weight_offset,
-                              f->next };
+                              {}, {}, f->q_norm.eps, f->q_norm.weight_offset, f->k_norm.eps, f->k_norm.weight_offset };
         if (f->q_norm.x) before.q_norm = f->q_norm.weight;
         if (f->k_norm.x) before.k_norm = f->k_norm.weight;
         start(stream, a, &before);

@@ -36,20 +36,6 @@ static __device__ __forceinline__ void grid_begin()
     grid_wait();
 }
 
-/* ---- fetching ahead ---- */
-
-/* Share `index` of `count` of some memory into the second-level cache, by one warp; nothing waits for it. */
-static __device__ __forceinline__ void fetch_share(const void *data, size_t bytes, uint32_t index, uint32_t count)
-{
-#if __CUDA_ARCH__ >= 900
-    const size_t PIECE = 4096;
-    size_t pieces = bytes / PIECE, last = pieces * (index + 1) / count;
-    for (size_t i = pieces * index / count + threadIdx.x % WARP; i < last; i += WARP)
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
-                     :: "l"((const char *)data + i * PIECE), "n"(4096) : "memory");
-#endif
-}
-
 /* ---- clusters: blocks that run together (sm_90) ---- */
 
 /* All threads of the cluster's blocks that have not exited; what they wrote to their shared memory can be seen. */
@@ -68,6 +54,22 @@ static __device__ __forceinline__ float cluster_load(const float *own, uint32_t 
     asm volatile("{\n\t.reg .u32 there;\n\tmapa.shared::cluster.u32 there, %1, %2;\n\t"
                  "ld.shared::cluster.f32 %0, [there];\n\t}"
                  : "=f"(value) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank) : "memory");
+#endif
+    return value;
+}
+
+static __device__ __forceinline__ uint32_t cluster_load_half(const uint32_t *own, uint32_t rank)
+{
+    return __float_as_uint(cluster_load((const float *)own, rank));
+}
+
+static __device__ __forceinline__ unsigned long long cluster_load_word(const unsigned long long *own, uint32_t rank)
+{
+    unsigned long long value = 0;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n\t.reg .u32 there;\n\tmapa.shared::cluster.u32 there, %1, %2;\n\t"
+                 "ld.shared::cluster.u64 %0, [there];\n\t}"
+                 : "=l"(value) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank) : "memory");
 #endif
     return value;
 }

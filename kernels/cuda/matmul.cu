@@ -8,6 +8,7 @@
  * several narrow parts. */
 #define THIN_TOKENS 8
 #define THIN_PARTS_TOKENS 32
+#define NORMED_TOKENS 4    /* above, a norm in every block costs more than a launch of its own */
 #define PLAIN_TOKENS 8     /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8
 
@@ -62,34 +63,41 @@ void qn_cuda_plain(qn_stream_t *stream, const product_t *product)
     }
 }
 
-static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out, const qn_next_t *next)
+static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out)
 {
     product_t product = { a, out };
     if (!product.a->tokens) return;
     uint32_t thin_tokens = product.a->part_count == QN_MATMUL_PARTS ? THIN_PARTS_TOKENS : THIN_TOKENS;
     bool few = product.a->tokens <= thin_tokens || stream->options.deterministic;
-    if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product, next);
+    if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product);
     else if (!few && qn_cuda_blas_fits(stream, &product)) qn_cuda_blas(stream, &product);
     else qn_cuda_plain(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul(qn_stream_t *stream, const void *arguments)
 {
-    multiply(stream, (const qn_matmul_t *)arguments, stream->options.activations, NULL);
+    multiply(stream, (const qn_matmul_t *)arguments, stream->options.activations);
 }
 
 extern "C" void qn_cuda_matmul_logits(qn_stream_t *stream, const void *arguments)
 {
-    multiply(stream, (const qn_matmul_t *)arguments, QN_SCALAR_F32, NULL);
+    multiply(stream, (const qn_matmul_t *)arguments, QN_SCALAR_F32);
 }
 
 extern "C" void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments)
 {
     const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
     if (!a->matmul.tokens) return;
-    if (qn_cuda_thin_fused_fits(stream, a)) return qn_cuda_thin_fused(stream, a);
+    if (qn_cuda_thin_fused_fits(stream, a)) {
+        qn_norm_matmul_t rest = *a;
+        if (a->norm.x && a->matmul.tokens > NORMED_TOKENS) {
+            qn_cuda_rmsnorm(stream, &a->norm);
+            rest.norm.x = NULL;
+        }
+        return qn_cuda_thin_fused(stream, &rest);
+    }
     if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
-    multiply(stream, &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations, &a->next);
+    multiply(stream, &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations);
     if (a->activation.out) qn_cuda_activation(stream, &a->activation);
 }
 
@@ -105,7 +113,7 @@ extern "C" void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments)
 {
     product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };
     QN_ASSERT(qn_cuda_thin_fits(stream, &product));
-    if (product.a->tokens) qn_cuda_thin(stream, &product, NULL);
+    if (product.a->tokens) qn_cuda_thin(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments)

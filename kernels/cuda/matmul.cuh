@@ -27,8 +27,8 @@ typedef struct {
 
 /* bf16 x bf16 with rows of 16-byte pieces. */
 bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product);
-void qn_cuda_thin(qn_stream_t *stream, const product_t *product, const qn_next_t *next);
-/* The same for at most eight tokens, with a norm of bf16 weights before it and a gated activation after it. */
+void qn_cuda_thin(qn_stream_t *stream, const product_t *product);
+/* The same for few tokens, with a norm of bf16 weights before it and a gated activation after it. */
 bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a);
 void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a);
 /* x and weights of one type, bias of the weights' type. */

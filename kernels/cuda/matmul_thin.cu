@@ -14,9 +14,10 @@
  * and, with dependent launch, is full before the kernel that computes x has ended: the memory is never idle.
  * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output.
  *
- * MODE adds what stands around a product: NORMED, x is the residual stream and normed on its way into the product, with
- * the additions of rmsnorm.cu; GATED, the second group of rows is the same 16 outputs of `up`, and f(gate) * up is
- * stored. Both round where the operations apart would round, so they give the same bits. */
+ * MODE: STAGED, x is brought to shared memory at once, where it fits: with the memory busy with weights, each load that
+ * a thread waits for takes microseconds. NORMED, x is the residual stream and normed on that way, with the additions of
+ * rmsnorm.cu. GATED, the second group of rows is the same 16 outputs of `up`, and f(gate) * up is stored. All round
+ * where the operations apart would round, so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/norm.cuh"
 
@@ -26,10 +27,16 @@
 /* Of the ring, 32 KiB each. More than half of the shared memory: a processor then never holds two blocks of one launch
  * while another holds none, as dependent launch would place them; attention's block fits beside one. */
 #define STAGES 4
+/* Of them before grid_wait(): more would stand before x in the memory's queues, where a product is so short that it
+ * matters. */
+#define EARLY_STAGES(inputs) ((inputs) >= 4096 ? STAGES : 2)
 #define COPIES 8           /* of 16 bytes, per thread and stage */
 #define TILE_TOKENS 8
 
-enum { PLAIN = 0, NORMED = 1, GATED = 2 };   /* bits of MODE */
+enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4 };   /* bits of MODE; NORMED only with STAGED */
+#define X_BYTES 32768      /* of x in shared memory, at most */
+#define X_CHUNKS 8         /* of 16 bytes, of x per thread: 256 threads take a token's in turns */
+#define X_PAD 32           /* elements between tokens: the quads of two tokens read different banks */
 
 typedef struct {
     const bf16 *x;
@@ -40,7 +47,7 @@ typedef struct {
     float norm_eps, norm_offset;
     qn_activation_t kind;                  /* GATED */
     bf16 *gated;                           /* [T, O] */
-    qn_next_t next;
+    uint32_t early;                        /* stages on their way before grid_wait() */
 } thin_t;
 
 /* Finds the part of a tile, and the tile's first row in it. */
@@ -209,8 +216,8 @@ static __device__ __forceinline__ void leave_sums(float (&sums)[GROUPS][TILES][4
 
 /* x of the stage that begins at m, of the tokens lane / 4 of each tile. */
 template <int TILES, int PIECES>
-static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t m, uint32_t inputs, uint32_t tokens,
-                                              uint4 (&to)[PIECES][TILES])
+static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t stride, uint32_t m, uint32_t inputs,
+                                              uint32_t tokens, uint4 (&to)[PIECES][TILES])
 {
     uint32_t token = threadIdx.x % WARP / 4;
 #pragma unroll
@@ -219,42 +226,47 @@ static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t m, uint32_
         for (int tile = 0; tile < TILES; tile++) {
             uint32_t t = tile * TILE_TOKENS + token, at = m + piece * 32;
             to[piece][tile] = make_uint4(0, 0, 0, 0);
-            if (t < tokens && at < inputs) to[piece][tile] = *(const uint4 *)(x + (size_t)t * inputs + at);
+            if (t < tokens && at < inputs) to[piece][tile] = *(const uint4 *)(x + (size_t)t * stride + at);
         }
 }
 
-/* ---- the norm ---- */
+/* ---- x in shared memory ---- */
 
-/* The norm's scale of token lane / 4, or 0; formed by the whole block, for up to TILE_TOKENS tokens. */
-static __device__ float token_scale(const thin_t &a, const bf16 *x, uint32_t tokens)
+/* Goes over this thread's chunks: calls visit(j, token, m, first, last) for its j-th, at input m of a token (beyond the
+ * end: the thread has none there), and whether it is the thread's first and last of that token. Counted, not divided:
+ * every thread of every product goes this way. */
+template <class F>
+static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t tokens, F visit)
 {
-    __shared__ float room[TILE_TOKENS][NORM_WARPS];
-    static_assert(SPLIT * WARP == NORM_THREADS, "the additions of rmsnorm.cu");
-    uint32_t lane = threadIdx.x % WARP;
-    float sums[TILE_TOKENS] = {}, scale = 0;
-    for (uint32_t i = threadIdx.x * 8; i < a.inputs; i += NORM_THREADS * 8)
+    constexpr uint32_t STEP = NORM_THREADS * 8;
+    uint32_t token = 0, m = threadIdx.x * 8, end = (inputs + STEP - 1) / STEP * STEP;
 #pragma unroll
-        for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-            if (t >= tokens) break;
-            float values[8];
-            load_vector(x + (size_t)t * a.inputs + i, values);
-#pragma unroll
-            for (int j = 0; j < 8; j++) sums[t] = fmaf(values[j], values[j], sums[t]);
-        }
-#pragma unroll
-    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-        if (t >= tokens) break;
-        float sum = warp_sum(sums[t]);
-        if (lane == 0) room[t][threadIdx.x / WARP] = sum;
+    for (uint32_t j = 0; j < X_CHUNKS; j++) {
+        if (token == tokens) break;
+        bool last = m + STEP >= end;
+        visit(j, token, m, m < STEP, last);
+        m = last ? threadIdx.x * 8 : m + STEP;
+        token += last;
     }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
-        if (t >= tokens) break;
-        float sum = warp_sum(lane < NORM_WARPS ? room[t][lane] : 0.0f);
-        if (t == lane / 4) scale = norm_scale(sum, a.inputs, a.norm_eps);
-    }
-    return scale;
+}
+
+/* All of this thread's chunks on their way. */
+static __device__ __forceinline__ void load_chunks(const bf16 *x, uint32_t inputs, uint32_t tokens,
+                                                   uint4 (&to)[X_CHUNKS])
+{
+    for_each_chunk(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
+        to[j] = make_uint4(0, 0, 0, 0);
+        if (m < inputs) to[j] = *(const uint4 *)(x + (size_t)token * inputs + m);
+    });
+}
+
+/* The norm's weights of the same chunks. They are constant: before grid_wait(). */
+static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t tokens, uint4 (&to)[X_CHUNKS])
+{
+    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t, uint32_t m, bool, bool) {
+        to[j] = make_uint4(0, 0, 0, 0);
+        if (m < a.inputs) to[j] = *(const uint4 *)(a.norm + m);
+    });
 }
 
 static __device__ __forceinline__ uint32_t norm_pair(uint32_t x, uint32_t weight, float scale, float offset)
@@ -265,27 +277,43 @@ static __device__ __forceinline__ uint32_t norm_pair(uint32_t x, uint32_t weight
     return pack_bf16(normed(values[0], scale, weights[0], offset), normed(values[1], scale, weights[1], offset));
 }
 
-/* Norms what load_x() brought. `weights`: the norm's, of the same inputs. */
-template <int PIECES>
-static __device__ __forceinline__ void norm_x(uint4 (&x)[PIECES][1], const uint4 (&weights)[PIECES][1], float scale,
-                                              float offset)
+/* Norms the chunks: each token's squares are added in the order of rmsnorm.cu. */
+static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tokens, const uint4 (&weights)[X_CHUNKS],
+                                                   uint4 (&chunks)[X_CHUNKS])
 {
+    __shared__ float room[X_CHUNKS][NORM_WARPS];
+    static_assert(SPLIT * WARP == NORM_THREADS, "the additions of rmsnorm.cu");
+    uint32_t lane = threadIdx.x % WARP;
+    float sum = 0, scale = 0;
+    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool last) {
+        float values[8];
+        unpack(chunks[j].x, values), unpack(chunks[j].y, values + 2);
+        unpack(chunks[j].z, values + 4), unpack(chunks[j].w, values + 6);
+        if (first) sum = 0;
 #pragma unroll
-    for (int i = 0; i < PIECES; i++) {
-        x[i][0].x = norm_pair(x[i][0].x, weights[i][0].x, scale, offset);
-        x[i][0].y = norm_pair(x[i][0].y, weights[i][0].y, scale, offset);
-        x[i][0].z = norm_pair(x[i][0].z, weights[i][0].z, scale, offset);
-        x[i][0].w = norm_pair(x[i][0].w, weights[i][0].w, scale, offset);
-    }
+        for (int i = 0; i < 8; i++) sum = fmaf(values[i], values[i], sum);
+        if (!last) return;
+        float all = warp_sum(sum);
+        if (lane == 0) room[token][threadIdx.x / WARP] = all;
+    });
+    __syncthreads();
+    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool) {
+        if (first)
+            scale = norm_scale(warp_sum(lane < NORM_WARPS ? room[token][lane] : 0.0f), a.inputs, a.norm_eps);
+        chunks[j].x = norm_pair(chunks[j].x, weights[j].x, scale, a.norm_offset);
+        chunks[j].y = norm_pair(chunks[j].y, weights[j].y, scale, a.norm_offset);
+        chunks[j].z = norm_pair(chunks[j].z, weights[j].z, scale, a.norm_offset);
+        chunks[j].w = norm_pair(chunks[j].w, weights[j].w, scale, a.norm_offset);
+    });
 }
 
-/* The norm's weights for the stage that begins at m. */
-template <int PIECES>
-static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t m, uint4 (&to)[PIECES][1])
+static __device__ __forceinline__ void store_chunks(const uint4 (&chunks)[X_CHUNKS], uint32_t inputs, uint32_t tokens,
+                                                    bf16 *staged)
 {
-#pragma unroll
-    for (int i = 0; i < PIECES; i++)
-        to[i][0] = m + i * 32 < a.inputs ? *(const uint4 *)(a.norm + m + i * 32) : make_uint4(0, 0, 0, 0);
+    for_each_chunk(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
+        if (m < inputs) *(uint4 *)(staged + (size_t)token * (inputs + X_PAD) + m) = chunks[j];
+    });
+    __syncthreads();
 }
 
 /* ---- the product ---- */
@@ -314,46 +342,56 @@ template <int TILES, int GROUPS, class O, int MODE>
 static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __grid_constant__ thin_t a)
 {
     constexpr int PIECES = UNIT / GROUPS / 32;
-    static_assert(!(MODE & NORMED) || TILES == 1, "token_scale() takes one tile of tokens");
+    static_assert(!(MODE & STAGED) || TILES == 1, "room for eight tokens at most");
+    static_assert(!(MODE & NORMED) || MODE & STAGED, "x is normed where it is staged");
     static_assert(!(MODE & GATED) || GROUPS == 2, "gate and up");
-    extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then two sets of sums */
+    extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then two sets of sums, then x */
     uint4 *own = ring + threadIdx.x / WARP * COPIES * WARP + threadIdx.x % WARP;
     float *partial = (float *)(ring + STAGES * SPLIT * COPIES * WARP);
-    uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token;
+    uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token, stride = a.inputs;
     const bf16 *x = a.x + (size_t)first_token * a.inputs;
     feeder<GROUPS, MODE> feeder = { blockIdx.x, threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8, {} };
 
     grid_release();
     feeder.find_rows(a);
 #pragma unroll
-    for (int stage = 0; stage < STAGES; stage++) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
+    for (uint32_t stage = 0; stage < STAGES; stage++)
+        if (stage < a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
+    uint4 norm_weights[MODE & NORMED ? X_CHUNKS : 1];
+    if constexpr (MODE & NORMED) load_norm(a, tokens, norm_weights);
     grid_wait();   /* weights are constant: they are on their way while the kernel before this one ends */
+    if constexpr (MODE & STAGED) {
+        bf16 *staged = (bf16 *)(partial + 2 * PARTIALS<TILES, GROUPS>);
+        uint4 chunks[X_CHUNKS];
+        load_chunks(x, a.inputs, tokens, chunks);
+#pragma unroll
+        for (uint32_t stage = 0; stage < STAGES; stage++)
+            if (stage >= a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
+        if constexpr (MODE & NORMED) norm_chunks(a, tokens, norm_weights, chunks);
+        store_chunks(chunks, a.inputs, tokens, staged);
+        x = staged, stride = a.inputs + X_PAD;
+    }
 
-    float sums[GROUPS][TILES][4] = {}, scale = 0;
+    float sums[GROUPS][TILES][4] = {};
     uint32_t slot = 0, count = 0, warp = threadIdx.x / WARP, base = warp * UNIT, start = base + threadIdx.x % 4 * 8;
     uint32_t tiles = a.tile_ends[a.part_count - 1];
-    uint4 values[PIECES][TILES], next[PIECES][TILES], weights[PIECES][1];
-    load_x(x, start, a.inputs, tokens, values);
-    if constexpr (MODE & NORMED) {
-        load_norm(a, start, weights);
-        scale = token_scale(a, x, tokens);
-        norm_x(values, weights, scale, a.norm_offset);
-    }
+    uint4 values[PIECES][TILES], next[PIECES][TILES];
+    load_x(x, stride, start, a.inputs, tokens, values);
+    if constexpr (!(MODE & STAGED))
+#pragma unroll
+        for (uint32_t stage = 0; stage < STAGES; stage++)
+            if (stage >= a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x, count++) {
-        if (tile + gridDim.x >= tiles && warp == 0) fetch_share(a.next.data, a.next.bytes, blockIdx.x, gridDim.x);
         addend_t addend = {};
         if constexpr (!(MODE & GATED)) addend = first_addend<TILES, GROUPS, O>(a, tile, first_token, tokens);
         for (uint32_t m = start, then; m - base < feeder.end_of(a.inputs); m = then) {
             then = feeder.template next_m<GROUPS>(m);
-            uint32_t ahead = then - base < feeder.end_of(a.inputs) ? then : start;
-            load_x(x, ahead, a.inputs, tokens, next);
-            if constexpr (MODE & NORMED) load_norm(a, ahead, weights);
+            load_x(x, stride, then - base < feeder.end_of(a.inputs) ? then : start, a.inputs, tokens, next);
             asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
             uint4 *stage = own + slot * SPLIT * COPIES * WARP;
             add_stage(stage, values, sums);
             feeder.feed(a, stage);
             slot = slot + 1 == STAGES ? 0 : slot + 1;
-            if constexpr (MODE & NORMED) norm_x(next, weights, scale, a.norm_offset);
 #pragma unroll
             for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
@@ -370,18 +408,28 @@ template <int TILES, int GROUPS>
 constexpr size_t SHARED = sizeof(uint4) * STAGES * SPLIT * COPIES * WARP
     + sizeof(float) * 2 * PARTIALS<TILES, GROUPS>;
 
+static size_t staged_bytes(const qn_matmul_t *a) { return (size_t)a->tokens * (a->inputs + X_PAD) * sizeof(bf16); }
+
+/* Whether x fits into shared memory, and into the threads' registers on its way there. */
+static bool can_stage(const qn_matmul_t *a)
+{
+    return a->tokens <= TILE_TOKENS && a->tokens * divide_up(a->inputs, NORM_THREADS * 8) <= X_CHUNKS
+        && staged_bytes(a) <= X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS;
+}
+
 template <int TILES, int GROUPS, class O, int MODE>
 static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
     uint32_t tiles = 0;
     thin.x = (const bf16 *)a->x, thin.tokens = a->tokens, thin.inputs = a->inputs;
+    thin.early = stream->options.early_stages ? stream->options.early_stages : EARLY_STAGES(a->inputs);
     thin.part_count = MODE & GATED ? 1 : a->part_count;
     for (uint32_t p = 0; p < a->part_count; p++) thin.parts[p] = a->parts[p];
     for (uint32_t p = 0; p < thin.part_count; p++)
         thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, MODE & GATED ? ROWS : ROWS * GROUPS);
     dim3 grid(tiles < stream->processors ? tiles : stream->processors, divide_up(a->tokens, TILES * TILE_TOKENS));
     qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, GROUPS, O, MODE>, grid, SPLIT * WARP,
-                  SHARED<TILES, GROUPS>, thin);
+                  SHARED<TILES, GROUPS> + (MODE & STAGED ? staged_bytes(a) : 0), thin);
 }
 
 /* Wider tiles read x less often, but only pay where several of them come to each processor. */
@@ -396,7 +444,8 @@ static void start_grouped(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thi
 
 template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
-    if (a->tokens <= TILE_TOKENS) start_grouped<1, O, PLAIN>(stream, a, thin);
+    if (can_stage(a)) start_grouped<1, O, STAGED>(stream, a, thin);
+    else if (a->tokens <= TILE_TOKENS) start_grouped<1, O, PLAIN>(stream, a, thin);
     else if (a->tokens <= 2 * TILE_TOKENS) start_grouped<2, O, PLAIN>(stream, a, thin);
     else start_grouped<4, O, PLAIN>(stream, a, thin);
 }
@@ -405,14 +454,16 @@ template <int TILES, int GROUPS, class O, int MODE> static void prepare(cudaErro
 {
     if (*error) return;
     *error = cudaFuncSetAttribute(multiply_thin<TILES, GROUPS, O, MODE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  SHARED<TILES, GROUPS>);
+                                  SHARED<TILES, GROUPS>
+                                      + (MODE & STAGED ? X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS : 0));
 }
 
 template <class O> static void prepare_all(cudaError_t *error)
 {
     prepare<1, 1, O, PLAIN>(error), prepare<2, 1, O, PLAIN>(error), prepare<4, 1, O, PLAIN>(error);
     prepare<1, 2, O, PLAIN>(error), prepare<2, 2, O, PLAIN>(error), prepare<4, 2, O, PLAIN>(error);
-    prepare<1, 1, O, NORMED>(error), prepare<1, 2, O, NORMED>(error);
+    prepare<1, 1, O, STAGED>(error), prepare<1, 2, O, STAGED>(error);
+    prepare<1, 1, O, STAGED | NORMED>(error), prepare<1, 2, O, STAGED | NORMED>(error);
 }
 
 cudaError_t qn_cuda_prepare_thin(void)
@@ -420,7 +471,7 @@ cudaError_t qn_cuda_prepare_thin(void)
     cudaError_t error = cudaSuccess;
     prepare_all<float>(&error);
     prepare_all<bf16>(&error);
-    prepare<1, 2, bf16, GATED>(&error), prepare<1, 2, bf16, NORMED | GATED>(&error);
+    prepare<1, 2, bf16, STAGED | GATED>(&error), prepare<1, 2, bf16, STAGED | NORMED | GATED>(&error);
     return error;
 }
 
@@ -433,10 +484,9 @@ bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product)
     return true;
 }
 
-void qn_cuda_thin(qn_stream_t *stream, const product_t *product, const qn_next_t *next)
+void qn_cuda_thin(qn_stream_t *stream, const product_t *product)
 {
     thin_t thin = {};
-    if (next) thin.next = *next;
     with_scalar(product->out, [&](auto out) { start_tiles<decltype(out)>(stream, product->a, thin); });
 }
 
@@ -447,7 +497,7 @@ bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *
     product_t product = { &a->matmul, a->logits ? QN_SCALAR_F32 : QN_SCALAR_BF16 };
     const qn_rmsnorm_t *norm = &a->norm;
     bool gated = a->activation.out != NULL;
-    if (a->matmul.tokens > TILE_TOKENS || !qn_cuda_thin_fits(stream, &product)) return false;
+    if (!can_stage(&a->matmul) || !qn_cuda_thin_fits(stream, &product)) return false;
     if (norm->x && (norm->weight.scalar != QN_SCALAR_BF16 || norm->residual || norm->width <= NORM_WARP_WIDTH
                     || ((uintptr_t)norm->x | (uintptr_t)norm->weight.data) % 16)) return false;
     return !gated || (a->matmul.part_count == 2 && a->activation.up && !a->logits
@@ -476,9 +526,8 @@ template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_m
 void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
 {
     thin_t thin = {};
-    thin.next = a->next;
-    if (a->norm.x && a->activation.out) start_fused<NORMED | GATED>(stream, a, thin);
-    else if (a->norm.x) start_fused<NORMED>(stream, a, thin);
-    else if (a->activation.out) start_fused<GATED>(stream, a, thin);
-    else start_fused<PLAIN>(stream, a, thin);
+    if (a->norm.x && a->activation.out) start_fused<STAGED | NORMED | GATED>(stream, a, thin);
+    else if (a->norm.x) start_fused<STAGED | NORMED>(stream, a, thin);
+    else if (a->activation.out) start_fused<STAGED | GATED>(stream, a, thin);
+    else start_fused<STAGED>(stream, a, thin);
 }

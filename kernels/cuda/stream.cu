@@ -62,6 +62,8 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = qn_cuda_prepare_attention();
     if (!error) error = qn_cuda_prepare_thin();
     if (!error) error = qn_cuda_prepare_experts();
+    if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
+    if (!error && stream->capability >= 90) error = qn_cuda_prepare_logprobs();
     return error;
 }
 

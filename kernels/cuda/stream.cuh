@@ -57,13 +57,16 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 cudaError_t qn_cuda_prepare_attention(void);
 cudaError_t qn_cuda_prepare_thin(void);
 cudaError_t qn_cuda_prepare_experts(void);
+/* The same for rows of logits; for devices with clusters only. */
+cudaError_t qn_cuda_prepare_sampler(void);
+cudaError_t qn_cuda_prepare_logprobs(void);
 /* Workspace of one decode launch. */
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
 
 /* How a kernel is launched. */
 typedef struct {
     bool alone;          /* begins when all before it is done, also with dependent launch */
-    unsigned cluster;    /* blocks of one row of the grid that run together and see each other's shared memory; 1: none */
+    unsigned cluster;    /* blocks along x that run together and see each other's shared memory; 1: none */
 } qn_cuda_how_t;
 
 /* Launches; with dependent launch a kernel may begin before its predecessor has ended, so each kernel calls

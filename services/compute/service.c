@@ -122,11 +122,22 @@ static bool all_mapped(const compute_service_t *service)
     return true;
 }
 
+/* "bf16 in rows", "int4 in panels": of the first layer's products. */
+static const char *describe_weights(const model_t *model, char ret_text[32])
+{
+    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16",
+                                         [QN_SCALAR_INT8] = "int8", [QN_SCALAR_INT4] = "int4" };
+    const qn_weight_t *weight = &model->layers[0].weights[QN_TENSOR_OUTPUT];
+    snprintf(ret_text, 32, "%s in %s", NAMES[weight->scalar], weight->layout == QN_LAYOUT_PANELS ? "panels" : "rows");
+    return ret_text;
+}
+
 static void announce(compute_service_t *service)
 {
     const runtime_t *runtime = service->runtime;
-    char text[QN_REASON_MAX];
-    snprintf(text, sizeof text, "%s, %u threads, matmul %s, attention %s", service->model->config.architecture_name,
+    char text[QN_REASON_MAX], weights[32];
+    snprintf(text, sizeof text, "%s, %s, %u threads, matmul %s, attention %s",
+             service->model->config.architecture_name, describe_weights(service->model, weights),
              qn_stream_threads(runtime->stream), runtime->kernels.chosen[QN_OP_MATMUL]->name,
              runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
     qn_log_info("%s; %" PRIu32 " slots, %" PRIu32 " tokens a step, sequences of %" PRIu32, text,

@@ -152,8 +152,12 @@ static qn_err_t make_kv(loader_t *loader)
         result->kv_kept = true;
         return QN_OK;
     }
-    return region_table_make(loader->table, LOADER_KV_ID, QN_REGION_KIND_KV, "kv", result->kv.bytes,
-                             &result->kv_region);
+    qn_err_t err = region_table_make(loader->table, LOADER_KV_ID, QN_REGION_KIND_KV, "kv", result->kv.bytes,
+                                     &result->kv_region);
+    /* Otherwise it grows as it is used: most of it never is. */
+    if (!err && strcmp(loader->config->memory.huge_pages, "all") == 0)
+        qn_region_make_huge(result->kv_region, 0, result->kv.bytes);
+    return err;
 }
 
 /* Dynamic rope scales by the length of the whole sequence: beyond the original length the KV of a prefix is that of its

@@ -16,12 +16,13 @@ struct region_table {
     int32_t device;
     uint32_t epoch;
     char fd_socket[QN_ENDPOINT_MAX];
+    bool huge_pages;
     qn_mapping_t *regions[REGION_TABLE_MAX]; /* owned */
     size_t count;
     uint64_t next_id;
 };
 
-qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, const char *fd_socket,
+qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, const char *fd_socket, bool huge_pages,
                              region_table_t **ret_table)
 {
     if (strlen(fd_socket) >= QN_ENDPOINT_MAX) return qn_fail(QN_ERR_LIMIT, "%s: path too long", fd_socket);
@@ -30,6 +31,7 @@ qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, c
     table->share = share;
     table->device = device;
     table->epoch = epoch;
+    table->huge_pages = huge_pages;
     table->next_id = REGION_TABLE_MAX;
     strcpy(table->fd_socket, fd_socket);
     *ret_table = table;
@@ -49,7 +51,8 @@ qn_err_t region_table_make(const region_table_t *table, uint64_t id, qn_region_k
                            uint64_t bytes, qn_mapping_t **ret_region)
 {
     qn_region_spec_t spec = { .id = id, .kind = kind, .share = table->share, .device = table->device, .bytes = bytes,
-                              .epoch = table->epoch, .name = name, .fd_socket = table->fd_socket };
+                              .epoch = table->epoch, .name = name, .fd_socket = table->fd_socket,
+                              .huge_pages = table->huge_pages };
     return qn_region_create(&spec, ret_region);
 }
 

@@ -14,8 +14,8 @@
 
 typedef struct region_table region_table_t;
 
-/* `fd_socket` is written into every description (copied). */
-qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, const char *fd_socket,
+/* `fd_socket` is written into every description (copied). `huge_pages`: as in qn_region_spec_t, for all regions. */
+qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, const char *fd_socket, bool huge_pages,
                              region_table_t **ret_table);
 /* Closes all regions. */
 void region_table_destroy(region_table_t **table);

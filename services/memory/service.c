@@ -130,7 +130,8 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     service->grant_blocks = calloc(MEMORY_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
     if (!service->grant_items || !service->grant_blocks) return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
     qn_err_t err = choose_share(config, &share, &device);
-    if (!err) err = region_table_create(share, device, qn_daemon_epoch(service->daemon), fd_socket, &service->regions);
+    if (!err) err = region_table_create(share, device, qn_daemon_epoch(service->daemon), fd_socket,
+                                        strcmp(config->memory.huge_pages, "off") != 0, &service->regions);
     if (!err) err = qn_fd_server_create(fd_socket, find_fd, service, &service->fd_server);
     if (!err) err = qn_daemon_watch(service->daemon, qn_fd_server_fd(service->fd_server));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
@@ -186,11 +187,26 @@ static qn_err_t own_region(memory_service_t *service, qn_mapping_t **region, boo
     return region_table_add(service->regions, region);
 }
 
+/* "494.0 MiB of int8 on huge pages": size, format where the checkpoint's was changed, and pages as far as they are
+ * known (those of a kept region are mapped when they are used). */
+static void format_weights(const memory_service_t *service, char *ret_text, size_t size)
+{
+    const qn_mapping_t *region = region_table_find_name(service->regions, "weights");
+    const char *quantize = service->config->model.quantize;
+    char bytes_text[32], huge_text[32] = "";
+    uint64_t bytes = qn_region_bytes(region), huge = qn_region_huge_bytes(region);
+    format_size(bytes_text, sizeof bytes_text, bytes);
+    if (huge > 0 && huge < bytes - bytes / 8) format_size(huge_text, sizeof huge_text, huge);
+    snprintf(ret_text, size, "%s%s%s%s%s%s", bytes_text, strcmp(quantize, "none") ? " of " : "",
+             strcmp(quantize, "none") ? quantize : "", huge_text[0] ? ", " : "", huge_text,
+             huge ? " on huge pages" : "");
+}
+
 static void log_model(memory_service_t *service)
 {
     const loader_result_t *model = &service->model;
-    char weights_text[32], kv_text[32], text[QN_REASON_MAX];
-    format_size(weights_text, sizeof weights_text, weights_bytes(model->weights));
+    char weights_text[96], kv_text[32], text[QN_REASON_MAX];
+    format_weights(service, weights_text, sizeof weights_text);
     format_size(kv_text, sizeof kv_text, model->kv.bytes);
     qn_log_info("%s (%s): %zu tensors, %s %s in %.2f s; KV cache %s%s: %" PRIu32 " blocks of %" PRIu64 " tokens",
                 model->directory->id, model->directory->config.architecture_name, weights_count(model->weights),
@@ -199,7 +215,7 @@ static void log_model(memory_service_t *service)
     if (weights_left_out(model->weights))
         qn_log_info("%zu tensors of the checkpoint were left out: the model does not need them",
                     weights_left_out(model->weights));
-    snprintf(text, sizeof text, "%.80s: weights %s, %" PRIu32 " KV blocks", model->directory->id, weights_text,
+    snprintf(text, sizeof text, "%.80s: weights %.46s, %" PRIu32 " KV blocks", model->directory->id, weights_text,
              model->kv.block_count);
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
 }

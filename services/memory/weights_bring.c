@@ -221,7 +221,8 @@ static qn_err_t store(const weights_t *weights, const weights_chunk_t *chunk, co
         store_rows(tensor, values, chunk->count * origin->inputs, target);
         return QN_OK;
     }
-    uint64_t panels = qn_panel_count(chunk->count), each = qn_panel_bytes(tensor->scalar, tensor->group, origin->inputs);
+    uint64_t panels = qn_panel_count(chunk->count);
+    uint64_t each = qn_panel_bytes(tensor->scalar, tensor->group, origin->inputs);
     qn_weight_pack(tensor->scalar, tensor->group, origin->outputs, origin->inputs, chunk->first / QN_PANEL_ROWS, panels,
                    values, target);
     if (tensor->scalar != QN_SCALAR_INT8 && tensor->scalar != QN_SCALAR_INT4) return QN_OK;

@@ -357,12 +357,14 @@ static void append_ids(tokenizer_tokens_t *tokens, const uint32_t *ids, size_t c
     tokens->count += count;
 }
 
-/* Without any cache. Most words that are a piece encode to it: one look-up instead of merging. */
+/* Without any cache. Most words that are a piece encode to it: one look-up instead of merging. Short ones were looked
+ * up already, in whole_words, which has them all unless there are affixes. */
 static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
                            const uint32_t **ret_ids)
 {
     const uint32_t *ends;
-    uint32_t id = vocabulary_find(&bpe->pieces, word, bytes);
+    bool was_looked_up = bytes <= BPE_WHOLE_BYTES_MAX && !bpe->prefix && !bpe->suffix;
+    uint32_t id = was_looked_up ? VOCABULARY_NO_ID : vocabulary_find(&bpe->pieces, word, bytes);
     if (id != VOCABULARY_NO_ID && bpe_is_whole(bpe, id)) {
         make_room(scratch, 1);
         scratch->ids[0] = id;
@@ -526,11 +528,12 @@ void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *t
     word_key_t keys[WORDS_AHEAD];
     for (size_t first = 0; first < count; first += WORDS_AHEAD) {
         size_t last = first + WORDS_AHEAD < count ? first + WORDS_AHEAD : count;
-        /* The table is larger than the near caches: ask for all lines before the first is needed. */
+        /* The tables are larger than the near caches: ask for all lines before the first is needed. */
         for (size_t i = first, from = start; i < last; from = ends[i++]) {
             if (ends[i] - from > 15) continue;
             keys[i - first] = word_key(text + from, ends[i] - from, length - from);
             __builtin_prefetch(&bpe->whole_words[keys[i - first].hash & bpe->whole_mask]);
+            __builtin_prefetch(scratch->cache[(keys[i - first].hash >> 32) % CACHE_SETS]);
         }
         token_list_reserve(tokens, 15 * WORDS_AHEAD);
         for (size_t i = first; i < last; start = ends[i++]) {

@@ -120,6 +120,20 @@ unsigned unicode_check(const uint8_t *at, size_t length, unsigned *ret_bad)
     return need;
 }
 
+/* Bytes of the characters of two and three bytes at the start that are surely valid: nearly all there are. */
+static size_t common_prefix(const uint8_t *text, size_t length)
+{
+    size_t at = 0;
+    while (length - at >= 3) {
+        uint8_t lead = text[at], second = text[at + 1];
+        bool is_tail = (second & 0xC0) == 0x80;
+        if (lead >= 0xC2 && lead < 0xE0 && is_tail) at += 2;
+        else if (lead > 0xE0 && lead < 0xED && is_tail && (text[at + 2] & 0xC0) == 0x80) at += 3;
+        else break;
+    }
+    return at;
+}
+
 size_t unicode_valid_prefix(const uint8_t *text, size_t length)
 {
     size_t at = 0;
@@ -130,6 +144,7 @@ size_t unicode_valid_prefix(const uint8_t *text, size_t length)
             if (word & 0x8080808080808080ull) break;
             at += sizeof word;
         }
+        at += common_prefix(text + at, length - at);
         if (at == length) break;
         unsigned bad;
         unsigned bytes = unicode_check(text + at, length - at, &bad);

@@ -2,7 +2,7 @@
 
 usage: tests/bench/llamacpp_model.py SHAPE_DIR OUT_DIR
 
-OUT_DIR gets config.json and model.safetensors (bf16), and bf16.gguf, q8_0.gguf and q4_0.gguf. The GGUF files have no
+OUT_DIR gets config.json and model.safetensors (bf16), and a GGUF file per format. The GGUF files have no
 vocabulary. In q4_0.gguf the embedding, which is the head too, is Q8_0, as Quintet's int4 keeps it in int8.
 Needs numpy and gguf (PyPI)."""
 import json
@@ -16,7 +16,8 @@ import numpy as np
 
 SEED = 1
 DEVIATION = 0.02
-FORMATS = {"bf16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
+FORMATS = {"bf16": gguf.GGMLQuantizationType.BF16, "f16": gguf.GGMLQuantizationType.F16,
+           "q8_0": gguf.GGMLQuantizationType.Q8_0,
            "q4_0": gguf.GGMLQuantizationType.Q4_0}
 
 

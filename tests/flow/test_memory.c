@@ -232,10 +232,12 @@ static void check_described(const qn_tensor_t *tensor, const qn_mapping_t *weigh
     const safetensors_tensor_t *source = safetensors_find(checkpoint, tensor->name.data);
     uint64_t inputs = tensor->shape_count == 2 ? tensor->shape[1] : 1, bytes = 0;
     qn_weight_t weight = {
-        .data = (uint8_t *)qn_region_pointer(weights) + tensor->offset,
-        .scalar = tensor->dtype == QN_DTYPE_I4 ? QN_SCALAR_INT4 : tensor->dtype == QN_DTYPE_I8 ? QN_SCALAR_INT8 : QN_SCALAR_BF16,
-        .layout = tensor->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS, .group = tensor->group };
-    assert_int_equal(qn_weight_bytes(weight.scalar, weight.layout, weight.group, tensor->shape[0], inputs, &bytes), QN_OK);
+        .data = (uint8_t *)qn_region_pointer(weights) + tensor->offset, .group = tensor->group,
+        .scalar = tensor->dtype == QN_DTYPE_I4 ? QN_SCALAR_INT4
+            : tensor->dtype == QN_DTYPE_I8 ? QN_SCALAR_INT8 : QN_SCALAR_BF16,
+        .layout = tensor->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS };
+    assert_int_equal(qn_weight_bytes(weight.scalar, weight.layout, weight.group, tensor->shape[0], inputs, &bytes),
+                     QN_OK);
     assert_int_equal(tensor->bytes, bytes);
     for (uint64_t o = 0; o < tensor->shape[0]; o += 7) {
         float row[768], most = 0, difference = 0;

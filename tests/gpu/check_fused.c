@@ -86,7 +86,6 @@ static void check_norm_matmul(check_t *check, const product_shape_t *shape)
         if (shape->bias) part->bias = check_weight(check, o, 1, 50, QN_SCALAR_BF16).device;
         residuals[p] = check_values(check, shape->tokens * o, 1, 300, QN_SCALAR_BF16);
     }
-    fused.next = (qn_next_t){ fused.matmul.parts[0].weight.data, 100000 };
     qn_norm_matmul_t parts = fused;
     make_outputs(check, shape, residuals, &fused);
     make_outputs(check, shape, residuals, &parts);
@@ -183,7 +182,6 @@ static qn_decode_attention_t own_arrays(check_t *check, const attention_case_t *
     a.attention.q = a.rope.q = q, a.rope.k = k, a.write.k = k, a.write.v = v;
     if (qk_norm) a.q_norm.x = a.q_norm.out = q, a.k_norm.x = a.k_norm.out = k;
     a.attention.out = check_poison(check, c->q_count * 2);
-    a.next = (qn_next_t){ a.write.kv.data, c->cache_bytes };
     return a;
 }
 
@@ -203,7 +201,8 @@ static void check_decode_attention(check_t *check, const head_shape_t *shape, ui
     same_outputs(check, fused.write.kv.data, parts.write.kv.data, c.cache_bytes);
     size_t row = (size_t)shape->heads * shape->head_dim * 2;
     for (uint32_t i = 0; i < runs; i++)   /* what a run that has ended gets is nobody's */
-        if (i != 2) same_outputs(check, (char *)fused.attention.out + i * row, (char *)parts.attention.out + i * row, row);
+        if (i != 2)
+            same_outputs(check, (char *)fused.attention.out + i * row, (char *)parts.attention.out + i * row, row);
     check_next(check);
 }
 

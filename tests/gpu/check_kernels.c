@@ -219,7 +219,8 @@ static void check_gate(check_t *check, qn_activation_t kind, uint32_t tokens, ui
     a.gate = a.out = check_push(check, gate, count, check->activations);
     if (gated) a.up = check_push(check, up, count, check->activations);
     qn_cuda_activation(check->gpu, &a);
-    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-30);
+    /* The reference forms 1 + tanh, which is 0 or has no digits left far below zero. */
+    check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), 1e-5);
     check_next(check);
 }
 

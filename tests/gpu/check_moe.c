@@ -1,5 +1,5 @@
-/* What is this?      Experts on the GPU against the reference: routing with ties, products of experts with none, few and
- *                    many places, and the weighted sum; and an expert's bits beside those of the thin product.
+/* What is this?      Experts on the GPU against the reference: routing with ties, products of experts with none, few
+ *                    and many places, and the weighted sum; and an expert's bits beside those of the thin product.
  * State owned:       none.
  * Must never:        leave out an expert without places.
  * Read next:         kernels/cuda/moe.cu, kernels/cuda/expert_matmul.cu. */

@@ -44,8 +44,9 @@ static block_t make_block(timing_t *timing, const experts_t *m, uint32_t tokens)
     float *weights = arena_take(arena, places * 4);
     uint32_t *at = arena_take(arena, places * 4), *rows = arena_take(arena, places * 4);
     uint32_t *offsets = arena_take(arena, (m->experts + 1) * 4);
-    void *x = arena_take(arena, (size_t)places * m->hidden * 2), *out = arena_take(arena, (size_t)places * m->hidden * 2);
-    void *gate = arena_take(arena, (size_t)places * m->width * 2), *up = arena_take(arena, (size_t)places * m->width * 2);
+    size_t outer = (size_t)places * m->hidden * 2, inner = (size_t)places * m->width * 2;
+    void *x = arena_take(arena, outer), *out = arena_take(arena, outer);
+    void *gate = arena_take(arena, inner), *up = arena_take(arena, inner);
     block_t b = { .timing = timing };
     b.route = (qn_moe_route_t){ .logits = arena_take(arena, (size_t)tokens * m->experts * 2), .tokens = tokens,
                                 .experts = m->experts, .per_token = m->per_token, .normalise = true,
@@ -89,7 +90,8 @@ void time_experts(timing_t *timing)
                 bool product = stage == 0 || stage == 2 || stage == 3;
                 char shape[80];
                 snprintf(shape, sizeof shape, "%s T %u %s", model->name, TOKENS[t], STAGES[stage]);
-                timing_print("experts", shape, us, product && TOKENS[t] <= 256 ? used_experts(&b) * each * parts * 2 : 0,
+                timing_print("experts", shape, us,
+                             product && TOKENS[t] <= 256 ? used_experts(&b) * each * parts * 2 : 0,
                              product && TOKENS[t] >= 64 ? 2.0 * TOKENS[t] * model->per_token * each * parts : 0);
             }
 }

@@ -53,7 +53,8 @@ static void time_threads(int fd, char *to, unsigned threads)
     for (unsigned i = 0; i < threads; i++) pthread_join(list[i], NULL);
     must_ok(qn_cuda_loader_finish(load.loader));
     double seconds = now_seconds() - begin;
-    printf("%-20s page cache to device, %2u threads %13.1f GB/s\n", "load", threads, (double)FILE_BYTES / seconds / 1e9);
+    printf("%-20s page cache to device, %2u threads %13.1f GB/s\n", "load", threads,
+           (double)FILE_BYTES / seconds / 1e9);
     qn_cuda_loader_destroy(&load.loader);
 }
 

@@ -1,5 +1,6 @@
-/* What is this?      Device time of whole steps: all layers, head and greedy sampler of a Llama shape with weights of
- *                    its own per layer, as one captured graph.
+/* What is this?      Device time of a whole step: every launch from input to sampler of a Llama shape with weights of
+ *                    its own per layer, as one captured graph; by its parts or fused, and what each launch of a layer
+ *                    adds to it.
  * State owned:       device memory.
  * Must never:        leave out a launch that services/compute/forward.c makes.
  * Read next:         services/compute/forward.c. */
@@ -7,13 +8,9 @@
 
 #define BLOCK 16
 
-/* How a step is launched. */
-typedef struct {
-    bool dependent, fused;
-    size_t ahead;                          /* fused: bytes of the next weights that a launch fetches */
-} manner_t;
+/* What is fused in a step; else its parts are launched. */
+typedef struct { bool norm, gate, attention; } manner_t;
 
-/* In the order of memory: what a launch fetches ahead may run on into what comes after. */
 typedef struct { qn_weight_t norm, mlp_norm, q, k, v, o, gate, up, down; } layer_t;
 
 typedef struct {
@@ -21,6 +18,7 @@ typedef struct {
     const model_shape_t *model;
     uint32_t runs, tokens, length;         /* each run: `tokens` at the end of `length` positions */
     manner_t manner;
+    unsigned launches, most;               /* so far; the step is cut off after `most` */
     layer_t layers[32];
     qn_weight_t embedding, norm, head;
     qn_kv_t kv;
@@ -109,19 +107,21 @@ static void make_buffers(step_t *s)
     s->top = arena_take(arena, (size_t)s->runs * QN_TOP_LOGPROBS_MAX * sizeof *s->top);
 }
 
-static qn_next_t next(const step_t *s, qn_weight_t weight) { return (qn_next_t){ weight.data, s->manner.ahead }; }
+/* Whether the next launch is still made. */
+static bool go(step_t *s) { return s->launches++ < s->most; }
 
 /* A product, its norm before and its activation after it where given. */
-static void multiply(const step_t *s, const qn_norm_matmul_t *a)
+static void multiply(step_t *s, const qn_norm_matmul_t *a)
 {
     qn_stream_t *stream = s->timing.stream;
-    if (s->manner.fused) {
-        qn_cuda_norm_matmul(stream, a);
-        return;
+    qn_norm_matmul_t rest = *a;
+    if (a->norm.x && !s->manner.norm) {
+        if (go(s)) qn_cuda_rmsnorm(stream, &a->norm);
+        rest.norm.x = NULL;
     }
-    if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
-    (a->logits ? qn_cuda_matmul_logits : qn_cuda_matmul)(stream, &a->matmul);
-    if (a->activation.out) qn_cuda_activation(stream, &a->activation);
+    if (!s->manner.gate) rest.activation.out = NULL;
+    if (go(s)) qn_cuda_norm_matmul(stream, &rest);
+    if (a->activation.out && !s->manner.gate && go(s)) qn_cuda_activation(stream, &a->activation);
 }
 
 static qn_rmsnorm_t norm_of(const step_t *s, const void *x, qn_weight_t by, uint32_t rows, void *out)
@@ -129,19 +129,19 @@ static qn_rmsnorm_t norm_of(const step_t *s, const void *x, qn_weight_t by, uint
     return (qn_rmsnorm_t){ .x = x, .weight = by, .rows = rows, .width = s->model->hidden, .eps = 1e-5f, .out = out };
 }
 
-static void project(const step_t *s, const layer_t *w, uint32_t t)
+static void project(step_t *s, const layer_t *w, uint32_t t)
 {
     const model_shape_t *m = s->model;
     uint32_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
     multiply(s, &(qn_norm_matmul_t){
-        .norm = norm_of(s, s->x, w->norm, t, s->normed), .next = next(s, w->o),
+        .norm = norm_of(s, s->x, w->norm, t, s->normed),
         .matmul = { .x = s->normed, .tokens = t, .inputs = m->hidden, .part_count = 3,
                     .parts = { { .weight = w->q, .out = s->q, .outputs = q },
                                { .weight = w->k, .out = s->k, .outputs = kv },
                                { .weight = w->v, .out = s->v, .outputs = kv } } } });
 }
 
-static void attend(const step_t *s, uint32_t layer, uint32_t t)
+static void attend(step_t *s, uint32_t layer, uint32_t t)
 {
     const model_shape_t *m = s->model;
     qn_stream_t *stream = s->timing.stream;
@@ -150,35 +150,32 @@ static void attend(const step_t *s, uint32_t layer, uint32_t t)
                   .head_dim = m->head_dim },
         .write = { .kv = s->kv, .layer = layer, .tokens = t, .k = s->k, .v = s->v, .kv_rows = s->kv_rows },
         .attention = { .kv = s->kv, .tables = s->tables, .runs = s->run_list, .run_count = s->runs, .layer = layer,
-                       .heads = m->heads, .scale = 1 / sqrtf((float)m->head_dim), .q = s->q, .out = s->attended },
-        .next = next(s, s->layers[layer].gate) };
-    if (s->manner.fused && s->tokens == 1) {
-        qn_cuda_decode_attention(stream, &a);
+                       .heads = m->heads, .scale = 1 / sqrtf((float)m->head_dim), .q = s->q, .out = s->attended } };
+    if (s->manner.attention && s->tokens == 1) {
+        if (go(s)) qn_cuda_decode_attention(stream, &a);
         return;
     }
-    qn_cuda_rope(stream, &a.rope);
-    qn_cuda_kv_write(stream, &a.write);
-    (s->tokens == 1 ? qn_cuda_attention_decode : qn_cuda_attention_prefill)(stream, &a.attention);
+    if (go(s)) qn_cuda_rope(stream, &a.rope);
+    if (go(s)) qn_cuda_kv_write(stream, &a.write);
+    if (go(s)) (s->tokens == 1 ? qn_cuda_attention_decode : qn_cuda_attention_prefill)(stream, &a.attention);
 }
 
-static void run_layer(const step_t *s, uint32_t layer, uint32_t t)
+static void run_layer(step_t *s, uint32_t layer, uint32_t t)
 {
     const model_shape_t *m = s->model;
     const layer_t *w = &s->layers[layer];
     project(s, w, t);
     attend(s, layer, t);
     multiply(s, &(qn_norm_matmul_t){
-        .next = next(s, w->up),
         .matmul = { .x = s->attended, .tokens = t, .inputs = m->heads * m->head_dim, .part_count = 1,
                     .parts = { { .weight = w->o, .out = s->x, .residual = s->x, .outputs = m->hidden } } } });
     multiply(s, &(qn_norm_matmul_t){
-        .norm = norm_of(s, s->x, w->mlp_norm, t, s->normed), .next = next(s, w->down),
+        .norm = norm_of(s, s->x, w->mlp_norm, t, s->normed),
         .activation = { .gate = s->gate, .up = s->up, .tokens = t, .width = m->intermediate, .out = s->gate },
         .matmul = { .x = s->normed, .tokens = t, .inputs = m->hidden, .part_count = 2,
                     .parts = { { .weight = w->gate, .out = s->gate, .outputs = m->intermediate },
                                { .weight = w->up, .out = s->up, .outputs = m->intermediate } } } });
     multiply(s, &(qn_norm_matmul_t){
-        .next = next(s, layer + 1 < m->layers ? s->layers[layer + 1].q : s->head),
         .matmul = { .x = s->gate, .tokens = t, .inputs = m->intermediate, .part_count = 1,
                     .parts = { { .weight = w->down, .out = s->x, .residual = s->x, .outputs = m->hidden } } } });
 }
@@ -190,6 +187,7 @@ static void launch_step(void *context, unsigned index)
     const model_shape_t *m = s->model;
     qn_stream_t *stream = s->timing.stream;
     uint32_t t = s->runs * s->tokens;
+    s->launches = 0;
     qn_cuda_step_input(stream, &(qn_step_input_t){
         .tables = s->tables, .runs = s->run_list, .run_count = s->runs, .ids = s->plan_ids, .block_tokens = BLOCK,
         .ret_ids = s->ids, .ret_positions = s->positions, .ret_kv_rows = s->kv_rows });
@@ -199,6 +197,7 @@ static void launch_step(void *context, unsigned index)
                                                      .scale = 1, .tokens = t, .head_dim = m->head_dim,
                                                      .out = s->angles });
     for (uint32_t layer = 0; layer < m->layers; layer++) run_layer(s, layer, t);
+    if (s->launches > s->most) return;
     qn_cuda_gather_rows(stream, &(qn_gather_rows_t){ .x = s->x, .rows = s->rows, .row_count = s->runs,
                                                      .width = m->hidden, .out = s->picked });
     multiply(s, &(qn_norm_matmul_t){
@@ -218,56 +217,85 @@ static double weight_bytes(const model_shape_t *m)
 }
 
 static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens,
-                      bool dependent)
+                      uint32_t early)
 {
     double kv = 4.0 * model->layers * runs * length * model->kv_heads * model->head_dim;
     size_t each = (size_t)model->hidden * 8 + (size_t)model->intermediate * 4
         + (size_t)model->heads * model->head_dim * 8;
     size_t bytes = (size_t)(weight_bytes(model) * 1.01 + kv * 1.1) + (size_t)runs * tokens * each * 2
         + (size_t)runs * model->vocab * 16 + ((size_t)256 << 20);
-    *s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length };
-    timing_make(&s->timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = dependent,
+    *s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length, .most = UINT32_MAX };
+    timing_make(&s->timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = true,
                 .max_sequences = 256, .heads = model->heads, .kv_heads = model->kv_heads,
-                .head_dim = model->head_dim }, bytes);
+                .head_dim = model->head_dim, .early_stages = early }, bytes);
     timing_fill(&s->timing, 0.02f);
     make_weights(s);
     make_state(s);
     make_buffers(s);
 }
 
-static void time_manner(step_t *s, manner_t manner)
+static void time_manner(step_t *s, const char *note, manner_t manner)
 {
     const model_shape_t *m = s->model;
     s->manner = manner;
     double us = timing_run(&s->timing, s->tokens > 1 ? 1 : 4, launch_step, s);
     double kv = 4.0 * m->layers * s->runs * s->length * m->kv_heads * m->head_dim, tokens = s->runs * s->tokens;
     char shape[80];
-    snprintf(shape, sizeof shape, "%s N %u len %u T %u %s %zu MB%s", m->name, s->runs, s->length, s->tokens,
-             manner.fused ? "fused" : "parts", manner.ahead >> 20, manner.dependent ? "" : " no PDL");
+    snprintf(shape, sizeof shape, "%s N %u len %u %s", m->name, s->runs, s->length, note);
     double flop = weight_bytes(m) * tokens + 2.0 * m->layers * tokens * (2.0 * s->length - s->tokens)
         * m->heads * m->head_dim;
     timing_print("step", shape, us, s->tokens == 1 ? weight_bytes(m) + kv : 0,
                  s->tokens > 1 || s->runs >= 64 ? flop : 0);
 }
 
+/* What each launch of a layer adds, on average over six layers: a step is cut off after each. */
+static void time_launches(step_t *s, const char *note, manner_t manner)
+{
+    enum { SKIPPED = 2, TIMED = 6, LAUNCHES_MAX = 10 };
+    const model_shape_t *m = s->model;
+    s->manner = manner;
+    launch_step(s, 0);
+    must_ok(qn_cuda_stream_wait(s->timing.stream));
+    unsigned each = (s->launches - (manner.norm ? 1 : 2)) / m->layers;   /* without the final norm and head */
+    double sums[LAUNCHES_MAX] = { 0 }, before = 0;
+    s->most = SKIPPED * each;
+    before = timing_run(&s->timing, 4, launch_step, s);
+    for (unsigned i = 0; i < each * TIMED; i++) {
+        s->most++;
+        double us = timing_run(&s->timing, 4, launch_step, s);
+        sums[i % each] += us - before;
+        before = us;
+    }
+    s->most = UINT32_MAX;
+    printf("  a layer's launches, %s N %u %s:", m->name, s->runs, note);
+    for (unsigned i = 0; i < each; i++) printf(" %.2f", sums[i] / TIMED);
+    printf(" us\n");
+}
+
 static void time_model(const model_shape_t *model)
 {
     static const uint32_t BATCHES[] = { 1, 4, 8, 16, 64, 256 };
-    static const size_t AHEAD[] = { 0, 2, 4, 8, 12, 16, 24 };
     static step_t s;
-    make_step(&s, model, 1, 1024, 1, false);
-    time_manner(&s, (manner_t){ .fused = true });
-    timing_free(&s.timing);
-    for (unsigned i = 0; i < 6; i++) {
-        make_step(&s, model, BATCHES[i], 1024, 1, true);
-        time_manner(&s, (manner_t){ .dependent = true });
-        for (unsigned a = 0; a < 7; a++)
-            if (a == 0 || a == 3 || BATCHES[i] == 1)
-                time_manner(&s, (manner_t){ .dependent = true, .fused = true, .ahead = AHEAD[a] << 20 });
+    for (uint32_t early = 1; early <= 4; early++) {
+        char note[32];
+        snprintf(note, sizeof note, "all fused, early %u", early);
+        make_step(&s, model, 1, 1024, 1, early);
+        time_manner(&s, note, (manner_t){ true, true, true });
+        if (early == 2 || early == 4) time_launches(&s, note, (manner_t){ true, true, true });
         timing_free(&s.timing);
     }
-    make_step(&s, model, 1, 8192, 8192, true);
-    time_manner(&s, (manner_t){ .dependent = true });
+    for (unsigned i = 0; i < 6; i++) {
+        make_step(&s, model, BATCHES[i], 1024, 1, 0);
+        time_manner(&s, "parts", (manner_t){ 0 });
+        time_manner(&s, "fused attention", (manner_t){ .attention = true });
+        if (BATCHES[i] <= 8) time_manner(&s, "fused norm", (manner_t){ .norm = true });
+        if (BATCHES[i] <= 8) time_manner(&s, "fused gate", (manner_t){ .gate = true });
+        if (BATCHES[i] <= 8) time_manner(&s, "all fused", (manner_t){ true, true, true });
+        if (i == 0 || BATCHES[i] == 64) time_launches(&s, "parts", (manner_t){ 0 });
+        timing_free(&s.timing);
+    }
+    make_step(&s, model, 1, 8192, 8192, 0);
+    time_manner(&s, "prefill", (manner_t){ 0 });
     timing_free(&s.timing);
 }
 

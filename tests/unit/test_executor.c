@@ -1,4 +1,4 @@
-/* The executor on a small real model: the same sequence gives the same bits alone and in a batch, in any chunks, with
+/* The executor on small real models: the same sequence gives the same bits alone and in a batch, in any chunks, with
  * any number of threads, from the slot or from ids, and after a restart; what has ended is masked. */
 #include <math.h>
 #include <setjmp.h>
@@ -10,10 +10,15 @@
 #include "tests/golden/engine.h"
 
 #define MODEL "tests/golden/llama3"
+#define GPT2 "tests/golden/gpt2"
+#define GEMMA2 "tests/golden/gemma2"
+#define MIXTRAL "tests/golden/mixtral"
+#define QWEN3_MOE "tests/golden/qwen3moe"
+#define DYNAMIC "tests/golden/dynamic"
 #define BATCH 16
 #define PROMPT_MAX 48
 #define NEW_TOKENS 6
-#define ALL_AVX2 "matmul=avx2,attention.prefill=avx2,attention.decode=avx2,rmsnorm=avx2,activation=avx2"
+#define ALL_AVX2 "avx2"  /* open_way makes it the best of that instruction set */
 
 /* Sixteen different sequences: prompts of 1 to 46 tokens, greedy, random, penalised. */
 static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *s, uint32_t chunk, bool staggered)
@@ -30,11 +35,11 @@ static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_
     }
 }
 
-static engine_t *open_engine(const char *kernels, uint32_t threads, uint32_t block_tokens, qn_scalar_t kv)
+static engine_t *open_engine(uint32_t threads, qn_scalar_t kv)
 {
-    return engine_open((engine_options_t){ .directory = MODEL, .kernels = kernels, .threads = threads,
-                                           .sequences = BATCH, .step_tokens = 512, .model_len = 64,
-                                           .block_tokens = block_tokens, .kv_scalar = kv });
+    return engine_open((engine_options_t){ .directory = MODEL, .threads = threads, .sequences = BATCH,
+                                           .step_tokens = 512, .model_len = 64, .kv_scalar = kv,
+                                           .format = { .layout = QN_LAYOUT_PANELS } });
 }
 
 static void expect_same(const engine_sequence_t *a, const engine_sequence_t *b, const char *what)
@@ -47,28 +52,58 @@ static void expect_same(const engine_sequence_t *a, const engine_sequence_t *b, 
 }
 
 typedef struct {
-    const char *kernels;
+    const char *model, *kernels;
+    weights_format_t format;
     qn_scalar_t kv;
     uint32_t block_tokens, chunk, threads;
     bool staggered;
 } way_t;
 
-/* Every way of the same kernels and cache type must agree with the sequences run one by one. */
+#define ROWS { .layout = QN_LAYOUT_ROWS }
+#define PANELS { .layout = QN_LAYOUT_PANELS }
+#define INT8 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 }
+#define INT4 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32 }
+
+/* Every way of the same model, kernels, weights and cache type must agree with the sequences run one by one. */
 static const way_t WAYS[] = {
-    { "reference", QN_SCALAR_F32, 16, 7, 3, true },
-    { ALL_AVX2, QN_SCALAR_F32, 16, 0, 1, false }, { ALL_AVX2, QN_SCALAR_F32, 8, 1, 2, true },
-    { "", QN_SCALAR_F32, 16, 0, 1, false }, { "", QN_SCALAR_F32, 16, 1, 2, false }, { "", QN_SCALAR_F32, 8, 7, 3, true },
-    { "", QN_SCALAR_F32, 4, 16, 2, true }, { "", QN_SCALAR_BF16, 16, 0, 1, false }, { "", QN_SCALAR_BF16, 8, 7, 2, true },
+    { MODEL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 3, true },
+    { MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 8, 1, 2, true },
+    { MODEL, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true },
+    { MODEL, ALL_AVX2, INT8, QN_SCALAR_F32, 16, 7, 2, true },
+    { MODEL, "", ROWS, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, "", ROWS, QN_SCALAR_F32, 16, 1, 2, false },
+    { MODEL, "", PANELS, QN_SCALAR_F32, 8, 7, 3, true }, { MODEL, "", PANELS, QN_SCALAR_F32, 4, 16, 2, true },
+    { MODEL, "", PANELS, QN_SCALAR_BF16, 16, 0, 1, false }, { MODEL, "", PANELS, QN_SCALAR_BF16, 8, 7, 2, true },
+    { MODEL, "", INT8, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, "", INT8, QN_SCALAR_F32, 16, 5, 3, true },
+    { MODEL, "", INT4, QN_SCALAR_F32, 16, 1, 2, false }, { MODEL, "", INT4, QN_SCALAR_F32, 16, 5, 3, true },
+    { GPT2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { GPT2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
+    { GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
+    { MIXTRAL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 2, true },
+    { MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 7, 3, true },
+    { QWEN3_MOE, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true },
+    { QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 0, 2, false }, { QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 7, 2, true },
+    { DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
 };
 
 static bool same_numbers(const way_t *a, const way_t *b)
 {
-    return strcmp(a->kernels, b->kernels) == 0 && a->kv == b->kv;
+    return strcmp(a->model, b->model) == 0 && strcmp(a->kernels, b->kernels) == 0 && a->kv == b->kv
+        && a->format.layout == b->format.layout && a->format.quantize == b->format.quantize;
+}
+
+/* A dynamic rope comes with the weights of another model. */
+static engine_t *open_way(const way_t *way, uint32_t threads, uint32_t block_tokens)
+{
+    bool dynamic = strcmp(way->model, DYNAMIC) == 0, avx2 = strcmp(way->kernels, ALL_AVX2) == 0;
+    return engine_open((engine_options_t){
+        .directory = dynamic ? "tests/golden/qwen2" : way->model, .config = way->model,
+        .kernels = avx2 ? "" : way->kernels, .isa = avx2 ? QN_ISA_AVX2 : 0, .threads = threads,
+        .sequences = BATCH, .step_tokens = 512, .model_len = 64, .block_tokens = block_tokens, .kv_scalar = way->kv,
+        .format = way->format });
 }
 
 static void run_alone(const way_t *way, uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *alone)
 {
-    engine_t *engine = open_engine(way->kernels, 1, 16, way->kv);
+    engine_t *engine = open_way(way, 1, 16);
     make_sequences(prompts, alone, 0, false);
     for (uint32_t i = 0; i < BATCH; i++) engine_run(engine, &alone[i], 1);
     engine_close(engine);
@@ -81,9 +116,9 @@ static void test_executor_alone_and_batched_any_chunk_have_the_same_bits(void **
     engine_sequence_t *alone = malloc(BATCH * sizeof *alone), *batch = malloc(BATCH * sizeof *batch);
     for (size_t w = 0; w < sizeof WAYS / sizeof WAYS[0]; w++) {
         const way_t *way = &WAYS[w];
-        if (strstr(way->kernels, "avx2") && !(qn_kernels_isa() & QN_ISA_AVX2)) continue;
+        if (strcmp(way->kernels, ALL_AVX2) == 0 && !(qn_kernels_isa() & QN_ISA_AVX2)) continue;
         if (w == 0 || !same_numbers(way, way - 1)) run_alone(way, prompts, alone);
-        engine_t *engine = open_engine(way->kernels, way->threads, way->block_tokens, way->kv);
+        engine_t *engine = open_way(way, way->threads, way->block_tokens);
         make_sequences(prompts, batch, way->chunk, way->staggered);
         engine_run(engine, batch, BATCH);
         for (uint32_t i = 0; i < BATCH; i++) {
@@ -102,7 +137,7 @@ static void test_executor_from_slot_and_from_ids_are_the_same(void **state)
     (void)state;
     static uint32_t prompts[BATCH][PROMPT_MAX];
     engine_sequence_t *a = malloc(BATCH * sizeof *a), *b = malloc(BATCH * sizeof *b);
-    engine_t *engine = open_engine("", 2, 16, QN_SCALAR_F32);
+    engine_t *engine = open_engine(2, QN_SCALAR_F32);
     make_sequences(prompts, a, 0, false);
     make_sequences(prompts, b, 0, false);
     for (uint32_t i = 0; i < BATCH; i++) b[i].ids_not_slot = true;
@@ -118,7 +153,7 @@ static void test_executor_from_slot_and_from_ids_are_the_same(void **state)
  * rest is run again from ids, and what penalties must know of the kept ones comes as history. */
 static void resume(const engine_sequence_t *whole, engine_t *old, uint32_t kept, const char *what)
 {
-    engine_t *fresh = open_engine("", 2, 16, QN_SCALAR_F32);
+    engine_t *fresh = open_engine(2, QN_SCALAR_F32);
     engine_sequence_t *s = malloc(sizeof *s);
     uint64_t block_bytes;
     ENGINE_OK(qn_model_kv_block_bytes(&old->model->config, 16, 4, &block_bytes));
@@ -153,7 +188,7 @@ static void test_executor_resumed_on_surviving_kv_continues_the_same(void **stat
     static uint32_t prompts[BATCH][PROMPT_MAX];
     engine_sequence_t *s = malloc(BATCH * sizeof *s);
     for (uint32_t i = 8; i < 12; i++) {
-        engine_t *engine = open_engine("", 2, 16, QN_SCALAR_F32);
+        engine_t *engine = open_engine(2, QN_SCALAR_F32);
         make_sequences(prompts, s, 0, false);
         s[i].max_tokens = 5;
         engine_run(engine, &s[i], 1);
@@ -170,7 +205,7 @@ static void test_executor_ended_sequences_are_masked_and_touch_nothing(void **st
 {
     (void)state;
     static const uint32_t PROMPT[3] = { 5, 6, 7 };
-    engine_t *engine = open_engine("", 2, 16, QN_SCALAR_F32);
+    engine_t *engine = open_engine(2, QN_SCALAR_F32);
     engine_sequence_t *probe = calloc(1, sizeof *probe), *s = calloc(1, sizeof *s);
     *probe = (engine_sequence_t){ .prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 2, .sampling = engine_greedy() };
     engine_run(engine, probe, 1);
@@ -210,7 +245,7 @@ static void test_executor_copied_blocks_carry_the_sequence(void **state)
     (void)state;
     static uint32_t prompts[BATCH][PROMPT_MAX];
     engine_sequence_t *s = malloc(BATCH * sizeof *s);
-    engine_t *engine = open_engine("", 2, 16, QN_SCALAR_BF16);
+    engine_t *engine = open_engine(2, QN_SCALAR_BF16);
     make_sequences(prompts, s, 0, false);
     engine_sequence_t *whole = &s[12];  /* greedy, 37 tokens, three blocks */
     engine_run(engine, whole, 1);
@@ -241,7 +276,7 @@ static void test_executor_top_logprobs_accompany_each_token(void **state)
     (void)state;
     static uint32_t prompts[BATCH][PROMPT_MAX];
     engine_sequence_t *s = malloc(BATCH * sizeof *s);
-    engine_t *engine = open_engine("", 1, 16, QN_SCALAR_F32);
+    engine_t *engine = open_engine(1, QN_SCALAR_F32);
     make_sequences(prompts, s, 0, false);
     engine_plan_t *p = malloc(sizeof *p);
     p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
@@ -270,7 +305,7 @@ static void test_executor_top_logprobs_accompany_each_token(void **state)
 static void test_executor_an_empty_plan_gives_an_empty_result(void **state)
 {
     (void)state;
-    engine_t *engine = open_engine("", 2, 16, QN_SCALAR_F32);
+    engine_t *engine = open_engine(2, QN_SCALAR_F32);
     step_plan_t plan = { 0 };
     engine_step(engine, &plan);
     assert_int_equal(engine->result.token_count + engine->result.prompt_count + engine->result.run_tokens, 0);

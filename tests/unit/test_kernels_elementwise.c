@@ -1,5 +1,6 @@
 /* The small kernels: norms, gates, rope, copies of rows, writes into the KV region, bf16 rounding. */
 #include "common/model_config.h"
+#include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 
 static void test_bf16_rounding_is_nearest_even(void **state)
@@ -49,39 +50,117 @@ static void test_rmsnorm_every_width_agrees_with_reference(void **state)
     qn_stream_destroy(&stream);
 }
 
-static void test_rmsnorm_in_place_gives_the_same(void **state)
+/* Out may be x or the residual; Gemma's offset is added to the weight. */
+static void test_rmsnorm_offset_and_residual_in_any_place_agree_with_the_formula(void **state)
 {
     (void)state;
+    enum { ROWS = 3, WIDTH = 37, COUNT = ROWS * WIDTH };
     static const char *const NAMES[] = { "reference", "avx2", "avx512" };
+    static const float OFFSETS[] = { 0, 1 };
     qn_stream_t *stream = check_stream(1);
-    for (size_t n = 0; n < 3; n++) {
-        const qn_kernel_t *kernel = check_kernel(QN_OP_RMSNORM, NAMES[n]);
+    for (size_t n = 0; n < 12; n++) {
+        const qn_kernel_t *kernel = check_kernel(QN_OP_RMSNORM, NAMES[n % 3]);
         if (!kernel) continue;
-        float *x = check_values(3 * 37, 4, false), *values = check_values(37, 5, false), out[3 * 37];
-        qn_weight_t weight = check_weight(values, 37, QN_SCALAR_BF16);
-        qn_rmsnorm_t a = { .x = x, .weight = weight, .rows = 3, .width = 37, .eps = 1e-6f, .out = out };
+        bool with_residual = n / 6;
+        float *x = check_values(COUNT, 4, false), *residual = check_values(COUNT, 6, false);
+        float *values = check_values(WIDTH, 5, false), out[COUNT];
+        qn_weight_t weight = check_weight(values, WIDTH, n % 2 ? QN_SCALAR_BF16 : QN_SCALAR_F32);
+        qn_rmsnorm_t a = { .x = x, .weight = weight, .residual = with_residual ? residual : NULL, .rows = ROWS,
+                           .width = WIDTH, .eps = 1e-6f, .weight_offset = OFFSETS[n / 3 % 2], .out = out };
         kernel->launch(stream, &a);
-        a.out = x;
+        for (size_t row = 0; row < ROWS; row++) {
+            double squares = 0;
+            for (size_t i = 0; i < WIDTH; i++) squares += (double)x[row * WIDTH + i] * x[row * WIDTH + i];
+            for (size_t i = 0; i < WIDTH; i++) {
+                double want = x[row * WIDTH + i] / sqrt(squares / WIDTH + 1e-6) * ((double)a.weight_offset + values[i]);
+                if (with_residual) want += residual[row * WIDTH + i];
+                assert_true(fabs(out[row * WIDTH + i] - want) < 3e-6);
+            }
+        }
+        a.out = with_residual ? residual : x;
         kernel->launch(stream, &a);
-        assert_memory_equal(x, out, sizeof out);
+        assert_memory_equal(a.out, out, sizeof out);
         free(x);
+        free(residual);
         free(values);
         free((void *)weight.data);
     }
     qn_stream_destroy(&stream);
 }
 
-static void test_activation_agrees_with_reference_and_survives_extremes(void **state)
+static void test_layernorm_rows_have_the_mean_and_deviation_of_weight_and_bias(void **state)
 {
     (void)state;
-    static const float EXTREMES[] = { 0, -0.0f, 1e-30f, -1e-30f, 80, -80, 100, -100, 1e30f, -1e30f };
+    enum { ROWS = 4 };
+    static const uint32_t WIDTHS[] = { 1, 2, 9, 64, 131 };
     qn_stream_t *stream = check_stream(2);
-    for (uint32_t width = 1; width < 40; width += 3) {
-        uint32_t count = 3 * width;
+    for (size_t i = 0; i < sizeof WIDTHS / sizeof WIDTHS[0]; i++)
+        for (int with_bias = 0; with_bias < 2; with_bias++) {
+            uint32_t width = WIDTHS[i];
+            float *x = check_values(ROWS * width, i + 1, false), *values = check_values(2 * width, i + 2, false);
+            for (uint32_t e = 0; e < ROWS * width; e++) x[e] += 1000;  /* far from zero: the variance must survive */
+            qn_weight_t weight = check_weight(values, width, QN_SCALAR_BF16);
+            qn_weight_t bias = check_weight(values + width, width, QN_SCALAR_F32);
+            float out[ROWS * 131];
+            qn_layernorm_t a = { .x = x, .weight = weight, .rows = ROWS, .width = width, .eps = 1e-5f, .out = out };
+            if (with_bias) a.bias = bias;
+            check_kernel(QN_OP_LAYERNORM, "reference")->launch(stream, &a);
+            for (uint32_t row = 0; row < ROWS; row++) {
+                double sum = 0, squares = 0;
+                for (uint32_t e = 0; e < width; e++) sum += x[row * width + e];
+                for (uint32_t e = 0; e < width; e++) squares += pow(x[row * width + e] - sum / width, 2);
+                for (uint32_t e = 0; e < width; e++) {
+                    double want = (x[row * width + e] - sum / width) / sqrt(squares / width + 1e-5) * values[e];
+                    if (with_bias) want += values[width + e];
+                    assert_true(fabs(out[row * width + e] - want) < 1e-6);
+                }
+            }
+            a.out = x;
+            check_kernel(QN_OP_LAYERNORM, "reference")->launch(stream, &a);
+            assert_memory_equal(x, out, ROWS * width * sizeof *out);
+            free(x);
+            free(values);
+            free((void *)weight.data);
+            free((void *)bias.data);
+        }
+    qn_stream_destroy(&stream);
+}
+
+/* Values of each function at points where they are known: from tables of erf and tanh. */
+static void test_activation_reference_has_the_known_values(void **state)
+{
+    (void)state;
+    static const struct { qn_activation_t kind; float x, want; } ROWS[] = {
+        { QN_ACTIVATION_SILU, 1, 0.7310586f }, { QN_ACTIVATION_SILU, -2, -0.2384058f },
+        { QN_ACTIVATION_GELU, 1, 0.8413447f }, { QN_ACTIVATION_GELU, -0.5f, -0.1542688f },
+        { QN_ACTIVATION_GELU_TANH, 1, 0.8411920f }, { QN_ACTIVATION_GELU_TANH, -0.5f, -0.1542860f },
+        { QN_ACTIVATION_RELU, 3, 3 }, { QN_ACTIVATION_RELU, -3, 0 },
+    };
+    qn_stream_t *stream = check_stream(1);
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        float got, up = -4;
+        qn_activate_t a = { .gate = &ROWS[i].x, .tokens = 1, .width = 1, .kind = ROWS[i].kind, .out = &got };
+        check_kernel(QN_OP_ACTIVATION, "reference")->launch(stream, &a);
+        assert_true(fabsf(got - ROWS[i].want) < 1e-6f);
+        a.up = &up;
+        check_kernel(QN_OP_ACTIVATION, "reference")->launch(stream, &a);
+        assert_true(fabsf(got + 4 * ROWS[i].want) < 4e-6f);
+    }
+    qn_stream_destroy(&stream);
+}
+
+static void test_activation_every_kind_agrees_with_reference_and_survives_extremes(void **state)
+{
+    (void)state;
+    static const float EXTREMES[] = { 0, -0.0f, 1e-30f, -1e-30f, 80, -80, 100, -100, 1e10f, -1e10f };
+    qn_stream_t *stream = check_stream(2);
+    for (uint32_t trial = 0; trial < 8 * 13; trial++) {
+        uint32_t width = 1 + trial / 8 * 3, count = 3 * width;
         float *gate = check_values(count, width, false), *up = check_values(count, width + 1, false);
         for (uint32_t i = 0; i < count; i++) gate[i] = i % 2 ? EXTREMES[i / 2 % 10] : gate[i] * 20;
         float want[120], got[120];
-        qn_activate_t a = { .gate = gate, .up = up, .tokens = 3, .width = width, .out = want };
+        qn_activate_t a = { .gate = gate, .up = trial / 4 % 2 ? up : NULL, .tokens = 3, .width = width,
+                            .kind = (qn_activation_t)(trial % 4), .out = want };
         check_kernel(QN_OP_ACTIVATION, "reference")->launch(stream, &a);
         for (size_t k = 0; k < CHECK_FAST_COUNT; k++) {
             const qn_kernel_t *fast = check_kernel(QN_OP_ACTIVATION, CHECK_FAST[k]);
@@ -90,12 +169,27 @@ static void test_activation_agrees_with_reference_and_survives_extremes(void **s
             fast->launch(stream, &a);
             for (uint32_t i = 0; i < count; i++)
                 if (!(fabsf(got[i] - want[i]) <= 1e-6f * fabsf(want[i]) + 1e-6f))
-                    fail_msg("%s: silu(%g) * %g is %g, reference %g", fast->name, (double)gate[i], (double)up[i],
-                             (double)got[i], (double)want[i]);
+                    fail_msg("%s: activation %u of %g (times %g) is %g, reference %g", fast->name, trial % 4,
+                             (double)gate[i], (double)up[i], (double)got[i], (double)want[i]);
         }
         free(gate);
         free(up);
     }
+    qn_stream_destroy(&stream);
+}
+
+static void test_softcap_bends_below_the_cap(void **state)
+{
+    (void)state;
+    static const float VALUES[] = { 0, 1, -1, 30, -30, 1e6f, -1e6f, INFINITY, -INFINITY };
+    enum { COUNT = sizeof VALUES / sizeof VALUES[0] };
+    qn_stream_t *stream = check_stream(2);
+    float x[COUNT];
+    memcpy(x, VALUES, sizeof x);
+    check_kernel(QN_OP_SOFTCAP, "reference")->launch(stream, &(qn_softcap_t){
+        .x = x, .rows = 3, .width = COUNT / 3, .cap = 30 });
+    for (size_t i = 0; i < COUNT; i++) assert_true(fabs(x[i] - 30 * tanh(VALUES[i] / 30.0)) < 1e-5);
+    assert_true(x[5] == 30 && x[8] == -30);
     qn_stream_destroy(&stream);
 }
 
@@ -125,6 +219,84 @@ static void test_rope_rotates_pairs_by_position_times_frequency(void **state)
             }
     free(q);
     free(k);
+    qn_stream_destroy(&stream);
+}
+
+/* Up to the original length the base is the model's; beyond, that of the sequence's length, token by token. Numbers
+ * from transformers' formula, worked out by hand: o = 32, factor 4, theta 10000, D = 8, so that n = 40 gives the base
+ * 10000 * 2^(8/6) and n = 64 10000 * 5^(8/6). */
+static void test_rope_angles_dynamic_go_by_each_tokens_length(void **state)
+{
+    (void)state;
+    enum { T = 5, D = 8 };
+    static const uint32_t POSITIONS[T] = { 3, 31, 39, 3, 63 }, LENGTHS[T] = { 32, 32, 40, 40, 64 };
+    static const double BASES[T] = { 10000, 10000, 25198.42099789746, 25198.42099789746, 85498.79733383485 };
+    qn_stream_t *stream = check_stream(2);
+    float angles[T * D], one[D];
+    qn_rope_angles_t a = { .positions = POSITIONS, .lengths = LENGTHS, .theta = 10000, .factor = 4,
+                           .original_positions = 32, .scale = 1, .tokens = T, .head_dim = D, .out = angles };
+    check_kernel(QN_OP_ROPE_ANGLES, "reference")->launch(stream, &a);
+    for (int t = 0; t < T; t++) {
+        for (int i = 0; i < D / 2; i++) {
+            double angle = POSITIONS[t] * pow(BASES[t], -2.0 * i / D);
+            assert_true(fabs(angles[t * D + i] - cos(angle)) < 1e-5);
+            assert_true(fabs(angles[t * D + D / 2 + i] - sin(angle)) < 1e-5);
+        }
+        qn_rope_angles_t alone = a;
+        alone.positions += t, alone.lengths += t, alone.tokens = 1, alone.out = one;
+        check_kernel(QN_OP_ROPE_ANGLES, "reference")->launch(stream, &alone);
+        assert_memory_equal(one, angles + t * D, sizeof one);
+    }
+    qn_stream_destroy(&stream);
+}
+
+static void test_embedding_multiplies_and_adds_positions(void **state)
+{
+    (void)state;
+    static const uint32_t IDS[3] = { 4, 0, 4 }, POSITIONS[3] = { 1, 0, 2 };
+    enum { V = 5, P = 3, E = 6 };
+    qn_stream_t *stream = check_stream(1);
+    float *values = check_values(V * E, 1, false), *places = check_values(P * E, 2, false), out[3 * E];
+    qn_weight_t table = check_weight(values, V * E, QN_SCALAR_BF16);
+    qn_weight_t position_table = check_weight(places, P * E, QN_SCALAR_F32);
+    check_kernel(QN_OP_EMBEDDING, "reference")->launch(stream, &(qn_embedding_t){
+        .table = table, .position_table = position_table, .ids = IDS, .positions = POSITIONS, .tokens = 3, .width = E,
+        .multiplier = 2.5f, .out = out });
+    for (int t = 0; t < 3; t++)
+        for (int e = 0; e < E; e++)
+            assert_true(out[t * E + e] == values[IDS[t] * E + e] * 2.5f + places[POSITIONS[t] * E + e]);
+    free(values);
+    free(places);
+    free((void *)table.data);
+    free((void *)position_table.data);
+    qn_stream_destroy(&stream);
+}
+
+/* A tied table lies in panels: its rows come out as weight_layout.h says they are. */
+static void test_embedding_reads_packed_tables(void **state)
+{
+    (void)state;
+    static const uint32_t IDS[4] = { 16, 0, 15, 17 };
+    enum { V = 18, E = 40 };
+    static const qn_scalar_t SCALARS[] = { QN_SCALAR_F32, QN_SCALAR_BF16, QN_SCALAR_INT8 };
+    qn_stream_t *stream = check_stream(2);
+    float *values = check_values(V * E, 1, false), out[4 * E];
+    for (size_t s = 0; s < 3; s++) {
+        uint64_t bytes;
+        assert_int_equal(qn_weight_bytes(SCALARS[s], QN_LAYOUT_PANELS, 0, V, E, &bytes), QN_OK);
+        void *data = aligned_alloc(64, bytes);
+        qn_weight_pack(SCALARS[s], 0, V, E, 0, 2, values, data);
+        qn_weight_t table = { .data = data, .scalar = SCALARS[s], .layout = QN_LAYOUT_PANELS };
+        check_kernel(QN_OP_EMBEDDING, "reference")->launch(stream, &(qn_embedding_t){
+            .table = table, .ids = IDS, .tokens = 4, .width = E, .multiplier = 1, .out = out });
+        for (int t = 0; t < 4; t++)
+            for (int e = 0; e < E; e++) {
+                assert_true(out[t * E + e] == qn_weight_get(&table, E, IDS[t], e));
+                assert_true(fabsf(out[t * E + e] - values[IDS[t] * E + e]) < (s ? 5e-3f : 1e-12f));
+            }
+        free(data);
+    }
+    free(values);
     qn_stream_destroy(&stream);
 }
 
@@ -236,9 +408,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bf16_rounding_is_nearest_even),
         cmocka_unit_test(test_rmsnorm_every_width_agrees_with_reference),
-        cmocka_unit_test(test_rmsnorm_in_place_gives_the_same),
-        cmocka_unit_test(test_activation_agrees_with_reference_and_survives_extremes),
+        cmocka_unit_test(test_rmsnorm_offset_and_residual_in_any_place_agree_with_the_formula),
+        cmocka_unit_test(test_layernorm_rows_have_the_mean_and_deviation_of_weight_and_bias),
+        cmocka_unit_test(test_activation_reference_has_the_known_values),
+        cmocka_unit_test(test_activation_every_kind_agrees_with_reference_and_survives_extremes),
+        cmocka_unit_test(test_softcap_bends_below_the_cap),
         cmocka_unit_test(test_rope_rotates_pairs_by_position_times_frequency),
+        cmocka_unit_test(test_rope_angles_dynamic_go_by_each_tokens_length),
+        cmocka_unit_test(test_embedding_multiplies_and_adds_positions),
+        cmocka_unit_test(test_embedding_reads_packed_tables),
         cmocka_unit_test(test_embedding_and_gather_copy_the_named_rows),
         cmocka_unit_test(test_kv_write_fills_the_named_rows_and_nothing_else),
         cmocka_unit_test(test_block_copy_copies_all_layers_in_order),

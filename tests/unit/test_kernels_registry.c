@@ -18,13 +18,13 @@ static void test_registry_every_operation_has_a_reference_for_every_machine(void
 static void test_registry_empty_choice_takes_the_best_that_fits(void **state)
 {
     (void)state;
-    static const struct { uint32_t isa, dim; const char *want; } ROWS[] = {
-        { 0, 64, "reference" }, { QN_ISA_AVX2, 64, "avx2" }, { QN_ISA_AVX2 | QN_ISA_AVX512, 64, "avx512" },
-        { QN_ISA_AVX2 | QN_ISA_AVX512, 24, "avx2" }, { QN_ISA_AVX2 | QN_ISA_AVX512, 20, "reference" },
+    static const struct { uint32_t isa, heads; const char *want; } ROWS[] = {
+        { 0, 4, "reference" }, { QN_ISA_AVX2, 4, "avx2" }, { QN_ISA_AVX2 | QN_ISA_AVX512, 4, "avx512" },
+        { QN_ISA_AVX2 | QN_ISA_AVX512, 4096, "reference" },
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         qn_kernel_case_t shape = SHAPE;
-        shape.head_dim = ROWS[i].dim;
+        shape.heads = ROWS[i].heads;
         qn_kernel_set_t set;
         assert_int_equal(qn_kernels_choose("", &shape, ROWS[i].isa, &set), QN_OK);
         assert_string_equal(set.chosen[QN_OP_ATTENTION_PREFILL]->name, ROWS[i].want);
@@ -55,21 +55,21 @@ static void test_registry_named_overrides_apply(void **state)
 static void test_registry_wrong_words_are_refused_with_a_remedy(void **state)
 {
     (void)state;
-    static const struct { const char *choice; uint32_t isa, dim; const char *part; } ROWS[] = {
-        { "matmull=avx2", QN_ISA_AVX2, 64, "did you mean \"matmul\"" },
-        { "atention.decode=avx2", QN_ISA_AVX2, 64, "did you mean \"attention.decode\"" },
-        { "matmul=avx3", QN_ISA_AVX2, 64, "reference, avx2, avx512" },
-        { "matmul", QN_ISA_AVX2, 64, "op=name" },
-        { "referense", QN_ISA_AVX2, 64, "op=name" },
-        { "matmul=avx512", QN_ISA_AVX2, 64, "cannot run" },
-        { "attention.decode=avx2", QN_ISA_AVX2, 20, "head_dim 20" },
-        { "=avx2", QN_ISA_AVX2, 64, "no operation" },
-        { "matmul=avx2,,", QN_ISA_AVX2, 64, "op=name" },
-        { "matmul=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", QN_ISA_AVX2, 64, "too long" },
+    static const struct { const char *choice; uint32_t isa, heads; const char *part; } ROWS[] = {
+        { "matmull=avx2", QN_ISA_AVX2, 4, "did you mean \"matmul\"" },
+        { "atention.decode=avx2", QN_ISA_AVX2, 4, "did you mean \"attention.decode\"" },
+        { "matmul=avx3", QN_ISA_AVX2, 4, "reference, avx2, avx512" },
+        { "matmul", QN_ISA_AVX2, 4, "op=name" },
+        { "referense", QN_ISA_AVX2, 4, "op=name" },
+        { "matmul=avx512", QN_ISA_AVX2, 4, "cannot run" },
+        { "attention.decode=avx2", QN_ISA_AVX2, 4096, "4096 heads, head_dim 64" },
+        { "=avx2", QN_ISA_AVX2, 4, "no operation" },
+        { "matmul=avx2,,", QN_ISA_AVX2, 4, "op=name" },
+        { "matmul=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", QN_ISA_AVX2, 4, "too long" },
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         qn_kernel_case_t shape = SHAPE;
-        shape.head_dim = ROWS[i].dim;
+        shape.heads = ROWS[i].heads;
         qn_kernel_set_t set;
         assert_int_equal(qn_kernels_choose(ROWS[i].choice, &shape, ROWS[i].isa, &set), QN_ERR_CONFIG);
         if (!strstr(qn_err_text(), ROWS[i].part)) fail_msg("\"%s\": %s", ROWS[i].choice, qn_err_text());

@@ -26,7 +26,7 @@ static int setup(void **state)
     (void)state;
     static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB" };
     start_config(sets, 2);
-    return region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", &table);
+    return region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", true, &table);
 }
 
 static int teardown(void **state)
@@ -162,6 +162,94 @@ static void test_loader_kept_weights_of_another_model_are_dropped(void **state)
     loader_result_fini(&second);
 }
 
+/* A copy of the bundled model's config.json with dynamic rope, weights invented. */
+static void write_dynamic_model(const char *directory)
+{
+    char command[512];
+    snprintf(command, sizeof command, "sed 's/\"rope_type\": \"default\"/\"rope_type\": \"dynamic\", \"factor\": 2.0/' "
+             "deploy/models/default/config.json > %s/config.json", directory);
+    assert_int_equal(system(command), 0);
+}
+
+static bool shares_prefixes(block_pool_t *pool)
+{
+    uint32_t ids[32] = { 1, 2, 3 };
+    block_pool_grant_t grant;
+    assert_int_equal(block_pool_open(pool, 1, 0, 32, ids, 32, &grant), BLOCK_POOL_GRANTED);
+    assert_true(block_pool_commit(pool, 1, 0, ids, 32));
+    assert_int_equal(block_pool_open(pool, 2, 0, 33, ids, 32, &grant), BLOCK_POOL_GRANTED);
+    return grant.cached_tokens > 0;
+}
+
+static void test_loader_dynamic_rope_shares_no_prefixes_beyond_its_length(void **state)
+{
+    (void)state;
+    char directory[] = "/tmp/qn-loader-XXXXXX", path[64], command[64];
+    assert_non_null(mkdtemp(directory));
+    write_dynamic_model(directory);
+    snprintf(path, sizeof path, "model.path=%s", directory);
+    for (int within = 0; within <= 1; within++) {
+        const char *const sets[] = { path, "model.load_format=dummy", "memory.kv_bytes=64MiB",
+                                     within ? "model.max_model_len=2048" : "model.max_model_len=2049" };
+        loader_result_t result;
+        start_config(sets, 4);
+        if (load(NULL, NULL, &result)) fail_msg("%s", qn_err_text());
+        assert_int_equal(result.directory->config.rope.type, QN_ROPE_DYNAMIC);
+        assert_int_equal(shares_prefixes(result.pool), within);
+        loader_result_fini(&result);
+    }
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    assert_int_equal(system(command), 0);
+}
+
+/* Whether there are huge pages is the system's; the key must not change what is made, and off must mean none. */
+static void test_loader_huge_pages_follow_the_key(void **state)
+{
+    (void)state;
+    static const char *const keys[] = { "memory.huge_pages=off", "memory.huge_pages=auto", "memory.huge_pages=all" };
+    uint64_t weights_huge[3], kv_huge[3];
+    for (size_t i = 0; i < 3; i++) {
+        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB", keys[i] };
+        region_table_t *regions;
+        loader_result_t result;
+        start_config(sets, 3);
+        assert_int_equal(region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", i > 0, &regions), QN_OK);
+        region_table_t *usual = table;
+        table = regions;
+        if (load(NULL, NULL, &result)) fail_msg("%s", qn_err_text());
+        weights_huge[i] = qn_region_huge_bytes(result.weights_region);
+        kv_huge[i] = qn_region_huge_bytes(result.kv_region);
+        assert_int_equal(*(uint8_t *)qn_region_pointer(result.kv_region), 0);
+        loader_result_fini(&result);
+        table = usual;
+        region_table_destroy(&regions);
+    }
+    assert_true(weights_huge[0] == 0 && kv_huge[0] == 0);
+    if (weights_huge[1] > 0) assert_true(kv_huge[2] > 0); /* what works for weights works for the KV cache */
+}
+
+static void test_loader_kept_weights_of_another_format_are_dropped(void **state)
+{
+    (void)state;
+    static const char *const formats[] = { "model.quantize=int8", "model.quantize=int4", "model.layout=rows" };
+    for (size_t i = 0; i < 3; i++) {
+        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB", formats[i] };
+        loader_result_t first, second;
+        start_config(sets, 2);
+        assert_int_equal(load(NULL, NULL, &first), QN_OK);
+        qn_mapping_t *weights = keep(&first.weights_region);
+        start_config(sets, 3);
+        assert_int_equal(load(weights, NULL, &second), QN_OK);
+        assert_false(second.weights_kept);
+        loader_result_fini(&first);
+        weights = keep(&second.weights_region);
+        loader_result_fini(&second);
+        assert_int_equal(load(weights, NULL, &second), QN_OK);
+        assert_true(second.weights_kept);
+        loader_result_fini(&second);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +259,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_loader_kept_regions_are_used_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loader_kept_kv_of_automatic_size_is_used_as_it_is, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loader_kept_weights_of_another_model_are_dropped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_loader_huge_pages_follow_the_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_loader_kept_weights_of_another_format_are_dropped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_loader_dynamic_rope_shares_no_prefixes_beyond_its_length, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

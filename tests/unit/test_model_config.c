@@ -299,6 +299,8 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
         { "{" BASE ",\"rope_scaling\":{\"type\":\"linear\"}}", QN_ERR_INVALID, "\"factor\" is missing" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", QN_ERR_INVALID, "\"factor\"" },
         { "{" BASE ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}}", QN_ERR_INVALID, "\"low_freq_factor\"" },
+        { "{" BASE ",\"rope_theta\":1,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}}", QN_ERR_INVALID,
+          "\"rope_theta\" is 1" },
         { "{" BASE ",\"rope_scaling\":3}", QN_ERR_INVALID, "\"rope_scaling\" must be an object" },
         { "{" BASE ",\"rope_parameters\":[]}", QN_ERR_INVALID, "\"rope_parameters\" must be an object" },
         { "{" BASE ",\"eos_token_id\":100}", QN_ERR_INVALID, "\"eos_token_id\"" },

@@ -257,7 +257,7 @@ static void test_region_damaged_header_is_refused(void **state)
     (void)state;
     qn_mapping_t *region = make_region(QN_REGION_KIND_KV, 4096), *adopted = NULL;
     int fd = dup(qn_region_fd(region));
-    uint8_t header[128];
+    uint8_t header[136];
     assert_int_equal(pread(fd, header, sizeof header, 4096), sizeof header);
     for (size_t i = 0; i < sizeof header; i++) {
         uint8_t flipped = header[i] ^ 0x10;
@@ -380,6 +380,47 @@ static void test_region_free_bytes_is_plausible(void **state)
     assert_true(free_bytes <= (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
 }
 
+#define HUGE_PAGE (2u << 20)
+
+static int child_reads_huge(const qn_region_t *wire)
+{
+    qn_mapping_t *mapping;
+    if (qn_region_import(wire, false, &mapping)) return 1;
+    const unsigned char *bytes = qn_region_pointer(mapping);
+    for (uint64_t i = 0; i < wire->bytes; i++) {
+        if (bytes[i] != (i % 5000 == 0 ? 7 : 0)) return 2;
+    }
+    return qn_region_huge_bytes(mapping) % HUGE_PAGE ? 3 : 0;
+}
+
+/* What the system allows differs; what the bytes are must not. */
+static void test_region_huge_pages_change_no_byte(void **state)
+{
+    (void)state;
+    const uint64_t size = 3 * HUGE_PAGE + 12345;
+    for (int wanted = 0; wanted <= 1; wanted++) {
+        qn_mapping_t *region = NULL;
+        qn_region_spec_t spec = make_spec(QN_REGION_KIND_WEIGHTS, size);
+        spec.huge_pages = wanted;
+        assert_int_equal(qn_region_create(&spec, &region), QN_OK);
+        unsigned char *bytes = qn_region_pointer(region);
+        assert_int_equal((uintptr_t)bytes % HUGE_PAGE, 0);
+        for (uint64_t i = 0; i < size; i += 5000) bytes[i] = 7;
+        qn_region_make_huge(region, 0, size);
+        qn_region_make_huge(region, 100, HUGE_PAGE); /* holds no whole page */
+        qn_region_make_huge(region, size, 0);
+        for (uint64_t i = 0; i < size; i++) assert_int_equal(bytes[i], i % 5000 == 0 ? 7 : 0);
+        uint64_t huge = qn_region_huge_bytes(region);
+        assert_int_equal(huge % HUGE_PAGE, 0);
+        assert_true(huge <= (wanted ? 3 * HUGE_PAGE : 0));
+        assert_int_equal(qn_region_seal(region, 1), QN_OK);
+        qn_region_t wire;
+        qn_region_describe(region, &wire);
+        assert_int_equal(run_importer(region, child_reads_huge, &wire), 0);
+        qn_region_close(&region);
+    }
+}
+
 #ifndef QN_CUDA
 static void test_region_cuda_shares_are_refused_without_cuda(void **state)
 {
@@ -409,6 +450,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_region_size_both_sides_of_its_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_write_reaches_the_content, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_free_bytes_is_plausible, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_region_huge_pages_change_no_byte, setup, teardown),
 #ifndef QN_CUDA
         cmocka_unit_test_setup_teardown(test_region_cuda_shares_are_refused_without_cuda, setup, teardown),
 #endif

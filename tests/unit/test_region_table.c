@@ -11,7 +11,7 @@
 
 static int setup(void **state)
 {
-    return region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", (region_table_t **)state);
+    return region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", true, (region_table_t **)state);
 }
 
 static int teardown(void **state)

@@ -9,10 +9,16 @@
 
 #include "services/compute/scratch.h"
 
-static qn_model_config_t small_config(void)
+/* With experts: a dense layer and a sparse one, whose width for all its experts is the larger. */
+static qn_model_config_t small_config(bool with_experts)
 {
-    return (qn_model_config_t){ .layers = 2, .hidden = 24, .heads = 3, .kv_heads = 1, .head_dim = 8,
-                                .intermediate = 40, .vocab = 33 };
+    qn_model_config_t config = { .layers = 2, .hidden = 24, .heads = 3, .kv_heads = 1, .head_dim = 8,
+                                 .intermediate = 40, .vocab = 33 };
+    if (with_experts) {
+        config.experts = 7, config.experts_per_token = 3, config.expert_intermediate = 20;
+        config.layer_is_sparse[1] = true;
+    }
+    return config;
 }
 
 typedef struct { const void *at; uint64_t bytes; } piece_t;
@@ -27,9 +33,9 @@ static void check_pieces(const char *base, uint64_t bytes, const piece_t *pieces
     }
 }
 
-static void check_limits(uint32_t sequences, uint32_t tokens)
+static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
 {
-    qn_model_config_t config = small_config();
+    qn_model_config_t config = small_config(with_experts);
     step_limits_t limits = step_limits_make(sequences, tokens, 100, 16, 50, config.vocab);
     scratch_sizes_t sizes;
     scratch_t s;
@@ -39,26 +45,37 @@ static void check_limits(uint32_t sequences, uint32_t tokens)
     scratch_place(&config, &limits, a, state, io, &s);
     uint64_t t = tokens, n = sequences, r = s.logit_rows;
     assert_int_equal(r, tokens < SCRATCH_LOGIT_ROWS_MAX ? tokens : SCRATCH_LOGIT_ROWS_MAX);
+    uint64_t places = with_experts ? 3 * t : 0, mlp = with_experts ? places * 20 * 4 : t * 40 * 4;
+    uint64_t products = qn_matmul_scratch_bytes(t, 40);
+    if (with_experts && qn_matmul_scratch_bytes(places, 24) > products) products = qn_matmul_scratch_bytes(places, 24);
     const piece_t activations[] = {
         { s.x, t * 24 * 4 }, { s.normed, t * 24 * 4 }, { s.q, t * 24 * 4 }, { s.attended, t * 24 * 4 },
-        { s.k, t * 8 * 4 }, { s.v, t * 8 * 4 }, { s.gate, t * 40 * 4 }, { s.up, t * 40 * 4 }, { s.angles, t * 8 * 4 },
+        { s.k, t * 8 * 4 }, { s.v, t * 8 * 4 }, { s.gate, mlp }, { s.up, mlp },
+        { s.router, with_experts ? t * 7 * 4 : 0 }, { s.expert_x, places * 24 * 4 }, { s.expert_weights, places * 4 },
+        { s.expert_places, places * 4 }, { s.expert_rows, places * 4 },
+        { s.expert_offsets, with_experts ? 8 * 4 : 0 }, { s.products, products }, { s.angles, t * 8 * 4 },
         { s.picked, r * 24 * 4 }, { s.logits, r * 33 * 4 }, { s.sampler, r * 66 * 4 }, { s.token_ids, t * 4 },
-        { s.positions, t * 4 }, { s.kv_rows, t * 8 } };
+        { s.positions, t * 4 }, { s.lengths, t * 4 }, { s.kv_rows, t * 8 } };
     const piece_t tables[] = {
         { s.tables.rows, n * sizeof(qn_slot_row_t) }, { s.tables.block_tables, n * 7 * 4 },
         { s.tables.stop_ids, n * QN_STOP_IDS_MAX * 4 }, { s.tables.bias, n * QN_LOGIT_BIAS_MAX * 8 },
-        { s.tables.counts, n * 33 * 4 }, { s.pending, n * 24 * 4 }, { s.frequencies, 16 } };
+        { s.tables.counts, n * 33 * 4 }, { s.pending, n * 24 * 4 }, { s.frequencies, 16 },
+        { s.experts, model_expert_count(&config) * sizeof(qn_weight_t) } };
     const piece_t step_io[] = {
-        { s.retire, n * 4 }, { s.ids, (n * 100 + t) * 4 }, { s.stop_ids, n * QN_STOP_IDS_MAX * 4 },
-        { s.starts, n * sizeof(qn_slot_start_t) }, { s.entries, n * 7 * 12 }, { s.copies, 50 * 8 },
-        { s.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8 }, { s.runs, n * sizeof(qn_run_t) },
-        { s.decode_runs, n * sizeof(qn_run_t) }, { s.prefill_runs, n * sizeof(qn_run_t) },
-        { s.samples, n * sizeof(qn_sample_t) }, { s.rows, r * 4 }, { s.targets, r * 4 }, { s.top_counts, r * 4 },
-        { s.results, n * sizeof(qn_sample_result_t) }, { s.logprobs, t * 4 },
-        { s.sample_top, n * QN_TOP_LOGPROBS_MAX * 8 }, { s.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8 } };
+        { s.io.retire, n * 4 }, { s.io.ids, (n * 100 + t) * 4 }, { s.io.stop_ids, n * QN_STOP_IDS_MAX * 4 },
+        { s.io.starts, n * sizeof(qn_slot_start_t) }, { s.io.entries, n * 7 * 12 }, { s.io.copies, 50 * 8 },
+        { s.io.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8 }, { s.io.runs, n * sizeof(qn_run_t) },
+        { s.io.decode_runs, n * sizeof(qn_run_t) }, { s.io.prefill_runs, n * sizeof(qn_run_t) },
+        { s.io.samples, n * sizeof(qn_sample_t) }, { s.io.rows, r * 4 }, { s.io.targets, r * 4 },
+        { s.io.top_counts, r * 4 },
+        { s.io.results, n * sizeof(qn_sample_result_t) }, { s.io.logprobs, t * 4 },
+        { s.io.sample_top, n * QN_TOP_LOGPROBS_MAX * 8 }, { s.io.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8 } };
     check_pieces(a, sizes.activations_bytes, activations, sizeof activations / sizeof *activations);
     check_pieces(state, sizes.state_bytes, tables, sizeof tables / sizeof *tables);
     check_pieces(io, sizes.step_io_bytes, step_io, sizeof step_io / sizeof *step_io);
+    scratch_io_t host;
+    scratch_place_io(&limits, io, &host);
+    assert_memory_equal(&host, &s.io, sizeof host);
     free(a);
     free(state);
     free(io);
@@ -67,19 +84,23 @@ static void check_limits(uint32_t sequences, uint32_t tokens)
 static void test_scratch_buffers_lie_apart_inside_their_regions(void **state)
 {
     (void)state;
-    check_limits(1, 1);
-    check_limits(3, 17);
-    check_limits(64, 512);
-    check_limits(300, 5);
+    for (int with_experts = 0; with_experts < 2; with_experts++) {
+        check_limits(1, 1, with_experts);
+        check_limits(3, 17, with_experts);
+        check_limits(64, 512, with_experts);
+        check_limits(300, 5, with_experts);
+    }
 }
 
 static void test_scratch_sizes_that_overflow_are_refused(void **state)
 {
     (void)state;
-    qn_model_config_t config = small_config();
+    qn_model_config_t config = small_config(true);
     step_limits_t limits = step_limits_make(1024, 16384, 1u << 20, 1, 1u << 28, 1u << 20);
     scratch_sizes_t sizes;
     assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_OK);  /* the ceilings of limits.h fit */
+    config.experts = 1024, config.experts_per_token = 1024, config.expert_intermediate = QN_WIDTH_MAX;
+    assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_OK);
     config.heads = config.head_dim = UINT32_MAX;
     assert_int_equal(scratch_measure(&config, &limits, &sizes), QN_ERR_LIMIT);
 }

@@ -1,5 +1,5 @@
-/* The layouts of weights: bytes of examples worked out by hand, round trips at odd sizes, errors of quantisation, values
- * at the ends of the number formats, and the same bytes from every instruction set. */
+/* The layouts of weights: bytes of examples worked out by hand, round trips at odd sizes, errors of quantisation,
+ * values at the ends of the number formats, and the same bytes from every instruction set. */
 #include <float.h>
 
 #include "kernels/cpu/weight_pack.h"

@@ -159,7 +159,7 @@ def python_equals(value, seen, python_code):
     if isinstance(value, str) and isinstance(seen, int):
         return value == str(seen) or any(enum_names(python_code(enum)).get(seen) == value for enum in
                                          ("Service", "State", "Finish", "CancelReason", "DType", "RegionKind", "Share",
-                                          "GrantOutcome"))
+                                          "GrantOutcome", "TensorLayout"))
     if isinstance(value, float):
         return math.isclose(value, seen, rel_tol=1e-6, abs_tol=1e-9)
     return value == (seen.decode() if isinstance(seen, bytes) else seen)
