@@ -63,7 +63,8 @@ SCHEMAS := $(wildcard schemas/*.fbs)
 VENV := build/venv
 
 .DEFAULT_GOAL := all
-.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz bench install clean venv
+.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz bench bench-tokenizer bench-llamacpp install \
+	clean venv
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -189,6 +190,22 @@ bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, 
 	@$(PYTHON) tests/bench/wire.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
 
+# Comparisons with others have a Python environment of their own.
+BENCH_VENV := build/bench-venv
+$(BENCH_VENV)/ready: tests/bench/requirements.txt
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench-tokenizer: all $(BENCH_VENV)/ready ## encoding speed beside Hugging Face tokenizers, one thread
+	@$(BENCH_VENV)/bin/python tests/bench/tokenizer.py
+
+bench-llamacpp: all $(BENCH_VENV)/ready ## decode and prefill beside llama.cpp (builds it: 15 minutes, 3 GB of weights)
+	@deploy/install-packages.sh cmake
+	@CMAKE_ARGS=-DGGML_NATIVE=ON $(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-binary llama-cpp-python llama-cpp-python gguf numpy
+	@$(BENCH_VENV)/bin/python tests/bench/llamacpp.py
+
 # ---- install --------------------------------------------------------------------------------------------------
 
 install: all ## install into $(DESTDIR)$(PREFIX)
@@ -197,6 +214,7 @@ install: all ## install into $(DESTDIR)$(PREFIX)
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
 	install -m 644 config.yaml $(DESTDIR)$(PREFIX)/share/quintet/config.yaml
 	cp -r deploy/models/default $(DESTDIR)$(PREFIX)/share/quintet/models/
+	cp -r deploy/shapes $(DESTDIR)$(PREFIX)/share/quintet/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	install -m 644 deploy/systemd/quintet.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf

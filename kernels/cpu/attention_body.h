@@ -127,20 +127,35 @@ static span_t column_span(const tile_t *tile, const columns_t *columns, uint64_t
     return make_span(tile->begin, tile->end, (uint32_t)(columns->chunk + (column - columns->first)) * CHUNK);
 }
 
-/* Tile `index` of one column. What follows it is the next tile, or the first of the next column. */
-static void decode_piece(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns,
-                         uint64_t column, uint32_t index)
+#define BUNDLE_MAX TILE_ROWS
+
+/* Tiles of a token that may go together: as many as work_t has rows for. */
+static uint32_t bundle_size(const tile_t *tile)
 {
-    bool last = index + 1 == tiles_per_token(d->a), ends = last && column + 1 == columns->first + columns->count;
-    tile_t tile = make_tile(d->a, run, 0, 1, index), after = make_tile(d->a, run, 0, 1, last ? 0 : index + 1);
-    span_t span = column_span(&tile, columns, column);
-    upcoming_t next = { ends ? &tile : &after, ends ? span : column_span(&after, columns, column + last) };
+    uint32_t by_rows = TILE_ROWS / tile->rows, by_queries = TILE_ROWS * QN_ATTENTION_DIM_MAX / query_floats(tile);
+    return by_rows < by_queries ? by_rows : by_queries;
+}
+
+/* Tiles [first, first + count) of one column. */
+static void decode_piece(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns,
+                         uint64_t column, uint32_t first, uint32_t count)
+{
+    tile_t tiles[BUNDLE_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        tiles[i] = make_tile(d->a, run, 0, 1, first + i);
+        load_queries(&tiles[i], work->q + i * query_floats(tiles));
+    }
+    span_t span = column_span(tiles, columns, column);
     part_t part = columns->count == 1 ? work_part(work, 0)
-                                      : slot_part(d, column - d->begin, tile.first_head, tile.padded);
-    load_queries(work, &tile);
-    attend_chunk(work, &tile, &span, &next, &part);
-    for (uint32_t r = 0; columns->count == 1 && r < tile.rows; r++)
-        write_row(&part, r, d->a->kv.head_dim, tile.padded, (float *)d->a->out + tile_row_at(&tile, r));
+                                      : slot_part(d, column - d->begin, tiles[0].first_head, tiles[0].padded);
+    bundle_t bundle = { tiles, count };
+    attend_chunk(work, &bundle, &span, &part);
+    for (uint32_t i = 0; columns->count == 1 && i < count; i++) {
+        part_t own = part_of(&bundle, i, &part);
+        for (uint32_t r = 0; r < tiles[i].rows; r++)
+            write_row(&own, r, d->a->kv.head_dim, tiles[i].padded,
+                      (float *)d->a->out + tile_row_at(&tiles[i], r));
+    }
 }
 
 static uint64_t column_cost(const tile_t *tile, const columns_t *columns, uint64_t column)
@@ -149,14 +164,43 @@ static uint64_t column_cost(const tile_t *tile, const columns_t *columns, uint64
     return span.end - span.begin;
 }
 
+/* Aims at what comes after the column's first block: the rest of it, then the next one's first block. A block's heads
+ * are read in bundles; the first bundle brings all. */
+static void aim_foresight(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns,
+                          uint64_t column, uint32_t tiles)
+{
+    tile_t tile = make_tile(d->a, run, 0, 1, 0), next = tile;
+    span_t span = column_span(&tile, columns, column);
+    uint32_t from = span.first + (span.begin / BLOCK + 1) * BLOCK, after = span.first + CHUNK;
+    if (column + 1 == columns->first + columns->count) {
+        if (run + 1 < d->a->runs + d->a->run_count) next = make_tile(d->a, run + 1, 0, 1, 0);
+        after = run + 1 < d->a->runs + d->a->run_count ? next.begin : next.end;
+    }
+    work->foresight = (foresight_t){
+        .kv = &d->a->kv, .layer = d->a->layer, .rate = (tiles_per_token(d->a) + tiles - 1) / tiles,
+        .regions = { { tile.table, 0, from, span.first + span.end },
+                     { tile.table, 1, span.first + span.begin, span.first + span.end },
+                     { next.table, 0, after, smaller(next.end, (after / BLOCK + 1) * BLOCK) } } };
+}
+
 static void decode_run(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns, share_t *share)
 {
     uint64_t from = columns->first > d->begin ? columns->first : d->begin;
     tile_t tile = make_tile(d->a, run, 0, 1, 0);
-    for (uint64_t column = from; column < columns->first + columns->count && column < d->end; column++)
-        for (uint32_t index = 0; index < tiles_per_token(d->a); index++)
-            if (share_takes(share, column_cost(&tile, columns, column)))
-                decode_piece(d, work, run, columns, column, index);
+    uint32_t tiles = tiles_per_token(d->a), most = bundle_size(&tile);
+    for (uint64_t column = from; column < columns->first + columns->count && column < d->end; column++) {
+        uint32_t first = tiles, last = 0;
+        for (uint32_t index = 0; index < tiles; index++) {
+            if (!share_takes(share, column_cost(&tile, columns, column))) continue;
+            if (first == tiles) first = index;
+            last = index + 1;
+        }
+        if (first < last) aim_foresight(d, work, run, columns, column, smaller(last - first, most));
+        for (uint32_t index = first; index < last; index += most) {
+            decode_piece(d, work, run, columns, column, index, smaller(last - index, most));
+            work->foresight.rate = 0;
+        }
+    }
 }
 
 static void decode_shares(const void *arguments, size_t begin, size_t end, unsigned thread)

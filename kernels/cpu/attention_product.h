@@ -15,7 +15,7 @@
 #define BLOCK 64  /* positions */
 #define ROWS 6    /* rows and vectors of a product kept in registers */
 #define VECTORS (VEC_LANES / 4)
-#define STEPS 8   /* of a product between two requests for what comes next */
+#define STEPS 8   /* of a product between two requests for what will be read later */
 #define SCORE_STRIDE (256 + 16)  /* floats of a row of scores: not a power of two, or rows would meet in cache sets */
 
 /* SHAPED functions are compiled once per shape, and the loops over their sums disappear, so that these stay in
@@ -31,15 +31,58 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* A block of positions for one kv head: keys of each, those of positions [begin, end) its own. Values lie value_offset
- * bytes after the keys. The rows of `next`, at `next_offset`, will be read after these: they are asked for between the
- * arithmetic, since hardware does not foresee rows that are far apart and a core can wait for a dozen lines only. */
+/* Positions [first, last) of K (0) or V (1), all kv heads. */
+typedef struct {
+    const uint32_t *table;
+    uint32_t which, first, last;
+} region_t;
+
+/* Runs one block ahead of what is read, line by line in the order of addresses, so that the block is in the second-level
+ * cache when its heads are read one after the other: hardware does not foresee the rows of one head, and a core can wait
+ * for about a dozen lines only. */
+typedef struct {
+    const char *at, *end;      /* what is left of the current piece */
+    const qn_kv_t *kv;
+    uint32_t layer, rate;      /* rate: lines asked for per line read; 0 = off */
+    region_t regions[3];       /* what is left, in order; the current one shrinks */
+    uint32_t region;
+} foresight_t;
+
+static __attribute__((noinline)) bool foresee_piece(foresight_t *f)
+{
+    while (f->region < 3 && f->regions[f->region].first >= f->regions[f->region].last) f->region++;
+    if (f->region == 3) return false;
+    region_t *r = &f->regions[f->region];
+    uint32_t offset = r->first % f->kv->block_tokens, count = f->kv->block_tokens - offset;
+    if (count > r->last - r->first) count = r->last - r->first;
+    size_t width = qn_scalar_bytes(f->kv->scalar);
+    size_t at = qn_kv_offset(f->kv, f->layer, r->which, r->table[r->first / f->kv->block_tokens], offset);
+    f->at = (const char *)f->kv->data + at * width;
+    f->end = f->at + (size_t)count * f->kv->kv_heads * f->kv->head_dim * width;
+    r->first += count;
+    return true;
+}
+
+/* To go with `count` lines read. */
+VEC_INLINE void foresee(foresight_t *f, uint32_t count)
+{
+    for (count *= f->rate; count; count--, f->at += 64) {
+        if (f->at >= f->end && !foresee_piece(f)) {
+            f->rate = 0;
+            return;
+        }
+        __builtin_prefetch(f->at);
+    }
+}
+
+/* A block of positions for one kv head, which lies `head` bytes into each row. Positions [begin, end) are its own. Values
+ * lie value_offset bytes after the keys. */
 typedef struct {
     const qn_kv_t *kv;
-    const char *const *rows;  /* [BLOCK] */
+    const char *const *rows;  /* [BLOCK]: keys */
+    size_t head;
     uint32_t begin, end;
-    const char *const *next;  /* [BLOCK] or NULL */
-    size_t next_offset;
+    foresight_t *foresight;   /* moved on by as much as is read here */
 } block_t;
 
 /* c[r, n] (+)= sum over k of a[r, k] b[k, n] */
@@ -49,6 +92,7 @@ typedef struct {
     size_t a_stride, b_stride, c_stride;
     uint32_t rows, columns, count;  /* columns: a multiple of VEC_LANES; count: of k */
     bool add;                       /* to what c holds */
+    uint32_t lines;                 /* to foresee per STEPS of k */
 } product_t;
 
 /* From a row of K to the same position's of V, in bytes. */
@@ -59,21 +103,7 @@ static size_t value_offset(const qn_kv_t *kv)
 
 /* ---- many rows: the product ---- */
 
-typedef struct {
-    const char *const *rows;
-    size_t offset;
-    uint32_t row, bytes, count;  /* next row to ask for; bytes of each; rows per STEPS */
-} hints_t;
-
-VEC_INLINE void hint_rows(hints_t *hints)
-{
-    uint32_t end = hints->row + hints->count < BLOCK ? hints->row + hints->count : BLOCK;
-    for (; hints->row < end; hints->row++)
-        for (uint32_t at = 0; at < hints->bytes; at += 64)
-            __builtin_prefetch(hints->rows[hints->row] + hints->offset + at);
-}
-
-SHAPED void multiply_tile(const product_t *p, hints_t *hints, const uint32_t rows, const uint32_t vectors)
+SHAPED void multiply_tile(const product_t *p, foresight_t *foresight, const uint32_t rows, const uint32_t vectors)
 {
     vec_t sums[ROWS][VECTORS];
     for (uint32_t r = 0; r < rows; r++)
@@ -81,7 +111,7 @@ SHAPED void multiply_tile(const product_t *p, hints_t *hints, const uint32_t row
             sums[r][v] = p->add ? vec_load(p->c + r * p->c_stride + v * VEC_LANES) : vec_zero();
     const float *b = p->b;
     for (uint32_t k = 0; k < p->count; k++, b += p->b_stride) {
-        if (k % STEPS == 0 && hints->count) hint_rows(hints);
+        if (k % STEPS == 0) foresee(foresight, p->lines);
         vec_t column[VECTORS];
         for (uint32_t v = 0; v < vectors; v++) column[v] = vec_load(b + v * VEC_LANES);
         for (uint32_t r = 0; r < rows; r++) {
@@ -93,34 +123,33 @@ SHAPED void multiply_tile(const product_t *p, hints_t *hints, const uint32_t row
         for (uint32_t v = 0; v < vectors; v++) vec_store(p->c + r * p->c_stride + v * VEC_LANES, sums[r][v]);
 }
 
-SHAPED void multiply_columns(product_t p, hints_t *hints, const uint32_t rows)
+SHAPED void multiply_columns(product_t p, foresight_t *foresight, const uint32_t rows)
 {
     uint32_t left = p.columns / VEC_LANES;
     for (; left >= VECTORS; left -= VECTORS, p.b += VECTORS * VEC_LANES, p.c += VECTORS * VEC_LANES)
-        multiply_tile(&p, hints, rows, VECTORS);
-    for (; left; left--, p.b += VEC_LANES, p.c += VEC_LANES) multiply_tile(&p, hints, rows, 1);
+        multiply_tile(&p, foresight, rows, VECTORS);
+    for (; left; left--, p.b += VEC_LANES, p.c += VEC_LANES) multiply_tile(&p, foresight, rows, 1);
 }
 
-static void multiply_1(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 1); }
-static void multiply_2(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 2); }
-static void multiply_3(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 3); }
-static void multiply_4(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 4); }
-static void multiply_5(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 5); }
-static void multiply_6(const product_t *p, hints_t *hints) { multiply_columns(*p, hints, 6); }
-static void (*const MULTIPLY[ROWS])(const product_t *, hints_t *) = { multiply_1, multiply_2, multiply_3,
-                                                                      multiply_4, multiply_5, multiply_6 };
+static void multiply_1(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 1); }
+static void multiply_2(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 2); }
+static void multiply_3(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 3); }
+static void multiply_4(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 4); }
+static void multiply_5(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 5); }
+static void multiply_6(const product_t *p, foresight_t *f) { multiply_columns(*p, f, 6); }
+static void (*const MULTIPLY[ROWS])(const product_t *, foresight_t *) = { multiply_1, multiply_2, multiply_3,
+                                                                          multiply_4, multiply_5, multiply_6 };
 
 /* Shares the rows evenly: 7 are 4 and 3. */
 static void multiply(product_t p, const block_t *block)
 {
     uint32_t groups = (p.rows + ROWS - 1) / ROWS, columns = (p.columns / VEC_LANES + VECTORS - 1) / VECTORS;
     uint32_t turns = groups * columns * ((p.count + STEPS - 1) / STEPS);
-    hints_t hints = { .rows = block->next, .offset = block->next_offset,
-                      .bytes = block->kv->head_dim * qn_scalar_bytes(block->kv->scalar),
-                      .count = block->next ? (BLOCK + turns - 1) / turns : 0 };
+    uint32_t bytes = (block->end - block->begin) * block->kv->head_dim * qn_scalar_bytes(block->kv->scalar);
+    p.lines = (bytes / 64 + turns - 1) / turns;
     for (uint32_t left = p.rows; groups; groups--) {
         p.rows = (left + groups - 1) / groups;
-        MULTIPLY[p.rows - 1](&p, &hints);
+        MULTIPLY[p.rows - 1](&p, block->foresight);
         p.a += p.rows * p.a_stride;
         p.c += p.rows * p.c_stride;
         left -= p.rows;
@@ -144,11 +173,11 @@ static __attribute__((noinline)) lanes_t find_lanes(const block_t *block, uint32
     size_t padded = (bytes + 15) / 16 * 16;
     bool even = bytes == padded;
     for (uint32_t i = 1; even && i < VEC_LANES; i++) even = rows[i] == rows[0] + i * step;
-    if (even) return (lanes_t){ rows[0], step };
+    if (even) return (lanes_t){ rows[0] + block->head, step };
     copies += first * padded;
     for (uint32_t i = 0; i < VEC_LANES; i++) {
         memset(copies + (i + 1) * padded - 16, 0, 16);
-        memcpy(copies + i * padded, rows[i], bytes);
+        memcpy(copies + i * padded, rows[i] + block->head, bytes);
     }
     return (lanes_t){ copies, padded };
 }
@@ -200,7 +229,7 @@ static void pack_keys(const block_t *block, char *copies, float *keys)
 SHAPED void widen_rows(const block_t *block, qn_scalar_t scalar, uint32_t padded, float *values)
 {
     uint32_t dim = block->kv->head_dim, whole = dim / VEC_LANES * VEC_LANES;
-    size_t offset = value_offset(block->kv);
+    size_t offset = value_offset(block->kv) + block->head;
     for (uint32_t i = block->begin; i < block->end; i++, values += padded) {
         const char *row = block->rows[i] + offset;
         for (uint32_t d = 0; d < whole; d += VEC_LANES) vec_store(values + d, vec_load_as(scalar, row, d));
@@ -228,7 +257,6 @@ SHAPED void score_groups(const direct_t *p, qn_scalar_t scalar, uint32_t first, 
 {
     const uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
     const block_t *block = p->block;
-    const char *const *next = (block->next ? block->next : block->rows) + first;
     const float *q = p->a;
     vec_t sums[DIRECT_ROWS][4];
     lanes_t lanes[4];
@@ -243,8 +271,7 @@ SHAPED void score_groups(const direct_t *p, qn_scalar_t scalar, uint32_t first, 
         for (uint32_t g = 0; g < groups; g++) {
             vec_t keys[8];
             load_keys(scalar, lanes[g], at, keys);
-            for (uint32_t i = 0; i < VEC_LANES / 4; i++)  /* a line of a quarter of the rows */
-                __builtin_prefetch(next[g * VEC_LANES + at / 16 % 4 * (VEC_LANES / 4) + i] + block->next_offset + at);
+            foresee(block->foresight, VEC_LANES / 4);  /* 16 bytes of each row */
             UNROLL
             for (uint32_t e = 0; e < 16 / width; e++) {
                 UNROLL
@@ -271,8 +298,7 @@ SHAPED void add_columns(const direct_t *p, qn_scalar_t scalar, uint32_t at, cons
 {
     const uint32_t width = scalar == QN_SCALAR_F32 ? 4 : 2;
     const block_t *block = p->block;
-    const char *const *next = block->next ? block->next : block->rows;
-    size_t offset = value_offset(block->kv);
+    size_t offset = value_offset(block->kv) + block->head;
     vec_t sums[DIRECT_ROWS][VECTORS];
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t v = 0; v < vectors; v++)
@@ -280,8 +306,7 @@ SHAPED void add_columns(const direct_t *p, qn_scalar_t scalar, uint32_t at, cons
     const float *weights = p->a + block->begin;
     for (uint32_t k = block->begin; k < block->end; k++, weights++) {
         const char *row = block->rows[k] + offset;
-        for (uint32_t line = 0; line < vectors * VEC_LANES * width; line += 64)
-            __builtin_prefetch(next[k] + block->next_offset + at * width + line);
+        foresee(block->foresight, vectors * VEC_LANES * width / 64);
         vec_t column[VECTORS];
         UNROLL
         for (uint32_t v = 0; v < vectors; v++)

@@ -45,7 +45,8 @@ typedef struct {
     float scores[TILE_ROWS * SCORE_STRIDE];
     float sums[2][TILE_ROWS * QN_ATTENTION_DIM_MAX];
     float best[2][TILE_ROWS], total[2][TILE_ROWS];
-    const char *rows[CHUNK], *next_rows[BLOCK];  /* keys of this chunk's positions, and of the first after it */
+    const char *rows[CHUNK];                     /* keys of this chunk's positions */
+    foresight_t foresight;
 } work_t;
 _Static_assert(sizeof(work_t) <= QN_WORKSPACE_BYTES, "attention needs a larger workspace");
 
@@ -62,7 +63,7 @@ static void find_rows(const tile_t *tile, uint32_t first, uint32_t begin, uint32
 {
     const qn_kv_t *kv = &tile->a->kv;
     size_t width = qn_scalar_bytes(kv->scalar), step = (size_t)kv->kv_heads * kv->head_dim * width;
-    const char *base = (const char *)kv->data + (size_t)tile->kv_head * kv->head_dim * width;
+    const char *base = kv->data;
     for (uint32_t i = begin; i < end;) {
         uint32_t block = (first + i) / kv->block_tokens, offset = (first + i) % kv->block_tokens;
         uint32_t left = kv->block_tokens - offset, stop = end - i < left ? end : i + left;
@@ -150,46 +151,58 @@ static void weigh_rows(const tile_t *tile, const span_t *span, float *scores, co
 
 /* ---- a chunk ---- */
 
-/* What is done after this chunk, for its first rows to be on their way. */
+/* Tiles of the same tokens that go through a chunk together, block by block; with one each, their heads follow each
+ * other. They share the rows of work_t: those of tile i begin at i * tiles[0].heads * tokens. */
 typedef struct {
-    const tile_t *tile;
-    span_t span;
-} upcoming_t;
+    const tile_t *tiles;
+    uint32_t count;
+} bundle_t;
 
-static block_t make_block(const work_t *work, const tile_t *tile, const span_t *span, uint32_t at)
+static uint32_t query_floats(const tile_t *tile)
 {
-    return (block_t){ .kv = &tile->a->kv, .rows = work->rows + at, .begin = at < span->begin ? span->begin - at : 0,
-                      .end = span->end - at < BLOCK ? span->end - at : BLOCK };
+    return (tile->rows <= DIRECT_ROWS ? DIRECT_ROWS : tile->rows) * tile->padded;
 }
 
-/* What the positions of a chunk give each row of the tile. `next` may be NULL. */
-static void attend_chunk(work_t *work, const tile_t *tile, const span_t *span, const upcoming_t *next,
-                         const part_t *part)
+static uint32_t first_row_of(const bundle_t *bundle, uint32_t index) { return index * bundle->tiles[0].rows; }
+
+static part_t part_of(const bundle_t *bundle, uint32_t index, const part_t *part)
+{
+    uint32_t row = first_row_of(bundle, index);
+    return (part_t){ .best = part->best + row, .total = part->total + row,
+                     .sums = part->sums + (size_t)row * bundle->tiles[0].padded };
+}
+
+static block_t make_block(work_t *work, const tile_t *tile, const span_t *span, uint32_t at)
+{
+    const qn_kv_t *kv = &tile->a->kv;
+    return (block_t){ .kv = kv, .rows = work->rows + at, .begin = at < span->begin ? span->begin - at : 0,
+                      .head = (size_t)tile->kv_head * kv->head_dim * qn_scalar_bytes(kv->scalar),
+                      .end = span->end - at < BLOCK ? span->end - at : BLOCK, .foresight = &work->foresight };
+}
+
+/* What the positions of a chunk give each row of the bundle. */
+static void attend_chunk(work_t *work, const bundle_t *bundle, const span_t *span, const part_t *part)
 {
     uint32_t low = span->begin / BLOCK * BLOCK;
-    size_t values = value_offset(&tile->a->kv);
-    find_rows(tile, span->first, span->begin, span->end, work->rows);
-    for (uint32_t at = low; at < span->end; at += BLOCK) {
-        block_t block = make_block(work, tile, span, at);
-        bool last = at + BLOCK >= span->end;
-        block.next = next ? work->rows + (last ? low : at + BLOCK) : NULL;
-        block.next_offset = last ? values : 0;
-        score_block(&block, work->q, tile->padded, tile->rows, work->keys, (char *)work->values, work->scores + at);
-    }
-    weigh_rows(tile, span, work->scores, part);
-    for (uint32_t at = low; at < span->end; at += BLOCK) {
-        block_t block = make_block(work, tile, span, at);
-        if (next && at + BLOCK < span->end) {
-            block.next = work->rows + at + BLOCK;
-            block.next_offset = values;
-        } else if (next) {
-            uint32_t from = next->span.begin / BLOCK * BLOCK, left = next->span.end - from;
-            find_rows(next->tile, next->span.first + from, next->span.begin - from, left < BLOCK ? left : BLOCK,
-                      work->next_rows);
-            block.next = work->next_rows;
+    find_rows(bundle->tiles, span->first, span->begin, span->end, work->rows);
+    for (uint32_t at = low; at < span->end; at += BLOCK)
+        for (uint32_t i = 0; i < bundle->count; i++) {
+            const tile_t *tile = &bundle->tiles[i];
+            block_t block = make_block(work, tile, span, at);
+            score_block(&block, work->q + i * query_floats(bundle->tiles), tile->padded, tile->rows, work->keys,
+                        (char *)work->values, work->scores + first_row_of(bundle, i) * SCORE_STRIDE + at);
         }
-        add_block(&block, work->scores + at, tile->padded, tile->rows, work->values, at > low, part->sums);
+    for (uint32_t i = 0; i < bundle->count; i++) {
+        part_t own = part_of(bundle, i, part);
+        weigh_rows(&bundle->tiles[i], span, work->scores + first_row_of(bundle, i) * SCORE_STRIDE, &own);
     }
+    for (uint32_t at = low; at < span->end; at += BLOCK)
+        for (uint32_t i = 0; i < bundle->count; i++) {
+            const tile_t *tile = &bundle->tiles[i];
+            block_t block = make_block(work, tile, span, at);
+            add_block(&block, work->scores + first_row_of(bundle, i) * SCORE_STRIDE + at, tile->padded, tile->rows,
+                      work->values, at > low, part_of(bundle, i, part).sums);
+        }
 }
 
 /* ---- merging chunks ---- */
@@ -246,7 +259,7 @@ static size_t tile_row_at(const tile_t *tile, uint32_t row)
 }
 
 /* The tile's queries, scaled, with zeros from D up to a vector. */
-static void load_queries(work_t *work, const tile_t *tile)
+static void load_queries(const tile_t *tile, float *q_rows)
 {
     uint32_t dim = tile->a->kv.head_dim;
     vec_t scale = vec_set(tile->a->softcap > 0 ? tile->a->scale : tile->a->scale * LOG2_E);
@@ -255,13 +268,13 @@ static void load_queries(work_t *work, const tile_t *tile)
         for (uint32_t d = 0; d < tile->padded; d += VEC_LANES) {
             vec_t q = vec_mul(vec_load_some(from + d, dim - d < VEC_LANES ? dim - d : VEC_LANES), scale);
             if (tile->rows > DIRECT_ROWS) {
-                vec_store(work->q + query_at(tile->rows, tile->padded, r, d), q);
+                vec_store(q_rows + query_at(tile->rows, tile->padded, r, d), q);
                 continue;
             }
             float lanes[VEC_LANES];
             vec_store(lanes, q);
             for (uint32_t i = 0; i < VEC_LANES; i++)
-                work->q[query_at(tile->rows, tile->padded, r, d + i)] = lanes[i];
+                q_rows[query_at(tile->rows, tile->padded, r, d + i)] = lanes[i];
         }
     }
 }
@@ -303,11 +316,12 @@ static tile_t make_tile(const qn_attention_t *a, const qn_run_t *run, uint32_t t
 static void attend_tile(work_t *work, const tile_t *tile)
 {
     part_t state = work_part(work, 0), part = work_part(work, 1);
+    work->foresight = (foresight_t){ 0 };  /* prefill uses what it reads often */
     clear_part(&state, tile->rows);
-    load_queries(work, tile);
+    load_queries(tile, work->q);
     for (uint32_t first = tile->begin / CHUNK * CHUNK; first < tile->end; first += CHUNK) {
         span_t span = make_span(tile->begin, tile->end, first);
-        attend_chunk(work, tile, &span, NULL, &part);
+        attend_chunk(work, &(bundle_t){ tile, 1 }, &span, &part);
         for (uint32_t r = 0; r < tile->rows; r++) merge_row(&state, &part, r, tile->padded);
     }
     for (uint32_t r = 0; r < tile->rows; r++)

@@ -1,7 +1,7 @@
-/* What is this?      The matrix product with the bf16 dot instruction: twice the products of an FMA per instruction, for
- *                    activations rounded to bf16. The algorithm is in matmul_panels.h.
+/* What is this?      The matrix product with the bf16 dot instruction: twice the products of an FMA, for activations
+ *                    rounded to bf16. The algorithm is in matmul_panels.h.
  * State owned:       none.
- * Must never:        be reached on a machine without AVX512_BF16, nor unless asked for by name: registry.c sees to both.
+ * Must never:        be reached without AVX512_BF16, nor unless asked for by name: registry.c sees to both.
  * Read next:         matmul_pairs_body.h, matmul_panels.h. */
 #include "kernels/cpu/vector_avx512.h"
 

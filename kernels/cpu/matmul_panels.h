@@ -1,7 +1,7 @@
 /* The product of weights in panels, written once for AVX2, AVX-512 and bf16 pairs; included after a vector header.
  *
- * One launch covers all parts: its items are panels (few tokens) or pairs of blocks of tokens and tiles of panels (many),
- * those of all parts one after the other, cut into one contiguous range per thread.
+ * One launch covers all parts: its items are panels (few tokens) or pairs of a block of tokens and a tile of panels
+ * (many), those of all parts one after the other, cut into one contiguous range per thread.
  *
  * Few tokens are bound by reading the weights once from memory, many by the FMA units; for those this is the scheme of
  * Goto and van de Geijn (2008): a block of weights is unpacked into the first-level cache and used for every tile of
@@ -12,9 +12,11 @@
 #include "kernels/cpu/matmul_tiles.h"
 
 #define TILE_PANELS (TILE_VECTORS / PANEL_VECTORS)
-#define GROUP_TILES 8                  /* tiles of panels that use a block of x while it is in the cache */
-#define DIRECT_TILES 2                 /* tiles of tokens up to which unpacking weights once more beats storing them */
-#define TOKEN_TILES (264 / TILE_TOKENS)  /* at most, in a block of tokens */
+#define DIRECT_TILES 2  /* tiles of tokens up to which unpacking weights once more beats storing them unpacked */
+/* Tiles of panels that use a block of x while it is in the second-level cache, and tiles of tokens at most: 132 KiB of
+ * x and 264 KiB of sums on AVX-512, half the sums on AVX2. */
+#define GROUP_TILES 8
+#define TOKEN_TILES (264 / TILE_TOKENS)
 
 typedef struct {
     const qn_matmul_t *a;
@@ -209,6 +211,7 @@ static size_t token_blocks(const job_t *job, size_t threads)
 static void multiply_panels(qn_stream_t *stream, const qn_matmul_t *a)
 {
     job_t job = { .a = a, .stream = stream };
+    if (a->tokens == 0) return;
     QN_ASSERT(sizeof(block_space_t) <= QN_WORKSPACE_BYTES);
     if (MATMUL_PAIRS || a->tokens > DIRECT_TOKENS) {
         job.packed = packed_of(a);

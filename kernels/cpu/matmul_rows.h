@@ -1,5 +1,5 @@
-/* The product of weights in rows, as a checkpoint holds them, written once for AVX2 and AVX-512; included after a vector
- * header.
+/* The product of weights in rows, as a checkpoint holds them, written once for AVX2 and AVX-512; included after a
+ * vector header.
  *
  * Each output (t, o) has one accumulator vector: lane j adds the products m = j, j + LANES, ... in ascending order, and
  * vec_sum_each adds the lanes in one fixed order. A tile is LANES accumulators, outputs x tokens: LANES x 1 streams the

@@ -45,7 +45,7 @@ static void store_tile(const matrix_t *matrix, size_t token, size_t count, size_
 /* ---- direct: a few tokens ---- */
 
 /* Vectors of outputs side by side. One accumulator takes a product every 4 cycles at most; four panels make enough
- * chains for one token, and their four streams are few enough for the prefetchers. More tokens bring their own chains. */
+ * chains for one token, and their four streams are few enough for the prefetchers. More tokens bring their own. */
 #define DIRECT_PANELS(tokens) (VEC_LANES == 16 ? ((tokens) <= 4 ? 4u : 2u) : (tokens) <= 2 ? 2u : 1u)
 #define DIRECT_TOKENS 4     /* as many rows of x are read where they are, without packing */
 #define AHEAD_LINES 24      /* software prefetch: 1.5 KiB before the line in use */

@@ -73,8 +73,8 @@ VEC_INLINE vec_t vec_byte(vec_words_t words, uint32_t index)
     __m256i byte = _mm256_and_si256(_mm256_srli_epi32(words, (int)(8 * index)), _mm256_set1_epi32(255));
     return vec_sub(_mm256_castsi256_ps(_mm256_or_si256(byte, _mm256_set1_epi32(0x4b000000))), vec_set(0x1p23f + 128));
 }
-/* The nibble at bit `shift` of each word, less 8, times `scale`; exact if the scale has 8 bits. The nibble is left where it
- * is and its place made up for in the scale: nibble 2^shift * (scale 2^-shift) - 8 scale. */
+/* The nibble at bit `shift` of each word, less 8, times `scale`; exact if the scale has 8 bits. The nibble is left
+ * where it is and its place made up for in the scale: nibble 2^shift * (scale 2^-shift) - 8 scale. */
 VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift, vec_t scale)
 {
     if (shift >= 16) words = _mm256_srli_epi32(words, 16);

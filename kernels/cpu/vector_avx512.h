@@ -66,8 +66,8 @@ VEC_INLINE vec_t vec_byte(vec_words_t words, uint32_t index)
                                              _mm512_set1_epi32(0x4b000000), 0xea);
     return vec_sub(_mm512_castsi512_ps(byte), vec_set(0x1p23f + 128));
 }
-/* The nibble at bit `shift` of each word, less 8, times `scale`; exact if the scale has 8 bits. A table of sixteen floats
- * is one register, and the look-up reads only the low four bits of its index. */
+/* The nibble at bit `shift` of each word, less 8, times `scale`; exact if the scale has 8 bits. A table of sixteen
+ * floats is one register, and the look-up reads only the low four bits of its index. */
 VEC_INLINE vec_t vec_nibble(vec_words_t words, uint32_t shift, vec_t scale)
 {
     const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);

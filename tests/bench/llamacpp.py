@@ -4,11 +4,7 @@
 usage: PYTHON tests/bench/llamacpp.py [--rounds N] [--threads N] [--seconds S] [--formats bf16,f16,q8_0,q4_0]
                                       [--work DIR]
 
-PYTHON needs llama-cpp-python (built for this machine), gguf and numpy:
-
-    python3 -m venv build/llama
-    CMAKE_ARGS=-DGGML_NATIVE=ON build/llama/bin/pip install --no-binary llama-cpp-python llama-cpp-python gguf numpy
-    build/llama/bin/python tests/bench/llamacpp.py
+PYTHON needs llama-cpp-python (built for this machine), gguf and numpy; `make bench-llamacpp` sees to it.
 
 Random weights of the Qwen2.5-0.5B shape are written once to DIR (default build/llama-model, 3 GB; llamacpp_model.py).
 Formats are paired by size: bf16 with BF16 and F16, int8 with Q8_0, int4 (groups of 32) with Q4_0. Rounds alternate, so

@@ -48,8 +48,8 @@ CHECK_HELPER qn_weight_t check_format(float *values, const shape_t *shape, const
                      QN_OK);
     void *data = aligned_alloc(64, bytes);  /* to the byte, so that a read beyond the end is found */
     assert_non_null(data);
-    qn_weight_pack(weight.scalar, weight.group, shape->outputs, shape->inputs, 0, qn_panel_count(shape->outputs), values,
-                   data);
+    qn_weight_pack(weight.scalar, weight.group, shape->outputs, shape->inputs, 0, qn_panel_count(shape->outputs),
+                   values, data);
     weight.data = data;
     for (uint32_t o = 0; o < shape->outputs; o++)
         qn_weight_row(&weight, shape->inputs, o, values + (size_t)o * shape->inputs);
@@ -96,8 +96,8 @@ CHECK_HELPER void multiply(const qn_kernel_t *kernel, qn_stream_t *stream, const
     free(scratch);
 }
 
-/* The error of a float32 sum grows with the sum of magnitudes, not with the result, and as a random walk with the number
- * of additions to one accumulator. */
+/* The error of a float32 sum grows with the sum of magnitudes, not with the result, and as a random walk with the
+ * number of additions to one accumulator. */
 CHECK_HELPER float tolerance(const operands_t *o, const shape_t *shape, size_t t, size_t output)
 {
     double magnitude = 3;

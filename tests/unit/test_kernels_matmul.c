@@ -5,7 +5,8 @@
 
 /* Around the edges of every tile: tokens 4, 6, 8, 12 and multiples; inputs 8, 32, 64, 128, 256; outputs 16 and 32. */
 static const shape_t SHAPES[] = {
-    { 1, 1, 1 }, { 1, 7, 3 }, { 1, 8, 8 }, { 1, 16, 16 }, { 1, 17, 17 }, { 1, 256, 100 }, { 1, 300, 129 }, { 2, 33, 15 },
+    { 1, 1, 1 }, { 1, 7, 3 }, { 1, 8, 8 }, { 1, 16, 16 }, { 1, 17, 17 }, { 1, 256, 100 }, { 1, 300, 129 },
+    { 2, 33, 15 },
     { 2, 129, 65 }, { 3, 64, 40 }, { 3, 257, 33 }, { 4, 31, 16 }, { 4, 255, 80 }, { 5, 352, 17 }, { 6, 5, 33 },
     { 7, 100, 31 }, { 8, 16, 33 }, { 8, 515, 70 }, { 9, 128, 48 }, { 11, 95, 64 }, { 12, 130, 49 }, { 13, 127, 32 },
     { 13, 1, 5 }, { 16, 65, 1 }, { 17, 24, 64 }, { 24, 258, 97 }, { 25, 513, 30 }, { 63, 40, 20 }, { 64, 48, 16 },
@@ -42,7 +43,7 @@ static void test_matmul_every_shape_and_format_agrees_with_reference(void **stat
     }
 }
 
-/* Each row alone, in pieces that need other tiles, and with other thread counts: the same bits as in the whole batch. */
+/* Each row alone, in pieces that need other tiles, and with other thread counts: the bits it has in the whole batch. */
 static void check_rows_alone(const qn_kernel_t *kernel, const shape_t *shape, const format_t *format)
 {
     static const uint32_t PIECES[] = { 1, 2, 3, 5, 8, 11, 14, 50, 1000 };
@@ -170,6 +171,24 @@ static void test_matmul_residual_may_be_the_output(void **state)
     qn_stream_destroy(&stream);
 }
 
+/* An expert that no token chose. */
+static void test_matmul_no_tokens_writes_nothing(void **state)
+{
+    (void)state;
+    shape_t shape = { 1, 40, 24 };
+    qn_stream_t *stream = check_stream(2);
+    for (size_t n = 0; n < NAME_COUNT; n++) {
+        const qn_kernel_t *kernel = check_kernel(QN_OP_MATMUL, NAMES[n]);
+        for (size_t f = 0; kernel && f < FORMAT_COUNT; f++) {
+            operands_t o = make_operands(&shape, &FORMATS[f], 3);
+            float out = 0;
+            multiply(kernel, stream, &o, &shape, 0, 0, true, &out);
+            free_operands(&o);
+        }
+    }
+    qn_stream_destroy(&stream);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -178,6 +197,7 @@ int main(void)
         cmocka_unit_test(test_matmul_panels_have_the_same_bits_on_avx2_and_avx512),
         cmocka_unit_test(test_matmul_three_parts_give_what_three_launches_give),
         cmocka_unit_test(test_matmul_residual_may_be_the_output),
+        cmocka_unit_test(test_matmul_no_tokens_writes_nothing),
     };
     return cmocka_run_group_tests_name("kernels_matmul", tests, NULL, NULL);
 }

@@ -327,6 +327,125 @@ static void test_sampler_cuts_of_a_large_vocabulary_agree_with_sorting(void **st
     qn_stream_destroy(&stream);
 }
 
+/* The exact distribution of slot 0's parameters over LOGITS, straight from their definitions in kernels.h's order; plain
+ * double arithmetic and sorting. */
+static void exact_distribution(const world_t *w, double ret[VOCAB])
+{
+    const qn_slot_row_t *row = &w->rows[0];
+    double logits[VOCAB], sum = 0, greatest = 0;
+    bool kept[VOCAB];
+    for (int v = 0; v < VOCAB; v++) {
+        uint32_t generated = w->counts[v] & ~QN_COUNT_PROMPT;
+        logits[v] = LOGITS[v];
+        for (uint32_t b = 0; b < row->bias_count; b++)
+            if (w->bias[b].id == (uint32_t)v) logits[v] += w->bias[b].bias;
+        if (w->counts[v]) logits[v] = logits[v] > 0 ? logits[v] / row->repetition_penalty
+                                                    : logits[v] * row->repetition_penalty;
+        logits[v] -= row->frequency_penalty * generated + (generated ? row->presence_penalty : 0);
+        sum += ret[v] = exp(logits[v] / row->temperature);
+    }
+    for (int v = 0; v < VOCAB; v++) greatest = fmax(greatest, ret[v] /= sum);
+    for (int v = 0; v < VOCAB; v++) {
+        uint32_t better = 0;
+        for (int u = 0; u < VOCAB; u++) better += logits[u] > logits[v] || (logits[u] == logits[v] && u < v);
+        kept[v] = ret[v] >= row->min_p * greatest && (!row->top_k || better < row->top_k);
+    }
+    double left = 0, final = 0;
+    for (int v = 0; v < VOCAB; v++) left += kept[v] ? ret[v] : 0;
+    for (int v = 0; v < VOCAB; v++) {
+        double before = 0;  /* what more probable ids hold together */
+        for (int u = 0; u < VOCAB; u++)
+            if (kept[u] && (logits[u] > logits[v] || (logits[u] == logits[v] && u < v))) before += ret[u];
+        kept[v] = kept[v] && (before == 0 || before / left < row->top_p);
+    }
+    for (int v = 0; v < VOCAB; v++) final += ret[v] = kept[v] ? ret[v] : 0;
+    for (int v = 0; v < VOCAB; v++) ret[v] /= final;
+}
+
+/* Every parameter by itself and all at once, by position and by seed; counts are put back after every draw, since a
+ * draw is counted itself. */
+static void test_sampler_bias_penalties_and_all_together_draw_the_exact_distribution(void **state)
+{
+    (void)state;
+    static const struct { float temperature, repetition, presence, frequency, top_p, min_p; uint32_t top_k, biases; }
+    ROWS[] = {
+        { 1, 1, 0, 0, 1, 0, 0, 2 },
+        { 1, 1.5f, 0, 0, 1, 0, 0, 0 },
+        { 1, 1, 0.8f, 0, 1, 0, 0, 0 },
+        { 1, 1, 0, 0.4f, 1, 0, 0, 0 },
+        { 1, 0.7f, -0.5f, -0.2f, 1, 0, 0, 0 },
+        { 1.3f, 1.2f, 0.3f, 0.2f, 0.9f, 0.05f, 6, 2 },
+        { 0.6f, 1.1f, -0.4f, 0.1f, 0.8f, 0, 5, 1 },
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++)
+        for (int by_seed = 0; by_seed < 2; by_seed++) {
+            world_t w;
+            reset(&w);
+            qn_slot_row_t *row = &w.rows[0];
+            row->temperature = ROWS[i].temperature;
+            row->repetition_penalty = ROWS[i].repetition;
+            row->presence_penalty = ROWS[i].presence;
+            row->frequency_penalty = ROWS[i].frequency;
+            row->top_p = ROWS[i].top_p;
+            row->min_p = ROWS[i].min_p;
+            row->top_k = ROWS[i].top_k;
+            row->bias_count = ROWS[i].biases;
+            row->penalties = 1;
+            row->seed = 99;
+            w.bias[0] = (qn_bias_entry_t){ 6, 3 };
+            w.bias[1] = (qn_bias_entry_t){ 1, -1.5f };
+            static const uint32_t COUNTS[VOCAB] = { 2, 1, 0, QN_COUNT_PROMPT, QN_COUNT_PROMPT + 3, 0, 1, 0 };
+            memcpy(w.counts, COUNTS, sizeof COUNTS);
+            double want[VOCAB];
+            exact_distribution(&w, want);
+            uint32_t counts[VOCAB] = { 0 };
+            for (uint32_t draw = 0; draw < DRAWS; draw++) {
+                if (by_seed) row->seed = 1000 + draw;
+                counts[sample(&w, LOGITS, by_seed ? 20 : 20 + draw)]++;
+                memcpy(w.counts, COUNTS, sizeof COUNTS);
+                row->counted = 0;
+            }
+            check_distribution(counts, want);
+        }
+}
+
+/* Sequences with parameters of their own give alone what they give together. */
+static void test_sampler_rows_of_one_launch_do_not_touch_each_other(void **state)
+{
+    (void)state;
+    world_t alone, both;
+    reset(&alone);
+    reset(&both);
+    for (int k = 0; k < 2; k++) {
+        world_t *w = k ? &both : &alone;
+        w->rows[0].temperature = 0.8f;
+        w->rows[0].top_k = 5;
+        w->rows[0].seed = 3;
+        w->rows[1] = (qn_slot_row_t){ .prompt_tokens = 1, .top_p = 0.6f, .repetition_penalty = 1, .temperature = 1.5f,
+                                      .seed = 4 };
+    }
+    float logits[2 * VOCAB];
+    for (int v = 0; v < VOCAB; v++) {
+        logits[v] = LOGITS[v];
+        logits[VOCAB + v] = LOGITS[VOCAB - 1 - v];
+    }
+    qn_stream_t *stream = check_stream(1);
+    for (uint32_t position = 1; position < 200; position++) {
+        const qn_sample_t samples[2] = { { 0, position }, { 1, position + 7 } };
+        qn_sampler_t launch = { .tables = both.tables, .samples = samples, .sample_count = 2, .logits = logits,
+                                .scratch = both.scratch, .ret_results = both.results, .ret_top = both.top };
+        check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &launch);
+        for (uint32_t s = 0; s < 2; s++) {
+            launch = (qn_sampler_t){ .tables = alone.tables, .samples = &samples[s], .sample_count = 1,
+                                     .logits = logits + s * VOCAB, .scratch = alone.scratch,
+                                     .ret_results = alone.results, .ret_top = alone.top };
+            check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &launch);
+            assert_int_equal(alone.results[0].id, both.results[s].id);
+        }
+    }
+    qn_stream_destroy(&stream);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +460,8 @@ int main(void)
         cmocka_unit_test(test_sampler_stop_ids_end_and_min_tokens_forbid_them),
         cmocka_unit_test(test_sampler_top_logprobs_are_of_the_raw_distribution),
         cmocka_unit_test(test_sampler_cuts_of_a_large_vocabulary_agree_with_sorting),
+        cmocka_unit_test(test_sampler_bias_penalties_and_all_together_draw_the_exact_distribution),
+        cmocka_unit_test(test_sampler_rows_of_one_launch_do_not_touch_each_other),
     };
     int failures = cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
     for (size_t n = 0; n < CHECK_FAST_COUNT; n++) {
