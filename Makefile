@@ -106,6 +106,10 @@ endif
 ifneq ($(filter asan fuzz,$(VARIANT)),)
 %_avx2.o %_avx512.o %_avx512vnni.o %_avx512bf16.o: OPTIMISE += -fno-sanitize=undefined
 endif
+# gcc's frames for use-after-return are aligned to 32 bytes at most, a vector of AVX-512 needs 64.
+ifeq ($(VARIANT),asan)
+%_avx2.o %_avx512.o %_avx512vnni.o %_avx512bf16.o: OPTIMISE += $(if $(findstring gcc,$(CC)),--param asan-use-after-return=0)
+endif
 $(B)/obj/common/build.o: CPPFLAGS += -DQN_BUILD='"$(BUILD_ID)"'
 $(B)/obj/common/build.o: .git/HEAD $(wildcard .git/logs/HEAD)
 

@@ -23,7 +23,7 @@ static bool share_takes(share_t *share, uint64_t cost)
 /* Shares that repay waking their threads, of `positions` that some head of each tile of a token looks at. */
 static size_t share_count(qn_stream_t *stream, const qn_attention_t *a, uint64_t positions)
 {
-    uint64_t cost = positions * (a->heads + a->kv.kv_heads) * a->kv.head_dim / VEC_LANES / tiles_per_token(a);
+    uint64_t cost = positions * (a->heads + a->kv.kv_heads) * a->kv.head_dim * 2 / VEC_LANES / tiles_per_token(a);
     uint64_t shares = cost / qn_grain(1) + 1, threads = qn_stream_threads(stream);
     return shares < threads ? shares : threads;
 }
@@ -119,7 +119,8 @@ static size_t slot_floats(const qn_attention_t *a)
 static part_t slot_part(const decode_t *d, uint64_t index, uint32_t head, uint32_t padded)
 {
     float *slot = d->memory + index * d->slot_floats, *totals = slot + (size_t)d->a->heads * padded;
-    return (part_t){ .sums = slot + (size_t)head * padded, .best = totals + head, .total = totals + d->a->heads + head };
+    return (part_t){ .sums = slot + (size_t)head * padded, .best = totals + head,
+                     .total = totals + d->a->heads + head };
 }
 
 static span_t column_span(const tile_t *tile, const columns_t *columns, uint64_t column)

@@ -37,9 +37,9 @@ typedef struct {
     uint32_t which, first, last;
 } region_t;
 
-/* Runs one block ahead of what is read, line by line in the order of addresses, so that the block is in the second-level
- * cache when its heads are read one after the other: hardware does not foresee the rows of one head, and a core can wait
- * for about a dozen lines only. */
+/* Runs one block ahead of what is read, line by line in the order of addresses, so that a block is in the second-level
+ * cache when its heads are read one after the other: hardware does not foresee the rows of one head, and a core can
+ * wait for about a dozen lines only. */
 typedef struct {
     const char *at, *end;      /* what is left of the current piece */
     const qn_kv_t *kv;
@@ -75,8 +75,8 @@ VEC_INLINE void foresee(foresight_t *f, uint32_t count)
     }
 }
 
-/* A block of positions for one kv head, which lies `head` bytes into each row. Positions [begin, end) are its own. Values
- * lie value_offset bytes after the keys. */
+/* A block of positions for one kv head, which lies `head` bytes into each row. Positions [begin, end) are its own.
+ * Values lie value_offset bytes after the keys. */
 typedef struct {
     const qn_kv_t *kv;
     const char *const *rows;  /* [BLOCK]: keys */

@@ -1,9 +1,9 @@
 /* Attention of one tile in vectors: some tokens of one run times some heads that read the same kv head. Included by
  * attention_body.h, which cuts the work into tiles.
  *
- * A tile's rows share all keys and values. Positions are walked in chunks that begin at multiples of CHUNK from position
- * 0: scores of the whole chunk, block by block; weights; then the values' sums (Dao 2023; paged as in vLLM, Kwon et al.
- * 2023). Each chunk gives a row its own maximum, total and sums, and these are merged in ascending order.
+ * A tile's rows share all keys and values. Positions are walked in chunks that begin at multiples of CHUNK from
+ * position 0: scores of the whole chunk, block by block; weights; then the values' sums (Dao 2023; paged as in vLLM,
+ * Kwon et al. 2023). Each chunk gives a row its own maximum, total and sums, and these are merged in ascending order.
  *
  * So one row's arithmetic is the same in every tile. Positions that a row does not see weigh exactly 0 for it, which
  * changes no sum. Hence prefill, decode, and a decode whose chunks were shared between threads agree to the bit.
@@ -16,8 +16,8 @@
 
 #include "kernels/cpu/attention_product.h"
 
-#define CHUNK 256  /* SCORE_STRIDE holds it */
-#define TILE_ROWS 48               /* rows that share a block's transposition */
+#define CHUNK 256     /* SCORE_STRIDE holds it */
+#define TILE_ROWS 48  /* rows that share a block's transposition */
 #define LOG2_E 1.44269504088896341f
 
 /* What a chunk, or all chunks so far, gave each row. A total of 0 is a row that saw nothing yet. */
@@ -45,7 +45,7 @@ typedef struct {
     float scores[TILE_ROWS * SCORE_STRIDE];
     float sums[2][TILE_ROWS * QN_ATTENTION_DIM_MAX];
     float best[2][TILE_ROWS], total[2][TILE_ROWS];
-    const char *rows[CHUNK];                     /* keys of this chunk's positions */
+    const char *rows[CHUNK];  /* keys of this chunk's positions */
     foresight_t foresight;
 } work_t;
 _Static_assert(sizeof(work_t) <= QN_WORKSPACE_BYTES, "attention needs a larger workspace");
@@ -208,7 +208,10 @@ static void attend_chunk(work_t *work, const bundle_t *bundle, const span_t *spa
 /* ---- merging chunks ---- */
 
 /* 2^(best - common) in every lane. */
-VEC_INLINE vec_t shrink_factor(float best, float common) { return vec_exp2_weight(vec_sub(vec_set(best), vec_set(common))); }
+VEC_INLINE vec_t shrink_factor(float best, float common)
+{
+    return vec_exp2_weight(vec_sub(vec_set(best), vec_set(common)));
+}
 
 /* state takes in what `part` has of one row. */
 static void merge_row(const part_t *state, const part_t *part, uint32_t row, uint32_t padded)

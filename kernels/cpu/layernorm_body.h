@@ -1,6 +1,6 @@
-/* The vector LayerNorm, written once; included after a vector header and KERNEL(name). Sums over a row are LANES chains,
- * then across lanes: one order per row width. The first mean may be off by rounding when a row lies far from zero; the
- * pass that sums the squares also finds by how much. */
+/* The vector LayerNorm, written once; included after a vector header and KERNEL(name). Sums over a row are LANES
+ * chains, then across lanes: one order per row width. The first mean may be off by rounding when a row lies far from
+ * zero; the pass that sums the squares also finds by how much. */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

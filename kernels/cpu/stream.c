@@ -8,9 +8,12 @@
  * has not been given a core must not hold up the step (no result depends on who runs a part). It then waits until
  * `running` is zero. A part's word holds the round it is open in, so a late thread cannot take one of the next round.
  *
- * Waiting spins for SPIN_NS, which covers the gap to the next launch of a step, then sleeps in
- * futex(2). The sleeper announces itself before it sleeps and the waker looks after it has changed the word, both
- * sequentially consistent, so that no wake-up is lost. */
+ * Waiting spins for SPIN_NS, which covers the gap to the next launch of a step, then sleeps in futex(2); while it spins
+ * it offers the core to others every two microseconds. The sleeper announces itself before it sleeps and the waker
+ * looks after it has changed the word, both sequentially consistent, so that no wake-up is lost.
+ *
+ * A thread that wakes while every core is busy is put on its waker's core, and there the two would take turns for as
+ * long as the load lasts. A pool thread that finds itself on the launching thread's core therefore moves to another. */
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -42,9 +45,11 @@ struct qn_stream {
     atomic_bool ending;
     unsigned threads, started;
     int nice;
+    bool spread;   /* there is a core for each thread */
     char *memory;  /* QN_SHARED_BYTES, then QN_WORKSPACE_BYTES per thread; pages come with their first use */
     _Alignas(64) _Atomic uint32_t round;
     _Atomic uint32_t sleepers;
+    _Atomic int launcher_core;
     _Alignas(64) _Atomic uint32_t running;
     _Atomic uint32_t launcher_sleeps;
     pool_thread_t pool[];
@@ -69,7 +74,10 @@ static void wait_while(_Atomic uint32_t *word, uint32_t value, _Atomic uint32_t 
         if (i % 32) continue;
         uint64_t now = qn_clock_now_ns();
         if (until == 0) until = now + SPIN_NS;
-        if (now < until) continue;
+        if (now < until) {
+            sched_yield();
+            continue;
+        }
         atomic_fetch_add(sleepers, 1);
         while (atomic_load(word) == value) futex_wait(word, value);
         atomic_fetch_sub(sleepers, 1);
@@ -92,6 +100,17 @@ static void take_part(pool_thread_t *thread, uint32_t round)
     if (atomic_compare_exchange_strong(&thread->part, &open, open + 1)) run_part(thread->stream, thread->index);
 }
 
+/* Leaves the launching thread's core; the affinity is what it was afterwards. A refusal only costs time. */
+static void move_away(int core)
+{
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR((size_t)core, &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 static void *pool_main(void *argument)
 {
     pool_thread_t *self = argument;
@@ -102,6 +121,8 @@ static void *pool_main(void *argument)
         wait_while(&stream->round, seen, &stream->sleepers);
         seen = atomic_load(&stream->round);
         if (atomic_load(&stream->ending)) return NULL;
+        int core = atomic_load(&stream->launcher_core);
+        if (stream->spread && core >= 0 && core == sched_getcpu()) move_away(core);
         take_part(self, seen);
     }
 }
@@ -111,6 +132,7 @@ static uint32_t start_round(qn_stream_t *stream)
 {
     uint32_t round = atomic_load(&stream->round) + 1;
     atomic_store(&stream->running, stream->parts);
+    atomic_store_explicit(&stream->launcher_core, sched_getcpu(), memory_order_relaxed);
     for (unsigned i = 1; i < stream->parts; i++) atomic_store(&stream->pool[i - 1].part, 2 * (uint64_t)round);
     atomic_store(&stream->round, round);
     if (atomic_load(&stream->sleepers)) futex_wake_all(&stream->round);
@@ -185,6 +207,7 @@ qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_
     memset(stream, 0, bytes);
     stream->threads = threads;
     stream->nice = options->nice;
+    stream->spread = threads <= core_count();
     stream->memory = aligned_alloc(64, QN_SHARED_BYTES + threads * QN_WORKSPACE_BYTES);
     qn_err_t err = stream->memory ? start_threads(stream)
         : qn_fail(QN_ERR_NO_MEMORY, "no memory for the workspace of %u compute threads", threads);

@@ -139,6 +139,7 @@ static void describe(case_t *test)
 {
     uint32_t eos[] = { 0 };
     qn_model_description_t message = QN_MODEL_DESCRIPTION_INIT;
+    message.default_sampling = (qn_sampling_t){ .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
     message.model = qn_text("tiny");
     message.vocab_size = 1000;
     message.max_model_len = 2048;

@@ -260,7 +260,8 @@ static void test_logprobs_agree_with_reference_and_keep_ties_in_order(void **sta
                 else assert_true(got == want);
                 for (uint32_t t = 0; t < 20 && t < vocab; t++) {
                     assert_int_equal(fast_top[t].id, top[t].id);
-                    if (isfinite(top[t].logprob)) check_close("top", &fast_top[t].logprob, &top[t].logprob, 1, 2e-7, 2e-6);
+                    if (isfinite(top[t].logprob))
+                        check_close("top", &fast_top[t].logprob, &top[t].logprob, 1, 2e-7, 2e-6);
                 }
             }
             free(logits);
