@@ -366,6 +366,12 @@ void qn_links_close(qn_links_t **links_ref, const char *reason)
 {
     qn_links_t *links = *links_ref;
     if (!links) return;
+    /* Closing is asynchronous in libzmq; unbinding is not, and the next life in this process needs the name. Before
+     * the farewells: a peer dials again as soon as it reads one, and inproc connects for good to whoever has the name. */
+    char endpoint[QN_ENDPOINT_MAX];
+    if (links->router && links->spec.composed_services &&
+        qn_endpoint_inner(links->spec.run_dir, links->spec.service, endpoint) == QN_OK)
+        zsock_unbind(links->router, "%s", endpoint);
     for (size_t i = 0; i < QN_PEERS_MAX; i++) {
         link_t *link = &links->links[i];
         if (!link->used) continue;
@@ -374,11 +380,6 @@ void qn_links_close(qn_links_t **links_ref, const char *reason)
         if (link->pidfd >= 0) close(link->pidfd);
         zsock_destroy(&link->dealer);
     }
-    /* Closing is asynchronous in libzmq; unbinding is not, and the next life in this process needs the name. */
-    char endpoint[QN_ENDPOINT_MAX];
-    if (links->router && links->spec.composed_services &&
-        qn_endpoint_inner(links->spec.run_dir, links->spec.service, endpoint) == QN_OK)
-        zsock_unbind(links->router, "%s", endpoint);
     zsock_destroy(&links->router);
     qn_arena_fini(&links->encode_arena);
     qn_arena_fini(&links->decode_arena);
