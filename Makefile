@@ -1,7 +1,7 @@
 # Quintet. `make help` lists the targets.
 #
 # `make run` and `make test` do everything on a fresh Debian 12 or Ubuntu 24.04: install packages, build, run.
-# Variants of the build live side by side: build/ (release), build/asan/, build/tsan/; choose with VARIANT=asan.
+# Variants of the build live side by side: build/ (release), build/asan/, build/tsan/, build/cuda/; VARIANT=asan chooses.
 
 VARIANT ?= release
 ifeq ($(origin CC),default)
@@ -26,8 +26,11 @@ else ifeq ($(VARIANT),fuzz)
 B := build/fuzz
 CC := $(CLANG)
 OPTIMISE := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -DQN_CHECKED=1
+else ifeq ($(VARIANT),cuda)
+B := build/cuda
+OPTIMISE := -O2
 else
-$(error VARIANT is $(VARIANT); it is one of release, asan, tsan, fuzz)
+$(error VARIANT is $(VARIANT); it is one of release, asan, tsan, fuzz, cuda)
 endif
 
 PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsystemd-dev libmicrohttpd-dev \
@@ -44,7 +47,7 @@ CPPFLAGS += -D_GNU_SOURCE -I. -I$(G)
 WARNINGS := -Wall -Wextra -Wshadow $(if $(CI),-Werror)
 CFLAGS ?= -g
 ALL_CFLAGS = -std=c11 $(WARNINGS) $(OPTIMISE) $(CFLAGS) -pthread
-LDLIBS = $(shell pkg-config --libs $(LIBRARIES)) -ldl -lm -pthread
+LDLIBS = $(shell pkg-config --libs $(LIBRARIES)) $(CUDA_LIBS) -ldl -lm -pthread
 # A policy in a shared object calls nothing of ours, but Python and policies may: keep symbols visible.
 LDFLAGS += -rdynamic
 
@@ -54,6 +57,7 @@ SOURCES := $(filter-out $(MAINS),$(wildcard common/*.c services/*/*.c kernels/*.
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(B)/obj/gen/qn_messages.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
+include cuda.mk
 POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/policies/*.c))
 
 TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c)
@@ -99,7 +103,7 @@ AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 %_avx512.o: ISA := $(AVX512)
 %_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
 %_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
-ifeq ($(VARIANT),release)
+ifneq ($(filter release cuda,$(VARIANT)),)
 $(B)/obj/kernels/%.o: OPTIMISE += -O3
 endif
 # Unrolled intrinsics have no arithmetic that UBSan knows, but take it minutes to compile; ASan watches their loads.
@@ -188,6 +192,9 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, inst
 	@deploy/install-packages.sh clang
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=fuzz fuzzers build/fuzz/tests/wire/wire_tool
 	@tests/fuzz/make_seeds_wire.sh build/fuzz/tests/wire/wire_tool build/fuzz/seeds/wire
+	@tests/fuzz/make_seeds_model_config.sh build/fuzz/seeds/model_config
+	@$(PYTHON) tests/fuzz/make_seeds_tokenizer_json.py build/fuzz/seeds/tokenizer_json
+	@$(PYTHON) tests/fuzz/make_seeds_safetensors.py build/fuzz/seeds/safetensors
 	@$(PYTHON) tests/run.py fuzz
 
 bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
@@ -221,9 +228,8 @@ install: all ## install into $(DESTDIR)$(PREFIX)
 	cp -r deploy/shapes $(DESTDIR)$(PREFIX)/share/quintet/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	sed -i 's|/usr/local/|$(PREFIX)/|g' $(DESTDIR)$(PREFIX)/lib/systemd/system/quintet-*.service
 	install -m 644 deploy/systemd/quintet.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf
 
 clean: ## remove build/
 	rm -rf build
-
-include cuda.mk

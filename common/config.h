@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <stdio.h>
 
 #include "common/err.h"
@@ -53,7 +54,7 @@ typedef struct {
     struct {
         char *endpoint;
         char *share;               /* auto | memfd | cuda_ipc | cuda_vmm */
-        char *kv_dtype;            /* f32 | bf16 */
+        char *kv_dtype;            /* auto | f32 | bf16: qn_config_kv_is_bf16 */
         uint64_t kv_bytes;         /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
         uint64_t block_tokens;
         bool prefix_cache;
@@ -65,6 +66,9 @@ typedef struct {
         char *backend;             /* cpu | cuda */
         uint64_t device;
         uint64_t threads;          /* 0 = one per core */
+        char *activations;         /* auto | f32 | bf16 */
+        char *spin;                /* auto | on | off */
+        bool deterministic;        /* CUDA: a sequence's bits do not depend on its batch */
         char *kernels;             /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {
@@ -75,6 +79,13 @@ typedef struct {
         uint64_t stop_seconds;     /* time to drain before SIGKILL */
     } up;
 } qn_config_values_t;
+
+/* memory.kv_dtype, where auto is bf16 for what computes in bf16. */
+static inline bool qn_config_kv_is_bf16(const qn_config_values_t *values)
+{
+    bool bf16 = strcmp(values->compute.backend, "cuda") == 0 && strcmp(values->compute.activations, "f32") != 0;
+    return strcmp(values->memory.kv_dtype, "auto") == 0 ? bf16 : strcmp(values->memory.kv_dtype, "bf16") == 0;
+}
 
 typedef struct qn_config qn_config_t;
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,8 @@
 #include "common/tap.h"
 
 #define WATCHED_FDS_MAX 16
+#define SPIN_NS 1000000ull   /* about a step of a small model: what wakes a loop that spins is worth the core it takes */
+#define SPIN_CORES_LEAST 8
 
 struct qn_daemon {
     const qn_daemon_descriptor_t *descriptor;
@@ -40,6 +43,7 @@ struct qn_daemon {
     int watched_fds[WATCHED_FDS_MAX];
     size_t watched_count;
     int stop_fd;
+    uint64_t spin_ns;                        /* 0: it sleeps at once */
     bool composed, announced;
     bool draining;
     uint64_t drain_ns;                       /* then it stops with what it has */
@@ -117,6 +121,16 @@ static void daemon_finish(qn_daemon_t *daemon)
     qn_lock_release(&daemon->lock);
 }
 
+/* A core for latency is well spent where a GPU waits for the answer, and where there are cores to spare. */
+static bool spins(const qn_daemon_descriptor_t *descriptor, const qn_config_values_t *values)
+{
+    cpu_set_t set;
+    if (!descriptor->in_step_path || strcmp(values->compute.spin, "off") == 0) return false;
+    if (strcmp(values->compute.spin, "on") == 0) return true;
+    return strcmp(values->compute.backend, "cuda") == 0 && sched_getaffinity(0, sizeof set, &set) == 0
+        && CPU_COUNT(&set) >= SPIN_CORES_LEAST;
+}
+
 /* ---- loop ----------------------------------------------------------------------------------------------------- */
 
 static void daemon_begin_drain(qn_daemon_t *daemon, uint64_t now_ns)
@@ -136,6 +150,18 @@ static bool daemon_is_done(const qn_daemon_t *daemon, uint64_t now_ns)
     return now_ns >= daemon->drain_until_ns || !daemon->descriptor->drained || daemon->descriptor->drained(daemon->state);
 }
 
+/* As zmq_poll, without sleeping, for as long as spin_ns and the wait allow: a sleeping core takes its time to wake. */
+static int daemon_spin(const qn_daemon_t *daemon, zmq_pollitem_t *items, int count, uint64_t now_ns, uint64_t wait_ns)
+{
+    uint64_t end_ns = now_ns + (wait_ns < daemon->spin_ns ? wait_ns : daemon->spin_ns);
+    int ready = 0;
+    while (ready == 0 && qn_clock_now_ns() < end_ns) {
+        ready = zmq_poll(items, count, 0);
+        if (ready == 0) sched_yield();
+    }
+    return ready;
+}
+
 /* Waits for whatever comes first; returns the number of items that belong to the links. */
 static size_t daemon_sleep(qn_daemon_t *daemon, zmq_pollitem_t *items, uint64_t until_ns)
 {
@@ -146,7 +172,9 @@ static size_t daemon_sleep(qn_daemon_t *daemon, zmq_pollitem_t *items, uint64_t 
     uint64_t now_ns = qn_clock_now_ns();
     uint64_t wait_ns = until_ns > now_ns ? until_ns - now_ns : 0;
     long wait_ms = wait_ns > 3600000000000ull ? 3600000 : (long)((wait_ns + 999999) / 1000000);
-    if (zmq_poll(items, (int)count, wait_ms) < 0) {
+    int ready = daemon_spin(daemon, items, (int)count, now_ns, wait_ns);
+    if (ready == 0) ready = zmq_poll(items, (int)count, wait_ms);
+    if (ready < 0) {
         QN_ASSERT(errno == EINTR);
         for (size_t i = 0; i < count; i++) items[i].revents = 0;
     }
@@ -184,6 +212,7 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
     daemon->composed = composed_services != 0;
     daemon->stop_fd = stop_fd;
     daemon->lock.fd = -1;
+    if (spins(descriptor, qn_config_values(config))) daemon->spin_ns = SPIN_NS;
     daemon->drain_ns = qn_config_values(config)->up.stop_seconds * 1000000000ull;
     qn_log_set_name(descriptor->name);
     qn_err_t err = daemon_start(daemon, config, composed_services);

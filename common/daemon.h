@@ -65,6 +65,7 @@ typedef struct {
     const qn_handler_t *handlers;           /* ends with QN_MESSAGE_NONE */
     const qn_stat_spec_t *stats;            /* table 1 of the page (table 0 is the skeleton's); may be NULL */
     size_t stat_count;
+    bool in_step_path;                      /* every step waits for it: compute.spin applies */
     /* Builds the state; config outlives it. The daemon is STARTING until qn_daemon_set_state(READY). */
     qn_err_t (*init)(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state);
     /* A peer came, is suspected, or is gone. */

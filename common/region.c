@@ -190,7 +190,9 @@ static qn_err_t create_checked(const qn_region_spec_t *spec, qn_mapping_t *mappi
     mapping->total_bytes = region_header_offset(spec->bytes) + REGION_PAGE;
     mapping->owner = true;
     if ((err = backend->create(mapping))) return err;
-    if ((err = write_header(mapping))) backend->close(mapping);
+    if (backend->clear) err = backend->clear(mapping);
+    if (!err) err = write_header(mapping);
+    if (err) backend->close(mapping);
     return err;
 }
 
@@ -218,12 +220,6 @@ qn_err_t qn_region_seal(qn_mapping_t *mapping, uint64_t fingerprint)
     return err || !backend->seal ? err : backend->seal(mapping);
 }
 
-qn_err_t qn_region_write(const qn_mapping_t *mapping, uint64_t offset, const void *source, uint64_t bytes)
-{
-    QN_ASSERT(!mapping->header.sealed && offset <= mapping->header.bytes && bytes <= mapping->header.bytes - offset);
-    return backend_of(mapping)->write(mapping, offset, source, bytes);
-}
-
 bool qn_region_make_huge(const qn_mapping_t *mapping, uint64_t offset, uint64_t bytes)
 {
     QN_ASSERT(mapping->owner && !mapping->header.sealed);
@@ -239,11 +235,27 @@ uint64_t qn_region_huge_bytes(const qn_mapping_t *mapping)
     return backend->huge_bytes ? backend->huge_bytes(mapping) : 0;
 }
 
+qn_err_t qn_region_probe(qn_share_t share, int32_t device)
+{
+    const region_backend_t *backend = NULL;
+    qn_err_t err = find_backend(share, &backend);
+    return err || !backend->probe ? err : backend->probe(device);
+}
+
 qn_err_t qn_region_free_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes)
 {
     const region_backend_t *backend = NULL;
     qn_err_t err = find_backend(share, &backend);
     return err ? err : backend->free_bytes(device, ret_bytes);
+}
+
+qn_err_t qn_region_largest_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes)
+{
+    const region_backend_t *backend = NULL;
+    qn_err_t err = find_backend(share, &backend);
+    if (!err && backend->largest_bytes) return backend->largest_bytes(device, ret_bytes);
+    if (!err) *ret_bytes = QN_REGION_BYTES_MAX;
+    return err;
 }
 
 void qn_region_describe(const qn_mapping_t *mapping, qn_region_t *ret_wire)
@@ -366,25 +378,54 @@ qn_err_t qn_region_import(const qn_region_t *wire, bool writable, qn_mapping_t *
     return err;
 }
 
-qn_err_t qn_region_adopt(int fd, const char *fd_socket, qn_mapping_t **ret_mapping)
+/* ---- adopting ---- */
+
+/* From the descriptor alone, for the header of a file tells the rest. */
+static qn_err_t adopt_memfd(qn_mapping_t *mapping, int fd)
 {
     struct stat info;
+    region_header_t header = { 0 };
     if (fstat(fd, &info) < 0 || info.st_size < 2 * (off_t)REGION_PAGE)
         return qn_fail(QN_ERR_INVALID, "the kept descriptor is not a region (too small)");
-    qn_mapping_t *mapping = mapping_new();
-    if (!mapping) return qn_fail(QN_ERR_NO_MEMORY, "a kept region: no memory");
     mapping->total_bytes = (uint64_t)info.st_size;
-    region_header_t header = { 0 };
     qn_err_t err = qn_region_memfd.read_header(mapping, fd, &header);
     if (!err) err = check_header(&header);
     if (!err && (header.share != QN_SHARE_MEMFD || header.bytes > QN_REGION_BYTES_MAX ||
                  region_header_offset(header.bytes) + REGION_PAGE != mapping->total_bytes))
         err = qn_fail(QN_ERR_INVALID, "the kept region '%s' has another size than its header says", header.name);
-    if (!err) err = set_fd_socket(mapping, fd_socket);
-    if (!err) {
-        mapping->header = header;
-        err = qn_region_memfd.import(mapping, fd, !header.sealed);
-    }
+    if (err) return err;
+    mapping->header = header;
+    return qn_region_memfd.import(mapping, fd, !header.sealed);
+}
+
+/* The header is in the device's memory: it can be read when all is mapped. */
+static qn_err_t adopt_device(qn_mapping_t *mapping, int fd)
+{
+    const region_backend_t *backend = NULL;
+    region_header_t header = { 0 };
+    qn_err_t err = find_backend(QN_SHARE_CUDA_VMM, &backend);
+    if (!err) err = check_bytes(mapping->header.bytes, "kept");
+    if (err) return err;
+    mapping->total_bytes = region_header_offset(mapping->header.bytes) + REGION_PAGE;
+    if ((err = backend->import(mapping, fd, true))) return err;
+    err = backend->read_header(mapping, fd, &header);
+    if (!err) err = check_header(&header);
+    if (!err && (header.share != QN_SHARE_CUDA_VMM || header.bytes != mapping->header.bytes ||
+                 header.device != mapping->header.device))
+        err = qn_fail(QN_ERR_INVALID, "the kept region '%s' has another size or device than it was kept with",
+                      header.name);
+    if (err) backend->close(mapping);
+    else mapping->header = header;
+    return err;
+}
+
+/* `mapping` is new, its header only as far as it is known; NULL: there was no memory for it. */
+static qn_err_t adopt(qn_mapping_t *mapping, qn_err_t (*adopt_share)(qn_mapping_t *mapping, int fd), int fd,
+                      const char *fd_socket, qn_mapping_t **ret_mapping)
+{
+    if (!mapping) return qn_fail(QN_ERR_NO_MEMORY, "a kept region: no memory");
+    qn_err_t err = set_fd_socket(mapping, fd_socket);
+    if (!err) err = adopt_share(mapping, fd);
     if (err) {
         free(mapping);
         return err;
@@ -394,6 +435,24 @@ qn_err_t qn_region_adopt(int fd, const char *fd_socket, qn_mapping_t **ret_mappi
     registry_add(mapping);
     *ret_mapping = mapping;
     return QN_OK;
+}
+
+qn_err_t qn_region_adopt(int fd, const char *fd_socket, qn_mapping_t **ret_mapping)
+{
+    return adopt(mapping_new(), adopt_memfd, fd, fd_socket, ret_mapping);
+}
+
+qn_err_t qn_region_adopt_device(int fd, int32_t device, uint64_t bytes, const char *fd_socket,
+                                qn_mapping_t **ret_mapping)
+{
+    qn_mapping_t *mapping = mapping_new();
+    if (mapping) {
+        mapping->header.share = QN_SHARE_CUDA_VMM;
+        mapping->header.device = device;
+        mapping->header.bytes = bytes;
+        strcpy(mapping->header.name, "kept"); /* for error texts */
+    }
+    return adopt(mapping, adopt_device, fd, fd_socket, ret_mapping);
 }
 
 /* ---- end and reading ---- */
@@ -426,5 +485,6 @@ uint32_t qn_region_epoch(const qn_mapping_t *mapping) { return mapping->header.e
 uint64_t qn_region_fingerprint(const qn_mapping_t *mapping) { return mapping->header.fingerprint; }
 qn_region_kind_t qn_region_kind(const qn_mapping_t *mapping) { return (qn_region_kind_t)mapping->header.kind; }
 qn_share_t qn_region_share(const qn_mapping_t *mapping) { return (qn_share_t)mapping->header.share; }
+int32_t qn_region_device(const qn_mapping_t *mapping) { return mapping->header.device; }
 const char *qn_region_name(const qn_mapping_t *mapping) { return mapping->header.name; }
 bool qn_region_sealed(const qn_mapping_t *mapping) { return mapping->header.sealed != 0; }

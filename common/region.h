@@ -53,9 +53,15 @@ typedef struct {
     bool huge_pages;           /* memfd: ask the system for them, here and in every importer; false: forbid them */
 } qn_region_spec_t;
 
-/* Makes a region: zeroed host memory, or device memory whose content is undefined. memfd: the size is sealed; pages are
- * allocated when first touched (so they land on the toucher's NUMA node). QN_ERR_UNSUPPORTED: a CUDA share in a build
- * without CUDA. QN_ERR_LIMIT: more than 75 % of the device. Returns owned. */
+/* Can regions of this share be made on this device? CUDA: makes the device's context, which takes a tenth of a second,
+ * and says what is missing and what to do: QN_ERR_UNSUPPORTED (this build has no CUDA, this machine no driver, an old
+ * one or no GPU), QN_ERR_CONFIG (no device of this number), QN_ERR_DEVICE (it is another's alone, or broken),
+ * QN_ERR_NO_MEMORY (nothing of it is free). */
+qn_err_t qn_region_probe(qn_share_t share, int32_t device);
+/* Makes a region of zeroed memory. memfd: the size is sealed; pages are allocated when first touched (so they land on
+ * the toucher's NUMA node). QN_ERR_UNSUPPORTED: a CUDA share in a build without CUDA. QN_ERR_LIMIT: more than
+ * qn_region_largest_bytes; QN_ERR_NO_MEMORY: the text says how much is free. Blocks until a device's memory is zero
+ * (1 s for 3 TB). Returns owned. */
 qn_err_t qn_region_create(const qn_region_spec_t *spec, qn_mapping_t **ret_mapping);
 /* Allocates the whole huge pages of [offset, offset + bytes) as such, also where the system makes none by itself for
  * shared memory (shmem_enabled=never): a region that is about to be filled reads faster ever after. Does what it can,
@@ -67,9 +73,6 @@ uint64_t qn_region_huge_bytes(const qn_mapping_t *mapping);
 /* The content is complete and will not change: writes the fingerprint into the header; memfd: no new writable mapping
  * can be made by anyone and the owner's becomes read-only. Owner only, once. */
 qn_err_t qn_region_seal(qn_mapping_t *mapping, uint64_t fingerprint);
-/* Copies `bytes` bytes of host memory to `offset` of the region, host or device. May block for a device copy; several
- * threads may write different ranges at once. */
-qn_err_t qn_region_write(const qn_mapping_t *mapping, uint64_t offset, const void *source, uint64_t bytes);
 /* Fills `ret_wire`; its texts and handle are views of the mapping. Owner only. */
 void qn_region_describe(const qn_mapping_t *mapping, qn_region_t *ret_wire);
 /* The descriptor to hand out (borrowed), -1 for cuda_ipc. Owner only. */
@@ -78,6 +81,10 @@ int qn_region_fd(const qn_mapping_t *mapping);
  * its header, and owns it. Takes `fd` on success. `fd_socket` as in the spec. QN_ERR_INVALID: not a region of this
  * build's layout. */
 qn_err_t qn_region_adopt(int fd, const char *fd_socket, qn_mapping_t **ret_mapping);
+/* The same for a cuda_vmm region, whose descriptor does not tell how large it is or where: `device` and `bytes` (its
+ * qn_region_bytes) must be known. */
+qn_err_t qn_region_adopt_device(int fd, int32_t device, uint64_t bytes, const char *fd_socket,
+                                qn_mapping_t **ret_mapping);
 
 /* Maps the region `wire` describes. `writable` false: read-only where the share can (memfd, cuda_vmm; not cuda_ipc, and
  * not in the owner's own process, whose mapping is shared). Everything is checked first (see above), the layout against
@@ -92,6 +99,9 @@ void qn_region_close(qn_mapping_t **mapping);
 /* Memory that new regions of this share can still get without pushing others out: what the host (or the control group,
  * if that is less) has available, or the free memory of the device. */
 qn_err_t qn_region_free_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes);
+/* The size that no region of this share may exceed, however much is free: 75 % of a device (others need room, and slabs
+ * stay few and large), QN_REGION_BYTES_MAX on the host. */
+qn_err_t qn_region_largest_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes);
 
 /* Host pointer (memfd) or device pointer (CUDA); page-aligned. */
 void *qn_region_pointer(const qn_mapping_t *mapping);
@@ -101,6 +111,7 @@ uint32_t qn_region_epoch(const qn_mapping_t *mapping);
 uint64_t qn_region_fingerprint(const qn_mapping_t *mapping);
 qn_region_kind_t qn_region_kind(const qn_mapping_t *mapping);
 qn_share_t qn_region_share(const qn_mapping_t *mapping);
+int32_t qn_region_device(const qn_mapping_t *mapping);
 const char *qn_region_name(const qn_mapping_t *mapping);
 bool qn_region_sealed(const qn_mapping_t *mapping);
 

@@ -48,8 +48,13 @@ typedef struct {
     qn_err_t (*import)(qn_mapping_t *mapping, int fd, bool writable);
     qn_err_t (*read_header)(const qn_mapping_t *mapping, int fd, region_header_t *ret_header);
     qn_err_t (*write_header)(const qn_mapping_t *mapping);
-    qn_err_t (*write)(const qn_mapping_t *mapping, uint64_t offset, const void *source, uint64_t bytes);
+    /* Makes what was created zero; NULL: it is. */
+    qn_err_t (*clear)(const qn_mapping_t *mapping);
+    /* qn_region_probe; NULL: nothing can be missing. */
+    qn_err_t (*probe)(int32_t device);
     qn_err_t (*free_bytes)(int32_t device, uint64_t *ret_bytes);
+    /* qn_region_largest_bytes; NULL: QN_REGION_BYTES_MAX. */
+    qn_err_t (*largest_bytes)(int32_t device, uint64_t *ret_bytes);
     /* The content is complete; NULL: nothing to protect it with. */
     qn_err_t (*seal)(qn_mapping_t *mapping);
     /* qn_region_make_huge and qn_region_huge_bytes; NULL: there is no such thing. */
@@ -63,15 +68,19 @@ extern const region_backend_t qn_region_memfd;
 #ifdef QN_CUDA
 extern const region_backend_t qn_region_cuda_ipc, qn_region_cuda_vmm;
 
-/* Common to both CUDA shares (region_cuda.c). */
+/* Common to both CUDA shares (region_cuda.c). Any thread. */
 qn_err_t region_cuda_read_header(const qn_mapping_t *mapping, int fd, region_header_t *ret_header);
 qn_err_t region_cuda_write_header(const qn_mapping_t *mapping);
-qn_err_t region_cuda_write(const qn_mapping_t *mapping, uint64_t offset, const void *source, uint64_t bytes);
+qn_err_t region_cuda_clear(const qn_mapping_t *mapping);
+qn_err_t region_cuda_probe(int32_t device);
 qn_err_t region_cuda_free_bytes(int32_t device, uint64_t *ret_bytes);
+qn_err_t region_cuda_largest_bytes(int32_t device, uint64_t *ret_bytes);
 /* Makes the device's primary context current in this thread. */
 qn_err_t region_cuda_enter(const qn_mapping_t *mapping);
-/* Refuses more than 75 % of the device for one region: others need room, and a reload needs to be possible. */
-qn_err_t region_cuda_check_size(const qn_mapping_t *mapping, uint64_t bytes);
+/* Refuses more than qn_region_largest_bytes. */
+qn_err_t region_cuda_check_size(const qn_mapping_t *mapping);
+/* qn_fail: an allocation of `bytes` was refused; says what is free, and what to do. */
+qn_err_t region_cuda_no_room(const qn_mapping_t *mapping, uint64_t bytes);
 /* qn_fail with the region, the call and the runtime's text; `status` is a cudaError_t. */
 qn_err_t region_cuda_failed(const qn_mapping_t *mapping, const char *call, int status);
 #endif

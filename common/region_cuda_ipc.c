@@ -21,9 +21,10 @@ static qn_err_t ipc_create(qn_mapping_t *mapping)
     cudaIpcMemHandle_t handle;
     _Static_assert(sizeof handle == sizeof mapping->handle, "an IPC handle has 64 bytes");
     qn_err_t err = region_cuda_enter(mapping);
-    if (!err) err = region_cuda_check_size(mapping, bytes);
+    if (!err) err = region_cuda_check_size(mapping);
     if (err) return err;
     cudaError_t status = cudaMalloc(&mapping->pointer, bytes);
+    if (status == cudaErrorMemoryAllocation) return region_cuda_no_room(mapping, bytes);
     if (status != cudaSuccess) return region_cuda_failed(mapping, "cudaMalloc", status);
     if ((status = cudaIpcGetMemHandle(&handle, mapping->pointer)) != cudaSuccess) {
         err = region_cuda_failed(mapping, "cudaIpcGetMemHandle", status);
@@ -87,8 +88,10 @@ const region_backend_t qn_region_cuda_ipc = {
     .import = ipc_import,
     .read_header = region_cuda_read_header,
     .write_header = region_cuda_write_header,
-    .write = region_cuda_write,
+    .clear = region_cuda_clear,
+    .probe = region_cuda_probe,
     .free_bytes = region_cuda_free_bytes,
+    .largest_bytes = region_cuda_largest_bytes,
     .close = ipc_close,
 };
 

@@ -7,6 +7,7 @@
 
 #include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
@@ -70,14 +71,14 @@ static qn_err_t driver_failed(const qn_mapping_t *mapping, const char *call, CUr
                    text);
 }
 
-static qn_err_t enter_driver(const qn_mapping_t *mapping)
+static qn_err_t vmm_probe(int32_t device)
 {
-    qn_err_t err = region_cuda_enter(mapping);
+    qn_err_t err = region_cuda_probe(device);
     if (err) return err;
     pthread_once(&driver_once, find_driver);
     if (driver.missing)
-        return qn_fail(QN_ERR_UNSUPPORTED, "region '%s': the CUDA driver has no %s: update it, or set memory.share "
-                       "to cuda_ipc", mapping->header.name, driver.missing);
+        return qn_fail(QN_ERR_UNSUPPORTED, "memory.share cuda_vmm: the NVIDIA driver has no %s: update it, or set "
+                       "memory.share to cuda_ipc", driver.missing);
     return QN_OK;
 }
 
@@ -129,11 +130,12 @@ static qn_err_t vmm_create(qn_mapping_t *mapping)
 {
     CUmemGenericAllocationHandle handle;
     CUmemAllocationProp properties = allocation_properties(mapping);
-    qn_err_t err = enter_driver(mapping);
+    qn_err_t err = vmm_probe(mapping->header.device);
     if (!err) err = round_to_granularity(mapping);
-    if (!err) err = region_cuda_check_size(mapping, mapping->reserved_bytes);
+    if (!err) err = region_cuda_check_size(mapping);
     if (err) return err;
     CUresult result = driver.create(&handle, mapping->reserved_bytes, &properties, 0);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY) return region_cuda_no_room(mapping, mapping->reserved_bytes);
     if (result != CUDA_SUCCESS) return driver_failed(mapping, "cuMemCreate", result);
     mapping->device_handle = handle;
     result = driver.export_handle(&mapping->fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
@@ -142,6 +144,7 @@ static qn_err_t vmm_create(qn_mapping_t *mapping)
         mapping->fd = -1;
         return driver_failed(mapping, "cuMemExportToShareableHandle", result);
     }
+    fcntl(mapping->fd, F_SETFD, FD_CLOEXEC); /* a child that inherited it would keep the bytes alive */
     err = map_allocation(mapping, true);
     if (err) {
         close(mapping->fd);
@@ -154,7 +157,7 @@ static qn_err_t vmm_create(qn_mapping_t *mapping)
 static qn_err_t vmm_import(qn_mapping_t *mapping, int fd, bool writable)
 {
     CUmemGenericAllocationHandle handle;
-    qn_err_t err = enter_driver(mapping);
+    qn_err_t err = vmm_probe(mapping->header.device);
     if (!err) err = round_to_granularity(mapping);
     if (err) return err;
     CUresult result = driver.import_handle(&handle, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
@@ -182,8 +185,10 @@ const region_backend_t qn_region_cuda_vmm = {
     .import = vmm_import,
     .read_header = region_cuda_read_header,
     .write_header = region_cuda_write_header,
-    .write = region_cuda_write,
+    .clear = region_cuda_clear,
+    .probe = vmm_probe,
     .free_bytes = region_cuda_free_bytes,
+    .largest_bytes = region_cuda_largest_bytes,
     .close = vmm_close,
 };
 

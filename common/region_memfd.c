@@ -109,12 +109,6 @@ static qn_err_t memfd_write_header(const qn_mapping_t *mapping)
     return QN_OK;
 }
 
-static qn_err_t memfd_write(const qn_mapping_t *mapping, uint64_t offset, const void *source, uint64_t bytes)
-{
-    memcpy((uint8_t *)mapping->pointer + offset, source, bytes);
-    return QN_OK;
-}
-
 /* ---- huge pages ---- */
 
 static int64_t thread_ns(void)
@@ -229,7 +223,6 @@ const region_backend_t qn_region_memfd = {
     .import = memfd_import,
     .read_header = memfd_read_header,
     .write_header = memfd_write_header,
-    .write = memfd_write,
     .free_bytes = memfd_free_bytes,
     .seal = memfd_seal,
     .make_huge = memfd_make_huge,

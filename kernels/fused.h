@@ -30,13 +30,19 @@ static inline void qn_norm_matmul_parts(const qn_kernel_set_t *set, qn_stream_t 
     if (a->activation.out) qn_launch(set, QN_OP_ACTIVATION, stream, &a->activation);
 }
 
-static inline void qn_decode_attention_parts(const qn_kernel_set_t *set, qn_stream_t *stream,
-                                             const qn_decode_attention_t *a)
+/* The parts before attention itself. */
+static inline void qn_enter_attention(const qn_kernel_set_t *set, qn_stream_t *stream, const qn_decode_attention_t *a)
 {
     if (a->q_norm.x) qn_launch(set, QN_OP_RMSNORM, stream, &a->q_norm);
     if (a->k_norm.x) qn_launch(set, QN_OP_RMSNORM, stream, &a->k_norm);
     if (a->rope.angles) qn_launch(set, QN_OP_ROPE, stream, &a->rope);
     qn_launch(set, QN_OP_KV_WRITE, stream, &a->write);
+}
+
+static inline void qn_decode_attention_parts(const qn_kernel_set_t *set, qn_stream_t *stream,
+                                             const qn_decode_attention_t *a)
+{
+    qn_enter_attention(set, stream, a);
     qn_launch(set, QN_OP_ATTENTION_DECODE, stream, &a->attention);
 }
 

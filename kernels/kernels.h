@@ -1,7 +1,7 @@
 /* The launch API of all kernels, the same for every backend.
  *
  * An operation (qn_op_t) is a name and an argument struct; an implementation is a row of the registry; a backend is a
- * folder (cpu/, later cuda/) with one file per operation. The plain C implementation "reference" of cpu/ is the truth
+ * folder (cpu/, cuda/) with one file per operation. The plain C implementation "reference" of cpu/ is the truth
  * that all others are checked against.
  *
  * Letters used in shapes, everywhere:
@@ -37,13 +37,20 @@ typedef enum { QN_SCALAR_F32, QN_SCALAR_BF16, QN_SCALAR_INT8, QN_SCALAR_INT4 } q
 /* Of f32 and bf16. */
 static inline uint32_t qn_scalar_bytes(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? 4 : 2; }
 
+static inline const char *qn_scalar_name(qn_scalar_t scalar)
+{
+    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16", [QN_SCALAR_INT8] = "int8",
+                                         [QN_SCALAR_INT4] = "int4" };
+    return NAMES[scalar];
+}
+
 /* Where the elements of a weight matrix lie: weight_layout.h. */
 typedef enum { QN_LAYOUT_ROWS, QN_LAYOUT_PANELS } qn_layout_t;
 
 /* ---- where launches go ---- */
 
-/* A CPU stream is a pool of threads with a static split; a CUDA stream will be a CUDA stream. Launch from one thread
- * at a time. */
+/* A CPU stream is a pool of threads with a static split, a CUDA stream a CUDA stream (cuda/cuda.h). Launch from one
+ * thread at a time. */
 typedef struct qn_stream qn_stream_t;
 
 typedef struct {
@@ -382,6 +389,9 @@ typedef enum {
     QN_OP_GATHER_ROWS,
     QN_OP_LOGPROBS,
     QN_OP_SAMPLER,
+    QN_OP_REQUIRED,                             /* every backend has all operations above */
+    QN_OP_NORM_MATMUL = QN_OP_REQUIRED,         /* fused.h: several of them in one, where a backend has it */
+    QN_OP_DECODE_ATTENTION,
     QN_OP_COUNT,
 } qn_op_t;
 
@@ -398,18 +408,19 @@ enum { QN_ISA_AVX2 = 1, QN_ISA_AVX512 = 2, QN_ISA_AVX512_VNNI = 4, QN_ISA_AVX512
 /* One implementation. `launch` takes the argument struct of its operation. */
 typedef struct {
     qn_op_t op;
-    const char *name;                              /* "reference", "avx2", "avx512" */
+    const char *name;                              /* "reference", "avx2", "avx512", "cuda" */
     uint32_t isa;                                  /* bits this machine must have */
-    uint32_t rank;                                 /* of those that fit, the greatest is chosen */
+    uint32_t rank;                                 /* of those that fit, the greatest is chosen; 0: the plain one */
     bool (*accepts)(const qn_kernel_case_t *);     /* NULL: every shape */
     void (*launch)(qn_stream_t *stream, const void *arguments);
 } qn_kernel_t;
 
+/* NULL for an operation that the backend does not have. */
 typedef struct { const qn_kernel_t *chosen[QN_OP_COUNT]; } qn_kernel_set_t;
 
 /* "attention.decode" and so on. */
 const char *qn_op_name(qn_op_t op);
-/* Returns view of the rows built into this binary. */
+/* Returns view of the CPU's rows. */
 const qn_kernel_t *qn_kernels(size_t *ret_count);
 /* Instruction sets of this machine, as QN_ISA_ bits. */
 uint32_t qn_kernels_isa(void);
@@ -417,6 +428,9 @@ uint32_t qn_kernels_isa(void);
  * list "op=name,op=name" that overrides the best. `isa` limits the instruction sets (qn_kernels_isa() for all).
  * Failure: QN_ERR_CONFIG naming the word at fault with a suggestion, or why the implementation does not fit. */
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
+/* The same out of `count` rows of any backend, whose isa is 0 where it has no such thing. */
+qn_err_t qn_kernels_choose_from(const qn_kernel_t *rows, size_t count, const char *choice,
+                                const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
 
 static inline void qn_launch(const qn_kernel_set_t *set, qn_op_t op, qn_stream_t *stream, const void *arguments)
 {

@@ -75,8 +75,9 @@ def run_program(tally, path, environment=None):
 
 
 # Unit tests of what runs threads; the rest has nothing for ThreadSanitizer to see and takes it minutes.
-THREADED = ["executor", "fd_socket", "frontend_service", "http_client", "kernels_attention", "kernels_elementwise",
-            "kernels_matmul", "kernels_matmul_int", "kernels_vector", "loader", "region", "stats", "step_queue", "step_worker", "tap", "tokenizer", "weights", "weights_bring"]
+THREADED = ["executor", "fd_socket", "frontend_answers", "frontend_service", "http_client", "kernels_attention",
+            "kernels_elementwise", "kernels_matmul", "kernels_matmul_int", "kernels_vector", "loader", "region",
+            "stats", "step_queue", "step_worker", "tap", "tokenizer", "weights", "weights_bring"]
 
 
 def run_programs(tally, build, folders, environment=None, only=None):
@@ -116,6 +117,8 @@ def main():
     elif suite == "asan":
         run_programs(tally, "build/asan", ["unit", "flow", "sim", "wire"], SANITIZER)
     elif suite == "tsan":
+        missing = [name for name in THREADED if not (ROOT / "tests/unit" / f"test_{name}.c").exists()]
+        assert not missing, f"THREADED names tests that are not there: {missing}"
         run_programs(tally, "build/tsan", ["unit"], TSAN, THREADED)
         run_programs(tally, "build/tsan", ["flow"], TSAN)
         run_pytest(tally, ["tests/system/test_composition.py"], {**TSAN, "QUINTET_BUILD": "build/tsan"})

@@ -18,7 +18,9 @@
 #include "services/memory/model_directory.h"
 #include "services/memory/weights.h"
 
-#define LOAD_THREADS_MAX 4
+#define LOAD_THREADS_MAX 8
+#define STEPS_MAX 2              /* in flight, of any backend */
+#define KV_FILL_BYTES (1u << 20)
 
 enum { REGION_WEIGHTS, REGION_KV, REGION_ACTIVATIONS, REGION_STATE, REGION_STEP_IO, REGION_COUNT };
 
@@ -39,6 +41,10 @@ struct bench_engine {
     model_t *model;
     step_limits_t limits;
     qn_kv_t kv;
+    const backend_t *backend;
+    qn_share_t share;            /* of all regions */
+    int device;
+    qn_scalar_t activations;
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
     executor_t *executor;
@@ -52,18 +58,22 @@ struct bench_engine {
     step_run_t *runs;            /* [sequences] */
     uint32_t *ids;               /* [step_tokens] */
     uint32_t set_count, block_count, retire_count;
-    step_result_t result;
+    step_result_t results[STEPS_MAX];   /* of the steps in flight */
+    uint64_t finished;
+    char device_name[64];
+    void *logits;                /* the host's copy; NULL until asked for */
 };
 
 /* ---- open ---- */
 
 static qn_err_t make_region(bench_engine_t *engine, unsigned index, uint64_t bytes)
 {
-    qn_region_spec_t spec = { .id = index + 1, .kind = REGIONS[index].kind, .share = QN_SHARE_MEMFD, .device = -1,
+    qn_region_spec_t spec = { .id = index + 1, .kind = REGIONS[index].kind, .share = engine->share,
+                              .device = engine->share == QN_SHARE_MEMFD ? -1 : engine->device,
                               .bytes = bytes, .epoch = 1, .name = REGIONS[index].name,
                               .huge_pages = engine->huge_pages };
     uint64_t free_bytes;
-    qn_err_t err = qn_region_free_bytes(QN_SHARE_MEMFD, -1, &free_bytes);
+    qn_err_t err = qn_region_free_bytes(spec.share, spec.device, &free_bytes);
     if (!err && bytes > free_bytes)
         err = qn_fail(QN_ERR_NO_MEMORY, "%s need %" PRIu64 " MiB, %" PRIu64 " are free", spec.name, bytes >> 20,
                       free_bytes >> 20);
@@ -105,20 +115,27 @@ static qn_err_t bind_model(bench_engine_t *engine)
     return err;
 }
 
-/* Small numbers of either sign, nowhere zero pages that the host would share. */
-static void fill_kv(const qn_kv_t *kv, uint64_t bytes)
+/* Small numbers of either sign, nowhere zero pages that the host would share: one piece of them, again and again. */
+static qn_err_t fill_kv(bench_engine_t *engine, uint64_t bytes)
 {
     uint64_t state = 88172645463325252u;
-    uint16_t *halves = kv->data;
-    for (uint64_t i = 0; i < bytes / 2; i++) {
+    uint16_t *halves = malloc(KV_FILL_BYTES);
+    if (!halves) return qn_fail(QN_ERR_NO_MEMORY, "no memory for numbers to fill the KV cache with");
+    for (uint64_t i = 0; i < KV_FILL_BYTES / 2; i++) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
         halves[i] = (uint16_t)((state & 0x8000) | 0x3d00 | (state & 0xff));  /* bf16, or either half of an f32 */
     }
+    for (uint64_t done = 0, piece; done < bytes; done += piece) {
+        piece = bytes - done < KV_FILL_BYTES ? bytes - done : KV_FILL_BYTES;
+        engine->backend->upload(engine->stream, (char *)engine->kv.data + done, halves, piece);
+    }
+    free(halves);
+    return engine->backend->stream_wait(engine->stream);
 }
 
 static qn_scalar_t kv_scalar(const qn_config_values_t *config)
 {
-    return strcmp(config->memory.kv_dtype, "bf16") == 0 ? QN_SCALAR_BF16 : QN_SCALAR_F32;
+    return qn_config_kv_is_bf16(config) ? QN_SCALAR_BF16 : QN_SCALAR_F32;
 }
 
 static qn_err_t make_kv(bench_engine_t *engine, const qn_config_values_t *config)
@@ -138,10 +155,11 @@ static qn_err_t make_kv(bench_engine_t *engine, const qn_config_values_t *config
         .data = qn_region_pointer(engine->regions[REGION_KV]), .scalar = scalar, .layers = model->layers,
         .blocks = (uint32_t)blocks, .block_tokens = block_tokens, .kv_heads = model->kv_heads,
         .head_dim = model->head_dim };
-    fill_kv(&engine->kv, bytes);
     engine->limits = step_limits_make(engine->size.sequences, engine->size.step_tokens, engine->size.model_len,
                                       block_tokens, (uint32_t)blocks, model->vocab);
-    return QN_OK;
+    engine->limits.logit_rows = step_smaller(engine->limits.max_step_tokens, engine->backend->logit_rows);
+    engine->limits.activations = engine->activations;
+    return fill_kv(engine, bytes);
 }
 
 static qn_err_t make_scratch(bench_engine_t *engine)
@@ -149,27 +167,38 @@ static qn_err_t make_scratch(bench_engine_t *engine)
     scratch_sizes_t sizes;
     qn_err_t err = scratch_measure(&engine->directory->config, &engine->limits, &sizes);
     if (!err) err = make_region(engine, REGION_ACTIVATIONS, sizes.activations_bytes);
+    if (!err) qn_region_make_huge(engine->regions[REGION_ACTIVATIONS], 0, sizes.activations_bytes);
     if (!err) err = make_region(engine, REGION_STATE, sizes.state_bytes);
     if (!err) err = make_region(engine, REGION_STEP_IO, sizes.step_io_bytes);
     return err;
 }
 
 /* Before anything is loaded: a wrong compute.kernels should not take minutes to be told. */
+static qn_err_t check_kernels(bench_engine_t *engine, const qn_config_values_t *config)
+{
+    qn_kernel_case_t shape = runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens,
+                                                 kv_scalar(config));
+    return engine->backend->choose_kernels(config->compute.kernels, &shape, &engine->kernels);
+}
+
 static qn_err_t make_stream(bench_engine_t *engine, const qn_config_values_t *config)
 {
     qn_kernel_case_t shape = runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens,
                                                  kv_scalar(config));
-    backend_stream_options_t options = { .threads = (uint32_t)config->compute.threads, .shape = &shape,
-                                         .max_sequences = engine->size.sequences };
-    qn_err_t err = backend_cpu()->choose_kernels(config->compute.kernels, &shape, &engine->kernels);
-    return err ? err : backend_cpu()->stream_create(&options, &engine->stream);
+    backend_stream_options_t options = {
+        .threads = (uint32_t)config->compute.threads, .device = engine->device, .activations = engine->activations,
+        .deterministic = config->compute.deterministic, .shape = &shape, .max_sequences = engine->size.sequences };
+    qn_err_t err = engine->backend->stream_create(&options, &engine->stream);
+    if (!err)
+        engine->backend->describe(engine->stream, engine->device, engine->device_name, sizeof engine->device_name);
+    return err;
 }
 
 static qn_err_t make_executor(bench_engine_t *engine)
 {
     executor_parts_t parts = {
         .model = engine->model, .limits = engine->limits, .kv = engine->kv, .kernels = engine->kernels,
-        .backend = backend_cpu(), .stream = engine->stream,
+        .backend = engine->backend, .stream = engine->stream,
         .activations = qn_region_pointer(engine->regions[REGION_ACTIVATIONS]),
         .state = qn_region_pointer(engine->regions[REGION_STATE]),
         .step_io = qn_region_pointer(engine->regions[REGION_STEP_IO]), .now_ns = qn_clock_now_ns };
@@ -185,11 +214,14 @@ static qn_err_t make_plan(bench_engine_t *engine)
     engine->retire = calloc(sequences, sizeof *engine->retire);
     engine->runs = calloc(sequences, sizeof *engine->runs);
     engine->ids = calloc(tokens, sizeof *engine->ids);
-    engine->result.tokens = calloc(sequences, sizeof *engine->result.tokens);
-    engine->result.prompt = calloc(tokens, sizeof *engine->result.prompt);
-    engine->result.top = calloc(sequences + tokens, QN_TOP_LOGPROBS_MAX * sizeof *engine->result.top);
-    bool complete = engine->sets && engine->blocks && engine->retire && engine->runs && engine->ids
-        && engine->result.tokens && engine->result.prompt && engine->result.top;
+    bool complete = engine->sets && engine->blocks && engine->retire && engine->runs && engine->ids;
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        step_result_t *result = &engine->results[i];
+        result->tokens = calloc(sequences, sizeof *result->tokens);
+        result->prompt = calloc(tokens, sizeof *result->prompt);
+        result->top = calloc(sequences + tokens, QN_TOP_LOGPROBS_MAX * sizeof *result->top);
+        complete = complete && result->tokens && result->prompt && result->top;
+    }
     return complete ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for plans of %zu sequences", sequences);
 }
 
@@ -200,9 +232,14 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
     if (!err && engine->size.model_len > engine->directory->config.max_positions)
         err = qn_fail(QN_ERR_LIMIT, "%u positions are more than the %u of %s", engine->size.model_len,
                       engine->directory->config.max_positions, engine->directory->id);
-    if (!err) err = make_stream(engine, config);
+    if (!err) err = check_kernels(engine, config);
     if (!err) err = load_weights(engine, config);
     if (!err) err = bind_model(engine);
+    if (!err)
+        err = engine->backend->choose_activations(config->compute.activations,
+                                                  engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
+                                                  &engine->activations);
+    if (!err) err = make_stream(engine, config);
     engine->load_s = (double)(qn_clock_now_ns() - begin_ns) * 1e-9;
     if (!err) err = make_kv(engine, config);
     if (!err) err = make_scratch(engine);
@@ -215,13 +252,18 @@ qn_err_t bench_engine_open(const qn_config_values_t *config, bench_engine_size_t
 {
     QN_ASSERT(size.sequences >= 1 && size.sequences <= QN_SLOTS_MAX && size.step_tokens >= size.sequences
               && size.step_tokens <= QN_STEP_TOKENS_MAX && size.model_len <= QN_PROMPT_TOKENS_MAX);
-    if (strcmp(config->compute.backend, "cpu") != 0)
-        return qn_fail(QN_ERR_UNSUPPORTED, "compute.backend: this benchmark runs cpu, not %s", config->compute.backend);
+    const backend_t *backend;
+    qn_err_t err = backend_find(config, &backend);
+    if (err) return err;
     bench_engine_t *engine = calloc(1, sizeof *engine);
     if (!engine) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the benchmark");
+    QN_ASSERT(backend->steps_in_flight <= STEPS_MAX);
+    engine->backend = backend;
+    engine->device = (int)config->compute.device;
+    engine->share = backend->synchronous ? QN_SHARE_MEMFD : QN_SHARE_CUDA_IPC;
     engine->size = size;
     engine->huge_pages = strcmp(config->memory.huge_pages, "off") != 0;
-    qn_err_t err = open_all(engine, config);
+    err = open_all(engine, config);
     if (err) bench_engine_close(&engine);
     else *ret_engine = engine;
     return err;
@@ -233,7 +275,8 @@ void bench_engine_close(bench_engine_t **engine_pointer)
     if (!engine) return;
     executor_destroy(&engine->executor);
     slot_book_destroy(&engine->book);
-    if (engine->stream) backend_cpu()->stream_destroy(&engine->stream);
+    if (engine->logits) engine->backend->host_destroy(&engine->logits);
+    if (engine->stream) engine->backend->stream_destroy(&engine->stream);
     model_destroy(&engine->model);
     for (unsigned i = 0; i < REGION_COUNT; i++) qn_region_close(&engine->regions[i]);
     weights_destroy(&engine->weights);
@@ -243,9 +286,11 @@ void bench_engine_close(bench_engine_t **engine_pointer)
     free(engine->retire);
     free(engine->runs);
     free(engine->ids);
-    free(engine->result.tokens);
-    free(engine->result.prompt);
-    free(engine->result.top);
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        free(engine->results[i].tokens);
+        free(engine->results[i].prompt);
+        free(engine->results[i].top);
+    }
     free(engine);
     *engine_pointer = NULL;
 }
@@ -269,10 +314,10 @@ void bench_engine_retire(bench_engine_t *engine, uint32_t slot)
     engine->retire[engine->retire_count++] = slot;
 }
 
-qn_err_t bench_engine_step(bench_engine_t *engine, const bench_run_t *runs, uint32_t run_count,
-                           const step_result_t **ret_result)
+qn_err_t bench_engine_submit(bench_engine_t *engine, const bench_run_t *runs, uint32_t run_count)
 {
     QN_ASSERT(run_count <= engine->size.sequences);
+    QN_ASSERT(engine->step - engine->finished < engine->backend->steps_in_flight);
     step_plan_t plan = {
         .step = ++engine->step, .retire = engine->retire, .retire_count = engine->retire_count,
         .sets = engine->sets, .set_count = engine->set_count, .blocks = engine->blocks,
@@ -289,30 +334,47 @@ qn_err_t bench_engine_step(bench_engine_t *engine, const bench_run_t *runs, uint
     engine->retire_count = engine->set_count = engine->block_count = 0;
     const char *param = "";
     qn_err_t err = slot_book_admit(engine->book, &plan, &param);
-    if (!err) err = executor_run(engine->executor, &plan, &engine->result);
-    if (!err) *ret_result = &engine->result;
+    if (!err) executor_submit(engine->executor, &plan, &engine->results[engine->step % STEPS_MAX]);
     return err;
 }
 
-const float *bench_engine_logits(const bench_engine_t *engine, uint32_t *ret_rows)
+qn_err_t bench_engine_finish(bench_engine_t *engine, const step_result_t **ret_result)
 {
-    return executor_logits(engine->executor, ret_rows);
+    QN_ASSERT(engine->step != engine->finished);
+    *ret_result = &engine->results[++engine->finished % STEPS_MAX];
+    return executor_finish(engine->executor);
+}
+
+qn_err_t bench_engine_step(bench_engine_t *engine, const bench_run_t *runs, uint32_t run_count,
+                           const step_result_t **ret_result)
+{
+    qn_err_t err = bench_engine_submit(engine, runs, run_count);
+    return err ? err : bench_engine_finish(engine, ret_result);
+}
+
+qn_err_t bench_engine_logits(bench_engine_t *engine, const float **ret_logits, uint32_t *ret_rows)
+{
+    const float *logits = executor_logits(engine->executor, ret_rows);
+    size_t bytes = (size_t)*ret_rows * engine->limits.vocab * sizeof *logits;
+    if (!engine->logits) {
+        size_t most = (size_t)engine->limits.logit_rows * engine->limits.vocab * sizeof *logits;
+        qn_err_t err = engine->backend->host_create(most, &engine->logits);
+        if (err) return err;
+    }
+    engine->backend->download(engine->stream, engine->logits, logits, bytes);
+    *ret_logits = engine->logits;
+    return engine->backend->stream_wait(engine->stream);
 }
 
 /* ---- what it is ---- */
-
-const char *bench_scalar_name(qn_scalar_t scalar)
-{
-    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16",
-                                         [QN_SCALAR_INT8] = "int8", [QN_SCALAR_INT4] = "int4" };
-    return NAMES[scalar];
-}
 
 void bench_engine_info(const bench_engine_t *engine, bench_engine_info_t *ret_info)
 {
     *ret_info = (bench_engine_info_t){
         .config = &engine->directory->config, .id = engine->directory->id, .directory = engine->directory->path,
-        .kernels = &engine->kernels, .threads = qn_stream_threads(engine->stream),
+        .kernels = &engine->kernels, .threads = engine->backend->stream_threads(engine->stream),
+        .backend = engine->backend, .device_name = engine->device_name,
+        .steps_in_flight = engine->backend->steps_in_flight,
         .weights_bytes = weights_bytes(engine->weights),
         .head_scalar = engine->model->outer.weights[QN_TENSOR_HEAD].scalar,
         .product_scalar = engine->model->layers[0].weights[QN_TENSOR_Q].scalar, .kv_scalar = engine->kv.scalar,

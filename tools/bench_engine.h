@@ -11,6 +11,7 @@
 
 #include "common/config.h"
 #include "common/err.h"
+#include "services/compute/backend.h"
 #include "services/compute/model.h"
 #include "services/compute/step.h"
 
@@ -39,13 +40,18 @@ void bench_engine_close(bench_engine_t **engine);
 void bench_engine_start(bench_engine_t *engine, uint32_t slot, uint32_t prompt_tokens);
 /* Frees the slot, with the next step. */
 void bench_engine_retire(bench_engine_t *engine, uint32_t slot);
-/* Runs one step; `runs` are sorted by slot. Returns view of the result until the next step. */
+/* Launches a step; `runs` are sorted by slot. At most bench_engine_info_t.steps_in_flight are between submit and finish.
+ * A plan that breaks a rule is QN_ERR_INVALID. */
+qn_err_t bench_engine_submit(bench_engine_t *engine, const bench_run_t *runs, uint32_t run_count);
+/* Waits for the oldest step. Returns view of its result until two steps later. */
+qn_err_t bench_engine_finish(bench_engine_t *engine, const step_result_t **ret_result);
+/* Both. Returns view of the result until the next step. */
 qn_err_t bench_engine_step(bench_engine_t *engine, const bench_run_t *runs, uint32_t run_count,
                            const step_result_t **ret_result);
-/* Returns view of the logits [rows, V] of the runs that sampled, in order, until the next step; at most
+/* Views of the logits [rows, V] of the runs that sampled, in order, until the next call; at most
  * BENCH_ENGINE_LOGIT_ROWS of them in one step. */
 #define BENCH_ENGINE_LOGIT_ROWS 64
-const float *bench_engine_logits(const bench_engine_t *engine, uint32_t *ret_rows);
+qn_err_t bench_engine_logits(bench_engine_t *engine, const float **ret_logits, uint32_t *ret_rows);
 
 /* ---- what it is ---- */
 
@@ -54,7 +60,10 @@ typedef struct {
     const char *id;              /* as the HTTP API names the model */
     const char *directory;       /* of its files */
     const qn_kernel_set_t *kernels;
-    uint32_t threads;
+    uint32_t threads;            /* of the CPU; 0 on a GPU */
+    const backend_t *backend;
+    const char *device_name;     /* "2 threads", "NVIDIA H200" */
+    uint32_t steps_in_flight;
     uint64_t weights_bytes;      /* resident */
     qn_scalar_t product_scalar;  /* format of the first layer's products */
     qn_scalar_t head_scalar;
@@ -63,12 +72,10 @@ typedef struct {
 } bench_engine_info_t;
 
 void bench_engine_info(const bench_engine_t *engine, bench_engine_info_t *ret_info);
-/* Bytes that a decode step of `batch` sequences that see `context` positions each must read: weights once (of experts as
- * many as that batch can reach), embedding rows, keys and values. */
+/* Bytes that a decode step of `batch` sequences that see `context` positions each must read: weights once (of experts
+ * as many as that batch can reach), embedding rows, keys and values. */
 double bench_engine_decode_bytes(const bench_engine_t *engine, uint32_t batch, uint32_t context);
 /* Multiplications and additions of `tokens` tokens of one sequence from position 0 on, logits of the last one. */
 double bench_engine_prefill_operations(const bench_engine_t *engine, uint32_t tokens);
-/* "bf16", "int8" and so on. */
-const char *bench_scalar_name(qn_scalar_t scalar);
 
 #endif

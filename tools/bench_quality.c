@@ -21,7 +21,7 @@
 #include "tools/cli.h"
 
 #define TEXT_BYTES_MAX (64u << 20)
-#define SETS_OF_REFERENCE 3
+#define SETS_OF_REFERENCE 4
 
 typedef struct {
     const char *model, *text, *reference;
@@ -90,8 +90,10 @@ static qn_err_t step_both(bench_engine_t *const engines[2], const bench_run_t *r
     uint32_t rows;
     qn_err_t err = bench_engine_step(engines[0], runs, corpus->sequences, &result);
     if (!err) err = bench_engine_step(engines[1], runs, corpus->sequences, &result);
+    const float *exact = NULL, *tested = NULL;
+    if (!err) err = bench_engine_logits(engines[0], &exact, &rows);
+    if (!err) err = bench_engine_logits(engines[1], &tested, &rows);
     if (err) return err;
-    const float *exact = bench_engine_logits(engines[0], &rows), *tested = bench_engine_logits(engines[1], &rows);
     for (uint32_t s = 0; s < corpus->sequences; s++) {
         const uint32_t *target = corpus->ids + (size_t)s * corpus->length + position + 1;
         size_t at = (size_t)s * corpus->vocab;
@@ -174,8 +176,8 @@ static const char *format_of(const bench_engine_t *engine, char text[128])
 {
     bench_engine_info_t info;
     bench_engine_info(engine, &info);
-    snprintf(text, 128, "%s products, %s head, %s KV, matmul %s", bench_scalar_name(info.product_scalar),
-             bench_scalar_name(info.head_scalar), bench_scalar_name(info.kv_scalar),
+    snprintf(text, 128, "%s products, %s head, %s KV, matmul %s", qn_scalar_name(info.product_scalar),
+             qn_scalar_name(info.head_scalar), qn_scalar_name(info.kv_scalar),
              info.kernels->chosen[QN_OP_MATMUL]->name);
     return text;
 }
@@ -252,7 +254,8 @@ static int reference_config(const qn_config_arguments_t *arguments, const option
     qn_config_arguments_t changed = *arguments;
     char kernels[256];
     snprintf(kernels, sizeof kernels, "compute.kernels=%s", options->reference);
-    const char *sets[SETS_OF_REFERENCE] = { "model.quantize=none", "memory.kv_dtype=f32", kernels };
+    const char *sets[SETS_OF_REFERENCE] = { "model.quantize=none", "memory.kv_dtype=f32", "compute.activations=f32",
+                                            kernels };
     if (changed.set_count + SETS_OF_REFERENCE > QN_CONFIG_SETS_MAX) return cli_usage("too many --set");
     for (size_t i = 0; i < SETS_OF_REFERENCE; i++) changed.sets[changed.set_count++] = sets[i];
     return bench_config(&changed, options->model, options->threads, ret_config);
@@ -271,19 +274,17 @@ int bench_quality(int argc, char **argv)
         { "threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, 256 },
         { "json", 'j', CLI_FLAG, &o.json, NULL, NULL, "the figures as JSON", 0, 0 },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "bench quality", .arguments = "--text FILE [OPTION]...",
         .summary = "Compares a configuration's predictions of a text with those of f32 arithmetic on the weights as "
                    "they are.",
-        .details = "      --config FILE, --set KEY=VALUE: as for quintet up; what is tested\n\n"
+        .details = "What is tested is what the configuration says.\n\n"
                    "examples:\n"
                    "  quintet bench quality --text README.md --set model.quantize=int8\n"
                    "  quintet bench quality --model DIR --text book.txt --set memory.kv_dtype=bf16 --tokens 20000",
-        .options = options, .option_count = sizeof options / sizeof *options,
+        .options = options, .option_count = sizeof options / sizeof *options, .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) return cli_usage("%s", qn_err_text());
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;
     if (argc > 1) return cli_usage("unexpected \"%s\"", argv[1]);
@@ -293,7 +294,7 @@ int bench_quality(int argc, char **argv)
     status = bench_config(&arguments, o.model, o.threads, &tested);
     if (!status) status = reference_config(&arguments, &o, &exact);
     if (!status) {
-        err = run(&o, qn_config_values(exact), qn_config_values(tested));
+        qn_err_t err = run(&o, qn_config_values(exact), qn_config_values(tested));
         status = err ? cli_fail_err(err) : cli_finish_output();
     }
     qn_config_free(&tested);

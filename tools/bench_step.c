@@ -4,6 +4,7 @@
  * Read next:         bench_engine.h, machine_speed.h. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
@@ -30,6 +31,7 @@ typedef struct {
 typedef struct {
     uint32_t batch, tokens, context;
     bench_time_t time;          /* of one step */
+    double gap_s;               /* median of what lay between two steps that were in flight together; 0: none were */
     double bytes, operations;   /* of one step */
     step_times_t parts;         /* summed */
     unsigned steps;
@@ -37,15 +39,17 @@ typedef struct {
 
 /* Times of the steps of one figure. */
 typedef struct {
-    double *taken;
+    double *taken, *gaps;
+    uint64_t end_ns;            /* of the step before */
     figure_t *figure;
 } series_t;
 
-static void add_step(series_t *series, const step_result_t *result, uint64_t ns)
+static void add_step(series_t *series, const step_result_t *result)
 {
     figure_t *figure = series->figure;
     if (figure->steps == BENCH_ROUNDS_MAX) return;
-    series->taken[figure->steps++] = (double)ns * 1e-9;
+    series->taken[figure->steps++] = (double)(result->end_ns - result->begin_ns) * 1e-9;
+    series->gaps[figure->steps - 1] = (double)(result->begin_ns - series->end_ns) * 1e-9;
     figure->parts.input_ns += result->times.input_ns;
     figure->parts.attention_ns += result->times.attention_ns;
     figure->parts.mlp_ns += result->times.mlp_ns;
@@ -70,7 +74,8 @@ static bool enough(const series_t *series, uint64_t begin_ns, double seconds)
 
 /* ---- decode ---- */
 
-/* One life of `batch` sequences from `context` positions on: the first step, which has ids, warms up. */
+/* One life of `batch` sequences from `context` positions on, with as many steps in flight as the backend takes. The
+ * first two warm up: one has ids, one is recorded where that is done. */
 static qn_err_t decode_round(bench_engine_t *engine, series_t *series, uint64_t begin_ns, double seconds)
 {
     static bench_run_t runs[QN_SLOTS_MAX];
@@ -82,12 +87,21 @@ static qn_err_t decode_round(bench_engine_t *engine, series_t *series, uint64_t 
         bench_engine_start(engine, i, figure->context);
         runs[i] = (bench_run_t){ .slot = i, .position = figure->context - 1, .tokens = 1, .ids = &id, .sample = true };
     }
-    for (unsigned step = 0; !err && step <= ROUND_STEPS; step++) {
-        uint64_t from_ns = qn_clock_now_ns();
-        err = bench_engine_step(engine, runs, figure->batch, &result);
-        if (!err && step > 0) add_step(series, result, qn_clock_now_ns() - from_ns);
-        for (uint32_t i = 0; i < figure->batch; i++) runs[i].position++, runs[i].ids = NULL;
-        if (step > 0 && enough(series, begin_ns, seconds)) break;
+    bench_engine_info_t info;
+    bench_engine_info(engine, &info);
+    unsigned launched = 0, done = 0;
+    bool more = true;
+    while (!err && (more || done < launched)) {
+        more = more && launched <= ROUND_STEPS && (done < 2 || !enough(series, begin_ns, seconds));
+        if (more) {
+            err = bench_engine_submit(engine, runs, figure->batch);
+            launched++;
+            for (uint32_t i = 0; i < figure->batch; i++) runs[i].position++, runs[i].ids = NULL;
+        }
+        if (err || launched == done || (more && launched - done < info.steps_in_flight)) continue;
+        err = bench_engine_finish(engine, &result);
+        if (!err && done++ > 1) add_step(series, result);
+        if (!err) series->end_ns = result->end_ns;
     }
     for (uint32_t i = 0; i < figure->batch; i++) bench_engine_retire(engine, i);
     return err ? err : bench_engine_step(engine, NULL, 0, &result);
@@ -100,6 +114,9 @@ static qn_err_t measure_decode(bench_engine_t *engine, series_t *series, double 
     qn_err_t err = QN_OK;
     while (!err && !enough(series, begin_ns, seconds)) err = decode_round(engine, series, begin_ns, seconds);
     figure->bytes = bench_engine_decode_bytes(engine, figure->batch, figure->context);
+    bench_engine_info_t info;
+    bench_engine_info(engine, &info);
+    if (info.steps_in_flight > 1) figure->gap_s = bench_quantile(series->gaps, figure->steps, 0.5);
     close_series(series);
     return err;
 }
@@ -120,9 +137,8 @@ static qn_err_t measure_prefill(bench_engine_t *engine, series_t *series, double
     qn_err_t err = QN_OK;
     for (unsigned round = 0; !err && !enough(series, begin_ns, seconds); round++) {
         bench_engine_start(engine, 0, figure->tokens);
-        uint64_t from_ns = qn_clock_now_ns();
         err = bench_engine_step(engine, &run, 1, &result);
-        if (!err && round > 0) add_step(series, result, qn_clock_now_ns() - from_ns);
+        if (!err && round > 0) add_step(series, result);
         bench_engine_retire(engine, 0);
     }
     if (!err) err = bench_engine_step(engine, NULL, 0, &result);
@@ -134,23 +150,17 @@ static qn_err_t measure_prefill(bench_engine_t *engine, series_t *series, double
 
 /* ---- what is printed ---- */
 
-/* The peak that the products can reach: of integers where they are multiplied as such. */
-static double peak(const bench_engine_info_t *info, const machine_speed_t *speed, const char **ret_name)
+/* The peak that the products can reach. */
+static machine_peak_t peak_of(const bench_engine_info_t *info)
 {
-    const char *matmul = info->kernels->chosen[QN_OP_MATMUL]->name;
-    bool quantised = info->product_scalar == QN_SCALAR_INT8 || info->product_scalar == QN_SCALAR_INT4;
-    *ret_name = "f32";
-    if (quantised && speed->int8 > 0 && strcmp(matmul, "vnni") == 0) *ret_name = "int8";
-    if (info->product_scalar == QN_SCALAR_BF16 && speed->bf16 > 0 && strcmp(matmul, "avx512bf16") == 0)
-        *ret_name = "bf16";
-    return **ret_name == 'i' ? speed->int8 : **ret_name == 'b' ? speed->bf16 : speed->f32;
+    return machine_peak_of(info->kernels->chosen[QN_OP_MATMUL]->name, info->product_scalar);
 }
 
 static double percent_of_limit(const figure_t *figure, const bench_engine_info_t *info, const machine_speed_t *speed)
 {
-    const char *name;
-    if (figure->tokens) return 100 * figure->operations / figure->time.median_s / peak(info, speed, &name);
-    return 100 * figure->bytes / figure->time.median_s / speed->read_all;
+    double limit = figure->tokens ? machine_peak_speed(speed, peak_of(info)) : speed->read_all;
+    double done = figure->tokens ? figure->operations : figure->bytes;
+    return limit > 0 ? 100 * done / figure->time.median_s / limit : NAN;
 }
 
 static double tokens_per_second(const figure_t *figure, double seconds)
@@ -169,32 +179,31 @@ static void print_parts(const figure_t *figure)
 
 static void print_figure(const figure_t *figure, const bench_engine_info_t *info, const machine_speed_t *speed)
 {
-    const char *name;
-    double percent = percent_of_limit(figure, info, speed);
-    peak(info, speed, &name);
+    double percent = percent_of_limit(figure, info, speed);  /* nan: nothing is known of this GPU */
     if (figure->tokens) printf("prefill %5u", figure->tokens);
     else printf("decode batch %3u context %5u", figure->batch, figure->context);
     printf(": %9.3f ms (best %.3f), %8.1f tok/s (best %.1f), ", figure->time.median_s * 1e3, figure->time.best_s * 1e3,
            tokens_per_second(figure, figure->time.median_s), tokens_per_second(figure, figure->time.best_s));
     if (figure->tokens)
-        printf("%.1f GFLOP/s, %.1f %% of %s peak\n", figure->operations / figure->time.median_s * 1e-9, percent, name);
+        printf("%.1f GFLOP/s, %.1f %% of %s peak\n", figure->operations / figure->time.median_s * 1e-9, percent,
+               machine_peak_name(peak_of(info)));
     else
         printf("%.1f MB a step, %.2f GB/s, %.1f %% of memory%s\n", figure->bytes * 1e-6,
                figure->bytes / figure->time.median_s * 1e-9, percent,
                figure->bytes < (double)speed->cache_bytes ? " (it fits the cache)" : "");
-    print_parts(figure);
+    if (figure->gap_s > 0) printf("  | %.1f us between two steps\n", figure->gap_s * 1e6);
+    if (figure->parts.mlp_ns) print_parts(figure);
 }
 
 static void print_all(const bench_engine_info_t *info, const machine_speed_t *speed, const figure_t *figures,
                       size_t count)
 {
-    printf("%s: %s products, %s head, %s KV, %.1f MiB of weights, matmul %s, attention %s, %u threads, loaded in "
-           "%.1f s\n", info->id, bench_scalar_name(info->product_scalar), bench_scalar_name(info->head_scalar),
-           bench_scalar_name(info->kv_scalar), (double)info->weights_bytes / 1048576,
+    printf("%s: %s products, %s head, %s KV, %.1f MiB of weights, matmul %s, attention %s, %s, loaded in "
+           "%.2f s\n", info->id, qn_scalar_name(info->product_scalar), qn_scalar_name(info->head_scalar),
+           qn_scalar_name(info->kv_scalar), (double)info->weights_bytes / 1048576,
            info->kernels->chosen[QN_OP_MATMUL]->name, info->kernels->chosen[QN_OP_ATTENTION_DECODE]->name,
-           info->threads, info->load_s);
-    printf("machine: %.1f GB/s, f32 %.0f GFLOP/s, bf16 dot %.0f GFLOP/s, int8 dot %.0f GOP/s\n", speed->read_all * 1e-9,
-           speed->f32 * 1e-9, speed->bf16 * 1e-9, speed->int8 * 1e-9);
+           info->device_name, info->load_s);
+    if (speed->read_all > 0) machine_speed_print(speed);
     for (size_t i = 0; i < count; i++) print_figure(&figures[i], info, speed);
 }
 
@@ -202,18 +211,19 @@ static json_t *figure_json(const figure_t *figure, const bench_engine_info_t *in
 {
     const step_times_t *parts = &figure->parts;
     double each = 1e-9 / figure->steps;
-    const char *name;
-    double limit = figure->tokens ? peak(info, speed, &name) : speed->read_all;
-    if (!figure->tokens) name = "read";
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:f, s:{s:f, s:f, s:f, s:f, "
-                     "s:f}}",
+    const char *name = figure->tokens ? machine_peak_name(peak_of(info)) : "read";
+    double limit = figure->tokens ? machine_peak_speed(speed, peak_of(info)) : speed->read_all;
+    double percent = percent_of_limit(figure, info, speed);
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:f, s:{s:f, s:f, s:f, "
+                     "s:f, s:f}}",
                      "kind", figure->tokens ? "prefill" : "decode", "batch", figure->batch, "context", figure->context,
                      "tokens", figure->tokens ? figure->tokens : figure->batch, "steps", figure->steps, "median_s",
                      figure->time.median_s, "best_s", figure->time.best_s, "tokens_per_second",
                      tokens_per_second(figure, figure->time.median_s), "best_tokens_per_second",
                      tokens_per_second(figure, figure->time.best_s), "bytes", figure->bytes, "operations",
                      figure->operations, "limit_name", name, "limit", limit, "percent",
-                     percent_of_limit(figure, info, speed), "parts_s", "input", (double)parts->input_ns * each,
+                     isnan(percent) ? json_null() : json_real(percent), "gap_s", figure->gap_s, "parts_s",
+                     "input", (double)parts->input_ns * each,
                      "attention", (double)parts->attention_ns * each, "mlp", (double)parts->mlp_ns * each, "output",
                      (double)parts->output_ns * each, "sample", (double)parts->sample_ns * each);
 }
@@ -224,8 +234,8 @@ static void print_json(const bench_engine_info_t *info, const machine_speed_t *s
     json_t *rows = json_array();
     for (size_t i = 0; i < count; i++) json_array_append_new(rows, figure_json(&figures[i], info, speed));
     json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:i, s:f, s:o, s:o}", "model", info->id, "products",
-                            bench_scalar_name(info->product_scalar), "head", bench_scalar_name(info->head_scalar), "kv",
-                            bench_scalar_name(info->kv_scalar), "weights_bytes", (json_int_t)info->weights_bytes,
+                            qn_scalar_name(info->product_scalar), "head", qn_scalar_name(info->head_scalar), "kv",
+                            qn_scalar_name(info->kv_scalar), "weights_bytes", (json_int_t)info->weights_bytes,
                             "matmul", info->kernels->chosen[QN_OP_MATMUL]->name, "attention",
                             info->kernels->chosen[QN_OP_ATTENTION_DECODE]->name, "threads", (int)info->threads,
                             "load_s", info->load_s, "machine", machine_speed_json(speed), "figures", rows);
@@ -237,7 +247,8 @@ static void print_json(const bench_engine_info_t *info, const machine_speed_t *s
 
 static qn_err_t measure_all(const options_t *options, bench_engine_t *engine, figure_t *figures, size_t *ret_count)
 {
-    series_t series = { .taken = calloc(BENCH_ROUNDS_MAX, sizeof(double)) };
+    series_t series = { .taken = calloc(2 * BENCH_ROUNDS_MAX, sizeof(double)) };
+    series.gaps = series.taken + BENCH_ROUNDS_MAX;
     if (!series.taken) return qn_fail(QN_ERR_NO_MEMORY, "no memory for times");
     size_t count = 0;
     qn_err_t err = QN_OK;
@@ -283,14 +294,16 @@ static qn_err_t run(const options_t *options, const qn_config_values_t *config)
     bench_progress("loading %s", config->model.path);
     qn_err_t err = bench_engine_open(config, size, &engine);
     bench_progress("the machine");
-    if (!err) err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
+    bench_engine_info_t info = { .id = NULL };
+    if (!err) bench_engine_info(engine, &info);
+    bool gpu = !err && !info.backend->synchronous;
+    if (gpu) machine_speed_of_gpu(info.device_name, &speed);
+    else if (!err) err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
     if (!err) err = measure_all(options, engine, figures, &count);
-    if (!err) err = machine_speed_measure(speed.threads, speed.buffer_bytes, &after);
+    if (!err && !gpu) err = machine_speed_measure(speed.threads, speed.buffer_bytes, &after);
     bench_progress_end();
     if (!err) {
-        machine_speed_raise(&speed, &after);
-        bench_engine_info_t info;
-        bench_engine_info(engine, &info);
+        if (!gpu) machine_speed_raise(&speed, &after);
         if (options->json) print_json(&info, &speed, figures, count);
         else print_all(&info, &speed, figures, count);
     }
@@ -329,21 +342,18 @@ int bench_step(int argc, char **argv)
         { "seconds", 0, CLI_NUMBER, &o.seconds, NULL, "S", "of each measurement, at least (default 2)", 0.01, 600 },
         { "json", 'j', CLI_FLAG, &o.json, NULL, NULL, "seconds, bytes, operations and limits as JSON", 0, 0 },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "bench step", .arguments = "[OPTION]...",
         .summary = "Measures decode and prefill steps of a model, and how near they come to what the machine can do.",
-        .details = "      --config FILE, --set KEY=VALUE: as for quintet up\n\n"
-                   "The first figure is the median of the steps. Decode is compared with reading the weights\n"
+        .details = "The first figure is the median of the steps. Decode is compared with reading the weights\n"
                    "once and the keys and values of every sequence; prefill with the peak of the instructions\n"
                    "that its products use.\n\n"
                    "examples:\n"
                    "  quintet bench step --model deploy/shapes/qwen2.5-0.5b --set model.quantize=int8 --threads 2\n"
                    "  quintet bench step --batch 1,4,16 --context 128,1024 --prefill 0 --set memory.kv_dtype=bf16",
-        .options = options, .option_count = sizeof options / sizeof *options,
+        .options = options, .option_count = sizeof options / sizeof *options, .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) return cli_usage("%s", qn_err_text());
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;
     if (argc > 1) return cli_usage("unexpected \"%s\"", argv[1]);
@@ -351,7 +361,7 @@ int bench_step(int argc, char **argv)
     qn_config_t *config = NULL;
     if (!status) status = bench_config(&arguments, o.model, o.threads, &config);
     if (status) return status;
-    err = run(&o, qn_config_values(config));
+    qn_err_t err = run(&o, qn_config_values(config));
     qn_config_free(&config);
     return err ? cli_fail_err(err) : cli_finish_output();
 }

@@ -118,8 +118,8 @@ static qn_err_t run(const options_t *o, bench_text_t *b)
     bench_time_t warm = bench_time(encode_all, b, o->seconds);
     err = b->err;
     if (!err && fresh.prompts == 0)
-        err = qn_fail(QN_ERR_INVALID, "--text: %zu bytes are too few for prompts of %llu", b->bytes,
-                      (unsigned long long)o->prompt_bytes);
+        err = qn_fail(QN_ERR_INVALID, "--text: %zu bytes are too few to warm up (--warm) and for prompts of %llu",
+                      b->bytes, (unsigned long long)o->prompt_bytes);
     if (!err) print(o, b, &warm, &fresh, &forgotten);
     tokenizer_tokens_fini(&b->tokens);
     tokenizer_scratch_close(&b->scratch);

@@ -82,17 +82,27 @@ static void print_help(const cli_command_t *command)
         printf("%-28s %s\n", left, option->help);
     }
     printf("%-28s %s\n", "  -h, --help", "this text");
+    if (command->configuration)
+        printf("\nconfiguration:\n"
+               "      --config FILE          configuration (default: $QUINTET_CONFIG, else the built-in values)\n"
+               "      --set KEY=VALUE        override one key; may be repeated, the last wins (quintet config keys)\n"
+               "      --run-dir DIR          directory of sockets, locks and statistics (run_dir)\n");
     if (command->details)
         printf("\n%s\n", command->details);
 }
 
 static int unknown_option(const cli_command_t *command, const char *text)
 {
-    const char *names[65];
+    const char *names[68];
     size_t count = 0;
     for (; count < command->option_count && count < 64; count++)
         names[count] = command->options[count].name;
     names[count++] = "help";
+    if (command->configuration) {
+        names[count++] = "config";
+        names[count++] = "set";
+        names[count++] = "run-dir";
+    }
     size_t length = strcspn(text, "=");
     char word[QN_NAME_MAX + 1];
     snprintf(word, sizeof word, "%.*s", (int)(length < QN_NAME_MAX ? length : QN_NAME_MAX), text);
@@ -221,6 +231,8 @@ static int take_letters(walk_t *walk, const char *letters)
 int cli_parse(const cli_command_t *command, int *argc, char **argv)
 {
     running = command->name;
+    if (command->configuration && qn_config_parse_arguments(argc, argv, true, command->configuration))
+        return cli_usage("%s", qn_err_text());
     walk_t walk = { .command = command, .argc = *argc, .at = 1, .kept = 1, .argv = argv };
     int status = -1;
     for (; walk.at < walk.argc && status == -1; walk.at++) {
@@ -257,6 +269,12 @@ void cli_print_text(const char *text, size_t bytes)
         else
             putchar(c);
     }
+}
+
+json_t *cli_text_json(const char *text)
+{
+    json_t *json = json_string(text);
+    return json ? json : json_string("(not UTF-8)");
 }
 
 void cli_print_json(const json_t *json)

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/config.h"
 #include "common/err.h"
 
 int cmd_up(int argc, char **argv);
@@ -61,6 +62,7 @@ typedef struct {
     const char *details;    /* paragraphs and examples after the options; may be NULL */
     const cli_option_t *options;
     size_t option_count;
+    qn_config_arguments_t *configuration;  /* takes --config, --set and --run-dir too, written here; NULL: does not */
 } cli_command_t;
 
 /* Parses argv: options may stand anywhere, "--" ends them, letters may be joined (-jx). What is no option is left in
@@ -83,6 +85,8 @@ int cli_fail_err(qn_err_t err);
 /* Prints text from a model or a wire: on a terminal control characters other than newline and tab are shown as
  * "\x1b" instead of obeyed. */
 void cli_print_text(const char *text, size_t bytes);
+/* `text` as JSON; a replacement when it is not UTF-8 (a path may be anything). Returns owned. */
+json_t *cli_text_json(const char *text);
 /* One line of compact JSON on standard output. */
 void cli_print_json(const json_t *json);
 /* Flushes standard output: 0, or EX_IOERR with a message when what was printed could not be written. */

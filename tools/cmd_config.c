@@ -26,16 +26,19 @@ static json_t *value_json(const qn_config_key_t *key, const qn_config_values_t *
     }
 }
 
+/* The value, or {"value", "origin"}. Returns owned. */
+static json_t *entry_json(const qn_config_t *config, const qn_config_key_t *key, bool origin)
+{
+    json_t *value = value_json(key, qn_config_values(config));
+    return origin ? json_pack("{s:o, s:s}", "value", value, "origin", qn_config_origin(config, key->key)) : value;
+}
+
 static void show_json(const qn_config_t *config, bool origin)
 {
     size_t count;
     const qn_config_key_t *keys = qn_config_keys(&count);
     json_t *all = json_object();
-    for (size_t i = 0; i < count; i++) {
-        json_t *value = value_json(&keys[i], qn_config_values(config));
-        if (origin) value = json_pack("{s:o, s:s}", "value", value, "origin", qn_config_origin(config, keys[i].key));
-        json_object_set_new(all, keys[i].key, value);
-    }
+    for (size_t i = 0; i < count; i++) json_object_set_new(all, keys[i].key, entry_json(config, &keys[i], origin));
     cli_print_json(all);
     json_decref(all);
 }
@@ -66,7 +69,7 @@ static int get(const qn_config_t *config, const flags_t *flags, const char *name
     for (size_t i = 0; i < count; i++) {
         if (strcmp(keys[i].key, name) != 0) continue;
         if (flags->json) {
-            json_t *value = value_json(&keys[i], qn_config_values(config));
+            json_t *value = entry_json(config, &keys[i], flags->origin);
             cli_print_json(value);
             json_decref(value);
         } else {
@@ -105,8 +108,9 @@ static int check(const flags_t *flags, const char *path)
 static json_t *key_json(const qn_config_key_t *key)
 {
     static const char *const kinds[] = {
-        [QN_CONFIG_STRING] = "text", [QN_CONFIG_COUNT] = "count", [QN_CONFIG_BYTES] = "bytes", [QN_CONFIG_BOOL] = "bool",
-        [QN_CONFIG_LISTEN] = "address", [QN_CONFIG_ENDPOINT] = "endpoint", [QN_CONFIG_SERVICES] = "services",
+        [QN_CONFIG_STRING] = "text", [QN_CONFIG_COUNT] = "count", [QN_CONFIG_BYTES] = "bytes",
+        [QN_CONFIG_BOOL] = "bool", [QN_CONFIG_LISTEN] = "address", [QN_CONFIG_ENDPOINT] = "endpoint",
+        [QN_CONFIG_SERVICES] = "services",
     };
     json_t *row = json_pack("{s:s, s:s, s:s, s:b, s:s}", "key", key->key, "kind", kinds[key->kind], "default",
                             key->default_text, "reloadable", key->reloadable, "help", key->help);
@@ -147,6 +151,18 @@ static int run_with_config(const qn_config_arguments_t *arguments, const flags_t
     return status;
 }
 
+/* -1, or the status of a usage error: an option that would do nothing is a mistake. */
+static int check_flags(const flags_t *flags, const qn_config_arguments_t *arguments, const char *verb)
+{
+    bool is_keys = strcmp(verb, "keys") == 0, is_check = strcmp(verb, "check") == 0;
+    if (flags->origin && (is_keys || is_check)) return cli_usage("--origin is for show and get");
+    if ((flags->markdown || flags->yaml) && !is_keys) return cli_usage("--markdown and --yaml are for keys");
+    if (flags->markdown + flags->yaml + (is_keys && flags->json) > 1)
+        return cli_usage("give one of --json, --markdown and --yaml");
+    if ((is_keys || is_check) && arguments->set_count > 0) return cli_usage("--set is for show and get");
+    return -1;
+}
+
 int cmd_config(int argc, char **argv)
 {
     flags_t flags = { 0 };
@@ -156,25 +172,22 @@ int cmd_config(int argc, char **argv)
         { .name = "markdown", .kind = CLI_FLAG, .value = &flags.markdown, .help = "keys: as a Markdown table" },
         { .name = "yaml", .kind = CLI_FLAG, .value = &flags.yaml, .help = "keys: as the default config.yaml" },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "config", .arguments = "show | get KEY | check FILE | keys",
         .summary = "Shows configuration keys, values and where they come from.",
-        .details = "      --config FILE, --set KEY=VALUE, --run-dir DIR: as for quintet up\n"
-                   "\n"
-                   "show         every key with the value that quintet up would use\n"
+        .details = "show         every key with the value that quintet up would use\n"
                    "get KEY      one value\n"
                    "check FILE   is the file right? 0, or 78 with line and remedy\n"
                    "keys         every key with its default and meaning\n",
-        .options = options, .option_count = sizeof options / sizeof options[0],
+        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) argc = 1;
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;
-    if (err) return cli_usage("%s", qn_err_text());
     const char *verb = argc > 1 ? argv[1] : "show";
     int operands = argc > 2 ? argc - 2 : 0;
+    done = check_flags(&flags, &arguments, verb);
+    if (done >= 0) return done;
     if (strcmp(verb, "show") == 0 && operands == 0) return run_with_config(&arguments, &flags, NULL);
     if (strcmp(verb, "get") == 0 && operands == 1) return run_with_config(&arguments, &flags, argv[2]);
     if (strcmp(verb, "check") == 0 && operands == 1) return check(&flags, argv[2]);

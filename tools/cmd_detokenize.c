@@ -129,6 +129,8 @@ int cmd_detokenize(int argc, char **argv)
         return cli_usage("--keep-special and --skip-special exclude each other");
     if (options.jsonl ? argc > 1 : argc < 2)
         return options.jsonl ? cli_usage("--jsonl reads standard input and takes no ids") : cli_usage("give token ids");
+    if (options.jsonl && options.json)
+        return cli_usage("--jsonl prints JSON strings: leave out --json");
     if (options.tokenizer && options.url)
         return cli_usage("--tokenizer uses no server: leave out --url");
     token_ids_t ids = { 0 };

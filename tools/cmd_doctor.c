@@ -1,7 +1,7 @@
 /* What is this?      `quintet doctor`: can this machine and installation run what is configured?
  * State owned:       the findings.
  * Must never:        change anything, other than making the run directory that quintet up would make.
- * Read next:         common/config.h, common/paths.h. */
+ * Read next:         common/config.h, common/paths.h, doctor_gpu.c. */
 #include <czmq.h>
 #include <dirent.h>
 #include <errno.h>
@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <netdb.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,41 +24,20 @@
 #include "common/config.h"
 #include "common/paths.h"
 #include "tools/cli.h"
+#include "tools/doctor_gpu.h"
+#include "tools/findings.h"
 
-#define FINDINGS_MAX 32
 #define GIB ((double)(1ull << 30))
-
-typedef enum { LEVEL_OK, LEVEL_WARN, LEVEL_FAIL } level_t;
-
-typedef struct {
-    level_t level;
-    const char *name;
-    char text[400];
-    char remedy[300];  /* "" when there is nothing to do */
-} finding_t;
 
 typedef struct {
     const qn_config_values_t *values;
     char run_dir[QN_PATH_MAX];  /* "" when it could not be made */
     bool running;               /* a quintet up holds the run directory */
-    finding_t findings[FINDINGS_MAX];
-    size_t count;
+    findings_t findings;
 } doctor_t;
 
-/* Adds a finding; `text` follows the remedy (NULL: none). */
-static void __attribute__((format(printf, 5, 6)))
-add(doctor_t *doctor, level_t level, const char *name, const char *remedy, const char *format, ...)
-{
-    if (doctor->count == FINDINGS_MAX) return;
-    finding_t *finding = &doctor->findings[doctor->count++];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(finding->text, sizeof finding->text, format, arguments);
-    va_end(arguments);
-    finding->level = level;
-    finding->name = name;
-    snprintf(finding->remedy, sizeof finding->remedy, "%s", remedy ? remedy : "");
-}
+/* A finding; what the text says follows the remedy (NULL: none). */
+#define add(doctor, level, ...) findings_add(&(doctor)->findings, level, QN_OK, __VA_ARGS__)
 
 /* The first line of a small file of /proc or /sys; "" when it cannot be read. */
 static void read_line(const char *path, char *buffer, size_t capacity)
@@ -81,14 +59,14 @@ static void check_cpu(doctor_t *doctor)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
     if (!avx2) {
-        add(doctor, LEVEL_WARN, "cpu", "use a machine with AVX2 (x86-64-v3) for speed",
+        add(doctor, FINDING_WARN, "cpu", "use a machine with AVX2 (x86-64-v3) for speed",
             "no AVX2: only the plain reference kernels run here");
         return;
     }
-    add(doctor, LEVEL_OK, "cpu", NULL, "AVX2%s%s%s", avx512 ? ", AVX-512" : "",
+    add(doctor, FINDING_OK, "cpu", NULL, "AVX2%s%s%s", avx512 ? ", AVX-512" : "",
         __builtin_cpu_supports("avx512vnni") ? ", VNNI" : "", __builtin_cpu_supports("avx512bf16") ? ", BF16" : "");
 #else
-    add(doctor, LEVEL_WARN, "cpu", "use an x86-64 machine for speed", "not x86-64: only the plain kernels run here");
+    add(doctor, FINDING_WARN, "cpu", "use an x86-64 machine for speed", "not x86-64: only the plain kernels run here");
 #endif
 }
 
@@ -108,13 +86,13 @@ static void check_cores(doctor_t *doctor)
     double quota = cgroup_cores();
     uint64_t threads = doctor->values->compute.threads;
     if (quota > 0 && quota < cores) {
-        add(doctor, LEVEL_WARN, "cores", "set compute.threads to the quota: threads beyond it only wait",
+        add(doctor, FINDING_WARN, "cores", "set compute.threads to the quota: threads beyond it only wait",
             "%d cores, but this control group may use %.1f", cores, quota);
     } else if (threads > (uint64_t)cores) {
-        add(doctor, LEVEL_WARN, "cores", "set compute.threads to 0 (one per core)", "%d cores for compute.threads %llu",
-            cores, (unsigned long long)threads);
+        add(doctor, FINDING_WARN, "cores", "set compute.threads to 0 (one per core)",
+            "%d cores for compute.threads %llu", cores, (unsigned long long)threads);
     } else {
-        add(doctor, LEVEL_OK, "cores", NULL, "%d", cores);
+        add(doctor, FINDING_OK, "cores", NULL, "%d", cores);
     }
 }
 
@@ -154,12 +132,12 @@ static void check_memory(doctor_t *doctor)
     uint64_t weights = weights_bytes(doctor->values->model.path), kv = doctor->values->memory.kv_bytes;
     bool on_cpu = strcmp(doctor->values->compute.backend, "cpu") == 0;
     if (on_cpu && !doctor->running && weights + kv > available) {
-        add(doctor, LEVEL_FAIL, "memory", "choose a smaller model or memory.kv_bytes, or free memory",
+        add(doctor, FINDING_FAIL, "memory", "choose a smaller model or memory.kv_bytes, or free memory",
             "%.1f GiB available, but weights need %.1f GiB and memory.kv_bytes %.1f GiB", (double)available / GIB,
             (double)weights / GIB, (double)kv / GIB);
         return;
     }
-    add(doctor, LEVEL_OK, "memory", NULL, "%.1f of %.1f GiB available; weights %.2f GiB", (double)available / GIB,
+    add(doctor, FINDING_OK, "memory", NULL, "%.1f of %.1f GiB available; weights %.2f GiB", (double)available / GIB,
         (double)total / GIB, (double)weights / GIB);
 }
 
@@ -170,10 +148,10 @@ static void check_huge_pages(doctor_t *doctor)
     read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", shared, sizeof shared);
     const char *memfds = strstr(shared, "[never]") || strstr(shared, "[deny]") ? "; not for shared memory" : "";
     if (strstr(mode, "[never]")) {
-        add(doctor, LEVEL_WARN, "huge pages", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)",
+        add(doctor, FINDING_WARN, "huge pages", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)",
             "switched off; large models run slower");
     } else {
-        add(doctor, LEVEL_OK, "huge pages", NULL, "%s%s", mode[0] ? mode : "the kernel does not tell", memfds);
+        add(doctor, FINDING_OK, "huge pages", NULL, "%s%s", mode[0] ? mode : "the kernel does not tell", memfds);
     }
 }
 
@@ -181,7 +159,7 @@ static void check_kernel(doctor_t *doctor)
 {
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     if (fd < 0) {
-        add(doctor, LEVEL_FAIL, "kernel", "use Linux 5.3 or newer, and a sandbox that allows pidfd_open",
+        add(doctor, FINDING_FAIL, "kernel", "use Linux 5.3 or newer, and a sandbox that allows pidfd_open",
             "pidfd_open: %s; a peer's death could not be proven", strerror(errno));
         return;
     }
@@ -190,32 +168,25 @@ static void check_kernel(doctor_t *doctor)
     uint64_t needed = doctor->values->frontend.max_connections + 256;
     getrlimit(RLIMIT_NOFILE, &files);
     if (files.rlim_cur < needed) {
-        add(doctor, LEVEL_WARN, "open files", "raise it with ulimit -n, or lower frontend.max_connections",
+        add(doctor, FINDING_WARN, "open files", "raise it with ulimit -n, or lower frontend.max_connections",
             "%llu allowed, frontend.max_connections %llu needs %llu", (unsigned long long)files.rlim_cur,
             (unsigned long long)doctor->values->frontend.max_connections, (unsigned long long)needed);
     } else {
-        add(doctor, LEVEL_OK, "open files", NULL, "%llu allowed", (unsigned long long)files.rlim_cur);
+        add(doctor, FINDING_OK, "open files", NULL, "%llu allowed", (unsigned long long)files.rlim_cur);
     }
 }
 
 static void check_gpu(doctor_t *doctor)
 {
     char version[256];
-    bool wanted = strcmp(doctor->values->compute.backend, "cuda") == 0;
     read_line("/proc/driver/nvidia/version", version, sizeof version);
-    bool nodes = access("/dev/nvidiactl", R_OK | W_OK) == 0;
-    char device[64];
-    snprintf(device, sizeof device, "/dev/nvidia%llu", (unsigned long long)doctor->values->compute.device);
-    if (nodes && access(device, R_OK | W_OK) == 0) {
-        add(doctor, LEVEL_OK, "gpu", NULL, "%s; %s", device, version[0] ? version : "driver version unknown");
-    } else if (!wanted) {
-        add(doctor, LEVEL_OK, "gpu", NULL, "none, and compute.backend is cpu");
-    } else if (nodes) {
-        add(doctor, LEVEL_FAIL, "gpu", "set compute.device to a GPU that is there", "no %s", device);
-    } else {
-        add(doctor, LEVEL_FAIL, "gpu", "install the NVIDIA driver (in a container: pass the GPU in), or set "
-            "compute.backend=cpu", "no usable /dev/nvidiactl: %s", strerror(errno));
-    }
+    bool wanted = strcmp(doctor->values->compute.backend, "cuda") == 0;
+    if (!version[0] && !wanted) add(doctor, FINDING_OK, "driver", NULL, "no GPU, and compute.backend is cpu");
+    else if (!version[0])
+        add(doctor, FINDING_WARN, "driver", "install the NVIDIA driver (in a container: pass the GPU in)",
+            "/proc/driver/nvidia/version is not there");
+    else add(doctor, FINDING_OK, "driver", NULL, "%s", version);
+    if (wanted) doctor_gpu(doctor->values, doctor->running, &doctor->findings);
 }
 
 /* ---- installation ---- */
@@ -226,7 +197,7 @@ static void check_libraries(doctor_t *doctor)
     zmq_version(&major, &minor, &patch);
     zsys_version(&czmq_major, &czmq_minor, &czmq_patch);
     bool old = major * 100 + minor < 403 || czmq_major * 100 + czmq_minor < 402;
-    add(doctor, old ? LEVEL_FAIL : LEVEL_OK, "libraries", old ? "install libzmq 4.3 and czmq 4.2 or newer" : NULL,
+    add(doctor, old ? FINDING_FAIL : FINDING_OK, "libraries", old ? "install libzmq 4.3 and czmq 4.2 or newer" : NULL,
         "libzmq %d.%d.%d, czmq %d.%d.%d", major, minor, patch, czmq_major, czmq_minor, czmq_patch);
 }
 
@@ -241,11 +212,11 @@ static void check_programs(doctor_t *doctor)
     for (size_t i = 0; i < sizeof services / sizeof services[0]; i++) {
         snprintf(path, sizeof path, "%s/quintet-%s", directory, services[i]);
         if (access(path, X_OK) == 0) continue;
-        add(doctor, LEVEL_FAIL, "programs", "build or install again; only quintet up --inproc works now",
+        add(doctor, FINDING_FAIL, "programs", "build or install again; only quintet up --inproc works now",
             "no quintet-%s in %.200s", services[i], directory);
         return;
     }
-    add(doctor, LEVEL_OK, "programs", NULL, "%s, build %s", directory, qn_build_id());
+    add(doctor, FINDING_OK, "programs", NULL, "%s, build %s", directory, qn_build_id());
 }
 
 static bool is_locked(const char *path)
@@ -263,19 +234,19 @@ static void check_run_dir(doctor_t *doctor)
     struct stat info;
     if (qn_paths_run_dir(doctor->values, doctor->run_dir, sizeof doctor->run_dir) != QN_OK) {
         doctor->run_dir[0] = '\0';
-        add(doctor, LEVEL_FAIL, "run_dir", "choose another with --run-dir", "%s", qn_err_text());
+        add(doctor, FINDING_FAIL, "run_dir", "choose another with --run-dir", "%s", qn_err_text());
         return;
     }
     snprintf(path, sizeof path, "%s/up.lock", doctor->run_dir);
     doctor->running = is_locked(path);
     if (access(doctor->run_dir, W_OK | X_OK) != 0) {
-        add(doctor, LEVEL_FAIL, "run_dir", "choose another with --run-dir, or mend its permissions",
+        add(doctor, FINDING_FAIL, "run_dir", "choose another with --run-dir, or mend its permissions",
             "%s cannot be written: %s", doctor->run_dir, strerror(errno));
     } else if (stat(doctor->run_dir, &info) == 0 && (info.st_mode & 0022)) {
-        add(doctor, LEVEL_WARN, "run_dir", "chmod go-w it: who can write there can pose as a service",
+        add(doctor, FINDING_WARN, "run_dir", "chmod go-w it: who can write there can pose as a service",
             "%s can be written by others (mode %03o)", doctor->run_dir, info.st_mode & 0777u);
     } else {
-        add(doctor, LEVEL_OK, "run_dir", NULL, "%s%s", doctor->run_dir,
+        add(doctor, FINDING_OK, "run_dir", NULL, "%s%s", doctor->run_dir,
             doctor->running ? "; quintet up is running there" : "");
     }
 }
@@ -310,18 +281,19 @@ static void check_port(doctor_t *doctor)
 {
     const char *address = doctor->values->frontend.listen, *problem = "";
     if (strncmp(address, "unix:", 5) == 0) {
-        add(doctor, LEVEL_OK, "listen", NULL, "%s", address);
+        add(doctor, FINDING_OK, "listen", NULL, "%s", address);
         return;
     }
     int error = try_bind(address, &problem);
     if (error == EADDRINUSE && doctor->running) {
-        add(doctor, LEVEL_OK, "listen", NULL, "%s, in use while quintet up is running", address);
+        add(doctor, FINDING_OK, "listen", NULL, "%s, in use while quintet up is running", address);
     } else if (error) {
-        add(doctor, LEVEL_FAIL, "listen", error == EADDRINUSE ? "stop what listens there (ss -ltnp), or choose another "
-            "with --set frontend.listen=HOST:PORT" : "set frontend.listen to an address of this machine",
+        add(doctor, FINDING_FAIL, "listen", error == EADDRINUSE
+            ? "stop what listens there (ss -ltnp), or choose another with --set frontend.listen=HOST:PORT"
+            : "set frontend.listen to an address of this machine",
             "%s: %s", address, problem);
     } else {
-        add(doctor, LEVEL_OK, "listen", NULL, "%s is free", address);
+        add(doctor, FINDING_OK, "listen", NULL, "%s is free", address);
     }
 }
 
@@ -331,18 +303,18 @@ static void check_model(doctor_t *doctor)
     const char *path = values->model.path;
     char file[QN_PATH_MAX + 32];
     if (path[0] == '\0') {
-        add(doctor, LEVEL_FAIL, "model", "set model.path to a Hugging Face model directory",
+        add(doctor, FINDING_FAIL, "model", "set model.path to a Hugging Face model directory",
             "no model.path, and no bundled model is installed");
         return;
     }
     snprintf(file, sizeof file, "%s/config.json", path);
     if (access(file, R_OK) != 0) {
-        add(doctor, LEVEL_FAIL, "model", "set model.path to a Hugging Face model directory", "%s: %s", file,
+        add(doctor, FINDING_FAIL, "model", "set model.path to a Hugging Face model directory", "%s: %s", file,
             strerror(errno));
         return;
     }
     if (strcmp(values->model.load_format, "dummy") != 0 && weights_bytes(path) == 0) {
-        add(doctor, LEVEL_FAIL, "model", "download the .safetensors files, or set model.load_format=dummy",
+        add(doctor, FINDING_FAIL, "model", "download the .safetensors files, or set model.load_format=dummy",
             "no .safetensors files in %s", path);
         return;
     }
@@ -351,46 +323,24 @@ static void check_model(doctor_t *doctor)
     bool is_directory = stat(tokenizer, &info) == 0 && S_ISDIR(info.st_mode);
     snprintf(file, sizeof file, "%s%s", tokenizer, is_directory ? "/tokenizer.json" : "");
     if (access(file, R_OK) != 0) {
-        add(doctor, LEVEL_WARN, "model", "add tokenizer.json or set tokenizer.path to serve text",
+        add(doctor, FINDING_WARN, "model", "add tokenizer.json or set tokenizer.path to serve text",
             "%s serves token ids only: %s: %s", path, file, strerror(errno));
     } else {
-        add(doctor, LEVEL_OK, "model", NULL, "%s (%s)", path, values->model.id);
+        add(doctor, FINDING_OK, "model", NULL, "%s (%s)", path, values->model.id);
     }
 }
 
 /* ---- report ---- */
 
-static const char *const level_names[] = { "ok", "warn", "fail" };
-
-static void print_table(const doctor_t *doctor)
+static void print_json(const findings_t *findings)
 {
-    static const char *const colours[] = { "\033[32m", "\033[33m", "\033[31m" };
-    const char *no_colour = getenv("NO_COLOR");
-    bool colour = isatty(STDOUT_FILENO) && !(no_colour && no_colour[0]);
-    for (size_t i = 0; i < doctor->count; i++) {
-        const finding_t *finding = &doctor->findings[i];
-        printf("%s%-4s%s  %-10s  %s\n", colour ? colours[finding->level] : "", level_names[finding->level],
-               colour ? "\033[0m" : "", finding->name, finding->text);
-        if (finding->remedy[0]) printf("                  -> %s\n", finding->remedy);
-    }
-}
-
-static void print_json(const doctor_t *doctor, level_t worst)
-{
-    json_t *rows = json_array();
-    for (size_t i = 0; i < doctor->count; i++) {
-        const finding_t *finding = &doctor->findings[i];
-        json_t *row = json_pack("{s:s, s:s, s:s}", "check", finding->name, "result", level_names[finding->level], "text",
-                                finding->text);
-        if (finding->remedy[0]) json_object_set_new(row, "remedy", json_string(finding->remedy));
-        json_array_append_new(rows, row);
-    }
-    json_t *all = json_pack("{s:s, s:o}", "result", level_names[worst], "checks", rows);
+    json_t *all = json_pack("{s:s, s:o}", "result", finding_level_name(findings_worst(findings)), "checks",
+                            findings_json(findings));
     cli_print_json(all);
     json_decref(all);
 }
 
-static level_t examine(doctor_t *doctor)
+static void examine(doctor_t *doctor)
 {
     check_cpu(doctor);
     check_cores(doctor);
@@ -403,11 +353,6 @@ static level_t examine(doctor_t *doctor)
     check_programs(doctor);
     check_port(doctor);
     check_model(doctor);
-    level_t worst = LEVEL_OK;
-    for (size_t i = 0; i < doctor->count; i++) {
-        if (doctor->findings[i].level > worst) worst = doctor->findings[i].level;
-    }
-    return worst;
 }
 
 int cmd_doctor(int argc, char **argv)
@@ -416,30 +361,25 @@ int cmd_doctor(int argc, char **argv)
     const cli_option_t options[] = {
         { .name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &json, .help = "answer in JSON" },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "doctor", .arguments = "[OPTION]...",
         .summary = "Checks whether this machine can run what is configured.",
-        .details = "      --config FILE, --set KEY=VALUE, --run-dir DIR: as for quintet up\n"
-                   "\n"
-                   "Exit status: 0 when nothing fails (there may be warnings), 69 when something does, 78 for a wrong\n"
+        .details = "Exit status: 0 when nothing fails (there may be warnings), 69 when something does, 78 for a wrong\n"
                    "configuration.\n",
-        .options = options, .option_count = sizeof options / sizeof options[0],
+        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) argc = 1;
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;
-    if (err) return cli_usage("%s", qn_err_text());
     if (argc > 1) return cli_usage("unexpected argument \"%s\"", argv[1]);
     qn_config_t *config = NULL;
-    err = qn_config_load(arguments.path, arguments.sets, arguments.set_count, arguments.run_dir, &config);
+    qn_err_t err = qn_config_load(arguments.path, arguments.sets, arguments.set_count, arguments.run_dir, &config);
     if (err) return cli_fail_err(err);
     doctor_t doctor = { .values = qn_config_values(config) };
-    level_t worst = examine(&doctor);
-    if (json) print_json(&doctor, worst);
-    else print_table(&doctor);
+    examine(&doctor);
+    if (json) print_json(&doctor.findings);
+    else findings_print(&doctor.findings);
     qn_config_free(&config);
     int status = cli_finish_output();
-    return status ? status : worst == LEVEL_FAIL ? EX_UNAVAILABLE : EX_OK;
+    return status ? status : findings_worst(&doctor.findings) == FINDING_FAIL ? EX_UNAVAILABLE : EX_OK;
 }

@@ -46,16 +46,10 @@ const char *model_tool_bytes_text(uint64_t bytes, char *text, size_t capacity)
     return text;
 }
 
-json_t *model_tool_text_json(const char *text)
-{
-    json_t *json = json_string(text);
-    return json ? json : json_string("(not UTF-8)");
-}
-
 qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t *directory, uint64_t weights,
                        model_kv_t *ret_kv)
 {
-    bool bf16 = strcmp(values->memory.kv_dtype, "bf16") == 0;
+    bool bf16 = qn_config_kv_is_bf16(values);
     kv_size_request_t request = {
         .block_tokens = (uint32_t)values->memory.block_tokens, .max_model_len = directory->max_model_len,
         .max_model_len_asked = directory->max_model_len_asked,
@@ -65,11 +59,18 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
                                            &request.block_bytes);
     if (err) return err;
     ret_kv->token_bytes = request.block_bytes / request.block_tokens;
-    if (strcmp(values->compute.backend, "cpu") != 0) return QN_OK;
-    err = qn_region_free_bytes(QN_SHARE_MEMFD, -1, &ret_kv->free_bytes);
-    if (!err && weights > ret_kv->free_bytes)
-        err = qn_fail(QN_ERR_NO_MEMORY, "the weights need %" PRIu64 " bytes, %" PRIu64 " are free", weights,
-                      ret_kv->free_bytes);
+    request.device = strcmp(values->compute.backend, "cpu") != 0;
+    qn_share_t share = request.device ? QN_SHARE_CUDA_IPC : QN_SHARE_MEMFD;
+    int32_t device = request.device ? (int32_t)values->compute.device : -1;
+    if (request.device)
+        request.reserve_bytes = kv_size_compute_bytes(&directory->config, values->scheduler.max_step_tokens,
+                                                      values->scheduler.max_sequences);
+    err = qn_region_free_bytes(share, device, &ret_kv->free_bytes);
+    if (err && request.device) return QN_OK;
+    if (!err) err = qn_region_largest_bytes(share, device, &request.largest_bytes);
+    if (!err && weights + request.reserve_bytes > ret_kv->free_bytes)
+        err = qn_fail(QN_ERR_NO_MEMORY, "the weights need %" PRIu64 " bytes%s, %" PRIu64 " are free", weights,
+                      request.device ? " of the GPU, and computing more" : "", ret_kv->free_bytes);
     request.free_bytes = ret_kv->free_bytes - weights;
     return err ? err : kv_size_decide(&request, &ret_kv->size);
 }
@@ -78,16 +79,18 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
 
 typedef struct { bool json, tensors, quick; } flags_t;
 
-/* DIR stands for model.path and tokenizer.path, below what --set says. */
+/* DIR stands for model.path and tokenizer.path, below what --set says; a slash at its end says nothing. */
 static int load_config(const qn_config_arguments_t *arguments, const char *directory, qn_config_t **ret_config)
 {
     char model[QN_PATH_MAX + 16], tokenizer[QN_PATH_MAX + 16];
     const char *sets[QN_CONFIG_SETS_MAX + 2];
     size_t count = 0;
     if (directory) {
-        if (strlen(directory) >= QN_PATH_MAX) return cli_usage("the path is longer than %d bytes", QN_PATH_MAX - 1);
-        snprintf(model, sizeof model, "model.path=%s", directory);
-        snprintf(tokenizer, sizeof tokenizer, "tokenizer.path=%s", directory);
+        size_t length = strlen(directory);
+        if (length >= QN_PATH_MAX) return cli_usage("the path is longer than %d bytes", QN_PATH_MAX - 1);
+        while (length > 1 && directory[length - 1] == '/') length--;
+        snprintf(model, sizeof model, "model.path=%.*s", (int)length, directory);
+        snprintf(tokenizer, sizeof tokenizer, "tokenizer.path=%.*s", (int)length, directory);
         sets[count++] = model;
         sets[count++] = tokenizer;
     }
@@ -128,12 +131,11 @@ int cmd_model(int argc, char **argv)
         { .name = "tensors", .kind = CLI_FLAG, .value = &flags.tensors, .help = "show: every tensor" },
         { .name = "quick", .kind = CLI_FLAG, .value = &flags.quick, .help = "check: do not read the weights" },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "model", .arguments = "show [DIR] | check [DIR]",
         .summary = "Describes a Hugging Face model directory, or finds what is wrong with it.",
-        .details = "      --config FILE, --set KEY=VALUE, --run-dir DIR: as for quintet up\n"
-                   "\n"
-                   "show   architecture, shape, tensors, and the memory it takes in each weight format\n"
+        .details = "show   architecture, shape, tensors, and the memory it takes in each weight format\n"
                    "check  everything that would go wrong at load, found without a server\n"
                    "\n"
                    "DIR is model.path, and tokenizer.path too; without it the configured model is meant.\n"
@@ -142,17 +144,13 @@ int cmd_model(int argc, char **argv)
                    "  quintet model show Qwen2.5-0.5B --set model.quantize=int4\n"
                    "  quintet model check --quick -j Qwen2.5-0.5B\n"
                    "\n"
-                   "Exit status of check: 0 when nothing fails (there may be warnings), else that of the first failure:\n"
-                   "65 damaged or contradictory files, 66 a file is missing, 69 not supported, 71 too little memory,\n"
+                   "Exit status of check: 0 when nothing fails (there may be warnings), else that of the first\n"
+                   "failure: 65 damaged or contradictory files, 66 a file is missing, 69 not supported, 71 too little memory,\n"
                    "74 unreadable, 78 configuration.\n",
-        .options = options, .option_count = sizeof options / sizeof options[0],
+        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) argc = 1;
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;
-    if (err) return cli_usage("%s", qn_err_text());
     const char *verb = argc > 1 ? argv[1] : "";
     bool check = strcmp(verb, "check") == 0;
     if (argc > 3 || (!check && strcmp(verb, "show") != 0)) return cli_usage("expected show [DIR] or check [DIR]");

@@ -35,7 +35,8 @@ static const cli_command_t command = {
     .name = "status",
     .arguments = "[OPTION]...",
     .summary = "Shows the five services: state, process, age, restarts, build.",
-    .details = "Exit status: 0 all are ready, 75 (EX_TEMPFAIL) not yet, 69 (EX_UNAVAILABLE) no server.\n\n"
+    .details = "RESTARTS counts earlier lives in this run directory, those under an earlier quintet up too.\n\n"
+               "Exit status: 0 all are ready, 75 (EX_TEMPFAIL) not yet, 69 (EX_UNAVAILABLE) no server.\n\n"
                "example:\n  quintet status --wait 30 && quintet generate \"Hello\"",
     .options = option_table,
     .option_count = sizeof option_table / sizeof *option_table,

@@ -108,6 +108,8 @@ int cmd_tokenize(int argc, char **argv)
     if (!options.jsonl && argc != 2)
         return argc < 2 ? cli_usage("give a text, or - to read it from standard input")
                         : cli_usage("the text must be one argument: quote it");
+    if (options.jsonl && options.json)
+        return cli_usage("--jsonl prints arrays: leave out --json");
     if (options.tokenizer && options.url)
         return cli_usage("--tokenizer uses no server: leave out --url");
     token_source_t *source = NULL;

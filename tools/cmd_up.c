@@ -13,13 +13,8 @@
 #include "tools/up_compose.h"
 
 static const char details[] =
-    "configuration:\n"
-    "  --config FILE         configuration (default: $QUINTET_CONFIG, else the built-in values)\n"
-    "  --set KEY=VALUE       override one key; may be repeated, the last wins (quintet config keys)\n"
-    "  --run-dir DIR         directory of sockets, locks and statistics (run_dir)\n"
-    "\n"
     "Runs until Ctrl-C or SIGTERM, which lets requests finish for up.stop_seconds; a second Ctrl-C kills at once. A\n"
-    "service that dies is started again: at once, then after 50 ms, doubled up to 2 s. Descriptors that a service\n"
+    "service that dies is started again: at once, then after 50 ms, doubled up to 1 s. Descriptors that a service\n"
     "hands over (sd_notify FDSTORE=1) are kept for its next life. Log lines go to standard error.\n"
     "\n"
     "Exit status: 0 after a clean stop, 78 for a wrong configuration, 69 when the run directory is taken, otherwise\n"
@@ -52,17 +47,16 @@ int cmd_up(int argc, char **argv)
         { .name = "compose", .kind = CLI_TEXT, .value = &compose, .argument = "LIST",
           .help = "be these services, as threads, without a supervisor: \"all\" or \"tokenizer,scheduler\"" },
     };
+    qn_config_arguments_t arguments;
     const cli_command_t command = {
         .name = "up", .arguments = "[OPTION]...", .summary = "Starts the five services and looks after them.",
         .details = details, .options = options, .option_count = sizeof options / sizeof options[0],
+        .configuration = &arguments,
     };
-    qn_config_arguments_t arguments;
-    qn_err_t err = qn_config_parse_arguments(&argc, argv, true, &arguments);
-    if (err) argc = 1; /* the text of the failure tells more than a second look at the arguments */
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;
-    if (err) return cli_usage("%s", qn_err_text());
     if (argc > 1) return cli_usage("unexpected argument \"%s\"", argv[1]);
+    if (inproc && compose) return cli_usage("--inproc and --compose exclude each other");
 
     char composed[128];
     const char *sets[QN_CONFIG_SETS_MAX + 1];
@@ -73,7 +67,7 @@ int cmd_up(int argc, char **argv)
         sets[set_count++] = composed;
     }
     qn_config_t *config = NULL;
-    err = qn_config_load(arguments.path, sets, set_count, arguments.run_dir, &config);
+    qn_err_t err = qn_config_load(arguments.path, sets, set_count, arguments.run_dir, &config);
     if (err) return cli_fail_err(err);
     const char *services = qn_config_values(config)->up.composed;
     int status;

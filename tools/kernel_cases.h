@@ -1,9 +1,11 @@
-/* The table of shapes that `quintet bench kernels` runs: per case the arguments of one operation over random data, and
- * what a right implementation must give. Shapes are those of the bundled model and of Qwen2.5-0.5B, for one token, for
- * eight and for a prompt of 512, and attention over several contexts.
+/* The tables of shapes that `quintet bench kernels` runs: per case the arguments of one operation over random data, and
+ * what a right implementation must give. On a host the shapes are those of the bundled model and of Qwen2.5-0.5B, for
+ * one token, for eight and for a prompt of 512, and attention over several contexts; on a device those of Llama-3.2-1B,
+ * Llama-3.1-8B and Qwen3-30B-A3B, up to batches of 256 and prompts of 8192.
  *
- * Weights of small batches are there in several copies, used in turn, together larger than the last-level cache: a
- * decode step meets its weights in memory, not in a cache. */
+ * A case lies in host memory, its activations in f32; who runs it (kernel_runner.h) places its arrays. Weights and keys
+ * of small batches are wanted in several copies, used in turn, together larger than the last-level cache: a decode step
+ * meets its weights in memory, not in a cache. */
 #ifndef QUINTET_TOOLS_KERNEL_CASES_H
 #define QUINTET_TOOLS_KERNEL_CASES_H
 
@@ -17,6 +19,26 @@
 #define KERNEL_CASE_OUTPUTS_MAX 3
 #define KERNEL_CASE_MEMORY_MAX 128
 
+/* For whom a case is made. */
+typedef struct {
+    bool device;                 /* weights in rows, not panels, and the table of a device */
+    qn_scalar_t activations;     /* all inputs can be held by it */
+    uint64_t rotated_bytes;      /* together the copies of weights have at least so many */
+} kernel_case_target_t;
+
+typedef enum {
+    KERNEL_MEMORY_PLAIN,         /* the same bytes wherever it is placed */
+    KERNEL_MEMORY_ACTIVATIONS,   /* f32 here, of the target's type where it is placed */
+    KERNEL_MEMORY_ROTATED,       /* plain; each copy of the arguments has its own */
+    KERNEL_MEMORY_WEIGHT_LIST,   /* qn_weight_t [..], rotated, as are what they point to */
+} kernel_memory_kind_t;
+
+typedef struct {
+    char *data;                  /* owned */
+    size_t bytes;
+    kernel_memory_kind_t kind;
+} kernel_memory_t;
+
 /* What the implementation under test leaves at `tested` and the reference at `exact`. */
 typedef struct {
     const void *tested, *exact;
@@ -29,23 +51,24 @@ typedef struct {
     char shape[96];
     qn_kernel_case_t needs;
     qn_scalar_t scalar;          /* of weights or KV; F32 where there are none */
-    const void *arguments[KERNEL_CASE_COPIES_MAX];  /* in turn; copy 0 is checked */
-    size_t copies;
+    const void *arguments;       /* of the implementation under test */
+    size_t copies;               /* that are wanted of what is rotated; at least 1 */
     const void *exact_arguments; /* the reference's: its own outputs, and of a large case only the last rows */
     kernel_output_t outputs[KERNEL_CASE_OUTPUTS_MAX];
     size_t output_count;
     double bytes, operations;    /* of one launch */
-    void *memory[KERNEL_CASE_MEMORY_MAX];  /* owned */
+    kernel_case_target_t target;
+    kernel_memory_t memory[KERNEL_CASE_MEMORY_MAX];
     size_t memory_count;
     bool no_memory;
 } kernel_case_t;
 
-size_t kernel_case_count(void);
+size_t kernel_case_count(bool device);
 /* The operation of case `index`, without making it. */
-qn_op_t kernel_case_op(size_t index);
-/* Makes case `index`; `cache_bytes` is the last-level cache's. Blocks for up to seconds. QN_ERR_NO_MEMORY. `ret_case`
- * holds memory until kernel_case_free, also after a failure. */
-qn_err_t kernel_case_make(size_t index, uint64_t cache_bytes, kernel_case_t *ret_case);
+qn_op_t kernel_case_op(bool device, size_t index);
+/* Makes case `index` of the target's table. Blocks for up to seconds. QN_ERR_NO_MEMORY. `ret_case` holds memory until
+ * kernel_case_free, also after a failure. */
+qn_err_t kernel_case_make(size_t index, const kernel_case_target_t *target, kernel_case_t *ret_case);
 void kernel_case_free(kernel_case_t *made);
 
 #endif

@@ -8,13 +8,13 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "kernels/kernels.h"
 
 #define ROUNDS_FIRST 2   /* to choose among the ways to read */
 #define ROUNDS 6
@@ -96,17 +96,17 @@ static const struct {
 } READS[] = { { 0, read_plain }, { QN_ISA_AVX2, read_256 }, { QN_ISA_AVX2, read_256_ahead },
               { QN_ISA_AVX2, read_quarters }, { QN_ISA_AVX512, read_512 } };
 
-typedef enum { PEAK_F32, PEAK_BF16, PEAK_INT8 } peak_t;
-
 static const struct {
-    peak_t peak;
+    machine_peak_t peak;
     uint32_t isa;
     void (*multiply)(uint64_t rounds);
     double operations;  /* of one instruction */
 } PEAKS[] = {
-    { PEAK_F32, QN_ISA_AVX2, multiply_f32_256, 16 }, { PEAK_F32, QN_ISA_AVX512, multiply_f32_512, 32 },
-    { PEAK_BF16, QN_ISA_AVX512_BF16, multiply_bf16_512, 64 },
-    { PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_256, 64 }, { PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_512, 128 },
+    { MACHINE_PEAK_F32, QN_ISA_AVX2, multiply_f32_256, 16 },
+    { MACHINE_PEAK_F32, QN_ISA_AVX512, multiply_f32_512, 32 },
+    { MACHINE_PEAK_BF16, QN_ISA_AVX512_BF16, multiply_bf16_512, 64 },
+    { MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_256, 64 },
+    { MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_512, 128 },
 };
 
 /* ---- threads that start together ---- */
@@ -205,7 +205,7 @@ static qn_err_t measure_read(const char *buffer, uint64_t bytes, unsigned thread
     return err;
 }
 
-static qn_err_t measure_peak(peak_t peak, unsigned threads, double *ret_speed)
+static qn_err_t measure_peak(machine_peak_t peak, unsigned threads, double *ret_speed)
 {
     enum { PEAK_ROUNDS = 500000 };  /* 24 instructions each: 2 to 5 ms */
     uint32_t isa = qn_kernels_isa();
@@ -225,10 +225,10 @@ static qn_err_t measure_peak(peak_t peak, unsigned threads, double *ret_speed)
 
 static qn_err_t measure_arithmetic(machine_speed_t *speed)
 {
-    qn_err_t err = measure_peak(PEAK_F32, speed->threads, &speed->f32);
-    if (!err) err = measure_peak(PEAK_F32, 1, &speed->f32_one);
-    if (!err) err = measure_peak(PEAK_BF16, speed->threads, &speed->bf16);
-    if (!err) err = measure_peak(PEAK_INT8, speed->threads, &speed->int8);
+    qn_err_t err = measure_peak(MACHINE_PEAK_F32, speed->threads, &speed->f32);
+    if (!err) err = measure_peak(MACHINE_PEAK_F32, 1, &speed->f32_one);
+    if (!err) err = measure_peak(MACHINE_PEAK_BF16, speed->threads, &speed->bf16);
+    if (!err) err = measure_peak(MACHINE_PEAK_INT8, speed->threads, &speed->int8);
     return err;
 }
 
@@ -271,6 +271,17 @@ qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_
     return err;
 }
 
+void machine_speed_of_gpu(const char *name, machine_speed_t *ret_speed)
+{
+    static const struct { const char *part; double read, bf16; uint64_t cache; } KNOWN[] = {
+        { "H200", 4.54e12, 790e12, UINT64_C(50) << 20 } };
+    *ret_speed = (machine_speed_t){ .threads = 0 };
+    for (size_t i = 0; i < sizeof KNOWN / sizeof KNOWN[0]; i++)
+        if (strstr(name, KNOWN[i].part))
+            *ret_speed = (machine_speed_t){ .read_all = KNOWN[i].read, .bf16 = KNOWN[i].bf16,
+                                            .cache_bytes = KNOWN[i].cache };
+}
+
 static void raise_figure(double *figure, double other)
 {
     if (other > *figure) *figure = other;
@@ -284,6 +295,37 @@ void machine_speed_raise(machine_speed_t *speed, const machine_speed_t *other)
     raise_figure(&speed->f32_one, other->f32_one);
     raise_figure(&speed->bf16, other->bf16);
     raise_figure(&speed->int8, other->int8);
+}
+
+machine_peak_t machine_peak_of(const char *kernel_name, qn_scalar_t scalar)
+{
+    if (strcmp(kernel_name, "vnni") == 0 && (scalar == QN_SCALAR_INT8 || scalar == QN_SCALAR_INT4))
+        return MACHINE_PEAK_INT8;
+    bool bf16_products = strcmp(kernel_name, "avx512bf16") == 0 || strcmp(kernel_name, "cuda") == 0;
+    if (bf16_products && scalar == QN_SCALAR_BF16) return MACHINE_PEAK_BF16;
+    return MACHINE_PEAK_F32;
+}
+
+double machine_peak_speed(const machine_speed_t *speed, machine_peak_t peak)
+{
+    return peak == MACHINE_PEAK_INT8 ? speed->int8 : peak == MACHINE_PEAK_BF16 ? speed->bf16 : speed->f32;
+}
+
+const char *machine_peak_name(machine_peak_t peak)
+{
+    static const char *const NAMES[] = { [MACHINE_PEAK_F32] = "f32", [MACHINE_PEAK_BF16] = "bf16",
+                                         [MACHINE_PEAK_INT8] = "int8" };
+    return NAMES[peak];
+}
+
+void machine_speed_print(const machine_speed_t *speed)
+{
+    printf("machine: %.1f GB/s", speed->read_all * 1e-9);
+    if (speed->f32 > 0) printf(", f32 %.0f GFLOP/s", speed->f32 * 1e-9);
+    if (speed->bf16 > 0) printf(", bf16 dot %.0f GFLOP/s", speed->bf16 * 1e-9);
+    if (speed->int8 > 0) printf(", int8 dot %.0f GOP/s", speed->int8 * 1e-9);
+    if (speed->threads) printf(", %u thread%s", speed->threads, speed->threads == 1 ? "" : "s");
+    printf("\n");
 }
 
 json_t *machine_speed_json(const machine_speed_t *speed)

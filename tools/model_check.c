@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,26 +14,15 @@
 #include "services/memory/weights.h"
 #include "services/tokenizer/tokenizer.h"
 #include "tools/cli.h"
+#include "tools/findings.h"
 #include "tools/model_tool.h"
 
-#define FINDINGS_MAX 64
 #define NAMED_MAX 6  /* tensors or files of one kind that are named; the rest is counted */
-
-typedef enum { LEVEL_OK, LEVEL_WARN, LEVEL_FAIL } level_t;
-
-typedef struct {
-    level_t level;
-    qn_err_t err;        /* of a failure */
-    const char *name;
-    char text[QN_ERR_TEXT_MAX];
-    const char *remedy;  /* NULL: nothing to do */
-} finding_t;
 
 typedef struct {
     const qn_config_values_t *values;
     const char *path;
-    finding_t findings[FINDINGS_MAX];
-    size_t count;
+    findings_t findings;
     bool config_good;
     qn_model_config_t config;
     model_directory_t *directory; /* NULL: config.json, generation_config.json or the configuration is at fault */
@@ -43,24 +31,11 @@ typedef struct {
 
 #define DOWNLOAD_AGAIN "download the file again, and compare its size and SHA-256 with those of its web page"
 
-static void __attribute__((format(printf, 6, 7)))
-add(check_t *check, level_t level, qn_err_t err, const char *name, const char *remedy, const char *format, ...)
-{
-    if (check->count == FINDINGS_MAX) return;
-    finding_t *finding = &check->findings[check->count++];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(finding->text, sizeof finding->text, format, arguments);
-    va_end(arguments);
-    finding->level = level;
-    finding->err = err;
-    finding->name = name;
-    finding->remedy = remedy;
-}
+#define add(check, ...) findings_add(&(check)->findings, __VA_ARGS__)
 
 static void add_err(check_t *check, qn_err_t err, const char *name, const char *remedy)
 {
-    add(check, LEVEL_FAIL, err, name, remedy, "%s", qn_err_text());
+    add(check, FINDING_FAIL, err, name, remedy, "%s", qn_err_text());
 }
 
 /* ---- configuration ---- */
@@ -78,7 +53,7 @@ static void check_config(check_t *check)
     size_t bytes;
     snprintf(path, sizeof path, "%s/config.json", check->path);
     if (access(path, F_OK) != 0) {
-        add(check, LEVEL_FAIL, QN_ERR_NOT_FOUND, "config", remedy_of_config(QN_ERR_NOT_FOUND), "%s is missing", path);
+        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "config", remedy_of_config(QN_ERR_NOT_FOUND), "%s is missing", path);
         return;
     }
     char *text = cli_read_all(path, MODEL_DIRECTORY_TEXT_MAX, &bytes);
@@ -87,7 +62,8 @@ static void check_config(check_t *check)
         add_err(check, err, "config", remedy_of_config(err));
     } else {
         check->config_good = true;
-        add(check, LEVEL_OK, QN_OK, "config", NULL, "%s, %" PRIu32 " layers of width %" PRIu32 ", vocabulary %" PRIu32,
+        add(check, FINDING_OK, QN_OK, "config", NULL,
+            "%s, %" PRIu32 " layers of width %" PRIu32 ", vocabulary %" PRIu32,
             check->config.architecture_name, check->config.layers, check->config.hidden, check->config.vocab);
     }
     free(text);
@@ -108,10 +84,10 @@ static void check_directory(check_t *check)
     }
     check->config = check->directory->config;
     if (check->config.eos_count == 0)
-        add(check, LEVEL_WARN, QN_OK, "generation", "add eos_token_id to generation_config.json",
+        add(check, FINDING_WARN, QN_OK, "generation", "add eos_token_id to generation_config.json",
             "no end token is known: answers end at max_tokens only");
     else
-        add(check, LEVEL_OK, QN_OK, "generation", NULL, "%" PRIu32 " end token%s, first %" PRIu32 "; up to %" PRIu32
+        add(check, FINDING_OK, QN_OK, "generation", NULL, "%" PRIu32 " end token%s, first %" PRIu32 "; up to %" PRIu32
             " tokens a sequence", check->config.eos_count, check->config.eos_count == 1 ? "" : "s",
             check->config.eos[0], check->directory->max_model_len);
 }
@@ -148,12 +124,12 @@ static bool check_file_kinds(check_t *check)
         if (!ends_in(entry->d_name, ".safetensors") && strcmp(entry->d_name, "tokenizer.json") != 0) continue;
         if (!is_lfs_pointer(path)) continue;
         if (pointers++ < NAMED_MAX)
-            add(check, LEVEL_FAIL, QN_ERR_INVALID, "files", "fetch the contents: git lfs pull, or hf download",
+            add(check, FINDING_FAIL, QN_ERR_INVALID, "files", "fetch the contents: git lfs pull, or hf download",
                 "%s is a Git LFS pointer, not the file itself", path);
     }
     if (directory) closedir(directory);
     if (safetensors == 0 && others)
-        add(check, LEVEL_FAIL, QN_ERR_NOT_FOUND, "weights", "convert them with transformers: "
+        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights", "convert them with transformers: "
             "model.save_pretrained(DIR, safe_serialization=True)",
             "%s has weights, but none in .safetensors files", check->path);
     return pointers == 0 && (safetensors || !others);
@@ -179,7 +155,7 @@ static bool check_shards(check_t *check)
         if (missing++ < NAMED_MAX) snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name);
     }
     if (missing)
-        add(check, LEVEL_FAIL, QN_ERR_NOT_FOUND, "weights", "download what is missing",
+        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights", "download what is missing",
             "%zu of the %zu files that %s/model.safetensors.index.json names are missing: %s%s", missing,
             json_object_size(seen), check->path, names, missing > NAMED_MAX ? ", ..." : "");
     json_decref(seen);
@@ -196,7 +172,7 @@ static const char *remedy_of_weights(qn_err_t err)
 static void open_weights(check_t *check)
 {
     if (strcmp(check->values->model.load_format, "dummy") == 0) {
-        add(check, LEVEL_OK, QN_OK, "weights", NULL, "model.load_format is dummy: they are invented");
+        add(check, FINDING_OK, QN_OK, "weights", NULL, "model.load_format is dummy: they are invented");
         return;
     }
     if (!check_file_kinds(check) || check_shards(check)) return;
@@ -209,7 +185,7 @@ static void open_weights(check_t *check)
     char text[32];
     size_t files = safetensors_file_count(check->checkpoint);
     for (unsigned i = 0; i < files; i++) bytes += safetensors_file_bytes(check->checkpoint, i);
-    add(check, LEVEL_OK, QN_OK, "weights", NULL, "%zu tensors in %zu file%s, %s",
+    add(check, FINDING_OK, QN_OK, "weights", NULL, "%zu tensors in %zu file%s, %s",
         safetensors_count(check->checkpoint), files, files == 1 ? "" : "s",
         model_tool_bytes_text(bytes, text, sizeof text));
 }
@@ -231,7 +207,7 @@ static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_te
     if (!found) {
         bool head = wanted->role == QN_TENSOR_HEAD;
         if (bad->missing++ < NAMED_MAX)
-            add(check, LEVEL_FAIL, QN_ERR_INVALID, "tensors", head
+            add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", head
                 ? "the checkpoint may tie its head: then set \"tie_word_embeddings\" to true in config.json"
                 : "get the whole checkpoint; config.json must be of the same model",
                 "tensor %s is missing; %s needs it", wanted->source, check->config.architecture_name);
@@ -241,12 +217,12 @@ static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_te
     model_tool_source_shape(wanted, shape);
     if (found->rank != wanted->rank || memcmp(found->shape, shape, wanted->rank * sizeof *shape) != 0) {
         if (bad->misshapen++ < NAMED_MAX)
-            add(check, LEVEL_FAIL, QN_ERR_INVALID, "tensors", "use the config.json that belongs to this checkpoint",
+            add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", "use the config.json that belongs to this checkpoint",
                 "%s: tensor %s is %s, config.json means %s", file, found->name,
                 model_tool_shape_text(found->shape, found->rank, has, sizeof has),
                 model_tool_shape_text(shape, wanted->rank, means, sizeof means));
     } else if (!is_number(found->dtype) && bad->unsupported++ < NAMED_MAX) {
-        add(check, LEVEL_FAIL, QN_ERR_UNSUPPORTED, "tensors", "use a checkpoint in F32, BF16 or F16; model.quantize "
+        add(check, FINDING_FAIL, QN_ERR_UNSUPPORTED, "tensors", "use a checkpoint in F32, BF16 or F16; model.quantize "
             "makes int8 or int4 of it at load", "%s: tensor %s has dtype %s", file, found->name,
             safetensors_dtype_name(found->dtype));
     }
@@ -262,10 +238,11 @@ static bool check_tensors(check_t *check)
         check_tensor(check, &wanted, &bad);
     }
     size_t all = bad.missing + bad.misshapen + bad.unsupported;
-    if (all == 0) add(check, LEVEL_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
+    if (all == 0) add(check, FINDING_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
     else if (bad.missing > NAMED_MAX || bad.misshapen > NAMED_MAX || bad.unsupported > NAMED_MAX)
-        add(check, LEVEL_FAIL, QN_ERR_INVALID, "tensors", NULL, "of %zu tensors %zu are missing, %zu misshapen, %zu of "
-            "an unsupported dtype; the first of each are named", count, bad.missing, bad.misshapen, bad.unsupported);
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", NULL,
+            "of %zu tensors %zu are missing, %zu misshapen, %zu of an unsupported dtype; the first of each are named",
+            count, bad.missing, bad.misshapen, bad.unsupported);
     return all == 0;
 }
 
@@ -302,10 +279,12 @@ static void check_memory(check_t *check)
         model_tool_bytes_text(weights_bytes(weights), needs, sizeof needs);
         model_tool_bytes_text(kv.size.bytes, cache, sizeof cache);
         model_tool_bytes_text(kv.free_bytes, has, sizeof has);
-        if (kv.free_bytes == 0) add(check, LEVEL_OK, QN_OK, "memory", NULL, "weights %s, in GPU memory", needs);
-        else add(check, LEVEL_OK, QN_OK, "memory", NULL, "weights %s and KV cache %s of %s free", needs, cache, has);
+        if (kv.free_bytes == 0)
+            add(check, FINDING_WARN, QN_OK, "memory", NULL,
+                "weights %s in GPU memory, which cannot be looked at here: %s", needs, qn_err_text());
+        else add(check, FINDING_OK, QN_OK, "memory", NULL, "weights %s and KV cache %s of %s free", needs, cache, has);
         if (lowered)
-            add(check, LEVEL_WARN, QN_OK, "length", "raise memory.kv_bytes, or set memory.kv_dtype to bf16",
+            add(check, FINDING_WARN, QN_OK, "length", "raise memory.kv_bytes, or set memory.kv_dtype to bf16",
                 "the KV cache holds %" PRIu32 " of the %" PRIu32 " tokens the model can do", kv.size.max_model_len,
                 length);
     }
@@ -334,11 +313,11 @@ static qn_err_t check_numbers_of(check_t *check, const safetensors_tensor_t *ten
     show_progress(progress);
     uint64_t width = tensor->rank == 2 && tensor->shape[1] ? tensor->shape[1] : 1;
     if (scan.not_finite && progress->bad++ < NAMED_MAX)
-        add(check, LEVEL_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%s: %" PRIu64 " of the %" PRIu64
-            " numbers of tensor %s are NaN or infinite, the first in row %" PRIu64 ", column %" PRIu64, file, scan.not_finite,
-            safetensors_elements(tensor), tensor->name, scan.first / width, scan.first % width);
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%s: %" PRIu64 " of the %" PRIu64
+            " numbers of tensor %s are NaN or infinite, the first in row %" PRIu64 ", column %" PRIu64, file,
+            scan.not_finite, safetensors_elements(tensor), tensor->name, scan.first / width, scan.first % width);
     if (scan.all_zero && tensor->rank == 2 && progress->zero++ < NAMED_MAX)
-        add(check, LEVEL_WARN, QN_OK, "numbers", DOWNLOAD_AGAIN,
+        add(check, FINDING_WARN, QN_OK, "numbers", DOWNLOAD_AGAIN,
             "%s: every number of tensor %s is zero: has the file a hole?", file, tensor->name);
     return QN_OK;
 }
@@ -363,10 +342,10 @@ static void check_numbers(check_t *check)
     free(needed);
     if (err) add_err(check, err, "numbers", DOWNLOAD_AGAIN);
     else if (progress.bad > NAMED_MAX)
-        add(check, LEVEL_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%zu tensors have numbers that are NaN or "
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%zu tensors have numbers that are NaN or "
             "infinite; the first are named", progress.bad);
     else if (progress.bad == 0)
-        add(check, LEVEL_OK, QN_OK, "numbers", NULL, "all are finite");
+        add(check, FINDING_OK, QN_OK, "numbers", NULL, "all are finite");
 }
 
 /* ---- tokenizer ---- */
@@ -378,14 +357,14 @@ static void check_ids(check_t *check, const tokenizer_t *tokenizer)
     for (uint32_t id = vocab; id < limit; id++)
         ordinary += tokenizer_token_text(tokenizer, id, &bytes) && !tokenizer_is_special(tokenizer, id);
     if (ordinary)
-        add(check, LEVEL_FAIL, QN_ERR_INVALID, "tokenizer", "use the tokenizer.json that belongs to this model",
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "tokenizer", "use the tokenizer.json that belongs to this model",
             "its ids go up to %" PRIu32 ", but config.json's \"vocab_size\" is %" PRIu32 ": %zu ordinary tokens are "
             "beyond", limit - 1, vocab, ordinary);
     else if (limit > vocab)
-        add(check, LEVEL_WARN, QN_OK, "tokenizer", NULL, "special tokens up to id %" PRIu32 " are beyond "
+        add(check, FINDING_WARN, QN_OK, "tokenizer", NULL, "special tokens up to id %" PRIu32 " are beyond "
             "\"vocab_size\" %" PRIu32 ": prompts with them are refused", limit - 1, vocab);
     else
-        add(check, LEVEL_OK, QN_OK, "tokenizer", NULL, "%zu tokens, ids below %" PRIu32 "%s",
+        add(check, FINDING_OK, QN_OK, "tokenizer", NULL, "%zu tokens, ids below %" PRIu32 "%s",
             tokenizer_vocab_size(tokenizer), limit,
             tokenizer_info(tokenizer)->chat_template ? ", a chat template" : "");
 }
@@ -395,7 +374,7 @@ static void check_tokenizer(check_t *check)
     tokenizer_t *tokenizer = NULL;
     qn_err_t err = tokenizer_open(check->values->tokenizer.path, &tokenizer);
     if (err == QN_ERR_NOT_FOUND)
-        add(check, LEVEL_WARN, QN_OK, "tokenizer", "add tokenizer.json, or set tokenizer.path, to serve text",
+        add(check, FINDING_WARN, QN_OK, "tokenizer", "add tokenizer.json, or set tokenizer.path, to serve text",
             "there is none: the model serves token ids only");
     else if (err)
         add_err(check, err, "tokenizer",
@@ -406,35 +385,11 @@ static void check_tokenizer(check_t *check)
 
 /* ---- report ---- */
 
-static const char *const level_names[] = { "ok", "warn", "fail" };
-
-static void print_table(const check_t *check)
+static void print_json(const check_t *check)
 {
-    static const char *const colours[] = { "\033[32m", "\033[33m", "\033[31m" };
-    const char *no_colour = getenv("NO_COLOR");
-    bool colour = isatty(STDOUT_FILENO) && !(no_colour && no_colour[0]);
-    for (size_t i = 0; i < check->count; i++) {
-        const finding_t *finding = &check->findings[i];
-        printf("%s%-4s%s  %-10s  ", colour ? colours[finding->level] : "", level_names[finding->level],
-               colour ? "\033[0m" : "", finding->name);
-        cli_print_text(finding->text, strlen(finding->text)); /* may hold names from the files */
-        printf("\n");
-        if (finding->remedy) printf("                  -> %s\n", finding->remedy);
-    }
-}
-
-static void print_json(const check_t *check, level_t worst)
-{
-    json_t *rows = json_array();
-    for (size_t i = 0; i < check->count; i++) {
-        const finding_t *finding = &check->findings[i];
-        json_t *row = json_pack("{s:s, s:s, s:o, s:s*}", "check", finding->name, "result",
-                                level_names[finding->level], "text", model_tool_text_json(finding->text), "remedy",
-                                finding->remedy);
-        json_array_append_new(rows, row);
-    }
-    json_t *all = json_pack("{s:o, s:s, s:o}", "directory", model_tool_text_json(check->path), "result",
-                            level_names[worst], "checks", rows);
+    json_t *all = json_pack("{s:o, s:s, s:o}", "directory", cli_text_json(check->path), "result",
+                            finding_level_name(findings_worst(&check->findings)), "checks",
+                            findings_json(&check->findings));
     cli_print_json(all);
     json_decref(all);
 }
@@ -454,19 +409,13 @@ static void examine(check_t *check, bool quick)
 int model_tool_check(const qn_config_values_t *values, bool json, bool quick)
 {
     static check_t check;
-    level_t worst = LEVEL_OK;
-    qn_err_t first = QN_OK;
     check.values = values;
     check.path = values->model.path;
     examine(&check, quick);
-    for (size_t i = 0; i < check.count; i++) {
-        if (check.findings[i].level > worst) worst = check.findings[i].level;
-        if (!first && check.findings[i].level == LEVEL_FAIL) first = check.findings[i].err;
-    }
-    if (json) print_json(&check, worst);
-    else print_table(&check);
+    if (json) print_json(&check);
+    else findings_print(&check.findings);
     safetensors_close(&check.checkpoint);
     model_directory_free(&check.directory);
     int status = cli_finish_output();
-    return status ? status : qn_err_exit_status(first);
+    return status ? status : qn_err_exit_status(findings_first_failure(&check.findings));
 }

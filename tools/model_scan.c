@@ -10,39 +10,29 @@
 
 #define PIECE_BYTES (256u << 10)  /* stays in the second-level cache between the read and the walk */
 
-/* A number is not finite when all bits of its exponent are set. */
-static void scan_half(const uint16_t *numbers, size_t count, uint16_t exponent, uint64_t before, model_scan_t *scan)
-{
-    unsigned any = 0, bad = 0;
-    for (size_t i = 0; i < count; i++) {
-        any |= numbers[i] & 0x7fffu;
-        bad += (numbers[i] & exponent) == exponent;
+/* Looks at `count` numbers, the first of which is number `before` of the tensor. One is not finite when all bits of its
+ * exponent are set. The loop over all has no branch, so that it is vectorised; where one is bad is looked for after. */
+#define SCAN(name, word) \
+    static void name(const word *numbers, size_t count, word exponent, uint64_t before, model_scan_t *scan) \
+    { \
+        const word magnitude = (word)-1 >> 1; \
+        word any = 0; \
+        uint32_t bad = 0; \
+        for (size_t i = 0; i < count; i++) { \
+            any |= numbers[i] & magnitude; \
+            bad += (numbers[i] & exponent) == exponent; \
+        } \
+        if (any) scan->all_zero = false; \
+        if (bad && scan->not_finite == 0) { \
+            size_t first = 0; \
+            while ((numbers[first] & exponent) != exponent) first++; \
+            scan->first = before + first; \
+        } \
+        scan->not_finite += bad; \
     }
-    if (any) scan->all_zero = false;
-    for (size_t i = 0; bad && scan->not_finite == 0 && i < count; i++) {
-        if ((numbers[i] & exponent) != exponent) continue;
-        scan->first = before + i;
-        break;
-    }
-    scan->not_finite += bad;
-}
 
-static void scan_single(const uint32_t *numbers, size_t count, uint64_t before, model_scan_t *scan)
-{
-    const uint32_t exponent = 0x7f800000u;
-    uint32_t any = 0, bad = 0;
-    for (size_t i = 0; i < count; i++) {
-        any |= numbers[i] & 0x7fffffffu;
-        bad += (numbers[i] & exponent) == exponent;
-    }
-    if (any) scan->all_zero = false;
-    for (size_t i = 0; bad && scan->not_finite == 0 && i < count; i++) {
-        if ((numbers[i] & exponent) != exponent) continue;
-        scan->first = before + i;
-        break;
-    }
-    scan->not_finite += bad;
-}
+SCAN(scan_half, uint16_t)
+SCAN(scan_single, uint32_t)
 
 static qn_err_t read_piece(const safetensors_t *checkpoint, const safetensors_tensor_t *tensor, uint64_t offset,
                            size_t bytes, void *ret_piece)
@@ -70,8 +60,9 @@ qn_err_t model_tool_scan(const safetensors_t *checkpoint, const safetensors_tens
         size_t bytes = tensor->bytes - offset < PIECE_BYTES ? (size_t)(tensor->bytes - offset) : PIECE_BYTES;
         qn_err_t err = read_piece(checkpoint, tensor, offset, bytes, &piece);
         if (err) return err;
-        if (tensor->dtype == SAFETENSORS_F32) scan_single(piece.single, bytes / size, offset / size, &scan);
-        else scan_half(piece.half, bytes / size, exponent, offset / size, &scan);
+        uint64_t before = offset / size;
+        if (tensor->dtype == SAFETENSORS_F32) scan_single(piece.single, bytes / size, 0x7f800000u, before, &scan);
+        else scan_half(piece.half, bytes / size, exponent, before, &scan);
         offset += bytes;
     }
     *ret_scan = scan;

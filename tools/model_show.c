@@ -126,13 +126,6 @@ static const char *rope_name(qn_rope_type_t type)
     return NAMES[type];
 }
 
-static const char *scalar_name(qn_scalar_t scalar)
-{
-    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16", [QN_SCALAR_INT8] = "int8",
-                                         [QN_SCALAR_INT4] = "int4" };
-    return NAMES[scalar];
-}
-
 static const char *layout_name(qn_layout_t layout) { return layout == QN_LAYOUT_PANELS ? "panels" : "rows"; }
 
 static uint32_t count_true(const bool *flags, uint32_t count)
@@ -248,10 +241,11 @@ static void print_tensor_row(const model_view_t *view, const char *name, size_t 
 {
     const weights_tensor_t *planned = weights_at(view->plans[PLAN_CONFIGURED], index);
     char shape[64], kept[32], size[32];
-    snprintf(kept, sizeof kept, "%s %s", mixed ? "mixed" : scalar_name(planned->scalar), layout_name(planned->layout));
+    snprintf(kept, sizeof kept, "%s %s", mixed ? "mixed" : qn_scalar_name(planned->scalar),
+             layout_name(planned->layout));
     printf("%-54s %6zu  %-18s %-10s %-12s %12s\n", name, count,
            model_tool_shape_text(planned->shape, planned->rank, shape, sizeof shape),
-           mixed ? "mixed" : source_dtype(view, index), planned->rank == 1 ? scalar_name(planned->scalar) : kept,
+           mixed ? "mixed" : source_dtype(view, index), planned->rank == 1 ? qn_scalar_name(planned->scalar) : kept,
            model_tool_bytes_text(bytes, size, sizeof size));
 }
 
@@ -355,7 +349,7 @@ static json_t *tensor_json(const model_view_t *view, const char *name, size_t in
     json_t *shape = json_array();
     for (unsigned i = 0; i < planned->rank; i++) json_array_append_new(shape, number(planned->shape[i]));
     json_t *row = json_pack("{s:s, s:o, s:s, s:s, s:s}", "name", name, "shape", shape, "checkpoint_dtype",
-                            source_dtype(view, index), "dtype", scalar_name(planned->scalar), "layout",
+                            source_dtype(view, index), "dtype", qn_scalar_name(planned->scalar), "layout",
                             layout_name(planned->layout));
     if (planned->group) json_object_set_new(row, "group", number(planned->group));
     return row;
@@ -401,11 +395,11 @@ static void print_json(const model_view_t *view, bool all_tensors)
     if (view->tokens)
         tokenizer = json_pack("{s:o, s:b}", "tokens", number(view->tokens), "chat_template", view->chat_template);
     json_t *all = json_pack("{s:o, s:s, s:o, s:b, s:o, s:i, s:o, s:o, s:o, s:o}", "directory",
-                            model_tool_text_json(view->directory->path), "architecture", c->architecture_name,
-                            "parameters", number(view->parameters), "weights_found", view->checkpoint != NULL, "shape", shape_json(c), "max_model_len",
-                            (int)view->directory->max_model_len, "end_tokens", ids_json(c->eos, c->eos_count),
-                            "tokenizer", tokenizer, "tensors", tensors_json(view, all_tensors), "memory",
-                            memory_json(view));
+                            cli_text_json(view->directory->path), "architecture", c->architecture_name,
+                            "parameters", number(view->parameters), "weights_found", view->checkpoint != NULL, "shape",
+                            shape_json(c), "max_model_len", (int)view->directory->max_model_len, "end_tokens",
+                            ids_json(c->eos, c->eos_count), "tokenizer", tokenizer, "tensors",
+                            tensors_json(view, all_tensors), "memory", memory_json(view));
     cli_print_json(all);
     json_decref(all);
 }

@@ -7,8 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <jansson.h>
-
 #include "common/config.h"
 #include "common/model_tensors.h"
 #include "services/memory/kv_size.h"
@@ -29,13 +27,10 @@ const char *model_tool_shape_text(const uint64_t *shape, unsigned rank, char *te
 /* "14.0 MiB"; returns `text`. */
 const char *model_tool_bytes_text(uint64_t bytes, char *text, size_t capacity);
 
-/* `text` as JSON; a replacement when it is not UTF-8 (a path may be anything). Returns owned. */
-json_t *model_tool_text_json(const char *text);
-
 typedef struct {
     const char *dtype;         /* memory.kv_dtype */
     uint64_t token_bytes;      /* of one position, all layers */
-    uint64_t free_bytes;       /* of this host; 0: not asked, the model goes to a GPU */
+    uint64_t free_bytes;       /* of this host or the GPU; 0: a GPU that cannot be asked (qn_err_text says why) */
     kv_size_t size;            /* block_count 0: it does not fit, or free_bytes is 0 */
 } model_kv_t;
 

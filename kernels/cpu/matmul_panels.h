@@ -14,8 +14,8 @@
 #define TILE_PANELS (TILE_VECTORS / PANEL_VECTORS)
 #define DIRECT_TILES 2  /* tiles of tokens up to which unpacking weights once more beats storing them unpacked */
 /* Tiles of panels that use a block of x while it is in the second-level cache, and tiles of tokens at most: 132 KiB of
- * x and 264 KiB of sums on AVX-512, half the sums on AVX2. */
-#define GROUP_TILES 8
+ * x and 462 KiB of sums on AVX-512, half the sums on AVX2. */
+#define GROUP_TILES 14
 #define TOKEN_TILES (264 / TILE_TOKENS)
 
 typedef struct {
@@ -128,9 +128,27 @@ static void unpack(const matrix_t *matrix, size_t panel, size_t begin, size_t en
     }
 }
 
+/* What will be read soon, asked for a few lines with each tile of tokens: hardware foresees neither weights, which come
+ * in pieces of 4 KiB, nor x, whose rows are read a dozen at a time. */
+typedef struct {
+    const char *weights, *words;
+    size_t weight_lines, word_lines;   /* with each tile; weight_lines of each panel */
+    size_t panel_bytes;
+} ahead_t;
+
+static void ask_ahead(ahead_t *ahead)
+{
+    for (size_t i = 0; i < ahead->weight_lines; i++, ahead->weights += LINE_BYTES)
+        for (size_t p = 0; p < TILE_PANELS; p++)
+            __builtin_prefetch(ahead->weights + p * ahead->panel_bytes, 0, 2);
+    for (size_t i = 0; i < ahead->word_lines; i++, ahead->words += LINE_BYTES)
+        __builtin_prefetch(ahead->words, 0, 2);
+}
+
 /* One tile of panels, one block of steps, all tiles of tokens. */
 static void multiply_block(const job_t *job, const matrix_t *matrix, size_t panel, size_t block, span_t tiles,
-                           block_space_t *space, float (*sums)[TILE_TOKENS * TILE_VECTORS * VEC_LANES])
+                           ahead_t ahead, block_space_t *space,
+                           float (*sums)[TILE_TOKENS * TILE_VECTORS * VEC_LANES])
 {
     uint32_t in_line = form_steps(form_of(&matrix->part->weight));
     size_t lines = BLOCK_STEPS / in_line, begin = block * lines;
@@ -139,12 +157,31 @@ static void multiply_block(const job_t *job, const matrix_t *matrix, size_t pane
     for (size_t tile = tiles.begin; tile < tiles.end; tile++) {
         size_t token = tile * TILE_TOKENS, left = job->a->tokens - token;
         float *tile_sums = sums[tile - tiles.begin];
+        ask_ahead(&ahead);
         add_tile(packed_tile_width(&job->packed, tile), space->weights, packed_row(&job->packed, block, token),
                  (end - begin) * in_line, block == 0, tile_sums);
         if (end == matrix->lines)
             store_tile(matrix, token, left < TILE_TOKENS ? left : TILE_TOKENS, panel * QN_PANEL_ROWS,
                        matrix->part->outputs, TILE_VECTORS, tile_sums);
     }
+}
+
+/* What comes after tile `index` of the `count` tiles of panels from `first` on: the weights of the next, and its share
+ * of the next block of x. */
+static ahead_t look_ahead(const job_t *job, const matrix_t *matrix, size_t first, size_t index, size_t count,
+                          size_t block, span_t tiles)
+{
+    bool again = index + 1 < count, last = block + 1 == job->packed.blocks;
+    size_t tile = again ? first + index + 1 : last ? first + count : first, next = last ? 0 : block + 1;
+    size_t lines = BLOCK_STEPS / form_steps(form_of(&matrix->part->weight)), token_tiles = tiles.end - tiles.begin;
+    size_t words = TILE_TOKENS * BLOCK_STEPS * sizeof(float) / LINE_BYTES;
+    ahead_t ahead = { .weights = matrix_vector(matrix, tile * TILE_PANELS, 0)
+                          + (again ? block : next) * lines * LINE_BYTES,
+                      .weight_lines = (lines + token_tiles - 1) / token_tiles, .panel_bytes = matrix->panel_bytes,
+                      .words = (const char *)packed_row(&job->packed, next, tiles.begin * TILE_TOKENS),
+                      .word_lines = (words + count - 1) / count };
+    ahead.words += index * ahead.word_lines * token_tiles * LINE_BYTES;
+    return ahead;
 }
 
 /* Tiles of panels [begin, end), GROUP_TILES at a time. */
@@ -155,7 +192,8 @@ static void block_part(const job_t *job, const matrix_t *matrix, span_t tiles, s
         size_t count = end - first < GROUP_TILES ? end - first : GROUP_TILES;
         for (size_t block = 0; block < job->packed.blocks; block++)
             for (size_t i = 0; i < count; i++)
-                multiply_block(job, matrix, (first + i) * TILE_PANELS, block, tiles, space, space->sums[i]);
+                multiply_block(job, matrix, (first + i) * TILE_PANELS, block, tiles,
+                               look_ahead(job, matrix, first, i, count, block, tiles), space, space->sums[i]);
     }
 }
 

@@ -143,6 +143,8 @@ VEC_INLINE void direct_panels(const form_t form, const uint32_t tokens, const bo
 
 /* ---- block: any number of tokens ---- */
 
+#define TILE_STRIDE 4u  /* steps at a time */
+
 /* The weights of lines [begin, end) of TILE_VECTORS vectors as [step][vector][lane]. */
 VEC_INLINE void unpack_block(const form_t form, const matrix_t *matrix, size_t panel, size_t begin, size_t end,
                              float *to)
@@ -165,6 +167,34 @@ VEC_INLINE void unpack_block(const form_t form, const matrix_t *matrix, size_t p
     }
 }
 
+/* Steps [step, step + count) of a tile. The barrier keeps a step's loads in it: gcc would bring those of later steps
+ * forward, and put sums into memory for them. */
+VEC_INLINE void add_steps(const uint32_t tokens, const uint32_t count, const float *weights, const float *words,
+                          size_t step, vec_t (*tile)[TILE_VECTORS])
+{
+    UNROLL for (uint32_t i = 0; i < count; i++) {
+        vec_t weight[TILE_VECTORS];
+        __asm__ volatile("" ::: "memory");
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+            weight[v] = vec_load(weights + ((step + i) * TILE_VECTORS + v) * VEC_LANES);
+        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+            vec_t word = vec_set(words[t * BLOCK_STEPS + step + i]);
+            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+                tile[t][v] = MATMUL_STEP(weight[v], word, tile[t][v]);
+        }
+    }
+}
+
+/* Asks for the words and sums of the tile that follows: a tile begins with many lines at once, and meets each of them
+ * only once. */
+VEC_INLINE void ask_for_tile(const uint32_t tokens, const float *words, size_t step, const float *sums)
+{
+    const uint32_t line = LINE_BYTES / sizeof(float);
+    UNROLL for (uint32_t i = 0; i < tokens * TILE_STRIDE / line; i++)
+        __builtin_prefetch(words + tokens * (BLOCK_STEPS + step) + i * line);
+    __builtin_prefetch(sums + tokens * TILE_VECTORS * VEC_LANES + step / TILE_STRIDE * line);
+}
+
 /* sums[token][vector] (+)= weights x words over `steps`; `first`: they start at zero. */
 VEC_INLINE void add_block(const uint32_t tokens, const float *weights, const float *words, size_t steps, bool first,
                           float *sums)
@@ -174,16 +204,12 @@ VEC_INLINE void add_block(const uint32_t tokens, const float *weights, const flo
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
             tile[t][v] = first ? vec_zero() : vec_load(sums + (t * TILE_VECTORS + v) * VEC_LANES);
     }
-    for (size_t step = 0; step < steps; step++) {
-        vec_t weight[TILE_VECTORS];
-        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            weight[v] = vec_load(weights + (step * TILE_VECTORS + v) * VEC_LANES);
-        UNROLL for (uint32_t t = 0; t < tokens; t++) {
-            vec_t word = vec_set(words[t * BLOCK_STEPS + step]);
-            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-                tile[t][v] = MATMUL_STEP(weight[v], word, tile[t][v]);
-        }
+    size_t step = 0;
+    for (; step + TILE_STRIDE <= steps; step += TILE_STRIDE) {
+        ask_for_tile(tokens, words, step, sums);
+        add_steps(tokens, TILE_STRIDE, weights, words, step, tile);
     }
+    for (; step < steps; step++) add_steps(tokens, 1, weights, words, step, tile);
     UNROLL for (uint32_t t = 0; t < tokens; t++) {
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
             vec_store(sums + (t * TILE_VECTORS + v) * VEC_LANES, tile[t][v]);

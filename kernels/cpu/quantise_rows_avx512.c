@@ -56,20 +56,21 @@ qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t grou
 FOLD(fold_greatest, _mm512_max_epu32)
 FOLD(fold_sum, _mm512_add_epi32)
 
-/* LANES inputs from x[at], of which `inputs` are there. */
-INLINE __m512 load_inputs(const float *x, uint32_t at, uint32_t inputs)
+/* LANES inputs from x[at], of which `inputs` are there; `whole`: all of them. */
+INLINE __m512 load_inputs(const float *x, uint32_t at, uint32_t inputs, const bool whole)
 {
+    if (whole) return _mm512_loadu_ps(x + at);
     uint32_t left = inputs > at ? inputs - at : 0;
     return _mm512_maskz_loadu_ps(left >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1), x + at);
 }
 
 /* Compared as whole numbers the bits of |x| have the order of |x|, with infinity and then NaN on top: no second test
  * is needed to let those through. */
-INLINE __m512i greatest_of_group(const float *x, uint32_t inputs, const uint32_t group)
+INLINE __m512i greatest_of_group(const float *x, uint32_t inputs, const uint32_t group, const bool whole)
 {
     __m512i greatest = _mm512_setzero_si512();
     for (uint32_t at = 0; at < group; at += LANES) {
-        __m512 lanes = load_inputs(x, at, inputs);
+        __m512 lanes = load_inputs(x, at, inputs, whole);
         greatest = _mm512_max_epu32(greatest, _mm512_castps_si512(_mm512_abs_ps(lanes)));
     }
     return greatest;
@@ -90,12 +91,15 @@ INLINE void store_bytes(const __m512i *q, const uint32_t group, int8_t *values)
     }
 }
 
-/* Returns sums of the bytes; their sum is the group's. */
-INLINE __m512i quantise_group(const float *x, uint32_t inputs, const uint32_t group, float inverse, int8_t *values)
+/* Returns sums of the bytes; their sum is the group's. Asks for the group of the next batch: hardware, which begins
+ * anew in every page, comes too late for rows from memory. */
+INLINE __m512i quantise_group(const float *x, uint32_t inputs, const uint32_t group, const bool whole, float inverse,
+                              int8_t *values)
 {
     __m512i q[4], sum = _mm512_setzero_si512();
     for (uint32_t v = 0; v < group / LANES; v++) {
-        __m512 lanes = load_inputs(x, v * LANES, inputs);
+        __m512 lanes = load_inputs(x, v * LANES, inputs, whole);
+        _mm_prefetch((const char *)(x + v * LANES + BATCH * group), _MM_HINT_T0);
         q[v] = _mm512_cvtps_epi32(_mm512_mul_ps(lanes, _mm512_set1_ps(inverse)));
         sum = _mm512_add_epi32(sum, q[v]);
     }
@@ -105,24 +109,38 @@ INLINE __m512i quantise_group(const float *x, uint32_t inputs, const uint32_t gr
 
 /* `count` <= BATCH groups of x, of which `inputs` are there; their places are `stride` apart. */
 INLINE void quantise_batch(const qn_quantised_t *rows, size_t place, size_t stride, const float *x, uint32_t inputs,
-                           const uint32_t group, uint32_t count)
+                           const uint32_t group, const bool whole, const uint32_t count)
 {
-    __m512i lanes[BATCH] = { 0 };
+    __m512i lanes[BATCH];
     _Alignas(64) float scales[BATCH], inverses[BATCH];
     _Alignas(64) int32_t starts[BATCH];
-    for (uint32_t g = 0; g < count; g++) lanes[g] = greatest_of_group(x + g * group, inputs - g * group, group);
+    for (uint32_t g = 0; g < count; g++)
+        lanes[g] = greatest_of_group(x + g * group, inputs, group, whole);
+    for (uint32_t g = count; g < BATCH; g++) lanes[g] = _mm512_setzero_si512();
     __m512 greatest = _mm512_castsi512_ps(fold_greatest(lanes)), most = _mm512_set1_ps(127);
     __mmask16 some = _mm512_cmp_ps_mask(greatest, _mm512_set1_ps(TINY), _CMP_NLT_UQ);
     _mm512_store_ps(scales, _mm512_maskz_div_ps(some, greatest, most));
     _mm512_store_ps(inverses, _mm512_maskz_div_ps(some, most, greatest));
     for (uint32_t g = 0; g < count; g++)
-        lanes[g] = quantise_group(x + g * group, inputs - g * group, group, inverses[g],
+        lanes[g] = quantise_group(x + g * group, inputs, group, whole, inverses[g],
                                   rows->values + (place + g * stride) * group);
     _mm512_store_si512(starts, _mm512_mullo_epi32(fold_sum(lanes), _mm512_set1_epi32(-rows->zero)));
     for (uint32_t g = 0; g < count; g++) {
         rows->scales[place + g * stride] = scales[g];
         rows->starts[place + g * stride] = starts[g];
     }
+}
+
+INLINE void quantise_groups(const qn_quantised_t *rows, size_t place, size_t stride, const float *x,
+                            const uint32_t group)
+{
+    uint32_t whole = rows->inputs / group, left = rows->inputs % group, count;
+    for (uint32_t g = 0; g < whole; g += count, x += count * group, place += count * stride) {
+        count = whole - g < BATCH ? whole - g : BATCH;
+        if (count == BATCH) quantise_batch(rows, place, stride, x, group, group, true, BATCH);
+        else quantise_batch(rows, place, stride, x, group, group, true, count);
+    }
+    if (left) quantise_batch(rows, place, stride, x, left, group, false, 1);
 }
 
 /* ---- a token ---- */
@@ -139,10 +157,6 @@ void qn_quantise_row_avx512(const qn_quantised_t *rows, uint32_t token, const fl
     uint32_t block = block_of(rows, token), first = qn_quantised_first(rows, block);
     size_t stride = qn_quantised_first(rows, block + 1) - first;
     size_t place = (size_t)first * rows->groups + (token - first);
-    for (uint32_t g = 0; g < rows->groups; g += BATCH, place += BATCH * stride) {
-        const float *from = x + (size_t)g * rows->group;
-        uint32_t left = rows->inputs - g * rows->group, count = rows->groups - g < BATCH ? rows->groups - g : BATCH;
-        if (rows->group == 64) quantise_batch(rows, place, stride, from, left, 64, count);
-        else quantise_batch(rows, place, stride, from, left, 32, count);
-    }
+    if (rows->group == 64) quantise_groups(rows, place, stride, x, 64);
+    else quantise_groups(rows, place, stride, x, 32);
 }

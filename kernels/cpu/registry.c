@@ -1,23 +1,10 @@
-/* What is this?      The table of CPU implementations, and the choice of one per operation.
+/* What is this?      The table of CPU implementations, and what this machine can run of it.
  * State owned:       none.
- * Must never:        fall back silently from what was asked for by name.
- * Read next:         kernels.h; a file of this folder per operation. */
-#include <stdio.h>
-
-#include "common/suggest.h"
+ * Must never:        list a row that is wrong for a shape it accepts.
+ * Read next:         kernels.h; kernels/registry.c (the choice); a file of this folder per operation. */
 #include "kernels/cpu/cpu.h"
 
 #define REFERENCE "reference"
-
-static const char *const OP_NAMES[QN_OP_COUNT] = {
-    [QN_OP_SLOT_UPDATE] = "slot_update", [QN_OP_BLOCK_COPY] = "block_copy", [QN_OP_STEP_INPUT] = "step_input",
-    [QN_OP_EMBEDDING] = "embedding", [QN_OP_RMSNORM] = "rmsnorm", [QN_OP_LAYERNORM] = "layernorm",
-    [QN_OP_MATMUL] = "matmul", [QN_OP_ROPE_ANGLES] = "rope_angles", [QN_OP_ROPE] = "rope",
-    [QN_OP_KV_WRITE] = "kv_write", [QN_OP_ATTENTION_PREFILL] = "attention.prefill",
-    [QN_OP_ATTENTION_DECODE] = "attention.decode", [QN_OP_ACTIVATION] = "activation", [QN_OP_MOE_ROUTE] = "moe_route",
-    [QN_OP_EXPERT_MATMUL] = "expert_matmul", [QN_OP_MOE_COMBINE] = "moe_combine", [QN_OP_SOFTCAP] = "softcap",
-    [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs", [QN_OP_SAMPLER] = "sampler",
-};
 
 /* The vector decode keeps what a few chunks gave every head in the stream's shared memory. */
 static bool heads_fit_shared_memory(const qn_kernel_case_t *shape)
@@ -80,8 +67,6 @@ static const qn_kernel_t KERNELS[] = {
 };
 #define KERNEL_COUNT (sizeof KERNELS / sizeof KERNELS[0])
 
-const char *qn_op_name(qn_op_t op) { return op < QN_OP_COUNT ? OP_NAMES[op] : "unknown"; }
-
 const qn_kernel_t *qn_kernels(size_t *ret_count)
 {
     *ret_count = KERNEL_COUNT;
@@ -101,89 +86,7 @@ uint32_t qn_kernels_isa(void)
     return isa;
 }
 
-static bool fits(const qn_kernel_t *kernel, const qn_kernel_case_t *shape, uint32_t isa)
-{
-    return (kernel->isa & ~isa) == 0 && (!kernel->accepts || kernel->accepts(shape));
-}
-
-static void choose_best(const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *set)
-{
-    *set = (qn_kernel_set_t){ 0 };
-    for (size_t i = 0; i < KERNEL_COUNT; i++) {
-        const qn_kernel_t *now = set->chosen[KERNELS[i].op];
-        if (fits(&KERNELS[i], shape, isa) && (!now || KERNELS[i].rank > now->rank))
-            set->chosen[KERNELS[i].op] = &KERNELS[i];
-    }
-}
-
-static const qn_kernel_t *find_kernel(qn_op_t op, const char *name)
-{
-    for (size_t i = 0; i < KERNEL_COUNT; i++)
-        if (KERNELS[i].op == op && strcmp(KERNELS[i].name, name) == 0) return &KERNELS[i];
-    return NULL;
-}
-
-/* ---- suggestions ---- */
-
-static qn_err_t unknown_op(const char *word)
-{
-    const char *nearest = OP_NAMES[0];
-    for (unsigned op = 1; op < QN_OP_COUNT; op++)
-        if (qn_edit_distance(word, OP_NAMES[op]) < qn_edit_distance(word, nearest)) nearest = OP_NAMES[op];
-    return qn_fail(QN_ERR_CONFIG, "compute.kernels: no operation \"%s\"; did you mean \"%s\"?", word, nearest);
-}
-
-static qn_err_t unknown_kernel(qn_op_t op, const char *word)
-{
-    char names[128] = "";
-    for (size_t i = 0; i < KERNEL_COUNT; i++) {
-        if (KERNELS[i].op != op) continue;
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", KERNELS[i].name);
-    }
-    return qn_fail(QN_ERR_CONFIG, "compute.kernels: no implementation \"%s\" of \"%s\"; there are %s", word,
-                   OP_NAMES[op], names);
-}
-
-/* ---- the choice ---- */
-
-static qn_err_t apply_item(char *item, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *set)
-{
-    char *name = strchr(item, '=');
-    if (!name)
-        return qn_fail(QN_ERR_CONFIG, "compute.kernels: \"%s\" is not op=name; write for example matmul=reference",
-                       item);
-    *name++ = '\0';
-    unsigned op = 0;
-    while (op < QN_OP_COUNT && strcmp(OP_NAMES[op], item) != 0) op++;
-    if (op == QN_OP_COUNT) return unknown_op(item);
-    const qn_kernel_t *kernel = find_kernel((qn_op_t)op, name);
-    if (!kernel) return unknown_kernel((qn_op_t)op, name);
-    if (kernel->isa & ~isa)
-        return qn_fail(QN_ERR_CONFIG, "compute.kernels: this machine cannot run %s=%s; leave it out", item, name);
-    if (kernel->accepts && !kernel->accepts(shape))
-        return qn_fail(QN_ERR_CONFIG, "compute.kernels: %s=%s does not take this model's shape (%u heads, head_dim "
-                       "%u)", item, name, shape->heads, shape->head_dim);
-    set->chosen[op] = kernel;
-    return QN_OK;
-}
-
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set)
 {
-    qn_kernel_set_t set;
-    bool reference = strcmp(choice, REFERENCE) == 0;
-    choose_best(shape, reference ? 0 : isa, &set);
-    for (const char *at = reference ? "" : choice; *at;) {
-        size_t length = strcspn(at, ",");
-        char item[QN_NAME_MAX];
-        if (length >= sizeof item)
-            return qn_fail(QN_ERR_CONFIG, "compute.kernels: \"%.40s...\" is too long for op=name", at);
-        memcpy(item, at, length);
-        item[length] = '\0';
-        qn_err_t err = apply_item(item, shape, isa, &set);
-        if (err) return err;
-        at += length + (at[length] == ',');
-    }
-    *ret_set = set;
-    return QN_OK;
+    return qn_kernels_choose_from(KERNELS, KERNEL_COUNT, choice, shape, isa, ret_set);
 }

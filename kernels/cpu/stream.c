@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 #include "kernels/cpu/cpu.h"
 
 #define SPIN_NS 30000
+#define HUGE_PAGE ((size_t)2 << 20)
 
 typedef struct {
     qn_stream_t *stream;
@@ -197,6 +199,16 @@ static qn_err_t start_threads(qn_stream_t *stream)
     return QN_OK;
 }
 
+/* Huge pages where the system gives them to those who ask: a product walks through more small ones than the core keeps
+ * addresses of. */
+static char *make_memory(size_t bytes)
+{
+    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    char *memory = aligned_alloc(HUGE_PAGE, bytes);
+    if (memory) madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+}
+
 qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_stream)
 {
     unsigned threads = options->threads ? options->threads : core_count();
@@ -208,7 +220,7 @@ qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_
     stream->threads = threads;
     stream->nice = options->nice;
     stream->spread = threads <= core_count();
-    stream->memory = aligned_alloc(64, QN_SHARED_BYTES + threads * QN_WORKSPACE_BYTES);
+    stream->memory = make_memory(QN_SHARED_BYTES + threads * QN_WORKSPACE_BYTES);
     qn_err_t err = stream->memory ? start_threads(stream)
         : qn_fail(QN_ERR_NO_MEMORY, "no memory for the workspace of %u compute threads", threads);
     if (err) {

@@ -19,7 +19,7 @@ typedef struct {
     uint32_t max_sequences;    /* N of one attention launch, at most QN_SLOTS_MAX */
     uint32_t heads, kv_heads, head_dim;  /* the greatest; they size the workspace of attention */
     uint32_t early_stages;     /* of a thin product's four, on their way before its predecessor has ended; 0: by shape */
-    size_t staging_bytes;      /* of the pinned ring; 0 = 8 MiB. One upload takes at most a quarter of it. */
+    size_t staging_bytes;      /* of the pinned ring; 0 = 8 MiB */
 } qn_cuda_options_t;
 
 /* Returns owned. Allocates the workspace (library and attention) and the ring: nothing after it allocates.
@@ -28,13 +28,20 @@ qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **r
 void qn_cuda_stream_destroy(qn_stream_t **stream);
 /* Blocks until every launch so far is done; returns the first error since the stream was made, naming its launch. */
 qn_err_t qn_cuda_stream_wait(qn_stream_t *stream);
+/* The first error that is known by now; does not wait. */
+qn_err_t qn_cuda_stream_error(const qn_stream_t *stream);
+/* Whether this build holds code for device `device`. Failure: QN_ERR_DEVICE, QN_ERR_UNSUPPORTED. Any thread. */
+qn_err_t qn_cuda_check_device(int device);
+/* "NVIDIA H200". Writes "" where the device cannot be asked. */
+void qn_cuda_device_name(int device, char *ret_name, size_t size);
 /* Multiprocessors of the stream's device. */
 uint32_t qn_cuda_stream_processors(const qn_stream_t *stream);
 
 /* ---- moving step arguments and results ---- */
 
 /* Copies `bytes` at `from` into the ring before it returns, and from there to device memory `to` in stream order.
- * Blocks only when the ring is still full of copies that the device has not made. Not while capturing. */
+ * Blocks only when the ring is still full of copies that the device has not made. Not while capturing. Errors of
+ * upload and download are the stream's, too. */
 qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes);
 /* Copies device memory `from` to pinned host memory `to` in stream order; `to` is valid after a mark is passed. */
 qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes);
@@ -47,6 +54,8 @@ typedef struct qn_cuda_mark qn_cuda_mark_t;
 qn_err_t qn_cuda_mark_create(bool timed, qn_cuda_mark_t **ret_mark);
 void qn_cuda_mark_destroy(qn_cuda_mark_t **mark);
 qn_err_t qn_cuda_mark_set(qn_stream_t *stream, qn_cuda_mark_t *mark);
+/* Whether the device has passed the mark, or the stream has failed; does not wait. */
+bool qn_cuda_mark_passed(qn_stream_t *stream, const qn_cuda_mark_t *mark);
 /* Blocks until the device has passed the mark. */
 qn_err_t qn_cuda_mark_wait(qn_cuda_mark_t *mark);
 /* Microseconds of the device between two timed marks that it has passed. */
@@ -63,7 +72,7 @@ void qn_cuda_graph_destroy(qn_cuda_graph_t **graph);
 
 /* ---- implementations ---- */
 
-/* Returns view of the rows of this backend; names are "cuda" (the best that fits), "thin", "blas", "plain". */
+/* Returns view of the rows of this backend; names are "cuda" (the best that fits) and "reference" (the plain one). */
 const qn_kernel_t *qn_cuda_kernels(size_t *ret_count);
 
 void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments);
@@ -97,6 +106,7 @@ void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
  * runs and the cache's earlier positions are read before the launch's predecessors have ended: what writes them must
  * have been launched before this step's step_input. */
 void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
+void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
 
 #endif

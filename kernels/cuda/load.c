@@ -54,7 +54,7 @@ qn_err_t qn_cuda_loader_create(int device, unsigned buffers, size_t buffer_bytes
     }
     if (error) {
         qn_cuda_loader_destroy(&self);
-        return fail(error, "pinned buffers for loading");
+        return fail(error, "pinned host memory for loading the weights");
     }
     *ret_loader = self;
     return QN_OK;
@@ -97,7 +97,8 @@ qn_err_t qn_cuda_loader_take(qn_cuda_loader_t *loader, void **ret_buffer)
     bool sent = buffer->state == BUFFER_SENT;
     buffer->state = BUFFER_TAKEN;
     pthread_mutex_unlock(&loader->mutex);
-    cudaError_t error = sent ? cudaEventSynchronize(buffer->done) : cudaSuccess;
+    cudaError_t error = sent ? cudaSetDevice(loader->device) : cudaSuccess;
+    if (sent && !error) error = cudaEventSynchronize(buffer->done);
     if (error) {
         qn_cuda_loader_drop(loader, buffer->memory);
         return fail(error, "copy of weights to the device");

@@ -109,6 +109,16 @@ extern "C" void qn_cuda_matmul_plain(qn_stream_t *stream, const void *arguments)
     if (product.a->tokens) qn_cuda_plain(stream, &product);
 }
 
+extern "C" void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments)
+{
+    const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
+    product_t product = { &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations };
+    if (!a->matmul.tokens) return;
+    if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
+    qn_cuda_plain(stream, &product);
+    if (a->activation.out) qn_cuda_activation(stream, &a->activation);
+}
+
 extern "C" void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments)
 {
     product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };

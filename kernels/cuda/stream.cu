@@ -2,6 +2,7 @@
  * State owned:       all of struct qn_stream.
  * Must never:        allocate or synchronise the device on the step path; lose the first error.
  * Read next:         cuda.h, then device.cuh and any kernel of this folder. */
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -21,17 +22,37 @@ static qn_err_t fail(cudaError_t error, const char *what)
 
 /* ---- life ---- */
 
-static qn_err_t check_device(qn_stream_t *stream)
+extern "C" qn_err_t qn_cuda_check_device(int device)
 {
-    int device = stream->options.device, major, minor, processors;
+    int major = 0, minor = 0;
     cudaError_t error = cudaSetDevice(device);
     if (!error) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    if (error) return fail(error, "cannot use the CUDA device; is the driver loaded and the GPU free?");
+    if (error)
+        return qn_fail(QN_ERR_DEVICE, "cannot use CUDA device %d: %s; look at nvidia-smi", device,
+                       cudaGetErrorString(error));
     if (major != 8 && !(major == 9 && minor == 0))
         return qn_fail(QN_ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; this build holds code for "
                        "8.x and 9.0", device, major, minor);
+    return QN_OK;
+}
+
+extern "C" void qn_cuda_device_name(int device, char *ret_name, size_t size)
+{
+    cudaDeviceProp properties;
+    bool known = cudaGetDeviceProperties(&properties, device) == cudaSuccess;
+    snprintf(ret_name, size, "%s", known ? properties.name : "");
+}
+
+static qn_err_t enter_device(qn_stream_t *stream)
+{
+    int device = stream->options.device, major, minor, processors;
+    qn_err_t err = qn_cuda_check_device(device);
+    if (err) return err;
+    cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (error) return fail(error, "attributes of the CUDA device");
     stream->capability = (uint32_t)(major * 10 + minor);
     stream->processors = (uint32_t)processors;
     return QN_OK;
@@ -78,7 +99,7 @@ qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **r
         return qn_fail(QN_ERR_NO_MEMORY, "no memory for a CUDA stream");
     }
     stream->options = *options;
-    qn_err_t err = check_device(stream);
+    qn_err_t err = enter_device(stream);
     if (!err) {
         size_attention(stream);
         cudaError_t error = make_buffers(stream);
@@ -111,8 +132,12 @@ void qn_cuda_stream_destroy(qn_stream_t **stream)
 qn_err_t qn_cuda_stream_wait(qn_stream_t *stream)
 {
     qn_cuda_check(stream, cudaStreamSynchronize(stream->stream), "a kernel that ran");
-    if (stream->error) return fail(stream->error, stream->error_at);
-    return QN_OK;
+    return qn_cuda_stream_error(stream);
+}
+
+qn_err_t qn_cuda_stream_error(const qn_stream_t *stream)
+{
+    return stream->error ? fail(stream->error, stream->error_at) : QN_OK;
 }
 
 uint32_t qn_cuda_stream_processors(const qn_stream_t *stream) { return stream->processors; }
@@ -129,25 +154,33 @@ static cudaError_t next_part(qn_stream_t *stream)
     return cudaEventSynchronize(stream->part_done[stream->part]);
 }
 
-qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes)
+/* One piece that fits into a part. */
+static cudaError_t upload_piece(qn_stream_t *stream, void *to, const void *from, size_t bytes)
 {
-    if (!bytes) return QN_OK;
-    if (bytes > stream->part_bytes)
-        return qn_fail(QN_ERR_LIMIT, "an upload of %zu bytes is above a quarter of the staging ring (%zu)", bytes,
-                       stream->part_bytes);
     cudaError_t error = cudaSuccess;
     if (stream->used + bytes > stream->part_bytes) error = next_part(stream);
-    if (error) return fail(error, "staging ring");
+    if (error) return error;
     char *at = stream->ring + stream->part * stream->part_bytes + stream->used;
     memcpy(at, from, bytes);
     stream->used += (bytes + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
-    error = cudaMemcpyAsync(to, at, bytes, cudaMemcpyHostToDevice, stream->stream);
+    return cudaMemcpyAsync(to, at, bytes, cudaMemcpyHostToDevice, stream->stream);
+}
+
+qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes)
+{
+    cudaError_t error = cudaSuccess;
+    for (size_t done = 0, piece; done < bytes && !error; done += piece) {
+        piece = bytes - done < stream->part_bytes ? bytes - done : stream->part_bytes;
+        error = upload_piece(stream, (char *)to + done, (const char *)from + done, piece);
+    }
+    qn_cuda_check(stream, error, "upload");
     return error ? fail(error, "upload") : QN_OK;
 }
 
 qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes)
 {
     cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream->stream);
+    qn_cuda_check(stream, error, "download");
     return error ? fail(error, "download") : QN_OK;
 }
 
@@ -189,7 +222,17 @@ void qn_cuda_mark_destroy(qn_cuda_mark_t **mark)
 qn_err_t qn_cuda_mark_set(qn_stream_t *stream, qn_cuda_mark_t *mark)
 {
     cudaError_t error = cudaEventRecord(mark->event, stream->stream);
+    qn_cuda_check(stream, error, "mark");
     return error ? fail(error, "mark") : QN_OK;
+}
+
+bool qn_cuda_mark_passed(qn_stream_t *stream, const qn_cuda_mark_t *mark)
+{
+    if (stream->error) return true;
+    cudaError_t error = cudaEventQuery(mark->event);
+    if (error == cudaErrorNotReady) return false;
+    qn_cuda_check(stream, error, "a kernel that ran");
+    return true;
 }
 
 qn_err_t qn_cuda_mark_wait(qn_cuda_mark_t *mark)
@@ -232,6 +275,7 @@ qn_err_t qn_cuda_capture_end(qn_stream_t *stream, qn_cuda_graph_t **ret_graph)
 qn_err_t qn_cuda_graph_launch(qn_stream_t *stream, qn_cuda_graph_t *graph)
 {
     cudaError_t error = cudaGraphLaunch(graph->program, stream->stream);
+    qn_cuda_check(stream, error, "launch of a graph");
     return error ? fail(error, "launch of a graph") : QN_OK;
 }
 

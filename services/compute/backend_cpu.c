@@ -5,8 +5,34 @@
  * Read next:         backend.h, kernels/cpu/stream.c. */
 #include "services/compute/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "services/compute/step.h"
+
+static qn_err_t check(int device)
+{
+    (void)device;
+    return QN_OK;
+}
+
+static void describe(const qn_stream_t *stream, int device, char *ret_text, size_t size)
+{
+    (void)device;
+    snprintf(ret_text, size, "%u threads", qn_stream_threads(stream));
+}
+
+/* The kernels of this backend compute in f32, whatever the weights are. */
+static qn_err_t choose_activations(const char *choice, qn_scalar_t weights, qn_scalar_t *ret_scalar)
+{
+    (void)weights;
+    if (strcmp(choice, "bf16") == 0)
+        return qn_fail(QN_ERR_CONFIG, "compute.activations is bf16, but the cpu backend computes in f32: use f32 or "
+                       "auto");
+    *ret_scalar = QN_SCALAR_F32;
+    return QN_OK;
+}
 
 static qn_err_t choose_kernels(const char *choice, const qn_kernel_case_t *shape, qn_kernel_set_t *ret_set)
 {
@@ -39,12 +65,44 @@ static void host_destroy(void **memory)
     *memory = NULL;
 }
 
+/* Nothing is ever under way, so a mark is passed when it is set; one byte tells marks apart. */
+struct backend_mark { char unused; };
+
+static qn_err_t mark_create(backend_mark_t **ret_mark)
+{
+    *ret_mark = malloc(sizeof **ret_mark);
+    return *ret_mark ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for a mark");
+}
+
+static void mark_destroy(backend_mark_t **mark)
+{
+    free(*mark);
+    *mark = NULL;
+}
+
+static void mark_set(qn_stream_t *stream, backend_mark_t *mark)
+{
+    (void)stream;
+    (void)mark;
+}
+
+static bool mark_passed(qn_stream_t *stream, const backend_mark_t *mark)
+{
+    (void)stream;
+    (void)mark;
+    return true;
+}
+
 const backend_t *backend_cpu(void)
 {
     static const backend_t CPU = {
-        .name = "cpu", .choose_kernels = choose_kernels, .stream_create = stream_create,
-        .stream_destroy = qn_stream_destroy, .stream_wait = qn_stream_wait, .upload = copy, .download = copy,
-        .host_create = host_create, .host_destroy = host_destroy,
+        .name = "cpu", .synchronous = true, .steps_in_flight = 1, .logit_rows = STEP_LOGIT_ROWS,
+        .check = check, .describe = describe,
+        .choose_activations = choose_activations, .choose_kernels = choose_kernels, .stream_create = stream_create,
+        .stream_destroy = qn_stream_destroy, .stream_wait = qn_stream_wait, .stream_error = qn_stream_wait,
+        .stream_threads = qn_stream_threads, .upload = copy, .download = copy,
+        .host_create = host_create, .host_destroy = host_destroy, .mark_create = mark_create,
+        .mark_destroy = mark_destroy, .mark_set = mark_set, .mark_passed = mark_passed,
     };
     return &CPU;
 }

@@ -1,70 +1,50 @@
 /* What is this?      The executor of step plans: uploads a plan, launches the network, samples, downloads, reports.
- * State owned:       per slot, what is needed to word a report; the host's copy of the step's arrays; all else is in
- *                    the regions.
+ * State owned:       per slot and per step in flight, what is needed to word a report; the host's copy of the step's
+ *                    arrays; recorded steps. All else is in the regions.
  * Must never:        allocate or check in a step (slot_book.c has checked); touch the device but through the backend.
- * Read next:         forward.c (the network), kernels/cpu/slots.c and sampler.c (the tables).
- *
- * Log-probabilities of a prompt: the logits at position p speak of the id at p + 1. Inside a chunk that id is at hand;
- * for a chunk's last token it comes with the next chunk, so its residual row is kept in `pending` until then. */
-#include "services/compute/executor.h"
+ * Read next:         executor_decode.c (what a step launches), executor_prompts.c, forward.c (the network),
+ *                    kernels/cpu/slots.c and sampler.c (the tables). */
+#include "services/compute/executor_internal.h"
 
+#include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/assert.h"
 
-typedef struct {
-    uint64_t request;
-    uint32_t prompt_tokens, top_logprobs;
-    bool prompt_logprobs;
-    bool pending;             /* pending[slot] holds the row before the next run */
-} sequence_t;
+/* ---- life ---- */
 
-/* A prompt token's log-probability that this step computes. */
-typedef struct {
-    uint32_t run;             /* index in the plan */
-    uint32_t row, target;     /* row of x, or slot of pending */
-    uint32_t position;        /* of the target */
-} prompt_row_t;
-
-struct executor {
-    const backend_t *backend;
-    forward_t forward;
-    scratch_t scratch;         /* on the device */
-    scratch_io_t host;         /* the host's copy of scratch.io, in host_memory */
-    void *host_memory;
-    step_limits_t limits;
-    sequence_t *sequences;     /* [slots] */
-    prompt_row_t *prompt_rows; /* [T] */
-    uint32_t logits_rows;
-};
-
-/* `count` elements of `bytes` each; in stream order. */
-static void upload(const executor_t *self, void *to, const void *from, size_t count, size_t bytes)
-{
-    if (count) self->backend->upload(self->forward.stream, to, from, count * bytes);
-}
-
-static void download(const executor_t *self, void *to, const void *from, size_t count, size_t bytes)
-{
-    if (count) self->backend->download(self->forward.stream, to, from, count * bytes);
-}
-
-/* To and from the array of the step of this name. */
-#define UPLOAD(self, field, from, count) \
-    upload((self), (self)->scratch.io.field, (from), (count), sizeof *(self)->scratch.io.field)
-#define DOWNLOAD(self, field, count) \
-    download((self), (self)->host.field, (self)->scratch.io.field, (count), sizeof *(self)->host.field)
-
-/* What the device needs once: rope's frequencies and the experts' weights. */
+/* What the device needs once: rope's frequencies, the experts' weights, and the null slot, which is done and owns no
+ * block. */
 static qn_err_t upload_constants(executor_t *self, const model_t *model)
 {
     const qn_model_config_t *config = &model->config;
+    uint32_t null_slot = self->limits.max_sequences;
     float frequencies[QN_HEAD_DIM_MAX / 2];
     qn_rope_frequencies(&config->rope, config->head_dim, frequencies);
-    upload(self, self->scratch.frequencies, frequencies, config->head_dim / 2, sizeof *frequencies);
-    upload(self, self->scratch.experts, model->experts, model_expert_count(config), sizeof *model->experts);
+    executor_upload(self, self->scratch.frequencies, frequencies, config->head_dim / 2, sizeof *frequencies);
+    executor_upload(self, self->scratch.experts, model->experts, model_expert_count(config), sizeof *model->experts);
+    UPLOAD(self, retire, &null_slot, 1);
+    UPLOAD(self, entries, (&(qn_table_entry_t){ .slot = null_slot }), 1);
+    executor_launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
+        .tables = self->scratch.tables, .retire = self->scratch.in.retire, .retire_count = 1,
+        .entries = self->scratch.in.entries, .entry_count = 1 });
     return self->backend->stream_wait(self->forward.stream);
+}
+
+static qn_err_t make_tickets(executor_t *self, uint64_t out_bytes)
+{
+    qn_err_t err = QN_OK;
+    QN_ASSERT(self->backend->steps_in_flight <= EXECUTOR_STEPS_MAX);
+    for (unsigned i = 0; !err && i < self->backend->steps_in_flight; i++) {
+        ticket_t *ticket = &self->tickets[i];
+        ticket->samples = calloc(self->limits.max_sequences, sizeof *ticket->samples);
+        if (!ticket->samples) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor's reports");
+        err = self->backend->host_create(out_bytes, &ticket->memory);
+        if (!err) err = self->backend->mark_create(&ticket->begin);
+        if (!err) err = self->backend->mark_create(&ticket->end);
+        if (!err) scratch_place_out(&self->limits, ticket->memory, &ticket->out);
+    }
+    return err;
 }
 
 static qn_err_t place(executor_t *self, const executor_parts_t *parts)
@@ -73,9 +53,10 @@ static qn_err_t place(executor_t *self, const executor_parts_t *parts)
     scratch_sizes_t sizes;
     scratch_place(config, &parts->limits, parts->activations, parts->state, parts->step_io, &self->scratch);
     qn_err_t err = scratch_measure(config, &parts->limits, &sizes);
-    if (!err) err = parts->backend->host_create(sizes.step_io_bytes, &self->host_memory);
+    if (!err) err = parts->backend->host_create(sizes.in_bytes, &self->host_memory);
+    if (!err) err = make_tickets(self, sizes.out_bytes);
     if (err) return err;
-    scratch_place_io(&parts->limits, self->host_memory, &self->host);
+    scratch_place_in(&parts->limits, self->host_memory, &self->host);
     return upload_constants(self, parts->model);
 }
 
@@ -85,9 +66,10 @@ qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executo
     if (!self) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor");
     self->backend = parts->backend;
     self->limits = parts->limits;
+    self->now_ns = parts->now_ns;
     self->forward = (forward_t){
         .model = parts->model, .scratch = &self->scratch, .kernels = parts->kernels, .stream = parts->stream,
-        .kv = parts->kv, .now_ns = parts->now_ns,
+        .kv = parts->kv, .now_ns = parts->backend->synchronous ? parts->now_ns : NULL,
     };
     self->sequences = calloc(parts->limits.max_sequences, sizeof *self->sequences);
     self->prompt_rows = calloc(parts->limits.max_step_tokens, sizeof *self->prompt_rows);
@@ -103,6 +85,16 @@ void executor_destroy(executor_t **executor)
 {
     executor_t *self = *executor;
     if (!self) return;
+    /* The device may still write into host memory. Its errors have been reported, or nobody is left to hear them. */
+    if (self->forward.stream) self->backend->stream_wait(self->forward.stream);
+    executor_destroy_graphs(self);
+    for (unsigned i = 0; i < EXECUTOR_STEPS_MAX; i++) {
+        ticket_t *ticket = &self->tickets[i];
+        if (ticket->begin) self->backend->mark_destroy(&ticket->begin);
+        if (ticket->end) self->backend->mark_destroy(&ticket->end);
+        if (ticket->memory) self->backend->host_destroy(&ticket->memory);
+        free(ticket->samples);
+    }
     if (self->host_memory) self->backend->host_destroy(&self->host_memory);
     free(self->sequences);
     free(self->prompt_rows);
@@ -114,11 +106,6 @@ const float *executor_logits(const executor_t *executor, uint32_t *ret_rows)
 {
     *ret_rows = executor->logits_rows;
     return executor->scratch.logits;
-}
-
-static void launch(const executor_t *self, qn_op_t op, const void *arguments)
-{
-    qn_launch(&self->forward.kernels, op, self->forward.stream, arguments);
 }
 
 /* ---- the slot tables ---- */
@@ -156,7 +143,7 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
 
 static void update_tables(executor_t *self, const step_plan_t *plan)
 {
-    const scratch_io_t *io = &self->scratch.io;
+    const scratch_in_t *in = &self->scratch.in;
     UPLOAD(self, retire, plan->retire, plan->retire_count);
     UPLOAD(self, entries, plan->blocks, plan->block_count);
     UPLOAD(self, copies, plan->copies, plan->copy_count);
@@ -164,20 +151,23 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
     UPLOAD(self, stop_ids, plan->stop_ids, plan->stop_id_count);
     UPLOAD(self, bias, plan->bias, plan->bias_count);
     start_slots(self, plan);
-    launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
-        .tables = self->scratch.tables, .retire = io->retire, .retire_count = plan->retire_count,
-        .starts = io->starts, .start_count = plan->set_count, .entries = io->entries,
-        .entry_count = plan->block_count, .ids = io->ids, .stop_ids = io->stop_ids, .bias = io->bias });
-    launch(self, QN_OP_BLOCK_COPY, &(qn_block_copy_args_t){
-        .kv = self->forward.kv, .copies = io->copies, .copy_count = plan->copy_count });
+    bool changes = plan->retire_count || plan->set_count || plan->block_count;
+    if (changes) executor_launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
+        .tables = self->scratch.tables, .retire = in->retire, .retire_count = plan->retire_count,
+        .starts = in->starts, .start_count = plan->set_count, .entries = in->entries,
+        .entry_count = plan->block_count, .ids = in->ids, .stop_ids = in->stop_ids, .bias = in->bias });
+    if (plan->copy_count) executor_launch(self, QN_OP_BLOCK_COPY, &(qn_block_copy_args_t){
+        .kv = self->forward.kv, .copies = in->copies, .copy_count = plan->copy_count });
 }
 
-/* ---- the network ---- */
+/* ---- the runs ---- */
 
-static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan)
+/* Fills the head of the step's arrays. */
+static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
-    const scratch_io_t *host = &self->host;
+    const scratch_in_t *host = &self->host;
     forward_batch_t batch = { 0 };
+    ticket->sample_count = 0;
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *from = &plan->runs[i];
         qn_run_t run = { .slot = from->slot, .position = from->position, .tokens = from->tokens,
@@ -186,198 +176,101 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan)
         if (run.tokens == 1) host->decode_runs[batch.decode_runs++] = run;
         else host->prefill_runs[batch.prefill_runs++] = run;
         batch.tokens += run.tokens;
+        if (!from->sample) continue;
+        const sequence_t *sequence = &self->sequences[run.slot];
+        uint32_t position = run.position + run.tokens, place = ticket->sample_count++;
+        host->samples[place] = (qn_sample_t){ .slot = run.slot, .position = position };
+        host->sample_rows[place] = batch.tokens - 1;
+        ticket->samples[place] = (sample_t){ sequence->request, run.slot, position, sequence->top_logprobs };
     }
-    UPLOAD(self, runs, host->runs, plan->run_count);
-    UPLOAD(self, decode_runs, host->decode_runs, batch.decode_runs);
-    UPLOAD(self, prefill_runs, host->prefill_runs, batch.prefill_runs);
     return batch;
 }
 
-static void run_network(executor_t *self, const step_plan_t *plan, step_result_t *result)
+static void run_plan(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
-    const scratch_t *s = &self->scratch;
-    forward_batch_t batch = make_runs(self, plan);
-    result->run_tokens = batch.tokens;
-    if (!batch.tokens) return;
-    launch(self, QN_OP_STEP_INPUT, &(qn_step_input_t){
-        .tables = s->tables, .runs = s->io.runs, .run_count = plan->run_count, .ids = s->io.ids,
-        .block_tokens = self->limits.block_tokens, .ret_ids = s->token_ids, .ret_positions = s->positions,
-        .ret_lengths = s->lengths, .ret_kv_rows = s->kv_rows });
-    forward_layers(&self->forward, &batch, &result->times);
+    forward_batch_t batch = make_runs(self, plan, ticket);
+    step_times_t *times = &ticket->result->times;
+    bool recorded = executor_is_plain_decode(self, plan, &batch);
+    ticket->result->run_tokens = batch.tokens;
+    if (recorded) executor_fill_up(self, plan->run_count);
+    if (batch.tokens) executor_upload(self, self->scratch.in.runs, self->host.runs, self->host.head_bytes, 1);
+    self->backend->mark_set(self->forward.stream, ticket->begin);
+    if (recorded) executor_run_decode(self, plan->run_count);
+    if (recorded || !batch.tokens) return;
+    executor_run_network(self, &batch, plan->run_count, times);
+    executor_compute_prompts(self, plan, ticket);
+    executor_compute_samples(self, ticket->sample_count, times);
 }
 
-/* ---- log-probabilities of the prompt ---- */
-
-/* Lists the prompt tokens whose logits are known now. `from_pending` chooses between the two sources of rows. */
-static uint32_t list_prompt_rows(executor_t *self, const step_plan_t *plan, bool from_pending)
+static void download_samples(executor_t *self, ticket_t *ticket)
 {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < plan->run_count; i++) {
-        const step_run_t *run = &plan->runs[i];
-        const sequence_t *sequence = &self->sequences[run->slot];
-        if (!sequence->prompt_logprobs || run->from_slot) continue;
-        const uint32_t *ids = plan->ids + run->ids_offset;
-        if (from_pending) {
-            if (sequence->pending && run->position < sequence->prompt_tokens)
-                self->prompt_rows[count++] = (prompt_row_t){ i, run->slot, ids[0], run->position };
-            continue;
-        }
-        for (uint32_t t = 1; t < run->tokens && run->position + t < sequence->prompt_tokens; t++)
-            self->prompt_rows[count++] =
-                (prompt_row_t){ i, self->host.runs[i].first + t - 1, ids[t], run->position + t };
-    }
-    return count;
+    bool wanted = false;
+    for (uint32_t i = 0; i < ticket->sample_count; i++) wanted |= ticket->samples[i].top_logprobs > 0;
+    DOWNLOAD(self, ticket, results, ticket->sample_count);
+    if (wanted) DOWNLOAD(self, ticket, sample_top, (size_t)ticket->sample_count * QN_TOP_LOGPROBS_MAX);
 }
 
-/* Computes `count` listed rows, R at a time, and lists them in the result; their log-probabilities and alternatives
- * are still on the device, in this order. */
-static void compute_prompt_rows(executor_t *self, const step_plan_t *plan, const float *source, uint32_t count,
-                                step_result_t *result)
+/* ---- steps ---- */
+
+void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *result)
 {
-    const scratch_io_t *host = &self->host, *io = &self->scratch.io;
-    for (uint32_t done = 0, rows; done < count; done += rows) {
-        rows = step_smaller(count - done, self->scratch.logit_rows);
-        uint32_t base = result->prompt_count;
-        for (uint32_t i = 0; i < rows; i++) {
-            const prompt_row_t *row = &self->prompt_rows[done + i];
-            const sequence_t *sequence = &self->sequences[plan->runs[row->run].slot];
-            host->rows[i] = row->row;
-            host->targets[i] = row->target;
-            host->top_counts[i] = sequence->top_logprobs;
-            result->prompt[result->prompt_count++] = (step_prompt_token_t){
-                .request = sequence->request, .position = row->position, .id = row->target,
-                .top_count = sequence->top_logprobs };
-        }
-        UPLOAD(self, rows, host->rows, rows);
-        UPLOAD(self, targets, host->targets, rows);
-        UPLOAD(self, top_counts, host->top_counts, rows);
-        forward_logits(&self->forward, source, io->rows, rows, &result->times);
-        self->logits_rows = rows;
-        launch(self, QN_OP_LOGPROBS, &(qn_logprobs_t){
-            .logits = self->scratch.logits, .targets = io->targets, .top_counts = io->top_counts, .rows = rows,
-            .vocab = self->limits.vocab, .ret_logprobs = io->logprobs + base,
-            .ret_top = io->prompt_top + (size_t)base * QN_TOP_LOGPROBS_MAX });
-    }
+    QN_ASSERT(self->submitted - self->finished < self->backend->steps_in_flight);
+    ticket_t *ticket = &self->tickets[self->submitted % self->backend->steps_in_flight];
+    ticket->result = result;
+    result->step = plan->step;
+    result->times = (step_times_t){ 0 };
+    result->run_tokens = result->token_count = result->prompt_count = result->top_count = 0;
+    result->begin_ns = self->now_ns();
+    update_tables(self, plan);
+    run_plan(self, plan, ticket);
+    download_samples(self, ticket);
+    self->backend->mark_set(self->forward.stream, ticket->end);
+    self->submitted++;
 }
 
-/* The last row of a chunk that ends inside the prompt waits for its target. */
-static void keep_pending(executor_t *self, const step_plan_t *plan)
+static ticket_t *oldest(const executor_t *self)
 {
-    const scratch_t *s = &self->scratch;
-    uint32_t width = self->forward.model->config.hidden;
-    for (uint32_t i = 0; i < plan->run_count; i++) {
-        const step_run_t *run = &plan->runs[i];
-        sequence_t *sequence = &self->sequences[run->slot];
-        if (!sequence->prompt_logprobs) continue;
-        sequence->pending = run->position + run->tokens < sequence->prompt_tokens;
-        if (!sequence->pending) continue;
-        self->host.rows[0] = self->host.runs[i].first + run->tokens - 1;
-        UPLOAD(self, rows, self->host.rows, 1);
-        launch(self, QN_OP_GATHER_ROWS, &(qn_gather_rows_t){
-            .x = s->x, .rows = s->io.rows, .row_count = 1, .width = width,
-            .out = s->pending + (size_t)run->slot * width });
-    }
+    return (ticket_t *)(uintptr_t)&self->tickets[self->finished % self->backend->steps_in_flight];
 }
 
-static void compute_prompts(executor_t *self, const step_plan_t *plan, step_result_t *result)
+bool executor_is_done(const executor_t *self)
 {
-    compute_prompt_rows(self, plan, self->scratch.pending, list_prompt_rows(self, plan, true), result);
-    compute_prompt_rows(self, plan, self->scratch.x, list_prompt_rows(self, plan, false), result);
-    keep_pending(self, plan);
-    DOWNLOAD(self, logprobs, result->prompt_count);
-    DOWNLOAD(self, prompt_top, (size_t)result->prompt_count * QN_TOP_LOGPROBS_MAX);
+    QN_ASSERT(self->submitted != self->finished);
+    return self->backend->mark_passed(self->forward.stream, oldest(self)->end);
 }
 
-/* ---- sampling ---- */
-
-static uint32_t list_samples(executor_t *self, const step_plan_t *plan)
+static void report_samples(const ticket_t *ticket)
 {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < plan->run_count; i++) {
-        const step_run_t *run = &plan->runs[i];
-        if (!run->sample) continue;
-        self->host.samples[count++] = (qn_sample_t){ .slot = run->slot, .position = run->position + run->tokens };
-    }
-    UPLOAD(self, samples, self->host.samples, count);
-    return count;
-}
-
-static void fill_sample_rows(executor_t *self, const step_plan_t *plan, uint32_t first, uint32_t rows)
-{
-    const scratch_io_t *host = &self->host;
-    for (uint32_t i = 0, sample = 0; i < plan->run_count && sample < first + rows; i++) {
-        if (!plan->runs[i].sample) continue;
-        if (sample >= first) host->rows[sample - first] = host->runs[i].first + host->runs[i].tokens - 1;
-        sample++;
-    }
-    UPLOAD(self, rows, host->rows, rows);
-}
-
-static void compute_samples(executor_t *self, const step_plan_t *plan, uint32_t count, step_result_t *result)
-{
-    const scratch_t *s = &self->scratch;
-    for (uint32_t done = 0, rows; done < count; done += rows) {
-        rows = step_smaller(count - done, s->logit_rows);
-        fill_sample_rows(self, plan, done, rows);
-        forward_logits(&self->forward, s->x, s->io.rows, rows, &result->times);
-        self->logits_rows = rows;
-        uint64_t begin_ns = self->forward.now_ns();
-        launch(self, QN_OP_SAMPLER, &(qn_sampler_t){
-            .tables = s->tables, .samples = s->io.samples + done, .sample_count = rows, .logits = s->logits,
-            .scratch = s->sampler, .ret_results = s->io.results + done,
-            .ret_top = s->io.sample_top + (size_t)done * QN_TOP_LOGPROBS_MAX });
-        result->times.sample_ns += self->forward.now_ns() - begin_ns;
-    }
-    DOWNLOAD(self, results, count);
-    DOWNLOAD(self, sample_top, (size_t)count * QN_TOP_LOGPROBS_MAX);
-}
-
-/* ---- the report ---- */
-
-static void add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)
-{
-    memcpy(result->top + result->top_count, from, count * sizeof *from);
-    result->top_count += count;
-}
-
-static void report_samples(executor_t *self, uint32_t count, step_result_t *result)
-{
-    const scratch_io_t *host = &self->host;
-    for (uint32_t i = 0; i < count; i++) {
-        const qn_sample_result_t *from = &host->results[i];
-        const sequence_t *sequence = &self->sequences[host->samples[i].slot];
-        uint32_t top = from->masked ? 0 : sequence->top_logprobs;
+    step_result_t *result = ticket->result;
+    for (uint32_t i = 0; i < ticket->sample_count; i++) {
+        const qn_sample_result_t *from = &ticket->out.results[i];
+        const sample_t *sample = &ticket->samples[i];
+        uint32_t top = from->masked ? 0 : sample->top_logprobs;
         result->tokens[result->token_count++] = (step_token_t){
-            .request = sequence->request, .slot = host->samples[i].slot, .position = host->samples[i].position,
-            .id = from->id, .logprob = from->logprob, .top_count = top, .stopped = from->stopped,
-            .masked = from->masked };
-        add_top(result, host->sample_top + (size_t)i * QN_TOP_LOGPROBS_MAX, top);
+            .request = sample->request, .slot = sample->slot, .position = sample->position, .id = from->id,
+            .logprob = from->logprob, .top_count = top, .stopped = from->stopped, .masked = from->masked };
+        executor_add_top(result, ticket->out.sample_top + (size_t)i * QN_TOP_LOGPROBS_MAX, top);
     }
 }
 
-static void report_prompts(const executor_t *self, step_result_t *result)
+qn_err_t executor_finish(executor_t *self)
 {
-    for (uint32_t i = 0; i < result->prompt_count; i++) {
-        result->prompt[i].logprob = self->host.logprobs[i];
-        add_top(result, self->host.prompt_top + (size_t)i * QN_TOP_LOGPROBS_MAX, result->prompt[i].top_count);
-    }
+    ticket_t *ticket = oldest(self);
+    while (!executor_is_done(self)) sched_yield();
+    qn_err_t err = self->backend->stream_error(self->forward.stream);
+    self->finished++;
+    if (err) return err;
+    report_samples(ticket);
+    executor_report_prompts(ticket);
+    step_result_t *result = ticket->result;
+    result->end_ns = self->now_ns();
+    if (!self->backend->synchronous)  /* it may have waited behind the step before */
+        result->begin_ns = result->end_ns - self->backend->mark_elapsed_ns(ticket->begin, ticket->end);
+    return QN_OK;
 }
 
 qn_err_t executor_run(executor_t *self, const step_plan_t *plan, step_result_t *result)
 {
-    result->step = plan->step;
-    result->times = (step_times_t){ 0 };
-    result->run_tokens = result->token_count = result->prompt_count = result->top_count = 0;
-    result->begin_ns = self->forward.now_ns();
-    update_tables(self, plan);
-    run_network(self, plan, result);
-    compute_prompts(self, plan, result);
-    uint32_t samples = list_samples(self, plan);
-    compute_samples(self, plan, samples, result);
-    qn_err_t err = self->backend->stream_wait(self->forward.stream);
-    if (err) return err;
-    report_samples(self, samples, result);
-    report_prompts(self, result);
-    result->end_ns = self->forward.now_ns();
-    return QN_OK;
+    executor_submit(self, plan, result);
+    return executor_finish(self);
 }

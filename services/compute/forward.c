@@ -10,13 +10,16 @@
 /* Adds the time since *since to *sum and moves *since on. On a CPU launches are done when they return. */
 static void lap(const forward_t *f, uint64_t *since, uint64_t *sum)
 {
+    if (!f->now_ns) return;
     uint64_t now = f->now_ns();
     *sum += now - *since;
     *since = now;
 }
 
-void forward_norm(const forward_t *f, const float *x, qn_weight_t weight, qn_weight_t bias, const float *residual,
-                  uint32_t tokens, float *out)
+static uint64_t begin(const forward_t *f) { return f->now_ns ? f->now_ns() : 0; }
+
+void forward_norm(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias, const void *residual,
+                  uint32_t tokens, void *out)
 {
     const qn_model_config_t *config = &f->model->config;
     if (config->norm == QN_NORM_LAYER)
@@ -29,13 +32,28 @@ void forward_norm(const forward_t *f, const float *x, qn_weight_t weight, qn_wei
             .eps = config->norm_eps, .weight_offset = config->norm_weight_offset, .out = out });
 }
 
-void forward_add(const forward_t *f, const float *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias,
+                            qn_norm_matmul_t *launch)
+{
+    const qn_model_config_t *config = &f->model->config;
+    void *normed = (void *)(uintptr_t)launch->matmul.x;
+    if (config->norm == QN_NORM_LAYER)
+        forward_norm(f, x, weight, bias, NULL, launch->matmul.tokens, normed);
+    else
+        launch->norm = (qn_rmsnorm_t){ .x = x, .weight = weight, .rows = launch->matmul.tokens,
+                                       .width = config->hidden, .eps = config->norm_eps,
+                                       .weight_offset = config->norm_weight_offset, .out = normed };
+    if (f->kernels.chosen[QN_OP_NORM_MATMUL]) qn_launch(&f->kernels, QN_OP_NORM_MATMUL, f->stream, launch);
+    else qn_norm_matmul_parts(&f->kernels, f->stream, launch);
+}
+
+void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
                  qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens)
 {
     const qn_model_config_t *config = &f->model->config;
     const model_layer_t *from = &f->model->layers[layer];
     const scratch_t *s = f->scratch;
-    float *out = config->post_norms ? s->normed : s->x;
+    void *out = config->post_norms ? s->normed : s->x;
     qn_launch(&f->kernels, QN_OP_MATMUL, f->stream, &(qn_matmul_t){
         .x = x, .tokens = tokens, .inputs = inputs, .part_count = 1, .scratch = s->products,
         .parts = { forward_part(from, weight, bias, config->hidden, out, config->post_norms ? NULL : s->x) } });
@@ -71,7 +89,7 @@ static void embed(const forward_t *f, uint32_t tokens)
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times)
 {
     const qn_model_config_t *config = &forward->model->config;
-    uint64_t since = forward->now_ns();
+    uint64_t since = begin(forward);
     embed(forward, batch->tokens);
     lap(forward, &since, &times->input_ns);
     for (uint32_t layer = 0; layer < config->layers; layer++) {
@@ -83,20 +101,20 @@ void forward_layers(const forward_t *forward, const forward_batch_t *batch, step
     }
 }
 
-void forward_logits(const forward_t *forward, const float *source, const uint32_t *rows, uint32_t count,
+void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,
                     step_times_t *times)
 {
     const qn_model_config_t *config = &forward->model->config;
     const qn_weight_t *outer = forward->model->outer.weights;
     const scratch_t *s = forward->scratch;
-    uint64_t since = forward->now_ns();
+    uint64_t since = begin(forward);
     qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream, &(qn_gather_rows_t){
         .x = source, .rows = rows, .row_count = count, .width = config->hidden, .out = s->picked });
-    forward_norm(forward, s->picked, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], NULL, count,
-                 s->picked);
-    qn_launch(&forward->kernels, QN_OP_MATMUL, forward->stream, &(qn_matmul_t){
-        .x = s->picked, .tokens = count, .inputs = config->hidden, .part_count = 1, .scratch = s->products,
-        .parts = { { .weight = outer[QN_TENSOR_HEAD], .outputs = config->vocab, .out = s->logits } } });
+    qn_norm_matmul_t head = {
+        .matmul = { .x = s->picked, .tokens = count, .inputs = config->hidden, .part_count = 1, .scratch = s->products,
+                    .parts = { { .weight = outer[QN_TENSOR_HEAD], .outputs = config->vocab, .out = s->logits } } },
+        .logits = true };
+    forward_normed_product(forward, s->picked, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], &head);
     if (config->logit_softcap > 0)
         qn_launch(&forward->kernels, QN_OP_SOFTCAP, forward->stream, &(qn_softcap_t){
             .x = s->logits, .rows = count, .width = config->vocab, .cap = config->logit_softcap });

@@ -12,7 +12,7 @@ typedef struct {
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
     qn_kv_t kv;
-    uint64_t (*now_ns)(void);     /* for step_times_t only; never for a decision */
+    uint64_t (*now_ns)(void);     /* for step_times_t only; NULL where launches return before they are done */
 } forward_t;
 
 typedef struct { uint32_t tokens, decode_runs, prefill_runs; } forward_batch_t;
@@ -20,7 +20,7 @@ typedef struct { uint32_t tokens, decode_runs, prefill_runs; } forward_batch_t;
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
 /* Logits of rows[0..count) of `source` [.., E] into scratch->logits; count ≤ R. All on the device. Adds to *times. */
-void forward_logits(const forward_t *forward, const float *source, const uint32_t *rows, uint32_t count,
+void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,
                     step_times_t *times);
 
 #endif

@@ -95,7 +95,12 @@ static qn_err_t measure(compute_service_t *service, const qn_model_config_t *con
                                        (uint32_t)service->config->scheduler.max_step_tokens,
                                        description->max_model_len, description->block_tokens,
                                        description->block_count, config->vocab);
-    qn_err_t err = scratch_measure(config, &service->limits, &sizes);
+    step_limits_t *limits = &service->limits;
+    qn_scalar_t weights = service->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar;
+    limits->logit_rows = step_smaller(limits->max_step_tokens, service->backend->logit_rows);
+    qn_err_t err = service->backend->choose_activations(service->config->compute.activations, weights,
+                                                        &limits->activations);
+    if (!err) err = scratch_measure(config, &service->limits, &sizes);
     if (err) return err;
     service->scratch_bytes[COMPUTE_ACTIVATIONS] = sizes.activations_bytes;
     service->scratch_bytes[COMPUTE_STATE] = sizes.state_bytes;

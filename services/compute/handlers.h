@@ -23,6 +23,7 @@ enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUN
 typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
+    const backend_t *backend;
     compute_phase_t phase;
     uint64_t retry_ns;
     uint32_t attempts;             /* that failed since the last success */

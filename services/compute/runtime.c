@@ -18,8 +18,10 @@ qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t b
 static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
 {
     qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar);
-    backend_stream_options_t options = { .threads = parts->threads, .nice = parts->nice, .shape = &shape,
-                                         .max_sequences = parts->limits.max_sequences };
+    backend_stream_options_t options = {
+        .threads = parts->threads, .nice = parts->nice, .device = parts->device, .deterministic = parts->deterministic,
+        .activations = parts->limits.activations, .shape = &shape, .max_sequences = parts->limits.max_sequences };
+    step_worker_options_t worker = { .nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight };
     self->backend = parts->backend;
     qn_err_t err = self->backend->choose_kernels(parts->kernels, &shape, &self->kernels);
     if (!err) err = self->backend->stream_create(&options, &self->stream);
@@ -32,7 +34,7 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
     err = executor_create(&executor, &self->executor);
     if (!err) err = slot_book_create(&parts->limits, &self->book);
     if (!err) err = step_queue_create(&parts->limits, &self->queue);
-    if (!err) err = step_worker_start(self->queue, self->executor, parts->nice, &self->worker);
+    if (!err) err = step_worker_start(self->queue, self->executor, &worker, &self->worker);
     return err;
 }
 

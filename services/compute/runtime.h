@@ -16,6 +16,8 @@ typedef struct {
     const backend_t *backend;              /* compute.backend */
     const char *kernels;                   /* compute.kernels */
     uint32_t threads;                      /* compute.threads */
+    int device;                            /* compute.device */
+    bool deterministic;                    /* compute.deterministic */
     int nice;
     void *activations, *state, *step_io;
     uint64_t (*now_ns)(void);

@@ -30,6 +30,9 @@ static void *carve(carver_t *carver, uint64_t count, uint64_t width, uint64_t by
 }
 
 #define CARVE(carver, field, count, width) ((field) = carve((carver), (count), (width), sizeof *(field)))
+/* The same of elements of the activations' type. */
+#define CARVE_ACTIVATIONS(carver, limits, field, count, width) \
+    ((field) = carve((carver), (count), (width), qn_scalar_bytes((limits)->activations)))
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
@@ -61,8 +64,8 @@ static uint64_t product_bytes(const qn_model_config_t *config, const step_limits
 static void carve_experts(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
 {
     uint64_t tokens = limits->max_step_tokens, places = assignments(config, limits);
-    CARVE(carver, s->router, places ? tokens : 0, config->experts);
-    CARVE(carver, s->expert_x, places, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->router, places ? tokens : 0, config->experts);
+    CARVE_ACTIVATIONS(carver, limits, s->expert_x, places, config->hidden);
     CARVE(carver, s->expert_weights, places, 1);
     CARVE(carver, s->expert_places, places, 1);
     CARVE(carver, s->expert_rows, places, 1);
@@ -75,18 +78,18 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
     uint32_t tokens = limits->max_step_tokens;
     uint64_t mlp_values = larger(has_layer(config, false) ? (uint64_t)tokens * config->intermediate : 0,
                                  assignments(config, limits) * config->expert_intermediate);
-    CARVE(carver, s->x, tokens, config->hidden);
-    CARVE(carver, s->normed, tokens, config->hidden);
-    CARVE(carver, s->q, tokens, (uint64_t)config->heads * config->head_dim);
-    CARVE(carver, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
-    CARVE(carver, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
-    CARVE(carver, s->v, tokens, (uint64_t)config->kv_heads * config->head_dim);
-    CARVE(carver, s->gate, mlp_values, 1);
-    CARVE(carver, s->up, mlp_values, 1);
+    CARVE_ACTIVATIONS(carver, limits, s->x, tokens, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->normed, tokens, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->q, tokens, (uint64_t)config->heads * config->head_dim);
+    CARVE_ACTIVATIONS(carver, limits, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
+    CARVE_ACTIVATIONS(carver, limits, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
+    CARVE_ACTIVATIONS(carver, limits, s->v, tokens, (uint64_t)config->kv_heads * config->head_dim);
+    CARVE_ACTIVATIONS(carver, limits, s->gate, mlp_values, 1);
+    CARVE_ACTIVATIONS(carver, limits, s->up, mlp_values, 1);
     carve_experts(config, limits, carver, s);
     s->products = carve(carver, product_bytes(config, limits), 1, 1);
     CARVE(carver, s->angles, tokens, config->head_dim);
-    CARVE(carver, s->picked, s->logit_rows, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->picked, s->logit_rows, config->hidden);
     CARVE(carver, s->logits, s->logit_rows, config->vocab);
     CARVE(carver, s->sampler, s->logit_rows, 2 * (uint64_t)config->vocab);
     CARVE(carver, s->token_ids, tokens, 1);
@@ -97,57 +100,61 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
 
 static void carve_state(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
 {
-    uint32_t slots = limits->max_sequences;
+    uint32_t slots = limits->max_sequences + 1;
     s->tables = (qn_slot_tables_t){ .slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab };
     CARVE(carver, s->tables.rows, slots, 1);
     CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);
     CARVE(carver, s->tables.stop_ids, slots, QN_STOP_IDS_MAX);
     CARVE(carver, s->tables.bias, slots, QN_LOGIT_BIAS_MAX);
     CARVE(carver, s->tables.counts, slots, limits->vocab);
-    CARVE(carver, s->pending, slots, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->pending, limits->max_sequences, config->hidden);
     CARVE(carver, s->frequencies, config->head_dim / 2, 1);
     CARVE(carver, s->experts, model_expert_count(config), 1);
 }
 
-static uint32_t logit_rows(const step_limits_t *limits)
+static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t *in)
 {
-    return limits->max_step_tokens < SCRATCH_LOGIT_ROWS_MAX ? limits->max_step_tokens : SCRATCH_LOGIT_ROWS_MAX;
+    uint32_t slots = limits->max_sequences;
+    uint64_t begin = carver->used_bytes;
+    CARVE(carver, in->runs, slots, 1);
+    CARVE(carver, in->decode_runs, slots, 1);
+    CARVE(carver, in->prefill_runs, slots, 1);
+    CARVE(carver, in->samples, slots, 1);
+    CARVE(carver, in->sample_rows, slots, 1);
+    in->head_bytes = carver->used_bytes - begin;
+    CARVE(carver, in->retire, slots, 1);
+    CARVE(carver, in->ids, limits->plan_ids, 1);
+    CARVE(carver, in->stop_ids, limits->plan_stop_ids, 1);
+    CARVE(carver, in->starts, slots, 1);
+    CARVE(carver, in->entries, limits->plan_blocks, 1);
+    CARVE(carver, in->copies, limits->plan_copies, 1);
+    CARVE(carver, in->bias, limits->plan_bias, 1);
+    CARVE(carver, in->rows, limits->logit_rows, 1);
+    CARVE(carver, in->targets, limits->logit_rows, 1);
+    CARVE(carver, in->top_counts, limits->logit_rows, 1);
 }
 
-static void carve_step_io(const step_limits_t *limits, carver_t *carver, scratch_io_t *io)
+static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out_t *out)
 {
-    uint32_t slots = limits->max_sequences, rows = logit_rows(limits);
-    CARVE(carver, io->retire, slots, 1);
-    CARVE(carver, io->ids, limits->plan_ids, 1);
-    CARVE(carver, io->stop_ids, limits->plan_stop_ids, 1);
-    CARVE(carver, io->starts, slots, 1);
-    CARVE(carver, io->entries, limits->plan_blocks, 1);
-    CARVE(carver, io->copies, limits->plan_copies, 1);
-    CARVE(carver, io->bias, limits->plan_bias, 1);
-    CARVE(carver, io->runs, slots, 1);
-    CARVE(carver, io->decode_runs, slots, 1);
-    CARVE(carver, io->prefill_runs, slots, 1);
-    CARVE(carver, io->samples, slots, 1);
-    CARVE(carver, io->rows, rows, 1);
-    CARVE(carver, io->targets, rows, 1);
-    CARVE(carver, io->top_counts, rows, 1);
-    CARVE(carver, io->results, slots, 1);
-    CARVE(carver, io->logprobs, limits->max_step_tokens, 1);
-    CARVE(carver, io->sample_top, slots, QN_TOP_LOGPROBS_MAX);
-    CARVE(carver, io->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, out->results, limits->max_sequences, 1);
+    CARVE(carver, out->logprobs, limits->max_step_tokens, 1);
+    CARVE(carver, out->sample_top, limits->max_sequences, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, out->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
 }
 
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)
 {
-    scratch_t scratch = { .logit_rows = logit_rows(limits) };
-    carver_t activations = { 0 }, state = { 0 }, step_io = { 0 };
+    scratch_t scratch = { .logit_rows = limits->logit_rows };
+    carver_t activations = { 0 }, state = { 0 }, in = { 0 }, out = { 0 };
     carve_activations(config, limits, &activations, &scratch);
     carve_state(config, limits, &state, &scratch);
-    carve_step_io(limits, &step_io, &scratch.io);
-    if (activations.overflow || state.overflow || step_io.overflow)
+    carve_in(limits, &in, &scratch.in);
+    carve_out(limits, &out, &scratch.out);
+    if (activations.overflow || state.overflow || in.overflow || out.overflow)
         return qn_fail(QN_ERR_LIMIT, "buffers for %u tokens and %u sequences exceed 2^64 bytes",
                        limits->max_step_tokens, limits->max_sequences);
-    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, step_io.used_bytes };
+    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, in.used_bytes + out.used_bytes,
+                                    in.used_bytes, out.used_bytes };
     return QN_OK;
 }
 
@@ -156,17 +163,26 @@ void scratch_place(const qn_model_config_t *config, const step_limits_t *limits,
 {
     carver_t a = { .base = activations }, s = { .base = state }, io = { .base = step_io };
     QN_ASSERT(activations && state && step_io);
-    *ret_scratch = (scratch_t){ .logit_rows = logit_rows(limits) };
+    *ret_scratch = (scratch_t){ .logit_rows = limits->logit_rows };
     carve_activations(config, limits, &a, ret_scratch);
     carve_state(config, limits, &s, ret_scratch);
-    carve_step_io(limits, &io, &ret_scratch->io);
+    carve_in(limits, &io, &ret_scratch->in);
+    carve_out(limits, &io, &ret_scratch->out);
     QN_ASSERT(!a.overflow && !s.overflow && !io.overflow);
 }
 
-void scratch_place_io(const step_limits_t *limits, void *memory, scratch_io_t *ret_io)
+void scratch_place_in(const step_limits_t *limits, void *memory, scratch_in_t *ret_in)
 {
     carver_t carver = { .base = memory };
     QN_ASSERT(memory);
-    carve_step_io(limits, &carver, ret_io);
+    carve_in(limits, &carver, ret_in);
+    QN_ASSERT(!carver.overflow);
+}
+
+void scratch_place_out(const step_limits_t *limits, void *memory, scratch_out_t *ret_out)
+{
+    carver_t carver = { .base = memory };
+    QN_ASSERT(memory);
+    carve_out(limits, &carver, ret_out);
     QN_ASSERT(!carver.overflow);
 }

@@ -10,64 +10,71 @@
 #include "services/compute/model.h"
 #include "services/compute/step.h"
 
-/* Rows whose logits are computed at once: bounds [R, V] for large vocabularies; more rows take several rounds. */
-#define SCRATCH_LOGIT_ROWS_MAX 64
-
-/* The arrays of a step that host and device both have: the region's, and the host's copy of the same layout. */
+/* The arrays of a plan that host and device both have: the region's, and the host's copy of the same layout. */
 typedef struct {
-    /* in */
+    /* The head, which every step has: one piece, for one copy. */
+    qn_run_t *runs, *decode_runs, *prefill_runs;   /* [slots] */
+    qn_sample_t *samples;              /* [slots] */
+    uint32_t *sample_rows;             /* [slots], rows of x */
+    uint64_t head_bytes;               /* from runs on */
+    /* What only some plans have. */
     uint32_t *retire, *ids, *stop_ids;
     qn_slot_start_t *starts;
     qn_table_entry_t *entries;
     qn_copy_t *copies;
     qn_bias_entry_t *bias;
-    qn_run_t *runs, *decode_runs, *prefill_runs;   /* [slots] */
-    qn_sample_t *samples;              /* [slots] */
-    uint32_t *rows, *targets, *top_counts;         /* [R] */
-    /* out */
+    uint32_t *rows, *targets, *top_counts;         /* [R], for log-probabilities of a prompt */
+} scratch_in_t;
+
+/* What comes back, in the same two places. */
+typedef struct {
     qn_sample_result_t *results;       /* [slots] */
     float *logprobs;                   /* [T] */
     qn_top_entry_t *sample_top;        /* [slots, QN_TOP_LOGPROBS_MAX] */
     qn_top_entry_t *prompt_top;        /* [T, QN_TOP_LOGPROBS_MAX] */
-} scratch_io_t;
+} scratch_out_t;
 
 typedef struct {
     uint32_t logit_rows;               /* R */
-    /* activations, f32 */
-    float *x, *normed;                 /* [T, E] */
-    float *q, *attended;               /* [T, H*D] */
-    float *k, *v;                      /* [T, K*D] */
-    float *gate, *up;                  /* [T, F], or [T*A, expert F] where that is larger */
-    float *router;                     /* [T, X] */
-    float *expert_x;                   /* [T*A, E]: the experts' inputs, then their outputs */
+    /* activations; void: of limits.activations */
+    void *x, *normed;                  /* [T, E] */
+    void *q, *attended;                /* [T, H*D] */
+    void *k, *v;                       /* [T, K*D] */
+    void *gate, *up;                   /* [T, F], or [T*A, expert F] where that is larger */
+    void *router;                      /* [T, X] */
+    void *expert_x;                    /* [T*A, E]: the experts' inputs, then their outputs */
     float *expert_weights;             /* [T, A] */
     uint32_t *expert_places;           /* [T, A] */
     uint32_t *expert_rows;             /* [T*A] */
     uint32_t *expert_offsets;          /* [X+1] */
     void *products;                    /* what the largest product of a step needs beside its arguments */
     float *angles;                     /* [T, D] */
-    float *picked;                     /* [R, E] */
+    void *picked;                      /* [R, E] */
     float *logits;                     /* [R, V] */
     float *sampler;                    /* [R, 2, V] */
     uint32_t *token_ids, *positions;   /* [T] */
     uint32_t *lengths;                 /* [T] */
     int64_t *kv_rows;                  /* [T] */
     /* state */
-    qn_slot_tables_t tables;
-    float *pending;                    /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
+    qn_slot_tables_t tables;           /* one slot more than limits.max_sequences: the null slot, always done */
+    void *pending;                     /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
     float *frequencies;                /* [D/2] */
     qn_weight_t *experts;              /* [L, MODEL_EXPERT_PARTS, X]: the model's */
-    scratch_io_t io;
+    /* step_io */
+    scratch_in_t in;
+    scratch_out_t out;
 } scratch_t;
 
-typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes; } scratch_sizes_t;
+/* step_io_bytes holds both halves. */
+typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes, in_bytes, out_bytes; } scratch_sizes_t;
 
 /* Bytes needed. QN_ERR_LIMIT: a product overflows. */
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes);
 /* Lays the buffers over three pieces of at least those sizes, 64-byte aligned. */
 void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
                    void *step_io, scratch_t *ret_scratch);
-/* Lays the arrays of the step over step_io_bytes of host memory, 64-byte aligned. */
-void scratch_place_io(const step_limits_t *limits, void *memory, scratch_io_t *ret_io);
+/* Lay the arrays of the step over in_bytes and out_bytes of host memory, 64-byte aligned. */
+void scratch_place_in(const step_limits_t *limits, void *memory, scratch_in_t *ret_in);
+void scratch_place_out(const step_limits_t *limits, void *memory, scratch_out_t *ret_out);
 
 #endif

@@ -53,23 +53,25 @@ static void set_stat(compute_service_t *service, unsigned row, uint64_t value)
 /* ---- start and end ---- */
 
 /* Words in compute.kernels are checked at once; whether they suit the model shows when it is known. */
-static qn_err_t check_config(const qn_config_values_t *config)
+static qn_err_t check_config(const qn_config_values_t *config, const backend_t **ret_backend)
 {
     const qn_kernel_case_t any = { .heads = 1, .kv_heads = 1, .head_dim = 64, .hidden = 64, .intermediate = 64,
                                    .vocab = 64, .block_tokens = 16, .kv_scalar = QN_SCALAR_F32 };
     qn_kernel_set_t set;
-    if (strcmp(config->compute.backend, "cpu") != 0)
-        return qn_fail(QN_ERR_UNSUPPORTED, "compute.backend: this build has no %s kernels; use cpu",
-                       config->compute.backend);
-    return qn_kernels_choose(config->compute.kernels, &any, qn_kernels_isa(), &set);
+    qn_scalar_t scalar;
+    qn_err_t err = backend_find(config, ret_backend);
+    if (!err) err = (*ret_backend)->choose_activations(config->compute.activations, QN_SCALAR_BF16, &scalar);
+    return err ? err : (*ret_backend)->choose_kernels(config->compute.kernels, &any, &set);
 }
 
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
 {
-    qn_err_t err = check_config(config);
+    const backend_t *backend;
+    qn_err_t err = check_config(config, &backend);
     if (err) return err;
     compute_service_t *service = calloc(1, sizeof *service);
     if (!service) return qn_fail(QN_ERR_NO_MEMORY, "no memory for compute");
+    service->backend = backend;
     service->daemon = daemon;
     service->config = config;
     qn_arena_init(&service->sending, 0);
@@ -125,21 +127,20 @@ static bool all_mapped(const compute_service_t *service)
 /* "bf16 in rows", "int4 in panels": of the first layer's products. */
 static const char *describe_weights(const model_t *model, char ret_text[32])
 {
-    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16",
-                                         [QN_SCALAR_INT8] = "int8", [QN_SCALAR_INT4] = "int4" };
     const qn_weight_t *weight = &model->layers[0].weights[QN_TENSOR_OUTPUT];
-    snprintf(ret_text, 32, "%s in %s", NAMES[weight->scalar], weight->layout == QN_LAYOUT_PANELS ? "panels" : "rows");
+    snprintf(ret_text, 32, "%s in %s", qn_scalar_name(weight->scalar),
+             weight->layout == QN_LAYOUT_PANELS ? "panels" : "rows");
     return ret_text;
 }
 
 static void announce(compute_service_t *service)
 {
     const runtime_t *runtime = service->runtime;
-    char text[QN_REASON_MAX], weights[32];
-    snprintf(text, sizeof text, "%s, %s, %u threads, matmul %s, attention %s",
-             service->model->config.architecture_name, describe_weights(service->model, weights),
-             qn_stream_threads(runtime->stream), runtime->kernels.chosen[QN_OP_MATMUL]->name,
-             runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
+    char text[2 * QN_REASON_MAX], weights[32], where[64];
+    service->backend->describe(runtime->stream, (int)service->config->compute.device, where, sizeof where);
+    snprintf(text, sizeof text, "%s, %s, %s, matmul %s, attention %s",
+             service->model->config.architecture_name, describe_weights(service->model, weights), where,
+             runtime->kernels.chosen[QN_OP_MATMUL]->name, runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
     qn_log_info("%s; %" PRIu32 " slots, %" PRIu32 " tokens a step, sequences of %" PRIu32, text,
                 service->limits.max_sequences, service->limits.max_step_tokens, service->limits.max_model_len);
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
@@ -148,7 +149,8 @@ static void announce(compute_service_t *service)
 static void start_runtime(compute_service_t *service)
 {
     runtime_parts_t parts = {
-        .backend = backend_cpu(),
+        .backend = service->backend, .device = (int)service->config->compute.device,
+        .deterministic = service->config->compute.deterministic,
         .model = service->model, .limits = service->limits, .kv = service->kv_layout,
         .kernels = service->config->compute.kernels, .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE, .now_ns = qn_clock_now_ns,
@@ -226,7 +228,7 @@ static void publish_stats(compute_service_t *service)
     set_stat(service, COMPUTE_STAT_REFUSED, service->plans_refused);
     set_stat(service, COMPUTE_STAT_SLOTS, running ? slot_book_used(service->runtime->book) : 0);
     set_stat(service, COMPUTE_STAT_QUEUE, running ? step_queue_depth(service->runtime->queue) : 0);
-    set_stat(service, COMPUTE_STAT_THREADS, running ? qn_stream_threads(service->runtime->stream) : 0);
+    set_stat(service, COMPUTE_STAT_THREADS, running ? service->backend->stream_threads(service->runtime->stream) : 0);
 }
 
 static uint64_t service_tick(void *state, uint64_t now_ns)
@@ -285,6 +287,7 @@ const qn_daemon_descriptor_t qn_compute_daemon = {
     .handlers = compute_handlers,
     .stats = compute_stats,
     .stat_count = COMPUTE_STAT_COUNT,
+    .in_step_path = true,
     .init = service_init,
     .peer = service_peer,
     .tick = service_tick,

@@ -53,7 +53,12 @@ typedef struct {
     uint32_t vocab;                  /* V */
     uint32_t table_blocks;           /* entries of one block table */
     uint32_t plan_ids, plan_blocks, plan_copies, plan_stop_ids, plan_bias;
+    uint32_t logit_rows;             /* R: rows whose logits are computed at once; more take several rounds */
+    qn_scalar_t activations;         /* f32 or bf16; the backend's */
 } step_limits_t;
+
+/* Bounds [R, V] for large vocabularies; a backend with memory to spare may raise step_limits_t.logit_rows. */
+#define STEP_LOGIT_ROWS 64
 
 #define STEP_IDS_MAX (1u << 20)      /* the message's own bounds, see schemas/step_plan.fbs */
 #define STEP_BLOCKS_MAX (1u << 20)
@@ -75,6 +80,7 @@ static inline step_limits_t step_limits_make(uint32_t max_sequences, uint32_t ma
         .plan_copies = step_smaller(kv_blocks, STEP_COPIES_MAX),
         .plan_stop_ids = max_sequences * QN_STOP_IDS_MAX,
         .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX),
+        .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS), .activations = QN_SCALAR_F32,
     };
 }
 

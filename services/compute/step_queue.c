@@ -20,6 +20,7 @@ struct step_queue {
     step_job_t jobs[STEP_QUEUE_JOBS];
     int work_fd, done_fd;
     uint64_t released;                   /* the loop's alone */
+    uint64_t taken;                      /* the worker's alone */
     _Atomic uint64_t submitted, finished;
     _Atomic uint64_t discard_below;      /* jobs numbered below are skipped */
     atomic_bool closed;
@@ -139,18 +140,18 @@ void step_queue_close(step_queue_t *queue)
 
 /* ---- the worker's side ---- */
 
-step_job_t *step_queue_take(step_queue_t *queue)
+step_job_t *step_queue_take(step_queue_t *queue, bool wait)
 {
-    uint64_t next = atomic_load_explicit(&queue->finished, memory_order_relaxed);
     for (;;) {
         if (atomic_load(&queue->closed)) return NULL;
-        if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != next) break;
+        if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != queue->taken) break;
+        if (!wait) return NULL;
         uint64_t count;
         ssize_t got = read(queue->work_fd, &count, sizeof count);
         QN_ASSERT(got == sizeof count || errno == EINTR);
     }
-    step_job_t *job = job_at(queue, next);
-    job->skipped = next < atomic_load_explicit(&queue->discard_below, memory_order_acquire);
+    step_job_t *job = job_at(queue, queue->taken);
+    job->skipped = queue->taken++ < atomic_load_explicit(&queue->discard_below, memory_order_acquire);
     return job;
 }
 

@@ -50,9 +50,10 @@ void step_queue_close(step_queue_t *queue);
 
 /* ---- the worker's side ---- */
 
-/* Blocks until there is a job; NULL when the queue is closed. */
-step_job_t *step_queue_take(step_queue_t *queue);
-/* The job taken is done. */
+/* The next job; several may be taken before the first is finished. With `wait` blocks until there is one. NULL: there is
+ * none, or the queue is closed. */
+step_job_t *step_queue_take(step_queue_t *queue, bool wait);
+/* The oldest job taken is done. */
 void step_queue_finish(step_queue_t *queue);
 
 #endif

@@ -5,6 +5,7 @@
 #include "services/compute/step_worker.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,37 +14,62 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/assert.h"
+
 struct step_worker {
     step_queue_t *queue;
     executor_t *executor;
     int nice;
+    unsigned steps_in_flight;
     pthread_t thread;
 };
 
-static void run_job(step_worker_t *self, step_job_t *job)
+/* Jobs taken and not yet finished, oldest first. */
+typedef struct {
+    step_job_t *jobs[STEP_QUEUE_JOBS];
+    unsigned count;
+} flight_t;
+
+static void finish_oldest(step_worker_t *self, flight_t *flight)
 {
-    if (job->skipped) return;
-    job->err = executor_run(self->executor, &job->plan, &job->result);
+    step_job_t *job = flight->jobs[0];
+    if (!job->skipped) job->err = executor_finish(self->executor);
     if (job->err) snprintf(job->error_text, sizeof job->error_text, "%s", qn_err_text());
+    memmove(flight->jobs, flight->jobs + 1, --flight->count * sizeof *flight->jobs);
+    step_queue_finish(self->queue);
 }
 
+/* While the device works, this thread looks for the next plan and for the end of the oldest step in turn, without
+ * sleeping: a plan that comes late leaves the device idle for as long as somebody takes to notice. It gives way each
+ * time: the kernel may have put a thread that carries messages on this core. */
 static void *worker_main(void *argument)
 {
     step_worker_t *self = argument;
+    flight_t flight = { .count = 0 };
     /* A refused renice only costs others latency. */
     if (self->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), self->nice);
-    for (step_job_t *job; (job = step_queue_take(self->queue)) != NULL;) {
-        run_job(self, job);
-        step_queue_finish(self->queue);
+    for (;;) {
+        bool room = flight.count < self->steps_in_flight;
+        step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0) : NULL;
+        if (job) {
+            if (!job->skipped) executor_submit(self->executor, &job->plan, &job->result);
+            flight.jobs[flight.count++] = job;
+        } else if (flight.count == 0) {
+            return NULL;
+        }
+        if (flight.jobs[0]->skipped || executor_is_done(self->executor)) finish_oldest(self, &flight);
+        else sched_yield();
     }
-    return NULL;
 }
 
-qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, int nice, step_worker_t **ret_worker)
+qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, const step_worker_options_t *options,
+                           step_worker_t **ret_worker)
 {
+    QN_ASSERT(options->steps_in_flight >= 1 && options->steps_in_flight <= STEP_QUEUE_JOBS);
     step_worker_t *self = calloc(1, sizeof *self);
     if (!self) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the step worker");
-    *self = (step_worker_t){ .queue = queue, .executor = executor, .nice = nice };
+    *self = (step_worker_t){ .queue = queue, .executor = executor, .nice = options->nice,
+                               .steps_in_flight = options->steps_in_flight };
     sigset_t all, before;  /* signals belong to the process's own loop */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

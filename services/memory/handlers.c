@@ -127,15 +127,18 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
         return;
     }
     const qn_mapping_t *region;
+    qn_mapping_t *old;
     bool fresh;
     qn_err_t err = region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
-                                        reserve->bytes, &region, &fresh);
+                                        reserve->bytes, &region, &fresh, &old);
     if (err) {
         qn_log_warning("Reserve refused: %s", qn_err_text());
         qn_daemon_refuse(service->daemon, from, request, err == QN_ERR_INVALID ? 400 : 507,
                          err == QN_ERR_INVALID ? "name" : "bytes", qn_err_text());
         return;
     }
+    if (old) kept_regions_drop(old);
+    qn_region_close(&old);
     if (fresh) kept_regions_put(region);
     qn_region_t wire;
     qn_region_describe(region, &wire);

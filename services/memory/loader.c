@@ -15,6 +15,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "services/memory/kept_regions.h"
 
 struct loader {
     const qn_config_values_t *config;
@@ -60,6 +61,13 @@ static qn_err_t load_plan(loader_t *loader)
     return weights_plan(result->directory->path, model, &format, &result->weights);
 }
 
+/* A kept region that is not used again: nobody shall hold its bytes. Accepts a NULL region. */
+static void drop_kept(qn_mapping_t **kept)
+{
+    if (*kept) kept_regions_drop(*kept);
+    qn_region_close(kept);
+}
+
 static bool is_kept(qn_mapping_t **kept, qn_region_kind_t kind, uint64_t bytes, uint64_t fingerprint)
 {
     if (!*kept) return false;
@@ -67,20 +75,48 @@ static bool is_kept(qn_mapping_t **kept, qn_region_kind_t kind, uint64_t bytes, 
         return true;
     qn_log_notice("the region '%s' kept by the service manager is of another model or size: it is made anew",
                   qn_region_name(*kept));
-    qn_region_close(kept);
+    drop_kept(kept);
     return false;
 }
 
-static unsigned load_threads(void)
+/* All cores convert and copy into host memory; so many fill pinned buffers as fast as a GPU's bus empties them. */
+#define DEVICE_THREADS 8
+
+static unsigned load_threads(qn_share_t share)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores < 1 ? 1 : cores > WEIGHTS_THREADS_MAX ? WEIGHTS_THREADS_MAX : (unsigned)cores;
+    long most = share == QN_SHARE_MEMFD ? WEIGHTS_THREADS_MAX : DEVICE_THREADS, cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return (unsigned)(cores < 1 ? 1 : cores > most ? most : cores);
+}
+
+/* What compute will take of a device beside weights and KV. */
+static uint64_t compute_bytes(const loader_t *loader)
+{
+    int32_t device;
+    if (share_of(loader, &device) == QN_SHARE_MEMFD) return 0;
+    return kv_size_compute_bytes(&loader->result.directory->config, loader->config->scheduler.max_step_tokens,
+                                 loader->config->scheduler.max_sequences);
+}
+
+static qn_err_t check_room(const loader_t *loader, uint64_t bytes)
+{
+    int32_t device;
+    uint64_t free_bytes, compute = compute_bytes(loader);
+    const char *id = loader->result.directory->id;
+    qn_err_t err = qn_region_free_bytes(share_of(loader, &device), device, &free_bytes);
+    if (err || bytes + compute <= free_bytes) return err;
+    if (!compute)
+        return qn_fail(QN_ERR_NO_MEMORY, "%s needs %" PRIu64 " bytes for its weights, %" PRIu64 " are free", id, bytes,
+                       free_bytes);
+    return qn_fail(QN_ERR_NO_MEMORY, "%s needs %" PRIu64 " bytes for its weights and about %" PRIu64 " to compute, %"
+                   PRIu64 " are free on device %" PRId32 ": end what else uses it (nvidia-smi), choose a smaller model "
+                   "or another compute.device, or lower scheduler.max_step_tokens", id, bytes, compute, free_bytes,
+                   device);
 }
 
 static qn_err_t load_weights(loader_t *loader)
 {
     loader_result_t *result = &loader->result;
-    uint64_t bytes = weights_bytes(result->weights), fingerprint = weights_fingerprint(result->weights), free_bytes;
+    uint64_t bytes = weights_bytes(result->weights), fingerprint = weights_fingerprint(result->weights);
     int32_t device;
     qn_share_t share = share_of(loader, &device);
     if (is_kept(&loader->kept_weights, QN_REGION_KIND_WEIGHTS, bytes, fingerprint)) {
@@ -89,15 +125,14 @@ static qn_err_t load_weights(loader_t *loader)
         result->weights_kept = true;
         return QN_OK;
     }
-    qn_err_t err = qn_region_free_bytes(share, device, &free_bytes);
-    if (!err && bytes > free_bytes)
-        err = qn_fail(QN_ERR_NO_MEMORY, "%s needs %" PRIu64 " bytes for its weights, %" PRIu64 " are free",
-                      result->directory->id, bytes, free_bytes);
+    /* A device has no room for a KV cache that took all there was, and other weights than those before. */
+    if (share != QN_SHARE_MEMFD) drop_kept(&loader->kept_kv);
+    qn_err_t err = check_room(loader, bytes);
     if (!err) err = region_table_make(loader->table, LOADER_WEIGHTS_ID, QN_REGION_KIND_WEIGHTS, "weights", bytes,
                                       &result->weights_region);
     if (err) return err;
     atomic_store(&loader->total_bytes, bytes);
-    err = weights_fill(result->weights, result->weights_region, load_threads(), &loader->progress);
+    err = weights_fill(result->weights, result->weights_region, load_threads(share), &loader->progress);
     return err ? err : qn_region_seal(result->weights_region, fingerprint);
 }
 
@@ -113,11 +148,14 @@ static qn_err_t size_kv(loader_t *loader)
         .max_model_len_asked = result->directory->max_model_len_asked,
         .max_sequences = (uint32_t)config->scheduler.max_sequences,
         .asked_bytes = config->memory.kv_bytes,
+        .device = share != QN_SHARE_MEMFD,
+        .reserve_bytes = compute_bytes(loader),
     };
-    result->kv_dtype = strcmp(config->memory.kv_dtype, "bf16") == 0 ? QN_DTYPE_BF16 : QN_DTYPE_F32;
+    result->kv_dtype = qn_config_kv_is_bf16(config) ? QN_DTYPE_BF16 : QN_DTYPE_F32;
     qn_err_t err = qn_model_kv_block_bytes(&result->directory->config, request.block_tokens,
                                            result->kv_dtype == QN_DTYPE_BF16 ? 2 : 4, &result->block_bytes);
     request.block_bytes = result->block_bytes;
+    if (!err) err = qn_region_largest_bytes(share, device, &request.largest_bytes);
     if (!err) err = qn_region_free_bytes(share, device, &request.free_bytes);
     /* What a kept region holds is as good as free: it is used again or given back. */
     if (!err && loader->kept_kv) request.free_bytes += qn_region_bytes(loader->kept_kv);

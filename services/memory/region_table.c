@@ -88,9 +88,11 @@ static qn_err_t copy_name(const char *name, size_t bytes, char *ret_name)
     return QN_OK;
 }
 
+/* A host promises more than it has, so half of it is kept back; a device refuses by itself. */
 static qn_err_t check_free(const region_table_t *table, const char *name, uint64_t bytes)
 {
     uint64_t free_bytes;
+    if (table->share != QN_SHARE_MEMFD) return QN_OK;
     qn_err_t err = qn_region_free_bytes(table->share, table->device, &free_bytes);
     if (!err && bytes > free_bytes / 2)
         err = qn_fail(QN_ERR_LIMIT, "region '%s': %" PRIu64 " bytes are more than half of the %" PRIu64 " that are "
@@ -99,7 +101,8 @@ static qn_err_t check_free(const region_table_t *table, const char *name, uint64
 }
 
 qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, const char *name_text, size_t name_bytes,
-                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh)
+                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh,
+                              qn_mapping_t **ret_old)
 {
     char name[QN_NAME_MAX];
     qn_err_t err = copy_name(name_text, name_bytes, name);
@@ -108,6 +111,7 @@ qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, cons
     bool known = index < table->count;
     if (known && qn_region_kind(table->regions[index]) != kind)
         return qn_fail(QN_ERR_INVALID, "name: '%s' is a region of another kind", name);
+    *ret_old = NULL;
     *ret_fresh = !known || qn_region_bytes(table->regions[index]) < bytes;
     if (*ret_fresh) {
         qn_mapping_t *region;
@@ -116,7 +120,9 @@ qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, cons
         if ((err = check_free(table, name, bytes))) return err;
         if ((err = region_table_make(table, table->next_id, kind, name, bytes, &region))) return err;
         table->next_id++;
-        if (known) qn_region_close(&table->regions[index]);
+        /* Prefill reads and writes them all, many times a step; small pages cost it some percent. */
+        if (kind == QN_REGION_KIND_ACTIVATIONS) qn_region_make_huge(region, 0, bytes);
+        if (known) *ret_old = table->regions[index];
         else table->count++;
         table->regions[index] = region;
     }

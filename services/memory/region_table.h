@@ -28,11 +28,13 @@ qn_err_t region_table_make(const region_table_t *table, uint64_t id, qn_region_k
 qn_err_t region_table_add(region_table_t *table, qn_mapping_t **region);
 
 /* The region `name` of at least `bytes` bytes: the one that is there when it is large enough and of the same kind, else
- * a new one in its place (who still maps the old one keeps it mapped). *ret_fresh: it was made now. The region stays
- * the table's. QN_ERR_INVALID: a bad name (1 .. 63 of [A-Za-z0-9._-]), or one of another kind; QN_ERR_LIMIT: more than
- * half of what is free, or too many. */
+ * a new one in its place. *ret_fresh: it was made now. The region stays the table's; *ret_old is the one whose place it
+ * took, owned, or NULL (who still maps that keeps it mapped). QN_ERR_INVALID: a bad name (1 .. 63 of [A-Za-z0-9._-]),
+ * or one of another kind; QN_ERR_LIMIT: more than half of what a host has free, or too many; QN_ERR_NO_MEMORY: more
+ * than a device has free. */
 qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, const char *name, size_t name_bytes,
-                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh);
+                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh,
+                              qn_mapping_t **ret_old);
 
 /* The share of this table's regions, and their device. */
 qn_share_t region_table_backing(const region_table_t *table, int32_t *ret_device);

@@ -77,8 +77,8 @@ static qn_err_t load_index(int directory_fd, const char *index_path, json_t **re
     int fd = openat(directory_fd, "model.safetensors.index.json", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat info;
     if (fd < 0)
-        return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s (nor is there a model.safetensors)",
-                       index_path, strerror(errno));
+        return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s (nor is there a model.safetensors); "
+                       "model.load_format dummy invents weights", index_path, strerror(errno));
     qn_err_t err = QN_OK;
     if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode))
         err = qn_fail(QN_ERR_INVALID, "%s: not a regular file", index_path);

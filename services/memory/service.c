@@ -104,13 +104,12 @@ static qn_err_t take_kept(memory_service_t *service, const char *fd_socket, qn_m
 {
     qn_mapping_t *kept[REGION_TABLE_MAX];
     int32_t device;
-    bool host = region_table_backing(service->regions, &device) == QN_SHARE_MEMFD;
-    size_t count = kept_regions_take(fd_socket, kept, REGION_TABLE_MAX);
+    qn_share_t share = region_table_backing(service->regions, &device);
+    size_t count = kept_regions_take(share, device, fd_socket, kept, REGION_TABLE_MAX);
     qn_err_t err = QN_OK;
     for (size_t i = 0; i < count; i++) {
         const char *name = qn_region_name(kept[i]);
-        if (!host) kept_regions_drop(name);
-        else if (strcmp(name, "weights") == 0 && !*ret_weights) *ret_weights = kept[i];
+        if (strcmp(name, "weights") == 0 && !*ret_weights) *ret_weights = kept[i];
         else if (strcmp(name, "kv") == 0 && !*ret_kv) *ret_kv = kept[i];
         else if (!err && !region_table_find_name(service->regions, name))
             err = region_table_add(service->regions, &kept[i]);
@@ -130,6 +129,8 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     service->grant_blocks = calloc(MEMORY_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
     if (!service->grant_items || !service->grant_blocks) return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
     qn_err_t err = choose_share(config, &share, &device);
+    /* A GPU that cannot be used is said now, not when the model has been looked at. */
+    if (!err) err = qn_region_probe(share, device);
     if (!err) err = region_table_create(share, device, qn_daemon_epoch(service->daemon), fd_socket,
                                         strcmp(config->memory.huge_pages, "off") != 0, &service->regions);
     if (!err) err = qn_fd_server_create(fd_socket, find_fd, service, &service->fd_server);

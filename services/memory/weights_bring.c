@@ -63,32 +63,44 @@ static uint64_t turned_rows(const weights_origin_t *origin)
 }
 
 /* The first chunk of a tensor is its largest. */
-static void measure_chunk(const weights_t *weights, size_t tensor, uint64_t *raw, uint64_t *rows, uint64_t *staging)
+static uint64_t largest_chunk(const weights_t *weights, size_t tensor)
+{
+    uint64_t count = weights_chunk_outputs(weights, tensor), outputs = weights->origins[tensor].outputs;
+    return count < outputs ? count : outputs;
+}
+
+uint64_t weights_chunk_bytes_max(const weights_t *weights)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < weights->count; i++) {
+        uint64_t offset, bytes;
+        weights_chunk_place(weights, &(weights_chunk_t){ i, 0, largest_chunk(weights, i) }, &offset, &bytes);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+static void measure_buffers(const weights_t *weights, size_t tensor, uint64_t *raw, uint64_t *rows)
 {
     const weights_origin_t *origin = &weights->origins[tensor];
-    uint64_t count = weights_chunk_outputs(weights, tensor), offset, bytes, raw_bytes = 0, row_count = 0;
-    if (count > origin->outputs) count = origin->outputs;
-    weights_chunk_place(weights, &(weights_chunk_t){ tensor, 0, count }, &offset, &bytes);
+    uint64_t raw_bytes = 0, row_count = 0;
     if (origin->transposed) {
         raw_bytes = turned_rows(origin) * origin->source_outputs * element_bytes(origin);
-        row_count = count;
+        row_count = largest_chunk(weights, tensor);
     } else if (!is_copied(weights, tensor)) {
-        raw_bytes = count * origin->inputs * element_bytes(origin);
+        raw_bytes = largest_chunk(weights, tensor) * origin->inputs * element_bytes(origin);
         row_count = QN_PANEL_ROWS;
     }
     if (raw_bytes > *raw) *raw = raw_bytes;
     if (row_count * origin->inputs > *rows) *rows = row_count * origin->inputs;
-    if (bytes > *staging) *staging = bytes;
 }
 
-qn_err_t weights_buffers_make(const weights_t *weights, bool staged, weights_buffers_t *ret_buffers)
+qn_err_t weights_buffers_make(const weights_t *weights, weights_buffers_t *ret_buffers)
 {
-    uint64_t raw = 1, rows = 1, staging = 1;
-    for (size_t i = 0; i < weights->count; i++) measure_chunk(weights, i, &raw, &rows, &staging);
-    weights_buffers_t buffers = { .raw = malloc(raw), .rows = malloc(rows * sizeof(float)),
-                                  .staging = staged ? malloc(staging) : NULL };
-    *ret_buffers = buffers;
-    if (!buffers.raw || !buffers.rows || (staged && !buffers.staging))
+    uint64_t raw = 1, rows = 1;
+    for (size_t i = 0; i < weights->count; i++) measure_buffers(weights, i, &raw, &rows);
+    *ret_buffers = (weights_buffers_t){ .raw = malloc(raw), .rows = malloc(rows * sizeof(float)) };
+    if (!ret_buffers->raw || !ret_buffers->rows)
         return qn_fail(QN_ERR_NO_MEMORY, "weights: no memory for the buffers of a thread");
     return QN_OK;
 }
@@ -97,7 +109,6 @@ void weights_buffers_free(weights_buffers_t *buffers)
 {
     free(buffers->raw);
     free(buffers->rows);
-    free(buffers->staging);
 }
 
 /* ---- elements of a source ---- */
@@ -145,17 +156,23 @@ static bool is_norm(qn_tensor_role_t role)
            role == QN_TENSOR_POST_MLP_NORM;
 }
 
+weights_invention_t weights_invention(const weights_t *weights, size_t tensor)
+{
+    return (weights_invention_t){ .repeated = is_norm(weights->origins[tensor].role),
+                                  .value = round_bf16(weights->dummy_norm),
+                                  .stream = mix_counter(weights->seed ^ mix_counter(tensor)) };
+}
+
 /* Four neighbours share a random word, 16 bits each -> (-1, 1) -> standard deviation 0.02, since a uniform on (-a, a)
  * has a / sqrt 3. */
 static void invent(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
 {
-    uint64_t stream = mix_counter(weights->seed ^ mix_counter(tensor)), bits = mix_counter(stream + first / 4);
-    bool norm = is_norm(weights->origins[tensor].role);
-    uint16_t norm_value = round_bf16(weights->dummy_norm);
+    weights_invention_t how = weights_invention(weights, tensor);
+    uint64_t bits = mix_counter(how.stream + first / 4);
     for (uint64_t i = first; i < first + count; i++) {
-        if (i % 4 == 0) bits = mix_counter(stream + i / 4);
+        if (i % 4 == 0) bits = mix_counter(how.stream + i / 4);
         float uniform = ((float)(int32_t)(bits >> 16 * (i % 4) & 0xffff) - 32767.5f) * 0x1p-15f;
-        uint16_t value = norm ? norm_value : round_bf16(uniform * 0.034641016f);
+        uint16_t value = how.repeated ? how.value : round_bf16(uniform * 0.034641016f);
         memcpy(target + 2 * (i - first), &value, sizeof value);
     }
 }

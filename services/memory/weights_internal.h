@@ -40,19 +40,30 @@ typedef struct {
 typedef struct {
     uint8_t *raw;                  /* bytes of the source */
     float *rows;                   /* the same, widened */
-    uint8_t *staging;              /* for regions that are not in host memory, else NULL */
 } weights_buffers_t;
+
+/* How a tensor of a dummy plan is made, in bf16: all of one value (norms), or of a stream of random numbers, four
+ * neighbours from each: kernels/cuda/load.h makes the same. */
+typedef struct {
+    bool repeated;
+    uint16_t value;                /* bits of bf16 */
+    uint64_t stream;
+} weights_invention_t;
 
 /* Outputs of one chunk of a tensor: what keeps the buffers small, and whole panels. The last chunk has fewer. */
 uint64_t weights_chunk_outputs(const weights_t *weights, size_t tensor);
 /* Place and size of a chunk in its tensor. */
 void weights_chunk_place(const weights_t *weights, const weights_chunk_t *chunk, uint64_t *ret_offset,
                          uint64_t *ret_bytes);
+/* The bytes of the greatest chunk of the plan; 0 without tensors. */
+uint64_t weights_chunk_bytes_max(const weights_t *weights);
 /* Failure: QN_ERR_NO_MEMORY. */
-qn_err_t weights_buffers_make(const weights_t *weights, bool staged, weights_buffers_t *ret_buffers);
+qn_err_t weights_buffers_make(const weights_t *weights, weights_buffers_t *ret_buffers);
 void weights_buffers_free(weights_buffers_t *buffers);
 /* Reads or invents a chunk and writes it to `target`, host memory, in the tensor's format. */
 qn_err_t weights_bring(const weights_t *weights, const weights_chunk_t *chunk, const weights_buffers_t *buffers,
                        uint8_t *target);
+/* Of a dummy plan. */
+weights_invention_t weights_invention(const weights_t *weights, size_t tensor);
 
 #endif

@@ -312,6 +312,7 @@ const qn_daemon_descriptor_t qn_scheduler_daemon = {
     .handlers = scheduler_handlers,
     .stats = scheduler_stats,
     .stat_count = SCHEDULER_STAT_COUNT,
+    .in_step_path = true,
     .init = service_init,
     .peer = service_peer,
     .tick = service_tick,

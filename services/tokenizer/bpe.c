@@ -15,16 +15,18 @@
 #define SHORT_WORD 64          /* symbols a 64-bit mask can hold */
 #define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
 
-/* One 32-byte entry answers for a word of up to 15 bytes and 3 tokens; two share a cache line. */
+/* One 32-byte entry answers for a word of up to 15 bytes; two share a cache line. */
 #define CACHE_SETS 8192
+#define SMALL_BYTES_MAX 15
+#define SMALL_IDS_MAX 3
 typedef struct {
     uint64_t low, high; /* the word, zero-padded; its length in the top byte; high 0: free */
-    uint32_t ids[3];
+    uint32_t ids[SMALL_IDS_MAX]; /* when there are more, the first two are their place in the ring */
     uint32_t count;
 } cache_entry_t;
 
-/* Other words up to 255 bytes: an index over a ring that holds each word and its ids. An entry whose place
- * in the ring has been written over is dead. */
+/* Words up to 255 bytes: an index over a ring that holds each word and its ids. An entry whose place in the ring has
+ * been written over is dead. */
 #define LONG_SETS 16384
 #define LONG_BYTES_MAX 255
 #define RING_BYTES (1u << 20)
@@ -47,6 +49,7 @@ struct bpe_scratch {
     uint32_t *before; /* [capacity] */
     uint64_t *heap;   /* [2 * capacity] rank << 32 | position */
     size_t capacity, heap_count;
+    tokenizer_tokens_t parts;
     size_t count;
 };
 
@@ -78,6 +81,7 @@ void bpe_scratch_close(bpe_scratch_t **scratch)
 {
     if (!*scratch) return;
     free_arrays(*scratch);
+    tokenizer_tokens_fini(&(*scratch)->parts);
     free(*scratch);
     *scratch = NULL;
 }
@@ -357,12 +361,43 @@ static void append_ids(tokenizer_tokens_t *tokens, const uint32_t *ids, size_t c
     tokens->count += count;
 }
 
+/* The next place after `start` where a word of bytes can be cut: nothing merges across, so both sides are what they
+ * would be alone. `bytes` when there is none. */
+static inline size_t next_cut(const bpe_t *bpe, const uint8_t *word, size_t start, size_t bytes)
+{
+    for (size_t at = start + 1; at < bytes; at++)
+        if ((word[at] & 0xC0) != 0x80 && !bpe_can_join(bpe, word, at)) return at;
+    return bytes;
+}
+
+/* Encodes a word that can be cut at `end` by its parts, which are often known although the word is not. */
+static size_t encode_parts(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes, size_t end,
+                           const uint32_t **ret_ids)
+{
+    uint32_t ends[WORDS_AHEAD];
+    size_t start = 0, count = 0;
+    if (scratch->parts.capacity > KEEP_SYMBOLS && bytes < KEEP_SYMBOLS / 2) tokenizer_tokens_fini(&scratch->parts);
+    scratch->parts.count = 0;
+    for (;; end = next_cut(bpe, word, end, bytes)) {
+        ends[count++] = (uint32_t)end;
+        if (count < WORDS_AHEAD && end < bytes) continue;
+        bpe_encode_words(bpe, scratch, word, bytes, start, ends, count, &scratch->parts);
+        if (end == bytes) break;
+        start = end;
+        count = 0;
+    }
+    *ret_ids = scratch->parts.ids;
+    return scratch->parts.count;
+}
+
 /* Without any cache. Most words that are a piece encode to it: one look-up instead of merging. Short ones were looked
  * up already, in whole_words, which has them all unless there are affixes. */
 static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
                            const uint32_t **ret_ids)
 {
     const uint32_t *ends;
+    size_t cut = bpe->is_byte && bpe->is_splittable ? next_cut(bpe, word, 0, bytes) : bytes;
+    if (cut < bytes) return encode_parts(bpe, scratch, word, bytes, cut, ret_ids);
     bool was_looked_up = bytes <= BPE_WHOLE_BYTES_MAX && !bpe->prefix && !bpe->suffix;
     uint32_t id = was_looked_up ? VOCABULARY_NO_ID : vocabulary_find(&bpe->pieces, word, bytes);
     if (id != VOCABULARY_NO_ID && bpe_is_whole(bpe, id)) {
@@ -377,18 +412,33 @@ static size_t encode_fresh(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8
 /* Where a word of the long cache lies: its bytes, padded to 4, then its ids. */
 static size_t ring_bytes(size_t bytes, size_t count) { return ((bytes + 3) & ~(size_t)3) + count * 4; }
 
-static void ring_put(bpe_scratch_t *scratch, long_entry_t *entry, uint64_t hash, const uint8_t *word,
-                     size_t bytes, const uint32_t *ids, size_t count)
+/* Takes the next `bytes` of the ring; their place is what was ever written before them. */
+static uint8_t *ring_take(bpe_scratch_t *scratch, size_t bytes, uint64_t *ret_place)
 {
-    size_t need = ring_bytes(bytes, count), at = scratch->ring_place % RING_BYTES;
-    if (at + need > RING_BYTES) { /* never split: skip to the beginning */
+    size_t at = scratch->ring_place % RING_BYTES;
+    if (at + bytes > RING_BYTES) { /* never split: skip to the beginning */
         scratch->ring_place += RING_BYTES - at;
         at = 0;
     }
-    *entry = (long_entry_t){ hash, scratch->ring_place, (uint16_t)bytes, (uint16_t)count };
-    memcpy(scratch->ring + at, word, bytes);
-    memcpy(scratch->ring + at + ring_bytes(bytes, 0), ids, count * sizeof *ids);
-    scratch->ring_place += need;
+    *ret_place = scratch->ring_place;
+    scratch->ring_place += bytes;
+    return scratch->ring + at;
+}
+
+/* What was put at a place, NULL when it has been written over. */
+static const uint8_t *ring_at(const bpe_scratch_t *scratch, uint64_t place)
+{
+    return scratch->ring_place - place > RING_BYTES ? NULL : scratch->ring + place % RING_BYTES;
+}
+
+static void ring_put(bpe_scratch_t *scratch, long_entry_t *entry, uint64_t hash, const uint8_t *word,
+                     size_t bytes, const uint32_t *ids, size_t count)
+{
+    uint64_t place;
+    uint8_t *at = ring_take(scratch, ring_bytes(bytes, count), &place);
+    *entry = (long_entry_t){ hash, place, (uint16_t)bytes, (uint16_t)count };
+    memcpy(at, word, bytes);
+    memcpy(at + ring_bytes(bytes, 0), ids, count * sizeof *ids);
 }
 
 /* The ids of a cached word, NULL when the entry is another word's or dead. */
@@ -396,12 +446,12 @@ static const uint32_t *ring_get(const bpe_scratch_t *scratch, const long_entry_t
                                 const uint8_t *word, size_t bytes)
 {
     if (entry->hash != hash || entry->bytes != bytes || entry->place == 0) return NULL;
-    if (scratch->ring_place - entry->place > RING_BYTES) return NULL;
-    const uint8_t *at = scratch->ring + entry->place % RING_BYTES;
-    return memcmp(at, word, bytes) == 0 ? (const uint32_t *)(const void *)(at + ring_bytes(bytes, 0)) : NULL;
+    const uint8_t *at = ring_at(scratch, entry->place);
+    bool is_same = at && memcmp(at, word, bytes) == 0;
+    return is_same ? (const uint32_t *)(const void *)(at + ring_bytes(bytes, 0)) : NULL;
 }
 
-/* Words the small cache does not hold: the long cache, else fresh. Writes a view of the ids. */
+/* Words too long for the small cache: the long cache, else fresh. Writes a view of the ids. */
 static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word,
                                         size_t bytes, const uint32_t **ret_ids)
 {
@@ -411,7 +461,7 @@ static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch
     *ret_ids = ring_get(scratch, entry, hash, word, bytes);
     if (*ret_ids) return entry->count;
     size_t count = encode_fresh(bpe, scratch, word, bytes, ret_ids);
-    if (bytes > 15 || count > 3) ring_put(scratch, entry, hash, word, bytes, *ret_ids, count);
+    ring_put(scratch, entry, hash, word, bytes, *ret_ids, count);
     return count;
 }
 
@@ -421,12 +471,19 @@ static __attribute__((noinline)) void encode_missed(const bpe_t *bpe, bpe_scratc
                                                     tokenizer_tokens_t *tokens)
 {
     const uint32_t *ids;
-    size_t count = encode_through_long_cache(bpe, scratch, word, bytes, &ids);
+    size_t count = encode_fresh(bpe, scratch, word, bytes, &ids);
     append_ids(tokens, ids, count);
-    if (count > 3) return;
+    if (count > SMALL_BYTES_MAX) return; /* byte-fallback of affixes; room is promised for a token per byte */
+    cache_entry_t entry = { .low = low, .high = high, .count = (uint32_t)count };
+    if (count <= SMALL_IDS_MAX) {
+        memcpy(entry.ids, ids, count * sizeof *ids);
+    } else {
+        uint64_t place;
+        memcpy(ring_take(scratch, count * sizeof *ids, &place), ids, count * sizeof *ids);
+        memcpy(entry.ids, &place, sizeof place);
+    }
     set[1] = set[0]; /* the older of the two goes */
-    set[0] = (cache_entry_t){ .low = low, .high = high, .count = (uint32_t)count };
-    memcpy(set[0].ids, ids, count * sizeof *ids);
+    set[0] = entry;
 }
 
 /* A short word as the two tables know it. */
@@ -442,10 +499,21 @@ static inline word_key_t word_key(const uint8_t *word, size_t bytes, size_t read
     return key;
 }
 
+/* The ids of an entry that has them in the ring; false when they were written over. */
+static bool copy_from_ring(const bpe_scratch_t *scratch, const cache_entry_t *entry, tokenizer_tokens_t *tokens)
+{
+    uint64_t place;
+    memcpy(&place, entry->ids, sizeof place);
+    const uint8_t *at = ring_at(scratch, place);
+    if (at) memcpy(tokens->ids + tokens->count, at, entry->count * sizeof *tokens->ids);
+    return at != NULL;
+}
+
 /* A word of 1..15 bytes. Nearly all are one token and found in the immutable table; the cache has the
  * others. Stores three ids at once: token_list_reserve leaves that much slack. */
-static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
-                                word_key_t key, tokenizer_tokens_t *tokens)
+static inline __attribute__((always_inline)) void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch,
+                                                               const uint8_t *word, size_t bytes, word_key_t key,
+                                                               tokenizer_tokens_t *tokens)
 {
     for (size_t at = key.hash & bpe->whole_mask; bpe->whole_words[at].meta; at = (at + 1) & bpe->whole_mask) {
         const bpe_whole_word_t *known = &bpe->whole_words[at];
@@ -458,7 +526,8 @@ static inline void encode_small(const bpe_t *bpe, bpe_scratch_t *scratch, const 
     cache_entry_t *set = scratch->cache[(key.hash >> 32) % CACHE_SETS];
     for (int way = 0; way < 2; way++) {
         if (set[way].low != key.low || set[way].high != key.high) continue;
-        memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
+        if (set[way].count <= SMALL_IDS_MAX) memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
+        else if (!copy_from_ring(scratch, &set[way], tokens)) break;
         tokens->count += set[way].count;
         return;
     }
@@ -499,9 +568,7 @@ static size_t cut_end(const bpe_t *bpe, const uint8_t *word, size_t start, size_
 {
     size_t before = start;
     for (size_t at = start + unicode_lead_bytes(word[start]); at < bytes; at += unicode_lead_bytes(word[at])) {
-        unsigned pair = (unsigned)word[at - 1] << 8 | word[at];
-        bool can_join = bpe->joins[pair >> 6] >> (pair & 63) & 1;
-        if (!can_join && is_known(bpe, word + at) && is_known(bpe, word + before)) return at;
+        if (!bpe_can_join(bpe, word, at) && is_known(bpe, word + at) && is_known(bpe, word + before)) return at;
         before = at;
     }
     return bytes;
@@ -511,7 +578,7 @@ void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *wo
                      size_t readable, tokenizer_tokens_t *tokens)
 {
     if (bytes == 0) return;
-    if (!bpe->is_splittable) {
+    if (!bpe->is_splittable || bpe->is_byte) {
         encode_one(bpe, scratch, word, bytes, readable, tokens);
         return;
     }

@@ -33,7 +33,7 @@ typedef struct bpe {
     bool ignore_merges;         /* a word that is a piece is that token, whatever the merges say */
     bool fuse_unknown;          /* neighbouring unknown characters become one token */
     bool has_fallback;          /* unknown characters become tokens of their bytes */
-    bool is_splittable;         /* no prefix, suffix: words may be cut where nothing can join */
+    bool is_splittable;         /* words may be cut where nothing can join: find_splittable() says when */
     uint32_t unknown_id;        /* VOCABULARY_NO_ID: unknown characters vanish */
     uint32_t fallback_ids[256]; /* VOCABULARY_NO_ID where missing */
     uint32_t start_ids[256];    /* is_byte: of each byte; else of each ASCII character */
@@ -41,6 +41,7 @@ typedef struct bpe {
     uint64_t *pairs;            /* hash table: left << 44 | right << 24 | rank; all ones: free; owned */
     unsigned pair_shift;
     size_t pair_mask;
+    uint64_t *pair_filter;      /* a bit per hash of a pair; clear: the pair is not in the table; owned */
     uint32_t *merged_ids;       /* [merge_count] by rank, owned */
     bool is_affine;             /* merged_ids[rank] == rank + affine_base: no look-up needed */
     uint32_t affine_base;
@@ -49,7 +50,8 @@ typedef struct bpe {
     uint64_t *whole;            /* bit per id: encoding its piece gives just it; owned */
     bpe_whole_word_t *whole_words; /* hash table of the short ones, owned */
     size_t whole_mask;
-    uint64_t *joins;            /* 256 x 256 bits: these last and first bytes meet inside some piece; owned */
+    uint64_t *joins;            /* 256 x 256 bits: a character that ends with this byte and one that begins with
+                                 * that byte meet inside some piece; owned */
 } bpe_t;
 
 /* Prepares an empty merge table for `merge_count` merges. pieces and the flags are set by the caller. */

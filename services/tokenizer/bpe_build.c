@@ -20,7 +20,8 @@ void bpe_init(bpe_t *bpe, size_t merge_count)
     bpe->pairs = malloc((bpe->pair_mask + 1) * sizeof *bpe->pairs);
     bpe->merged_ids = malloc((merge_count + 1) * sizeof *bpe->merged_ids);
     bpe->joins = calloc(1024, sizeof *bpe->joins);
-    QN_ASSERT(bpe->pairs && bpe->merged_ids && bpe->joins);
+    bpe->pair_filter = calloc((bpe->pair_mask + 1) << BPE_FILTER_BITS >> 6, sizeof *bpe->pair_filter);
+    QN_ASSERT(bpe->pairs && bpe->merged_ids && bpe->joins && bpe->pair_filter);
     memset(bpe->pairs, 0xFF, (bpe->pair_mask + 1) * sizeof *bpe->pairs);
     bpe->unknown_id = VOCABULARY_NO_ID;
 }
@@ -31,6 +32,7 @@ void bpe_fini(bpe_t *bpe)
     free(bpe->prefix);
     free(bpe->suffix);
     free(bpe->pairs);
+    free(bpe->pair_filter);
     free(bpe->merged_ids);
     free(bpe->whole);
     free(bpe->whole_words);
@@ -44,6 +46,8 @@ void bpe_add_merge(bpe_t *bpe, uint32_t left, uint32_t right, uint32_t merged)
     QN_ASSERT(left < (1u << BPE_ID_BITS) && right < (1u << BPE_ID_BITS));
     uint64_t key = bpe_pair_key(left, right);
     *bpe_pair_slot(bpe, key) = key << BPE_RANK_BITS | bpe->merge_count;
+    size_t bit = bpe_filter_bit(bpe, key);
+    bpe->pair_filter[bit >> 6] |= 1ull << (bit & 63);
     bpe->merged_ids[bpe->merge_count++] = merged;
 }
 
@@ -95,6 +99,39 @@ static bool shares_ids(const bpe_t *bpe)
     for (size_t i = 0; i < bpe->pieces.count; i++)
         if (bpe->pieces.by_id[bpe->pieces.entries[i].id] != i + 1) return true;
     return false;
+}
+
+/* Is the piece of a merge what its two pieces say one after the other? */
+static bool is_concatenation(const bpe_t *bpe, uint32_t left, uint32_t right, uint32_t merged)
+{
+    size_t left_bytes, right_bytes, bytes;
+    const uint8_t *first = vocabulary_piece(&bpe->pieces, left, &left_bytes);
+    const uint8_t *second = vocabulary_piece(&bpe->pieces, right, &right_bytes);
+    if (!first || !second) return true; /* no bytes come to this token, so the merge never happens */
+    const uint8_t *whole = vocabulary_piece(&bpe->pieces, merged, &bytes);
+    return whole && bytes == left_bytes + right_bytes && memcmp(whole, first, left_bytes) == 0 &&
+           memcmp(whole + left_bytes, second, right_bytes) == 0;
+}
+
+/* The same for bytes: what has merged is then always a piece, and where no piece has two bytes side by side nothing
+ * merges across. Not so when an id names a piece of other characters too, whose merges are then those of both. */
+static bool merges_concatenate(const bpe_t *bpe)
+{
+    for (size_t at = 0; at <= bpe->pair_mask; at++) {
+        uint64_t pair = bpe->pairs[at];
+        if (pair == BPE_FREE_PAIR) continue;
+        uint32_t left = (uint32_t)(pair >> (BPE_RANK_BITS + BPE_ID_BITS));
+        uint32_t right = (uint32_t)(pair >> BPE_RANK_BITS) & ((1u << BPE_ID_BITS) - 1);
+        uint32_t rank = (uint32_t)pair & ((1u << BPE_RANK_BITS) - 1);
+        if (!is_concatenation(bpe, left, right, bpe->merged_ids[rank])) return false;
+    }
+    return true;
+}
+
+static bool find_splittable(const bpe_t *bpe)
+{
+    if (bpe->prefix || bpe->suffix || bpe->ignore_merges || shares_ids(bpe)) return false;
+    return bpe->is_byte ? merges_concatenate(bpe) : merges_are_plain(bpe);
 }
 
 static void find_whole(bpe_t *bpe)
@@ -167,8 +204,7 @@ void bpe_finish(bpe_t *bpe)
     find_start_ids(bpe);
     if (bpe->is_byte) find_byte_ranks(bpe);
     find_joins(bpe);
-    bpe->is_splittable = !bpe->is_byte && !bpe->prefix && !bpe->suffix && !bpe->ignore_merges &&
-                         !shares_ids(bpe) && merges_are_plain(bpe);
+    bpe->is_splittable = find_splittable(bpe);
     find_whole(bpe);
     find_whole_words(bpe);
 }

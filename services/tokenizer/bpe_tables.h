@@ -11,6 +11,8 @@
 
 #define BPE_NO_RANK UINT32_MAX
 #define BPE_FREE_PAIR UINT64_MAX
+#define BPE_FILTER_BITS 2 /* four filter bits for each slot: half of the pairs asked for are not there, and the filter
+                           * fits the near caches, the table does not */
 
 static inline uint64_t bpe_fold(uint64_t low, uint64_t high)
 {
@@ -18,7 +20,28 @@ static inline uint64_t bpe_fold(uint64_t low, uint64_t high)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* A word of 1..15 bytes as two integers. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are read as integers, the first byte lowest");
+
+/* A word of 1..15 bytes as bpe_load_key gives it, without reading beyond: halves that overlap agree where they do. */
+static inline void bpe_load_key_exactly(const uint8_t *word, size_t bytes, uint64_t key[2])
+{
+    uint32_t first, last;
+    if (bytes > 8) {
+        memcpy(&key[0], word, 8);
+        memcpy(&key[1], word + bytes - 8, 8);
+        key[1] >>= 8 * (16 - bytes);
+    } else if (bytes == 8) {
+        memcpy(&key[0], word, 8);
+    } else if (bytes >= 4) {
+        memcpy(&first, word, 4);
+        memcpy(&last, word + bytes - 4, 4);
+        key[0] = first | (uint64_t)last << 8 * (bytes - 4);
+    } else {
+        key[0] = word[0] | (uint64_t)word[bytes / 2] << 8 * (bytes / 2) | (uint64_t)word[bytes - 1] << 8 * (bytes - 1);
+    }
+}
+
+/* A word of 1..15 bytes as two integers: its bytes in order, padded with zeros, and its length. */
 static inline void bpe_load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
                             uint64_t *ret_high)
 {
@@ -28,7 +51,7 @@ static inline void bpe_load_key(const uint8_t *word, size_t bytes, size_t readab
         key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
         key[1] &= bytes > 8 ? (1ull << (8 * (bytes - 8))) - 1 : 0;
     } else {
-        memcpy(key, word, bytes);
+        bpe_load_key_exactly(word, bytes, key);
     }
     *ret_low = key[0];
     *ret_high = key[1] | (uint64_t)bytes << 56;
@@ -37,17 +60,27 @@ static inline void bpe_load_key(const uint8_t *word, size_t bytes, size_t readab
 static inline uint64_t bpe_pair_key(uint32_t left, uint32_t right) { return (uint64_t)left << BPE_ID_BITS | right; }
 
 /* Fibonacci hashing: the top bits of a product. */
+static inline uint64_t bpe_pair_hash(uint64_t key) { return key * 0x9E3779B97F4A7C15ull; }
+
 static inline uint64_t *bpe_pair_slot(const bpe_t *bpe, uint64_t key)
 {
-    for (size_t at = (key * 0x9E3779B97F4A7C15ull) >> bpe->pair_shift;; at = (at + 1) & bpe->pair_mask) {
+    for (size_t at = bpe_pair_hash(key) >> bpe->pair_shift;; at = (at + 1) & bpe->pair_mask) {
         uint64_t *slot = &bpe->pairs[at];
         if (*slot >> BPE_RANK_BITS == key || *slot == BPE_FREE_PAIR) return slot;
     }
 }
 
+static inline size_t bpe_filter_bit(const bpe_t *bpe, uint64_t key)
+{
+    return bpe_pair_hash(key) >> (bpe->pair_shift - BPE_FILTER_BITS);
+}
+
 static inline uint32_t bpe_pair_rank(const bpe_t *bpe, uint32_t left, uint32_t right)
 {
-    uint64_t slot = *bpe_pair_slot(bpe, bpe_pair_key(left, right));
+    uint64_t key = bpe_pair_key(left, right);
+    size_t bit = bpe_filter_bit(bpe, key);
+    if (!(bpe->pair_filter[bit >> 6] >> (bit & 63) & 1)) return BPE_NO_RANK;
+    uint64_t slot = *bpe_pair_slot(bpe, key);
     return slot == BPE_FREE_PAIR ? BPE_NO_RANK : (uint32_t)(slot & ((1u << BPE_RANK_BITS) - 1));
 }
 
@@ -70,6 +103,14 @@ static inline uint32_t bpe_character_id(const bpe_t *bpe, const uint8_t *charact
 static inline uint32_t bpe_merged_id(const bpe_t *bpe, uint32_t rank)
 {
     return bpe->is_affine ? bpe->affine_base + rank : bpe->merged_ids[rank];
+}
+
+/* May the characters before and from `at` on (0 < at < bytes of the word) end up in one token? Not at all inside a
+ * character: that is never asked. */
+static inline bool bpe_can_join(const bpe_t *bpe, const uint8_t *word, size_t at)
+{
+    unsigned pair = (unsigned)word[at - 1] << 8 | word[at];
+    return bpe->joins[pair >> 6] >> (pair & 63) & 1;
 }
 
 static inline bool bpe_is_whole(const bpe_t *bpe, uint32_t id)

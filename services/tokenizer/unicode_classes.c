@@ -134,6 +134,8 @@ static size_t common_prefix(const uint8_t *text, size_t length)
     return at;
 }
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "eight bytes are read as an integer, the first lowest");
+
 size_t unicode_valid_prefix(const uint8_t *text, size_t length)
 {
     size_t at = 0;
@@ -141,8 +143,9 @@ size_t unicode_valid_prefix(const uint8_t *text, size_t length)
         uint64_t word;
         while (length - at >= sizeof word) {
             memcpy(&word, text + at, sizeof word);
-            if (word & 0x8080808080808080ull) break;
-            at += sizeof word;
+            uint64_t tops = word & 0x8080808080808080ull;
+            at += tops ? (size_t)__builtin_ctzll(tops) / 8 : sizeof word;
+            if (tops) break;
         }
         at += common_prefix(text + at, length - at);
         if (at == length) break;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What the split costs: tokens/s of five processes (ipc) over five threads (inproc), bundled model, greedy, batch 1 and 16, and
-the time per hop. Rounds alternate between the two so that both see the same machine; the figure is the median of their ratios.
+the time per hop, of hops with at least 100 messages (about three rounds). Rounds alternate between the two so that both see the
+same machine; the figure is the median of their ratios.
 
 usage: tests/bench/split.py [ROUNDS]"""
 import pathlib

@@ -1,5 +1,5 @@
 /* libFuzzer target: any bytes as a configuration file, as a notice of a service, and as a service's output.
- * Seed: config.yaml. A file is either taken or refused with a text; what was taken prints and loads to the same. */
+ * A file is either taken or refused with a text; what was taken prints and loads to the same. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
-/* Compute without a service around it, for tests: a checkpoint brought in by memory's code, the three regions on the
- * heap, the slot book and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
+/* Compute without a service around it, for tests: a checkpoint brought in by memory's code, the regions
+ * that memory would make, the slot book and the executor, and a small scheduler that runs sequences by hand. Include once per program. */
 #ifndef QN_TESTS_GOLDEN_ENGINE_H
 #define QN_TESTS_GOLDEN_ENGINE_H
 
@@ -12,6 +12,7 @@
 #include "common/model_config.h"
 #include "services/compute/executor.h"
 #include "services/compute/model.h"
+#include "services/compute/runtime.h"
 #include "services/compute/slot_book.h"
 #include "services/memory/safetensors.h"
 #include "services/memory/weights.h"
@@ -27,19 +28,25 @@ typedef struct {
     weights_format_t format;      /* zero: as the checkpoint has them */
     uint32_t layers;              /* only the first ones; 0: all */
     const char *config;           /* another directory's config.json and generation_config.json; NULL: its own */
+    const backend_t *backend;     /* NULL: the CPU's */
+    qn_share_t share;             /* of all regions; memfd for the CPU */
+    const char *activations;      /* compute.activations; NULL: auto */
+    bool deterministic;
 } engine_options_t;
+
+enum { ENGINE_KV, ENGINE_ACTIVATIONS, ENGINE_STATE, ENGINE_STEP_IO, ENGINE_REGIONS };
 
 typedef struct {
     engine_options_t options;
     step_limits_t limits;
-    qn_mapping_t *weights;
-    char *kv, *activations, *state, *step_io;
+    qn_mapping_t *weights, *regions[ENGINE_REGIONS];
     model_t *model;
     qn_stream_t *stream;
     slot_book_t *book;
     executor_t *executor;
     step_result_t result;
     uint64_t step;
+    void *logits;                 /* the host's copy where the device's memory is not its own */
 } engine_t;
 
 #define ENGINE_OK(call) \
@@ -62,13 +69,31 @@ ENGINE_HELPER char *engine_read_text(const char *directory, const char *name, si
     return text;
 }
 
-ENGINE_HELPER void *engine_memory(uint64_t bytes)
+static uint64_t engine_regions;   /* ids given so far */
+
+ENGINE_HELPER qn_mapping_t *engine_region(const engine_t *engine, qn_region_kind_t kind, uint64_t bytes)
 {
-    void *memory = aligned_alloc(64, (bytes + 127) & ~UINT64_C(63));
-    QN_ASSERT(memory);
-    memset(memory, 0xa5, bytes);  /* a NaN, so that reading what nobody wrote shows */
+    qn_mapping_t *region;
+    qn_share_t share = engine->options.share;
+    qn_region_spec_t spec = { .id = ++engine_regions, .kind = kind, .share = share, .name = "test",
+                              .device = share == QN_SHARE_MEMFD ? -1 : 0, .bytes = bytes, .epoch = 1 };
+    ENGINE_OK(qn_region_create(&spec, &region));
+    return region;
+}
+
+/* Filled with a NaN, so that reading what nobody wrote shows; device memory is as memory leaves it. */
+ENGINE_HELPER void *engine_memory(engine_t *engine, unsigned index, uint64_t bytes)
+{
+    static const qn_region_kind_t KINDS[ENGINE_REGIONS] = {
+        [ENGINE_KV] = QN_REGION_KIND_KV, [ENGINE_ACTIVATIONS] = QN_REGION_KIND_ACTIVATIONS,
+        [ENGINE_STATE] = QN_REGION_KIND_STATE, [ENGINE_STEP_IO] = QN_REGION_KIND_STEP_IO };
+    engine->regions[index] = engine_region(engine, KINDS[index], bytes);
+    void *memory = qn_region_pointer(engine->regions[index]);
+    if (engine->options.share == QN_SHARE_MEMFD) memset(memory, 0xa5, bytes);
     return memory;
 }
+
+ENGINE_HELPER void *engine_at(const engine_t *engine, unsigned index) { return qn_region_pointer(engine->regions[index]); }
 
 /* Memory's table of tensors as compute reads it. */
 ENGINE_HELPER void engine_bind(engine_t *engine, const qn_model_config_t *config, const weights_t *weights)
@@ -87,8 +112,6 @@ ENGINE_HELPER void engine_bind(engine_t *engine, const qn_model_config_t *config
     free(tensors);
 }
 
-static uint64_t engine_regions;   /* ids given so far */
-
 /* As memory loads it: planned from the checkpoint, filled into a region, bound by name. */
 ENGINE_HELPER void engine_load(engine_t *engine)
 {
@@ -104,9 +127,7 @@ ENGINE_HELPER void engine_load(engine_t *engine)
     if (engine->options.layers) config.layers = engine->options.layers;
     weights_t *weights;
     ENGINE_OK(weights_plan(engine->options.directory, &config, &engine->options.format, &weights));
-    qn_region_spec_t spec = { .id = ++engine_regions, .kind = QN_REGION_KIND_WEIGHTS, .share = QN_SHARE_MEMFD,
-                              .device = -1, .bytes = weights_bytes(weights), .epoch = 1, .name = "weights" };
-    ENGINE_OK(qn_region_create(&spec, &engine->weights));
+    engine->weights = engine_region(engine, QN_REGION_KIND_WEIGHTS, weights_bytes(weights));
     ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){ 0 }));
     engine_bind(engine, &config, weights);
     weights_destroy(&weights);
@@ -121,32 +142,36 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     if (!options.model_len) options.model_len = 256;
     if (!options.block_tokens) options.block_tokens = 16;
     if (!options.kernels) options.kernels = "";
+    if (!options.backend) options.backend = backend_cpu();
     engine->options = options;
     engine_load(engine);
     const qn_model_config_t *config = &engine->model->config;
     uint32_t blocks = (options.model_len + options.block_tokens - 1) / options.block_tokens * options.sequences;
     engine->limits = step_limits_make(options.sequences, options.step_tokens, options.model_len,
                                       options.block_tokens, blocks, config->vocab);
+    const backend_t *backend = options.backend;
+    ENGINE_OK(backend->choose_activations(options.activations ? options.activations : "auto",
+                                          engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
+                                          &engine->limits.activations));
     scratch_sizes_t sizes;
     ENGINE_OK(scratch_measure(config, &engine->limits, &sizes));
-    engine->activations = engine_memory(sizes.activations_bytes);
-    engine->state = engine_memory(sizes.state_bytes);
-    engine->step_io = engine_memory(sizes.step_io_bytes);
     uint64_t block_bytes;
     ENGINE_OK(qn_model_kv_block_bytes(config, options.block_tokens, qn_scalar_bytes(options.kv_scalar), &block_bytes));
-    engine->kv = engine_memory(block_bytes * blocks);
-    qn_kernel_case_t shape = {
-        .heads = config->heads, .kv_heads = config->kv_heads, .head_dim = config->head_dim,
-        .hidden = config->hidden, .intermediate = config->intermediate, .vocab = config->vocab,
-        .block_tokens = options.block_tokens, .kv_scalar = options.kv_scalar };
+    qn_kernel_case_t shape = runtime_kernel_case(config, options.block_tokens, options.kv_scalar);
     executor_parts_t parts = {
-        .backend = backend_cpu(), .model = engine->model, .limits = engine->limits, .activations = engine->activations,
-        .state = engine->state, .step_io = engine->step_io, .now_ns = qn_clock_now_ns,
-        .kv = { .data = engine->kv, .scalar = options.kv_scalar, .layers = config->layers, .blocks = blocks,
-                .block_tokens = options.block_tokens, .kv_heads = config->kv_heads, .head_dim = config->head_dim } };
-    uint32_t isa = options.isa ? options.isa & qn_kernels_isa() : qn_kernels_isa();
-    ENGINE_OK(qn_kernels_choose(options.kernels, &shape, isa, &parts.kernels));
-    ENGINE_OK(qn_stream_create(&(qn_stream_options_t){ .threads = options.threads }, &engine->stream));
+        .backend = backend, .model = engine->model, .limits = engine->limits, .now_ns = qn_clock_now_ns,
+        .activations = engine_memory(engine, ENGINE_ACTIVATIONS, sizes.activations_bytes),
+        .state = engine_memory(engine, ENGINE_STATE, sizes.state_bytes),
+        .step_io = engine_memory(engine, ENGINE_STEP_IO, sizes.step_io_bytes),
+        .kv = { .data = engine_memory(engine, ENGINE_KV, block_bytes * blocks), .scalar = options.kv_scalar,
+                .layers = config->layers, .blocks = blocks, .block_tokens = options.block_tokens,
+                .kv_heads = config->kv_heads, .head_dim = config->head_dim } };
+    if (options.isa) ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
+    else ENGINE_OK(backend->choose_kernels(options.kernels, &shape, &parts.kernels));
+    backend_stream_options_t stream = {
+        .threads = options.threads, .deterministic = options.deterministic, .shape = &shape,
+        .activations = engine->limits.activations, .max_sequences = options.sequences };
+    ENGINE_OK(backend->stream_create(&stream, &engine->stream));
     parts.stream = engine->stream;
     ENGINE_OK(executor_create(&parts, &engine->executor));
     ENGINE_OK(slot_book_create(&engine->limits, &engine->book));
@@ -162,13 +187,11 @@ ENGINE_HELPER void engine_close(engine_t *engine)
 {
     executor_destroy(&engine->executor);
     slot_book_destroy(&engine->book);
-    qn_stream_destroy(&engine->stream);
+    if (engine->logits) engine->options.backend->host_destroy(&engine->logits);
+    engine->options.backend->stream_destroy(&engine->stream);
     model_destroy(&engine->model);
     qn_region_close(&engine->weights);
-    free(engine->kv);
-    free(engine->activations);
-    free(engine->state);
-    free(engine->step_io);
+    for (unsigned i = 0; i < ENGINE_REGIONS; i++) qn_region_close(&engine->regions[i]);
     free(engine->result.tokens);
     free(engine->result.prompt);
     free(engine->result.top);
@@ -185,6 +208,19 @@ ENGINE_HELPER void engine_step(engine_t *engine, step_plan_t *plan)
         abort();
     }
     ENGINE_OK(executor_run(engine->executor, plan, &engine->result));
+}
+
+/* Returns view of the logits [rows, V] of the last rows computed, on the host, until the next call. */
+ENGINE_HELPER const float *engine_logits(engine_t *engine, uint32_t *ret_rows)
+{
+    const float *logits = executor_logits(engine->executor, ret_rows);
+    const backend_t *backend = engine->options.backend;
+    size_t row_bytes = (size_t)engine->limits.vocab * sizeof *logits;
+    if (backend->synchronous) return logits;
+    if (!engine->logits) ENGINE_OK(backend->host_create(engine->limits.logit_rows * row_bytes, &engine->logits));
+    backend->download(engine->stream, engine->logits, logits, *ret_rows * row_bytes);
+    ENGINE_OK(backend->stream_wait(engine->stream));
+    return engine->logits;
 }
 
 /* ---- sequences run by hand ---- */

@@ -42,6 +42,7 @@ unsigned check_moe(qn_scalar_t activations);
 unsigned check_moe_bits(void);
 unsigned check_fused(void);
 unsigned check_fill(void);
+unsigned check_memory(void);
 unsigned check_attention_bits(void);
 unsigned check_slots(void);
 unsigned check_logprobs(void);

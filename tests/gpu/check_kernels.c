@@ -483,6 +483,7 @@ static const typed_check_t TYPED[] = {
 };
 static const plain_check_t PLAIN[] = {
     { "softcap", check_softcap }, { "fused", check_fused }, { "moe_bits", check_moe_bits }, { "fill", check_fill },
+    { "memory", check_memory },
     { "matmul_bits", check_product_bits }, { "attention_bits", check_attention_bits }, { "slots", check_slots },
     { "logprobs", check_logprobs }, { "sampler", check_sampler },
 };

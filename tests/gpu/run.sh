@@ -1,6 +1,7 @@
 #!/bin/sh
-# Checks and times the CUDA kernels on a machine with a GPU, from a prebuilt folder (make bundle) or from build/cuda.
-# usage: tests/gpu/run.sh [check|time|sanitize|all] [FOLDER] [OPERATION...]; exits 1 when a check fails.
+# Checks and times the CUDA backend on a machine with a GPU, from a prebuilt folder (make bundle) or from build/cuda.
+# usage: tests/gpu/run.sh [check|golden|kernels|time|sanitize|all] [FOLDER] [ARGUMENT...]; exits 1 when a check fails.
+# ARGUMENTs go to `quintet bench kernels` (--op matmul) or to time_kernels (matmul, step, load).
 set -u
 what=${1:-all}
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -21,6 +22,10 @@ case $what in check|all)
     echo "== check: every kernel against the reference"
     "$folder/check_kernels" || status=1 ;;
 esac
+case $what in golden|all)
+    echo "== golden: the reference checkpoints through the executor"
+    (cd "$here" && "$folder/check_golden") || status=1 ;;
+esac
 case $what in sanitize)
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"
@@ -28,8 +33,12 @@ case $what in sanitize)
             moe_bits slots logprobs sampler rope kv || status=1
     done ;;
 esac
+case $what in kernels|all)
+    echo "== kernels: every registered kernel over the shapes of three models"
+    (cd "$here" && "$folder/quintet" bench kernels --set compute.backend=cuda "$@") || status=1 ;;
+esac
 case $what in time|all)
-    echo "== time: percent of 4.54 TB/s and of 790 TFLOP/s"
+    echo "== time: whole steps and the load of a checkpoint, percent of 4.54 TB/s and of 790 TFLOP/s"
     "$folder/time_kernels" "$@" || status=1 ;;
 esac
 exit $status

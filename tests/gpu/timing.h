@@ -27,8 +27,6 @@ double timing_run(timing_t *timing, unsigned launches, void (*launch)(void *cont
 /* `bytes` and `operations` of one launch; 0: not shown. */
 void timing_print(const char *op, const char *shape, double us, double bytes, double operations);
 
-/* Products of experts over the shapes of Qwen3-30B-A3B and Mixtral-8x7B (time_experts.c). */
-void time_experts(timing_t *timing);
 /* From the page cache to the device, and weights made on it (time_load.c). */
 void time_load(void);
 /* Whole decode and prefill steps of both models (time_step.c). */

@@ -58,6 +58,7 @@ def test_config_show_json_has_typed_values(quintet, tmp_path):
 def test_config_get_answers_one_value(quintet):
     assert quintet("config", "get", "scheduler.policy") == (0, "fcfs\n", "")
     assert quintet("config", "get", "-j", "memory.block_tokens") == (0, "16\n", "")
+    assert json.loads(quintet("config", "get", "-j", "--origin", "memory.block_tokens")[1]) == {"value": 16, "origin": "default"}
     status, out, err = quintet("config", "get", "scheduler.polcy")
     assert (status, out) == (64, "")
     assert "unknown key scheduler.polcy; did you mean scheduler.policy?" in err
@@ -84,7 +85,9 @@ def test_config_keys_lists_every_key_in_every_form(quintet):
     assert quintet("config", "keys", "--yaml")[1] == (ROOT / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("arguments", [["frobnicate"], ["get"], ["check"], ["show", "extra"], ["--nothing"], ["--set"]])
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["get"], ["check"], ["show", "extra"], ["--nothing"], ["--set"],
+                                       ["show", "--yaml"], ["get", "run_dir", "--markdown"], ["keys", "--origin"],
+                                       ["keys", "--yaml", "-j"], ["keys", "--set", "log.level=debug"]])
 def test_config_wrong_use_is_64(quintet, arguments):
     status, out, err = quintet("config", *arguments)
     assert (status, out) == (64, "")

@@ -1,13 +1,16 @@
 """SIGKILL of each service under load: the supervisor restarts it and new requests are served with the same ids."""
 import concurrent.futures
+import os
 import pathlib
+import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "system"))
-from engine import SERVICES, Engine  # noqa: E402
+from engine import BUILD, SERVICES, Engine  # noqa: E402
 
 PROMPTS = [list(range(10 + 40 * i, 40 + 43 * i)) for i in range(8)]
 
@@ -67,7 +70,7 @@ def test_kill_behind_the_tokenizer_loses_nothing(engine, service):
 def test_kill_of_all_at_once_is_followed_by_service(engine, expected):
     for pid in engine.pids().values():
         try:
-            __import__("os").kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
     time.sleep(0.05)
@@ -76,8 +79,6 @@ def test_kill_of_all_at_once_is_followed_by_service(engine, expected):
 
 
 def test_duplicate_service_is_refused_and_disturbs_nobody(engine, expected):
-    import subprocess
-    from engine import BUILD
     for service in SERVICES:
         done = subprocess.run([str(BUILD / f"quintet-{service}"), "--run-dir", engine.run_dir], capture_output=True,
                               text=True, timeout=20)

@@ -107,6 +107,15 @@ def test_step_of_quantised_weights_moves_less(tmp_path, quantize, bits):
     assert report["weights_bytes"] == pytest.approx(head + (products - head) * bits / 8, rel=0.03)
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_step_is_compared_with_the_peak_of_its_instructions(tmp_path, quantize):
+    report = figures("step", "--model", small_shape(tmp_path / "shape", layers=1), "--batch", "0", "--prefill", "8",
+                     "--seconds", "0.01", "--set", f"model.quantize={quantize}")
+    kind = "int8" if report["matmul"] == "vnni" and quantize == "int8" else "f32"
+    row, = report["figures"]
+    assert row["limit_name"] == kind and row["limit"] == pytest.approx(report["machine"][kind], rel=1e-6)
+
+
 def test_step_takes_kernels_and_threads(tmp_path):
     shape = small_shape(tmp_path / "shape", layers=1)
     report = figures("step", "--model", shape, "--batch", "1", "--context", "8", "--prefill", "0", "--seconds", "0.01",
@@ -178,6 +187,8 @@ def test_tokenizer_counts_the_text(tmp_path):
     (["machine", "extra"], EX_USAGE, "extra"),
     (["kernels", "--op", "matmull"], EX_USAGE, 'did you mean "matmul"'),
     (["kernels", "--kernel", "avx3"], EX_USAGE, 'did you mean "avx2"'),
+    (["kernels", "--op", "slot_update", "-j"], EX_UNAVAILABLE, "no case for operation slot_update"),
+    (["kernels", "--op", "softcap", "--kernel", "vnni", "-j"], EX_UNAVAILABLE, "with kernel vnni"),
     (["step", "--batch", "1,,2"], EX_USAGE, "--batch"),
     (["step", "--batch", "4097"], EX_USAGE, "--batch"),
     (["step", "--batch", "0", "--prefill", "0"], EX_USAGE, "nothing to measure"),
@@ -186,6 +197,8 @@ def test_tokenizer_counts_the_text(tmp_path):
     (["step", "--model", "/nonexistent"], EX_NOINPUT, "/nonexistent"),
     (["step", "--set", "model.quantise=int8"], EX_CONFIG, "model.quantize"),
     (["step", "--set", "compute.backend=cuda"], EX_UNAVAILABLE, "compute.backend"),
+    (["kernels", "--set", "compute.backend=cuda"], EX_UNAVAILABLE, "compute.backend"),
+    (["kernels", "--set", "compute.backnd=cuda"], EX_CONFIG, "compute.backend"),
     (["quality"], EX_USAGE, "--text"),
     (["quality", "--text", "/nonexistent"], EX_NOINPUT, "/nonexistent"),
     (["quality", "--text", "-"], EX_DATAERR, "at least 2"),

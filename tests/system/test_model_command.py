@@ -152,6 +152,10 @@ def test_model_check_good_directories_pass(directory):
     assert [row["check"] for row in rows] == ["config", "generation", "weights", "tensors", "memory", "numbers", "tokenizer"]
 
 
+def test_model_check_a_slash_at_the_end_says_nothing():
+    assert quintet("check", "-j", f"{GOLDEN}/qwen2//").stdout == quintet("check", "-j", GOLDEN / "qwen2").stdout
+
+
 def test_model_check_accepts_a_checkpoint_without_its_head(tmp_path):
     directory = copy(GOLDEN / "gpt2", tmp_path / "model")
     edit_tensors(directory, lambda tensors: [tensors.__setitem__(name.removeprefix("transformer."), tensors.pop(name))

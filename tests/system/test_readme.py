@@ -3,6 +3,8 @@ import pathlib
 import re
 import subprocess
 
+import pytest
+
 from engine import BUILD, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -42,8 +44,15 @@ def test_readme_has_no_unfilled_place():
     assert not re.search(r"@[A-Z_]+@", README)
 
 
-def test_readme_of_each_service_names_its_files():
-    for service in ("frontend", "tokenizer", "scheduler", "memory", "compute"):
-        text = (ROOT / "services" / service / "README.md").read_text()
-        for name in re.findall(r"`(\w+\.[ch])`", text):
-            assert (ROOT / "services" / service / name).exists() or list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(f"*/*/{name}")), (service, name)
+SERVICES = [f"services/{name}" for name in ("frontend", "tokenizer", "scheduler", "memory", "compute")]
+
+
+@pytest.mark.parametrize("folder", [*SERVICES, "common", "deploy", "kernels", "schemas", "tools", "tests", "tests/fuzz",
+                                    "tests/golden"])
+def test_readme_of_each_folder_names_files_that_are_there(folder):
+    text = (ROOT / folder / "README.md").read_text()
+    names = re.findall(r"`([\w./*-]+\.(?:[ch]|cu|cuh|py|sh|md))`", text)
+    for name in names:
+        near = list((ROOT / folder).glob(name)) if not name.startswith("../") else [(ROOT / folder / name).resolve()]
+        places = near or [path for depth in ("", "*/", "*/*/") for path in ROOT.glob(depth + name)]
+        assert any(path.exists() for path in places), (folder, name)

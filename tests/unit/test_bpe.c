@@ -65,7 +65,7 @@ typedef struct {
     size_t count;
 } table_t;
 
-static void table_open(table_t *table, unsigned *seed)
+static void table_open(table_t *table, unsigned *seed, size_t merges)
 {
     char pieces[LETTERS + MERGES][64] = { "a", "b", "c", "d" };
     *table = (table_t){ .count = 0 };
@@ -74,7 +74,7 @@ static void table_open(table_t *table, unsigned *seed)
     table->bpe.is_byte = true;
     uint32_t ids = LETTERS;
     for (uint32_t i = 0; i < LETTERS; i++) vocabulary_add(&table->bpe.pieces, pieces[i], 1, i);
-    while (table->count < MERGES) {
+    while (table->count < merges) {
         uint32_t left = (uint32_t)rand_r(seed) % ids, right = (uint32_t)rand_r(seed) % ids;
         char joined[128];
         snprintf(joined, sizeof joined, "%s%s", pieces[left], pieces[right]);
@@ -141,7 +141,7 @@ static void test_bpe_random_words_equal_plain_merging(void **state)
     print_message("seed %u\n", seed);
     for (int round = 0; round < 40; round++) {
         table_t table;
-        table_open(&table, &seed);
+        table_open(&table, &seed, round % 2 ? MERGES : 2 + (size_t)round / 4); /* few: most words can be cut */
         bpe_scratch_t *scratch = bpe_scratch_open();
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
             uint8_t word[512];
@@ -153,17 +153,28 @@ static void test_bpe_random_words_equal_plain_merging(void **state)
     }
 }
 
-/* More words than the caches hold: entries are written over, results stay. */
-static void test_bpe_full_cache_changes_nothing(void **state)
+/* Do some two letters never meet inside a piece? */
+static bool has_cut(const table_t *table)
 {
-    (void)state;
+    bool found = false;
+    for (unsigned pair = 0; pair < LETTERS * LETTERS; pair++) {
+        unsigned at = ('a' + pair / LETTERS) << 8 | ('a' + pair % LETTERS);
+        found |= !(table->bpe.joins[at >> 6] >> (at & 63) & 1);
+    }
+    return found && table->bpe.is_splittable;
+}
+
+/* More words than the caches hold: entries are written over, results stay. */
+static void fill_caches(size_t merges)
+{
     unsigned seed = 7;
     table_t table;
-    table_open(&table, &seed);
+    table_open(&table, &seed, merges);
     bpe_scratch_t *scratch = bpe_scratch_open(), *fresh = bpe_scratch_open();
+    assert_true(has_cut(&table));
     for (int round = 0; round < 60000; round++) {
         uint8_t word[40];
-        size_t bytes = 10 + (size_t)(rand_r(&seed) % 30);
+        size_t bytes = 5 + (size_t)(rand_r(&seed) % 35);
         for (size_t k = 0; k < bytes; k++) word[k] = (uint8_t)('a' + rand_r(&seed) % LETTERS);
         tokenizer_tokens_t tokens = { 0 };
         const uint32_t *ids, *ends;
@@ -178,12 +189,47 @@ static void test_bpe_full_cache_changes_nothing(void **state)
     bpe_fini(&table.bpe);
 }
 
+static void test_bpe_full_cache_changes_nothing(void **state)
+{
+    (void)state;
+    fill_caches(MERGES);
+    fill_caches(5);
+}
+
+/* A merge whose piece is not its two pieces side by side (its id names other text as well): no word may be cut, since
+ * what is inside pieces says nothing of what merges. */
+static void test_bpe_merge_of_another_piece_forbids_cuts(void **state)
+{
+    (void)state;
+    static const struct { const char *piece; bool splittable; } ROWS[] = { { "ab", true }, { "cc", false } };
+    for (size_t i = 0; i < 2; i++) {
+        bpe_t bpe = { .is_byte = true };
+        vocabulary_init(&bpe.pieces, 8);
+        bpe_init(&bpe, 1);
+        for (uint32_t id = 0; id < 3; id++) vocabulary_add(&bpe.pieces, &"abc"[id], 1, id);
+        vocabulary_add(&bpe.pieces, ROWS[i].piece, 2, 3);
+        bpe_add_merge(&bpe, 0, 1, 3);
+        bpe_finish(&bpe);
+        assert_int_equal(bpe.is_splittable, ROWS[i].splittable);
+        bpe_scratch_t *scratch = bpe_scratch_open();
+        tokenizer_tokens_t tokens = { 0 };
+        bpe_encode_word(&bpe, scratch, (const uint8_t *)"cabca", 5, 5, &tokens);
+        static const uint32_t WANT[] = { 2, 3, 2, 0 };
+        assert_int_equal(tokens.count, 4);
+        assert_memory_equal(tokens.ids, WANT, sizeof WANT);
+        tokenizer_tokens_fini(&tokens);
+        bpe_scratch_close(&scratch);
+        bpe_fini(&bpe);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bpe_rules_give_expected_tokens),
         cmocka_unit_test(test_bpe_random_words_equal_plain_merging),
         cmocka_unit_test(test_bpe_full_cache_changes_nothing),
+        cmocka_unit_test(test_bpe_merge_of_another_piece_forbids_cuts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

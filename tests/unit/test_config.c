@@ -63,7 +63,7 @@ static void test_config_without_file_has_the_defaults(void **state)
     assert_string_equal(values->scheduler.policy, "fcfs");
     assert_int_equal(values->scheduler.max_sequences, 64);
     assert_true(values->memory.prefix_cache);
-    assert_string_equal(values->memory.kv_dtype, "f32");
+    assert_string_equal(values->memory.kv_dtype, "auto");
     assert_string_equal(values->up.composed, "");
     assert_string_equal(qn_config_origin(config, "scheduler.policy"), "default");
     assert_null(qn_config_origin(config, "scheduler.nothing"));
@@ -194,7 +194,7 @@ static void test_config_bad_file_is_refused_with_line_and_remedy(void **state)
         { "frontend:\n  max_body_bytes: 1GiB\n",
           "config.yaml:2: frontend.max_body_bytes must be from 1KiB to 8MiB, not 1GiB" },
         { "scheduler:\n  max_sequences: 0\n", "config.yaml:2: scheduler.max_sequences must be from 1 to 1024, not 0" },
-        { "memory:\n  kv_dtype: f16\n", "config.yaml:2: memory.kv_dtype must be one of f32|bf16, not \"f16\"" },
+        { "memory:\n  kv_dtype: f16\n", "config.yaml:2: memory.kv_dtype must be one of auto|f32|bf16, not \"f16\"" },
         { "frontend:\n  listen: 8000\n",
           "config.yaml:2: frontend.listen must be host:port, [v6]:port, :port or unix:PATH, not \"8000\"" },
         { "memory:\n  endpoint: ipc:///tmp/x\n",

@@ -362,13 +362,13 @@ static void test_region_size_both_sides_of_its_limits(void **state)
     }
 }
 
-static void test_region_write_reaches_the_content(void **state)
+static void test_region_host_needs_no_device(void **state)
 {
     (void)state;
-    qn_mapping_t *region = make_region(QN_REGION_KIND_STATE, 100);
-    assert_int_equal(qn_region_write(region, 96, "tail", 4), QN_OK);
-    assert_memory_equal((char *)qn_region_pointer(region) + 96, "tail", 4);
-    qn_region_close(&region);
+    uint64_t largest = 0;
+    assert_int_equal(qn_region_probe(QN_SHARE_MEMFD, -1), QN_OK);
+    assert_int_equal(qn_region_largest_bytes(QN_SHARE_MEMFD, -1, &largest), QN_OK);
+    assert_true(largest == QN_REGION_BYTES_MAX);
 }
 
 static void test_region_free_bytes_is_plausible(void **state)
@@ -432,7 +432,15 @@ static void test_region_cuda_shares_are_refused_without_cuda(void **state)
         assert_int_equal(qn_region_create(&spec, &region), QN_ERR_UNSUPPORTED);
         assert_non_null(strstr(qn_err_text(), "make cuda"));
         assert_null(region);
+        uint64_t bytes;
+        assert_int_equal(qn_region_probe(share, 0), QN_ERR_UNSUPPORTED);
+        assert_non_null(strstr(qn_err_text(), "make cuda"));
+        assert_int_equal(qn_region_free_bytes(share, 0, &bytes), QN_ERR_UNSUPPORTED);
+        assert_int_equal(qn_region_largest_bytes(share, 0, &bytes), QN_ERR_UNSUPPORTED);
     }
+    qn_mapping_t *adopted = NULL;
+    assert_int_equal(qn_region_adopt_device(0, 0, 4096, "", &adopted), QN_ERR_UNSUPPORTED);
+    assert_null(adopted);
 }
 #endif
 
@@ -448,7 +456,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_region_own_process_gets_the_same_pointer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_mapping_and_descriptor_outlive_a_killed_owner, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_size_both_sides_of_its_limits, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_region_write_reaches_the_content, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_region_host_needs_no_device, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_free_bytes_is_plausible, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_huge_pages_change_no_byte, setup, teardown),
 #ifndef QN_CUDA

@@ -25,6 +25,7 @@ int main(void)
 #else
 
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -60,7 +61,8 @@ static int run_owner(qn_share_t share, qn_region_kind_t kind)
                               .name = "test", .fd_socket = socket_path };
     uint8_t *content = malloc(BYTES);
     for (uint64_t i = 0; i < BYTES; i++) content[i] = pattern(i);
-    if (qn_region_create(&spec, &region) || qn_region_write(region, 0, content, BYTES) ||
+    if (qn_region_create(&spec, &region) ||
+        cudaMemcpy(qn_region_pointer(region), content, BYTES, cudaMemcpyHostToDevice) != cudaSuccess ||
         (kind == QN_REGION_KIND_WEIGHTS && qn_region_seal(region, FINGERPRINT)) ||
         qn_fd_server_create(socket_path, find_region, region, &server)) {
         fprintf(stderr, "owner: %s\n", qn_err_text());
@@ -70,10 +72,12 @@ static int run_owner(qn_share_t share, qn_region_kind_t kind)
     for (uint32_t i = 0; i < 64; i++) printf("%02x", wire.handle_count ? wire.handle[i] : 0);
     printf("\n");
     fflush(stdout);
-    for (;;) {
-        poll(&(struct pollfd){ .fd = qn_fd_server_fd(server), .events = POLLIN }, 1, 1000);
+    struct pollfd watched[] = { { .fd = qn_fd_server_fd(server), .events = POLLIN }, { .fd = STDIN_FILENO } };
+    while (!(watched[1].revents & POLLHUP)) { /* a test that failed must not leave it behind */
+        poll(watched, 2, -1);
         qn_fd_server_serve(server);
     }
+    return 1;
 }
 
 /* ---- the importer's process: one word says what it does; exit status 0 when that is what happened ---- */
@@ -122,6 +126,26 @@ static int import_and_act(const qn_region_t *wire, const char *action)
     return 0;
 }
 
+/* ---- the next owner's process: it has nothing but the descriptor ---- */
+
+static int run_heir(qn_share_t share, const char *action)
+{
+    int fd;
+    uint64_t bytes;
+    qn_mapping_t *region = NULL;
+    if (share != QN_SHARE_CUDA_VMM || sscanf(action, "adopt %d %" SCNu64, &fd, &bytes) != 2) return 30;
+    qn_err_t err = qn_region_adopt_device(fd, 0, bytes, "", &region);
+    if (bytes != BYTES) return err && !region ? 0 : 31;
+    if (err) {
+        fprintf(stderr, "heir: %s\n", qn_err_text());
+        return 1;
+    }
+    if (!content_is_right(region) || qn_region_fingerprint(region) != FINGERPRINT) return 32;
+    if (qn_region_id(region) != 5 || qn_region_epoch(region) != 9 || qn_region_fd(region) != fd) return 33;
+    qn_region_close(&region);
+    return fcntl(fd, F_GETFD) < 0 ? 0 : 34; /* the descriptor was the region's */
+}
+
 static int run_importer(qn_share_t share, qn_region_kind_t kind, const char *hex, const char *action)
 {
     uint8_t handle[64];
@@ -154,12 +178,11 @@ static child_t start(qn_share_t share, qn_region_kind_t kind, const char *hex, c
     char share_text[8], kind_text[8];
     snprintf(share_text, sizeof share_text, "%d", (int)share);
     snprintf(kind_text, sizeof kind_text, "%d", (int)kind);
-    assert_int_equal(pipe(to) | pipe(from), 0);
+    assert_int_equal(pipe2(to, O_CLOEXEC) | pipe2(from, O_CLOEXEC), 0);
     pid_t pid = fork();
     if (pid == 0) {
         dup2(to[0], STDIN_FILENO);
         dup2(from[1], STDOUT_FILENO);
-        close(to[1]), close(from[0]);
         execl("/proc/self/exe", "test", share_text, kind_text, directory, hex, action, (char *)NULL);
         _exit(99);
     }
@@ -245,6 +268,26 @@ static void outlive_the_owner(qn_share_t share)
            "refused cannot connect");
 }
 
+/* What the service manager does: it asks for the descriptor while the owner lives, and hands it to the next one. */
+static void adopted_by_the_next_owner(void)
+{
+    char hex[130], action[64];
+    int fd;
+    snprintf(socket_path, sizeof socket_path, "%s/memory.fds", directory);
+    child_t owner = start_owner(QN_SHARE_CUDA_VMM, QN_REGION_KIND_WEIGHTS, hex);
+    assert_int_equal(qn_fd_request(socket_path, 5, 9, 2000, &fd), QN_OK);
+    kill(owner.pid, SIGKILL);
+    finish(&owner);
+    assert_int_equal(fcntl(fd, F_SETFD, 0), 0); /* survives the exec */
+    snprintf(action, sizeof action, "adopt %d %" PRIu64, fd, BYTES + (UINT64_C(64) << 20));
+    expect(QN_SHARE_CUDA_VMM, QN_REGION_KIND_WEIGHTS, "-", action);
+    for (int life = 0; life < 2; life++) { /* and the one after that */
+        snprintf(action, sizeof action, "adopt %d %" PRIu64, fd, BYTES);
+        expect(QN_SHARE_CUDA_VMM, QN_REGION_KIND_WEIGHTS, "-", action);
+    }
+    close(fd);
+}
+
 static void need_device(void)
 {
     child_t probe = start(QN_SHARE_CUDA_IPC, QN_REGION_KIND_KV, "-", "probe"); /* not here: forks must stay possible */
@@ -281,6 +324,12 @@ static void test_region_cuda_vmm_outlives_its_owner_where_mapped(void **state)
     outlive_the_owner(QN_SHARE_CUDA_VMM);
 }
 
+static void test_region_cuda_vmm_is_adopted_by_the_next_owner(void **state)
+{
+    (void)state;
+    need_device();
+    adopted_by_the_next_owner();
+}
 
 int main(int argc, char **argv)
 {
@@ -290,6 +339,7 @@ int main(int argc, char **argv)
         qn_region_kind_t kind = (qn_region_kind_t)atoi(argv[2]);
         uint64_t free_bytes;
         if (strcmp(argv[5], "probe") == 0) return qn_region_free_bytes(share, 0, &free_bytes) ? 1 : 0;
+        if (strncmp(argv[5], "adopt", 5) == 0) return run_heir(share, argv[5]);
         return strcmp(argv[5], "own") == 0 ? run_owner(share, kind) : run_importer(share, kind, argv[4], argv[5]);
     }
     const struct CMUnitTest tests[] = {
@@ -297,6 +347,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_region_cuda_vmm_is_shared_and_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_cuda_ipc_outlives_its_owner_where_mapped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_region_cuda_vmm_outlives_its_owner_where_mapped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_region_cuda_vmm_is_adopted_by_the_next_owner, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,15 @@ static int teardown(void **state)
 static qn_err_t reserve(region_table_t *table, qn_region_kind_t kind, const char *name, uint64_t bytes,
                         const qn_mapping_t **ret_region, bool *ret_fresh)
 {
-    return region_table_reserve(table, kind, name, strlen(name), bytes, ret_region, ret_fresh);
+    qn_mapping_t *old = NULL;
+    qn_err_t err = region_table_reserve(table, kind, name, strlen(name), bytes, ret_region, ret_fresh, &old);
+    if (old) { /* what was replaced is smaller, and nobody finds it any more */
+        assert_true(!err && *ret_fresh && qn_region_bytes(old) < qn_region_bytes(*ret_region));
+        assert_string_equal(qn_region_name(old), name);
+        assert_null(region_table_find(table, qn_region_id(old), qn_region_epoch(old)));
+    }
+    qn_region_close(&old);
+    return err;
 }
 
 static void test_region_table_same_name_is_the_same_region(void **state)
@@ -59,9 +67,10 @@ static void test_region_table_names_are_judged(void **state)
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const qn_mapping_t *region;
+        qn_mapping_t *old;
         bool fresh;
         qn_err_t err = region_table_reserve(*state, QN_REGION_KIND_TAP, names[i].name, names[i].bytes, 1, &region,
-                                            &fresh);
+                                            &fresh, &old);
         if (err != (names[i].good ? QN_OK : QN_ERR_INVALID)) fail_msg("name %zu: %d", i, err);
     }
 }

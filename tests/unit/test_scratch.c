@@ -44,7 +44,7 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
     char *io = aligned_alloc(64, sizes.step_io_bytes);
     scratch_place(&config, &limits, a, state, io, &s);
     uint64_t t = tokens, n = sequences, r = s.logit_rows;
-    assert_int_equal(r, tokens < SCRATCH_LOGIT_ROWS_MAX ? tokens : SCRATCH_LOGIT_ROWS_MAX);
+    assert_int_equal(r, tokens < STEP_LOGIT_ROWS ? tokens : STEP_LOGIT_ROWS);
     uint64_t places = with_experts ? 3 * t : 0, mlp = with_experts ? places * 20 * 4 : t * 40 * 4;
     uint64_t products = qn_matmul_scratch_bytes(t, 40);
     if (with_experts && qn_matmul_scratch_bytes(places, 24) > products) products = qn_matmul_scratch_bytes(places, 24);
@@ -57,25 +57,32 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
         { s.picked, r * 24 * 4 }, { s.logits, r * 33 * 4 }, { s.sampler, r * 66 * 4 }, { s.token_ids, t * 4 },
         { s.positions, t * 4 }, { s.lengths, t * 4 }, { s.kv_rows, t * 8 } };
     const piece_t tables[] = {
-        { s.tables.rows, n * sizeof(qn_slot_row_t) }, { s.tables.block_tables, n * 7 * 4 },
-        { s.tables.stop_ids, n * QN_STOP_IDS_MAX * 4 }, { s.tables.bias, n * QN_LOGIT_BIAS_MAX * 8 },
-        { s.tables.counts, n * 33 * 4 }, { s.pending, n * 24 * 4 }, { s.frequencies, 16 },
+        { s.tables.rows, (n + 1) * sizeof(qn_slot_row_t) }, { s.tables.block_tables, (n + 1) * 7 * 4 },
+        { s.tables.stop_ids, (n + 1) * QN_STOP_IDS_MAX * 4 }, { s.tables.bias, (n + 1) * QN_LOGIT_BIAS_MAX * 8 },
+        { s.tables.counts, (n + 1) * 33 * 4 }, { s.pending, n * 24 * 4 }, { s.frequencies, 16 },
         { s.experts, model_expert_count(&config) * sizeof(qn_weight_t) } };
     const piece_t step_io[] = {
-        { s.io.retire, n * 4 }, { s.io.ids, (n * 100 + t) * 4 }, { s.io.stop_ids, n * QN_STOP_IDS_MAX * 4 },
-        { s.io.starts, n * sizeof(qn_slot_start_t) }, { s.io.entries, n * 7 * 12 }, { s.io.copies, 50 * 8 },
-        { s.io.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8 }, { s.io.runs, n * sizeof(qn_run_t) },
-        { s.io.decode_runs, n * sizeof(qn_run_t) }, { s.io.prefill_runs, n * sizeof(qn_run_t) },
-        { s.io.samples, n * sizeof(qn_sample_t) }, { s.io.rows, r * 4 }, { s.io.targets, r * 4 },
-        { s.io.top_counts, r * 4 },
-        { s.io.results, n * sizeof(qn_sample_result_t) }, { s.io.logprobs, t * 4 },
-        { s.io.sample_top, n * QN_TOP_LOGPROBS_MAX * 8 }, { s.io.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8 } };
+        { s.in.runs, n * sizeof(qn_run_t) }, { s.in.decode_runs, n * sizeof(qn_run_t) },
+        { s.in.prefill_runs, n * sizeof(qn_run_t) }, { s.in.samples, n * sizeof(qn_sample_t) },
+        { s.in.sample_rows, n * 4 },
+        { s.in.retire, n * 4 }, { s.in.ids, (n * 100 + t) * 4 }, { s.in.stop_ids, n * QN_STOP_IDS_MAX * 4 },
+        { s.in.starts, n * sizeof(qn_slot_start_t) }, { s.in.entries, n * 7 * 12 }, { s.in.copies, 50 * 8 },
+        { s.in.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8 }, { s.in.rows, r * 4 },
+        { s.in.targets, r * 4 }, { s.in.top_counts, r * 4 },
+        { s.out.results, n * sizeof(qn_sample_result_t) }, { s.out.logprobs, t * 4 },
+        { s.out.sample_top, n * QN_TOP_LOGPROBS_MAX * 8 }, { s.out.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8 } };
     check_pieces(a, sizes.activations_bytes, activations, sizeof activations / sizeof *activations);
     check_pieces(state, sizes.state_bytes, tables, sizeof tables / sizeof *tables);
     check_pieces(io, sizes.step_io_bytes, step_io, sizeof step_io / sizeof *step_io);
-    scratch_io_t host;
-    scratch_place_io(&limits, io, &host);
-    assert_memory_equal(&host, &s.io, sizeof host);
+    /* The host's copies have the same layout, and the head reaches from the runs to what only some plans have. */
+    scratch_in_t in;
+    scratch_out_t out;
+    scratch_place_in(&limits, io, &in);
+    assert_memory_equal(&in, &s.in, sizeof in);
+    assert_ptr_equal((char *)in.runs + in.head_bytes, in.retire);
+    scratch_place_out(&limits, io + sizes.in_bytes, &out);
+    assert_memory_equal(&out, &s.out, sizeof out);
+    assert_int_equal(sizes.step_io_bytes, sizes.in_bytes + sizes.out_bytes);
     free(a);
     free(state);
     free(io);

@@ -21,7 +21,7 @@ static step_queue_t *make_queue(void)
 static void *work(void *argument)
 {
     step_queue_t *queue = argument;
-    for (step_job_t *job; (job = step_queue_take(queue)) != NULL; step_queue_finish(queue))
+    for (step_job_t *job; (job = step_queue_take(queue, true)) != NULL; step_queue_finish(queue))
         if (!job->skipped) job->result.step = job->plan.step;
     return NULL;
 }
@@ -70,14 +70,14 @@ static void test_step_queue_full_has_no_vacancy(void **state)
     }
     assert_null(step_queue_vacant(queue));
     assert_null(step_queue_finished(queue));
-    assert_non_null(step_queue_take(queue));
+    assert_non_null(step_queue_take(queue, true));
     step_queue_finish(queue);
     assert_null(step_queue_vacant(queue));  /* finished, but the loop has not released it */
     assert_non_null(step_queue_finished(queue));
     step_queue_release(queue);
     assert_non_null(step_queue_vacant(queue));
     step_queue_close(queue);
-    assert_null(step_queue_take(queue));
+    assert_null(step_queue_take(queue, true));
     step_queue_destroy(&queue);
 }
 
@@ -89,12 +89,12 @@ static void test_step_queue_discard_skips_what_has_not_begun(void **state)
         assert_non_null(step_queue_vacant(queue));
         step_queue_submit(queue);
     }
-    step_job_t *running = step_queue_take(queue);
+    step_job_t *running = step_queue_take(queue, true);
     assert_false(running->skipped);
     step_queue_discard(queue);
     step_queue_finish(queue);
     for (int i = 0; i < 2; i++) {
-        assert_true(step_queue_take(queue)->skipped);
+        assert_true(step_queue_take(queue, true)->skipped);
         step_queue_finish(queue);
     }
     assert_false(step_queue_finished(queue)->skipped);
@@ -102,7 +102,7 @@ static void test_step_queue_discard_skips_what_has_not_begun(void **state)
     step_job_t *fresh = step_queue_vacant(queue);
     assert_false(fresh->skipped);
     step_queue_submit(queue);
-    assert_false(step_queue_take(queue)->skipped);
+    assert_false(step_queue_take(queue, true)->skipped);
     step_queue_finish(queue);
     step_queue_destroy(&queue);
 }

@@ -39,7 +39,7 @@ static void test_step_worker_runs_plans_in_order(void **state)
     step_queue_t *queue;
     step_worker_t *worker;
     ENGINE_OK(step_queue_create(&engine->limits, &queue));
-    ENGINE_OK(step_worker_start(queue, engine->executor, 0, &worker));
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){ .steps_in_flight = 1 }, &worker));
     for (uint64_t step = 1, submitted = 0; step <= 8;) {
         while (submitted < 8 && step_queue_depth(queue) < 2) submit(engine, queue, ++submitted);
         struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
@@ -67,7 +67,7 @@ static void test_step_worker_stop_finishes_the_running_step(void **state)
     step_queue_t *queue;
     step_worker_t *worker;
     ENGINE_OK(step_queue_create(&engine->limits, &queue));
-    ENGINE_OK(step_worker_start(queue, engine->executor, 0, &worker));
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){ .steps_in_flight = 1 }, &worker));
     submit(engine, queue, 1);
     struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
     assert_int_equal(poll(&fd, 1, 10000), 1);

@@ -74,6 +74,7 @@ static void test_unicode_classes_ill_formed_subparts(void **state)
         { "\xED\xA0\x80", 0, 1 },     { "\xF0\x90\x80", 0, 0 },     { "\xF0\x90\x80" "a", 0, 3 },
         { "\xF0\x80\x80\x80", 0, 1 }, { "\xF4\x90\x80\x80", 0, 1 }, { "\xF5\x80\x80\x80", 0, 1 },
         { "0123456789\xC3\xA9xyz\xC3", 15, 0 },
+        { "01234567ab\x80" "cdefghijkl", 10, 1 }, { "0\xE3\x81\x82" "1234567890abc\xFF" "defghij", 17, 1 },
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const uint8_t *bytes = (const uint8_t *)table[i].bytes;
