@@ -123,7 +123,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(quintet, run_dir):
     assert json.loads(out)["result"] == "fail"
     assert "Address already in use" in found["listen"]["text"] and "--set frontend.listen" in found["listen"]["remedy"]
     assert "/nonexistent/config.json" in found["model"]["text"] and found["model"]["remedy"]
-    assert found["gpu"]["result"] == "fail" and found["gpu"]["remedy"]
+    assert found["gpu"]["result"] == "fail" and "compute.backend=cpu" in found["gpu"]["remedy"]
 
 
 def test_doctor_warns_of_a_run_directory_that_others_can_write(quintet, run_dir):

@@ -331,6 +331,12 @@ def test_model_check_configuration_that_the_model_cannot_do_is_78():
     assert status == 0 and bad[0]["result"] == "warn" and "128 of the 2048 tokens" in bad[0]["text"]
 
 
+def test_model_check_without_the_gpu_it_is_for_warns():
+    status, bad, _ = check(DEFAULT, "--set", "compute.backend=cuda", "--set", "compute.device=63")
+    assert status == 0 and [(row["check"], row["result"]) for row in bad] == [("memory", "warn")]
+    assert "cannot be looked at" in bad[0]["text"]
+
+
 def test_model_check_dummy_weights_need_no_files(tmp_path):
     directory = copy(DEFAULT, tmp_path / "model", "config.json")
     status, bad, _ = check(directory, "--set", "model.load_format=dummy")
