@@ -25,7 +25,7 @@ CUDA_LIBS := -L$(CUDA_HOME)/lib -L$(CUDA_HOME)/lib64 -Wl,--as-needed -lcublasLt 
 
 SOURCES += $(wildcard kernels/cuda/*.c)
 OBJECTS += $(patsubst %.cu,$(B)/obj/%.o,$(wildcard kernels/cuda/*.cu)) $(patsubst %.c,$(B)/obj/%.o,$(wildcard kernels/cuda/*.c))
-GPU_PROGRAMS := $(B)/check_kernels $(B)/check_golden $(B)/time_kernels
+GPU_PROGRAMS := $(B)/check_kernels $(B)/check_golden $(B)/check_regions $(B)/time_kernels
 
 BUNDLE_RPATH := -Wl,-rpath,'$$ORIGIN/lib' -Wl,--disable-new-dtags
 
@@ -37,6 +37,7 @@ $(B)/obj/%.o: %.cu
 	@$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 $(B)/check_golden: $(B)/obj/tests/gpu/check_golden.o
+$(B)/check_regions: $(B)/obj/tests/unit/test_region_cuda.o
 $(B)/check_kernels: $(patsubst %.c,$(B)/obj/%.o,$(filter-out %/check_golden.c,$(wildcard tests/gpu/check_*.c)))
 $(B)/time_kernels: $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/gpu/time_*.c))
 $(GPU_PROGRAMS): $(ARCHIVE)

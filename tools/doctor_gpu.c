@@ -104,7 +104,7 @@ typedef struct {
 
 static qn_err_t make_trial(qn_share_t share, int32_t device, qn_mapping_t **ret_mapping)
 {
-    return qn_region_create(&(qn_region_spec_t){ .id = 1, .kind = QN_REGION_KIND_WEIGHTS, .share = share,
+    return qn_region_create(&(qn_region_spec_t){ .id = 1, .kind = QN_REGION_KIND_STEP_IO, .share = share,
                             .device = device, .bytes = TRIAL_BYTES, .epoch = 1, .name = TRIAL_NAME }, ret_mapping);
 }
 
@@ -114,7 +114,7 @@ static void import_trial(int fd)
     trial_t trial;
     answer_t answer = { QN_OK, "" };
     if (read(fd, &trial, sizeof trial) != (ssize_t)sizeof trial) _exit(0);   /* there is nothing to import */
-    qn_region_t wire = { .id = trial.id, .kind = QN_REGION_KIND_WEIGHTS, .share = QN_SHARE_CUDA_IPC,
+    qn_region_t wire = { .id = trial.id, .kind = QN_REGION_KIND_STEP_IO, .share = QN_SHARE_CUDA_IPC,
                          .device = trial.device, .bytes = trial.bytes, .epoch = trial.epoch, .layout = trial.layout,
                          .handle = trial.handle, .handle_count = trial.handle_count,
                          .name = { TRIAL_NAME, sizeof TRIAL_NAME - 1 } };

@@ -20,7 +20,9 @@ status=0
 nvidia-smi --query-gpu=name,driver_version,memory.used --format=csv,noheader || exit 69
 case $what in check|all)
     echo "== check: every kernel against the reference"
-    "$folder/check_kernels" || status=1 ;;
+    "$folder/check_kernels" || status=1
+    echo "== regions: both shares between processes"
+    "$folder/check_regions" || status=1 ;;
 esac
 case $what in golden|all)
     echo "== golden: the reference checkpoints through the executor"

@@ -88,10 +88,10 @@ def check_kill():
                     time.sleep(0.15)
                     engine.kill(service)
                     got = [future.result() for future in running]
-                kept = sum(" kept in " in line for line in engine.log_path.read_text(errors="replace").splitlines())
+                loads = [line for line in engine.log_path.read_text(errors="replace").splitlines() if " tensors, " in line]
                 say(got == wanted, f"SIGKILL of {service} among 8 requests, {share}: "
                                    f"{sum(a == b for a, b in zip(got, wanted))} of 8 complete with the same ids"
-                                   + (f"; weights kept: {kept > 0}" if service == "memory" else ""))
+                                   + (f"; weights {loads[-1].split(',')[1].strip()}" if service == "memory" else ""))
 
 
 def refusal(*settings, environment=None):
