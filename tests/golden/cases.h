@@ -105,7 +105,12 @@ ENGINE_HELPER double log_total(const float *logits, uint32_t vocab)
     return best + log(sum);
 }
 
-typedef struct { uint32_t rows, same; double divergence; } quality_t;
+/* `targets` are the ids that follow the next rows, `left` of them; their negative log-likelihoods are summed, too. */
+typedef struct {
+    uint32_t rows, same, scored, left;
+    const uint32_t *targets;
+    double divergence, nll_want, nll_got;
+} quality_t;
 
 /* Kullback-Leibler divergence of the expected distribution from the one got; whether the first choice is the same. */
 ENGINE_HELPER void add_quality(void *context, const float *expected, const float *logits, uint32_t vocab)
@@ -120,6 +125,11 @@ ENGINE_HELPER void add_quality(void *context, const float *expected, const float
         if (logits[v] > logits[got]) got = v;
     }
     q->divergence += sum;
+    if (q->left) {
+        q->nll_want += want_total - expected[*q->targets];
+        q->nll_got += got_total - logits[*q->targets++];
+        q->left--, q->scored++;
+    }
     q->same += want == got;
     q->rows++;
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """bf16 on a GPU beside Hugging Face transformers in bf16, both against the float32 logits of the reference checkpoints: mean
-Kullback-Leibler divergence over all prompt rows, and how often the first choice is the same. Needs torch and transformers.
+Kullback-Leibler divergence over all prompt rows, how often the first choice is the same, and how much the mean negative log-likelihood
+of the prompts' own tokens moves. Needs torch and transformers.
 
 usage: tests/gpu/quality.py [FOLDER]     FOLDER holds check_golden (default build/cuda); exit status 1 when ours is worse"""
 import json
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LINE = re.compile(r"tests/golden/(\w+)\s+\S+\s+bf16: KL (\S+) nats, first choice the same in (\S+) % of (\d+) rows")
+LINE = re.compile(r"tests/golden/(\w+)\s+\S+\s+bf16: KL (\S+) nats, first choice the same in (\S+) % of (\d+) rows, NLL (\S+)")
+NLL_NOISE = 2e-3  # nats of a hundred tokens, where rounding moves some up and some down
 WORSE = 1.15  # rounding falls one way or the other; more than this on many rows is no accident
 
 
@@ -28,7 +30,7 @@ def reference(name):
     model = AutoModelForCausalLM.from_pretrained(weights_of(name), config=config, dtype=torch.bfloat16,
                                                  attn_implementation="eager").cuda().eval()
     expected = load_file(folder / "golden.safetensors")
-    divergence, same, rows = 0.0, 0, 0
+    divergence, same, rows, moved, scored = 0.0, 0, 0, 0.0, 0
     for i, case in enumerate(json.loads((folder / "golden.json").read_text())["cases"]):
         want = expected[f"logits_{i}"].cuda().double()
         with torch.no_grad():
@@ -37,22 +39,26 @@ def reference(name):
         divergence += (p.exp() * (p - q)).sum().item()
         same += (want.argmax(-1) == got.argmax(-1)).sum().item()
         rows += len(want)
-    return divergence / rows, 100 * same / rows, rows
+        targets = torch.tensor(case["prompt_ids"], device="cuda")[len(case["prompt_ids"]) - len(want) + 1:, None]
+        moved += (p[:-1].gather(1, targets) - q[:-1].gather(1, targets)).sum().item()
+        scored += len(targets)
+    return divergence / rows, 100 * same / rows, rows, moved / max(scored, 1)
 
 
 def main():
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/cuda")
     done = subprocess.run([str(folder / "check_golden")], cwd=ROOT, capture_output=True, text=True)
-    ours = {name: (float(kl), float(same), int(rows)) for name, kl, same, rows in LINE.findall(done.stdout)}
+    ours = {name: (float(kl), float(same), int(rows), float(nll)) for name, kl, same, rows, nll in LINE.findall(done.stdout)}
     if not ours:
         sys.exit(f"check_golden printed no divergence:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     worse = 0
-    print(f"{'model':10} {'rows':>5} {'KL ours':>10} {'KL HF':>10} {'ratio':>6} {'same ours':>9} {'same HF':>8}")
-    for name, (kl, same, rows) in ours.items():
-        other, other_same, other_rows = reference(name)
+    print(f"{'model':10} {'rows':>5} {'KL ours':>10} {'KL HF':>10} {'ratio':>6} {'same ours':>9} {'same HF':>8} {'NLL ours':>9} {'NLL HF':>9}")
+    for name, (kl, same, rows, nll) in ours.items():
+        other, other_same, other_rows, other_nll = reference(name)
         assert rows == other_rows, (name, rows, other_rows)
-        worse += kl > other * WORSE
-        print(f"{name:10} {rows:5} {kl:10.3g} {other:10.3g} {kl / other:6.2f} {same:8.1f}% {other_same:7.1f}%", flush=True)
+        worse += kl > other * WORSE or nll > max(other_nll * WORSE, NLL_NOISE)
+        print(f"{name:10} {rows:5} {kl:10.3g} {other:10.3g} {kl / other:6.2f} {same:8.1f}% {other_same:7.1f}% {nll:+9.5f} {other_nll:+9.5f}",
+              flush=True)
     sys.exit(1 if worse else 0)
 
 

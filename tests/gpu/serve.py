@@ -81,15 +81,16 @@ def check_kill():
     prompts = [list(range(10 + 40 * i, 40 + 43 * i)) for i in range(8)]
     for share in ("cuda_ipc", "cuda_vmm"):
         with Engine(memory__share=share, compute__deterministic="true", **GPU) as engine:
-            wanted = [engine.generate(ids, 400) for ids in prompts]
+            wanted = [engine.generate(ids, 1500) for ids in prompts]
             for service in ("compute", "scheduler", "memory"):
                 with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                    running = [pool.submit(engine.generate, ids, 400) for ids in prompts]
-                    time.sleep(0.15)
+                    running = [pool.submit(engine.generate, ids, 1500) for ids in prompts]
+                    time.sleep(0.1)
                     engine.kill(service)
+                    unfinished = sum(not future.done() for future in running)
                     got = [future.result() for future in running]
                 loads = [line for line in engine.log_path.read_text(errors="replace").splitlines() if " tensors, " in line]
-                say(got == wanted, f"SIGKILL of {service} among 8 requests, {share}: "
+                say(got == wanted and unfinished == 8, f"SIGKILL of {service} while {unfinished} of 8 requests run, {share}: "
                                    f"{sum(a == b for a, b in zip(got, wanted))} of 8 complete with the same ids"
                                    + (f"; weights {loads[-1].split(',')[1].strip()}" if service == "memory" else ""))
 
