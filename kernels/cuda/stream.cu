@@ -255,6 +255,7 @@ qn_err_t qn_cuda_mark_elapsed(const qn_cuda_mark_t *from, const qn_cuda_mark_t *
 qn_err_t qn_cuda_capture_begin(qn_stream_t *stream)
 {
     cudaError_t error = cudaStreamBeginCapture(stream->stream, cudaStreamCaptureModeThreadLocal);
+    qn_cuda_check(stream, error, "begin of a capture");
     return error ? fail(error, "begin of a capture") : QN_OK;
 }
 
@@ -264,6 +265,7 @@ qn_err_t qn_cuda_capture_end(qn_stream_t *stream, qn_cuda_graph_t **ret_graph)
     if (!graph) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a graph");
     cudaError_t error = cudaStreamEndCapture(stream->stream, &graph->graph);
     if (!error) error = cudaGraphInstantiate(&graph->program, graph->graph, 0);
+    qn_cuda_check(stream, error, "end of a capture");
     if (error) {
         qn_cuda_graph_destroy(&graph);
         return fail(error, "end of a capture");
