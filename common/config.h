@@ -68,7 +68,7 @@ typedef struct {
         uint64_t threads;          /* 0 = one per core */
         char *activations;         /* auto | f32 | bf16 */
         char *spin;                /* auto | on | off */
-        bool deterministic;        /* CUDA: a sequence's bits do not depend on its batch */
+        bool deterministic;        /* CUDA: a sequence's bits depend on neither batch nor chunks */
         char *kernels;             /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {

@@ -94,7 +94,7 @@ static const qn_config_key_t keys[] = {
     TEXT("compute.spin", compute.spin, "auto", "auto|on|off",
          "Compute and scheduler look for messages 1 ms long before they sleep; auto: CUDA, eight cores or more."),
     BOOL("compute.deterministic", compute.deterministic, "false",
-         "CUDA: a sequence gives the same bits alone and in any batch, at a price; the CPU always does."),
+         "CUDA: the same bits alone, in any batch and computed again after a kill, at a price; the CPU always does."),
     TEXT("compute.kernels", compute.kernels, "", NULL,
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
 

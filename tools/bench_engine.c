@@ -44,6 +44,7 @@ struct bench_engine {
     const backend_t *backend;
     qn_share_t share;            /* of all regions */
     int device;
+    bool deterministic;
     qn_scalar_t activations;
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
@@ -198,7 +199,7 @@ static qn_err_t make_executor(bench_engine_t *engine)
 {
     executor_parts_t parts = {
         .model = engine->model, .limits = engine->limits, .kv = engine->kv, .kernels = engine->kernels,
-        .backend = engine->backend, .stream = engine->stream,
+        .backend = engine->backend, .stream = engine->stream, .deterministic = engine->deterministic,
         .activations = qn_region_pointer(engine->regions[REGION_ACTIVATIONS]),
         .state = qn_region_pointer(engine->regions[REGION_STATE]),
         .step_io = qn_region_pointer(engine->regions[REGION_STEP_IO]), .now_ns = qn_clock_now_ns };
@@ -260,6 +261,7 @@ qn_err_t bench_engine_open(const qn_config_values_t *config, bench_engine_size_t
     QN_ASSERT(backend->steps_in_flight <= STEPS_MAX);
     engine->backend = backend;
     engine->device = (int)config->compute.device;
+    engine->deterministic = config->compute.deterministic;
     engine->share = backend->synchronous ? QN_SHARE_MEMFD : QN_SHARE_CUDA_IPC;
     engine->size = size;
     engine->huge_pages = strcmp(config->memory.huge_pages, "off") != 0;

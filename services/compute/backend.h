@@ -30,6 +30,7 @@ typedef struct {
     bool synchronous;
     uint32_t steps_in_flight;
     uint32_t logit_rows;             /* step_limits_t.logit_rows, at most */
+    bool chunks_are_decodes;         /* attention.prefill gives the bits that attention.decode gives token by token */
     /* Whether this machine has what the backend needs; says what is missing. */
     qn_err_t (*check)(int device);
     /* "2 threads", "NVIDIA H200". */

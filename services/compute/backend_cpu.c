@@ -97,7 +97,7 @@ const backend_t *backend_cpu(void)
 {
     static const backend_t CPU = {
         .name = "cpu", .synchronous = true, .steps_in_flight = 1, .logit_rows = STEP_LOGIT_ROWS,
-        .check = check, .describe = describe,
+        .chunks_are_decodes = true, .check = check, .describe = describe,
         .choose_activations = choose_activations, .choose_kernels = choose_kernels, .stream_create = stream_create,
         .stream_destroy = qn_stream_destroy, .stream_wait = qn_stream_wait, .stream_error = qn_stream_wait,
         .stream_threads = qn_stream_threads, .upload = copy, .download = copy,

@@ -67,6 +67,7 @@ qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executo
     self->backend = parts->backend;
     self->limits = parts->limits;
     self->now_ns = parts->now_ns;
+    self->token_by_token = parts->deterministic && !parts->backend->chunks_are_decodes;
     self->forward = (forward_t){
         .model = parts->model, .scratch = &self->scratch, .kernels = parts->kernels, .stream = parts->stream,
         .kv = parts->kv, .now_ns = parts->backend->synchronous ? parts->now_ns : NULL,
@@ -162,6 +163,15 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
 
 /* ---- the runs ---- */
 
+/* A chunk as runs of one token each, after those of the chunks before it. */
+static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
+{
+    for (uint32_t i = 0; i < chunk->tokens; i++)
+        self->host.token_runs[batch->token_runs++] = (qn_run_t){
+            .slot = chunk->slot, .position = chunk->position + i, .tokens = 1, .first = chunk->first + i,
+            .ids_offset = chunk->ids_offset + i };
+}
+
 /* Fills the head of the step's arrays. */
 static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
@@ -175,6 +185,7 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, tick
         host->runs[i] = run;
         if (run.tokens == 1) host->decode_runs[batch.decode_runs++] = run;
         else host->prefill_runs[batch.prefill_runs++] = run;
+        if (run.tokens > 1 && self->token_by_token) list_tokens(self, &run, &batch);
         batch.tokens += run.tokens;
         if (!from->sample) continue;
         const sequence_t *sequence = &self->sequences[run.slot];
@@ -194,6 +205,7 @@ static void run_plan(executor_t *self, const step_plan_t *plan, ticket_t *ticket
     ticket->result->run_tokens = batch.tokens;
     if (recorded) executor_fill_up(self, plan->run_count);
     if (batch.tokens) executor_upload(self, self->scratch.in.runs, self->host.runs, self->host.head_bytes, 1);
+    UPLOAD(self, token_runs, self->host.token_runs, batch.token_runs);
     self->backend->mark_set(self->forward.stream, ticket->begin);
     if (recorded) executor_run_decode(self, plan->run_count);
     if (recorded || !batch.tokens) return;

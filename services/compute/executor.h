@@ -17,6 +17,7 @@ typedef struct {
     qn_kernel_set_t kernels;
     const backend_t *backend;      /* the stream's and the kernels' */
     qn_stream_t *stream;
+    bool deterministic;            /* compute.deterministic, the stream's */
     void *activations, *state, *step_io;   /* at least scratch_measure()'s bytes each, 64-byte aligned */
     uint64_t (*now_ns)(void);              /* stamps begin, end and (of a synchronous backend) times; decides nothing */
 } executor_parts_t;

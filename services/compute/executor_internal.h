@@ -54,6 +54,7 @@ struct executor {
     sequence_t *sequences;     /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
     uint32_t logits_rows;
+    bool token_by_token;       /* attention over chunks */
     uint64_t (*now_ns)(void);
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];

@@ -49,6 +49,23 @@ static qn_decode_attention_t describe(const forward_t *f, uint32_t layer, const 
     return whole;
 }
 
+/* Prompts: as chunks, or token by token, at most as many at once as a step may decode. */
+static void attend_prompts(const forward_t *f, const forward_batch_t *batch, const qn_attention_t *from)
+{
+    qn_attention_t attention = *from;
+    uint32_t most = f->scratch->tables.slots - 1;
+    if (!batch->token_runs) {
+        attention.runs = f->scratch->in.prefill_runs;
+        attention.run_count = batch->prefill_runs;
+        qn_launch(&f->kernels, QN_OP_ATTENTION_PREFILL, f->stream, &attention);
+    }
+    for (uint32_t done = 0; done < batch->token_runs; done += attention.run_count) {
+        attention.runs = f->scratch->in.token_runs + done;
+        attention.run_count = step_smaller(batch->token_runs - done, most);
+        qn_launch(&f->kernels, QN_OP_ATTENTION_DECODE, f->stream, &attention);
+    }
+}
+
 /* A launch for all of it reads the cache as earlier steps left it, so it is for steps without prompts. */
 static void attend(const forward_t *f, uint32_t layer, const forward_batch_t *batch)
 {
@@ -58,12 +75,7 @@ static void attend(const forward_t *f, uint32_t layer, const forward_batch_t *ba
         return;
     }
     qn_enter_attention(&f->kernels, f->stream, &whole);
-    if (batch->prefill_runs) {
-        qn_attention_t prefill = whole.attention;
-        prefill.runs = f->scratch->in.prefill_runs;
-        prefill.run_count = batch->prefill_runs;
-        qn_launch(&f->kernels, QN_OP_ATTENTION_PREFILL, f->stream, &prefill);
-    }
+    if (batch->prefill_runs) attend_prompts(f, batch, &whole.attention);
     if (batch->decode_runs) qn_launch(&f->kernels, QN_OP_ATTENTION_DECODE, f->stream, &whole.attention);
 }
 

@@ -28,8 +28,8 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
     if (err) return err;
     executor_parts_t executor = {
         .model = parts->model, .limits = parts->limits, .kv = parts->kv, .kernels = self->kernels,
-        .backend = self->backend, .stream = self->stream, .activations = parts->activations, .state = parts->state,
-        .step_io = parts->step_io, .now_ns = parts->now_ns,
+        .backend = self->backend, .stream = self->stream, .deterministic = parts->deterministic,
+        .activations = parts->activations, .state = parts->state, .step_io = parts->step_io, .now_ns = parts->now_ns,
     };
     err = executor_create(&executor, &self->executor);
     if (!err) err = slot_book_create(&parts->limits, &self->book);

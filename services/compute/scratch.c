@@ -129,6 +129,7 @@ static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t
     CARVE(carver, in->entries, limits->plan_blocks, 1);
     CARVE(carver, in->copies, limits->plan_copies, 1);
     CARVE(carver, in->bias, limits->plan_bias, 1);
+    CARVE(carver, in->token_runs, limits->max_step_tokens, 1);
     CARVE(carver, in->rows, limits->logit_rows, 1);
     CARVE(carver, in->targets, limits->logit_rows, 1);
     CARVE(carver, in->top_counts, limits->logit_rows, 1);

@@ -23,6 +23,7 @@ typedef struct {
     qn_table_entry_t *entries;
     qn_copy_t *copies;
     qn_bias_entry_t *bias;
+    qn_run_t *token_runs;              /* [T], where chunks run token by token */
     uint32_t *rows, *targets, *top_counts;         /* [R], for log-probabilities of a prompt */
 } scratch_in_t;
 

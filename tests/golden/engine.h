@@ -159,7 +159,8 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     ENGINE_OK(qn_model_kv_block_bytes(config, options.block_tokens, qn_scalar_bytes(options.kv_scalar), &block_bytes));
     qn_kernel_case_t shape = runtime_kernel_case(config, options.block_tokens, options.kv_scalar);
     executor_parts_t parts = {
-        .backend = backend, .model = engine->model, .limits = engine->limits, .now_ns = qn_clock_now_ns,
+        .backend = backend, .deterministic = options.deterministic, .model = engine->model, .limits = engine->limits,
+        .now_ns = qn_clock_now_ns,
         .activations = engine_memory(engine, ENGINE_ACTIVATIONS, sizes.activations_bytes),
         .state = engine_memory(engine, ENGINE_STATE, sizes.state_bytes),
         .step_io = engine_memory(engine, ENGINE_STEP_IO, sizes.step_io_bytes),
@@ -236,6 +237,7 @@ typedef struct {
     uint32_t stop_count;
     step_sampling_t sampling;
     bool ids_not_slot;            /* decode from plan ids, as after a restart */
+    uint32_t resumed;             /* ids after the prompt's, in `prompt` too, that were generated before: run again */
     /* running */
     uint32_t slot, position, generated;
     bool set, ended;
@@ -273,7 +275,7 @@ ENGINE_HELPER void engine_plan_set(engine_t *engine, engine_plan_t *p, engine_se
         .request = 1000 + slot, .slot = slot, .prompt_tokens = s->prompt_tokens, .sampling = s->sampling,
         .stop_offset = p->plan.stop_id_count, .stop_count = s->stop_count };
     for (uint32_t i = 0; i < s->stop_count; i++) p->stop_ids[p->plan.stop_id_count++] = s->stop_ids[i];
-    uint32_t tokens = s->prompt_tokens + s->max_tokens;
+    uint32_t tokens = s->prompt_tokens + s->resumed + s->max_tokens;
     if (tokens > engine->limits.max_model_len) tokens = engine->limits.max_model_len;
     uint32_t count = (tokens + engine->limits.block_tokens - 1) / engine->limits.block_tokens;
     for (uint32_t i = 0; i < count; i++)
@@ -283,8 +285,9 @@ ENGINE_HELPER void engine_plan_set(engine_t *engine, engine_plan_t *p, engine_se
 ENGINE_HELPER void engine_plan_run(engine_plan_t *p, engine_sequence_t *s)
 {
     step_run_t run = { .slot = s->slot, .position = s->position, .ids_offset = p->plan.id_count };
-    if (s->position < s->prompt_tokens) {
-        run.tokens = s->prompt_tokens - s->position;
+    uint32_t known = s->prompt_tokens + s->resumed;
+    if (s->position < known) {
+        run.tokens = known - s->position;
         if (s->chunk && run.tokens > s->chunk) run.tokens = s->chunk;
         memcpy(p->ids + p->plan.id_count, s->prompt + s->position, run.tokens * sizeof *p->ids);
         p->plan.id_count += run.tokens;
@@ -293,7 +296,7 @@ ENGINE_HELPER void engine_plan_run(engine_plan_t *p, engine_sequence_t *s)
         run.from_slot = !s->ids_not_slot;
         if (s->ids_not_slot) p->ids[p->plan.id_count++] = s->ids[s->generated - 1];
     }
-    run.sample = s->position + run.tokens >= s->prompt_tokens;
+    run.sample = s->position + run.tokens >= known;
     s->position += run.tokens;
     p->runs[p->plan.run_count++] = run;
 }

@@ -134,17 +134,37 @@ static void test_gpu_bf16_stays_close_to_float32(void **state)
 
 #define BATCH 64
 #define BATCH_TOKENS 24
+#define BATCH_PROMPT 51   /* at most */
 
 /* Different prompts, lengths and samplings, begun at different steps. */
 static void make_sequence(engine_sequence_t *s, uint32_t i, const uint32_t *ids)
 {
-    *s = (engine_sequence_t){ .prompt = ids + i % 40, .prompt_tokens = 2 + i * 7 % 50, .max_tokens = BATCH_TOKENS,
-                              .chunk = i % 5 * 3, .start_step = i % 4, .sampling = engine_greedy() };
+    *s = (engine_sequence_t){ .prompt = ids + i % 40, .prompt_tokens = 2 + i * 7 % (BATCH_PROMPT - 1),
+                              .max_tokens = BATCH_TOKENS, .chunk = i % 5 * 3, .start_step = i % 4,
+                              .sampling = engine_greedy() };
     if (i % 3) s->sampling.temperature = 0.8f, s->sampling.seed = i, s->sampling.top_p = 0.95f;
     if (i % 3 == 2) s->sampling.repetition_penalty = 1.2f;
 }
 
-static void test_gpu_deterministic_alone_and_among_64_are_the_same_bits(void **state)
+/* Sequence `index` again, of which `resumed` generated ids are known and computed in one chunk, as after a kill. */
+static bool resumes_alike(engine_t *engine, const engine_sequence_t *whole, uint32_t index, const uint32_t *ids,
+                          uint32_t resumed)
+{
+    uint32_t known[BATCH_PROMPT + BATCH_TOKENS];
+    engine_sequence_t *s = malloc(sizeof *s);
+    make_sequence(s, index, ids);
+    memcpy(known, s->prompt, s->prompt_tokens * sizeof *known);
+    memcpy(known + s->prompt_tokens, whole->ids, resumed * sizeof *known);
+    s->prompt = known, s->resumed = resumed, s->max_tokens -= resumed, s->start_step = 0;
+    engine_run(engine, s, 1);
+    bool alike = s->generated == whole->generated - resumed
+        && memcmp(s->ids, whole->ids + resumed, s->generated * sizeof *s->ids) == 0
+        && memcmp(s->logprobs, whole->logprobs + resumed, s->generated * sizeof *s->logprobs) == 0;
+    free(s);
+    return alike;
+}
+
+static void test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits(void **state)
 {
     (void)state;
     const way_t way = { "", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, true };
@@ -164,6 +184,7 @@ static void test_gpu_deterministic_alone_and_among_64_are_the_same_bits(void **s
             different += alone->generated != batch[i].generated
                 || memcmp(alone->ids, batch[i].ids, alone->generated * sizeof *alone->ids) != 0
                 || memcmp(alone->logprobs, batch[i].logprobs, alone->generated * sizeof *alone->logprobs) != 0;
+            different += !resumes_alike(engine, &batch[i], i, ids, 1 + i % (BATCH_TOKENS - 1));
         }
         print_message("%-22s deterministic: %u sequences differ\n", MODELS[m].name, different);
         engine_close(engine);
@@ -178,7 +199,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpu_greedy_every_way_agrees_with_float32),
         cmocka_unit_test(test_gpu_bf16_stays_close_to_float32),
-        cmocka_unit_test(test_gpu_deterministic_alone_and_among_64_are_the_same_bits),
+        cmocka_unit_test(test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits),
     };
     return cmocka_run_group_tests_name("golden on the GPU", tests, NULL, NULL);
 }
