@@ -28,7 +28,7 @@
 #include "kernels/kernels.h"
 
 #define QN_PANEL_ROWS 16
-#define QN_INT8_GROUP 64  /* inputs are padded to this; activations are quantised in groups of it */
+#define QN_INT8_GROUP 64  /* inputs are padded to this */
 
 static inline uint64_t qn_panel_count(uint64_t outputs) { return (outputs + QN_PANEL_ROWS - 1) / QN_PANEL_ROWS; }
 

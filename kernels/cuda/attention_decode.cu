@@ -251,29 +251,50 @@ static __device__ void combine_cluster(const qn_attention_t &a, const attention_
 
 /* ---- before attention ---- */
 
-/* One head by one warp: norm, rotation, and out to shared memory and, unless NULL, the cache. Rounded to bf16 where
- * the operations apart would round. */
-template <int D>
-static __device__ void prepare_head(const bf16 *from, const qn_weight_t &norm, float eps, float offset,
-                                    const float *angles, bf16 *to, bf16 *cache)
-{
-    constexpr uint32_t PAIRS = D / 2;
-    uint32_t lane = threadIdx.x % WARP;
-    float scale = 0;
-    if (norm.data) scale = norm_scale(warp_sum(square_sum<8>(from, D, lane * 8, WARP * 8)), D, eps);
+/* A head on its way to shared memory and, unless NULL, the cache. A lane has pairs i, i + D/2 for every 32nd i. */
+template <int D> struct head_t {
+    static constexpr uint32_t PAIRS = D / 2, EACH = (PAIRS + WARP - 1) / WARP;
+    const bf16 *from;
+    const qn_weight_t *norm;      /* NULL: none */
+    const float *angles;          /* NULL: none */
+    float eps, offset;
+    bf16 *to, *cache;
+    bf16 lows[EACH], highs[EACH];
+    float cosines[EACH], sines[EACH];
+
+    __device__ __forceinline__ void load()
+    {
 #pragma unroll
-    for (uint32_t i = lane; i < PAIRS; i += WARP) {
-        float low = to_float(from[i]), high = to_float(from[i + PAIRS]);
-        if (norm.data) {
-            low = normed(low, scale, load_scalar(norm.data, norm.scalar, i), offset);
-            high = normed(high, scale, load_scalar(norm.data, norm.scalar, i + PAIRS), offset);
-            low = to_float(from_float<bf16>(low)), high = to_float(from_float<bf16>(high));
+        for (uint32_t j = 0; j < EACH; j++) {
+            uint32_t i = threadIdx.x % WARP + j * WARP;
+            if (PAIRS % WARP && i >= PAIRS) break;
+            lows[j] = from[i], highs[j] = from[i + PAIRS];
+            if (angles) cosines[j] = angles[i], sines[j] = angles[i + PAIRS];
         }
-        if (angles) rotate_pair(low, high, angles[i], angles[i + PAIRS]);
-        to[i] = from_float<bf16>(low), to[i + PAIRS] = from_float<bf16>(high);
-        if (cache) cache[i] = from_float<bf16>(low), cache[i + PAIRS] = from_float<bf16>(high);
     }
-}
+
+    /* Rounds to bf16 where the operations apart would round. */
+    __device__ __forceinline__ void store() const
+    {
+        float scale = 0;
+        if (norm)
+            scale = norm_scale(warp_sum(square_sum<8>(from, D, threadIdx.x % WARP * 8, WARP * 8)), D, eps);
+#pragma unroll
+        for (uint32_t j = 0; j < EACH; j++) {
+            uint32_t i = threadIdx.x % WARP + j * WARP;
+            if (PAIRS % WARP && i >= PAIRS) break;
+            float low = to_float(lows[j]), high = to_float(highs[j]);
+            if (norm) {
+                low = normed(low, scale, load_scalar(norm->data, norm->scalar, i), offset);
+                high = normed(high, scale, load_scalar(norm->data, norm->scalar, i + PAIRS), offset);
+                low = to_float(from_float<bf16>(low)), high = to_float(from_float<bf16>(high));
+            }
+            if (angles) rotate_pair(low, high, cosines[j], sines[j]);
+            to[i] = from_float<bf16>(low), to[i + PAIRS] = from_float<bf16>(high);
+            if (cache) cache[i] = from_float<bf16>(low), cache[i + PAIRS] = from_float<bf16>(high);
+        }
+    }
+};
 
 /* Where this token's key goes in the cache, or NULL; its value is a plane further. */
 static __device__ bf16 *cache_place(const decode_t &decode, const attention_item_t &item)
@@ -285,28 +306,49 @@ static __device__ bf16 *cache_place(const decode_t &decode, const attention_item
                                        (uint32_t)(row % kv.block_tokens)) + (size_t)item.kv_head * kv.head_dim;
 }
 
-/* The queries into shared memory and, in the split that has this token's position, its key and value into `fresh`. */
+/* The jobs of a block: its query heads into shared memory, then, in the split that has this token's position, its key
+ * and value into `fresh`. */
+template <class S>
+static __device__ __forceinline__ head_t<S::D> describe_head(const decode_t &decode, const attention_item_t &item,
+                                                             uint32_t job, uint32_t count, bf16 *queries, bf16 *fresh)
+{
+    const qn_attention_t &a = decode.a;
+    const prologue_t &before = decode.before;
+    const float *angles = before.angles ? before.angles + (size_t)item.run.first * S::D : NULL;
+    size_t own = ((size_t)item.run.first * a.kv.kv_heads + item.kv_head) * S::D;
+    if (job < count)
+        return { (const bf16 *)a.q + out_at(a, item, item.first_row + job), before.q_norm.data ? &before.q_norm : NULL,
+                 angles, before.q_eps, before.q_offset, queries + job * S::STRIDE, NULL };
+    if (job == count)
+        return { before.k + own, before.k_norm.data ? &before.k_norm : NULL, angles, before.k_eps, before.k_offset,
+                 fresh, NULL };
+    return { before.v + own, NULL, NULL, 0, 0, fresh + S::D, NULL };
+}
+
+/* Two jobs a warp at a time: all loads are on their way before any is waited for. */
 template <class S>
 static __device__ void prepare_heads(const decode_t &decode, const attention_item_t &item, bool has_fresh,
                                      bf16 *queries, bf16 *fresh)
 {
-    const qn_attention_t &a = decode.a;
-    const prologue_t &before = decode.before;
-    uint32_t group = a.heads / a.kv.kv_heads, count = min(group - item.first_row, (uint32_t)TILE_ROWS);
-    uint32_t first = item.run.first, jobs = count + (has_fresh ? 2 : 0);
-    const float *angles = before.angles ? before.angles + (size_t)first * S::D : NULL;
-    size_t own = ((size_t)first * a.kv.kv_heads + item.kv_head) * S::D;
-    size_t plane = (size_t)a.kv.blocks * a.kv.block_tokens * a.kv.kv_heads * S::D;
-    bf16 *cache = has_fresh ? cache_place(decode, item) : NULL;
-    const qn_weight_t none = {};
-    for (uint32_t job = threadIdx.x / WARP; job < jobs; job += ATTENTION_WARPS) {
-        if (job < count)
-            prepare_head<S::D>((const bf16 *)a.q + out_at(a, item, item.first_row + job), before.q_norm, before.q_eps,
-                               before.q_offset, angles, queries + job * S::STRIDE, NULL);
-        else if (job == count)
-            prepare_head<S::D>(before.k + own, before.k_norm, before.k_eps, before.k_offset, angles, fresh, cache);
-        else
-            prepare_head<S::D>(before.v + own, none, 0, 0, NULL, fresh + S::D, cache ? cache + plane : NULL);
+    const qn_kv_t &kv = decode.a.kv;
+    uint32_t count = min(decode.a.heads / kv.kv_heads - item.first_row, (uint32_t)TILE_ROWS);
+    uint32_t jobs = count + (has_fresh ? 2 : 0);
+    for (uint32_t job = threadIdx.x / WARP; job < jobs; job += 2 * ATTENTION_WARPS) {
+        uint32_t second = job + ATTENTION_WARPS;
+        head_t<S::D> one = describe_head<S>(decode, item, job, count, queries, fresh), two;
+        one.load();
+        if (second < jobs) {
+            two = describe_head<S>(decode, item, second, count, queries, fresh);
+            two.load();
+        }
+        if (has_fresh && max(job, second < jobs ? second : 0) >= count) {
+            bf16 *place = cache_place(decode, item);
+            size_t plane = (size_t)kv.blocks * kv.block_tokens * kv.kv_heads * S::D;
+            if (place && job >= count) one.cache = place + (job - count) * plane;
+            if (place && second < jobs && second >= count) two.cache = place + (second - count) * plane;
+        }
+        one.store();
+        if (second < jobs) two.store();
     }
 }
 
@@ -399,6 +441,13 @@ cudaError_t qn_cuda_prepare_decode(void)
             if (!error) error = cudaFuncSetAttribute(attend_splits<S, true>, name, S::SHARED);
         });
     return error;
+}
+
+size_t qn_cuda_decode_shared(uint32_t head_dim)
+{
+    size_t bytes = 0;
+    with_head_dim(head_dim, [&](auto d) { bytes = decode_shape<d()>::SHARED; });
+    return bytes;
 }
 
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits)

@@ -18,7 +18,6 @@ typedef struct {
     bool dependent_launch;     /* sm_90: a kernel is made resident, and fetches weights, while its predecessor ends */
     uint32_t max_sequences;    /* N of one attention launch, at most QN_SLOTS_MAX */
     uint32_t heads, kv_heads, head_dim;  /* the greatest; they size the workspace of attention */
-    uint32_t early_stages;     /* of a thin product's four, on their way before its predecessor has ended; 0: by shape */
     size_t staging_bytes;      /* of the pinned ring; 0 = 8 MiB */
 } qn_cuda_options_t;
 

@@ -2,35 +2,27 @@
  *                    stream through a ring in shared memory into the registers that tensor cores take.
  * State owned:       none.
  * Must never:        let the additions of an output depend on the number of tokens or on its place in a tile.
- * Read next:         matmul.cu, which chooses; mma.m16n8k16 in the PTX manual for the fragments.
+ * Read next:         thin_ring.cuh (how weights come), matmul.cu, which chooses; mma.m16n8k16 in the PTX manual for
+ *                    the fragments.
  *
  * A product m16n8k16 takes 16 weight rows and 8 tokens. Of its 16 inputs a thread holds pairs that lie 8 apart; but
  * the order of inputs is free as long as weights and x agree. So thread t of a quad takes inputs 8t .. 8t+7 of a
- * 32-input piece at once and hands them out as two products: no shuffle, and each thread reads back from shared memory
- * just the 16 bytes that it had copied there, so no barrier either.
+ * 32-input piece at once and hands them out as two products, with no shuffle.
  *
  * A block stays on its processor and walks over tiles of rows. Its SPLIT warps share a tile, each takes every SPLIT-th
- * unit of 128 inputs, and their sums are added in the order of the warps. The ring runs ahead over the ends of tiles,
- * and, with dependent launch, is full before the kernel that computes x has ended: the memory is never idle.
- * TILES of 8 tokens reuse a weight fragment; GROUPS of 16 rows reuse one of x. Neither changes an output.
+ * unit of 128 inputs, and their sums are added in the order of the warps. One warp more keeps the ring filled, over the
+ * ends of tiles and, with dependent launch, before the kernel that computes x has ended.
+ * TILES of 8 tokens reuse a weight fragment, which changes no output.
  *
- * MODE: STAGED, x is brought to shared memory at once, where it fits: with the memory busy with weights, each load that
- * a thread waits for takes microseconds. NORMED, x is the residual stream and normed on that way, with the additions of
- * rmsnorm.cu. GATED, the second group of rows is the same 16 outputs of `up`, and f(gate) * up is stored. All round
- * where the operations apart would round, so they give the same bits. */
+ * MODE: STAGED, x is brought to shared memory at once, where it fits. NORMED, x is the residual stream and normed on
+ * that way, with the additions of rmsnorm.cu. GATED, half of a tile's rows are 8 outputs of gate, the others those of
+ * up, and f(gate) * up is stored. All round where the operations apart would round, so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/thin_ring.cuh"
 
-#define SPLIT 8
-#define ROWS 16            /* weight rows of one product */
-#define UNIT 128           /* inputs that a warp takes at a time */
-/* Of the ring, 32 KiB each. More than half of the shared memory: a processor then never holds two blocks of one launch
- * while another holds none, as dependent launch would place them; attention's block fits beside one. */
-#define STAGES 4
-/* Of them before grid_wait(): more would stand before x in the memory's queues, where a product is so short that it
- * matters. */
-#define EARLY_STAGES(inputs) ((inputs) >= 4096 ? STAGES : 2)
-#define COPIES 8           /* of 16 bytes, per thread and stage */
+#define UNIT 128           /* inputs that a warp takes at a time: eight of them are a stage */
+#define PIECES (UNIT / 32)
 #define TILE_TOKENS 8
 
 enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4 };   /* bits of MODE; NORMED only with STAGED */
@@ -47,7 +39,7 @@ typedef struct {
     float norm_eps, norm_offset;
     qn_activation_t kind;                  /* GATED */
     bf16 *gated;                           /* [T, O] */
-    uint32_t early;                        /* stages on their way before grid_wait() */
+    uint32_t depth;                        /* stages of the ring */
 } thin_t;
 
 /* Finds the part of a tile, and the tile's first row in it. */
@@ -60,62 +52,29 @@ static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t
     return a.parts[p];
 }
 
-/* What the ring copies next: a stage is UNIT / GROUPS inputs of 16 * GROUPS rows. Lane l has row l / 4 of each half
- * of 8 rows, and inputs l % 4 * 8 of each piece. */
-template <int GROUPS, int MODE> struct feeder {
-    uint32_t tile, m;              /* m: of this thread's first piece */
-    const bf16 *rows[2 * GROUPS];  /* at this thread's row of each half */
+/* Rows of a part in one tile. */
+static constexpr __host__ __device__ uint32_t tile_rows(int mode) { return mode & GATED ? ROWS / 2 : ROWS; }
 
-    __device__ __forceinline__ void find_rows(const thin_t &a)
-    {
-        if (tile >= a.tile_ends[a.part_count - 1]) return;
-        uint32_t first, lane = threadIdx.x % WARP;
-        const qn_matmul_part_t &part = find_part(a, tile, MODE & GATED ? ROWS : ROWS * GROUPS, first);
-#pragma unroll
-        for (int half = 0; half < 2 * GROUPS; half++) {
-            bool up = MODE & GATED && half >= 2;
-            uint32_t row = min(first + (up ? half - 2 : half) * 8 + lane / 4, part.outputs - 1);
-            rows[half] = (const bf16 *)(up ? a.parts[1] : part).weight.data + (size_t)row * a.inputs;
-        }
-    }
+/* Row r of a tile, which is row r of its stages too; beyond the part's last row, that one. */
+template <int MODE>
+static __device__ __forceinline__ const bf16 *row_at(const thin_t &a, uint32_t tile, uint32_t r)
+{
+    uint32_t first;
+    const qn_matmul_part_t &part = find_part(a, tile, tile_rows(MODE), first);
+    bool up = MODE & GATED && r >= ROWS / 2;
+    uint32_t row = min(first + (up ? r - ROWS / 2 : r), part.outputs - 1);
+    return (const bf16 *)(up ? a.parts[1] : part).weight.data + (size_t)row * a.inputs;
+}
 
-    /* Copies one stage and steps on; past the last tile it copies nothing. */
-    __device__ __forceinline__ void feed(const thin_t &a, uint4 *to)
-    {
-        constexpr int PIECES = UNIT / GROUPS / 32;
-        if (tile < a.tile_ends[a.part_count - 1]) {
-#pragma unroll
-            for (int i = 0; i < COPIES; i++) {
-                uint32_t at = m + i / (2 * GROUPS) * 32;
-                static_assert(PIECES * 2 * GROUPS == COPIES, "a stage is 16 bytes x COPIES a thread");
-                asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;"
-                             :: "r"((uint32_t)__cvta_generic_to_shared(to + i * WARP)),
-                                "l"(rows[i % (2 * GROUPS)] + (at < a.inputs ? at : 0)), "r"(at < a.inputs ? 16 : 0)
-                             : "memory");
-            }
-        }
-        asm volatile("cp.async.commit_group;" ::: "memory");
-        m = next_m<GROUPS>(m);
-        if (m - threadIdx.x % 4 * 8 - threadIdx.x / WARP * UNIT < end_of(a.inputs)) return;
-        m = threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8;
-        tile += gridDim.x;
-        find_rows(a);
+/* The warp beside the others: copies the stages of all of the block's tiles. */
+template <int MODE> static __device__ __forceinline__ void fill_ring(const thin_t &a, ring_t &ring)
+{
+    ring.open();
+    for (uint32_t tile = blockIdx.x; tile < a.tile_ends[a.part_count - 1]; tile += gridDim.x) {
+        const bf16 *row = row_at<MODE>(a, tile, threadIdx.x % ROWS);
+        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) ring.fill(row + m, min(a.inputs - m, STAGE_INPUTS));
     }
-
-    /* The next stage of the warp: the rest of its unit, then the unit SPLIT units on. */
-    template <int G> static __device__ __forceinline__ uint32_t next_m(uint32_t at)
-    {
-        constexpr uint32_t STEP = UNIT / G;
-        at += STEP;
-        return (at / STEP) % G == 0 ? at + (SPLIT - 1) * UNIT : at;
-    }
-
-    /* All warps go through the same number of stages, the last ones maybe empty. */
-    static __device__ __forceinline__ uint32_t end_of(uint32_t inputs)
-    {
-        return (inputs + SPLIT * UNIT - 1) / (SPLIT * UNIT) * (SPLIT * UNIT);
-    }
-};
+}
 
 /* What is added to an output beside the product. */
 typedef struct { float bias, residual; } addend_t;
@@ -137,57 +96,53 @@ static __device__ __forceinline__ float add(const qn_matmul_part_t &part, const 
 }
 
 /* The addend of this thread's first output of a tile, on its way while the products are formed. */
-template <int TILES, int GROUPS, class O>
+template <class O>
 static __device__ __forceinline__ addend_t first_addend(const thin_t &a, uint32_t tile, uint32_t first_token,
-                                                        uint32_t tokens)
+                                                        uint32_t columns)
 {
-    constexpr uint32_t ALL_ROWS = ROWS * GROUPS;
-    uint32_t first_row, token = threadIdx.x / ALL_ROWS;
-    const qn_matmul_part_t &part = find_part(a, tile, ALL_ROWS, first_row);
-    uint32_t row = first_row + threadIdx.x % ALL_ROWS;
-    if (token >= min((uint32_t)(TILES * TILE_TOKENS), tokens) || row >= part.outputs) return {};
+    uint32_t first_row, token = threadIdx.x / ROWS;
+    const qn_matmul_part_t &part = find_part(a, tile, ROWS, first_row);
+    uint32_t row = first_row + threadIdx.x % ROWS;
+    if (token >= columns || row >= part.outputs) return {};
     return load_addend<O>(part, row, (size_t)(first_token + token) * part.outputs + row);
 }
 
 /* One output: the warps' sums in their order. */
-template <int COLUMNS, int ALL_ROWS>
-static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t token, uint32_t r)
+static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t columns, uint32_t token, uint32_t r)
 {
     float sum = 0;
 #pragma unroll
-    for (int warp = 0; warp < SPLIT; warp++) sum += partial[(warp * COLUMNS + token) * (ALL_ROWS + 1) + r];
+    for (int warp = 0; warp < SPLIT; warp++) sum += partial[(warp * columns + token) * (ROWS + 1) + r];
     return sum;
 }
 
 /* Stores the outputs of one tile. With few tokens the first warps do it while the others go on. */
-template <int TILES, int GROUPS, class O>
+template <class O>
 static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
-                                              uint32_t first_token, uint32_t tokens, const addend_t &first_addend)
+                                              uint32_t first_token, uint32_t columns, const addend_t &first_addend)
 {
-    constexpr uint32_t ALL_ROWS = ROWS * GROUPS, COLUMNS = TILES * TILE_TOKENS;
     uint32_t first_row;
-    const qn_matmul_part_t &part = find_part(a, tile, ALL_ROWS, first_row);
-    for (uint32_t i = threadIdx.x; i < ALL_ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
-        uint32_t r = i % ALL_ROWS, token = i / ALL_ROWS, row = first_row + r;
+    const qn_matmul_part_t &part = find_part(a, tile, ROWS, first_row);
+    for (uint32_t i = threadIdx.x; i < ROWS * columns; i += SPLIT * WARP) {
+        uint32_t r = i % ROWS, token = i / ROWS, row = first_row + r;
         if (row >= part.outputs) continue;
         size_t at = (size_t)(first_token + token) * part.outputs + row;
         addend_t addend = i == threadIdx.x ? first_addend : load_addend<O>(part, row, at);
-        ((O *)part.out)[at] = from_float<O>(add(part, addend, sum_warps<COLUMNS, ALL_ROWS>(partial, token, r)));
+        ((O *)part.out)[at] = from_float<O>(add(part, addend, sum_warps(partial, columns, token, r)));
     }
 }
 
-/* The same for gate and up: their rows r and ROWS + r are one output, f(gate) * up. */
-template <int TILES>
+/* The same for gate and up: rows r and r + 8 are one output, f(gate) * up. */
 static __device__ __forceinline__ void finish_gated(const thin_t &a, const float *partial, uint32_t tile,
-                                                    uint32_t first_token, uint32_t tokens)
+                                                    uint32_t first_token, uint32_t columns)
 {
-    constexpr uint32_t COLUMNS = TILES * TILE_TOKENS;
+    constexpr uint32_t OUTPUTS = ROWS / 2;
     const qn_matmul_part_t &gate_part = a.parts[0], &up_part = a.parts[1];
-    for (uint32_t i = threadIdx.x; i < ROWS * min(COLUMNS, tokens); i += SPLIT * WARP) {
-        uint32_t r = i % ROWS, token = i / ROWS, row = tile * ROWS + r;
+    for (uint32_t i = threadIdx.x; i < OUTPUTS * columns; i += SPLIT * WARP) {
+        uint32_t r = i % OUTPUTS, token = i / OUTPUTS, row = tile * OUTPUTS + r;
         if (row >= gate_part.outputs) continue;
-        float gate = sum_warps<COLUMNS, 2 * ROWS>(partial, token, r);
-        float up = sum_warps<COLUMNS, 2 * ROWS>(partial, token, ROWS + r);
+        float gate = sum_warps(partial, columns, token, r);
+        float up = sum_warps(partial, columns, token, OUTPUTS + r);
         if (gate_part.bias.data) gate += load_scalar(gate_part.bias.data, gate_part.bias.scalar, row);
         if (up_part.bias.data) up += load_scalar(up_part.bias.data, up_part.bias.scalar, row);
         gate = to_float(from_float<bf16>(gate)), up = to_float(from_float<bf16>(up));
@@ -197,25 +152,29 @@ static __device__ __forceinline__ void finish_gated(const thin_t &a, const float
 }
 
 /* This warp's sums of one tile, for finish(); and zeros for the next. */
-template <int TILES, int GROUPS>
-static __device__ __forceinline__ void leave_sums(float (&sums)[GROUPS][TILES][4], float *partial)
+template <int TILES>
+static __device__ __forceinline__ void leave_sums(float (&sums)[TILES][4], uint32_t columns, float *partial)
 {
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    float *own = partial + warp * TILES * TILE_TOKENS * (ROWS * GROUPS + 1);
+    float *own = partial + warp * columns * (ROWS + 1);
 #pragma unroll
-    for (int group = 0; group < GROUPS; group++)
+    for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint32_t token = tile * TILE_TOKENS + lane % 4 * 2 + i % 2, row = group * ROWS + lane / 4 + i / 2 * 8;
-                own[token * (ROWS * GROUPS + 1) + row] = sums[group][tile][i];
-                sums[group][tile][i] = 0;
-            }
+        for (int i = 0; i < 4; i++) {
+            uint32_t token = tile * TILE_TOKENS + lane % 4 * 2 + i % 2, row = lane / 4 + i / 2 * 8;
+            if (token < columns) own[token * (ROWS + 1) + row] = sums[tile][i];
+            sums[tile][i] = 0;
+        }
+}
+
+/* Where this thread's eight inputs of a piece begin in a stage. */
+static __device__ __forceinline__ uint32_t piece_at(int piece)
+{
+    return threadIdx.x / WARP * UNIT + piece * 32 + threadIdx.x % 4 * 8;
 }
 
 /* x of the stage that begins at m, of the tokens lane / 4 of each tile. */
-template <int TILES, int PIECES>
+template <int TILES>
 static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t stride, uint32_t m, uint32_t inputs,
                                               uint32_t tokens, uint4 (&to)[PIECES][TILES])
 {
@@ -224,7 +183,7 @@ static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t stride, ui
     for (int piece = 0; piece < PIECES; piece++)
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
-            uint32_t t = tile * TILE_TOKENS + token, at = m + piece * 32;
+            uint32_t t = tile * TILE_TOKENS + token, at = m + piece_at(piece);
             to[piece][tile] = make_uint4(0, 0, 0, 0);
             if (t < tokens && at < inputs) to[piece][tile] = *(const uint4 *)(x + (size_t)t * stride + at);
         }
@@ -296,7 +255,7 @@ static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tok
         float all = warp_sum(sum);
         if (lane == 0) room[token][threadIdx.x / WARP] = all;
     });
-    __syncthreads();
+    meet();
     for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool) {
         if (first)
             scale = norm_scale(warp_sum(lane < NORM_WARPS ? room[token][lane] : 0.0f), a.inputs, a.norm_eps);
@@ -313,100 +272,86 @@ static __device__ __forceinline__ void store_chunks(const uint4 (&chunks)[X_CHUN
     for_each_chunk(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
         if (m < inputs) *(uint4 *)(staged + (size_t)token * (inputs + X_PAD) + m) = chunks[j];
     });
-    __syncthreads();
+    meet();
 }
 
 /* ---- the product ---- */
 
-/* Adds the products of one stage. */
-template <int TILES, int GROUPS, int PIECES>
-static __device__ __forceinline__ void add_stage(const uint4 *stage, const uint4 (&values)[PIECES][TILES],
-                                                 float (&sums)[GROUPS][TILES][4])
+/* Adds the products of one stage, of whose rows `inputs` inputs were copied. */
+template <int TILES>
+static __device__ __forceinline__ void add_stage(const bf16 *stage, uint32_t inputs,
+                                                 const uint4 (&values)[PIECES][TILES], float (&sums)[TILES][4])
 {
+    const bf16 *row = stage + threadIdx.x % WARP / 4 * STAGE_STRIDE;
 #pragma unroll
-    for (int piece = 0; piece < PIECES; piece++)
-#pragma unroll
-        for (int group = 0; group < GROUPS; group++) {
-            uint4 low = stage[(piece * 2 * GROUPS + group * 2) * WARP];
-            uint4 high = stage[(piece * 2 * GROUPS + group * 2 + 1) * WARP];
-#pragma unroll
-            for (int t = 0; t < TILES; t++) mma_rows(sums[group][t], low, high, values[piece][t]);
+    for (int piece = 0; piece < PIECES; piece++) {
+        uint32_t at = piece_at(piece);
+        uint4 low = make_uint4(0, 0, 0, 0), high = low;
+        if (at < inputs) {
+            low = *(const uint4 *)(row + at);
+            high = *(const uint4 *)(row + ROWS / 2 * STAGE_STRIDE + at);
         }
+#pragma unroll
+        for (int t = 0; t < TILES; t++) mma_rows(sums[t], low, high, values[piece][t]);
+    }
 }
 
 /* Sums of all warps for one tile. */
-template <int TILES, int GROUPS> constexpr int PARTIALS = SPLIT * TILES * TILE_TOKENS * (ROWS * GROUPS + 1);
+static __host__ __device__ __forceinline__ uint32_t partial_count(uint32_t columns)
+{
+    return SPLIT * columns * (ROWS + 1);
+}
 
 /* gridDim: x blocks that share out the tiles of all parts, y TILES * 8 tokens each. */
-template <int TILES, int GROUPS, class O, int MODE>
-static __global__ void __launch_bounds__(SPLIT * WARP, 1) multiply_thin(const __grid_constant__ thin_t a)
+template <int TILES, class O, int MODE>
+static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_constant__ thin_t a)
 {
-    constexpr int PIECES = UNIT / GROUPS / 32;
     static_assert(!(MODE & STAGED) || TILES == 1, "room for eight tokens at most");
     static_assert(!(MODE & NORMED) || MODE & STAGED, "x is normed where it is staged");
-    static_assert(!(MODE & GATED) || GROUPS == 2, "gate and up");
-    extern __shared__ uint4 ring[];   /* [STAGES][SPLIT][COPIES][WARP], then two sets of sums, then x */
-    uint4 *own = ring + threadIdx.x / WARP * COPIES * WARP + threadIdx.x % WARP;
-    float *partial = (float *)(ring + STAGES * SPLIT * COPIES * WARP);
-    uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token, stride = a.inputs;
-    const bf16 *x = a.x + (size_t)first_token * a.inputs;
-    feeder<GROUPS, MODE> feeder = { blockIdx.x, threadIdx.x / WARP * UNIT + threadIdx.x % 4 * 8, {} };
-
+    extern __shared__ __align__(128) char shared[];   /* the ring, then x, then two sets of sums */
     grid_release();
-    feeder.find_rows(a);
-#pragma unroll
-    for (uint32_t stage = 0; stage < STAGES; stage++)
-        if (stage < a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
+    ring_t ring(shared, a.depth);
+    if (threadIdx.x >= SPLIT * WARP) return fill_ring<MODE>(a, ring);
+    ring.join();
+
+    uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token, stride = a.inputs;
+    uint32_t columns = min((uint32_t)(TILES * TILE_TOKENS), tokens), tiles = a.tile_ends[a.part_count - 1];
+    const bf16 *x = a.x + (size_t)first_token * a.inputs;
+    bf16 *staged = (bf16 *)(shared + RING_BYTES(a.depth));
+    float *partial = (float *)(staged + (MODE & STAGED ? columns * (a.inputs + X_PAD) : 0));
     uint4 norm_weights[MODE & NORMED ? X_CHUNKS : 1];
     if constexpr (MODE & NORMED) load_norm(a, tokens, norm_weights);
-    grid_wait();   /* weights are constant: they are on their way while the kernel before this one ends */
+    grid_wait();   /* weights are constant, the rest is not */
+    if (blockIdx.x >= tiles) return;
     if constexpr (MODE & STAGED) {
-        bf16 *staged = (bf16 *)(partial + 2 * PARTIALS<TILES, GROUPS>);
         uint4 chunks[X_CHUNKS];
         load_chunks(x, a.inputs, tokens, chunks);
-#pragma unroll
-        for (uint32_t stage = 0; stage < STAGES; stage++)
-            if (stage >= a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
         if constexpr (MODE & NORMED) norm_chunks(a, tokens, norm_weights, chunks);
         store_chunks(chunks, a.inputs, tokens, staged);
         x = staged, stride = a.inputs + X_PAD;
     }
 
-    float sums[GROUPS][TILES][4] = {};
-    uint32_t slot = 0, count = 0, warp = threadIdx.x / WARP, base = warp * UNIT, start = base + threadIdx.x % 4 * 8;
-    uint32_t tiles = a.tile_ends[a.part_count - 1];
+    float sums[TILES][4] = {};
     uint4 values[PIECES][TILES], next[PIECES][TILES];
-    load_x(x, stride, start, a.inputs, tokens, values);
-    if constexpr (!(MODE & STAGED))
-#pragma unroll
-        for (uint32_t stage = 0; stage < STAGES; stage++)
-            if (stage >= a.early) feeder.feed(a, own + stage * SPLIT * COPIES * WARP);
-    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x, count++) {
+    load_x(x, stride, 0, a.inputs, tokens, values);
+    for (uint32_t tile = blockIdx.x, count = 0; tile < tiles; tile += gridDim.x, count++) {
         addend_t addend = {};
-        if constexpr (!(MODE & GATED)) addend = first_addend<TILES, GROUPS, O>(a, tile, first_token, tokens);
-        for (uint32_t m = start, then; m - base < feeder.end_of(a.inputs); m = then) {
-            then = feeder.template next_m<GROUPS>(m);
-            load_x(x, stride, then - base < feeder.end_of(a.inputs) ? then : start, a.inputs, tokens, next);
-            asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 1) : "memory");
-            uint4 *stage = own + slot * SPLIT * COPIES * WARP;
-            add_stage(stage, values, sums);
-            feeder.feed(a, stage);
-            slot = slot + 1 == STAGES ? 0 : slot + 1;
+        if constexpr (!(MODE & GATED)) addend = first_addend<O>(a, tile, first_token, columns);
+        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) {
+            load_x(x, stride, m + STAGE_INPUTS < a.inputs ? m + STAGE_INPUTS : 0, a.inputs, tokens, next);
+            add_stage(ring.take(), a.inputs - m, values, sums);
+            ring.give();
 #pragma unroll
             for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
-        /* Two sets of sums in turn: one barrier a tile is enough. */
-        float *set = partial + count % 2 * PARTIALS<TILES, GROUPS>;
-        leave_sums<TILES, GROUPS>(sums, set);
-        __syncthreads();
-        if constexpr (MODE & GATED) finish_gated<TILES>(a, set, tile, first_token, tokens);
-        else finish<TILES, GROUPS, O>(a, set, tile, first_token, tokens, addend);
+        /* Two sets of sums in turn: one meeting a tile is enough. */
+        float *set = partial + count % 2 * partial_count(columns);
+        leave_sums<TILES>(sums, columns, set);
+        meet();
+        if constexpr (MODE & GATED) finish_gated(a, set, tile, first_token, columns);
+        else finish<O>(a, set, tile, first_token, columns, addend);
     }
 }
-
-template <int TILES, int GROUPS>
-constexpr size_t SHARED = sizeof(uint4) * STAGES * SPLIT * COPIES * WARP
-    + sizeof(float) * 2 * PARTIALS<TILES, GROUPS>;
 
 static size_t staged_bytes(const qn_matmul_t *a) { return (size_t)a->tokens * (a->inputs + X_PAD) * sizeof(bf16); }
 
@@ -417,61 +362,70 @@ static bool can_stage(const qn_matmul_t *a)
         && staged_bytes(a) <= X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS;
 }
 
-template <int TILES, int GROUPS, class O, int MODE>
-static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
+/* Shared memory of a launch beside its ring. */
+template <int TILES, int MODE> static size_t room_bytes(const qn_matmul_t *a)
 {
-    uint32_t tiles = 0;
+    uint32_t columns = a->tokens < TILES * TILE_TOKENS ? a->tokens : TILES * TILE_TOKENS;
+    return sizeof(float) * 2 * partial_count(columns) + (MODE & STAGED ? staged_bytes(a) : 0);
+}
+
+static size_t stages_in(size_t bytes, size_t room)
+{
+    return bytes > room + RING_BYTES(0) ? (bytes - room - RING_BYTES(0)) / STAGE_BYTES : 0;
+}
+
+/* As deep as it goes, and as a block has stages. What may stand `beside` attention leaves room for it. */
+static uint32_t choose_depth(const qn_stream_t *stream, size_t room, uint32_t stages, bool beside)
+{
+    size_t depth = stages_in(stream->block_shared, room), less = stages_in(stream->beside_shared, room);
+    if (beside && less >= 3) depth = less;
+    if (depth > DEPTH_MAX) depth = DEPTH_MAX;
+    return stages < depth ? stages : (uint32_t)depth;
+}
+
+template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
+{
+    uint32_t tiles = 0, blocks = stream->processors, rounds = divide_up(a->tokens, TILES * TILE_TOKENS);
+    size_t room = room_bytes<TILES, MODE>(a);
     thin.x = (const bf16 *)a->x, thin.tokens = a->tokens, thin.inputs = a->inputs;
-    thin.early = stream->options.early_stages ? stream->options.early_stages : EARLY_STAGES(a->inputs);
     thin.part_count = MODE & GATED ? 1 : a->part_count;
     for (uint32_t p = 0; p < a->part_count; p++) thin.parts[p] = a->parts[p];
     for (uint32_t p = 0; p < thin.part_count; p++)
-        thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, MODE & GATED ? ROWS : ROWS * GROUPS);
-    dim3 grid(tiles < stream->processors ? tiles : stream->processors, divide_up(a->tokens, TILES * TILE_TOKENS));
-    qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, GROUPS, O, MODE>, grid, SPLIT * WARP,
-                  SHARED<TILES, GROUPS> + (MODE & STAGED ? staged_bytes(a) : 0), thin);
-}
-
-/* Wider tiles read x less often, but only pay where several of them come to each processor. */
-template <int TILES, class O, int MODE>
-static void start_grouped(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
-{
-    uint32_t outputs = 0;
-    for (uint32_t p = 0; p < a->part_count; p++) outputs += a->parts[p].outputs;
-    if (outputs >= 4 * 2 * ROWS * stream->processors) start<TILES, 2, O, MODE>(stream, a, thin);
-    else start<TILES, 1, O, MODE>(stream, a, thin);
+        thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, tile_rows(MODE));
+    thin.depth = choose_depth(stream, room, divide_up(a->inputs, STAGE_INPUTS) * divide_up(tiles, blocks),
+                              !(MODE & GATED) && std::is_same_v<O, bf16>);
+    if (tiles < blocks / 4 * 3) blocks = tiles;   /* else one for each processor: the next launch finds them alike */
+    qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, O, MODE>, dim3(blocks, rounds), THREADS,
+                  RING_BYTES(thin.depth) + room, thin);
 }
 
 template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
-    if (can_stage(a)) start_grouped<1, O, STAGED>(stream, a, thin);
-    else if (a->tokens <= TILE_TOKENS) start_grouped<1, O, PLAIN>(stream, a, thin);
-    else if (a->tokens <= 2 * TILE_TOKENS) start_grouped<2, O, PLAIN>(stream, a, thin);
-    else start_grouped<4, O, PLAIN>(stream, a, thin);
+    if (can_stage(a)) start<1, O, STAGED>(stream, a, thin);
+    else if (a->tokens <= TILE_TOKENS) start<1, O, PLAIN>(stream, a, thin);
+    else if (a->tokens <= 2 * TILE_TOKENS) start<2, O, PLAIN>(stream, a, thin);
+    else start<4, O, PLAIN>(stream, a, thin);
 }
 
-template <int TILES, int GROUPS, class O, int MODE> static void prepare(cudaError_t *error)
+template <int TILES, class O, int MODE> static void prepare(const qn_stream_t *stream, cudaError_t *error)
 {
     if (*error) return;
-    *error = cudaFuncSetAttribute(multiply_thin<TILES, GROUPS, O, MODE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  SHARED<TILES, GROUPS>
-                                      + (MODE & STAGED ? X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS : 0));
+    *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)stream->block_shared);
 }
 
-template <class O> static void prepare_all(cudaError_t *error)
+template <class O> static void prepare_all(const qn_stream_t *stream, cudaError_t *error)
 {
-    prepare<1, 1, O, PLAIN>(error), prepare<2, 1, O, PLAIN>(error), prepare<4, 1, O, PLAIN>(error);
-    prepare<1, 2, O, PLAIN>(error), prepare<2, 2, O, PLAIN>(error), prepare<4, 2, O, PLAIN>(error);
-    prepare<1, 1, O, STAGED>(error), prepare<1, 2, O, STAGED>(error);
-    prepare<1, 1, O, STAGED | NORMED>(error), prepare<1, 2, O, STAGED | NORMED>(error);
+    prepare<1, O, PLAIN>(stream, error), prepare<2, O, PLAIN>(stream, error), prepare<4, O, PLAIN>(stream, error);
+    prepare<1, O, STAGED>(stream, error), prepare<1, O, STAGED | NORMED>(stream, error);
 }
 
-cudaError_t qn_cuda_prepare_thin(void)
+cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream)
 {
     cudaError_t error = cudaSuccess;
-    prepare_all<float>(&error);
-    prepare_all<bf16>(&error);
-    prepare<1, 2, bf16, STAGED | GATED>(&error), prepare<1, 2, bf16, STAGED | NORMED | GATED>(&error);
+    prepare_all<float>(stream, &error);
+    prepare_all<bf16>(stream, &error);
+    prepare<1, bf16, STAGED | GATED>(stream, &error), prepare<1, bf16, STAGED | NORMED | GATED>(stream, &error);
     return error;
 }
 
@@ -515,11 +469,11 @@ template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_m
     if constexpr (MODE & GATED) {
         thin.kind = a->activation.kind;
         thin.gated = (bf16 *)a->activation.out;
-        start<1, 2, bf16, MODE>(stream, &matmul, thin);
+        start<1, bf16, MODE>(stream, &matmul, thin);
     } else if (a->logits) {
-        start_grouped<1, float, MODE>(stream, &matmul, thin);
+        start<1, float, MODE>(stream, &matmul, thin);
     } else {
-        start_grouped<1, bf16, MODE>(stream, &matmul, thin);
+        start<1, bf16, MODE>(stream, &matmul, thin);
     }
 }
 

@@ -10,6 +10,7 @@
 
 #define RING_BYTES ((size_t)8 << 20)
 #define RING_ALIGN 256
+#define STATIC_BYTES 1024   /* of shared memory that kernels declare and that are meant to stand side by side */
 
 struct qn_cuda_mark { cudaEvent_t event; };
 struct qn_cuda_graph { cudaGraph_t graph; cudaGraphExec_t program; };
@@ -46,15 +47,21 @@ extern "C" void qn_cuda_device_name(int device, char *ret_name, size_t size)
 
 static qn_err_t enter_device(qn_stream_t *stream)
 {
-    int device = stream->options.device, major, minor, processors;
+    int device = stream->options.device, major, minor, processors, shared, reserved, block;
     qn_err_t err = qn_cuda_check_device(device);
     if (err) return err;
     cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (!error) error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    if (!error) error = cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (!error) error = cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
     if (error) return fail(error, "attributes of the CUDA device");
     stream->capability = (uint32_t)(major * 10 + minor);
     stream->processors = (uint32_t)processors;
+    size_t attention = qn_cuda_decode_shared(stream->options.head_dim) + STATIC_BYTES;
+    stream->block_shared = (size_t)block - STATIC_BYTES;
+    stream->beside_shared = (size_t)(shared - 2 * reserved) - STATIC_BYTES - attention;
     return QN_OK;
 }
 
@@ -81,7 +88,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = cudaMalloc((void **)&stream->counters, counters);
     if (!error) error = cudaMemset(stream->counters, 0, counters);
     if (!error) error = qn_cuda_prepare_attention();
-    if (!error) error = qn_cuda_prepare_thin();
+    if (!error) error = qn_cuda_prepare_thin(stream);
     if (!error) error = qn_cuda_prepare_experts();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_logprobs();

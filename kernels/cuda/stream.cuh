@@ -29,6 +29,8 @@ struct qn_stream {
     cudaStream_t stream;
     qn_cuda_options_t options;
     uint32_t processors, capability;  /* 90 for 9.0 */
+    size_t block_shared;              /* dynamic shared memory of a block, at most */
+    size_t beside_shared;             /* the same of one that leaves room for a block of attention.decode */
     cudaError_t error;                /* first, or cudaSuccess */
     const char *error_at;             /* the launch it was found at; a literal */
     /* The ring: parts are filled one after the other; an event tells when a part's copies were made. */
@@ -55,11 +57,13 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 
 /* Raise the shared memory limit of kernels that need more than 48 KiB. Called once per stream. */
 cudaError_t qn_cuda_prepare_attention(void);
-cudaError_t qn_cuda_prepare_thin(void);
+cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream);
 cudaError_t qn_cuda_prepare_experts(void);
 /* The same for rows of logits; for devices with clusters only. */
 cudaError_t qn_cuda_prepare_sampler(void);
 cudaError_t qn_cuda_prepare_logprobs(void);
+/* Dynamic shared memory of a block of attention.decode. */
+size_t qn_cuda_decode_shared(uint32_t head_dim);
 /* Workspace of one decode launch. */
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
 

@@ -216,8 +216,7 @@ static double weight_bytes(const model_shape_t *m)
                 + (double)m->hidden * m->vocab);
 }
 
-static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens,
-                      uint32_t early)
+static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens)
 {
     double kv = 4.0 * model->layers * runs * length * model->kv_heads * model->head_dim;
     size_t each = (size_t)model->hidden * 8 + (size_t)model->intermediate * 4
@@ -227,7 +226,7 @@ static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint
     *s = (step_t){ .model = model, .runs = runs, .tokens = tokens, .length = length, .most = UINT32_MAX };
     timing_make(&s->timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = true,
                 .max_sequences = 256, .heads = model->heads, .kv_heads = model->kv_heads,
-                .head_dim = model->head_dim, .early_stages = early }, bytes);
+                .head_dim = model->head_dim }, bytes);
     timing_fill(&s->timing, 0.02f);
     make_weights(s);
     make_state(s);
@@ -276,25 +275,18 @@ static void time_model(const model_shape_t *model)
 {
     static const uint32_t BATCHES[] = { 1, 4, 8, 16, 64, 256 };
     static step_t s;
-    for (uint32_t early = 1; early <= 4; early++) {
-        char note[32];
-        snprintf(note, sizeof note, "all fused, early %u", early);
-        make_step(&s, model, 1, 1024, 1, early);
-        time_manner(&s, note, (manner_t){ true, true, true });
-        if (early == 2 || early == 4) time_launches(&s, note, (manner_t){ true, true, true });
-        timing_free(&s.timing);
-    }
     for (unsigned i = 0; i < 6; i++) {
-        make_step(&s, model, BATCHES[i], 1024, 1, 0);
+        make_step(&s, model, BATCHES[i], 1024, 1);
         time_manner(&s, "parts", (manner_t){ 0 });
         time_manner(&s, "fused attention", (manner_t){ .attention = true });
         if (BATCHES[i] <= 8) time_manner(&s, "fused norm", (manner_t){ .norm = true });
         if (BATCHES[i] <= 8) time_manner(&s, "fused gate", (manner_t){ .gate = true });
         if (BATCHES[i] <= 8) time_manner(&s, "all fused", (manner_t){ true, true, true });
+        if (i == 0) time_launches(&s, "all fused", (manner_t){ true, true, true });
         if (i == 0 || BATCHES[i] == 64) time_launches(&s, "parts", (manner_t){ 0 });
         timing_free(&s.timing);
     }
-    make_step(&s, model, 1, 8192, 8192, 0);
+    make_step(&s, model, 1, 8192, 8192);
     time_manner(&s, "prefill", (manner_t){ 0 });
     timing_free(&s.timing);
 }

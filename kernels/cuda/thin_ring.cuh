@@ -1,0 +1,145 @@
+/* The ring of matmul_thin.cu: one warp copies stages of weight rows to shared memory, SPLIT warps take them. Copies are
+ * the copy engine's where there is one (sm_90): a row is one instruction, which waits for nobody, so that the loads of
+ * the other warps do not stand behind it. Barriers in shared memory (PTX mbarrier) say when a stage is full, and when
+ * all have given it back. For matmul_thin.cu only. */
+#ifndef QN_KERNELS_CUDA_THIN_RING_CUH
+#define QN_KERNELS_CUDA_THIN_RING_CUH
+
+#include "kernels/cuda/device.cuh"
+
+#define SPLIT 8            /* warps that multiply */
+#define THREADS ((SPLIT + 1) * WARP)
+#define ROWS 16            /* weight rows of one product, and of a stage */
+#define STAGE_INPUTS 1024u /* of each row */
+#define STAGE_STRIDE (STAGE_INPUTS + 32)   /* 64 bytes more: the quads of two rows read different banks */
+#define STAGE_BYTES (ROWS * STAGE_STRIDE * sizeof(bf16))
+#define DEPTH_MAX 6        /* stages */
+#define RING_HEAD 128      /* barriers */
+#define RING_BYTES(depth) ((depth) * STAGE_BYTES + RING_HEAD)
+
+/* ---- barriers ---- */
+
+static __device__ __forceinline__ void barrier_make(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
+}
+
+static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" :: "r"(barrier) : "memory");
+}
+
+/* Until the phase of this parity is over. */
+static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
+                 "mbarrier.try_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}"
+                 :: "r"(barrier), "r"(parity) : "memory");
+#else
+    asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
+                 "mbarrier.test_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}"
+                 :: "r"(barrier), "r"(parity) : "memory");
+#endif
+}
+
+/* The warps that multiply; their lanes may come apart, as those do that wait for a stage. */
+static __device__ __forceinline__ void meet()
+{
+    __syncwarp();
+    asm volatile("barrier.sync 1, %0;" :: "n"(SPLIT * WARP) : "memory");
+}
+
+/* ---- the ring ---- */
+
+#if __CUDA_ARCH__ >= 900
+#define FULL_ARRIVALS 1
+#else
+#define FULL_ARRIVALS WARP
+#endif
+
+/* Each thread has its own: where it is in the ring. */
+struct ring_t {
+    char *stages;
+    uint32_t barriers;          /* address in shared memory: full of each stage, then empty of each */
+    uint32_t depth, slot, parity;
+
+    __device__ __forceinline__ ring_t(char *shared, uint32_t depth_)
+        : stages(shared + RING_HEAD), barriers((uint32_t)__cvta_generic_to_shared(shared)), depth(depth_), slot(0),
+          parity(0)
+    {
+        static_assert(2 * DEPTH_MAX * 8 <= RING_HEAD, "two barriers a stage");
+    }
+
+    /* By the warp that fills, before anything: it need not wait for the others to begin. */
+    __device__ __forceinline__ void open()
+    {
+        if (threadIdx.x % WARP == 0) {
+            for (uint32_t i = 0; i < depth; i++) barrier_make(full(i), FULL_ARRIVALS), barrier_make(empty(i), SPLIT);
+#if __CUDA_ARCH__ >= 900
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+        }
+        __syncwarp();
+        asm volatile("barrier.arrive 2, %0;" :: "n"(THREADS) : "memory");
+    }
+
+    /* By the others, before the first stage. */
+    __device__ __forceinline__ void join() { asm volatile("barrier.sync 2, %0;" :: "n"(THREADS) : "memory"); }
+
+    __device__ __forceinline__ uint32_t full(uint32_t i) const { return barriers + i * 8; }
+    __device__ __forceinline__ uint32_t empty(uint32_t i) const { return barriers + (DEPTH_MAX + i) * 8; }
+
+    __device__ __forceinline__ void step()
+    {
+        if (++slot == depth) slot = 0, parity ^= 1;
+    }
+
+    /* By one warp: copies `count` inputs of each row to the next stage. Lanes r and r + 16 have row r. */
+    __device__ __forceinline__ void fill(const bf16 *row, uint32_t count)
+    {
+        uint32_t lane = threadIdx.x % WARP, bytes = count * sizeof(bf16), barrier = full(slot);
+        uint32_t to = (uint32_t)__cvta_generic_to_shared(stages + slot * STAGE_BYTES);
+        constexpr uint32_t STRIDE = STAGE_STRIDE * sizeof(bf16);
+        barrier_wait(empty(slot), parity ^ 1);   /* at once in the first round */
+#if __CUDA_ARCH__ >= 900
+        if (lane == 0)
+            asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}"
+                         :: "r"(barrier), "r"(bytes * ROWS) : "memory");
+        __syncwarp();
+        if (lane < ROWS)
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                         :: "r"(to + lane * STRIDE), "l"(row), "r"(bytes), "r"(barrier) : "memory");
+#else
+        for (uint32_t r = 0; r < ROWS; r++) {
+            const char *from = (const char *)__shfl_sync(ALL_LANES, (unsigned long long)row, r);
+            for (uint32_t i = lane * 16; i < bytes; i += WARP * 16)
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                             :: "r"(to + r * STRIDE + i), "l"(from + i) : "memory");
+        }
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(barrier) : "memory");
+#endif
+        step();
+    }
+
+    /* By the others: the next stage, when it is full. */
+    __device__ __forceinline__ const bf16 *take() const
+    {
+        barrier_wait(full(slot), parity);
+        return (const bf16 *)(stages + slot * STAGE_BYTES);
+    }
+
+    /* This warp has read it. Its loads may still be on their way when later instructions are issued, and the copy
+     * engine does not wait for them without the fence. */
+    __device__ __forceinline__ void give()
+    {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+        __syncwarp();
+        if (threadIdx.x % WARP == 0) barrier_arrive(empty(slot));
+        step();
+    }
+};
+
+#endif
