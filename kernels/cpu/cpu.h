@@ -65,6 +65,7 @@ void qn_cpu_matmul_avx2(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul_avx512(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul_avx512bf16(qn_stream_t *stream, const void *arguments);
 void qn_cpu_matmul_vnni(qn_stream_t *stream, const void *arguments);
+void qn_cpu_norm_matmul_vnni(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rope_angles(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rope(qn_stream_t *stream, const void *arguments);
 void qn_cpu_rope_avx2(qn_stream_t *stream, const void *arguments);

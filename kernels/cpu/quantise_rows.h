@@ -1,11 +1,20 @@
 /* Activations as signed bytes: the other operand of an integer product. For files in kernels/cpu/ only.
  *
- * Each token's inputs are cut into groups of G; a group has the scale s = max|x| / 127 and the bytes
- * q = round(x / s), so that x differs from s q by at most s / 2. A group of zeros, or of numbers below 1e-30, has
- * scale 0; an infinity or NaN makes the scale one, so that it comes out at the end as it would in floats.
+ * Each token's inputs are cut into groups of G, each with a scale s. Beside it lies what the sum of a product of the
+ * group begins with, for weights are the unsigned operand of vpdpbusd and their bytes u no whole numbers w.
  *
- * Weights are the unsigned operand of vpdpbusd: bytes u that stand for w = u - z. Beside the scale of a group lies what
- * its sum begins with, start = -z * sum(q): then start + sum(u q) = sum(w q), exactly, and z costs nothing.
+ *   int4   G is the weights' group, s = max|x| / 127, q = round(x / s), so that x differs from s q by at most s / 2.
+ *          w = u - 8, start = -8 sum(q): then start + sum(u q) = sum(w q), exactly.
+ *   int8   G = 128. The bytes span the group from its least to its greatest value, zero included:
+ *          s = (max - min) / 254.9, z = 128 + round(min / s), q = round(x / s) - z, and x differs from s (q + z) by at
+ *          most s / 2. (A little less than 255, so that both ends rounded apart are 255 still.) start is two numbers of
+ *          16 bits, z and above it sum(q), which the product multiplies with sums of its weights.
+ *
+ * One great activation coarsens the steps of its group, but mostly to one side: with z they are about half as long, and
+ * groups may be longer, each of which costs the product a step in floats.
+ *
+ * A group of zeros, or of numbers below 1e-30, has scale 0; an infinity or NaN makes the scale one, so that it comes
+ * out at the end as it would in floats.
  *
  * Tokens are laid out in blocks of at most QN_QUANTISE_TOKENS, as even as they can be, for a tile of the product takes
  * one block: some of them one token more than the others. With f its first token and n its tokens block b has
@@ -14,7 +23,7 @@
  *   scales + f * groups       [groups][n] f32
  *   starts + f * groups       [groups][n]
  *
- * so that a tile reads all three from front to back. Inputs beyond M are zeros. (LLM.int8, Dettmers et al. 2022, has
+ * so that a tile reads all three from front to back. Inputs beyond M have q = 0. (LLM.int8, Dettmers et al. 2022, has
  * one scale a row; groups keep one great activation from coarsening the rest.) */
 #ifndef QN_KERNELS_CPU_QUANTISE_ROWS_H
 #define QN_KERNELS_CPU_QUANTISE_ROWS_H
@@ -22,21 +31,21 @@
 #include "kernels/kernels.h"
 
 #define QN_QUANTISE_TOKENS 12
+#define QN_QUANTISE_INT8 128     /* G for int8 weights */
 
 typedef struct {
     int8_t *values;
     float *scales;
     int32_t *starts;
     uint32_t tokens, inputs;
-    uint32_t group;              /* G: 32 or 64 */
+    uint32_t group;              /* G: 32 or 64 for int4 weights, QN_QUANTISE_INT8 for int8 */
     uint32_t groups;             /* ceil(M / G) */
     uint32_t blocks;
     uint32_t block_tokens, longer;  /* the first `longer` blocks have block_tokens + 1 */
-    int32_t zero;                /* z */
 } qn_quantised_t;
 
 /* Lays an empty one out in `scratch`, which the result borrows: qn_matmul_scratch_bytes(tokens, inputs) are enough. */
-qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t group, int32_t zero, void *scratch);
+qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t group, void *scratch);
 
 /* First token of a block; for `blocks`, the number of tokens. */
 static inline uint32_t qn_quantised_first(const qn_quantised_t *rows, uint32_t block)

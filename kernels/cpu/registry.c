@@ -28,6 +28,7 @@ static const qn_kernel_t KERNELS[] = {
     { QN_OP_MATMUL, "avx512", QN_ISA_AVX512, 2, NULL, qn_cpu_matmul_avx512 },
     { QN_OP_MATMUL, "avx512bf16", QN_ISA_AVX512 | QN_ISA_AVX512_BF16, 1, NULL, qn_cpu_matmul_avx512bf16 },
     { QN_OP_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_matmul_vnni },
+    { QN_OP_NORM_MATMUL, "vnni", QN_ISA_AVX512 | QN_ISA_AVX512_VNNI, 4, NULL, qn_cpu_norm_matmul_vnni },
     { QN_OP_ROPE_ANGLES, REFERENCE, 0, 0, NULL, qn_cpu_rope_angles },
     { QN_OP_ROPE, REFERENCE, 0, 0, NULL, qn_cpu_rope },
     { QN_OP_ROPE, "avx2", QN_ISA_AVX2, 1, NULL, qn_cpu_rope_avx2 },
@@ -86,7 +87,18 @@ uint32_t qn_kernels_isa(void)
     return isa;
 }
 
+/* Whether the parts that the fused product stands for are those that were chosen. */
+static bool fused_as_chosen(const qn_kernel_set_t *set)
+{
+    return set->chosen[QN_OP_MATMUL]->launch == qn_cpu_matmul_vnni
+        && set->chosen[QN_OP_RMSNORM]->launch == qn_cpu_rmsnorm_avx512
+        && set->chosen[QN_OP_ACTIVATION]->launch == qn_cpu_activation_avx512;
+}
+
+/* Who asks for another part gets it. */
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set)
 {
-    return qn_kernels_choose_from(KERNELS, KERNEL_COUNT, choice, shape, isa, ret_set);
+    qn_err_t err = qn_kernels_choose_from(KERNELS, KERNEL_COUNT, choice, shape, isa, ret_set);
+    if (!err && !strstr(choice, "norm_matmul=") && !fused_as_chosen(ret_set)) ret_set->chosen[QN_OP_NORM_MATMUL] = NULL;
+    return err;
 }

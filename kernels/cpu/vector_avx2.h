@@ -21,6 +21,7 @@ VEC_INLINE vec_t vec_div(vec_t a, vec_t b) { return _mm256_div_ps(a, b); }
 VEC_INLINE vec_t vec_max(vec_t a, vec_t b) { return _mm256_max_ps(a, b); }
 /* a * b + c */
 VEC_INLINE vec_t vec_fma(vec_t a, vec_t b, vec_t c) { return _mm256_fmadd_ps(a, b, c); }
+VEC_INLINE vec_t vec_fma_at(vec_t a, const float *b, vec_t c) { return vec_fma(a, vec_set(*b), c); }
 
 VEC_INLINE vec_t vec_load(const float *from) { return _mm256_loadu_ps(from); }
 VEC_INLINE void vec_store(float *to, vec_t value) { _mm256_storeu_ps(to, value); }

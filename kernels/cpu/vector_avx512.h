@@ -20,6 +20,12 @@ VEC_INLINE vec_t vec_div(vec_t a, vec_t b) { return _mm512_div_ps(a, b); }
 VEC_INLINE vec_t vec_max(vec_t a, vec_t b) { return _mm512_max_ps(a, b); }
 /* a * b + c */
 VEC_INLINE vec_t vec_fma(vec_t a, vec_t b, vec_t c) { return _mm512_fmadd_ps(a, b, c); }
+/* a * *b + c with the broadcast in the same instruction, which compilers take apart where *b is used twice. */
+VEC_INLINE vec_t vec_fma_at(vec_t a, const float *b, vec_t c)
+{
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+    return c;
+}
 
 VEC_INLINE __mmask16 vec_mask(uint32_t count) { return (__mmask16)((1u << count) - 1); }
 VEC_INLINE vec_t vec_load(const float *from) { return _mm512_loadu_ps(from); }

@@ -1,7 +1,8 @@
 /* The integer products, twice over: against plain C that does the same whole-number arithmetic, to the bit; and against
  * the reference, which multiplies the exact weights with the exact activations, within what rounding activations to
- * steps of max / 127 can cost. */
+ * their steps can cost. */
 #include "kernels/cpu/quantise_rows.h"
+#include "kernels/fused.h"
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 
@@ -103,7 +104,7 @@ static float *new_output(const shape_t *shape)
 
 static uint32_t group_of(const qn_weight_t *weight)
 {
-    return weight->scalar == QN_SCALAR_INT8 ? QN_INT8_GROUP : weight->group;
+    return weight->scalar == QN_SCALAR_INT8 ? QN_QUANTISE_INT8 : weight->group;
 }
 
 /* The whole number that stands for a weight, as weight_layout.h lays it out. */
@@ -126,19 +127,38 @@ static float scale_of(const qn_weight_t *weight, uint64_t inputs, uint64_t outpu
     return qn_bf16_to_f32(((const uint16_t *)(const void *)scales)[group * 16 + output % 16]);
 }
 
+/* int8: the step of x[first .. end), and the byte that stands for zero, less 128. */
+static float range_of(const float *x, uint32_t first, uint32_t end, int *ret_zero)
+{
+    float above = 0, below = 0, step = 1 / 254.9f;
+    for (uint32_t m = first; m < end; m++) {
+        above = fmaxf(above, x[m]);
+        below = fmaxf(below, -x[m]);
+    }
+    float scale = fmaf(above, step, below * step);
+    if (scale < 1e-30f * step) return 0;
+    *ret_zero = (int)nearbyintf(below * (1 / scale)) - 128;
+    return scale;
+}
+
 /* Quantises x[0 .. count) and multiplies: one step of an output's float chain. */
 static float add_group(const operands_t *o, const float *x, uint32_t output, uint32_t group, float sum)
 {
     uint32_t size = group_of(&o->weight), first = group * size, inputs = o->shape.inputs;
     uint32_t end = inputs - first < size ? inputs : first + size;
-    float greatest = 0;
+    bool int8 = o->weight.scalar == QN_SCALAR_INT8;
+    float greatest = 0, scale, inverse;
+    int dot = 0, zero = 0;
     for (uint32_t m = first; m < end; m++) greatest = fmaxf(greatest, fabsf(x[m]));
-    if (greatest < 1e-30f) return sum;
-    float scale = greatest / 127.0f, inverse = 127.0f / greatest;
-    int dot = 0;
-    for (uint32_t m = first; m < end; m++)
-        dot += (int)nearbyintf(x[m] * inverse) * whole_weight(&o->weight, inputs, output, m);
-    if (o->weight.scalar == QN_SCALAR_INT8) return fmaf((float)dot, scale, sum);
+    scale = int8 ? range_of(x, first, end, &zero) : greatest < 1e-30f ? 0 : greatest / 127.0f;
+    if (scale == 0) return sum;
+    inverse = int8 ? 1 / scale : 127.0f / greatest;
+    for (uint32_t m = first; m < end; m++) {
+        int q = (int)nearbyintf(x[m] * inverse);
+        assert_in_range(q + zero + 128, 0, 255);
+        dot += q * whole_weight(&o->weight, inputs, output, m);
+    }
+    if (int8) return fmaf((float)dot, scale, sum);
     return fmaf((float)dot * scale_of(&o->weight, inputs, output, group), scale, sum);
 }
 
@@ -161,14 +181,16 @@ static double allowed_error(const operands_t *o, uint32_t token, uint32_t output
     double step_error = 0, magnitude = 3;
     for (uint32_t first = 0; first < inputs; first += size) {
         uint32_t end = inputs - first < size ? inputs : first + size;
-        double greatest = 0, weights = 0;
+        double greatest = 0, least = 0, weights = 0;
         for (uint32_t m = first; m < end; m++) {
             double w = fabs((double)qn_weight_get(&o->weight, inputs, output, m));
-            greatest = fmax(greatest, fabs((double)x[m]));
+            greatest = fmax(greatest, (double)x[m]);
+            least = fmin(least, (double)x[m]);
             weights += w;
             magnitude += fabs((double)x[m]) * w;
         }
-        step_error += greatest / 127 / 2 * weights;
+        double step = o->weight.scalar == QN_SCALAR_INT8 ? (greatest - least) / 254.9 : fmax(greatest, -least) / 127;
+        step_error += step / 2 * weights;
     }
     return step_error + magnitude * 1e-6;
 }
@@ -361,57 +383,91 @@ static void test_matmul_int_infinity_and_nan_show_in_their_token_alone(void **st
     qn_stream_destroy(&stream);
 }
 
-/* ---- the quantiser ---- */
+/* ---- with the norm before and the activation after ---- */
 
-static void test_quantise_rows_every_value_is_within_half_a_step(void **state)
+typedef struct { shape_t shape; format_t gate, up; qn_activation_t kind; bool norm, activates; } fused_t;
+
+/* Gate and up as `kernel` gives them, or the parts one after the other where it is NULL; what is left of the scratch
+ * between the parts is not compared. */
+static void launch_fused(const qn_kernel_t *kernel, qn_stream_t *stream, const fused_t *f, const operands_t *o,
+                         float *normed, float *gate, float *up)
 {
-    (void)state;
-    if (!(qn_kernels_isa() & QN_ISA_AVX512)) skip();
-    static const uint32_t TOKENS[] = { 1, 12, 13, 50 }, INPUTS[] = { 1, 31, 64, 65, 1000 };
-    for (uint32_t i = 0; i < 40; i++) {
-        uint32_t tokens = TOKENS[i % 4], inputs = INPUTS[i / 4 % 5], group = i < 20 ? 64 : 32;
-        float *x = check_values((size_t)tokens * inputs, i + 1, true);
-        void *scratch = owned_aligned(qn_matmul_scratch_bytes(tokens, inputs));
-        qn_quantised_t rows = qn_quantised_plan(tokens, inputs, group, 128, scratch);
-        for (uint32_t t = 0; t < tokens; t++) qn_quantise_row_avx512(&rows, t, x + (size_t)t * inputs);
-        for (uint32_t b = 0; b < rows.blocks; b++) {
-            uint32_t first = qn_quantised_first(&rows, b), count = qn_quantised_first(&rows, b + 1) - first;
-            assert_in_range(count, 1, QN_QUANTISE_TOKENS);
-            for (uint32_t k = 0; k < count * rows.groups; k++) {
-                size_t place = (size_t)first * rows.groups + k;
-                uint32_t t = first + k % count, g = k / count;
-                int sum = 0;
-                for (uint32_t j = 0; j < group; j++) {
-                    int q = rows.values[place * group + j];
-                    float value = g * group + j < inputs ? x[(size_t)t * inputs + g * group + j] : 0;
-                    assert_in_range(q + 127, 0, 254);
-                    assert_true(fabsf((float)q * rows.scales[place] - value) <= rows.scales[place] * 0.50001f);
-                    sum += q;
-                }
-                assert_int_equal(rows.starts[place], -128 * sum);
-            }
-        }
-        free(x);
-        free(scratch);
+    qn_norm_matmul_t a = { .matmul = { .x = f->norm ? normed : o[0].x, .tokens = f->shape.tokens,
+                                       .inputs = f->shape.inputs, .part_count = 2, .scratch = o[0].scratch,
+                                       .parts = { part_of(&o[0], 0, false, gate), part_of(&o[1], 0, false, up) } } };
+    for (uint32_t p = 0; p < 2; p++) a.matmul.parts[p].bias = o[p].bias;
+    if (f->norm)
+        a.norm = (qn_rmsnorm_t){ .x = o[0].x, .weight = { .data = o[1].x, .scalar = QN_SCALAR_F32 }, .out = normed,
+                                 .rows = f->shape.tokens, .width = f->shape.inputs, .eps = 1e-6f };
+    if (f->activates)
+        a.activation = (qn_activate_t){ .gate = gate, .up = up, .tokens = f->shape.tokens, .width = f->shape.outputs,
+                                        .kind = f->kind, .out = gate };
+    if (kernel) {
+        kernel->launch(stream, &a);
+        return;
     }
+    qn_kernel_set_t set = { .chosen = { [QN_OP_RMSNORM] = check_kernel(QN_OP_RMSNORM, "avx512"),
+                                        [QN_OP_MATMUL] = check_kernel(QN_OP_MATMUL, "vnni"),
+                                        [QN_OP_ACTIVATION] = check_kernel(QN_OP_ACTIVATION, "avx512") } };
+    qn_norm_matmul_parts(&set, stream, &a);
 }
 
-static void test_quantise_rows_tiny_values_are_zeros(void **state)
+static void check_fused(const qn_kernel_t *kernel, const fused_t *f)
+{
+    operands_t o[2] = { make_operands(&f->shape, &f->gate, 23), make_operands(&f->shape, &f->up, 24) };
+    size_t bytes = (size_t)f->shape.tokens * f->shape.outputs * sizeof(float);
+    float *normed = owned_aligned((size_t)f->shape.tokens * f->shape.inputs * sizeof(float));
+    float *outs[2][2];
+    qn_stream_t *stream = check_stream(2);
+    for (int i = 0; i < 4; i++) outs[i / 2][i % 2] = owned_aligned(bytes);
+    launch_fused(NULL, stream, f, o, normed, outs[0][0], outs[0][1]);
+    launch_fused(kernel, stream, f, o, normed, outs[1][0], outs[1][1]);
+    assert_memory_equal(outs[1][0], outs[0][0], bytes);
+    if (!f->activates) assert_memory_equal(outs[1][1], outs[0][1], bytes);
+    qn_stream_destroy(&stream);
+    for (int i = 0; i < 4; i++) free(outs[i / 2][i % 2]);
+    free(normed);
+    for (int p = 0; p < 2; p++) free_operands(&o[p]);
+}
+
+static void test_norm_matmul_int_has_the_bits_of_its_parts(void **state)
 {
     (void)state;
-    if (!(qn_kernels_isa() & QN_ISA_AVX512)) skip();
-    static const struct { float value; bool zero; } CASES[] = {
-        { 0, true }, { 1e-42f, true }, { 9e-31f, true }, { 1.1e-30f, false }, { -2e-30f, false }, { 3e38f, false },
+    const qn_kernel_t *kernel = check_kernel(QN_OP_NORM_MATMUL, "vnni");
+    if (!kernel) skip();
+    static const shape_t FUSED[] = { { 1, 100, 17 }, { 13, 256, 64 }, { 250, 70, 33 }, { 30, 1353, 16 } };
+    static const fused_t OTHERS[] = {
+        { { 270, 40, 4096 }, { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 }, QN_ACTIVATION_SILU,
+          true, true },
+        { { 14, 150, 50 }, { "int8", QN_SCALAR_INT8, 0 }, { "int4", QN_SCALAR_INT4, 64 }, QN_ACTIVATION_SILU,
+          true, true },
+        { { 14, 150, 50 }, { "bf16", QN_SCALAR_BF16, 0 }, { "bf16", QN_SCALAR_BF16, 0 }, QN_ACTIVATION_GELU,
+          true, true },
+        { { 14, 150, 50 }, { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 }, QN_ACTIVATION_SILU,
+          true, false },
     };
+    for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++) check_fused(kernel, &OTHERS[i]);
+    for (size_t f = 0; f < FORMAT_COUNT; f++)
+        for (size_t i = 0; i < 4 * sizeof FUSED / sizeof *FUSED; i++)
+            check_fused(kernel, &(fused_t){ FUSED[i / 4], FORMATS[f], FORMATS[f], (qn_activation_t)(i % 4),
+                                            (f + i) % 3 == 0, true });
+}
+
+/* Who asks for another product, norm or activation gets it. */
+static void test_norm_matmul_int_gives_way_to_chosen_parts(void **state)
+{
+    (void)state;
+    if (!check_kernel(QN_OP_NORM_MATMUL, "vnni")) skip();
+    static const struct { const char *choice; bool fused; } CASES[] = {
+        { "", true }, { "matmul=vnni", true }, { "reference", false }, { "matmul=avx512", false },
+        { "rmsnorm=avx2", false }, { "activation=reference", false }, { "activation=avx2,norm_matmul=vnni", true },
+    };
+    const qn_kernel_case_t shape = { .heads = 2, .kv_heads = 1, .head_dim = 64, .hidden = 128, .intermediate = 256,
+                                     .vocab = 100, .block_tokens = 16, .kv_scalar = QN_SCALAR_F32 };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
-        float x[32] = { [7] = CASES[i].value };
-        void *scratch = owned_aligned(qn_matmul_scratch_bytes(1, 32));
-        qn_quantised_t rows = qn_quantised_plan(1, 32, 32, 8, scratch);
-        qn_quantise_row_avx512(&rows, 0, x);
-        assert_int_equal(rows.values[7], CASES[i].zero ? 0 : CASES[i].value < 0 ? -127 : 127);
-        assert_true((rows.scales[0] == 0) == CASES[i].zero);
-        assert_int_equal(rows.starts[0], -8 * rows.values[7]);
-        free(scratch);
+        qn_kernel_set_t set;
+        assert_int_equal(qn_kernels_choose(CASES[i].choice, &shape, qn_kernels_isa(), &set), QN_OK);
+        assert_true((set.chosen[QN_OP_NORM_MATMUL] != NULL) == CASES[i].fused);
     }
 }
 
@@ -425,8 +481,8 @@ int main(void)
         cmocka_unit_test(test_matmul_int_residual_may_be_the_output),
         cmocka_unit_test(test_matmul_int_streamed_results_are_those_of_short_prompts),
         cmocka_unit_test(test_matmul_int_infinity_and_nan_show_in_their_token_alone),
-        cmocka_unit_test(test_quantise_rows_every_value_is_within_half_a_step),
-        cmocka_unit_test(test_quantise_rows_tiny_values_are_zeros),
+        cmocka_unit_test(test_norm_matmul_int_has_the_bits_of_its_parts),
+        cmocka_unit_test(test_norm_matmul_int_gives_way_to_chosen_parts),
     };
     return cmocka_run_group_tests_name("kernels_matmul_int", tests, NULL, NULL);
 }
