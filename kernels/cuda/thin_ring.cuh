@@ -75,7 +75,7 @@ struct ring_t {
     __device__ __forceinline__ void open()
     {
         if (threadIdx.x % WARP == 0) {
-            for (uint32_t i = 0; i < depth; i++) barrier_make(full(i), FULL_ARRIVALS), barrier_make(empty(i), SPLIT);
+            for (uint32_t i = 0; i < depth; i++) barrier_make(full(i), FULL_ARRIVALS), barrier_make(empty(i), SPLIT * WARP);
 #if __CUDA_ARCH__ >= 900
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
@@ -129,15 +129,14 @@ struct ring_t {
         return (const bf16 *)(stages + slot * STAGE_BYTES);
     }
 
-    /* This warp has read it. Its loads may still be on their way when later instructions are issued, and the copy
+    /* This thread has read it. Its loads may still be on their way when later instructions are issued, and the copy
      * engine does not wait for them without the fence. */
     __device__ __forceinline__ void give()
     {
 #if __CUDA_ARCH__ >= 900
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
-        __syncwarp();
-        if (threadIdx.x % WARP == 0) barrier_arrive(empty(slot));
+        barrier_arrive(empty(slot));
         step();
     }
 };
