@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The five services on a GPU: the bundled model's reference outputs over HTTP, SIGKILL of compute under load with both shares, clear
-refusals of what cannot work, and the speed of dummy models. One line per check and per figure; exit status 1 when a check fails.
+"""The five services on a GPU: the bundled model's reference outputs over HTTP, SIGKILL of compute, scheduler and memory under load with
+both shares, clear refusals of what cannot work, and the speed of dummy models. One line per check and per figure; exit status 1 when a
+check fails.
 
-usage: tests/gpu/serve.py [FOLDER] [--only PART,...]     parts: golden, kill, refuse, load,
-checkpoint, speed, gap, split, mix"""
+usage: tests/gpu/serve.py [FOLDER] [--only PART,...]
+parts: golden, kill, refuse, load, checkpoint, speed, gap, split, mix"""
 import argparse
 import concurrent.futures
 import http.client
