@@ -23,6 +23,7 @@
 template <int D_, int ROW_WARPS_> struct attention_shape {
     static constexpr int D = D_;
     static constexpr int ROW_WARPS = ROW_WARPS_;
+    static constexpr bool DECODE = ROW_WARPS == 1;   /* runs of one token: rows are query heads */
     static constexpr int POSITION_WARPS = ATTENTION_WARPS / ROW_WARPS;
     static constexpr int ROWS = ROW_WARPS * TILE_ROWS;
     static constexpr int TILE = D > 128 && POSITION_WARPS == 1 ? 32 : 64;   /* positions */
@@ -37,6 +38,7 @@ template <int D_, int ROW_WARPS_> struct attention_shape {
 typedef struct {
     qn_run_t run;
     const uint32_t *table;        /* the slot's block table */
+    uint32_t group;               /* G */
     uint32_t kv_head, first_row;  /* of the run's tokens * G rows */
     uint32_t begin, end;          /* positions of the keys */
     uint32_t fresh;               /* the position that the cache does not hold yet, or NO_ROW (decode only) */
@@ -97,11 +99,12 @@ template <class S>
 static __device__ void load_queries(const qn_attention_t &a, const attention_item_t &item, bf16 *shared)
 {
     constexpr int PIECES = S::D / 8;
-    uint32_t group = a.heads / a.kv.kv_heads, rows = item.run.tokens * group;
+    uint32_t group = item.group, rows = S::DECODE ? group : item.run.tokens * group;
     for (uint32_t i = threadIdx.x; i < S::ROWS * PIECES; i += ATTENTION_WARPS * WARP) {
         uint32_t r = i / PIECES, piece = i % PIECES, row = item.first_row + r;
         bool inside = row < rows;
-        uint32_t token = inside ? row / group : 0, head = inside ? item.kv_head * group + row % group : 0;
+        uint32_t token = inside && !S::DECODE ? row / group : 0;
+        uint32_t head = inside ? item.kv_head * group + row - token * group : 0;
         const bf16 *from = (const bf16 *)a.q + ((size_t)(item.run.first + token) * a.heads + head) * S::D + piece * 8;
         copy_async(shared + r * S::STRIDE + piece * 8, from, inside);
     }
@@ -118,7 +121,7 @@ static __device__ __forceinline__ void find_rows(const qn_attention_t &a, const 
     for (int i = 0; i < S::TILE / WARP; i++) {
         uint32_t position = first + threadIdx.x % WARP + i * WARP;
         bool inside = position >= item.begin && position < item.end;
-        if constexpr (S::ROW_WARPS == 1)
+        if constexpr (S::DECODE)
             if (position == item.fresh) {
                 rows[i] = FRESH_ROW;
                 continue;
@@ -144,7 +147,7 @@ static __device__ __forceinline__ void load_tile(const qn_attention_t &a, const 
             uint32_t upper = __shfl_sync(ALL_LANES, rows[1], r % WARP);
             row = r < WARP ? row : upper;
         }
-        if constexpr (S::ROW_WARPS == 1)
+        if constexpr (S::DECODE)
             if (row == FRESH_ROW) continue;
         bool inside = row != NO_ROW;
         const bf16 *key = keys + (inside ? row : 0) * row_width + piece * 8;
@@ -274,10 +277,12 @@ static __device__ __forceinline__ void add_values(const float (&weights)[N][4], 
 }
 
 /* Positions that row `row` of the item sees. */
+template <class S>
 static __device__ __forceinline__ void row_range(const qn_attention_t &a, const attention_item_t &item, uint32_t row,
                                                  uint32_t &begin, uint32_t &end)
 {
-    uint32_t group = a.heads / a.kv.kv_heads, last = item.run.tokens - 1, token = min(row / group, last);
+    uint32_t token = 0;
+    if constexpr (!S::DECODE) token = min(row / item.group, item.run.tokens - 1);
     end = item.run.position + token + 1;
     begin = a.window && end > a.window ? end - a.window : 0;
 }
@@ -312,8 +317,8 @@ static __device__ void attend(const qn_attention_t &a, const attention_item_t &i
     uint32_t row_warp = warp % S::ROW_WARPS, part = warp / S::ROW_WARPS * S::WARP_POSITIONS;
     bf16 *own_queries = shared + 2 * S::STAGE + row_warp * TILE_ROWS * S::STRIDE;
     uint32_t begins[2], ends[2], row = item.first_row + row_warp * TILE_ROWS + lane / 4;
-    row_range(a, item, row, begins[0], ends[0]);
-    row_range(a, item, row + 8, begins[1], ends[1]);
+    row_range<S>(a, item, row, begins[0], ends[0]);
+    row_range<S>(a, item, row + 8, begins[1], ends[1]);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sums.best[r] = -INFINITY, sums.total[r] = 0;
@@ -367,10 +372,11 @@ static __device__ void attend_cached(const qn_attention_t &a, const attention_it
 }
 
 /* Where row `row` of the item goes: elements into out. */
+template <class S>
 static __device__ __forceinline__ size_t out_at(const qn_attention_t &a, const attention_item_t &item, uint32_t row)
 {
-    uint32_t group = a.heads / a.kv.kv_heads;
-    return ((size_t)(item.run.first + row / group) * a.heads + item.kv_head * group + row % group) * a.kv.head_dim;
+    uint32_t group = item.group, token = S::DECODE ? 0 : row / group;
+    return ((size_t)(item.run.first + token) * a.heads + item.kv_head * group + row - token * group) * S::D;
 }
 
 /* Head dimensions with an instantiation; others take attention_plain.cu. */

@@ -40,6 +40,7 @@ typedef struct {
     uint32_t wanted;       /* splits that fill the device */
     uint32_t chunk_min, chunk_max;  /* positions of a split; the bound on splits goes first */
     bool clustered;        /* CLUSTER splits are a cluster */
+    uint32_t group;        /* query heads of a kv head */
 } decode_t;
 
 /* Positions of one split: a multiple of the tile. */
@@ -178,7 +179,7 @@ static __device__ void combine(const qn_attention_t &a, const attention_item_t &
                 sum.z = fmaf(share, batch[j].z, sum.z), sum.w = fmaf(share, batch[j].w, sum.w);
             }
         }
-        bf16 *out = (bf16 *)a.out + out_at(a, item, item.first_row + row) + d;
+        bf16 *out = (bf16 *)a.out + out_at<S>(a, item, item.first_row + row) + d;
         *(uint2 *)out = make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
     }
 }
@@ -190,7 +191,7 @@ static __device__ void store_out(const qn_attention_t &a, const attention_item_t
     for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP) {
         uint32_t row = i / S::D, d = i % S::D;
         float value = merged<S>(merged_rows, row, d) / merged_total(totals, row);
-        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + d] = from_float<bf16>(value);
+        ((bf16 *)a.out)[out_at<S>(a, item, item.first_row + row) + d] = from_float<bf16>(value);
     }
 }
 
@@ -201,7 +202,7 @@ static __device__ void store_split(const decode_t &decode, const attention_item_
 {
     constexpr uint32_t WIDTH = S::D + EXTRA;
     size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
-    uint32_t stride = min(decode.a.heads / decode.a.kv.kv_heads, (uint32_t)TILE_ROWS);   /* rows of a full tile */
+    uint32_t stride = min(decode.group, (uint32_t)TILE_ROWS);   /* rows of a full tile */
     float *partial = decode.partial + tile * decode.splits * stride * WIDTH;
     float *own = partial + blockIdx.x * stride * WIDTH;
     for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
@@ -244,12 +245,24 @@ static __device__ void combine_cluster(const qn_attention_t &a, const attention_
             total = fmaf(share, parts[s], total);
             sum = fmaf(share, values[s], sum);
         }
-        ((bf16 *)a.out)[out_at(a, item, item.first_row + row) + i % S::D] = from_float<bf16>(sum / total);
+        ((bf16 *)a.out)[out_at<S>(a, item, item.first_row + row) + i % S::D] = from_float<bf16>(sum / total);
     }
     cluster_barrier();   /* nobody leaves while others read its shared memory */
 }
 
 /* ---- before attention ---- */
+
+/* Out of line: few models norm heads, and the others should not fetch the code. */
+static __device__ __noinline__ float head_scale(const bf16 *head, uint32_t width, float eps)
+{
+    return norm_scale(warp_sum(square_sum<8>(head, width, threadIdx.x % WARP * 8, WARP * 8)), width, eps);
+}
+
+static __device__ __noinline__ float norm_element(const qn_weight_t &norm, uint32_t i, float value, float scale,
+                                                  float offset)
+{
+    return to_float(from_float<bf16>(normed(value, scale, load_scalar(norm.data, norm.scalar, i), offset)));
+}
 
 /* A head on its way to shared memory and, unless NULL, the cache. A lane has pairs i, i + D/2 for every 32nd i. */
 template <int D> struct head_t {
@@ -276,19 +289,13 @@ template <int D> struct head_t {
     /* Rounds to bf16 where the operations apart would round. */
     __device__ __forceinline__ void store() const
     {
-        float scale = 0;
-        if (norm)
-            scale = norm_scale(warp_sum(square_sum<8>(from, D, threadIdx.x % WARP * 8, WARP * 8)), D, eps);
+        float scale = norm ? head_scale(from, D, eps) : 0;
 #pragma unroll
         for (uint32_t j = 0; j < EACH; j++) {
             uint32_t i = threadIdx.x % WARP + j * WARP;
             if (PAIRS % WARP && i >= PAIRS) break;
             float low = to_float(lows[j]), high = to_float(highs[j]);
-            if (norm) {
-                low = normed(low, scale, load_scalar(norm->data, norm->scalar, i), offset);
-                high = normed(high, scale, load_scalar(norm->data, norm->scalar, i + PAIRS), offset);
-                low = to_float(from_float<bf16>(low)), high = to_float(from_float<bf16>(high));
-            }
+            if (norm) low = norm_element(*norm, i, low, scale, offset), high = norm_element(*norm, i + PAIRS, high, scale, offset);
             if (angles) rotate_pair(low, high, cosines[j], sines[j]);
             to[i] = from_float<bf16>(low), to[i + PAIRS] = from_float<bf16>(high);
             if (cache) cache[i] = from_float<bf16>(low), cache[i + PAIRS] = from_float<bf16>(high);
@@ -302,8 +309,8 @@ static __device__ bf16 *cache_place(const decode_t &decode, const attention_item
     const qn_kv_t &kv = decode.a.kv;
     int64_t row = decode.before.kv_rows[item.run.first];
     if (row < 0 || item.first_row) return NULL;   /* one of the tiles of query heads writes */
-    return (bf16 *)kv.data + kv_offset(kv, decode.a.layer, 0, (uint32_t)(row / kv.block_tokens),
-                                       (uint32_t)(row % kv.block_tokens)) + (size_t)item.kv_head * kv.head_dim;
+    size_t before = (size_t)decode.a.layer * 2 * kv.blocks * kv.block_tokens;   /* rows of other layers */
+    return (bf16 *)kv.data + ((before + (size_t)row) * kv.kv_heads + item.kv_head) * kv.head_dim;
 }
 
 /* The jobs of a block: its query heads into shared memory, then, in the split that has this token's position, its key
@@ -317,7 +324,7 @@ static __device__ __forceinline__ head_t<S::D> describe_head(const decode_t &dec
     const float *angles = before.angles ? before.angles + (size_t)item.run.first * S::D : NULL;
     size_t own = ((size_t)item.run.first * a.kv.kv_heads + item.kv_head) * S::D;
     if (job < count)
-        return { (const bf16 *)a.q + out_at(a, item, item.first_row + job), before.q_norm.data ? &before.q_norm : NULL,
+        return { (const bf16 *)a.q + out_at<S>(a, item, item.first_row + job), before.q_norm.data ? &before.q_norm : NULL,
                  angles, before.q_eps, before.q_offset, queries + job * S::STRIDE, NULL };
     if (job == count)
         return { before.k + own, before.k_norm.data ? &before.k_norm : NULL, angles, before.k_eps, before.k_offset,
@@ -325,23 +332,27 @@ static __device__ __forceinline__ head_t<S::D> describe_head(const decode_t &dec
     return { before.v + own, NULL, NULL, 0, 0, fresh + S::D, NULL };
 }
 
-/* Two jobs a warp at a time: all loads are on their way before any is waited for. */
-template <class S>
-static __device__ void prepare_heads(const decode_t &decode, const attention_item_t &item, bool has_fresh,
-                                     bf16 *queries, bf16 *fresh)
-{
-    const qn_kv_t &kv = decode.a.kv;
-    uint32_t count = min(decode.a.heads / kv.kv_heads - item.first_row, (uint32_t)TILE_ROWS);
-    uint32_t jobs = count + (has_fresh ? 2 : 0);
-    for (uint32_t job = threadIdx.x / WARP; job < jobs; job += 2 * ATTENTION_WARPS) {
+/* Two jobs of a warp: all loads are on their way before any is waited for. */
+template <class S> struct pair_t {
+    head_t<S::D> one, two;
+    uint32_t job, jobs;
+
+    __device__ __forceinline__ pair_t(const decode_t &decode, const attention_item_t &item, uint32_t first,
+                                      uint32_t count, uint32_t jobs_, bf16 *queries, bf16 *fresh)
+        : job(first + threadIdx.x / WARP), jobs(jobs_)
+    {
+        one = describe_head<S>(decode, item, job, count, queries, fresh);
+        two = describe_head<S>(decode, item, job + ATTENTION_WARPS, count, queries, fresh);
+    }
+
+    __device__ __forceinline__ void run(const decode_t &decode, const attention_item_t &item, uint32_t count)
+    {
         uint32_t second = job + ATTENTION_WARPS;
-        head_t<S::D> one = describe_head<S>(decode, item, job, count, queries, fresh), two;
+        if (job >= jobs) return;
         one.load();
-        if (second < jobs) {
-            two = describe_head<S>(decode, item, second, count, queries, fresh);
-            two.load();
-        }
-        if (has_fresh && max(job, second < jobs ? second : 0) >= count) {
+        if (second < jobs) two.load();
+        if (jobs > count && max(job, second < jobs ? second : 0) >= count) {
+            const qn_kv_t &kv = decode.a.kv;
             bf16 *place = cache_place(decode, item);
             size_t plane = (size_t)kv.blocks * kv.block_tokens * kv.kv_heads * S::D;
             if (place && job >= count) one.cache = place + (job - count) * plane;
@@ -350,7 +361,7 @@ static __device__ void prepare_heads(const decode_t &decode, const attention_ite
         one.store();
         if (second < jobs) two.store();
     }
-}
+};
 
 /* Rows of the query tile that no head owns. */
 template <class S> static __device__ void clear_queries(uint32_t count, bf16 *queries)
@@ -378,11 +389,11 @@ template <class S, bool FUSED>
 static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &item)
 {
     const qn_attention_t &a = decode.a;
-    uint32_t tiles = (a.heads / a.kv.kv_heads + TILE_ROWS - 1) / TILE_ROWS, begin, end;
-    item.run = a.runs[blockIdx.z];
+    uint32_t tiles = (decode.group + TILE_ROWS - 1) / TILE_ROWS, begin, end;
+    item.run = a.runs[blockIdx.z], item.group = decode.group;
     item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
     item.kv_head = blockIdx.y / tiles, item.first_row = blockIdx.y % tiles * TILE_ROWS;
-    row_range(a, item, 0, begin, end);
+    row_range<S>(a, item, 0, begin, end);
     uint32_t origin = begin / S::TILE * S::TILE, chunk = chunk_of(decode, end - origin, S::TILE);
     item.fresh = FUSED ? end - 1 : NO_ROW;
     item.begin = max(begin, origin + blockIdx.x * chunk);
@@ -402,17 +413,21 @@ attend_splits(const __grid_constant__ decode_t decode)
     if (!FUSED) grid_wait();
     const qn_attention_t &a = decode.a;
     attention_item_t item;
-    uint32_t splits = find_split<S, FUSED>(decode, item), group = a.heads / a.kv.kv_heads;
+    uint32_t splits = find_split<S, FUSED>(decode, item);
     if (blockIdx.x >= splits) return;
-    uint32_t count = min(group - item.first_row, (uint32_t)TILE_ROWS);
+    uint32_t count = min(decode.group - item.first_row, (uint32_t)TILE_ROWS);
     attention_sums<S::D> sums;
     if constexpr (FUSED) {
         uint32_t rows[S::TILE / WARP];
         bf16 *queries = shared + 2 * S::STAGE;
         begin_tiles<S>(a, item, shared, rows);
         clear_queries<S>(count, queries);
+        uint32_t jobs = count + (item.fresh < item.end ? 2 : 0);
+        pair_t<S> heads(decode, item, 0, count, jobs, queries, fresh);
         grid_wait();
-        prepare_heads<S>(decode, item, item.fresh < item.end, queries, fresh);
+        heads.run(decode, item, count);
+        for (uint32_t job = 2 * ATTENTION_WARPS; job < jobs; job += 2 * ATTENTION_WARPS)
+            pair_t<S>(decode, item, job, count, jobs, queries, fresh).run(decode, item, count);
         __syncthreads();
         attend<S>(a, item, shared, rows,
                   [&](uint32_t first, bf16 *stage) { patch_tile<S>(item, fresh, first, stage); }, sums);
@@ -479,7 +494,8 @@ static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint
 static void start(qn_stream_t *stream, const qn_attention_t *a, const prologue_t *before)
 {
     uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
-    decode_t decode = { *a, {}, (float *)stream->workspace, stream->counters, 0, 0, 0, 0, false };
+    decode_t decode = { *a, {}, (float *)stream->workspace, stream->counters, 0, 0, 0, 0, false,
+                        a->heads / a->kv.kv_heads };
     if (before) decode.before = *before;
     plan_splits(stream, a, tiles, &decode);
     QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits)

@@ -20,13 +20,13 @@ static __device__ bool find_item(const qn_attention_t &a, uint32_t index, attent
         index -= tiles * a.kv.kv_heads;
     }
     if (run == a.run_count) return false;
-    item.run = a.runs[run];
+    item.run = a.runs[run], item.group = group;
     item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
     item.kv_head = index % a.kv.kv_heads;
     item.first_row = (tiles - 1 - index / a.kv.kv_heads) * S::ROWS;
     uint32_t unused, last_row = item.first_row + S::ROWS - 1;
-    row_range(a, item, item.first_row, item.begin, unused);
-    row_range(a, item, last_row, unused, item.end);
+    row_range<S>(a, item, item.first_row, item.begin, unused);
+    row_range<S>(a, item, last_row, unused, item.end);
     item.fresh = NO_ROW;
     return true;
 }
@@ -35,12 +35,12 @@ template <class S>
 static __device__ void store_rows(const qn_attention_t &a, const attention_item_t &item,
                                   const attention_sums<S::D> &sums)
 {
-    uint32_t lane = threadIdx.x % WARP, rows = item.run.tokens * (a.heads / a.kv.kv_heads);
+    uint32_t lane = threadIdx.x % WARP, rows = item.run.tokens * item.group;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         uint32_t row = item.first_row + threadIdx.x / WARP * TILE_ROWS + lane / 4 + r * 8;
         if (row >= rows) continue;
-        bf16 *out = (bf16 *)a.out + out_at(a, item, row) + lane % 4 * 2;
+        bf16 *out = (bf16 *)a.out + out_at<S>(a, item, row) + lane % 4 * 2;
         float share = 1 / sums.total[r];
 #pragma unroll
         for (int d = 0; d < S::D / 8; d++)

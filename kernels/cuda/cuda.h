@@ -44,7 +44,7 @@ uint32_t qn_cuda_stream_processors(const qn_stream_t *stream);
 qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t bytes);
 /* Copies device memory `from` to pinned host memory `to` in stream order; `to` is valid after a mark is passed. */
 qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes);
-/* Pinned host memory; returns owned. */
+/* Pinned host memory, which kernels can write too, by the same address; returns owned. */
 qn_err_t qn_cuda_pinned_create(size_t bytes, void **ret_memory);
 void qn_cuda_pinned_destroy(void **memory);
 

@@ -14,9 +14,13 @@
  * ends of tiles and, with dependent launch, before the kernel that computes x has ended.
  * TILES of 8 tokens reuse a weight fragment, which changes no output.
  *
- * MODE: STAGED, x is brought to shared memory at once, where it fits. NORMED, x is the residual stream and normed on
- * that way, with the additions of rmsnorm.cu. GATED, half of a tile's rows are 8 outputs of gate, the others those of
- * up, and f(gate) * up is stored. All round where the operations apart would round, so they give the same bits. */
+ * A launch takes a few microseconds, and its instructions are fetched while they run: on an H200 a whole step of a 1B
+ * shape took 6 % less when code for cases that a launch does not have (CHUNKS, PARTED, unrolled loops) went out.
+ *
+ * MODE: PARTED, there may be several parts. STAGED, x is brought to shared memory at once, where it fits. NORMED, x is
+ * the residual stream and normed on that way, with the additions of rmsnorm.cu. GATED, half of a tile's rows are 8
+ * outputs of gate, the others those of up, and f(gate) * up is stored. All round where the operations apart would round,
+ * so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/thin_ring.cuh"
@@ -25,54 +29,58 @@
 #define PIECES (UNIT / 32)
 #define TILE_TOKENS 8
 
-enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4 };   /* bits of MODE; NORMED only with STAGED */
+enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4, PARTED = 8 };   /* bits of MODE; NORMED, GATED only with STAGED */
 #define X_BYTES 32768      /* of x in shared memory, at most */
 #define X_CHUNKS 8         /* of 16 bytes, of x per thread: 256 threads take a token's in turns */
 #define X_PAD 32           /* elements between tokens: the quads of two tokens read different banks */
 
 typedef struct {
     const bf16 *x;
-    uint32_t tokens, inputs, part_count;   /* GATED: gate and up share tiles, one part */
-    qn_matmul_part_t parts[QN_MATMUL_PARTS];
-    uint32_t tile_ends[QN_MATMUL_PARTS];   /* tiles of part p end before this index */
+    uint32_t tokens, inputs, tiles;
+    uint32_t depth;                        /* stages of the ring */
+    uint32_t tile_ends[QN_MATMUL_PARTS];   /* PARTED: tiles of part p end before this index */
+    qn_matmul_part_t parts[QN_MATMUL_PARTS];   /* GATED: gate and up, which share tiles; else without PARTED one */
     const bf16 *norm;                      /* NORMED: [M] */
     float norm_eps, norm_offset;
     qn_activation_t kind;                  /* GATED */
     bf16 *gated;                           /* [T, O] */
-    uint32_t depth;                        /* stages of the ring */
 } thin_t;
-
-/* Finds the part of a tile, and the tile's first row in it. */
-static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t &a, uint32_t tile, uint32_t rows,
-                                                                    uint32_t &ret_row)
-{
-    uint32_t p = 0;
-    while (tile >= a.tile_ends[p]) p++;
-    ret_row = (tile - (p ? a.tile_ends[p - 1] : 0)) * rows;
-    return a.parts[p];
-}
 
 /* Rows of a part in one tile. */
 static constexpr __host__ __device__ uint32_t tile_rows(int mode) { return mode & GATED ? ROWS / 2 : ROWS; }
 
-/* Row r of a tile, which is row r of its stages too; beyond the part's last row, that one. */
+/* Finds the part of a tile, and the tile's first row in it. */
 template <int MODE>
-static __device__ __forceinline__ const bf16 *row_at(const thin_t &a, uint32_t tile, uint32_t r)
+static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t &a, uint32_t tile, uint32_t &ret_row)
+{
+    uint32_t p = 0, before = 0;
+    if constexpr (MODE & PARTED)
+        while (tile >= a.tile_ends[p]) before = a.tile_ends[p++];
+    ret_row = (tile - before) * tile_rows(MODE);
+    return a.parts[p];
+}
+
+/* The rows of a tile that are there. */
+template <int MODE> static __device__ __forceinline__ rows_t rows_of(const thin_t &a, uint32_t tile)
 {
     uint32_t first;
-    const qn_matmul_part_t &part = find_part(a, tile, tile_rows(MODE), first);
-    bool up = MODE & GATED && r >= ROWS / 2;
-    uint32_t row = min(first + (up ? r - ROWS / 2 : r), part.outputs - 1);
-    return (const bf16 *)(up ? a.parts[1] : part).weight.data + (size_t)row * a.inputs;
+    const qn_matmul_part_t &part = find_part<MODE>(a, tile, first);
+    uint32_t left = part.outputs - first;
+    const bf16 *from = (const bf16 *)part.weight.data + (size_t)first * a.inputs;
+    if constexpr (MODE & GATED)
+        return { { from, (const bf16 *)a.parts[1].weight.data + (size_t)first * a.inputs },
+                 { min(left, (uint32_t)HALF), min(left, (uint32_t)HALF) }, a.inputs * sizeof(bf16) };
+    return { { from, from + (size_t)HALF * a.inputs },
+             { min(left, (uint32_t)HALF), left > HALF ? min(left - HALF, (uint32_t)HALF) : 0 }, a.inputs * sizeof(bf16) };
 }
 
 /* The warp beside the others: copies the stages of all of the block's tiles. */
 template <int MODE> static __device__ __forceinline__ void fill_ring(const thin_t &a, ring_t &ring)
 {
     ring.open();
-    for (uint32_t tile = blockIdx.x; tile < a.tile_ends[a.part_count - 1]; tile += gridDim.x) {
-        const bf16 *row = row_at<MODE>(a, tile, threadIdx.x % ROWS);
-        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) ring.fill(row + m, min(a.inputs - m, STAGE_INPUTS));
+    for (uint32_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
+        rows_t rows = rows_of<MODE>(a, tile);
+        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) ring.fill(rows, m, min(a.inputs - m, STAGE_INPUTS));
     }
 }
 
@@ -96,12 +104,12 @@ static __device__ __forceinline__ float add(const qn_matmul_part_t &part, const 
 }
 
 /* The addend of this thread's first output of a tile, on its way while the products are formed. */
-template <class O>
+template <class O, int MODE>
 static __device__ __forceinline__ addend_t first_addend(const thin_t &a, uint32_t tile, uint32_t first_token,
                                                         uint32_t columns)
 {
     uint32_t first_row, token = threadIdx.x / ROWS;
-    const qn_matmul_part_t &part = find_part(a, tile, ROWS, first_row);
+    const qn_matmul_part_t &part = find_part<MODE>(a, tile, first_row);
     uint32_t row = first_row + threadIdx.x % ROWS;
     if (token >= columns || row >= part.outputs) return {};
     return load_addend<O>(part, row, (size_t)(first_token + token) * part.outputs + row);
@@ -117,12 +125,13 @@ static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t
 }
 
 /* Stores the outputs of one tile. With few tokens the first warps do it while the others go on. */
-template <class O>
+template <class O, int MODE>
 static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
                                               uint32_t first_token, uint32_t columns, const addend_t &first_addend)
 {
     uint32_t first_row;
-    const qn_matmul_part_t &part = find_part(a, tile, ROWS, first_row);
+    const qn_matmul_part_t &part = find_part<MODE>(a, tile, first_row);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < ROWS * columns; i += SPLIT * WARP) {
         uint32_t r = i % ROWS, token = i / ROWS, row = first_row + r;
         if (row >= part.outputs) continue;
@@ -138,6 +147,7 @@ static __device__ __forceinline__ void finish_gated(const thin_t &a, const float
 {
     constexpr uint32_t OUTPUTS = ROWS / 2;
     const qn_matmul_part_t &gate_part = a.parts[0], &up_part = a.parts[1];
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < OUTPUTS * columns; i += SPLIT * WARP) {
         uint32_t r = i % OUTPUTS, token = i / OUTPUTS, row = tile * OUTPUTS + r;
         if (row >= gate_part.outputs) continue;
@@ -194,13 +204,14 @@ static __device__ __forceinline__ void load_x(const bf16 *x, uint32_t stride, ui
 /* Goes over this thread's chunks: calls visit(j, token, m, first, last) for its j-th, at input m of a token (beyond the
  * end: the thread has none there), and whether it is the thread's first and last of that token. Counted, not divided:
  * every thread of every product goes this way. */
-template <class F>
+template <int CHUNKS, class F>
 static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t tokens, F visit)
 {
     constexpr uint32_t STEP = NORM_THREADS * 8;
+    if constexpr (CHUNKS == 1) return visit(0, 0, threadIdx.x * 8, true, true);   /* one token, whatever `tokens` says */
     uint32_t token = 0, m = threadIdx.x * 8, end = (inputs + STEP - 1) / STEP * STEP;
 #pragma unroll
-    for (uint32_t j = 0; j < X_CHUNKS; j++) {
+    for (uint32_t j = 0; j < CHUNKS; j++) {
         if (token == tokens) break;
         bool last = m + STEP >= end;
         visit(j, token, m, m < STEP, last);
@@ -210,19 +221,21 @@ static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t 
 }
 
 /* All of this thread's chunks on their way. */
+template <int CHUNKS>
 static __device__ __forceinline__ void load_chunks(const bf16 *x, uint32_t inputs, uint32_t tokens,
-                                                   uint4 (&to)[X_CHUNKS])
+                                                   uint4 (&to)[CHUNKS])
 {
-    for_each_chunk(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
+    for_each_chunk<CHUNKS>(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
         to[j] = make_uint4(0, 0, 0, 0);
         if (m < inputs) to[j] = *(const uint4 *)(x + (size_t)token * inputs + m);
     });
 }
 
 /* The norm's weights of the same chunks. They are constant: before grid_wait(). */
-static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t tokens, uint4 (&to)[X_CHUNKS])
+template <int CHUNKS>
+static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t tokens, uint4 (&to)[CHUNKS])
 {
-    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t, uint32_t m, bool, bool) {
+    for_each_chunk<CHUNKS>(a.inputs, tokens, [&](uint32_t j, uint32_t, uint32_t m, bool, bool) {
         to[j] = make_uint4(0, 0, 0, 0);
         if (m < a.inputs) to[j] = *(const uint4 *)(a.norm + m);
     });
@@ -237,14 +250,15 @@ static __device__ __forceinline__ uint32_t norm_pair(uint32_t x, uint32_t weight
 }
 
 /* Norms the chunks: each token's squares are added in the order of rmsnorm.cu. */
-static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tokens, const uint4 (&weights)[X_CHUNKS],
-                                                   uint4 (&chunks)[X_CHUNKS])
+template <int CHUNKS>
+static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tokens, const uint4 (&weights)[CHUNKS],
+                                                   uint4 (&chunks)[CHUNKS])
 {
     __shared__ float room[X_CHUNKS][NORM_WARPS];
     static_assert(SPLIT * WARP == NORM_THREADS, "the additions of rmsnorm.cu");
     uint32_t lane = threadIdx.x % WARP;
     float sum = 0, scale = 0;
-    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool last) {
+    for_each_chunk<CHUNKS>(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool last) {
         float values[8];
         unpack(chunks[j].x, values), unpack(chunks[j].y, values + 2);
         unpack(chunks[j].z, values + 4), unpack(chunks[j].w, values + 6);
@@ -256,7 +270,7 @@ static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tok
         if (lane == 0) room[token][threadIdx.x / WARP] = all;
     });
     meet();
-    for_each_chunk(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool) {
+    for_each_chunk<CHUNKS>(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool) {
         if (first)
             scale = norm_scale(warp_sum(lane < NORM_WARPS ? room[token][lane] : 0.0f), a.inputs, a.norm_eps);
         chunks[j].x = norm_pair(chunks[j].x, weights[j].x, scale, a.norm_offset);
@@ -266,10 +280,11 @@ static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tok
     });
 }
 
-static __device__ __forceinline__ void store_chunks(const uint4 (&chunks)[X_CHUNKS], uint32_t inputs, uint32_t tokens,
+template <int CHUNKS>
+static __device__ __forceinline__ void store_chunks(const uint4 (&chunks)[CHUNKS], uint32_t inputs, uint32_t tokens,
                                                     bf16 *staged)
 {
-    for_each_chunk(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
+    for_each_chunk<CHUNKS>(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
         if (m < inputs) *(uint4 *)(staged + (size_t)token * (inputs + X_PAD) + m) = chunks[j];
     });
     meet();
@@ -303,7 +318,7 @@ static __host__ __device__ __forceinline__ uint32_t partial_count(uint32_t colum
 }
 
 /* gridDim: x blocks that share out the tiles of all parts, y TILES * 8 tokens each. */
-template <int TILES, class O, int MODE>
+template <int TILES, class O, int MODE, int CHUNKS>
 static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_constant__ thin_t a)
 {
     static_assert(!(MODE & STAGED) || TILES == 1, "room for eight tokens at most");
@@ -315,16 +330,16 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
     ring.join();
 
     uint32_t first_token = blockIdx.y * TILES * TILE_TOKENS, tokens = a.tokens - first_token, stride = a.inputs;
-    uint32_t columns = min((uint32_t)(TILES * TILE_TOKENS), tokens), tiles = a.tile_ends[a.part_count - 1];
+    uint32_t columns = min((uint32_t)(TILES * TILE_TOKENS), tokens), tiles = a.tiles;
     const bf16 *x = a.x + (size_t)first_token * a.inputs;
     bf16 *staged = (bf16 *)(shared + RING_BYTES(a.depth));
     float *partial = (float *)(staged + (MODE & STAGED ? columns * (a.inputs + X_PAD) : 0));
-    uint4 norm_weights[MODE & NORMED ? X_CHUNKS : 1];
+    uint4 norm_weights[CHUNKS];
     if constexpr (MODE & NORMED) load_norm(a, tokens, norm_weights);
     grid_wait();   /* weights are constant, the rest is not */
     if (blockIdx.x >= tiles) return;
     if constexpr (MODE & STAGED) {
-        uint4 chunks[X_CHUNKS];
+        uint4 chunks[CHUNKS];
         load_chunks(x, a.inputs, tokens, chunks);
         if constexpr (MODE & NORMED) norm_chunks(a, tokens, norm_weights, chunks);
         store_chunks(chunks, a.inputs, tokens, staged);
@@ -336,7 +351,7 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
     load_x(x, stride, 0, a.inputs, tokens, values);
     for (uint32_t tile = blockIdx.x, count = 0; tile < tiles; tile += gridDim.x, count++) {
         addend_t addend = {};
-        if constexpr (!(MODE & GATED)) addend = first_addend<O>(a, tile, first_token, columns);
+        if constexpr (!(MODE & GATED)) addend = first_addend<O, MODE>(a, tile, first_token, columns);
         for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) {
             load_x(x, stride, m + STAGE_INPUTS < a.inputs ? m + STAGE_INPUTS : 0, a.inputs, tokens, next);
             add_stage(ring.take(), a.inputs - m, values, sums);
@@ -349,7 +364,7 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
         leave_sums<TILES>(sums, columns, set);
         meet();
         if constexpr (MODE & GATED) finish_gated(a, set, tile, first_token, columns);
-        else finish<O>(a, set, tile, first_token, columns, addend);
+        else finish<O, MODE>(a, set, tile, first_token, columns, addend);
     }
 }
 
@@ -383,48 +398,73 @@ static uint32_t choose_depth(const qn_stream_t *stream, size_t room, uint32_t st
     return stages < depth ? stages : (uint32_t)depth;
 }
 
+/* Chunks of x of a thread; one where x is not staged. Code for few of them is short, and short code is fetched soon. */
+template <int MODE, class F> static void with_chunks(const qn_matmul_t *a, F call)
+{
+    if constexpr (MODE & STAGED) {
+        uint32_t chunks = a->tokens * divide_up(a->inputs, NORM_THREADS * 8);
+        if (chunks == 1) call(std::integral_constant<int, 1>());
+        else if (chunks == 2) call(std::integral_constant<int, 2>());
+        else call(std::integral_constant<int, X_CHUNKS>());
+    } else {
+        call(std::integral_constant<int, 1>());
+    }
+}
+
 template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
     uint32_t tiles = 0, blocks = stream->processors, rounds = divide_up(a->tokens, TILES * TILE_TOKENS);
     size_t room = room_bytes<TILES, MODE>(a);
     thin.x = (const bf16 *)a->x, thin.tokens = a->tokens, thin.inputs = a->inputs;
-    thin.part_count = MODE & GATED ? 1 : a->part_count;
-    for (uint32_t p = 0; p < a->part_count; p++) thin.parts[p] = a->parts[p];
-    for (uint32_t p = 0; p < thin.part_count; p++)
-        thin.tile_ends[p] = tiles += divide_up(a->parts[p].outputs, tile_rows(MODE));
+    for (uint32_t p = 0; p < a->part_count; p++) {
+        thin.parts[p] = a->parts[p];
+        if (!(MODE & GATED) || p == 0) tiles += divide_up(a->parts[p].outputs, tile_rows(MODE));
+        thin.tile_ends[p] = tiles;
+    }
+    thin.tiles = tiles;
     thin.depth = choose_depth(stream, room, divide_up(a->inputs, STAGE_INPUTS) * divide_up(tiles, blocks),
                               !(MODE & GATED) && std::is_same_v<O, bf16>);
     if (tiles < blocks / 4 * 3) blocks = tiles;   /* else one for each processor: the next launch finds them alike */
-    qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, O, MODE>, dim3(blocks, rounds), THREADS,
-                  RING_BYTES(thin.depth) + room, thin);
+    with_chunks<MODE>(a, [&](auto chunks) {
+        qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, O, MODE, chunks()>, dim3(blocks, rounds), THREADS,
+                      RING_BYTES(thin.depth) + room, thin);
+    });
 }
 
 template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
-    if (can_stage(a)) start<1, O, STAGED>(stream, a, thin);
-    else if (a->tokens <= TILE_TOKENS) start<1, O, PLAIN>(stream, a, thin);
-    else if (a->tokens <= 2 * TILE_TOKENS) start<2, O, PLAIN>(stream, a, thin);
-    else start<4, O, PLAIN>(stream, a, thin);
+    constexpr int PARTS = std::is_same_v<O, bf16> ? PARTED : 0;
+    if (can_stage(a) && a->part_count == 1) start<1, O, STAGED>(stream, a, thin);
+    else if (can_stage(a)) start<1, O, STAGED | PARTS>(stream, a, thin);
+    else if (a->tokens <= TILE_TOKENS) start<1, O, PLAIN | PARTS>(stream, a, thin);
+    else if (a->tokens <= 2 * TILE_TOKENS) start<2, O, PLAIN | PARTS>(stream, a, thin);
+    else start<4, O, PLAIN | PARTS>(stream, a, thin);
 }
 
 template <int TILES, class O, int MODE> static void prepare(const qn_stream_t *stream, cudaError_t *error)
 {
-    if (*error) return;
-    *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)stream->block_shared);
+    const cudaFuncAttribute name = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    int bytes = (int)stream->block_shared;
+    if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, 1>, name, bytes);
+    if constexpr (MODE & STAGED) {
+        if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, 2>, name, bytes);
+        if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, X_CHUNKS>, name, bytes);
+    }
 }
 
-template <class O> static void prepare_all(const qn_stream_t *stream, cudaError_t *error)
+template <class O, int PARTS> static void prepare_all(const qn_stream_t *stream, cudaError_t *error)
 {
-    prepare<1, O, PLAIN>(stream, error), prepare<2, O, PLAIN>(stream, error), prepare<4, O, PLAIN>(stream, error);
-    prepare<1, O, STAGED>(stream, error), prepare<1, O, STAGED | NORMED>(stream, error);
+    prepare<1, O, PLAIN | PARTS>(stream, error), prepare<2, O, PLAIN | PARTS>(stream, error);
+    prepare<4, O, PLAIN | PARTS>(stream, error), prepare<1, O, STAGED>(stream, error);
+    prepare<1, O, STAGED | NORMED | PARTS>(stream, error);
 }
 
 cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream)
 {
     cudaError_t error = cudaSuccess;
-    prepare_all<float>(stream, &error);
-    prepare_all<bf16>(stream, &error);
+    prepare_all<float, 0>(stream, &error);
+    prepare_all<bf16, PARTED>(stream, &error);
+    prepare<1, bf16, STAGED | PARTED>(stream, &error);
     prepare<1, bf16, STAGED | GATED>(stream, &error), prepare<1, bf16, STAGED | NORMED | GATED>(stream, &error);
     return error;
 }
@@ -433,6 +473,7 @@ bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product)
 {
     const qn_matmul_t *a = product->a;
     if (stream->options.activations != QN_SCALAR_BF16 || a->inputs % 8 || (uintptr_t)a->x % 16) return false;
+    if (product->out == QN_SCALAR_F32 && a->part_count > 1) return false;
     for (uint32_t p = 0; p < a->part_count; p++)
         if (a->parts[p].weight.scalar != QN_SCALAR_BF16 || (uintptr_t)a->parts[p].weight.data % 16) return false;
     return true;
@@ -473,7 +514,7 @@ template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_m
     } else if (a->logits) {
         start<1, float, MODE>(stream, &matmul, thin);
     } else {
-        start<1, bf16, MODE>(stream, &matmul, thin);
+        start<1, bf16, MODE | PARTED>(stream, &matmul, thin);
     }
 }
 
@@ -483,5 +524,6 @@ void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
     if (a->norm.x && a->activation.out) start_fused<STAGED | NORMED | GATED>(stream, a, thin);
     else if (a->norm.x) start_fused<STAGED | NORMED>(stream, a, thin);
     else if (a->activation.out) start_fused<STAGED | GATED>(stream, a, thin);
-    else start_fused<STAGED>(stream, a, thin);
+    else if (a->logits) start_tiles<float>(stream, &a->matmul, thin);
+    else start_tiles<bf16>(stream, &a->matmul, thin);
 }

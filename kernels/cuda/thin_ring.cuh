@@ -10,6 +10,7 @@
 #define SPLIT 8            /* warps that multiply */
 #define THREADS ((SPLIT + 1) * WARP)
 #define ROWS 16            /* weight rows of one product, and of a stage */
+#define HALF (ROWS / 2)
 #define STAGE_INPUTS 1024u /* of each row */
 #define STAGE_STRIDE (STAGE_INPUTS + 32)   /* 64 bytes more: the quads of two rows read different banks */
 #define STAGE_BYTES (ROWS * STAGE_STRIDE * sizeof(bf16))
@@ -50,7 +51,34 @@ static __device__ __forceinline__ void meet()
     asm volatile("barrier.sync 1, %0;" :: "n"(SPLIT * WARP) : "memory");
 }
 
+#if __CUDA_ARCH__ >= 900
+static __device__ __forceinline__ void copy_row(uint32_t to, const char *from, uint32_t bytes, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+#endif
+
 /* ---- the ring ---- */
+
+/* The weight rows of one tile: two runs of at most HALF rows that lie `stride` bytes apart. */
+typedef struct {
+    const bf16 *from[2];
+    uint32_t count[2];
+    size_t stride;
+} rows_t;
+
+/* True in one lane of a whole warp; ptxas knows that it is one. */
+static __device__ __forceinline__ bool elected()
+{
+#if __CUDA_ARCH__ >= 900
+    uint32_t yes;
+    asm volatile("{\n\t.reg .pred one;\n\telect.sync _|one, 0xffffffff;\n\tselp.u32 %0, 1, 0, one;\n\t}" : "=r"(yes));
+    return yes;
+#else
+    return threadIdx.x % WARP == 0;
+#endif
+}
 
 #if __CUDA_ARCH__ >= 900
 #define FULL_ARRIVALS 1
@@ -74,8 +102,9 @@ struct ring_t {
     /* By the warp that fills, before anything: it need not wait for the others to begin. */
     __device__ __forceinline__ void open()
     {
-        if (threadIdx.x % WARP == 0) {
-            for (uint32_t i = 0; i < depth; i++) barrier_make(full(i), FULL_ARRIVALS), barrier_make(empty(i), SPLIT * WARP);
+        uint32_t lane = threadIdx.x % WARP;
+        if (lane < depth) {
+            barrier_make(full(lane), FULL_ARRIVALS), barrier_make(empty(lane), SPLIT * WARP);
 #if __CUDA_ARCH__ >= 900
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
@@ -95,25 +124,34 @@ struct ring_t {
         if (++slot == depth) slot = 0, parity ^= 1;
     }
 
-    /* By one warp: copies `count` inputs of each row to the next stage. Lanes r and r + 16 have row r. */
-    __device__ __forceinline__ void fill(const bf16 *row, uint32_t count)
+    /* By one warp: copies `count` inputs of each of the rows to the next stage, beginning at input m. Rows that are
+     * not there leave what was in the stage. */
+    __device__ __forceinline__ void fill(const rows_t &rows, uint32_t m, uint32_t inputs)
     {
-        uint32_t lane = threadIdx.x % WARP, bytes = count * sizeof(bf16), barrier = full(slot);
+        uint32_t bytes = inputs * sizeof(bf16), barrier = full(slot);
         uint32_t to = (uint32_t)__cvta_generic_to_shared(stages + slot * STAGE_BYTES);
         constexpr uint32_t STRIDE = STAGE_STRIDE * sizeof(bf16);
         barrier_wait(empty(slot), parity ^ 1);   /* at once in the first round */
 #if __CUDA_ARCH__ >= 900
-        if (lane == 0)
+        /* One lane: a copy's operands are the warp's, and lanes with copies of their own would take turns. */
+        if (elected()) {
             asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}"
-                         :: "r"(barrier), "r"(bytes * ROWS) : "memory");
+                         :: "r"(barrier), "r"(bytes * (rows.count[0] + rows.count[1])) : "memory");
+#pragma unroll 1
+            for (uint32_t half = 0; half < 2; half++) {
+                const char *from = (const char *)((half ? rows.from[1] : rows.from[0]) + m);
+                uint32_t count = half ? rows.count[1] : rows.count[0];
+#pragma unroll 1
+                for (uint32_t r = 0; r < count; r++)
+                    copy_row(to + (half * HALF + r) * STRIDE, from + r * rows.stride, bytes, barrier);
+            }
+        }
         __syncwarp();
-        if (lane < ROWS)
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                         :: "r"(to + lane * STRIDE), "l"(row), "r"(bytes), "r"(barrier) : "memory");
 #else
         for (uint32_t r = 0; r < ROWS; r++) {
-            const char *from = (const char *)__shfl_sync(ALL_LANES, (unsigned long long)row, r);
-            for (uint32_t i = lane * 16; i < bytes; i += WARP * 16)
+            if (r % HALF >= rows.count[r / HALF]) continue;
+            const char *from = (const char *)(rows.from[r / HALF] + m) + r % HALF * rows.stride;
+            for (uint32_t i = threadIdx.x % WARP * 16; i < bytes; i += WARP * 16)
                 asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                              :: "r"(to + r * STRIDE + i), "l"(from + i) : "memory");
         }

@@ -1,4 +1,4 @@
-/* What is this?      The executor of step plans: uploads a plan, launches the network, samples, downloads, reports.
+/* What is this?      The executor of step plans: uploads a plan, launches the network, samples, reports.
  * State owned:       per slot and per step in flight, what is needed to word a report; the host's copy of the step's
  *                    arrays; recorded steps. All else is in the regions.
  * Must never:        allocate or check in a step (slot_book.c has checked); touch the device but through the backend.
@@ -53,7 +53,7 @@ static qn_err_t place(executor_t *self, const executor_parts_t *parts)
     scratch_sizes_t sizes;
     scratch_place(config, &parts->limits, parts->activations, parts->state, parts->step_io, &self->scratch);
     qn_err_t err = scratch_measure(config, &parts->limits, &sizes);
-    if (!err) err = parts->backend->host_create(sizes.in_bytes, &self->host_memory);
+    if (!err) err = parts->backend->host_create(sizes.step_io_bytes, &self->host_memory);
     if (!err) err = make_tickets(self, sizes.out_bytes);
     if (err) return err;
     scratch_place_in(&parts->limits, self->host_memory, &self->host);
@@ -207,19 +207,11 @@ static void run_plan(executor_t *self, const step_plan_t *plan, ticket_t *ticket
     if (batch.tokens) executor_upload(self, self->scratch.in.runs, self->host.runs, self->host.head_bytes, 1);
     UPLOAD(self, token_runs, self->host.token_runs, batch.token_runs);
     self->backend->mark_set(self->forward.stream, ticket->begin);
-    if (recorded) executor_run_decode(self, plan->run_count);
+    if (recorded) executor_run_decode(self, ticket, plan->run_count);
     if (recorded || !batch.tokens) return;
     executor_run_network(self, &batch, plan->run_count, times);
     executor_compute_prompts(self, plan, ticket);
-    executor_compute_samples(self, ticket->sample_count, times);
-}
-
-static void download_samples(executor_t *self, ticket_t *ticket)
-{
-    bool wanted = false;
-    for (uint32_t i = 0; i < ticket->sample_count; i++) wanted |= ticket->samples[i].top_logprobs > 0;
-    DOWNLOAD(self, ticket, results, ticket->sample_count);
-    if (wanted) DOWNLOAD(self, ticket, sample_top, (size_t)ticket->sample_count * QN_TOP_LOGPROBS_MAX);
+    executor_compute_samples(self, ticket, ticket->sample_count, self->scratch.in.sample_rows, times);
 }
 
 /* ---- steps ---- */
@@ -235,7 +227,6 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
     result->begin_ns = self->now_ns();
     update_tables(self, plan);
     run_plan(self, plan, ticket);
-    download_samples(self, ticket);
     self->backend->mark_set(self->forward.stream, ticket->end);
     self->submitted++;
 }

@@ -1,5 +1,5 @@
 /* What is this?      The launches of a step: the network over its runs and the sampler over their last rows; for steps
- *                    that only decode recorded as a graph per batch size, where the backend can.
+ *                    that only decode recorded as a graph per batch size and ticket, where the backend can.
  * State owned:       executor_t.graphs.
  * Must never:        put anything into a recorded step that differs between two steps of one size.
  * Read next:         forward.c, executor.c.
@@ -26,18 +26,21 @@ void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32
     forward_layers(&self->forward, batch, times);
 }
 
-void executor_compute_samples(executor_t *self, uint32_t count, step_times_t *times)
+void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows_of_x,
+                              step_times_t *times)
 {
+    size_t row_bytes = (size_t)self->forward.model->config.hidden * qn_scalar_bytes(self->limits.activations);
     const scratch_t *s = &self->scratch;
     for (uint32_t done = 0, rows; done < count; done += rows) {
         rows = step_smaller(count - done, s->logit_rows);
-        forward_logits(&self->forward, s->x, s->in.sample_rows + done, rows, times);
+        const char *x = (const char *)s->x + (rows_of_x ? 0 : done * row_bytes);
+        forward_logits(&self->forward, x, rows_of_x ? rows_of_x + done : NULL, rows, times);
         self->logits_rows = rows;
         uint64_t begin_ns = self->backend->synchronous ? self->now_ns() : 0;
         executor_launch(self, QN_OP_SAMPLER, &(qn_sampler_t){
             .tables = s->tables, .samples = s->in.samples + done, .sample_count = rows, .logits = s->logits,
-            .scratch = s->sampler, .ret_results = s->out.results + done,
-            .ret_top = s->out.sample_top + (size_t)done * QN_TOP_LOGPROBS_MAX });
+            .scratch = s->sampler, .ret_results = ticket->out.results + done,
+            .ret_top = ticket->out.sample_top + (size_t)done * QN_TOP_LOGPROBS_MAX });
         if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
     }
 }
@@ -75,35 +78,37 @@ void executor_fill_up(executor_t *self, uint32_t runs)
     }
 }
 
-static void launch_decode(executor_t *self, uint32_t size)
+static void launch_decode(executor_t *self, ticket_t *ticket, uint32_t size)
 {
     step_times_t unused = { 0 };
     forward_batch_t batch = { .tokens = size, .decode_runs = size };
     executor_run_network(self, &batch, size, &unused);
-    executor_compute_samples(self, size, &unused);
+    executor_compute_samples(self, ticket, size, NULL, &unused);
 }
 
 /* A failure to record is the stream's error, and ends the process like any other. */
-static void record(executor_t *self, uint32_t size, decode_graph_t *graph)
+static void record(executor_t *self, ticket_t *ticket, uint32_t size, backend_graph_t **graph)
 {
     if (self->backend->capture_begin(self->forward.stream) != QN_OK) return;
-    launch_decode(self, size);
-    self->backend->capture_end(self->forward.stream, &graph->graph);
+    launch_decode(self, ticket, size);
+    self->backend->capture_end(self->forward.stream, graph);
 }
 
-void executor_run_decode(executor_t *self, uint32_t runs)
+void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs)
 {
     uint32_t size;
-    decode_graph_t *graph = &self->graphs[choose_size(self, runs, &size)];
-    if (graph->warm && !graph->graph) record(self, size, graph);
-    if (graph->graph) self->backend->graph_launch(self->forward.stream, graph->graph);
-    else launch_decode(self, size);
-    graph->warm = true;
+    decode_graph_t *decode = &self->graphs[choose_size(self, runs, &size)];
+    backend_graph_t **graph = &decode->graphs[ticket - self->tickets];
+    if (decode->warm && !*graph) record(self, ticket, size, graph);
+    if (*graph) self->backend->graph_launch(self->forward.stream, *graph);
+    else launch_decode(self, ticket, size);
+    decode->warm = true;
     self->logits_rows = runs;
 }
 
 void executor_destroy_graphs(executor_t *self)
 {
     for (unsigned i = 0; i < EXECUTOR_GRAPHS_MAX; i++)
-        if (self->graphs[i].graph) self->backend->graph_destroy(&self->graphs[i].graph);
+        for (unsigned t = 0; t < EXECUTOR_STEPS_MAX; t++)
+            if (self->graphs[i].graphs[t]) self->backend->graph_destroy(&self->graphs[i].graphs[t]);
 }

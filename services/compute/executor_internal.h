@@ -29,7 +29,7 @@ typedef struct {
 
 /* A step between submission and report. */
 typedef struct {
-    scratch_out_t out;        /* the host's copy, in memory */
+    scratch_out_t out;        /* in memory; the device writes it */
     void *memory;
     backend_mark_t *begin;    /* passed when its launches may start */
     backend_mark_t *end;      /* passed when all of the step is done */
@@ -41,7 +41,7 @@ typedef struct {
 /* The decode step of one batch size. */
 typedef struct {
     bool warm;                /* ran once launch by launch: libraries have chosen their algorithms */
-    backend_graph_t *graph;   /* then recorded */
+    backend_graph_t *graphs[EXECUTOR_STEPS_MAX];   /* then recorded, for each ticket: results go to its memory */
 } decode_graph_t;
 
 struct executor {
@@ -67,17 +67,9 @@ static inline void executor_upload(const executor_t *self, void *to, const void 
     if (count) self->backend->upload(self->forward.stream, to, from, count * bytes);
 }
 
-static inline void executor_download(const executor_t *self, void *to, const void *from, size_t count, size_t bytes)
-{
-    if (count) self->backend->download(self->forward.stream, to, from, count * bytes);
-}
-
-/* To and from the array of the step of this name. */
+/* To the array of the step of this name. */
 #define UPLOAD(self, field, from, count) \
     executor_upload((self), (self)->scratch.in.field, (from), (count), sizeof *(self)->scratch.in.field)
-#define DOWNLOAD(self, ticket, field, count) \
-    executor_download((self), (ticket)->out.field, (self)->scratch.out.field, (count), \
-                      sizeof *(self)->scratch.out.field)
 
 static inline void executor_launch(const executor_t *self, qn_op_t op, const void *arguments)
 {
@@ -89,15 +81,17 @@ static inline void executor_launch(const executor_t *self, qn_op_t op, const voi
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 void executor_report_prompts(const ticket_t *ticket);
 
-/* executor_decode.c: launches the network and the sampler for the step's runs, which the host's arrays hold already. */
+/* executor_decode.c: launches the network and the sampler for the step's runs, which the host's arrays hold already.
+ * Row i of x, or rows[i] unless NULL, gives sample i. */
 void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
-void executor_compute_samples(executor_t *self, uint32_t count, step_times_t *times);
+void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
+                              step_times_t *times);
 /* Whether `plan` is what a recorded step can do: each run one token that is sampled. */
 bool executor_is_plain_decode(const executor_t *self, const step_plan_t *plan, const forward_batch_t *batch);
 /* Fills the host's arrays up with runs of the null slot, to the size of a recorded step. */
 void executor_fill_up(executor_t *self, uint32_t runs);
 /* Network and sampler in one, of that size; recorded when it comes the second time. */
-void executor_run_decode(executor_t *self, uint32_t runs);
+void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
 
 void executor_destroy_graphs(executor_t *self);
 

@@ -29,12 +29,13 @@ static uint32_t list_rows(executor_t *self, const step_plan_t *plan, bool from_p
 }
 
 /* Computes `count` listed rows, R at a time, and lists them in the result; their log-probabilities and alternatives
- * are still on the device, in this order. */
+ * come to the ticket, in this order. */
 static void compute_rows(executor_t *self, const step_plan_t *plan, const void *source, uint32_t count,
-                         step_result_t *result)
+                         const ticket_t *ticket)
 {
     const scratch_in_t *host = &self->host, *in = &self->scratch.in;
-    const scratch_out_t *out = &self->scratch.out;
+    const scratch_out_t *out = &ticket->out;
+    step_result_t *result = ticket->result;
     for (uint32_t done = 0, rows; done < count; done += rows) {
         rows = step_smaller(count - done, self->scratch.logit_rows);
         uint32_t base = result->prompt_count;
@@ -82,12 +83,9 @@ static void keep_pending(executor_t *self, const step_plan_t *plan)
 
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
-    step_result_t *result = ticket->result;
-    compute_rows(self, plan, self->scratch.pending, list_rows(self, plan, true), result);
-    compute_rows(self, plan, self->scratch.x, list_rows(self, plan, false), result);
+    compute_rows(self, plan, self->scratch.pending, list_rows(self, plan, true), ticket);
+    compute_rows(self, plan, self->scratch.x, list_rows(self, plan, false), ticket);
     keep_pending(self, plan);
-    DOWNLOAD(self, ticket, logprobs, result->prompt_count);
-    DOWNLOAD(self, ticket, prompt_top, (size_t)result->prompt_count * QN_TOP_LOGPROBS_MAX);
 }
 
 void executor_report_prompts(const ticket_t *ticket)

@@ -108,13 +108,14 @@ void forward_logits(const forward_t *forward, const void *source, const uint32_t
     const qn_weight_t *outer = forward->model->outer.weights;
     const scratch_t *s = forward->scratch;
     uint64_t since = begin(forward);
-    qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream, &(qn_gather_rows_t){
+    const void *x = rows ? s->picked : source;
+    if (rows) qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream, &(qn_gather_rows_t){
         .x = source, .rows = rows, .row_count = count, .width = config->hidden, .out = s->picked });
     qn_norm_matmul_t head = {
         .matmul = { .x = s->picked, .tokens = count, .inputs = config->hidden, .part_count = 1, .scratch = s->products,
                     .parts = { { .weight = outer[QN_TENSOR_HEAD], .outputs = config->vocab, .out = s->logits } } },
         .logits = true };
-    forward_normed_product(forward, s->picked, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], &head);
+    forward_normed_product(forward, x, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], &head);
     if (config->logit_softcap > 0)
         qn_launch(&forward->kernels, QN_OP_SOFTCAP, forward->stream, &(qn_softcap_t){
             .x = s->logits, .rows = count, .width = config->vocab, .cap = config->logit_softcap });

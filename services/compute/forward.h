@@ -21,7 +21,8 @@ typedef struct { uint32_t tokens, decode_runs, prefill_runs, token_runs; } forwa
 
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
-/* Logits of rows[0..count) of `source` [.., E] into scratch->logits; count ≤ R. All on the device. Adds to *times. */
+/* Logits of rows[0..count) of `source` [.., E], or with NULL of its first `count`, into scratch->logits; count ≤ R. All on
+ * the device. Adds to *times. */
 void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,
                     step_times_t *times);
 

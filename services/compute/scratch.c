@@ -146,16 +146,16 @@ static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)
 {
     scratch_t scratch = { .logit_rows = limits->logit_rows };
+    scratch_out_t results;
     carver_t activations = { 0 }, state = { 0 }, in = { 0 }, out = { 0 };
     carve_activations(config, limits, &activations, &scratch);
     carve_state(config, limits, &state, &scratch);
     carve_in(limits, &in, &scratch.in);
-    carve_out(limits, &out, &scratch.out);
+    carve_out(limits, &out, &results);
     if (activations.overflow || state.overflow || in.overflow || out.overflow)
         return qn_fail(QN_ERR_LIMIT, "buffers for %u tokens and %u sequences exceed 2^64 bytes",
                        limits->max_step_tokens, limits->max_sequences);
-    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, in.used_bytes + out.used_bytes,
-                                    in.used_bytes, out.used_bytes };
+    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, in.used_bytes, out.used_bytes };
     return QN_OK;
 }
 
@@ -168,7 +168,6 @@ void scratch_place(const qn_model_config_t *config, const step_limits_t *limits,
     carve_activations(config, limits, &a, ret_scratch);
     carve_state(config, limits, &s, ret_scratch);
     carve_in(limits, &io, &ret_scratch->in);
-    carve_out(limits, &io, &ret_scratch->out);
     QN_ASSERT(!a.overflow && !s.overflow && !io.overflow);
 }
 

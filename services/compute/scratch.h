@@ -1,7 +1,7 @@
 /* Scratch: where every buffer of a step lies in the three regions compute reserves.
  *   activations  what a step computes and forgets
  *   state        what sequences carry from step to step: the slot tables
- *   step_io      the plan as the device reads it, and what comes back
+ *   step_io      the plan as the device reads it
  * One function lays them out, first with no memory to learn the sizes, then over the regions. */
 #ifndef QN_SERVICES_COMPUTE_SCRATCH_H
 #define QN_SERVICES_COMPUTE_SCRATCH_H
@@ -27,7 +27,7 @@ typedef struct {
     uint32_t *rows, *targets, *top_counts;         /* [R], for log-probabilities of a prompt */
 } scratch_in_t;
 
-/* What comes back, in the same two places. */
+/* What comes back, in host memory that the device writes (backend.h). */
 typedef struct {
     qn_sample_result_t *results;       /* [slots] */
     float *logprobs;                   /* [T] */
@@ -63,18 +63,17 @@ typedef struct {
     qn_weight_t *experts;              /* [L, MODEL_EXPERT_PARTS, X]: the model's */
     /* step_io */
     scratch_in_t in;
-    scratch_out_t out;
 } scratch_t;
 
-/* step_io_bytes holds both halves. */
-typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes, in_bytes, out_bytes; } scratch_sizes_t;
+/* Of the three regions, and of the host memory for what comes back. */
+typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes, out_bytes; } scratch_sizes_t;
 
 /* Bytes needed. QN_ERR_LIMIT: a product overflows. */
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes);
 /* Lays the buffers over three pieces of at least those sizes, 64-byte aligned. */
 void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
                    void *step_io, scratch_t *ret_scratch);
-/* Lay the arrays of the step over in_bytes and out_bytes of host memory, 64-byte aligned. */
+/* Lay the arrays of the step over step_io_bytes and out_bytes of host memory, 64-byte aligned. */
 void scratch_place_in(const step_limits_t *limits, void *memory, scratch_in_t *ret_in);
 void scratch_place_out(const step_limits_t *limits, void *memory, scratch_out_t *ret_out);
 
