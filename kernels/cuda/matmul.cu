@@ -7,7 +7,7 @@
 /* Above, cuBLASLt is the faster one (tests/gpu/time_kernels.c), a little later where it takes a launch for each of
  * several narrow parts. */
 #define THIN_TOKENS 8
-#define THIN_PARTS_TOKENS 32
+#define THIN_PARTS_TOKENS 16
 #define NORMED_TOKENS 4    /* above, a norm in every block costs more than a launch of its own */
 #define PLAIN_TOKENS 8     /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8

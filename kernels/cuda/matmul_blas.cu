@@ -13,6 +13,11 @@ typedef struct {
     cublasLtMatrixLayoutOpaque_t weight, x, out;
 } shape_t;
 
+static const size_t BLAS_BYTES = QN_CUDA_BLAS_BYTES;
+
+/* Up to here the parts of a product run side by side: none fills the device. */
+#define SIDE_TOKENS 1024
+
 static cudaDataType_t blas_type(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? CUDA_R_32F : CUDA_R_16BF; }
 
 template <class V>
@@ -55,7 +60,7 @@ static cublasStatus_t ask(const qn_stream_t *stream, shape_t *shape, cublasLtMat
     cublasStatus_t status = cublasLtMatmulPreferenceInit(&preference);
     if (!status)
         status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                      &stream->workspace_bytes, sizeof stream->workspace_bytes);
+                                                      &BLAS_BYTES, sizeof BLAS_BYTES);
     uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;   /* of a split: sums stay f32 until they are whole */
     if (!status)
         status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -89,7 +94,8 @@ static cublasStatus_t find_algorithm(qn_stream_t *stream, const product_t *produ
     return CUBLAS_STATUS_SUCCESS;
 }
 
-static cublasStatus_t multiply_part(qn_stream_t *stream, const product_t *product, const qn_matmul_part_t *part)
+static cublasStatus_t multiply_part(qn_stream_t *stream, const product_t *product, const qn_matmul_part_t *part,
+                                    cudaStream_t where, char *workspace)
 {
     shape_t shape;
     const cublasLtMatmulAlgo_t *algorithm;
@@ -99,8 +105,8 @@ static cublasStatus_t multiply_part(qn_stream_t *stream, const product_t *produc
     float one = 1, beta = part->residual ? 1 : 0;
     const void *added = part->residual ? part->residual : part->out;
     return cublasLtMatmul(stream->blas, &shape.product, &one, part->weight.data, &shape.weight, product->a->x,
-                          &shape.x, &beta, added, &shape.out, part->out, &shape.out, algorithm, stream->workspace,
-                          stream->workspace_bytes, stream->stream);
+                          &shape.x, &beta, added, &shape.out, part->out, &shape.out, algorithm, workspace,
+                          QN_CUDA_BLAS_BYTES, where);
 }
 
 bool qn_cuda_blas_fits(const qn_stream_t *stream, const product_t *product)
@@ -116,19 +122,38 @@ bool qn_cuda_blas_fits(const qn_stream_t *stream, const product_t *product)
 }
 
 /* A product that the library refuses goes the plain way; a launch that fails is an error. */
+static void start_part(qn_stream_t *stream, const product_t *product, uint32_t p, cudaStream_t where, char *workspace)
+{
+    cublasStatus_t status = multiply_part(stream, product, &product->a->parts[p], where, workspace);
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED)
+        return qn_cuda_check(stream, cudaErrorUnknown, cublasLtGetStatusName(status));
+    qn_matmul_t single = *product->a;
+    single.parts[0] = product->a->parts[p];
+    single.part_count = 1;
+    product_t rest = { &single, product->out };
+    qn_cuda_plain(stream, &rest);
+}
+
+/* On streams that begin where the stream is now, and that it waits for. */
+static void start_beside(qn_stream_t *stream, const product_t *product)
+{
+    cudaError_t error = cudaEventRecord(stream->forked, stream->stream);
+    for (uint32_t p = 1; p < product->a->part_count && !error; p++) {
+        uint32_t side = p - 1;
+        error = cudaStreamWaitEvent(stream->sides[side], stream->forked, 0);
+        start_part(stream, product, p, stream->sides[side], stream->side_workspaces + side * QN_CUDA_BLAS_BYTES);
+        if (!error) error = cudaEventRecord(stream->joined[side], stream->sides[side]);
+    }
+    start_part(stream, product, 0, stream->stream, stream->workspace);
+    for (uint32_t p = 1; p < product->a->part_count && !error; p++)
+        error = cudaStreamWaitEvent(stream->stream, stream->joined[p - 1], 0);
+    qn_cuda_check(stream, error, "parts of a product beside each other");
+}
+
 void qn_cuda_blas(qn_stream_t *stream, const product_t *product)
 {
-    for (uint32_t p = 0; p < product->a->part_count; p++) {
-        cublasStatus_t status = multiply_part(stream, product, &product->a->parts[p]);
-        if (status == CUBLAS_STATUS_SUCCESS) continue;
-        if (status == CUBLAS_STATUS_NOT_SUPPORTED) {
-            qn_matmul_t single = *product->a;
-            single.parts[0] = product->a->parts[p];
-            single.part_count = 1;
-            product_t rest = { &single, product->out };
-            qn_cuda_plain(stream, &rest);
-            continue;
-        }
-        qn_cuda_check(stream, cudaErrorUnknown, cublasLtGetStatusName(status));
-    }
+    if (product->a->part_count > 1 && product->a->tokens <= SIDE_TOKENS) return start_beside(stream, product);
+    for (uint32_t p = 0; p < product->a->part_count; p++)
+        start_part(stream, product, p, stream->stream, stream->workspace);
 }

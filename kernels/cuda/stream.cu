@@ -87,6 +87,12 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = cudaMalloc((void **)&stream->workspace, stream->workspace_bytes);
     if (!error) error = cudaMalloc((void **)&stream->counters, counters);
     if (!error) error = cudaMemset(stream->counters, 0, counters);
+    for (int i = 0; i < QN_MATMUL_PARTS - 1 && !error; i++) {
+        error = cudaStreamCreateWithFlags(&stream->sides[i], cudaStreamNonBlocking);
+        if (!error) error = cudaEventCreateWithFlags(&stream->joined[i], cudaEventDisableTiming);
+    }
+    if (!error) error = cudaEventCreateWithFlags(&stream->forked, cudaEventDisableTiming);
+    if (!error) error = cudaMalloc((void **)&stream->side_workspaces, (QN_MATMUL_PARTS - 1) * QN_CUDA_BLAS_BYTES);
     if (!error) error = qn_cuda_prepare_attention();
     if (!error) error = qn_cuda_prepare_thin(stream);
     if (!error) error = qn_cuda_prepare_experts();
@@ -130,6 +136,12 @@ void qn_cuda_stream_destroy(qn_stream_t **stream)
     cudaFreeHost(self->ring);
     cudaFree(self->workspace);
     cudaFree(self->counters);
+    cudaFree(self->side_workspaces);
+    for (int i = 0; i < QN_MATMUL_PARTS - 1; i++) {
+        if (self->joined[i]) cudaEventDestroy(self->joined[i]);
+        if (self->sides[i]) cudaStreamDestroy(self->sides[i]);
+    }
+    if (self->forked) cudaEventDestroy(self->forked);
     if (self->stream) cudaStreamDestroy(self->stream);
     free(self->plans);
     free(self);

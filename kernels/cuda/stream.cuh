@@ -44,6 +44,10 @@ struct qn_stream {
     uint32_t *counters;               /* attention: splits that are done; all zero between launches */
     uint32_t splits_max;              /* of one run and kv head */
     cublasLtHandle_t blas;
+    /* Where the parts of a product after the first run beside it; each side has a workspace of QN_CUDA_BLAS_BYTES. */
+    cudaStream_t sides[QN_MATMUL_PARTS - 1];
+    cudaEvent_t forked, joined[QN_MATMUL_PARTS - 1];
+    char *side_workspaces;
     qn_cuda_plan_t *plans;            /* [QN_CUDA_PLANS] */
 };
 

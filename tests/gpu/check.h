@@ -47,5 +47,8 @@ unsigned check_attention_bits(void);
 unsigned check_slots(void);
 unsigned check_logprobs(void);
 unsigned check_sampler(void);
+/* Starts this program again as `check_kernels lost_in_child`, which calls the other. */
+unsigned check_lost(void);
+unsigned check_lost_in_child(void);
 
 #endif

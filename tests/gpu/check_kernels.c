@@ -486,7 +486,7 @@ static const plain_check_t PLAIN[] = {
     { "softcap", check_softcap }, { "fused", check_fused }, { "moe_bits", check_moe_bits }, { "fill", check_fill },
     { "memory", check_memory },
     { "matmul_bits", check_product_bits }, { "attention_bits", check_attention_bits }, { "slots", check_slots },
-    { "logprobs", check_logprobs }, { "sampler", check_sampler },
+    { "logprobs", check_logprobs }, { "sampler", check_sampler }, { "lost", check_lost },
 };
 
 static bool wanted(int argc, char **argv, const char *name)
@@ -500,6 +500,7 @@ static bool wanted(int argc, char **argv, const char *name)
 int main(int argc, char **argv)
 {
     unsigned failures = 0;
+    if (argc == 2 && strcmp(argv[1], "lost_in_child") == 0) return (int)check_lost_in_child();
     for (size_t i = 0; i < sizeof TYPED / sizeof TYPED[0]; i++) {
         if (!wanted(argc, argv, TYPED[i].name)) continue;
         failures += TYPED[i].check(QN_SCALAR_BF16) + TYPED[i].check(QN_SCALAR_F32);
