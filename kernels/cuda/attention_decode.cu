@@ -295,7 +295,10 @@ template <int D> struct head_t {
             uint32_t i = threadIdx.x % WARP + j * WARP;
             if (PAIRS % WARP && i >= PAIRS) break;
             float low = to_float(lows[j]), high = to_float(highs[j]);
-            if (norm) low = norm_element(*norm, i, low, scale, offset), high = norm_element(*norm, i + PAIRS, high, scale, offset);
+            if (norm) {
+                low = norm_element(*norm, i, low, scale, offset);
+                high = norm_element(*norm, i + PAIRS, high, scale, offset);
+            }
             if (angles) rotate_pair(low, high, cosines[j], sines[j]);
             to[i] = from_float<bf16>(low), to[i + PAIRS] = from_float<bf16>(high);
             if (cache) cache[i] = from_float<bf16>(low), cache[i + PAIRS] = from_float<bf16>(high);
@@ -324,8 +327,9 @@ static __device__ __forceinline__ head_t<S::D> describe_head(const decode_t &dec
     const float *angles = before.angles ? before.angles + (size_t)item.run.first * S::D : NULL;
     size_t own = ((size_t)item.run.first * a.kv.kv_heads + item.kv_head) * S::D;
     if (job < count)
-        return { (const bf16 *)a.q + out_at<S>(a, item, item.first_row + job), before.q_norm.data ? &before.q_norm : NULL,
-                 angles, before.q_eps, before.q_offset, queries + job * S::STRIDE, NULL };
+        return { (const bf16 *)a.q + out_at<S>(a, item, item.first_row + job),
+                 before.q_norm.data ? &before.q_norm : NULL, angles, before.q_eps, before.q_offset,
+                 queries + job * S::STRIDE, NULL };
     if (job == count)
         return { before.k + own, before.k_norm.data ? &before.k_norm : NULL, angles, before.k_eps, before.k_offset,
                  fresh, NULL };

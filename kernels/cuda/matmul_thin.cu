@@ -19,8 +19,8 @@
  *
  * MODE: PARTED, there may be several parts. STAGED, x is brought to shared memory at once, where it fits. NORMED, x is
  * the residual stream and normed on that way, with the additions of rmsnorm.cu. GATED, half of a tile's rows are 8
- * outputs of gate, the others those of up, and f(gate) * up is stored. All round where the operations apart would round,
- * so they give the same bits. */
+ * outputs of gate, the others those of up, and f(gate) * up is stored. All round where the operations apart would
+ * round, so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/thin_ring.cuh"
@@ -47,7 +47,7 @@ typedef struct {
 } thin_t;
 
 /* Rows of a part in one tile. */
-static constexpr __host__ __device__ uint32_t tile_rows(int mode) { return mode & GATED ? ROWS / 2 : ROWS; }
+static constexpr __host__ __device__ uint32_t tile_rows(int mode) { return mode & GATED ? HALF : ROWS; }
 
 /* Finds the part of a tile, and the tile's first row in it. */
 template <int MODE>
@@ -69,9 +69,9 @@ template <int MODE> static __device__ __forceinline__ rows_t rows_of(const thin_
     const bf16 *from = (const bf16 *)part.weight.data + (size_t)first * a.inputs;
     if constexpr (MODE & GATED)
         return { { from, (const bf16 *)a.parts[1].weight.data + (size_t)first * a.inputs },
-                 { min(left, (uint32_t)HALF), min(left, (uint32_t)HALF) }, a.inputs * sizeof(bf16) };
+                 { min(left, HALF), min(left, HALF) }, a.inputs * sizeof(bf16) };
     return { { from, from + (size_t)HALF * a.inputs },
-             { min(left, (uint32_t)HALF), left > HALF ? min(left - HALF, (uint32_t)HALF) : 0 }, a.inputs * sizeof(bf16) };
+             { min(left, HALF), left > HALF ? min(left - HALF, HALF) : 0 }, a.inputs * sizeof(bf16) };
 }
 
 /* The warp beside the others: copies the stages of all of the block's tiles. */
@@ -208,7 +208,7 @@ template <int CHUNKS, class F>
 static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t tokens, F visit)
 {
     constexpr uint32_t STEP = NORM_THREADS * 8;
-    if constexpr (CHUNKS == 1) return visit(0, 0, threadIdx.x * 8, true, true);   /* one token, whatever `tokens` says */
+    if constexpr (CHUNKS == 1) return visit(0, 0, threadIdx.x * 8, true, true);   /* so there is one token */
     uint32_t token = 0, m = threadIdx.x * 8, end = (inputs + STEP - 1) / STEP * STEP;
 #pragma unroll
     for (uint32_t j = 0; j < CHUNKS; j++) {

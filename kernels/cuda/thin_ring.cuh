@@ -10,7 +10,7 @@
 #define SPLIT 8            /* warps that multiply */
 #define THREADS ((SPLIT + 1) * WARP)
 #define ROWS 16            /* weight rows of one product, and of a stage */
-#define HALF (ROWS / 2)
+#define HALF 8u
 #define STAGE_INPUTS 1024u /* of each row */
 #define STAGE_STRIDE (STAGE_INPUTS + 32)   /* 64 bytes more: the quads of two rows read different banks */
 #define STAGE_BYTES (ROWS * STAGE_STRIDE * sizeof(bf16))
@@ -68,7 +68,7 @@ typedef struct {
     size_t stride;
 } rows_t;
 
-/* True in one lane of a whole warp; ptxas knows that it is one. */
+/* True in one lane of a whole warp; ptxas makes use of it that it is one. */
 static __device__ __forceinline__ bool elected()
 {
 #if __CUDA_ARCH__ >= 900
