@@ -148,6 +148,7 @@ static void start_beside(qn_stream_t *stream, const product_t *product)
     start_part(stream, product, 0, stream->stream, stream->workspace);
     for (uint32_t p = 1; p < product->a->part_count && !error; p++)
         error = cudaStreamWaitEvent(stream->stream, stream->joined[p - 1], 0);
+    stream->rejoined = true;
     qn_cuda_check(stream, error, "parts of a product beside each other");
 }
 

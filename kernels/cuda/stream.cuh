@@ -48,6 +48,7 @@ struct qn_stream {
     cudaStream_t sides[QN_MATMUL_PARTS - 1];
     cudaEvent_t forked, joined[QN_MATMUL_PARTS - 1];
     char *side_workspaces;
+    bool rejoined;                    /* the next launch follows several: it begins when all of them are done */
     qn_cuda_plan_t *plans;            /* [QN_CUDA_PLANS] */
 };
 
@@ -89,7 +90,9 @@ static void qn_cuda_start_as(qn_stream_t *stream, const char *at, qn_cuda_how_t 
     unsigned count = 1;
     attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
     attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-    if (stream->options.dependent_launch && stream->capability >= 90 && !how.alone) {
+    bool alone = how.alone || stream->rejoined;
+    stream->rejoined = false;
+    if (stream->options.dependent_launch && stream->capability >= 90 && !alone) {
         attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attributes[count++].val.programmaticStreamSerializationAllowed = 1;
     }

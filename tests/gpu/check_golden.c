@@ -194,12 +194,46 @@ static void test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits(
     assert_int_equal(different, 0);
 }
 
+/* The reference's cases, many times over, in one batch: recorded steps with the products for many tokens. */
+static void test_gpu_f32_among_64_agrees_with_float32(void **state)
+{
+    (void)state;
+    const way_t way = { "", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 0, true, false };
+    unsigned failures = 0;
+    engine_sequence_t *batch = malloc(BATCH * sizeof *batch);
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        json_t *root, *list = load_cases(&MODELS[m], &root);
+        size_t count = json_array_size(list);
+        golden_case_t *cases = malloc(count * sizeof *cases);
+        for (size_t i = 0; i < count; i++) read_case(json_array_get(list, i), &cases[i]);
+        for (uint32_t i = 0; i < BATCH; i++) {
+            const golden_case_t *want = &cases[i % count];
+            batch[i] = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens,
+                                            .max_tokens = want->greedy_tokens, .chunk = 16, .start_step = i % 4,
+                                            .sampling = engine_greedy() };
+        }
+        engine_t *engine = open_way(&MODELS[m], &way, BATCH);
+        engine_run(engine, batch, BATCH);
+        unsigned before = failures;
+        float worst = 0;
+        for (uint32_t i = 0; i < BATCH; i++) failures += compare(&cases[i % count], &batch[i], &way, &worst);
+        print_message("%-22s f32, 64 at once            %s  largest difference %.2g\n", MODELS[m].name,
+                      failures == before ? "ok  " : "FAIL", (double)worst);
+        engine_close(engine);
+        free(cases);
+        json_decref(root);
+    }
+    free(batch);
+    assert_int_equal(failures, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpu_greedy_every_way_agrees_with_float32),
         cmocka_unit_test(test_gpu_bf16_stays_close_to_float32),
         cmocka_unit_test(test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits),
+        cmocka_unit_test(test_gpu_f32_among_64_agrees_with_float32),
     };
     return cmocka_run_group_tests_name("golden on the GPU", tests, NULL, NULL);
 }
