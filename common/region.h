@@ -29,7 +29,7 @@
 #define QN_LAYOUT_WEIGHTS 102
 #define QN_LAYOUT_KV 201
 #define QN_LAYOUT_ACTIVATIONS 301
-#define QN_LAYOUT_STEP_IO 401
+#define QN_LAYOUT_STEP_IO 402
 #define QN_LAYOUT_STATE 501
 #define QN_LAYOUT_TAP 601
 /* The layout number of `kind` in this build. */

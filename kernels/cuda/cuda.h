@@ -5,7 +5,7 @@
  * ids and copies included: nothing the launch is given is read by the host, so that a launch can be captured.
  * Activations are the stream's type. One thread at a time uses a stream.
  *
- * Devices: compute capability 8.x and 9.0 (cubins only, nothing is compiled at run time). */
+ * Devices: compute capability 8.0 and 9.0 (cubins only, nothing is compiled at run time). */
 #ifndef QN_KERNELS_CUDA_CUDA_H
 #define QN_KERNELS_CUDA_CUDA_H
 

@@ -32,9 +32,10 @@ extern "C" qn_err_t qn_cuda_check_device(int device)
     if (error)
         return qn_fail(QN_ERR_DEVICE, "cannot use CUDA device %d: %s; look at nvidia-smi", device,
                        cudaGetErrorString(error));
-    if (major != 8 && !(major == 9 && minor == 0))
-        return qn_fail(QN_ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; this build holds code for "
-                       "8.x and 9.0", device, major, minor);
+    /* Others of 8.x have less shared memory than decode attention takes. */
+    if (minor != 0 || (major != 8 && major != 9))
+        return qn_fail(QN_ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; this build is for 8.0 and "
+                       "9.0", device, major, minor);
     return QN_OK;
 }
 

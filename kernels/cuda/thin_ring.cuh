@@ -124,7 +124,7 @@ struct ring_t {
         if (++slot == depth) slot = 0, parity ^= 1;
     }
 
-    /* By one warp: copies `count` inputs of each of the rows to the next stage, beginning at input m. Rows that are
+    /* By one warp: copies `inputs` inputs of each of the rows to the next stage, beginning at input m. Rows that are
      * not there leave what was in the stage. */
     __device__ __forceinline__ void fill(const rows_t &rows, uint32_t m, uint32_t inputs)
     {
