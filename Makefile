@@ -68,7 +68,7 @@ VENV := build/venv
 
 .DEFAULT_GOAL := all
 .PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz bench bench-tokenizer bench-llamacpp install \
-	clean venv
+	clean venv format format-check
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -166,7 +166,7 @@ test-programs: $(TEST_PROGRAMS)
 test: deps ## install, build, run every test that CI runs
 	@$(MAKE) --no-print-directory -j$(JOBS) all test-programs
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=asan all test-programs
-	@$(MAKE) --no-print-directory venv
+	@$(MAKE) --no-print-directory format-check
 	@$(VENV)/bin/python tests/run.py ci
 
 check: all test-programs ## quick: the release build's C tests only
@@ -216,6 +216,16 @@ bench-llamacpp: all $(BENCH_VENV)/ready ## decode and prefill beside llama.cpp (
 	@CMAKE_ARGS=-DGGML_NATIVE=ON $(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-binary llama-cpp-python llama-cpp-python gguf numpy
 	@$(BENCH_VENV)/bin/python tests/bench/llamacpp.py
+
+# ---- style ----------------------------------------------------------------------------------------------------
+
+C_FILES = $(shell git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cc')
+
+format: venv ## write every C and CUDA source in the one style (.clang-format)
+	@echo $(C_FILES) | xargs -n 40 $(VENV)/bin/clang-format -i
+
+format-check: venv ## fail when a source is not in the one style
+	@echo $(C_FILES) | xargs -n 40 $(VENV)/bin/clang-format --dry-run -Werror
 
 # ---- install --------------------------------------------------------------------------------------------------
 

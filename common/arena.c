@@ -17,7 +17,7 @@ struct qn_arena_block {
 
 void qn_arena_init(qn_arena_t *arena, size_t block_bytes)
 {
-    *arena = (qn_arena_t){ .block_bytes = block_bytes ? block_bytes : 64 * 1024 };
+    *arena = (qn_arena_t){.block_bytes = block_bytes ? block_bytes : 64 * 1024};
 }
 
 /* Makes `current` a block with at least `bytes` free: the next kept one if it is large enough, else a
@@ -33,8 +33,10 @@ static void arena_advance(qn_arena_t *arena, size_t bytes)
         QN_ASSERT(block != NULL);
         block->bytes = size;
         block->next = next;
-        if (arena->current) arena->current->next = block;
-        else arena->first = block;
+        if (arena->current)
+            arena->current->next = block;
+        else
+            arena->first = block;
         arena->block_bytes = size * 2;
         next = block;
     }
@@ -86,5 +88,5 @@ void qn_arena_fini(qn_arena_t *arena)
         next = block->next;
         free(block);
     }
-    *arena = (qn_arena_t){ 0 };
+    *arena = (qn_arena_t){0};
 }

@@ -8,10 +8,10 @@
 typedef struct qn_arena_block qn_arena_block_t;
 
 typedef struct {
-    qn_arena_block_t *first;   /* owned chain */
+    qn_arena_block_t *first; /* owned chain */
     qn_arena_block_t *current;
-    size_t used_bytes;         /* in `current` */
-    size_t block_bytes;        /* size of the next block */
+    size_t used_bytes;  /* in `current` */
+    size_t block_bytes; /* size of the next block */
 } qn_arena_t;
 
 /* `block_bytes`: size of the first block (0: 64 KiB). Allocates nothing yet. */

@@ -6,7 +6,6 @@
 
 void qn_assert_failed(const char *expression, const char *file, int line) __attribute__((noreturn));
 
-#define QN_ASSERT(expression) \
-    ((expression) ? (void)0 : qn_assert_failed(#expression, __FILE__, __LINE__))
+#define QN_ASSERT(expression) ((expression) ? (void)0 : qn_assert_failed(#expression, __FILE__, __LINE__))
 
 #endif

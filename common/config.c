@@ -17,16 +17,16 @@
 extern char **environ;
 
 typedef struct {
-    char *origin;        /* owned */
-    unsigned file_line;  /* 0: not in the file */
+    char *origin;       /* owned */
+    unsigned file_line; /* 0: not in the file */
 } source_t;
 
 struct qn_config {
     qn_config_values_t values;
     const qn_config_key_t *keys;
     size_t key_count;
-    source_t *sources;   /* [key_count] */
-    const char *path;    /* while loading */
+    source_t *sources; /* [key_count] */
+    const char *path;  /* while loading */
 };
 
 static qn_err_t set_origin(qn_config_t *config, size_t index, const char *origin)
@@ -87,7 +87,7 @@ static qn_err_t take_from_file(void *context, const char *key, const char *value
 /* Variables with our prefix that are not keys: other programs of the project read them. */
 static bool is_tool_variable(const char *name)
 {
-    static const char *const names[] = { "QUINTET_URL", "QUINTET_CONFIG", "QUINTET_BIN_DIR" };
+    static const char *const names[] = {"QUINTET_URL", "QUINTET_CONFIG", "QUINTET_BIN_DIR"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(name, names[i]) == 0) return true;
     }
@@ -172,8 +172,10 @@ static qn_err_t check_run_dir(const qn_config_t *config)
 {
     size_t length = strlen(config->values.run_dir);
     if (length <= RUN_DIR_BYTES_MAX) return QN_OK;
-    return qn_fail(QN_ERR_CONFIG, "%s: run_dir has %zu bytes and may have %d, because the path of a socket is short; "
-                   "choose another with --run-dir", qn_config_origin(config, "run_dir"), length, RUN_DIR_BYTES_MAX);
+    return qn_fail(QN_ERR_CONFIG,
+                   "%s: run_dir has %zu bytes and may have %d, because the path of a socket is short; "
+                   "choose another with --run-dir",
+                   qn_config_origin(config, "run_dir"), length, RUN_DIR_BYTES_MAX);
 }
 
 static qn_err_t resolve_model(qn_config_t *config)
@@ -181,14 +183,15 @@ static qn_err_t resolve_model(qn_config_t *config)
     qn_config_values_t *values = &config->values;
     char path[QN_PATH_MAX];
     if (values->model.path[0] == '\0' && qn_paths_model(values, path, sizeof path) == QN_OK) {
-        qn_err_t err = store(config, (size_t)qn_config_key_index("model.path"), path, "model.path",
-                             "default, the bundled model");
+        qn_err_t err =
+            store(config, (size_t)qn_config_key_index("model.path"), path, "model.path", "default, the bundled model");
         if (err) return err;
     }
     if (values->model.id[0] == '\0') {
         snprintf(path, sizeof path, "%s", values->model.path);
         size_t length = strlen(path);
-        while (length > 1 && path[length - 1] == '/') path[--length] = '\0';
+        while (length > 1 && path[length - 1] == '/')
+            path[--length] = '\0';
         const char *slash = strrchr(path, '/');
         const char *last = slash ? slash + 1 : path;
         qn_err_t err = store(config, (size_t)qn_config_key_index("model.id"), last[0] ? last : "default", "model.id",
@@ -212,7 +215,8 @@ static qn_err_t load_layers(qn_config_t *config, const char *path, const char *c
         config->path = NULL;
     }
     if (!err) err = apply_environment(config);
-    for (size_t i = 0; !err && i < set_count; i++) err = apply_set(config, sets[i]);
+    for (size_t i = 0; !err && i < set_count; i++)
+        err = apply_set(config, sets[i]);
     if (!err && run_dir) err = store(config, (size_t)qn_config_key_index("run_dir"), run_dir, "--run-dir", "--run-dir");
     if (!err) err = check_run_dir(config);
     if (!err) err = resolve_model(config);
@@ -317,15 +321,18 @@ static bool take_option(int argc, char **argv, int *at, qn_config_arguments_t *a
 static qn_err_t take_other(const char *program, const char *argument)
 {
     bool help = strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0;
-    if (help) print_help(program);
-    else if (strcmp(argument, "--version") == 0) printf("quintet %s\n", qn_build_id());
-    else return qn_fail(QN_ERR_INVALID, "unknown argument %.100s; --help shows what there is", argument);
+    if (help)
+        print_help(program);
+    else if (strcmp(argument, "--version") == 0)
+        printf("quintet %s\n", qn_build_id());
+    else
+        return qn_fail(QN_ERR_INVALID, "unknown argument %.100s; --help shows what there is", argument);
     exit(0);
 }
 
 qn_err_t qn_config_parse_arguments(int *argc, char **argv, bool keep_rest, qn_config_arguments_t *ret_arguments)
 {
-    qn_config_arguments_t arguments = { .path = getenv("QUINTET_CONFIG") };
+    qn_config_arguments_t arguments = {.path = getenv("QUINTET_CONFIG")};
     if (arguments.path && arguments.path[0] == '\0') arguments.path = NULL;
     int kept = 1;
     bool ended = false; /* by "--" */

@@ -18,65 +18,65 @@
  * tokenizer.path hold what their "" stands for (model.path stays "" only where no bundled model is installed); run_dir
  * keeps "" (paths.h makes and checks the default one). Relative paths are relative to the working directory. */
 typedef struct {
-    char *run_dir;                 /* "" = $XDG_RUNTIME_DIR/quintet; /run/quintet for root */
+    char *run_dir; /* "" = $XDG_RUNTIME_DIR/quintet; /run/quintet for root */
     struct {
-        char *path;                /* Hugging Face directory; "" = the bundled model */
-        char *id;                  /* name in the HTTP API; "" = last component of path */
-        char *load_format;         /* auto | safetensors | dummy (random weights from `seed`) */
+        char *path;        /* Hugging Face directory; "" = the bundled model */
+        char *id;          /* name in the HTTP API; "" = last component of path */
+        char *load_format; /* auto | safetensors | dummy (random weights from `seed`) */
         uint64_t seed;
-        char *layout;              /* auto | rows | panels */
-        char *quantize;            /* none | int8 | int4 */
-        char *quantize_group;      /* 32 | 64 */
-        uint64_t max_model_len;    /* tokens; 0 = what the model says */
+        char *layout;           /* auto | rows | panels */
+        char *quantize;         /* none | int8 | int4 */
+        char *quantize_group;   /* 32 | 64 */
+        uint64_t max_model_len; /* tokens; 0 = what the model says */
     } model;
     struct {
-        char *listen;              /* host:port, [v6]:port, :port (all addresses) or unix:PATH */
-        char *mode;                /* production | research */
+        char *listen; /* host:port, [v6]:port, :port (all addresses) or unix:PATH */
+        char *mode;   /* production | research */
         uint64_t max_connections;
         uint64_t max_body_bytes;
-        uint64_t queue_limit;      /* requests in flight before 429 */
+        uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
-        char *sampling_defaults;   /* model | openai */
+        char *sampling_defaults;     /* model | openai */
     } frontend;
     struct {
-        char *path;                /* tokenizer.json or a directory; "" = model.path */
-        char *endpoint;            /* see scheduler.endpoint */
+        char *path;     /* tokenizer.json or a directory; "" = model.path */
+        char *endpoint; /* see scheduler.endpoint */
     } tokenizer;
     struct {
-        char *endpoint;            /* "ipc" = a socket in run_dir; or tcp://host:port */
-        char *policy;              /* fcfs, priority, or the path of a shared object */
-        uint64_t max_sequences;    /* running at once = slots */
-        uint64_t max_step_tokens;  /* token budget of one step */
+        char *endpoint;                /* "ipc" = a socket in run_dir; or tcp://host:port */
+        char *policy;                  /* fcfs, priority, or the path of a shared object */
+        uint64_t max_sequences;        /* running at once = slots */
+        uint64_t max_step_tokens;      /* token budget of one step */
         uint64_t prefill_chunk_tokens; /* at most this much of one prompt per step */
-        uint64_t lookahead;        /* 0 or 1 */
-        uint64_t queue_limit;      /* requests in the ledger, running and waiting */
+        uint64_t lookahead;            /* 0 or 1 */
+        uint64_t queue_limit;          /* requests in the ledger, running and waiting */
     } scheduler;
     struct {
         char *endpoint;
-        char *share;               /* auto | memfd | cuda_ipc | cuda_vmm */
-        char *kv_dtype;            /* auto | f32 | bf16: qn_config_kv_is_bf16 */
-        uint64_t kv_bytes;         /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
+        char *share;       /* auto | memfd | cuda_ipc | cuda_vmm */
+        char *kv_dtype;    /* auto | f32 | bf16: qn_config_kv_is_bf16 */
+        uint64_t kv_bytes; /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
         uint64_t block_tokens;
         bool prefix_cache;
-        char *huge_pages;          /* auto | all | off */
-        char *eviction;            /* lru */
+        char *huge_pages; /* auto | all | off */
+        char *eviction;   /* lru */
     } memory;
     struct {
         char *endpoint;
-        char *backend;             /* cpu | cuda */
+        char *backend; /* cpu | cuda */
         uint64_t device;
-        uint64_t threads;          /* 0 = one per core */
-        char *activations;         /* auto | f32 | bf16 */
-        char *spin;                /* auto | on | off */
-        bool deterministic;        /* CUDA: a sequence's bits depend on neither batch nor chunks */
-        char *kernels;             /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        uint64_t threads;   /* 0 = one per core */
+        char *activations;  /* auto | f32 | bf16 */
+        char *spin;         /* auto | on | off */
+        bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {
-        char *level;               /* error | warning | notice | info | debug */
+        char *level; /* error | warning | notice | info | debug */
     } log;
     struct {
-        char *composed;            /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
-        uint64_t stop_seconds;     /* time to drain before SIGKILL */
+        char *composed;        /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
+        uint64_t stop_seconds; /* time to drain before SIGKILL */
     } up;
 } qn_config_values_t;
 
@@ -94,22 +94,22 @@ typedef enum {
     QN_CONFIG_COUNT,
     QN_CONFIG_BYTES,
     QN_CONFIG_BOOL,
-    QN_CONFIG_LISTEN,    /* a string: host:port, [v6]:port, :port or unix:PATH */
-    QN_CONFIG_ENDPOINT,  /* a string: "ipc" or tcp://host:port */
-    QN_CONFIG_SERVICES,  /* a string: "", "all" or names separated by commas */
+    QN_CONFIG_LISTEN,   /* a string: host:port, [v6]:port, :port or unix:PATH */
+    QN_CONFIG_ENDPOINT, /* a string: "ipc" or tcp://host:port */
+    QN_CONFIG_SERVICES, /* a string: "", "all" or names separated by commas */
 } qn_config_kind_t;
 
 /* One row per key: the only list of keys there is. `quintet config`, the README table, config.yaml's
  * comments and the tests are made from it. */
 typedef struct {
-    const char *key;               /* "scheduler.policy" */
+    const char *key; /* "scheduler.policy" */
     qn_config_kind_t kind;
-    size_t offset;                 /* in qn_config_values_t */
+    size_t offset; /* in qn_config_values_t */
     const char *default_text;
-    const char *choices;           /* "a|b|c" or NULL */
-    uint64_t min, max;             /* counts and bytes */
+    const char *choices; /* "a|b|c" or NULL */
+    uint64_t min, max;   /* counts and bytes */
     bool reloadable;
-    const char *help;              /* one sentence, with the unit */
+    const char *help; /* one sentence, with the unit */
 } qn_config_key_t;
 
 /* Returns view of the table. */
@@ -133,8 +133,8 @@ const char *qn_config_suggest(const char *key);
  * --help, --version; "--name=value" too. Views of argv and the environment. */
 #define QN_CONFIG_SETS_MAX 256
 typedef struct {
-    const char *path;              /* NULL: no file */
-    const char *run_dir;           /* NULL: not given */
+    const char *path;    /* NULL: no file */
+    const char *run_dir; /* NULL: not given */
     const char *sets[QN_CONFIG_SETS_MAX];
     size_t set_count;
 } qn_config_arguments_t;

@@ -7,7 +7,7 @@
 
 #include "common/config.h"
 
-#define CONFIG_FILE_BYTES_MAX (1u << 20)  /* the default file is 8 KiB */
+#define CONFIG_FILE_BYTES_MAX (1u << 20) /* the default file is 8 KiB */
 #define CONFIG_KEY_BYTES_MAX 64
 
 /* One "section.key: value" of a file. `quoted`: the value stood in quotes or in a block, so it is text. The strings are

@@ -9,14 +9,13 @@
 #include "common/suggest.h"
 
 #define AT(field) offsetof(qn_config_values_t, field)
-#define TEXT(key, field, value, choice, words) \
-    { key, QN_CONFIG_STRING, AT(field), value, choice, 0, 0, false, words }
+#define TEXT(key, field, value, choice, words) {key, QN_CONFIG_STRING, AT(field), value, choice, 0, 0, false, words}
 #define COUNT(key, field, value, low, high, words) \
-    { key, QN_CONFIG_COUNT, AT(field), value, NULL, low, high, false, words }
+    {key, QN_CONFIG_COUNT, AT(field), value, NULL, low, high, false, words}
 #define BYTES(key, field, value, low, high, words) \
-    { key, QN_CONFIG_BYTES, AT(field), value, NULL, low, high, false, words }
-#define BOOL(key, field, value, words) { key, QN_CONFIG_BOOL, AT(field), value, "true|false", 0, 0, false, words }
-#define OTHER(key, kind, field, value, words) { key, kind, AT(field), value, NULL, 0, 0, false, words }
+    {key, QN_CONFIG_BYTES, AT(field), value, NULL, low, high, false, words}
+#define BOOL(key, field, value, words) {key, QN_CONFIG_BOOL, AT(field), value, "true|false", 0, 0, false, words}
+#define OTHER(key, kind, field, value, words) {key, kind, AT(field), value, NULL, 0, 0, false, words}
 
 static const qn_config_key_t keys[] = {
     TEXT("run_dir", run_dir, "", NULL,
@@ -49,8 +48,7 @@ static const qn_config_key_t keys[] = {
     TEXT("frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
          "What a request means that leaves out temperature and the like: what generation_config.json says, or 1."),
 
-    TEXT("tokenizer.path", tokenizer.path, "", NULL,
-         "tokenizer.json or the directory with it; \"\" is model.path."),
+    TEXT("tokenizer.path", tokenizer.path, "", NULL, "tokenizer.json or the directory with it; \"\" is model.path."),
     OTHER("tokenizer.endpoint", QN_CONFIG_ENDPOINT, tokenizer.endpoint, "ipc",
           "Where the tokenizer is reached: ipc (a socket in run_dir) or tcp://host:port."),
 
@@ -138,7 +136,10 @@ bool qn_config_section_exists(const char *name)
 }
 
 /* A word may differ in at most 3 letters, and in fewer than half of its own: "<<" is not like "id". */
-static bool is_near(unsigned distance, const char *word) { return distance <= QN_SUGGEST_DISTANCE_MAX && distance * 2 < strlen(word); }
+static bool is_near(unsigned distance, const char *word)
+{
+    return distance <= QN_SUGGEST_DISTANCE_MAX && distance * 2 < strlen(word);
+}
 
 const char *qn_config_suggest(const char *key)
 {
@@ -204,8 +205,10 @@ static void print_allowed(FILE *stream, const qn_config_key_t *key)
     default: break;
     }
     for (const char *at = key->choices ? key->choices : "text"; *at; at++) {
-        if (*at == '|') fputs(", ", stream);
-        else fputc(*at, stream);
+        if (*at == '|')
+            fputs(", ", stream);
+        else
+            fputc(*at, stream);
     }
 }
 

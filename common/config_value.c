@@ -35,8 +35,14 @@ static bool parse_digits(const char *text, const char **ret_end, uint64_t *ret_n
     return true;
 }
 
-static const struct { const char *name; unsigned shift; } byte_units[] = {
-    { "TiB", 40 }, { "GiB", 30 }, { "MiB", 20 }, { "KiB", 10 },
+static const struct {
+    const char *name;
+    unsigned shift;
+} byte_units[] = {
+    {"TiB", 40},
+    {"GiB", 30},
+    {"MiB", 20},
+    {"KiB", 10},
 };
 #define BYTE_UNIT_COUNT (sizeof byte_units / sizeof byte_units[0])
 
@@ -104,7 +110,7 @@ static qn_err_t store_bool(bool *field, const qn_config_key_t *key, const char *
 static bool list_has(const char *list, char separator, const char *word, size_t length)
 {
     while (true) {
-        size_t part = strcspn(list, (char[]){ separator, '\0' });
+        size_t part = strcspn(list, (char[]){separator, '\0'});
         if (part == length && memcmp(list, word, length) == 0) return true;
         if (list[part] == '\0') return false;
         list += part + 1;
@@ -158,7 +164,8 @@ static const char *text_problem(const qn_config_key_t *key, const char *text)
         return "ipc or tcp://host:port";
     case QN_CONFIG_SERVICES:
         return is_service_list(text)
-            ? NULL : "\"\", all, or some of frontend,tokenizer,scheduler,memory,compute separated by commas";
+                   ? NULL
+                   : "\"\", all, or some of frontend,tokenizer,scheduler,memory,compute separated by commas";
     default: return NULL;
     }
 }

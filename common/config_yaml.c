@@ -14,19 +14,22 @@
 
 typedef struct {
     yaml_parser_t parser;
-    yaml_event_t event;         /* the present one; valid when has_event */
+    yaml_event_t event; /* the present one; valid when has_event */
     bool has_event;
     const char *path;
-    char *bytes;                /* owned */
+    char *bytes; /* owned */
     size_t length;
     qn_config_take_t *take;
     void *context;
-    struct { char name[CONFIG_KEY_BYTES_MAX * 2]; unsigned line; } sections[SECTIONS_MAX];
+    struct {
+        char name[CONFIG_KEY_BYTES_MAX * 2];
+        unsigned line;
+    } sections[SECTIONS_MAX];
     size_t section_count;
 } reader_t;
 
-static qn_err_t __attribute__((format(printf, 3, 4)))
-fail_at(const reader_t *reader, unsigned line, const char *format, ...)
+static qn_err_t __attribute__((format(printf, 3, 4))) fail_at(const reader_t *reader, unsigned line, const char *format,
+                                                              ...)
 {
     char text[QN_ERR_TEXT_MAX];
     va_list arguments;
@@ -59,7 +62,8 @@ static qn_err_t load_bytes(reader_t *reader)
 static unsigned line_of_offset(const reader_t *reader, size_t offset)
 {
     unsigned line = 1;
-    for (size_t i = 0; i < offset && i < reader->length; i++) line += reader->bytes[i] == '\n';
+    for (size_t i = 0; i < offset && i < reader->length; i++)
+        line += reader->bytes[i] == '\n';
     return line;
 }
 
@@ -70,7 +74,8 @@ static bool is_indented_with_tab(const reader_t *reader, unsigned line)
         const char *next = memchr(at, '\n', (size_t)(end - at));
         at = next ? next + 1 : end;
     }
-    while (at < end && *at == ' ') at++;
+    while (at < end && *at == ' ')
+        at++;
     return at < end && *at == '\t';
 }
 
@@ -209,7 +214,7 @@ static qn_err_t read_document(reader_t *reader)
 
 qn_err_t qn_config_yaml_read(const char *path, qn_config_take_t *take, void *context)
 {
-    reader_t reader = { .path = path, .take = take, .context = context };
+    reader_t reader = {.path = path, .take = take, .context = context};
     qn_err_t err = load_bytes(&reader);
     if (err) {
         free(reader.bytes);

@@ -28,7 +28,7 @@
 #include "common/tap.h"
 
 #define WATCHED_FDS_MAX 16
-#define SPIN_NS 1000000ull   /* about a step of a small model: what wakes a loop that spins is worth the core it takes */
+#define SPIN_NS 1000000ull /* about a step of a small model: what wakes a loop that spins is worth the core it takes */
 #define SPIN_CORES_LEAST 8
 
 struct qn_daemon {
@@ -43,10 +43,10 @@ struct qn_daemon {
     int watched_fds[WATCHED_FDS_MAX];
     size_t watched_count;
     int stop_fd;
-    uint64_t spin_ns;                        /* 0: it sleeps at once */
+    uint64_t spin_ns; /* 0: it sleeps at once */
     bool composed, announced;
     bool draining;
-    uint64_t drain_ns;                       /* then it stops with what it has */
+    uint64_t drain_ns; /* then it stops with what it has */
     uint64_t drain_until_ns;
     qn_err_t failure;
 };
@@ -82,15 +82,25 @@ static void daemon_peer(void *context, qn_peer_t peer, qn_peer_event_t event)
 static qn_err_t daemon_open_links(qn_daemon_t *daemon, const qn_config_values_t *values, unsigned composed_services)
 {
     const qn_daemon_descriptor_t *descriptor = daemon->descriptor;
-    const qn_stat_spec_t *tables[] = { qn_link_stats, descriptor->stats };
-    size_t counts[] = { QN_LINK_STAT_COUNT, descriptor->stat_count };
-    qn_err_t err = qn_stats_create(daemon->run_dir, descriptor->name, daemon->lock.epoch, tables, counts, 2, &daemon->stats);
+    const qn_stat_spec_t *tables[] = {qn_link_stats, descriptor->stats};
+    size_t counts[] = {QN_LINK_STAT_COUNT, descriptor->stat_count};
+    qn_err_t err =
+        qn_stats_create(daemon->run_dir, descriptor->name, daemon->lock.epoch, tables, counts, 2, &daemon->stats);
     if (err == QN_OK) err = qn_tap_open(daemon->run_dir, descriptor->name, &daemon->tap);
     if (err != QN_OK) return err;
     qn_links_spec_t spec = {
-        .service = descriptor->service, .dials = descriptor->dials, .run_dir = daemon->run_dir, .config = values,
-        .composed_services = composed_services, .epoch = daemon->lock.epoch, .started_ns = qn_clock_now_ns(),
-        .stats = daemon->stats, .tap = daemon->tap, .context = daemon, .deliver = daemon_deliver, .peer = daemon_peer,
+        .service = descriptor->service,
+        .dials = descriptor->dials,
+        .run_dir = daemon->run_dir,
+        .config = values,
+        .composed_services = composed_services,
+        .epoch = daemon->lock.epoch,
+        .started_ns = qn_clock_now_ns(),
+        .stats = daemon->stats,
+        .tap = daemon->tap,
+        .context = daemon,
+        .deliver = daemon_deliver,
+        .peer = daemon_peer,
     };
     return qn_links_open(&spec, &daemon->links);
 }
@@ -127,8 +137,8 @@ static bool spins(const qn_daemon_descriptor_t *descriptor, const qn_config_valu
     cpu_set_t set;
     if (!descriptor->in_step_path || strcmp(values->compute.spin, "off") == 0) return false;
     if (strcmp(values->compute.spin, "on") == 0) return true;
-    return strcmp(values->compute.backend, "cuda") == 0 && sched_getaffinity(0, sizeof set, &set) == 0
-        && CPU_COUNT(&set) >= SPIN_CORES_LEAST;
+    return strcmp(values->compute.backend, "cuda") == 0 && sched_getaffinity(0, sizeof set, &set) == 0 &&
+           CPU_COUNT(&set) >= SPIN_CORES_LEAST;
 }
 
 /* ---- loop ----------------------------------------------------------------------------------------------------- */
@@ -147,7 +157,8 @@ static bool daemon_is_done(const qn_daemon_t *daemon, uint64_t now_ns)
 {
     if (daemon->failure != QN_OK) return true;
     if (!daemon->draining) return false;
-    return now_ns >= daemon->drain_until_ns || !daemon->descriptor->drained || daemon->descriptor->drained(daemon->state);
+    return now_ns >= daemon->drain_until_ns || !daemon->descriptor->drained ||
+           daemon->descriptor->drained(daemon->state);
 }
 
 /* As zmq_poll, without sleeping, for as long as spin_ns and the wait allow: a sleeping core takes its time to wake. */
@@ -167,8 +178,8 @@ static size_t daemon_sleep(qn_daemon_t *daemon, zmq_pollitem_t *items, uint64_t 
 {
     size_t link_count = qn_links_poll_items(daemon->links, items), count = link_count;
     for (size_t i = 0; i < daemon->watched_count; i++)
-        items[count++] = (zmq_pollitem_t){ .fd = daemon->watched_fds[i], .events = ZMQ_POLLIN };
-    if (!daemon->draining) items[count++] = (zmq_pollitem_t){ .fd = daemon->stop_fd, .events = ZMQ_POLLIN };
+        items[count++] = (zmq_pollitem_t){.fd = daemon->watched_fds[i], .events = ZMQ_POLLIN};
+    if (!daemon->draining) items[count++] = (zmq_pollitem_t){.fd = daemon->stop_fd, .events = ZMQ_POLLIN};
     uint64_t now_ns = qn_clock_now_ns();
     uint64_t wait_ns = until_ns > now_ns ? until_ns - now_ns : 0;
     long wait_ms = wait_ns > 3600000000000ull ? 3600000 : (long)((wait_ns + 999999) / 1000000);
@@ -176,7 +187,8 @@ static size_t daemon_sleep(qn_daemon_t *daemon, zmq_pollitem_t *items, uint64_t 
     if (ready == 0) ready = zmq_poll(items, (int)count, wait_ms);
     if (ready < 0) {
         QN_ASSERT(errno == EINTR);
-        for (size_t i = 0; i < count; i++) items[i].revents = 0;
+        for (size_t i = 0; i < count; i++)
+            items[i].revents = 0;
     }
     if (!daemon->draining && items[count - 1].revents) daemon_begin_drain(daemon, qn_clock_now_ns());
     return link_count;
@@ -233,7 +245,7 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
 
 static qn_log_level_t log_level_of(const char *word)
 {
-    static const char *const words[] = { "error", "warning", "notice", "info", "debug" };
+    static const char *const words[] = {"error", "warning", "notice", "info", "debug"};
     for (int i = 0; i < 5; i++)
         if (strcmp(word, words[i]) == 0) return (qn_log_level_t)i;
     return QN_LOG_INFO; /* the configuration's choices are these five */
@@ -262,8 +274,10 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
     }
     qn_log_set_level(log_level_of(qn_config_values(config)->log.level));
     int stop_fd = daemon_stop_signals();
-    if (stop_fd < 0) err = qn_fail(QN_ERR_IO, "cannot make a signalfd: %s", strerror(errno));
-    else err = qn_daemon_run(descriptor, config, 0, stop_fd);
+    if (stop_fd < 0)
+        err = qn_fail(QN_ERR_IO, "cannot make a signalfd: %s", strerror(errno));
+    else
+        err = qn_daemon_run(descriptor, config, 0, stop_fd);
     if (stop_fd >= 0) close(stop_fd);
     qn_config_free(&config);
     return qn_err_exit_status(err);
@@ -285,8 +299,11 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
                       const char *text)
 {
     qn_refusal_t refusal = {
-        .head.request = request, .status = status, .retry_after_ms = status == 429 || status == 503 ? 1000 : 0,
-        .param = qn_text(param), .text = qn_text(text),
+        .head.request = request,
+        .status = status,
+        .retry_after_ms = status == 429 || status == 503 ? 1000 : 0,
+        .param = qn_text(param),
+        .text = qn_text(text),
     };
     qn_daemon_send(daemon, to, QN_MESSAGE_REFUSAL, &refusal);
 }

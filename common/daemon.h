@@ -28,8 +28,8 @@ typedef struct qn_daemon qn_daemon_t;
 /* One life of a peer. A restarted peer has the same service and instance and another epoch; what was sent to the old
  * one is lost and what the old one sent is no longer delivered. Compare with qn_peer_equal. */
 typedef struct {
-    uint32_t epoch;      /* 0: no peer */
-    uint8_t service;     /* qn_service_t */
+    uint32_t epoch;  /* 0: no peer */
+    uint8_t service; /* qn_service_t */
     uint8_t instance;
 } qn_peer_t;
 
@@ -39,16 +39,16 @@ static inline bool qn_peer_equal(qn_peer_t a, qn_peer_t b)
 }
 
 typedef enum {
-    QN_PEER_UP,       /* HELLO exchanged: messages flow */
-    QN_PEER_SUSPECT,  /* QN_LIVENESS heartbeats missed; nothing is freed for that */
-    QN_PEER_RESUMED,  /* heard of again after SUSPECT */
-    QN_PEER_GONE,     /* proven: BYE, process dead (pidfd), or a newer epoch of the same instance */
+    QN_PEER_UP,      /* HELLO exchanged: messages flow */
+    QN_PEER_SUSPECT, /* QN_LIVENESS heartbeats missed; nothing is freed for that */
+    QN_PEER_RESUMED, /* heard of again after SUSPECT */
+    QN_PEER_GONE,    /* proven: BYE, process dead (pidfd), or a newer epoch of the same instance */
 } qn_peer_event_t;
 
 typedef enum {
-    QN_SEND_OK,       /* sent, or held for credit; delivered unless the peer dies first */
-    QN_SEND_FULL,     /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
-    QN_SEND_GONE,     /* this peer does not live (any more) */
+    QN_SEND_OK,   /* sent, or held for credit; delivered unless the peer dies first */
+    QN_SEND_FULL, /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
+    QN_SEND_GONE, /* this peer does not live (any more) */
 } qn_send_outcome_t;
 
 /* `message` points at the generated struct of the type (qn_encode_t, ...); its views are valid during the call only.
@@ -60,12 +60,12 @@ typedef struct {
 
 typedef struct {
     qn_service_t service;
-    const char *name;                       /* "scheduler" */
-    const qn_service_t *dials;              /* peers this daemon connects to; ends with QN_SERVICE_NONE */
-    const qn_handler_t *handlers;           /* ends with QN_MESSAGE_NONE */
-    const qn_stat_spec_t *stats;            /* table 1 of the page (table 0 is the skeleton's); may be NULL */
+    const char *name;             /* "scheduler" */
+    const qn_service_t *dials;    /* peers this daemon connects to; ends with QN_SERVICE_NONE */
+    const qn_handler_t *handlers; /* ends with QN_MESSAGE_NONE */
+    const qn_stat_spec_t *stats;  /* table 1 of the page (table 0 is the skeleton's); may be NULL */
     size_t stat_count;
-    bool in_step_path;                      /* every step waits for it: compute.spin applies */
+    bool in_step_path; /* every step waits for it: compute.spin applies */
     /* Builds the state; config outlives it. The daemon is STARTING until qn_daemon_set_state(READY). */
     qn_err_t (*init)(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state);
     /* A peer came, is suspected, or is gone. */
@@ -88,8 +88,8 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
  * has drained. `composed`: other daemons live in this process, so it also binds and prefers inproc endpoints.
  * `composed_services`: bit mask (1 << qn_service_t) of the daemons in this process. Failure: start refused (duplicate,
  * bad run_dir, init failed), or the service called qn_daemon_fail. */
-qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config_t *config,
-                       unsigned composed_services, int stop_fd);
+qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config_t *config, unsigned composed_services,
+                       int stop_fd);
 
 /* ---- for services, on the loop's thread ---- */
 
@@ -115,14 +115,14 @@ qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon);
 
 /* What is known of a service from its heartbeats; costs no message. */
 typedef struct {
-    qn_peer_t peer;            /* epoch 0: never seen */
+    qn_peer_t peer; /* epoch 0: never seen */
     qn_state_t state;
-    bool alive;                /* heartbeats are current */
+    bool alive; /* heartbeats are current */
     uint64_t uptime_ms;
-    uint64_t heard_ns;         /* time of the last frame */
+    uint64_t heard_ns; /* time of the last frame */
     uint32_t pid, restarts;
     char build[QN_NAME_MAX];
-    char transport[16];        /* "ipc", "inproc", "tcp" */
+    char transport[16]; /* "ipc", "inproc", "tcp" */
     char text[QN_REASON_MAX];
 } qn_peer_status_t;
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status);

@@ -9,7 +9,7 @@
 
 const char *qn_service_name(qn_service_t service)
 {
-    static const char *const names[] = { "none", "frontend", "tokenizer", "scheduler", "memory", "compute", "tool" };
+    static const char *const names[] = {"none", "frontend", "tokenizer", "scheduler", "memory", "compute", "tool"};
     return (unsigned)service < sizeof names / sizeof names[0] ? names[service] : "unknown";
 }
 
@@ -30,16 +30,20 @@ qn_err_t qn_endpoint_outer(const qn_config_values_t *config, const char *run_dir
     const char *configured = endpoint_configured(config, service);
     if (strncmp(configured, "tcp://", 6) == 0) {
         if (snprintf(ret_endpoint, QN_ENDPOINT_MAX, "%s", configured) >= QN_ENDPOINT_MAX)
-            return qn_fail(QN_ERR_LIMIT, "%s.endpoint is longer than %d bytes", qn_service_name(service), QN_ENDPOINT_MAX - 1);
+            return qn_fail(QN_ERR_LIMIT, "%s.endpoint is longer than %d bytes", qn_service_name(service),
+                           QN_ENDPOINT_MAX - 1);
         return QN_OK;
     }
     if (strcmp(configured, "ipc") != 0)
-        return qn_fail(QN_ERR_CONFIG, "%s.endpoint is \"%s\"; write ipc or tcp://HOST:PORT", qn_service_name(service), configured);
+        return qn_fail(QN_ERR_CONFIG, "%s.endpoint is \"%s\"; write ipc or tcp://HOST:PORT", qn_service_name(service),
+                       configured);
     int length = snprintf(ret_endpoint, QN_ENDPOINT_MAX, "ipc://%s/%s.sock", run_dir, qn_service_name(service));
-    size_t path_max = sizeof ((struct sockaddr_un *)0)->sun_path - 1;
+    size_t path_max = sizeof((struct sockaddr_un *)0)->sun_path - 1;
     if (length >= QN_ENDPOINT_MAX || (size_t)length - 6 > path_max)
-        return qn_fail(QN_ERR_LIMIT, "run_dir %s is too long for a Unix socket (%zu bytes with the file name); choose a shorter --run-dir",
-                       run_dir, path_max);
+        return qn_fail(
+            QN_ERR_LIMIT,
+            "run_dir %s is too long for a Unix socket (%zu bytes with the file name); choose a shorter --run-dir",
+            run_dir, path_max);
     return QN_OK;
 }
 

@@ -15,13 +15,13 @@ typedef enum {
     QN_ERR_INVALID = -3,     /* bytes from a file, a wire or a user break a rule */
     QN_ERR_UNSUPPORTED = -4, /* well-formed, but this build or machine cannot do it */
     QN_ERR_NOT_FOUND = -5,
-    QN_ERR_EXISTS = -6,      /* e.g. a duplicate service */
-    QN_ERR_LIMIT = -7,       /* a bound of limits.h or of the configuration is reached */
+    QN_ERR_EXISTS = -6, /* e.g. a duplicate service */
+    QN_ERR_LIMIT = -7,  /* a bound of limits.h or of the configuration is reached */
     QN_ERR_TIMEOUT = -8,
-    QN_ERR_PEER = -9,        /* the peer broke the protocol or is gone */
-    QN_ERR_DEVICE = -10,     /* CUDA or another accelerator reported an error */
+    QN_ERR_PEER = -9,    /* the peer broke the protocol or is gone */
+    QN_ERR_DEVICE = -10, /* CUDA or another accelerator reported an error */
     QN_ERR_CANCELLED = -11,
-    QN_ERR_CONFIG = -12,     /* a configuration key or value; maps to EX_CONFIG */
+    QN_ERR_CONFIG = -12, /* a configuration key or value; maps to EX_CONFIG */
 } qn_err_t;
 
 /* Records `code`, the place and a printf-formatted message for this thread; returns `code`.

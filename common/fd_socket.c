@@ -30,22 +30,25 @@ typedef struct {
 
 typedef struct {
     uint32_t magic;
-    int32_t status;   /* qn_err_t */
+    int32_t status; /* qn_err_t */
     uint64_t id;
 } fd_answer_packet_t;
 
 struct qn_fd_server {
     int epoll_fd, listen_fd;
-    struct { int fd; uint64_t since; } clients[QN_FD_CLIENTS_MAX]; /* fd -1: free; since: accept order */
+    struct {
+        int fd;
+        uint64_t since;
+    } clients[QN_FD_CLIENTS_MAX]; /* fd -1: free; since: accept order */
     uint64_t accepted;
     qn_fd_find_t *find;
     void *state;
-    char path[sizeof ((struct sockaddr_un *)0)->sun_path];
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
 };
 
 static qn_err_t set_address(struct sockaddr_un *address, const char *path)
 {
-    *address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address->sun_path)
         return qn_fail(QN_ERR_LIMIT, "%s: a Unix socket path has at most %zu bytes; choose a shorter run_dir", path,
                        sizeof address->sun_path - 1);
@@ -64,7 +67,7 @@ static bool same_user(int fd)
 
 static qn_err_t server_listen(qn_fd_server_t *server, const struct sockaddr_un *address)
 {
-    struct epoll_event event = { .events = EPOLLIN, .data.u64 = LISTENER };
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = LISTENER};
     server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     server->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (server->epoll_fd < 0 || server->listen_fd < 0) return qn_fail(QN_ERR_IO, "fd socket: %s", strerror(errno));
@@ -86,12 +89,15 @@ qn_err_t qn_fd_server_create(const char *path, qn_fd_find_t *find, void *state, 
     qn_fd_server_t *server = calloc(1, sizeof *server);
     if (!server) return qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", path);
     server->epoll_fd = server->listen_fd = -1;
-    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++) server->clients[i].fd = -1;
+    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++)
+        server->clients[i].fd = -1;
     server->find = find;
     server->state = state;
     err = server_listen(server, &address);
-    if (err) qn_fd_server_destroy(&server);
-    else *ret_server = server;
+    if (err)
+        qn_fd_server_destroy(&server);
+    else
+        *ret_server = server;
     return err;
 }
 
@@ -125,7 +131,7 @@ static void accept_client(qn_fd_server_t *server)
         return;
     }
     size_t index = make_place(server);
-    struct epoll_event event = { .events = EPOLLIN, .data.u64 = index };
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = index};
     if (epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
         close(fd);
         return;
@@ -136,15 +142,17 @@ static void accept_client(qn_fd_server_t *server)
 
 static void send_answer(int socket_fd, const fd_answer_packet_t *answer, int fd)
 {
-    union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = { { 0 } };
-    struct iovec data = { .iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof *answer };
-    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {{0}};
+    struct iovec data = {.iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof *answer};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
     if (fd >= 0) {
         message.msg_control = control.bytes;
         message.msg_controllen = sizeof control.bytes;
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        *header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
-                                    .cmsg_len = CMSG_LEN(sizeof fd) };
+        *header = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
         memcpy(CMSG_DATA(header), &fd, sizeof fd);
     }
     if (sendmsg(socket_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -160,8 +168,9 @@ static bool answer_client(qn_fd_server_t *server, size_t index)
     bool valid = got == (ssize_t)sizeof request && request.magic == PACKET_MAGIC;
     if (valid) {
         int fd = server->find(server->state, request.id, request.epoch);
-        fd_answer_packet_t answer = { .magic = PACKET_MAGIC, .id = request.id,
-                                      .status = fd >= 0 ? QN_OK : QN_ERR_NOT_FOUND };
+        fd_answer_packet_t answer = {.magic = PACKET_MAGIC,
+                                     .id = request.id,
+                                     .status = fd >= 0 ? QN_OK : QN_ERR_NOT_FOUND};
         send_answer(server->clients[index].fd, &answer, fd);
     }
     drop_client(server, index);
@@ -175,8 +184,10 @@ unsigned qn_fd_server_serve(qn_fd_server_t *server)
     unsigned answered = 0;
     bool listening = false;
     for (int i = 0; i < count; i++) {
-        if (events[i].data.u64 == LISTENER) listening = true;
-        else if (answer_client(server, (size_t)events[i].data.u64)) answered++;
+        if (events[i].data.u64 == LISTENER)
+            listening = true;
+        else if (answer_client(server, (size_t)events[i].data.u64))
+            answered++;
     }
     if (listening) accept_client(server); /* last: it may reuse a place whose event is still in `events` */
     return answered;
@@ -204,7 +215,7 @@ static bool wait_readable(int fd, uint64_t deadline_ns)
     for (;;) {
         uint64_t now = qn_clock_now_ns();
         int left_ms = now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
-        int ready = poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, left_ms);
+        int ready = poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, left_ms);
         if (ready > 0) return true;
         if (ready == 0 && left_ms == 0) return false;
         if (ready < 0 && errno != EINTR) return false;
@@ -213,11 +224,16 @@ static bool wait_readable(int fd, uint64_t deadline_ns)
 
 static qn_err_t receive_answer(int socket_fd, const char *path, uint64_t id, int *ret_fd)
 {
-    union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control;
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
     fd_answer_packet_t answer;
-    struct iovec data = { .iov_base = &answer, .iov_len = sizeof answer };
-    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes,
-                              .msg_controllen = sizeof control.bytes };
+    struct iovec data = {.iov_base = &answer, .iov_len = sizeof answer};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
     ssize_t got = recvmsg(socket_fd, &message, MSG_CMSG_CLOEXEC);
     int fd = -1;
     struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
@@ -240,7 +256,7 @@ static qn_err_t exchange(int socket_fd, const struct sockaddr_un *address, uint6
                          uint64_t deadline_ns, int *ret_fd)
 {
     const char *path = address->sun_path;
-    fd_request_packet_t request = { .magic = PACKET_MAGIC, .epoch = epoch, .id = id };
+    fd_request_packet_t request = {.magic = PACKET_MAGIC, .epoch = epoch, .id = id};
     if (connect(socket_fd, (const struct sockaddr *)address, sizeof *address) < 0)
         return qn_fail(QN_ERR_PEER, "%s: cannot connect: %s", path, strerror(errno));
     if (!same_user(socket_fd)) return qn_fail(QN_ERR_PEER, "%s: the server belongs to another user", path);
@@ -260,7 +276,7 @@ qn_err_t qn_fd_request(const char *path, uint64_t id, uint32_t epoch, int timeou
     int socket_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (socket_fd < 0) return qn_fail(QN_ERR_IO, "fd socket: %s", strerror(errno));
     /* A full backlog would make connect wait: SO_SNDTIMEO bounds it. */
-    struct timeval timeout = { .tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000 };
+    struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
     setsockopt(socket_fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     err = exchange(socket_fd, &address, id, epoch, deadline_ns, ret_fd);
     close(socket_fd);

@@ -40,7 +40,7 @@ static qn_err_t read_fields(const json_t *root, qn_generation_config_t *config)
     if (!err) err = read_real(root, "repetition_penalty", 0.01, 100, &config->repetition_penalty);
     if (!err) err = read_count(root, "top_k", QN_VOCAB_MAX, &config->top_k);
     if (!err) err = read_count(root, "max_new_tokens", QN_PROMPT_TOKENS_MAX, &config->max_tokens);
-    if (config->top_k == QN_VOCAB_MAX) config->top_k = 0;  /* all */
+    if (config->top_k == QN_VOCAB_MAX) config->top_k = 0; /* all */
     return err;
 }
 
@@ -51,9 +51,12 @@ qn_err_t qn_generation_config_parse(const char *text, size_t bytes, qn_generatio
         json_error_t error;
         json_t *root = json_loadb(text, bytes, 0, &error);
         qn_err_t err = QN_OK;
-        if (!root) err = qn_fail(QN_ERR_INVALID, "generation_config.json: not JSON: %.200s (line %d)", error.text, error.line);
-        else if (!json_is_object(root)) err = qn_fail(QN_ERR_INVALID, "generation_config.json: not a JSON object");
-        else err = read_fields(root, &config);
+        if (!root)
+            err = qn_fail(QN_ERR_INVALID, "generation_config.json: not JSON: %.200s (line %d)", error.text, error.line);
+        else if (!json_is_object(root))
+            err = qn_fail(QN_ERR_INVALID, "generation_config.json: not a JSON object");
+        else
+            err = read_fields(root, &config);
         json_decref(root);
         if (err) return err;
     }

@@ -11,12 +11,11 @@
 /* Neutral values where the file says nothing: 1, 1, 0, 1, 0, 0. */
 typedef struct {
     float temperature, top_p, min_p, repetition_penalty;
-    uint32_t top_k;       /* 0 = off */
-    uint32_t max_tokens;  /* 0 = not said */
+    uint32_t top_k;      /* 0 = off */
+    uint32_t max_tokens; /* 0 = not said */
 } qn_generation_config_t;
 
-#define QN_GENERATION_CONFIG_NEUTRAL \
-    ((qn_generation_config_t){ .temperature = 1, .top_p = 1, .repetition_penalty = 1 })
+#define QN_GENERATION_CONFIG_NEUTRAL ((qn_generation_config_t){.temperature = 1, .top_p = 1, .repetition_penalty = 1})
 
 /* Parses generation_config.json; `text` NULL (there is no such file) gives the neutral values. do_sample is ignored, as
  * vLLM does: a client that wants greedy decoding says temperature 0.

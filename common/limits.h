@@ -5,43 +5,43 @@
 #define QN_COMMON_LIMITS_H
 
 /* Text */
-#define QN_ERR_TEXT_MAX 512          /* one log line */
-#define QN_NAME_MAX 64               /* identifiers: services, metrics, policies, kernels */
-#define QN_PATH_MAX 1024             /* file paths in configuration */
-#define QN_ENDPOINT_MAX 256          /* zmq endpoints; sun_path itself allows 107 bytes */
-#define QN_REASON_MAX 160            /* a policy's reason text: one line of `quintet sniff` */
+#define QN_ERR_TEXT_MAX 512 /* one log line */
+#define QN_NAME_MAX 64      /* identifiers: services, metrics, policies, kernels */
+#define QN_PATH_MAX 1024    /* file paths in configuration */
+#define QN_ENDPOINT_MAX 256 /* zmq endpoints; sun_path itself allows 107 bytes */
+#define QN_REASON_MAX 160   /* a policy's reason text: one line of `quintet sniff` */
 
 /* Wire */
-#define QN_FRAME_BYTES_MAX (16u << 20)   /* one message; a 1M-token prompt is 4 MiB of ids */
-#define QN_PROMPT_TOKENS_MAX (1u << 20)  /* ceiling: token ids of one prompt */
-#define QN_TEXT_BYTES_MAX (8u << 20)     /* ceiling: prompt text; also the HTTP body ceiling */
-#define QN_PEERS_MAX 64                  /* connections one daemon accepts: several of each service */
-#define QN_LINK_WINDOW 1024              /* messages a sender may have unacknowledged on one link */
-#define QN_OUTBOX_MAX 4096               /* messages held for a peer that gave no credit */
-#define QN_TAKE_MAX 64                   /* messages taken from a socket before the loop decides */
+#define QN_FRAME_BYTES_MAX (16u << 20)  /* one message; a 1M-token prompt is 4 MiB of ids */
+#define QN_PROMPT_TOKENS_MAX (1u << 20) /* ceiling: token ids of one prompt */
+#define QN_TEXT_BYTES_MAX (8u << 20)    /* ceiling: prompt text; also the HTTP body ceiling */
+#define QN_PEERS_MAX 64                 /* connections one daemon accepts: several of each service */
+#define QN_LINK_WINDOW 1024             /* messages a sender may have unacknowledged on one link */
+#define QN_OUTBOX_MAX 4096              /* messages held for a peer that gave no credit */
+#define QN_TAKE_MAX 64                  /* messages taken from a socket before the loop decides */
 
 /* Serving */
-#define QN_REQUESTS_MAX 4096         /* ceiling: requests in the ledger, waiting ones included */
-#define QN_SLOTS_MAX 1024            /* ceiling: sequences running at once */
-#define QN_STEP_TOKENS_MAX 16384     /* ceiling: tokens of one step */
-#define QN_STOP_STRINGS_MAX 16       /* OpenAI allows 4, vLLM has no limit; 16 keeps the scan cheap */
+#define QN_REQUESTS_MAX 4096     /* ceiling: requests in the ledger, waiting ones included */
+#define QN_SLOTS_MAX 1024        /* ceiling: sequences running at once */
+#define QN_STEP_TOKENS_MAX 16384 /* ceiling: tokens of one step */
+#define QN_STOP_STRINGS_MAX 16   /* OpenAI allows 4, vLLM has no limit; 16 keeps the scan cheap */
 #define QN_STOP_STRING_BYTES_MAX 256
-#define QN_STOP_IDS_MAX 32           /* per sequence: model eos ids and stop_token_ids together */
-#define QN_TOP_LOGPROBS_MAX 20       /* OpenAI's limit */
-#define QN_LOGIT_BIAS_MAX 300        /* OpenAI's limit */
-#define QN_CHOICES_MAX 128           /* n and best_of; OpenAI's limit */
-#define QN_PROMPTS_MAX 1024          /* prompts of one HTTP request */
+#define QN_STOP_IDS_MAX 32     /* per sequence: model eos ids and stop_token_ids together */
+#define QN_TOP_LOGPROBS_MAX 20 /* OpenAI's limit */
+#define QN_LOGIT_BIAS_MAX 300  /* OpenAI's limit */
+#define QN_CHOICES_MAX 128     /* n and best_of; OpenAI's limit */
+#define QN_PROMPTS_MAX 1024    /* prompts of one HTTP request */
 
 /* Timing, in nanoseconds */
 #define QN_HEARTBEAT_NS 250000000ull
-#define QN_LIVENESS 4                /* heartbeats missed before a peer is suspected */
+#define QN_LIVENESS 4 /* heartbeats missed before a peer is suspected */
 
 /* Models */
 #define QN_LAYERS_MAX 256
 #define QN_VOCAB_MAX (1u << 20)
-#define QN_TENSORS_MAX 65536         /* a 256-expert MoE with 64 layers has about 50,000 */
+#define QN_TENSORS_MAX 65536 /* a 256-expert MoE with 64 layers has about 50,000 */
 
 /* Statistics page */
-#define QN_METRICS_MAX 128           /* per daemon */
+#define QN_METRICS_MAX 128 /* per daemon */
 
 #endif

@@ -20,27 +20,35 @@
 #include "common/log.h"
 #include "common/wire.h"
 
-#define RECONNECT_MS 10          /* a restarted peer is back within two of these */
-#define LINGER_MS 500            /* what a BYE gets on the way out; spent only when the peer does not read */
-#define HELLO_NS 10000000ull     /* between greetings while the peer does not answer */
+#define RECONNECT_MS 10      /* a restarted peer is back within two of these */
+#define LINGER_MS 500        /* what a BYE gets on the way out; spent only when the peer does not read */
+#define HELLO_NS 10000000ull /* between greetings while the peer does not answer */
 #define DIALS_MAX 5
 
 const qn_stat_spec_t qn_link_stats[QN_LINK_STAT_COUNT] = {
-    [QN_LINK_STAT_FRAMES_SENT] = { "link_frames_sent", QN_STAT_COUNTER, "frames", "Frames sent, link control included" },
-    [QN_LINK_STAT_FRAMES_RECEIVED] = { "link_frames_received", QN_STAT_COUNTER, "frames", "Frames received" },
-    [QN_LINK_STAT_BYTES_SENT] = { "link_bytes_sent", QN_STAT_COUNTER, "bytes", "Bytes of frames sent" },
-    [QN_LINK_STAT_BYTES_RECEIVED] = { "link_bytes_received", QN_STAT_COUNTER, "bytes", "Bytes of frames received" },
-    [QN_LINK_STAT_MALFORMED] = { "link_frames_malformed", QN_STAT_COUNTER, "frames", "Frames that failed verification" },
-    [QN_LINK_STAT_STALE] = { "link_frames_stale", QN_STAT_COUNTER, "frames", "Frames of an unknown peer or an old epoch" },
-    [QN_LINK_STAT_LOST] = { "link_frames_lost", QN_STAT_COUNTER, "frames", "Gaps in the numbering of a link" },
-    [QN_LINK_STAT_UNALIGNED] = { "link_frames_unaligned", QN_STAT_COUNTER, "frames", "Frames copied because not 8-byte aligned" },
-    [QN_LINK_STAT_HELD] = { "link_frames_held", QN_STAT_COUNTER, "frames", "Frames that waited for credit or socket room" },
-    [QN_LINK_STAT_REFUSED_FULL] = { "link_sends_full", QN_STAT_COUNTER, "frames", "Sends refused because the outbox was full" },
-    [QN_LINK_STAT_HOP_FRONTEND] = { "hop_from_frontend", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by frontend to handled here" },
-    [QN_LINK_STAT_HOP_TOKENIZER] = { "hop_from_tokenizer", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by tokenizer to handled here" },
-    [QN_LINK_STAT_HOP_SCHEDULER] = { "hop_from_scheduler", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by scheduler to handled here" },
-    [QN_LINK_STAT_HOP_MEMORY] = { "hop_from_memory", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by memory to handled here" },
-    [QN_LINK_STAT_HOP_COMPUTE] = { "hop_from_compute", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by compute to handled here" },
+    [QN_LINK_STAT_FRAMES_SENT] = {"link_frames_sent", QN_STAT_COUNTER, "frames", "Frames sent, link control included"},
+    [QN_LINK_STAT_FRAMES_RECEIVED] = {"link_frames_received", QN_STAT_COUNTER, "frames", "Frames received"},
+    [QN_LINK_STAT_BYTES_SENT] = {"link_bytes_sent", QN_STAT_COUNTER, "bytes", "Bytes of frames sent"},
+    [QN_LINK_STAT_BYTES_RECEIVED] = {"link_bytes_received", QN_STAT_COUNTER, "bytes", "Bytes of frames received"},
+    [QN_LINK_STAT_MALFORMED] = {"link_frames_malformed", QN_STAT_COUNTER, "frames", "Frames that failed verification"},
+    [QN_LINK_STAT_STALE] = {"link_frames_stale", QN_STAT_COUNTER, "frames",
+                            "Frames of an unknown peer or an old epoch"},
+    [QN_LINK_STAT_LOST] = {"link_frames_lost", QN_STAT_COUNTER, "frames", "Gaps in the numbering of a link"},
+    [QN_LINK_STAT_UNALIGNED] = {"link_frames_unaligned", QN_STAT_COUNTER, "frames",
+                                "Frames copied because not 8-byte aligned"},
+    [QN_LINK_STAT_HELD] = {"link_frames_held", QN_STAT_COUNTER, "frames",
+                           "Frames that waited for credit or socket room"},
+    [QN_LINK_STAT_REFUSED_FULL] = {"link_sends_full", QN_STAT_COUNTER, "frames",
+                                   "Sends refused because the outbox was full"},
+    [QN_LINK_STAT_HOP_FRONTEND] = {"hop_from_frontend", QN_STAT_HISTOGRAM_NS, "seconds",
+                                   "Sent by frontend to handled here"},
+    [QN_LINK_STAT_HOP_TOKENIZER] = {"hop_from_tokenizer", QN_STAT_HISTOGRAM_NS, "seconds",
+                                    "Sent by tokenizer to handled here"},
+    [QN_LINK_STAT_HOP_SCHEDULER] = {"hop_from_scheduler", QN_STAT_HISTOGRAM_NS, "seconds",
+                                    "Sent by scheduler to handled here"},
+    [QN_LINK_STAT_HOP_MEMORY] = {"hop_from_memory", QN_STAT_HISTOGRAM_NS, "seconds", "Sent by memory to handled here"},
+    [QN_LINK_STAT_HOP_COMPUTE] = {"hop_from_compute", QN_STAT_HISTOGRAM_NS, "seconds",
+                                  "Sent by compute to handled here"},
 };
 
 /* ---- setup ---------------------------------------------------------------------------------------------------- */
@@ -116,7 +124,7 @@ static qn_err_t link_connect(qn_links_t *links, link_t *link)
     snprintf(identity, sizeof identity, "%s.%u.%d.%u", qn_service_name(spec->service), spec->epoch, (int)getpid(),
              link->connects++);
     zsock_set_identity(link->dealer, identity);
-    zsock_set_immediate(link->dealer, 1);       /* nothing is queued for a peer that is not there */
+    zsock_set_immediate(link->dealer, 1); /* nothing is queued for a peer that is not there */
     zsock_set_reconnect_ivl(link->dealer, RECONNECT_MS);
     links_limit_socket(link->dealer);
     snprintf(link->status.transport, sizeof link->status.transport, "%.*s", (int)strcspn(endpoint, ":"), endpoint);
@@ -127,8 +135,8 @@ static qn_err_t link_connect(qn_links_t *links, link_t *link)
 
 static qn_err_t links_dial(qn_links_t *links, link_t *link, qn_service_t service)
 {
-    *link = (link_t){ .used = true, .dials = service, .pidfd = -1,
-                      .inner = links->spec.composed_services & (1u << service) };
+    *link =
+        (link_t){.used = true, .dials = service, .pidfd = -1, .inner = links->spec.composed_services & (1u << service)};
     return link_connect(links, link);
 }
 
@@ -224,8 +232,13 @@ bool qn_link_control(qn_links_t *links, link_t *link, qn_message_type_t type, vo
 bool qn_link_hello(qn_links_t *links, link_t *link, bool reply)
 {
     qn_hello_t hello = {
-        .protocol = QN_PROTOCOL, .service = links->spec.service, .reply = reply, .state = links->state,
-        .pid = (uint32_t)getpid(), .window = QN_LINK_WINDOW, .host = qn_text(links->host),
+        .protocol = QN_PROTOCOL,
+        .service = links->spec.service,
+        .reply = reply,
+        .state = links->state,
+        .pid = (uint32_t)getpid(),
+        .window = QN_LINK_WINDOW,
+        .host = qn_text(links->host),
         .build = qn_text(qn_build_id()),
     };
     return qn_link_control(links, link, QN_MESSAGE_HELLO, &hello);
@@ -234,8 +247,11 @@ bool qn_link_hello(qn_links_t *links, link_t *link, bool reply)
 static void link_beat(qn_links_t *links, link_t *link)
 {
     qn_heartbeat_t beat = {
-        .state = links->state, .uptime_ms = (links->now_ns - links->spec.started_ns) / 1000000,
-        .restarts = links->spec.epoch - 1, .limit = qn_peer_link_grant(&link->link), .text = qn_text(links->text),
+        .state = links->state,
+        .uptime_ms = (links->now_ns - links->spec.started_ns) / 1000000,
+        .restarts = links->spec.epoch - 1,
+        .limit = qn_peer_link_grant(&link->link),
+        .text = qn_text(links->text),
     };
     qn_link_control(links, link, QN_MESSAGE_HEARTBEAT, &beat);
     link->link.beat_ns = links->now_ns;
@@ -243,7 +259,7 @@ static void link_beat(qn_links_t *links, link_t *link)
 
 void qn_link_bye(qn_links_t *links, link_t *link, bool unknown_peer, const char *reason)
 {
-    qn_bye_t bye = { .unknown_peer = unknown_peer, .reason = qn_text(reason) };
+    qn_bye_t bye = {.unknown_peer = unknown_peer, .reason = qn_text(reason)};
     qn_link_control(links, link, QN_MESSAGE_BYE, &bye);
 }
 
@@ -264,7 +280,10 @@ qn_send_outcome_t qn_links_send(qn_links_t *links, qn_peer_t to, qn_message_type
         qn_stats_add(links->spec.stats, 0, QN_LINK_STAT_REFUSED_FULL, 1);
         return QN_SEND_FULL;
     }
-    union { qn_head_t head; uint8_t bytes[1024]; } copy;
+    union {
+        qn_head_t head;
+        uint8_t bytes[1024];
+    } copy;
     size_t struct_bytes = qn_message_struct_bytes(type), bytes;
     QN_ASSERT(struct_bytes > 0 && struct_bytes <= sizeof copy);
     memcpy(&copy, message, struct_bytes);
@@ -326,7 +345,8 @@ void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text)
 {
     links->state = state;
     snprintf(links->text, sizeof links->text, "%s", text ? text : "");
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) links->links[i].link.beat_ns = 0;
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        links->links[i].link.beat_ns = 0;
 }
 
 /* ---- what is known -------------------------------------------------------------------------------------------- */
@@ -335,7 +355,7 @@ qn_peer_t qn_links_dialled(const qn_links_t *links, qn_service_t service)
 {
     for (size_t i = 0; i < DIALS_MAX; i++)
         if (links->links[i].used && links->links[i].dials == service) return links->links[i].id;
-    return (qn_peer_t){ 0 };
+    return (qn_peer_t){0};
 }
 
 void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_status_t *ret_status)
@@ -346,16 +366,20 @@ void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_stat
         if (link->used && (link->dials == service || (link->dials == QN_SERVICE_NONE && link->id.service == service)))
             if (!found || link->link.greeted) found = link;
     }
-    *ret_status = found ? found->status : (qn_peer_status_t){ 0 };
+    *ret_status = found ? found->status : (qn_peer_status_t){0};
 }
 
 void qn_links_self_status(const qn_links_t *links, qn_peer_status_t *ret_status)
 {
     const qn_links_spec_t *spec = &links->spec;
     *ret_status = (qn_peer_status_t){
-        .peer = { .epoch = spec->epoch, .service = spec->service }, .state = links->state, .alive = true,
-        .uptime_ms = (links->now_ns - spec->started_ns) / 1000000, .heard_ns = links->now_ns,
-        .pid = (uint32_t)getpid(), .restarts = spec->epoch - 1,
+        .peer = {.epoch = spec->epoch, .service = spec->service},
+        .state = links->state,
+        .alive = true,
+        .uptime_ms = (links->now_ns - spec->started_ns) / 1000000,
+        .heard_ns = links->now_ns,
+        .pid = (uint32_t)getpid(),
+        .restarts = spec->epoch - 1,
     };
     snprintf(ret_status->build, sizeof ret_status->build, "%s", qn_build_id());
     snprintf(ret_status->text, sizeof ret_status->text, "%s", links->text);

@@ -14,23 +14,35 @@ typedef struct qn_links qn_links_t;
 
 /* Rows of table 0 of every statistics page. */
 enum {
-    QN_LINK_STAT_FRAMES_SENT, QN_LINK_STAT_FRAMES_RECEIVED, QN_LINK_STAT_BYTES_SENT, QN_LINK_STAT_BYTES_RECEIVED,
-    QN_LINK_STAT_MALFORMED, QN_LINK_STAT_STALE, QN_LINK_STAT_LOST, QN_LINK_STAT_UNALIGNED, QN_LINK_STAT_HELD,
-    QN_LINK_STAT_REFUSED_FULL, QN_LINK_STAT_HOP_FRONTEND, QN_LINK_STAT_HOP_TOKENIZER, QN_LINK_STAT_HOP_SCHEDULER,
-    QN_LINK_STAT_HOP_MEMORY, QN_LINK_STAT_HOP_COMPUTE, QN_LINK_STAT_COUNT,
+    QN_LINK_STAT_FRAMES_SENT,
+    QN_LINK_STAT_FRAMES_RECEIVED,
+    QN_LINK_STAT_BYTES_SENT,
+    QN_LINK_STAT_BYTES_RECEIVED,
+    QN_LINK_STAT_MALFORMED,
+    QN_LINK_STAT_STALE,
+    QN_LINK_STAT_LOST,
+    QN_LINK_STAT_UNALIGNED,
+    QN_LINK_STAT_HELD,
+    QN_LINK_STAT_REFUSED_FULL,
+    QN_LINK_STAT_HOP_FRONTEND,
+    QN_LINK_STAT_HOP_TOKENIZER,
+    QN_LINK_STAT_HOP_SCHEDULER,
+    QN_LINK_STAT_HOP_MEMORY,
+    QN_LINK_STAT_HOP_COMPUTE,
+    QN_LINK_STAT_COUNT,
 };
 extern const qn_stat_spec_t qn_link_stats[QN_LINK_STAT_COUNT];
 
 typedef struct {
     qn_service_t service;
-    const qn_service_t *dials;        /* ends with QN_SERVICE_NONE */
+    const qn_service_t *dials; /* ends with QN_SERVICE_NONE */
     const char *run_dir;
     const qn_config_values_t *config; /* endpoints */
     unsigned composed_services;       /* 1 << service for those in this process */
     uint32_t epoch;
     uint64_t started_ns;
     qn_stats_t *stats;
-    qn_tap_t *tap;                    /* borrowed */
+    qn_tap_t *tap; /* borrowed */
     void *context;
     /* A verified data message from a greeted peer; views are valid during the call. */
     void (*deliver)(void *context, qn_peer_t from, qn_message_type_t type, const void *message);

@@ -33,7 +33,7 @@ static void link_copy_text(char *ret_text, size_t size, qn_text_t text)
 
 static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hello)
 {
-    link->id = (qn_peer_t){ .epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance };
+    link->id = (qn_peer_t){.epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance};
     qn_peer_link_greet(&link->link, QN_LINK_WINDOW, hello->window, links->now_ns);
     link->link.beat_ns = 0; /* beat in this turn: the peer learns our text and uptime at once */
     link->pidfd = links_watch_life(links, hello);
@@ -55,12 +55,12 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     if (link->pidfd >= 0) close(link->pidfd);
     qn_outbox_clear(&link->outbox);
     link->pidfd = -1;
-    link->link = (qn_peer_link_t){ 0 };
+    link->link = (qn_peer_link_t){0};
     link->status.alive = false;
-    link->id = (qn_peer_t){ 0 };
+    link->id = (qn_peer_t){0};
     link->hello_due_ns = links->now_ns;
     link->redial = link->inner;
-    if (link->dials == QN_SERVICE_NONE) *link = (link_t){ .pidfd = -1 };
+    if (link->dials == QN_SERVICE_NONE) *link = (link_t){.pidfd = -1};
     if (!greeted) return;
     qn_log_info("%s epoch %u is gone: %s", qn_service_name((qn_service_t)id.service), id.epoch, why);
     links->spec.peer(links->spec.context, id, QN_PEER_GONE);
@@ -110,7 +110,7 @@ static void links_take_hello(qn_links_t *links, link_t *link, const void *identi
                      hello->head.epoch, QN_PEERS_MAX);
         return;
     }
-    *link = (link_t){ .used = true, .pidfd = -1, .identity_bytes = identity_bytes };
+    *link = (link_t){.used = true, .pidfd = -1, .identity_bytes = identity_bytes};
     memcpy(link->identity, identity, identity_bytes);
     link->id.service = hello->service; /* where the answer goes */
     links_bury_older(links, link, hello);
@@ -154,7 +154,7 @@ static void link_take_data(qn_links_t *links, link_t *link, qn_message_type_t ty
     links->spec.deliver(links->spec.context, link->id, type, head);
     uint64_t limit = link->link.greeted ? qn_peer_link_credit_due(&link->link) : 0;
     if (limit) {
-        qn_credit_t credit = { .limit = qn_peer_link_grant(&link->link) };
+        qn_credit_t credit = {.limit = qn_peer_link_grant(&link->link)};
         qn_link_control(links, link, QN_MESSAGE_CREDIT, &credit);
     }
 }
@@ -173,7 +173,7 @@ static void links_take_malformed(qn_links_t *links, link_t *link, qn_message_typ
                        qn_service_name((qn_service_t)link->id.service), link->id.epoch, why);
     link->complained = true;
     if (type == QN_MESSAGE_REFUSAL) return; /* never answer an answer */
-    qn_refusal_t refusal = { .status = 400, .text = qn_text(why) };
+    qn_refusal_t refusal = {.status = 400, .text = qn_text(why)};
     if (type != QN_MESSAGE_NONE) refusal.refused_type = qn_text(qn_wire_type(type)->identifier);
     qn_links_send(links, link->id, QN_MESSAGE_REFUSAL, &refusal);
 }
@@ -183,7 +183,7 @@ static void links_take_stranger(qn_links_t *links, qn_message_type_t type, const
 {
     qn_stats_add(links->spec.stats, 0, QN_LINK_STAT_STALE, 1);
     if (type == QN_MESSAGE_BYE || identity_bytes == 0 || identity_bytes > IDENTITY_BYTES_MAX) return;
-    link_t stranger = { .identity_bytes = identity_bytes, .id = { .service = head->src }, .pidfd = -1 };
+    link_t stranger = {.identity_bytes = identity_bytes, .id = {.service = head->src}, .pidfd = -1};
     memcpy(stranger.identity, identity, identity_bytes);
     qn_link_bye(links, &stranger, true, "greet first: this life does not know you");
 }
@@ -196,16 +196,18 @@ static void links_take_frame(qn_links_t *links, link_t *link, const void *identi
     qn_message_type_t type = qn_message_type_of(frame, bytes);
     qn_arena_reset(&links->decode_arena);
     qn_err_t err = type == QN_MESSAGE_NONE
-        ? qn_fail(QN_ERR_INVALID, "no message has the file identifier of this frame")
-        : qn_wire_decode(qn_wire_type(type), frame, bytes, &links->decode_arena, links->message);
+                       ? qn_fail(QN_ERR_INVALID, "no message has the file identifier of this frame")
+                       : qn_wire_decode(qn_wire_type(type), frame, bytes, &links->decode_arena, links->message);
     if (err != QN_OK) {
         links_take_malformed(links, link, type, frame, bytes);
         return;
     }
     const qn_head_t *head = links->message;
     if (type == QN_MESSAGE_HELLO) {
-        if (link && link->dealer) link_take_answer(links, link, links->message);
-        else links_take_hello(links, link, identity, identity_bytes, links->message);
+        if (link && link->dealer)
+            link_take_answer(links, link, links->message);
+        else
+            links_take_hello(links, link, identity, identity_bytes, links->message);
         return;
     }
     if (!link || !link->link.greeted || head->epoch != link->id.epoch || head->src != link->id.service) {
@@ -213,7 +215,8 @@ static void links_take_frame(qn_links_t *links, link_t *link, const void *identi
         links_take_stranger(links, type, identity, identity_bytes, head);
         return;
     }
-    if (qn_peer_link_heard(&link->link, links->now_ns)) links->spec.peer(links->spec.context, link->id, QN_PEER_RESUMED);
+    if (qn_peer_link_heard(&link->link, links->now_ns))
+        links->spec.peer(links->spec.context, link->id, QN_PEER_RESUMED);
     link->status.heard_ns = links->now_ns;
     link->status.alive = true;
     switch (type) {
@@ -286,14 +289,13 @@ static bool links_drain(qn_links_t *links, link_t *link, void *socket)
 size_t qn_links_poll_items(const qn_links_t *links, zmq_pollitem_t items[QN_LINKS_POLL_MAX])
 {
     size_t count = 0;
-    items[count++] = (zmq_pollitem_t){ .socket = qn_tap_socket(links->spec.tap), .events = ZMQ_POLLIN };
-    if (links->router) items[count++] = (zmq_pollitem_t){ .socket = zsock_resolve(links->router), .events = ZMQ_POLLIN };
+    items[count++] = (zmq_pollitem_t){.socket = qn_tap_socket(links->spec.tap), .events = ZMQ_POLLIN};
+    if (links->router) items[count++] = (zmq_pollitem_t){.socket = zsock_resolve(links->router), .events = ZMQ_POLLIN};
     for (size_t i = 0; i < QN_PEERS_MAX; i++) {
         const link_t *link = &links->links[i];
         if (link->used && link->dealer)
-            items[count++] = (zmq_pollitem_t){ .socket = zsock_resolve(link->dealer), .events = ZMQ_POLLIN };
-        if (link->used && link->pidfd >= 0)
-            items[count++] = (zmq_pollitem_t){ .fd = link->pidfd, .events = ZMQ_POLLIN };
+            items[count++] = (zmq_pollitem_t){.socket = zsock_resolve(link->dealer), .events = ZMQ_POLLIN};
+        if (link->used && link->pidfd >= 0) items[count++] = (zmq_pollitem_t){.fd = link->pidfd, .events = ZMQ_POLLIN};
     }
     return count;
 }
@@ -301,7 +303,8 @@ size_t qn_links_poll_items(const qn_links_t *links, zmq_pollitem_t items[QN_LINK
 static bool links_is_ready(const zmq_pollitem_t *items, size_t count, const void *socket, int fd)
 {
     for (size_t i = 0; i < count; i++)
-        if ((socket ? items[i].socket == socket : !items[i].socket && items[i].fd == fd) && items[i].revents) return true;
+        if ((socket ? items[i].socket == socket : !items[i].socket && items[i].fd == fd) && items[i].revents)
+            return true;
     return false;
 }
 

@@ -39,16 +39,17 @@ qn_err_t qn_lock_take(const char *run_dir, const char *service, qn_lock_t *ret_l
     if (snprintf(path, sizeof path, "%s/%s.lock", run_dir, service) >= (int)sizeof path)
         return qn_fail(QN_ERR_LIMIT, "run_dir is too long: %s", run_dir);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) return qn_fail(QN_ERR_IO, "cannot open %s: %s; is the run directory there and yours?", path, strerror(errno));
+    if (fd < 0)
+        return qn_fail(QN_ERR_IO, "cannot open %s: %s; is the run directory there and yours?", path, strerror(errno));
     unsigned epoch;
     int pid;
     int readable = lock_read(fd, &epoch, &pid);
     qn_err_t err = QN_OK;
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         err = errno == EWOULDBLOCK
-            ? qn_fail(QN_ERR_EXISTS, "%s already runs in %s (pid %d); stop it first, or choose another --run-dir",
-                      service, run_dir, readable == 0 ? pid : 0)
-            : qn_fail(QN_ERR_IO, "cannot lock %s: %s", path, strerror(errno));
+                  ? qn_fail(QN_ERR_EXISTS, "%s already runs in %s (pid %d); stop it first, or choose another --run-dir",
+                            service, run_dir, readable == 0 ? pid : 0)
+                  : qn_fail(QN_ERR_IO, "cannot lock %s: %s", path, strerror(errno));
     } else if (lock_read(fd, &epoch, &pid) != 0) {
         err = qn_fail(QN_ERR_INVALID, "%s is not a lock file of this program; remove it", path);
     } else {
@@ -58,7 +59,7 @@ qn_err_t qn_lock_take(const char *run_dir, const char *service, qn_lock_t *ret_l
         close(fd);
         return err;
     }
-    *ret_lock = (qn_lock_t){ .fd = fd, .epoch = epoch + 1 };
+    *ret_lock = (qn_lock_t){.fd = fd, .epoch = epoch + 1};
     return QN_OK;
 }
 

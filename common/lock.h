@@ -8,8 +8,8 @@
 #include "common/err.h"
 
 typedef struct {
-    int fd;          /* holds the lock for as long as the process (or thread) lives */
-    uint32_t epoch;  /* boots of this service in this run directory, this one included: 1, 2, ... */
+    int fd;         /* holds the lock for as long as the process (or thread) lives */
+    uint32_t epoch; /* boots of this service in this run directory, this one included: 1, 2, ... */
 } qn_lock_t;
 
 /* Creates <run_dir>/<service>.lock if needed, locks it, counts the boot. QN_ERR_EXISTS: another one runs; the text

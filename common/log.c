@@ -24,15 +24,18 @@ static int is_managed(void) { return getenv("NOTIFY_SOCKET") != NULL || getenv("
 
 void qn_log(qn_log_level_t level, const char *format, ...)
 {
-    static const struct { const char *word; int priority; } levels[] = {
-        [QN_LOG_ERROR] = { "error", 3 },   [QN_LOG_WARNING] = { "warning", 4 }, [QN_LOG_NOTICE] = { "notice", 5 },
-        [QN_LOG_INFO] = { "info", 6 },     [QN_LOG_DEBUG] = { "debug", 7 },
+    static const struct {
+        const char *word;
+        int priority;
+    } levels[] = {
+        [QN_LOG_ERROR] = {"error", 3}, [QN_LOG_WARNING] = {"warning", 4}, [QN_LOG_NOTICE] = {"notice", 5},
+        [QN_LOG_INFO] = {"info", 6},   [QN_LOG_DEBUG] = {"debug", 7},
     };
     if ((int)level > atomic_load_explicit(&log_level, memory_order_relaxed)) return;
     char line[LINE_BYTES_MAX];
     int used = is_managed()
-        ? snprintf(line, sizeof line, "<%d>%s: ", levels[level].priority, log_name ? log_name : "quintet")
-        : snprintf(line, sizeof line, "%-7s %s: ", levels[level].word, log_name ? log_name : "quintet");
+                   ? snprintf(line, sizeof line, "<%d>%s: ", levels[level].priority, log_name ? log_name : "quintet")
+                   : snprintf(line, sizeof line, "%-7s %s: ", levels[level].word, log_name ? log_name : "quintet");
     va_list arguments;
     va_start(arguments, format);
     int text = vsnprintf(line + used, sizeof line - (size_t)used - 1, format, arguments);
@@ -44,5 +47,6 @@ void qn_log(qn_log_level_t level, const char *format, ...)
         if (line[i] == '\n') line[i] = ' '; /* one event, one line: foreign text cannot forge a second */
     }
     line[length++] = '\n';
-    if (write(STDERR_FILENO, line, length) < 0) { /* a closed log must not stop a daemon */ }
+    if (write(STDERR_FILENO, line, length) < 0) { /* a closed log must not stop a daemon */
+    }
 }

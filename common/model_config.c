@@ -10,29 +10,32 @@
 
 /* What is particular to an architecture, one bit each. */
 enum {
-    TIED = 1,            /* tie_word_embeddings is true when config.json leaves it out */
-    QKV_BIAS = 2,        /* q, k and v always have a bias, the output projection never (Qwen2) */
+    TIED = 1,     /* tie_word_embeddings is true when config.json leaves it out */
+    QKV_BIAS = 2, /* q, k and v always have a bias, the output projection never (Qwen2) */
     QK_NORM = 4,
-    NO_WINDOW = 8,       /* sliding_window means nothing */
-    WINDOW_ASKED = 16,   /* sliding_window counts only with use_sliding_window (Qwen) */
-    WINDOW_LATE = 32,    /* the first max_window_layers layers see everything (Qwen2 and Qwen3, not Qwen3-MoE) */
-    WINDOW_EVEN = 64,    /* even layers slide (Gemma 2) */
-    GEMMA = 128,         /* norms of 1 + w, embeddings scaled by sqrt(E) */
-    CAPPED = 256,        /* soft-caps, post norms and a scale of its own for attention (Gemma 2) */
+    NO_WINDOW = 8,     /* sliding_window means nothing */
+    WINDOW_ASKED = 16, /* sliding_window counts only with use_sliding_window (Qwen) */
+    WINDOW_LATE = 32,  /* the first max_window_layers layers see everything (Qwen2 and Qwen3, not Qwen3-MoE) */
+    WINDOW_EVEN = 64,  /* even layers slide (Gemma 2) */
+    GEMMA = 128,       /* norms of 1 + w, embeddings scaled by sqrt(E) */
+    CAPPED = 256,      /* soft-caps, post norms and a scale of its own for attention (Gemma 2) */
     EXPERTS = 512,
     EXPERTS_SPARSE = 1024, /* experts in some layers, of a width of their own (Qwen3-MoE); else in all (Mixtral) */
 };
 
 /* The names of the keys that give the shape. */
-typedef struct { const char *layers, *hidden, *heads, *intermediate, *positions, *eps, *activation; } key_names_t;
+typedef struct {
+    const char *layers, *hidden, *heads, *intermediate, *positions, *eps, *activation;
+} key_names_t;
 
-static const key_names_t USUAL = { "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size",
-                                   "max_position_embeddings", "rms_norm_eps", "hidden_act" };
-static const key_names_t GEMMA2_NAMES = { "num_hidden_layers", "hidden_size", "num_attention_heads",
-                                          "intermediate_size", "max_position_embeddings", "rms_norm_eps",
-                                          "hidden_activation" };
-static const key_names_t GPT2_NAMES = { "n_layer", "n_embd", "n_head", "n_inner", "n_positions", "layer_norm_epsilon",
-                                        "activation_function" };
+static const key_names_t USUAL = {"num_hidden_layers",       "hidden_size",  "num_attention_heads", "intermediate_size",
+                                  "max_position_embeddings", "rms_norm_eps", "hidden_act"};
+static const key_names_t GEMMA2_NAMES = {"num_hidden_layers",       "hidden_size",
+                                         "num_attention_heads",     "intermediate_size",
+                                         "max_position_embeddings", "rms_norm_eps",
+                                         "hidden_activation"};
+static const key_names_t GPT2_NAMES = {
+    "n_layer", "n_embd", "n_head", "n_inner", "n_positions", "layer_norm_epsilon", "activation_function"};
 
 /* The numbers are what transformers' configuration class takes when config.json leaves the key out. */
 typedef struct {
@@ -40,7 +43,7 @@ typedef struct {
     qn_architecture_t architecture;
     unsigned traits;
     const key_names_t *keys;
-    uint32_t head_dim;      /* 0: hidden / heads */
+    uint32_t head_dim; /* 0: hidden / heads */
     uint32_t window;
     double theta, eps;
     const char *activation;
@@ -50,18 +53,18 @@ typedef struct {
 #define QWEN_WINDOW (WINDOW_ASKED | WINDOW_LATE)
 
 static const architecture_row_t ARCHITECTURES[] = {
-    { "LlamaForCausalLM", QN_ARCHITECTURE_LLAMA, NO_WINDOW, &USUAL, 0, 0, 1e4, 1e-6, "silu" },
-    { "MistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
-    { "MinistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
-    { "Qwen2ForCausalLM", QN_ARCHITECTURE_QWEN2, QKV_BIAS | QWEN_WINDOW, &USUAL, 0, 4096, 1e4, 1e-6, "silu" },
-    { "Qwen3ForCausalLM", QN_ARCHITECTURE_QWEN3, QK_NORM | QWEN_WINDOW, &USUAL, 128, 4096, 1e4, 1e-6, "silu" },
-    { "GPT2LMHeadModel", QN_ARCHITECTURE_GPT2, TIED | NO_WINDOW, &GPT2_NAMES, 0, 0, 1e4, 1e-5, "gelu_new" },
-    { "MixtralForCausalLM", QN_ARCHITECTURE_MIXTRAL, EXPERTS, &USUAL, 0, 0, 1e6, 1e-5, "silu" },
-    { "Qwen3MoeForCausalLM", QN_ARCHITECTURE_QWEN3_MOE, QK_NORM | WINDOW_ASKED | EXPERTS | EXPERTS_SPARSE, &USUAL, 0,
-      4096, 1e4, 1e-6, "silu" },
-    { "GemmaForCausalLM", QN_ARCHITECTURE_GEMMA, TIED | NO_WINDOW | GEMMA, &USUAL, 256, 0, 1e4, 1e-6, GELU_TANH },
-    { "Gemma2ForCausalLM", QN_ARCHITECTURE_GEMMA2, TIED | WINDOW_EVEN | GEMMA | CAPPED, &GEMMA2_NAMES, 256, 4096, 1e4,
-      1e-6, GELU_TANH },
+    {"LlamaForCausalLM", QN_ARCHITECTURE_LLAMA, NO_WINDOW, &USUAL, 0, 0, 1e4, 1e-6, "silu"},
+    {"MistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
+    {"MinistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
+    {"Qwen2ForCausalLM", QN_ARCHITECTURE_QWEN2, QKV_BIAS | QWEN_WINDOW, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
+    {"Qwen3ForCausalLM", QN_ARCHITECTURE_QWEN3, QK_NORM | QWEN_WINDOW, &USUAL, 128, 4096, 1e4, 1e-6, "silu"},
+    {"GPT2LMHeadModel", QN_ARCHITECTURE_GPT2, TIED | NO_WINDOW, &GPT2_NAMES, 0, 0, 1e4, 1e-5, "gelu_new"},
+    {"MixtralForCausalLM", QN_ARCHITECTURE_MIXTRAL, EXPERTS, &USUAL, 0, 0, 1e6, 1e-5, "silu"},
+    {"Qwen3MoeForCausalLM", QN_ARCHITECTURE_QWEN3_MOE, QK_NORM | WINDOW_ASKED | EXPERTS | EXPERTS_SPARSE, &USUAL, 0,
+     4096, 1e4, 1e-6, "silu"},
+    {"GemmaForCausalLM", QN_ARCHITECTURE_GEMMA, TIED | NO_WINDOW | GEMMA, &USUAL, 256, 0, 1e4, 1e-6, GELU_TANH},
+    {"Gemma2ForCausalLM", QN_ARCHITECTURE_GEMMA2, TIED | WINDOW_EVEN | GEMMA | CAPPED, &GEMMA2_NAMES, 256, 4096, 1e4,
+     1e-6, GELU_TANH},
 };
 #define ARCHITECTURE_COUNT (sizeof ARCHITECTURES / sizeof ARCHITECTURES[0])
 
@@ -100,8 +103,8 @@ static qn_err_t refuse_quantization(const json_t *root)
 static qn_err_t refuse_features(const json_t *root)
 {
     static const char *const KEYS[] = {
-        "add_cross_attention", "is_encoder_decoder", "use_bidirectional_attention",
-        "shared_expert_intermediate_size", "n_shared_experts", "num_shared_experts",
+        "add_cross_attention", "is_encoder_decoder", "use_bidirectional_attention", "shared_expert_intermediate_size",
+        "n_shared_experts",    "num_shared_experts",
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof KEYS[0]; i++) {
         const json_t *value = qn_model_config_value(root, KEYS[i]);
@@ -116,8 +119,10 @@ static qn_err_t refuse_features(const json_t *root)
 static qn_err_t check_heads(const architecture_row_t *row, const qn_model_config_t *config)
 {
     if (config->heads % config->kv_heads)
-        return qn_fail(QN_ERR_INVALID, "config.json: \"num_attention_heads\" %u is no multiple of "
-                       "\"num_key_value_heads\" %u", config->heads, config->kv_heads);
+        return qn_fail(QN_ERR_INVALID,
+                       "config.json: \"num_attention_heads\" %u is no multiple of "
+                       "\"num_key_value_heads\" %u",
+                       config->heads, config->kv_heads);
     if (row->architecture == QN_ARCHITECTURE_GPT2 && config->hidden % config->heads)
         return qn_fail(QN_ERR_INVALID, "config.json: \"n_embd\" %u is no multiple of \"n_head\" %u", config->hidden,
                        config->heads);
@@ -160,20 +165,30 @@ static qn_err_t read_shape(const json_t *root, const architecture_row_t *row, qn
 
 static qn_err_t name_activation(const char *key, const char *name, qn_activation_t *ret_activation)
 {
-    static const struct { const char *name; qn_activation_t activation; } NAMES[] = {
-        { "silu", QN_ACTIVATION_SILU }, { "swish", QN_ACTIVATION_SILU }, { "gelu", QN_ACTIVATION_GELU },
-        { "gelu_python", QN_ACTIVATION_GELU }, { "gelu_new", QN_ACTIVATION_GELU_TANH },
-        { "gelu_pytorch_tanh", QN_ACTIVATION_GELU_TANH }, { "gelu_python_tanh", QN_ACTIVATION_GELU_TANH },
-        { "gelu_fast", QN_ACTIVATION_GELU_TANH }, { "gelu_accurate", QN_ACTIVATION_GELU_TANH },
-        { "relu", QN_ACTIVATION_RELU },
+    static const struct {
+        const char *name;
+        qn_activation_t activation;
+    } NAMES[] = {
+        {"silu", QN_ACTIVATION_SILU},
+        {"swish", QN_ACTIVATION_SILU},
+        {"gelu", QN_ACTIVATION_GELU},
+        {"gelu_python", QN_ACTIVATION_GELU},
+        {"gelu_new", QN_ACTIVATION_GELU_TANH},
+        {"gelu_pytorch_tanh", QN_ACTIVATION_GELU_TANH},
+        {"gelu_python_tanh", QN_ACTIVATION_GELU_TANH},
+        {"gelu_fast", QN_ACTIVATION_GELU_TANH},
+        {"gelu_accurate", QN_ACTIVATION_GELU_TANH},
+        {"relu", QN_ACTIVATION_RELU},
     };
     for (size_t i = 0; name && i < sizeof NAMES / sizeof NAMES[0]; i++)
         if (strcmp(NAMES[i].name, name) == 0) {
             *ret_activation = NAMES[i].activation;
             return QN_OK;
         }
-    return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"%s\" \"%.60s\" is not supported; supported are silu, gelu, "
-                   "gelu_new, gelu_pytorch_tanh, relu", key, name ? name : "(not a string)");
+    return qn_fail(QN_ERR_UNSUPPORTED,
+                   "config.json: \"%s\" \"%.60s\" is not supported; supported are silu, gelu, "
+                   "gelu_new, gelu_pytorch_tanh, relu",
+                   key, name ? name : "(not a string)");
 }
 
 /* The first Gemma's configurations say "gelu" and mean its tanh form (transformers' GemmaConfig corrects it too). */
@@ -190,7 +205,7 @@ static void set_gpt2(qn_model_config_t *config)
     config->norm = QN_NORM_LAYER;
     config->gated_mlp = false;
     config->qkv_bias = config->output_bias = config->mlp_bias = true;
-    config->rope = (qn_rope_config_t){ .type = QN_ROPE_NONE, .factor = 1, .attention_factor = 1, .truncate = true };
+    config->rope = (qn_rope_config_t){.type = QN_ROPE_NONE, .factor = 1, .attention_factor = 1, .truncate = true};
 }
 
 static qn_err_t read_features(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
@@ -298,8 +313,8 @@ static qn_err_t check_layer_list(const json_t *list, uint32_t layers)
         const json_t *item = json_array_get(list, i);
         good = json_is_integer(item) && json_integer_value(item) >= 0 && json_integer_value(item) < layers;
     }
-    return good ? QN_OK : qn_fail(QN_ERR_INVALID, "config.json: \"mlp_only_layers\" must be a list of layers below %u",
-                                  layers);
+    return good ? QN_OK
+                : qn_fail(QN_ERR_INVALID, "config.json: \"mlp_only_layers\" must be a list of layers below %u", layers);
 }
 
 /* Which layers have experts, as transformers' Qwen3MoeDecoderLayer decides it. */
@@ -359,7 +374,8 @@ static qn_err_t read_eos(qn_model_config_t *config, const json_t *root, const ch
     if (!value) return QN_OK;
     if (!json_is_array(value)) return add_eos(config, value, file);
     qn_err_t err = QN_OK;
-    for (size_t i = 0; !err && i < json_array_size(value); i++) err = add_eos(config, json_array_get(value, i), file);
+    for (size_t i = 0; !err && i < json_array_size(value); i++)
+        err = add_eos(config, json_array_get(value, i), file);
     return err;
 }
 
@@ -398,8 +414,7 @@ static qn_err_t load_object(const char *text, size_t bytes, const char *file, js
 {
     json_error_t error;
     json_t *root = json_loadb(text, bytes, 0, &error);
-    if (!root)
-        return qn_fail(QN_ERR_INVALID, "%s: not JSON: %.200s (line %d)", file, error.text, error.line);
+    if (!root) return qn_fail(QN_ERR_INVALID, "%s: not JSON: %.200s (line %d)", file, error.text, error.line);
     if (!json_is_object(root)) {
         json_decref(root);
         return qn_fail(QN_ERR_INVALID, "%s: not a JSON object", file);
@@ -412,7 +427,7 @@ qn_err_t qn_model_config_parse(const char *config_text, size_t config_bytes, con
                                size_t generation_bytes, qn_model_config_t *ret_config)
 {
     json_t *root = NULL, *generation = NULL;
-    qn_model_config_t config = { 0 };
+    qn_model_config_t config = {0};
     qn_err_t err = load_object(config_text, config_bytes, "config.json", &root);
     if (!err && generation_text)
         err = load_object(generation_text, generation_bytes, "generation_config.json", &generation);
@@ -427,8 +442,8 @@ qn_err_t qn_model_kv_block_bytes(const qn_model_config_t *config, uint32_t block
                                  uint64_t *ret_bytes)
 {
     uint64_t bytes = 2ull * config->layers;
-    if (__builtin_mul_overflow(bytes, (uint64_t)block_tokens * config->kv_heads, &bytes)
-        || __builtin_mul_overflow(bytes, (uint64_t)config->head_dim * scalar_bytes, &bytes))
+    if (__builtin_mul_overflow(bytes, (uint64_t)block_tokens * config->kv_heads, &bytes) ||
+        __builtin_mul_overflow(bytes, (uint64_t)config->head_dim * scalar_bytes, &bytes))
         return qn_fail(QN_ERR_LIMIT, "a KV block of %u tokens is larger than 2^64 bytes", block_tokens);
     *ret_bytes = bytes;
     return QN_OK;

@@ -12,8 +12,8 @@
 #include "common/err.h"
 #include "common/limits.h"
 
-#define QN_HEAD_DIM_MAX 512        /* largest published head is 256; attention keeps a row of this size on the stack */
-#define QN_WIDTH_MAX (1u << 18)    /* hidden and intermediate width; the largest published are below 100,000 */
+#define QN_HEAD_DIM_MAX 512         /* largest published head is 256; attention keeps a row of this size on the stack */
+#define QN_WIDTH_MAX (1u << 18)     /* hidden and intermediate width; the largest published are below 100,000 */
 #define QN_POSITIONS_MAX (1u << 24) /* max_position_embeddings; serving is bounded by QN_PROMPT_TOKENS_MAX anyway */
 #define QN_EXPERTS_MAX 1024         /* of one layer; the largest published have 512 */
 
@@ -34,19 +34,24 @@ typedef enum { QN_NORM_RMS, QN_NORM_LAYER } qn_norm_kind_t;
 
 /* NONE: positions come from a table that is added to the embedding (GPT-2). */
 typedef enum {
-    QN_ROPE_NONE, QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_DYNAMIC, QN_ROPE_LLAMA3, QN_ROPE_YARN
+    QN_ROPE_NONE,
+    QN_ROPE_DEFAULT,
+    QN_ROPE_LINEAR,
+    QN_ROPE_DYNAMIC,
+    QN_ROPE_LLAMA3,
+    QN_ROPE_YARN
 } qn_rope_type_t;
 
 /* Rotary embedding as transformers' modeling_rope_utils defines it. Fields that a type does not use are neutral. */
 typedef struct {
     qn_rope_type_t type;
     double theta;
-    double factor;                       /* linear, dynamic, llama3, yarn */
+    double factor;                            /* linear, dynamic, llama3, yarn */
     double low_freq_factor, high_freq_factor; /* llama3 */
-    uint32_t original_max_positions;     /* dynamic, llama3, yarn: the length the model was trained at */
-    double beta_fast, beta_slow;         /* yarn */
-    bool truncate;                       /* yarn */
-    double attention_factor;             /* yarn: cos and sin are multiplied by it; 1 otherwise */
+    uint32_t original_max_positions;          /* dynamic, llama3, yarn: the length the model was trained at */
+    double beta_fast, beta_slow;              /* yarn */
+    bool truncate;                            /* yarn */
+    double attention_factor;                  /* yarn: cos and sin are multiplied by it; 1 otherwise */
 } qn_rope_config_t;
 
 typedef struct {
@@ -60,13 +65,13 @@ typedef struct {
     uint32_t max_positions;              /* the longest sequence, in tokens; see qn_model_config_parse */
     qn_norm_kind_t norm;
     float norm_eps;
-    float norm_weight_offset;            /* 0; 1 for Gemma, whose checkpoints hold w - 1 */
-    bool post_norms;                     /* outputs of attention and MLP are normed before they are added (Gemma 2) */
-    float embedding_multiplier;          /* 1; sqrt(E) for Gemma */
+    float norm_weight_offset;   /* 0; 1 for Gemma, whose checkpoints hold w - 1 */
+    bool post_norms;            /* outputs of attention and MLP are normed before they are added (Gemma 2) */
+    float embedding_multiplier; /* 1; sqrt(E) for Gemma */
     qn_rope_config_t rope;
     qn_activation_t activation;
-    bool gated_mlp;                      /* down(f(gate x) * up x); else down(f(up x)) (GPT-2) */
-    bool tie_embeddings;                 /* the head is the embedding */
+    bool gated_mlp;      /* down(f(gate x) * up x); else down(f(up x)) (GPT-2) */
+    bool tie_embeddings; /* the head is the embedding */
     bool qkv_bias, output_bias, mlp_bias;
     bool qk_norm;                        /* RMSNorm over each head of q and k before rope (Qwen3) */
     uint32_t sliding_window;             /* positions a query sees, itself included; 0 = all */
@@ -82,7 +87,7 @@ typedef struct {
     bool layer_is_sparse[QN_LAYERS_MAX]; /* which layers have experts */
     uint32_t eos[QN_STOP_IDS_MAX];       /* generation_config's first, then config's; no duplicates */
     uint32_t eos_count;
-    int32_t bos;                         /* -1: none */
+    int32_t bos; /* -1: none */
 } qn_model_config_t;
 
 /* Parses config.json and, when `generation_text` is not NULL, generation_config.json. Keys that may be absent then mean what

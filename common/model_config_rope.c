@@ -12,10 +12,7 @@
 /* ---- reading ---- */
 
 /* transformers' yarn: how strongly attention is sharpened for a stretch of `factor`. */
-static double yarn_mscale(double factor, double mscale)
-{
-    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
-}
+static double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1; }
 
 static qn_err_t read_yarn(const json_t *scaling, qn_rope_config_t *rope)
 {
@@ -27,7 +24,8 @@ static qn_err_t read_yarn(const json_t *scaling, qn_rope_config_t *rope)
     if (!err) err = qn_model_config_real(scaling, "mscale_all_dim", 0, 0, 1e3, &mscale_all);
     if (err) return err;
     double standard = mscale > 0 && mscale_all > 0
-        ? yarn_mscale(rope->factor, mscale) / yarn_mscale(rope->factor, mscale_all) : yarn_mscale(rope->factor, 1);
+                          ? yarn_mscale(rope->factor, mscale) / yarn_mscale(rope->factor, mscale_all)
+                          : yarn_mscale(rope->factor, 1);
     return qn_model_config_real(scaling, "attention_factor", standard, 1e-3, 1e3, &rope->attention_factor);
 }
 
@@ -42,9 +40,12 @@ static qn_err_t read_llama3(const json_t *scaling, qn_rope_config_t *rope)
 
 static qn_err_t read_type(const json_t *scaling, qn_rope_type_t *ret_type)
 {
-    static const struct { const char *name; qn_rope_type_t type; } NAMES[] = {
-        { "default", QN_ROPE_DEFAULT }, { "linear", QN_ROPE_LINEAR }, { "dynamic", QN_ROPE_DYNAMIC },
-        { "llama3", QN_ROPE_LLAMA3 }, { "yarn", QN_ROPE_YARN },
+    static const struct {
+        const char *name;
+        qn_rope_type_t type;
+    } NAMES[] = {
+        {"default", QN_ROPE_DEFAULT}, {"linear", QN_ROPE_LINEAR}, {"dynamic", QN_ROPE_DYNAMIC},
+        {"llama3", QN_ROPE_LLAMA3},   {"yarn", QN_ROPE_YARN},
     };
     const json_t *value = qn_model_config_value(scaling, "rope_type");
     if (!value) value = qn_model_config_value(scaling, "type");
@@ -56,14 +57,15 @@ static qn_err_t read_type(const json_t *scaling, qn_rope_type_t *ret_type)
         }
     return qn_fail(QN_ERR_UNSUPPORTED,
                    "config.json: rope type \"%.60s\" is not supported; supported are default, linear, dynamic, "
-                   "llama3, yarn", name ? name : "(not a string)");
+                   "llama3, yarn",
+                   name ? name : "(not a string)");
 }
 
 /* Old style: rope_theta at the top and an optional rope_scaling, which wins as in transformers. New style: everything
  * in rope_parameters. NULL: neither. */
 static qn_err_t find_scaling(const json_t *root, const json_t **ret_scaling)
 {
-    static const char *const KEYS[] = { "rope_scaling", "rope_parameters" };
+    static const char *const KEYS[] = {"rope_scaling", "rope_parameters"};
     *ret_scaling = NULL;
     for (size_t i = 0; i < 2; i++) {
         const json_t *scaling = qn_model_config_value(root, KEYS[i]);
@@ -73,10 +75,11 @@ static qn_err_t find_scaling(const json_t *root, const json_t **ret_scaling)
     }
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)*ret_scaling, key, value)
-        if (json_is_object(value))
-            return qn_fail(QN_ERR_UNSUPPORTED, "config.json: a rope of its own for layers of type \"%.60s\" is not "
-                           "supported", key);
+    json_object_foreach((json_t *)*ret_scaling, key, value) if (json_is_object(value)) return qn_fail(
+        QN_ERR_UNSUPPORTED,
+        "config.json: a rope of its own for layers of type \"%.60s\" is not "
+        "supported",
+        key);
     return QN_OK;
 }
 
@@ -128,7 +131,7 @@ qn_err_t qn_model_config_rope(const json_t *root, double theta, qn_model_config_
 {
     qn_rope_config_t *rope = &config->rope;
     const json_t *scaling;
-    *rope = (qn_rope_config_t){ .factor = 1, .attention_factor = 1, .truncate = true };
+    *rope = (qn_rope_config_t){.factor = 1, .attention_factor = 1, .truncate = true};
     qn_err_t err = find_scaling(root, &scaling);
     if (!err) err = read_type(scaling, &rope->type);
     if (!err) err = refuse_partial(root);
@@ -147,8 +150,8 @@ static void llama3_frequencies(const qn_rope_config_t *rope, uint32_t pairs, uin
     double context = rope->original_max_positions;
     for (uint32_t i = 0; i < pairs; i++) {
         double speed = pow(rope->theta, -2.0 * i / head_dim), wavelength = TURN / speed;
-        double smooth = (context / wavelength - rope->low_freq_factor)
-            / (rope->high_freq_factor - rope->low_freq_factor);
+        double smooth =
+            (context / wavelength - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
         if (smooth < 0) smooth = 0;
         if (smooth > 1) smooth = 1;
         ret[i] = (float)((1 - smooth) * speed / rope->factor + smooth * speed);

@@ -18,8 +18,7 @@ qn_err_t qn_model_config_count(const json_t *object, const char *key, int64_t fa
     const json_t *value = qn_model_config_value(object, key);
     int64_t number = fallback;
     if (value) {
-        if (!json_is_integer(value))
-            return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a whole number", key);
+        if (!json_is_integer(value)) return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a whole number", key);
         number = json_integer_value(value);
     } else if (fallback < 0) {
         return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this architecture needs it", key);
@@ -35,11 +34,9 @@ qn_err_t qn_model_config_real(const json_t *object, const char *key, double fall
                               double *ret_value)
 {
     const json_t *value = qn_model_config_value(object, key);
-    if (value && !json_is_number(value))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a number", key);
+    if (value && !json_is_number(value)) return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a number", key);
     double number = value ? json_number_value(value) : fallback;
-    if (isnan(number))
-        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this model needs it", key);
+    if (isnan(number)) return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this model needs it", key);
     if (!(number >= min && number <= max))
         return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is %g, allowed are %g to %g", key, number, min, max);
     *ret_value = number;

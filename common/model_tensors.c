@@ -15,12 +15,23 @@ typedef enum { NONE = 0, V, E, F, D, Q, N, X, M, T } extent_t;
 
 /* Which models, and which of their layers, have the tensor. */
 typedef enum {
-    ALWAYS, IF_POSITIONS, IF_LAYER_NORM, IF_QKV_BIAS, IF_OUTPUT_BIAS, IF_QK_NORM, IF_POST_NORMS, IF_UNTIED,
-    IF_DENSE, IF_DENSE_GATED, IF_DENSE_BIAS, IF_DENSE_GATED_BIAS, IF_SPARSE,
+    ALWAYS,
+    IF_POSITIONS,
+    IF_LAYER_NORM,
+    IF_QKV_BIAS,
+    IF_OUTPUT_BIAS,
+    IF_QK_NORM,
+    IF_POST_NORMS,
+    IF_UNTIED,
+    IF_DENSE,
+    IF_DENSE_GATED,
+    IF_DENSE_BIAS,
+    IF_DENSE_GATED_BIAS,
+    IF_SPARSE,
 } presence_t;
 
 typedef struct {
-    const char *suffix;       /* within a layer after "model.layers.N."; %u is the expert */
+    const char *suffix; /* within a layer after "model.layers.N."; %u is the expert */
     presence_t presence;
     extent_t shape[2];
     qn_tensor_use_t use;
@@ -39,37 +50,37 @@ typedef struct {
 
 /* The names are those of Llama, which the others follow where their own table below is silent. */
 static const tensor_row_t rows[QN_TENSOR_ROLE_COUNT] = {
-    [QN_TENSOR_EMBEDDING] = { "model.embed_tokens.weight", ALWAYS, { V, E }, OUTER },
-    [QN_TENSOR_POSITIONS] = { "model.embed_positions.weight", IF_POSITIONS, { T, E }, PLAIN },
-    [QN_TENSOR_ATTENTION_NORM] = { "input_layernorm.weight", ALWAYS, { E }, PLAIN },
-    [QN_TENSOR_ATTENTION_NORM_BIAS] = { "input_layernorm.bias", IF_LAYER_NORM, { E }, PLAIN },
-    [QN_TENSOR_Q] = { "self_attn.q_proj.weight", ALWAYS, { Q, E }, PRODUCT },
-    [QN_TENSOR_K] = { "self_attn.k_proj.weight", ALWAYS, { N, E }, PRODUCT },
-    [QN_TENSOR_V] = { "self_attn.v_proj.weight", ALWAYS, { N, E }, PRODUCT },
-    [QN_TENSOR_Q_BIAS] = { "self_attn.q_proj.bias", IF_QKV_BIAS, { Q }, PLAIN },
-    [QN_TENSOR_K_BIAS] = { "self_attn.k_proj.bias", IF_QKV_BIAS, { N }, PLAIN },
-    [QN_TENSOR_V_BIAS] = { "self_attn.v_proj.bias", IF_QKV_BIAS, { N }, PLAIN },
-    [QN_TENSOR_Q_NORM] = { "self_attn.q_norm.weight", IF_QK_NORM, { D }, PLAIN },
-    [QN_TENSOR_K_NORM] = { "self_attn.k_norm.weight", IF_QK_NORM, { D }, PLAIN },
-    [QN_TENSOR_OUTPUT] = { "self_attn.o_proj.weight", ALWAYS, { E, Q }, PRODUCT },
-    [QN_TENSOR_OUTPUT_BIAS] = { "self_attn.o_proj.bias", IF_OUTPUT_BIAS, { E }, PLAIN },
-    [QN_TENSOR_POST_ATTENTION_NORM] = { "post_attention_layernorm.weight", IF_POST_NORMS, { E }, PLAIN },
-    [QN_TENSOR_MLP_NORM] = { "post_attention_layernorm.weight", ALWAYS, { E }, PLAIN },
-    [QN_TENSOR_MLP_NORM_BIAS] = { "post_attention_layernorm.bias", IF_LAYER_NORM, { E }, PLAIN },
-    [QN_TENSOR_GATE] = { "mlp.gate_proj.weight", IF_DENSE_GATED, { F, E }, PRODUCT },
-    [QN_TENSOR_UP] = { "mlp.up_proj.weight", IF_DENSE, { F, E }, PRODUCT },
-    [QN_TENSOR_DOWN] = { "mlp.down_proj.weight", IF_DENSE, { E, F }, PRODUCT },
-    [QN_TENSOR_GATE_BIAS] = { "mlp.gate_proj.bias", IF_DENSE_GATED_BIAS, { F }, PLAIN },
-    [QN_TENSOR_UP_BIAS] = { "mlp.up_proj.bias", IF_DENSE_BIAS, { F }, PLAIN },
-    [QN_TENSOR_DOWN_BIAS] = { "mlp.down_proj.bias", IF_DENSE_BIAS, { E }, PLAIN },
-    [QN_TENSOR_ROUTER] = { "mlp.gate.weight", IF_SPARSE, { X, E }, PLAIN },
-    [QN_TENSOR_EXPERT_GATE] = { "mlp.experts.%u.gate_proj.weight", IF_SPARSE, { M, E }, PRODUCT },
-    [QN_TENSOR_EXPERT_UP] = { "mlp.experts.%u.up_proj.weight", IF_SPARSE, { M, E }, PRODUCT },
-    [QN_TENSOR_EXPERT_DOWN] = { "mlp.experts.%u.down_proj.weight", IF_SPARSE, { E, M }, PRODUCT },
-    [QN_TENSOR_POST_MLP_NORM] = { "post_feedforward_layernorm.weight", IF_POST_NORMS, { E }, PLAIN },
-    [QN_TENSOR_FINAL_NORM] = { "model.norm.weight", ALWAYS, { E }, PLAIN },
-    [QN_TENSOR_FINAL_NORM_BIAS] = { "model.norm.bias", IF_LAYER_NORM, { E }, PLAIN },
-    [QN_TENSOR_HEAD] = { "lm_head.weight", IF_UNTIED, { V, E }, OUTER },
+    [QN_TENSOR_EMBEDDING] = {"model.embed_tokens.weight", ALWAYS, {V, E}, OUTER},
+    [QN_TENSOR_POSITIONS] = {"model.embed_positions.weight", IF_POSITIONS, {T, E}, PLAIN},
+    [QN_TENSOR_ATTENTION_NORM] = {"input_layernorm.weight", ALWAYS, {E}, PLAIN},
+    [QN_TENSOR_ATTENTION_NORM_BIAS] = {"input_layernorm.bias", IF_LAYER_NORM, {E}, PLAIN},
+    [QN_TENSOR_Q] = {"self_attn.q_proj.weight", ALWAYS, {Q, E}, PRODUCT},
+    [QN_TENSOR_K] = {"self_attn.k_proj.weight", ALWAYS, {N, E}, PRODUCT},
+    [QN_TENSOR_V] = {"self_attn.v_proj.weight", ALWAYS, {N, E}, PRODUCT},
+    [QN_TENSOR_Q_BIAS] = {"self_attn.q_proj.bias", IF_QKV_BIAS, {Q}, PLAIN},
+    [QN_TENSOR_K_BIAS] = {"self_attn.k_proj.bias", IF_QKV_BIAS, {N}, PLAIN},
+    [QN_TENSOR_V_BIAS] = {"self_attn.v_proj.bias", IF_QKV_BIAS, {N}, PLAIN},
+    [QN_TENSOR_Q_NORM] = {"self_attn.q_norm.weight", IF_QK_NORM, {D}, PLAIN},
+    [QN_TENSOR_K_NORM] = {"self_attn.k_norm.weight", IF_QK_NORM, {D}, PLAIN},
+    [QN_TENSOR_OUTPUT] = {"self_attn.o_proj.weight", ALWAYS, {E, Q}, PRODUCT},
+    [QN_TENSOR_OUTPUT_BIAS] = {"self_attn.o_proj.bias", IF_OUTPUT_BIAS, {E}, PLAIN},
+    [QN_TENSOR_POST_ATTENTION_NORM] = {"post_attention_layernorm.weight", IF_POST_NORMS, {E}, PLAIN},
+    [QN_TENSOR_MLP_NORM] = {"post_attention_layernorm.weight", ALWAYS, {E}, PLAIN},
+    [QN_TENSOR_MLP_NORM_BIAS] = {"post_attention_layernorm.bias", IF_LAYER_NORM, {E}, PLAIN},
+    [QN_TENSOR_GATE] = {"mlp.gate_proj.weight", IF_DENSE_GATED, {F, E}, PRODUCT},
+    [QN_TENSOR_UP] = {"mlp.up_proj.weight", IF_DENSE, {F, E}, PRODUCT},
+    [QN_TENSOR_DOWN] = {"mlp.down_proj.weight", IF_DENSE, {E, F}, PRODUCT},
+    [QN_TENSOR_GATE_BIAS] = {"mlp.gate_proj.bias", IF_DENSE_GATED_BIAS, {F}, PLAIN},
+    [QN_TENSOR_UP_BIAS] = {"mlp.up_proj.bias", IF_DENSE_BIAS, {F}, PLAIN},
+    [QN_TENSOR_DOWN_BIAS] = {"mlp.down_proj.bias", IF_DENSE_BIAS, {E}, PLAIN},
+    [QN_TENSOR_ROUTER] = {"mlp.gate.weight", IF_SPARSE, {X, E}, PLAIN},
+    [QN_TENSOR_EXPERT_GATE] = {"mlp.experts.%u.gate_proj.weight", IF_SPARSE, {M, E}, PRODUCT},
+    [QN_TENSOR_EXPERT_UP] = {"mlp.experts.%u.up_proj.weight", IF_SPARSE, {M, E}, PRODUCT},
+    [QN_TENSOR_EXPERT_DOWN] = {"mlp.experts.%u.down_proj.weight", IF_SPARSE, {E, M}, PRODUCT},
+    [QN_TENSOR_POST_MLP_NORM] = {"post_feedforward_layernorm.weight", IF_POST_NORMS, {E}, PLAIN},
+    [QN_TENSOR_FINAL_NORM] = {"model.norm.weight", ALWAYS, {E}, PLAIN},
+    [QN_TENSOR_FINAL_NORM_BIAS] = {"model.norm.bias", IF_LAYER_NORM, {E}, PLAIN},
+    [QN_TENSOR_HEAD] = {"lm_head.weight", IF_UNTIED, {V, E}, OUTER},
 };
 
 /* ---- families that use other names ---- */
@@ -112,9 +123,12 @@ static const char *const GPT2_NAMES[QN_TENSOR_ROLE_COUNT] = {
 static const char *suffix_of(const qn_model_config_t *config, qn_tensor_role_t role)
 {
     const char *name = NULL;
-    if (config->architecture == QN_ARCHITECTURE_MIXTRAL) name = MIXTRAL_NAMES[role];
-    else if (config->architecture == QN_ARCHITECTURE_GEMMA2) name = GEMMA2_NAMES[role];
-    else if (config->architecture == QN_ARCHITECTURE_GPT2) name = GPT2_NAMES[role];
+    if (config->architecture == QN_ARCHITECTURE_MIXTRAL)
+        name = MIXTRAL_NAMES[role];
+    else if (config->architecture == QN_ARCHITECTURE_GEMMA2)
+        name = GEMMA2_NAMES[role];
+    else if (config->architecture == QN_ARCHITECTURE_GPT2)
+        name = GPT2_NAMES[role];
     return name ? name : rows[role].suffix;
 }
 
@@ -168,7 +182,8 @@ static size_t count_role(const qn_model_config_t *config, int role, uint32_t lay
 static size_t count_roles(const qn_model_config_t *config, int first, int last, uint32_t layer)
 {
     size_t count = 0;
-    for (int role = first; role <= last; role++) count += count_role(config, role, layer);
+    for (int role = first; role <= last; role++)
+        count += count_role(config, role, layer);
     return count;
 }
 
@@ -203,10 +218,12 @@ static void pick_role(const qn_model_config_t *config, int first, int last, size
 
 size_t qn_model_tensor_count(const qn_model_config_t *config)
 {
-    size_t per_layer[2] = { 0 }, count = count_roles(config, 0, FIRST_OF_LAYER - 1, QN_TENSOR_NO_LAYER) +
-                                 count_roles(config, LAST_OF_LAYER + 1, QN_TENSOR_ROLE_COUNT - 1, QN_TENSOR_NO_LAYER);
+    size_t per_layer[2] = {0},
+           count = count_roles(config, 0, FIRST_OF_LAYER - 1, QN_TENSOR_NO_LAYER) +
+                   count_roles(config, LAST_OF_LAYER + 1, QN_TENSOR_ROLE_COUNT - 1, QN_TENSOR_NO_LAYER);
     count_layers(config, per_layer);
-    for (uint32_t i = 0; i < config->layers; i++) count += per_layer[config->layer_is_sparse[i]];
+    for (uint32_t i = 0; i < config->layers; i++)
+        count += per_layer[config->layer_is_sparse[i]];
     return count;
 }
 
@@ -225,8 +242,10 @@ static void name_tensor(const qn_model_config_t *config, qn_model_tensor_t *tens
         used = snprintf(inner, sizeof inner, "%s", suffix);
     }
     QN_ASSERT(used < (int)sizeof inner);
-    if (tensor->layer == QN_TENSOR_NO_LAYER) used = snprintf(tensor->name, sizeof tensor->name, "%s", inner);
-    else used = snprintf(tensor->name, sizeof tensor->name, "%s.%u.%s", layers, tensor->layer, inner);
+    if (tensor->layer == QN_TENSOR_NO_LAYER)
+        used = snprintf(tensor->name, sizeof tensor->name, "%s", inner);
+    else
+        used = snprintf(tensor->name, sizeof tensor->name, "%s.%u.%s", layers, tensor->layer, inner);
     QN_ASSERT(used < (int)sizeof tensor->name);
     memcpy(tensor->source, tensor->name, sizeof tensor->source);
     tensor->source_outputs = tensor->shape[0];
@@ -237,10 +256,12 @@ static void source_of_gpt2(qn_model_tensor_t *tensor)
 {
     uint32_t third;
     tensor->transposed = tensor->use == QN_TENSOR_PRODUCT;
-    if (tensor->role >= QN_TENSOR_Q && tensor->role <= QN_TENSOR_V) third = tensor->role - QN_TENSOR_Q;
+    if (tensor->role >= QN_TENSOR_Q && tensor->role <= QN_TENSOR_V)
+        third = tensor->role - QN_TENSOR_Q;
     else if (tensor->role >= QN_TENSOR_Q_BIAS && tensor->role <= QN_TENSOR_V_BIAS)
         third = tensor->role - QN_TENSOR_Q_BIAS;
-    else return;
+    else
+        return;
     snprintf(tensor->source, sizeof tensor->source, "transformer.h.%u.attn.c_attn.%s", tensor->layer,
              tensor->rank == 2 ? "weight" : "bias");
     tensor->source_outputs = 3 * tensor->shape[0];
@@ -249,8 +270,8 @@ static void source_of_gpt2(qn_model_tensor_t *tensor)
 
 void qn_model_tensor_at(const qn_model_config_t *config, size_t index, qn_model_tensor_t *ret_tensor)
 {
-    size_t per_layer[2] = { 0 }, before = count_roles(config, 0, FIRST_OF_LAYER - 1, QN_TENSOR_NO_LAYER);
-    *ret_tensor = (qn_model_tensor_t){ .layer = QN_TENSOR_NO_LAYER, .expert = QN_TENSOR_NO_EXPERT };
+    size_t per_layer[2] = {0}, before = count_roles(config, 0, FIRST_OF_LAYER - 1, QN_TENSOR_NO_LAYER);
+    *ret_tensor = (qn_model_tensor_t){.layer = QN_TENSOR_NO_LAYER, .expert = QN_TENSOR_NO_EXPERT};
     if (index < before) {
         pick_role(config, 0, FIRST_OF_LAYER - 1, index, ret_tensor);
     } else {
@@ -276,7 +297,7 @@ void qn_model_tensor_at(const qn_model_config_t *config, size_t index, qn_model_
 
 const char *qn_model_tensor_bare_source(const char *source)
 {
-    static const char *const PREFIXES[] = { "model.", "transformer." };
+    static const char *const PREFIXES[] = {"model.", "transformer."};
     for (size_t i = 0; i < sizeof PREFIXES / sizeof *PREFIXES; i++) {
         size_t length = strlen(PREFIXES[i]);
         if (strncmp(source, PREFIXES[i], length) == 0) return source + length;

@@ -18,7 +18,7 @@ bool qn_outbox_push(qn_outbox_t *box, uint64_t number, const void *data, size_t 
     QN_ASSERT(box->frames && copy);
     memcpy(copy, data, bytes);
     box->frames[(box->first + box->count++) % QN_OUTBOX_MAX] =
-        (qn_outbox_frame_t){ .number = number, .bytes = bytes, .data = copy };
+        (qn_outbox_frame_t){.number = number, .bytes = bytes, .data = copy};
     return true;
 }
 
@@ -37,7 +37,8 @@ void qn_outbox_pop(qn_outbox_t *box)
 
 void qn_outbox_clear(qn_outbox_t *box)
 {
-    while (box->count) qn_outbox_pop(box);
+    while (box->count)
+        qn_outbox_pop(box);
     free(box->frames);
-    *box = (qn_outbox_t){ 0 };
+    *box = (qn_outbox_t){0};
 }

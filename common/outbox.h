@@ -12,9 +12,9 @@ typedef struct {
 } qn_outbox_t;
 
 typedef struct qn_outbox_frame {
-    uint64_t number;     /* of the data message; 0 = link control, needs no credit */
+    uint64_t number; /* of the data message; 0 = link control, needs no credit */
     size_t bytes;
-    uint8_t *data;       /* owned by the box */
+    uint8_t *data; /* owned by the box */
 } qn_outbox_frame_t;
 
 /* Copies a frame to the end. False: QN_OUTBOX_MAX frames wait already. */

@@ -12,8 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static qn_err_t format_path(char *ret_path, size_t size, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static qn_err_t format_path(char *ret_path, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static qn_err_t format_path(char *ret_path, size_t size, const char *format, ...)
 {
@@ -38,8 +37,8 @@ static qn_err_t executable_directory(char *ret_path, size_t size)
 
 qn_err_t qn_paths_model(const qn_config_values_t *config, char *ret_path, size_t size)
 {
-    static const char *const bundled[] = { "../deploy/models/default", "../../deploy/models/default",
-                                           "../share/quintet/models/default" };
+    static const char *const bundled[] = {"../deploy/models/default", "../../deploy/models/default",
+                                          "../share/quintet/models/default"};
     char directory[QN_PATH_MAX], candidate[QN_PATH_MAX + 64];
     struct stat info;
     if (config->model.path[0]) return format_path(ret_path, size, "%s", config->model.path);
@@ -54,8 +53,10 @@ qn_err_t qn_paths_model(const qn_config_values_t *config, char *ret_path, size_t
         free(real);
         return err;
     }
-    return qn_fail(QN_ERR_NOT_FOUND, "the bundled model is neither in %s/../deploy/models/default nor in "
-                   "../share/quintet/models/default: set model.path to a Hugging Face directory", directory);
+    return qn_fail(QN_ERR_NOT_FOUND,
+                   "the bundled model is neither in %s/../deploy/models/default nor in "
+                   "../share/quintet/models/default: set model.path to a Hugging Face directory",
+                   directory);
 }
 
 /* In a default directory only this user may be able to make sockets. */
@@ -64,8 +65,10 @@ static qn_err_t check_private(const char *path)
     struct stat info;
     if (lstat(path, &info) < 0) return qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
     if (!S_ISDIR(info.st_mode) || info.st_uid != geteuid() || (info.st_mode & 0022))
-        return qn_fail(QN_ERR_CONFIG, "run_dir %s is not a directory that only you can write: remove it, or choose "
-                       "another with --run-dir", path);
+        return qn_fail(QN_ERR_CONFIG,
+                       "run_dir %s is not a directory that only you can write: remove it, or choose "
+                       "another with --run-dir",
+                       path);
     return QN_OK;
 }
 
@@ -74,10 +77,14 @@ qn_err_t qn_paths_run_dir(const qn_config_values_t *config, char *ret_path, size
     const char *runtime = getenv("XDG_RUNTIME_DIR");
     char path[QN_PATH_MAX];
     qn_err_t err;
-    if (config->run_dir[0]) err = format_path(path, sizeof path, "%s", config->run_dir);
-    else if (runtime && runtime[0] == '/') err = format_path(path, sizeof path, "%s/quintet", runtime);
-    else if (geteuid() == 0) err = format_path(path, sizeof path, "/run/quintet");
-    else err = format_path(path, sizeof path, "/tmp/quintet-%u", (unsigned)geteuid());
+    if (config->run_dir[0])
+        err = format_path(path, sizeof path, "%s", config->run_dir);
+    else if (runtime && runtime[0] == '/')
+        err = format_path(path, sizeof path, "%s/quintet", runtime);
+    else if (geteuid() == 0)
+        err = format_path(path, sizeof path, "/run/quintet");
+    else
+        err = format_path(path, sizeof path, "/tmp/quintet-%u", (unsigned)geteuid());
     if (err) return err;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return qn_fail(QN_ERR_CONFIG, "run_dir %s cannot be made: %s", path, strerror(errno));

@@ -10,8 +10,12 @@
 void qn_peer_link_greet(qn_peer_link_t *link, uint32_t own_window, uint32_t peer_window, uint64_t now_ns)
 {
     *link = (qn_peer_link_t){
-        .greeted = true, .window = own_window, .sent_limit = peer_window, .granted = own_window,
-        .heard_ns = now_ns, .beat_ns = now_ns,
+        .greeted = true,
+        .window = own_window,
+        .sent_limit = peer_window,
+        .granted = own_window,
+        .heard_ns = now_ns,
+        .beat_ns = now_ns,
     };
 }
 

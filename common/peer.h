@@ -12,15 +12,15 @@
 #include <stdint.h>
 
 typedef struct {
-    bool greeted;                /* Hello exchanged with this life */
+    bool greeted; /* Hello exchanged with this life */
     bool suspect;
-    uint32_t window;             /* what we grant: messages we hold unhandled at most */
-    uint64_t numbered;           /* number of the last data message made; it may still wait for credit */
-    uint64_t sent_limit;         /* the peer's grant to us */
-    uint64_t received;           /* number of the last data message taken */
-    uint64_t granted;            /* our grant to the peer, as last told */
-    uint64_t heard_ns;           /* last frame of any kind */
-    uint64_t beat_ns;            /* last Heartbeat or Hello sent */
+    uint32_t window;     /* what we grant: messages we hold unhandled at most */
+    uint64_t numbered;   /* number of the last data message made; it may still wait for credit */
+    uint64_t sent_limit; /* the peer's grant to us */
+    uint64_t received;   /* number of the last data message taken */
+    uint64_t granted;    /* our grant to the peer, as last told */
+    uint64_t heard_ns;   /* last frame of any kind */
+    uint64_t beat_ns;    /* last Heartbeat or Hello sent */
 } qn_peer_link_t;
 
 /* A new life greeted us (or answered our greeting), granting `peer_window`. */

@@ -23,25 +23,25 @@
 #define QN_POLICY_ADMISSIONS_MAX 32 /* per decision; the next plan may admit more */
 
 /* States of a sequence in a view. */
-#define QN_POLICY_WAITING 0u        /* holds no blocks */
-#define QN_POLICY_PREFILL 1u        /* running; tokens it knows are still to be computed */
-#define QN_POLICY_DECODE 2u         /* running; one token per step */
+#define QN_POLICY_WAITING 0u /* holds no blocks */
+#define QN_POLICY_PREFILL 1u /* running; tokens it knows are still to be computed */
+#define QN_POLICY_DECODE 2u  /* running; one token per step */
 
 typedef struct {
-    uint64_t id;                    /* the request */
-    uint64_t arrival;               /* order of arrival, unique; the tie breaker */
-    uint64_t arrival_ns;            /* CLOCK_MONOTONIC */
-    int32_t priority;               /* lower is sooner */
-    uint32_t state;                 /* QN_POLICY_WAITING, ... */
+    uint64_t id;         /* the request */
+    uint64_t arrival;    /* order of arrival, unique; the tie breaker */
+    uint64_t arrival_ns; /* CLOCK_MONOTONIC */
+    int32_t priority;    /* lower is sooner */
+    uint32_t state;      /* QN_POLICY_WAITING, ... */
     uint32_t prompt_tokens;
-    uint32_t cached_tokens;         /* of the prompt, found in the prefix index at its first admission; 0 before */
+    uint32_t cached_tokens; /* of the prompt, found in the prefix index at its first admission; 0 before */
     uint32_t generated_tokens;
-    uint32_t max_tokens;            /* generated tokens at most */
-    uint32_t progress_tokens;       /* tokens whose KV is written or planned */
-    uint32_t prefill_tokens;        /* tokens known but neither written nor planned; waiting: all of them */
-    uint32_t blocks;                /* held */
-    uint32_t blocks_wanted;         /* waiting: what admission will ask for, before prefix hits */
-    uint32_t preemptions;           /* how often it lost its blocks */
+    uint32_t max_tokens;      /* generated tokens at most */
+    uint32_t progress_tokens; /* tokens whose KV is written or planned */
+    uint32_t prefill_tokens;  /* tokens known but neither written nor planned; waiting: all of them */
+    uint32_t blocks;          /* held */
+    uint32_t blocks_wanted;   /* waiting: what admission will ask for, before prefix hits */
+    uint32_t preemptions;     /* how often it lost its blocks */
 } qn_policy_sequence_t;
 
 typedef struct {
@@ -50,7 +50,7 @@ typedef struct {
     uint32_t sequence_count;
     uint32_t waiting_count, running_count; /* in the scheduler, whatever the view shows */
     uint32_t total_blocks;
-    uint32_t available_blocks;      /* free or evictable, as of the last grant */
+    uint32_t available_blocks; /* free or evictable, as of the last grant */
     uint32_t block_tokens;
 } qn_policy_view_t;
 
@@ -61,19 +61,19 @@ typedef struct {
 
 /* Waiting sequences that ask for their blocks now, first one first. Those not named go on waiting. */
 typedef struct {
-    uint32_t count;                 /* <= admissions_max of the call */
+    uint32_t count; /* <= admissions_max of the call */
     qn_policy_admission_t admissions[QN_POLICY_ADMISSIONS_MAX];
 } qn_policy_admit_t;
 
 typedef struct {
     uint64_t id;
-    uint32_t tokens;                /* >= 1, <= its prefill_tokens, <= chunk_tokens of the call */
+    uint32_t tokens; /* >= 1, <= its prefill_tokens, <= chunk_tokens of the call */
 } qn_policy_part_t;
 
 /* How the step's tokens that no decode uses are dealt to prefills. */
 typedef struct {
-    uint32_t count;                 /* <= parts_max of the call */
-    qn_policy_part_t *parts;        /* room for parts_max; the sum of tokens stays <= budget_tokens of the call */
+    uint32_t count;          /* <= parts_max of the call */
+    qn_policy_part_t *parts; /* room for parts_max; the sum of tokens stays <= budget_tokens of the call */
     char reason[QN_POLICY_REASON_MAX];
 } qn_policy_share_t;
 
@@ -84,8 +84,8 @@ typedef struct {
 } qn_policy_preempt_t;
 
 typedef struct {
-    uint32_t version;               /* QN_POLICY_ABI_VERSION */
-    const char *name;               /* at most 63 bytes; shown with every reason */
+    uint32_t version; /* QN_POLICY_ABI_VERSION */
+    const char *name; /* at most 63 bytes; shown with every reason */
 
     /* The view holds the waiting sequences. Called when a slot is free and somebody waits. */
     void (*admit)(const qn_policy_view_t *view, uint32_t admissions_max, qn_policy_admit_t *ret_admit);

@@ -23,7 +23,7 @@
 static struct {
     pthread_mutex_t mutex;
     qn_mapping_t *owned;
-} registry = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+} registry = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 uint32_t qn_region_layout(qn_region_kind_t kind)
 {
@@ -41,16 +41,10 @@ uint32_t qn_region_layout(qn_region_kind_t kind)
 static qn_err_t find_backend(qn_share_t share, const region_backend_t **ret_backend)
 {
     switch (share) {
-    case QN_SHARE_MEMFD:
-        *ret_backend = &qn_region_memfd;
-        return QN_OK;
+    case QN_SHARE_MEMFD: *ret_backend = &qn_region_memfd; return QN_OK;
 #ifdef QN_CUDA
-    case QN_SHARE_CUDA_IPC:
-        *ret_backend = &qn_region_cuda_ipc;
-        return QN_OK;
-    case QN_SHARE_CUDA_VMM:
-        *ret_backend = &qn_region_cuda_vmm;
-        return QN_OK;
+    case QN_SHARE_CUDA_IPC: *ret_backend = &qn_region_cuda_ipc; return QN_OK;
+    case QN_SHARE_CUDA_VMM: *ret_backend = &qn_region_cuda_vmm; return QN_OK;
 #else
     case QN_SHARE_CUDA_IPC:
     case QN_SHARE_CUDA_VMM:
@@ -80,7 +74,8 @@ static uint32_t header_crc(const region_header_t *header)
     uint32_t crc = 0xffffffffu;
     for (size_t i = 0; i < sizeof copy; i++) {
         crc ^= bytes[i];
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
     }
     return ~crc;
 }
@@ -103,15 +98,18 @@ static qn_err_t check_header(const region_header_t *header)
         return qn_fail(QN_ERR_INVALID, "the region's header is damaged (CRC)");
     uint32_t layout = qn_region_layout((qn_region_kind_t)header->kind);
     if (header->kind > UINT8_MAX || header->share > UINT8_MAX || layout == 0 || header->layout != layout)
-        return qn_fail(QN_ERR_INVALID, "region '%s' has layout %" PRIu32 ", this build reads layout %" PRIu32
-                       ": restart both services with one build", header->name, header->layout, layout);
+        return qn_fail(QN_ERR_INVALID,
+                       "region '%s' has layout %" PRIu32 ", this build reads layout %" PRIu32
+                       ": restart both services with one build",
+                       header->name, header->layout, layout);
     return QN_OK;
 }
 
 static qn_err_t differs(const qn_region_t *wire, const char *field, uint64_t found, uint64_t wanted)
 {
-    return qn_fail(QN_ERR_INVALID, "region %" PRIu64 " '%.*s' refused: its %s is %" PRIu64 ", its description says %"
-                   PRIu64, wire->id, (int)wire->name.bytes, wire->name.data, field, found, wanted);
+    return qn_fail(QN_ERR_INVALID,
+                   "region %" PRIu64 " '%.*s' refused: its %s is %" PRIu64 ", its description says %" PRIu64, wire->id,
+                   (int)wire->name.bytes, wire->name.data, field, found, wanted);
 }
 
 /* Does the header say what the description says? */
@@ -263,12 +261,18 @@ void qn_region_describe(const qn_mapping_t *mapping, qn_region_t *ret_wire)
     QN_ASSERT(mapping->owner);
     const region_header_t *header = &mapping->header;
     *ret_wire = (qn_region_t){
-        .id = header->id, .kind = (qn_region_kind_t)header->kind, .share = (qn_share_t)header->share,
-        .device = header->device, .bytes = header->bytes, .epoch = header->epoch, .layout = header->layout,
+        .id = header->id,
+        .kind = (qn_region_kind_t)header->kind,
+        .share = (qn_share_t)header->share,
+        .device = header->device,
+        .bytes = header->bytes,
+        .epoch = header->epoch,
+        .layout = header->layout,
         .fingerprint = header->fingerprint,
-        .handle = mapping->handle_count ? mapping->handle : NULL, .handle_count = mapping->handle_count,
-        .fd_socket = { .data = mapping->fd_socket, .bytes = (uint32_t)strlen(mapping->fd_socket) },
-        .name = { .data = header->name, .bytes = (uint32_t)strlen(header->name) },
+        .handle = mapping->handle_count ? mapping->handle : NULL,
+        .handle_count = mapping->handle_count,
+        .fd_socket = {.data = mapping->fd_socket, .bytes = (uint32_t)strlen(mapping->fd_socket)},
+        .name = {.data = header->name, .bytes = (uint32_t)strlen(header->name)},
     };
 }
 
@@ -293,7 +297,8 @@ static qn_mapping_t *registry_find(const qn_region_t *wire)
     pid_t self = getpid();
     pthread_mutex_lock(&registry.mutex);
     qn_mapping_t *mapping = registry.owned;
-    while (mapping && (mapping->pid != self || !same_region(&mapping->header, wire))) mapping = mapping->next;
+    while (mapping && (mapping->pid != self || !same_region(&mapping->header, wire)))
+        mapping = mapping->next;
     if (mapping) mapping->references++;
     pthread_mutex_unlock(&registry.mutex);
     return mapping;
@@ -307,21 +312,24 @@ static qn_err_t check_wire(const qn_region_t *wire)
     uint32_t layout = qn_region_layout(wire->kind);
     if (layout == 0) return qn_fail(QN_ERR_INVALID, "region %" PRIu64 ": kind %d is not known", wire->id, wire->kind);
     if (wire->layout != layout)
-        return qn_fail(QN_ERR_INVALID, "region %" PRIu64 " '%.*s' has layout %" PRIu32 ", this build reads layout %"
-                       PRIu32 ": restart both services with one build", wire->id, (int)wire->name.bytes,
-                       wire->name.data, wire->layout, layout);
+        return qn_fail(QN_ERR_INVALID,
+                       "region %" PRIu64 " '%.*s' has layout %" PRIu32 ", this build reads layout %" PRIu32
+                       ": restart both services with one build",
+                       wire->id, (int)wire->name.bytes, wire->name.data, wire->layout, layout);
     return check_bytes(wire->bytes, "import");
 }
 
 /* Brings the descriptor here; -1 where the share has none. */
 static qn_err_t fetch_fd(const qn_region_t *wire, int *ret_fd)
 {
-    char path[sizeof ((qn_mapping_t *)0)->fd_socket];
+    char path[sizeof((qn_mapping_t *)0)->fd_socket];
     *ret_fd = -1;
     if (wire->share == QN_SHARE_CUDA_IPC) return QN_OK;
     if (wire->fd_socket.bytes == 0 || wire->fd_socket.bytes >= sizeof path)
-        return qn_fail(QN_ERR_INVALID, "region %" PRIu64 " '%.*s' belongs to another process and names no usable fd "
-                       "socket", wire->id, (int)wire->name.bytes, wire->name.data);
+        return qn_fail(QN_ERR_INVALID,
+                       "region %" PRIu64 " '%.*s' belongs to another process and names no usable fd "
+                       "socket",
+                       wire->id, (int)wire->name.bytes, wire->name.data);
     memcpy(path, wire->fd_socket.data, wire->fd_socket.bytes);
     path[wire->fd_socket.bytes] = '\0';
     return qn_fd_request(path, wire->id, wire->epoch, FD_TIMEOUT_MS, ret_fd);
@@ -348,8 +356,10 @@ static qn_err_t import_foreign(const region_backend_t *backend, const qn_region_
         err = backend->read_header(mapping, fd, &header);
         if (!err) err = check_header(&header);
         if (!err) err = compare_header(&header, wire);
-        if (!err) mapping->header = header;
-        else backend->close(mapping);
+        if (!err)
+            mapping->header = header;
+        else
+            backend->close(mapping);
     }
     if (fd >= 0) close(fd);
     return err;
@@ -366,15 +376,19 @@ qn_err_t qn_region_import(const qn_region_t *wire, bool writable, qn_mapping_t *
     qn_mapping_t *mapping = registry_find(wire);
     if (mapping) {
         err = compare_header(&mapping->header, wire);
-        if (err) qn_region_close(&mapping);
-        else *ret_mapping = mapping;
+        if (err)
+            qn_region_close(&mapping);
+        else
+            *ret_mapping = mapping;
         return err;
     }
     mapping = mapping_new();
     if (!mapping) return qn_fail(QN_ERR_NO_MEMORY, "region %" PRIu64 ": no memory", wire->id);
     err = import_foreign(backend, wire, writable, mapping);
-    if (err) free(mapping);
-    else *ret_mapping = mapping;
+    if (err)
+        free(mapping);
+    else
+        *ret_mapping = mapping;
     return err;
 }
 
@@ -384,7 +398,7 @@ qn_err_t qn_region_import(const qn_region_t *wire, bool writable, qn_mapping_t *
 static qn_err_t adopt_memfd(qn_mapping_t *mapping, int fd)
 {
     struct stat info;
-    region_header_t header = { 0 };
+    region_header_t header = {0};
     if (fstat(fd, &info) < 0 || info.st_size < 2 * (off_t)REGION_PAGE)
         return qn_fail(QN_ERR_INVALID, "the kept descriptor is not a region (too small)");
     mapping->total_bytes = (uint64_t)info.st_size;
@@ -402,7 +416,7 @@ static qn_err_t adopt_memfd(qn_mapping_t *mapping, int fd)
 static qn_err_t adopt_device(qn_mapping_t *mapping, int fd)
 {
     const region_backend_t *backend = NULL;
-    region_header_t header = { 0 };
+    region_header_t header = {0};
     qn_err_t err = find_backend(QN_SHARE_CUDA_VMM, &backend);
     if (!err) err = check_bytes(mapping->header.bytes, "kept");
     if (err) return err;
@@ -414,8 +428,10 @@ static qn_err_t adopt_device(qn_mapping_t *mapping, int fd)
                  header.device != mapping->header.device))
         err = qn_fail(QN_ERR_INVALID, "the kept region '%s' has another size or device than it was kept with",
                       header.name);
-    if (err) backend->close(mapping);
-    else mapping->header = header;
+    if (err)
+        backend->close(mapping);
+    else
+        mapping->header = header;
     return err;
 }
 
@@ -460,7 +476,8 @@ qn_err_t qn_region_adopt_device(int fd, int32_t device, uint64_t bytes, const ch
 static void registry_remove(const qn_mapping_t *mapping)
 {
     qn_mapping_t **link = &registry.owned;
-    while (*link != mapping) link = &(*link)->next;
+    while (*link != mapping)
+        link = &(*link)->next;
     *link = mapping->next;
 }
 

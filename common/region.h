@@ -35,22 +35,22 @@
 /* The layout number of `kind` in this build. */
 uint32_t qn_region_layout(qn_region_kind_t kind);
 
-#define QN_REGION_ALIGN 64   /* bytes; tensors in a region begin at multiples: a cache line, an AVX-512 vector */
+#define QN_REGION_ALIGN 64 /* bytes; tensors in a region begin at multiples: a cache line, an AVX-512 vector */
 #define QN_REGION_BYTES_MAX (UINT64_C(1) << 46)
 
 /* Bytes mapped in this process: an owner's or an importer's. */
 typedef struct qn_mapping qn_mapping_t;
 
 typedef struct {
-    uint64_t id;               /* unique in `epoch`, not 0 */
+    uint64_t id; /* unique in `epoch`, not 0 */
     qn_region_kind_t kind;
     qn_share_t share;
-    int32_t device;            /* CUDA ordinal; -1 for memfd */
-    uint64_t bytes;            /* 1 .. QN_REGION_BYTES_MAX */
-    uint32_t epoch;            /* of the owner */
-    const char *name;          /* at most 63 bytes */
-    const char *fd_socket;     /* where importers ask for the descriptor; NULL or "": nowhere (inproc only) */
-    bool huge_pages;           /* memfd: ask the system for them, here and in every importer; false: forbid them */
+    int32_t device;        /* CUDA ordinal; -1 for memfd */
+    uint64_t bytes;        /* 1 .. QN_REGION_BYTES_MAX */
+    uint32_t epoch;        /* of the owner */
+    const char *name;      /* at most 63 bytes */
+    const char *fd_socket; /* where importers ask for the descriptor; NULL or "": nowhere (inproc only) */
+    bool huge_pages;       /* memfd: ask the system for them, here and in every importer; false: forbid them */
 } qn_region_spec_t;
 
 /* Can regions of this share be made on this device? CUDA: makes the device's context, which takes a tenth of a second,

@@ -12,32 +12,32 @@
 /* The header page's content, behind the content of the region (content rounded up to REGION_PAGE), so that the content
  * itself begins on a huge page. Native byte order: it is read on the same host. */
 typedef struct {
-    char magic[8];             /* "QNREGION" */
-    uint32_t version;          /* 2 */
-    uint32_t crc;              /* CRC-32 of the header with this field 0 */
+    char magic[8];    /* "QNREGION" */
+    uint32_t version; /* 2 */
+    uint32_t crc;     /* CRC-32 of the header with this field 0 */
     uint64_t id, bytes, fingerprint;
     uint32_t epoch, layout, kind, share;
     int32_t device;
     uint32_t sealed;
-    uint32_t huge_pages;       /* memfd: wanted by everybody who maps it */
-    uint32_t reserved;         /* 0: no byte of the header is left undefined */
-    char name[QN_NAME_MAX];    /* NUL-terminated */
+    uint32_t huge_pages;    /* memfd: wanted by everybody who maps it */
+    uint32_t reserved;      /* 0: no byte of the header is left undefined */
+    char name[QN_NAME_MAX]; /* NUL-terminated */
 } region_header_t;
 
 struct qn_mapping {
     region_header_t header;
     void *pointer;
-    uint64_t total_bytes;      /* content rounded up to a page, and the header page */
-    int fd;                    /* owner of memfd or cuda_vmm, else -1 */
-    uint8_t handle[64];        /* cuda_ipc */
+    uint64_t total_bytes; /* content rounded up to a page, and the header page */
+    int fd;               /* owner of memfd or cuda_vmm, else -1 */
+    uint8_t handle[64];   /* cuda_ipc */
     uint32_t handle_count;
-    uint64_t device_handle;    /* cuda_vmm: CUmemGenericAllocationHandle */
-    uint64_t reserved_bytes;   /* cuda_vmm: address range, a multiple of the granularity */
-    char fd_socket[sizeof ((struct sockaddr_un *)0)->sun_path];
+    uint64_t device_handle;  /* cuda_vmm: CUmemGenericAllocationHandle */
+    uint64_t reserved_bytes; /* cuda_vmm: address range, a multiple of the granularity */
+    char fd_socket[sizeof((struct sockaddr_un *)0)->sun_path];
     bool owner;
-    pid_t pid;                 /* of the process that made the mapping */
-    unsigned references;       /* users in this process; under the registry's mutex */
-    qn_mapping_t *next;        /* registry chain of owned mappings */
+    pid_t pid;           /* of the process that made the mapping */
+    unsigned references; /* users in this process; under the registry's mutex */
+    qn_mapping_t *next;  /* registry chain of owned mappings */
 };
 
 typedef struct {

@@ -17,8 +17,8 @@
 qn_err_t region_cuda_failed(const qn_mapping_t *mapping, const char *call, int status)
 {
     cudaGetLastError(); /* a failure that is not sticky must not be seen again by the next call */
-    return qn_fail(status == cudaErrorMemoryAllocation ? QN_ERR_NO_MEMORY : QN_ERR_DEVICE, "region '%s' on device %"
-                   PRId32 ": %s: %s", mapping->header.name, mapping->header.device, call,
+    return qn_fail(status == cudaErrorMemoryAllocation ? QN_ERR_NO_MEMORY : QN_ERR_DEVICE,
+                   "region '%s' on device %" PRId32 ": %s: %s", mapping->header.name, mapping->header.device, call,
                    cudaGetErrorString((cudaError_t)status));
 }
 
@@ -27,10 +27,11 @@ qn_err_t region_cuda_no_room(const qn_mapping_t *mapping, uint64_t bytes)
     size_t free_bytes = 0, device_bytes = 0;
     cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &device_bytes);
-    return qn_fail(QN_ERR_NO_MEMORY, "region '%s' needs %" PRIu64 " bytes, and %zu of device %" PRId32 "'s %zu are "
+    return qn_fail(QN_ERR_NO_MEMORY,
+                   "region '%s' needs %" PRIu64 " bytes, and %zu of device %" PRId32 "'s %zu are "
                    "free: end what else uses it (nvidia-smi), lower memory.kv_bytes, or choose a smaller model or "
-                   "another compute.device", mapping->header.name, bytes, free_bytes, mapping->header.device,
-                   device_bytes);
+                   "another compute.device",
+                   mapping->header.name, bytes, free_bytes, mapping->header.device, device_bytes);
 }
 
 /* The runtime cannot even start. Without a driver its version is 0. */
@@ -41,9 +42,11 @@ static qn_err_t driver_unfit(void)
     cudaRuntimeGetVersion(&runtime);
     if (driver == 0)
         return qn_fail(QN_ERR_UNSUPPORTED, "compute.backend is cuda, but this machine has no NVIDIA driver "
-                       "(libcuda.so.1 is not there): install it, or set compute.backend to cpu");
-    return qn_fail(QN_ERR_UNSUPPORTED, "the NVIDIA driver is too old: it supports CUDA %d.%d, this build needs %d.%d; "
-                   "update the driver", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+                                           "(libcuda.so.1 is not there): install it, or set compute.backend to cpu");
+    return qn_fail(QN_ERR_UNSUPPORTED,
+                   "the NVIDIA driver is too old: it supports CUDA %d.%d, this build needs %d.%d; "
+                   "update the driver",
+                   driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
 }
 
 /* What a person can do about it, where there is one thing to do. */
@@ -52,25 +55,28 @@ static qn_err_t device_unfit(int32_t device, cudaError_t status)
     int count = 0;
     cudaGetLastError();
     switch (status) {
-    case cudaErrorInsufficientDriver:
-        return driver_unfit();
+    case cudaErrorInsufficientDriver: return driver_unfit();
     case cudaErrorNoDevice:
         return qn_fail(QN_ERR_UNSUPPORTED, "compute.backend is cuda, but the driver shows no GPU: look at nvidia-smi "
-                       "and at CUDA_VISIBLE_DEVICES, or set compute.backend to cpu");
+                                           "and at CUDA_VISIBLE_DEVICES, or set compute.backend to cpu");
     case cudaErrorInvalidDevice:
         cudaGetDeviceCount(&count);
         return qn_fail(QN_ERR_CONFIG, "compute.device is %" PRId32 ", and the driver shows %d GPU%s, numbered from 0",
                        device, count, count == 1 ? "" : "s");
     case cudaErrorDevicesUnavailable:
-        return qn_fail(QN_ERR_DEVICE, "device %" PRId32 " lets no further process in: another one has it for itself "
+        return qn_fail(QN_ERR_DEVICE,
+                       "device %" PRId32 " lets no further process in: another one has it for itself "
                        "alone; end that one, or allow several (nvidia-smi -i %" PRId32 " -c DEFAULT), which memory and "
-                       "compute need as two processes", device, device);
+                       "compute need as two processes",
+                       device, device);
     case cudaErrorInitializationError:
         return qn_fail(QN_ERR_DEVICE, "the NVIDIA driver cannot start: /dev/nvidia* may be missing or forbidden, or "
-                       "its kernel module is of another version than libcuda.so.1 (nvidia-smi tells)");
+                                      "its kernel module is of another version than libcuda.so.1 (nvidia-smi tells)");
     case cudaErrorMemoryAllocation:
-        return qn_fail(QN_ERR_NO_MEMORY, "device %" PRId32 " has not even the memory for a context free: end what "
-                       "else uses it (nvidia-smi), or choose another compute.device", device);
+        return qn_fail(QN_ERR_NO_MEMORY,
+                       "device %" PRId32 " has not even the memory for a context free: end what "
+                       "else uses it (nvidia-smi), or choose another compute.device",
+                       device);
     default:
         return qn_fail(QN_ERR_DEVICE, "device %" PRId32 " cannot be used: %s (%s); look at nvidia-smi", device,
                        cudaGetErrorString(status), cudaGetErrorName(status));
@@ -89,10 +95,7 @@ qn_err_t region_cuda_probe(int32_t device)
     return status == cudaSuccess ? QN_OK : device_unfit(device, status);
 }
 
-qn_err_t region_cuda_enter(const qn_mapping_t *mapping)
-{
-    return region_cuda_probe(mapping->header.device);
-}
+qn_err_t region_cuda_enter(const qn_mapping_t *mapping) { return region_cuda_probe(mapping->header.device); }
 
 static qn_err_t memory_info(int32_t device, size_t *ret_free_bytes, size_t *ret_device_bytes)
 {
@@ -123,7 +126,8 @@ qn_err_t region_cuda_check_size(const qn_mapping_t *mapping)
     uint64_t largest;
     qn_err_t err = region_cuda_largest_bytes(mapping->header.device, &largest);
     if (!err && mapping->header.bytes > largest)
-        err = qn_fail(QN_ERR_LIMIT, "region '%s': %" PRIu64 " bytes are more than 75 %% of device %" PRId32 " (%" PRIu64
+        err = qn_fail(QN_ERR_LIMIT,
+                      "region '%s': %" PRIu64 " bytes are more than 75 %% of device %" PRId32 " (%" PRIu64
                       "): lower memory.kv_bytes, or choose a smaller model or another compute.device",
                       mapping->header.name, mapping->header.bytes, mapping->header.device, largest);
     return err;

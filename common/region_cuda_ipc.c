@@ -68,8 +68,7 @@ static qn_err_t ipc_import(qn_mapping_t *mapping, int fd, bool writable)
     qn_err_t err = region_cuda_enter(mapping);
     if (err) return err;
     cudaError_t status = cudaIpcOpenMemHandle(&mapping->pointer, handle, cudaIpcMemLazyEnablePeerAccess);
-    if (status != cudaSuccess)
-        return region_cuda_failed(mapping, "cudaIpcOpenMemHandle (is the owner alive?)", status);
+    if (status != cudaSuccess) return region_cuda_failed(mapping, "cudaIpcOpenMemHandle (is the owner alive?)", status);
     err = check_extent(mapping);
     if (err) cudaIpcCloseMemHandle(mapping->pointer);
     return err;
@@ -78,8 +77,10 @@ static qn_err_t ipc_import(qn_mapping_t *mapping, int fd, bool writable)
 static void ipc_close(qn_mapping_t *mapping)
 {
     cudaSetDevice(mapping->header.device);
-    if (mapping->owner) cudaFree(mapping->pointer);
-    else cudaIpcCloseMemHandle(mapping->pointer);
+    if (mapping->owner)
+        cudaFree(mapping->pointer);
+    else
+        cudaIpcCloseMemHandle(mapping->pointer);
 }
 
 const region_backend_t qn_region_cuda_ipc = {

@@ -36,24 +36,27 @@ static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
 
 static void find_driver(void)
 {
-    const struct { const char *name; void *slot; } entries[] = {
-        { "cuMemGetAllocationGranularity", &driver.get_granularity },
-        { "cuMemCreate", &driver.create },
-        { "cuMemRelease", &driver.release },
-        { "cuMemExportToShareableHandle", &driver.export_handle },
-        { "cuMemImportFromShareableHandle", &driver.import_handle },
-        { "cuMemAddressReserve", &driver.reserve },
-        { "cuMemAddressFree", &driver.unreserve },
-        { "cuMemMap", &driver.map },
-        { "cuMemUnmap", &driver.unmap },
-        { "cuMemSetAccess", &driver.set_access },
-        { "cuGetErrorString", &driver.error_string },
+    const struct {
+        const char *name;
+        void *slot;
+    } entries[] = {
+        {"cuMemGetAllocationGranularity", &driver.get_granularity},
+        {"cuMemCreate", &driver.create},
+        {"cuMemRelease", &driver.release},
+        {"cuMemExportToShareableHandle", &driver.export_handle},
+        {"cuMemImportFromShareableHandle", &driver.import_handle},
+        {"cuMemAddressReserve", &driver.reserve},
+        {"cuMemAddressFree", &driver.unreserve},
+        {"cuMemMap", &driver.map},
+        {"cuMemUnmap", &driver.unmap},
+        {"cuMemSetAccess", &driver.set_access},
+        {"cuGetErrorString", &driver.error_string},
     };
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
         enum cudaDriverEntryPointQueryResult result;
         void *entry = NULL;
-        cudaError_t status = cudaGetDriverEntryPointByVersion(entries[i].name, &entry, DRIVER_API, cudaEnableDefault,
-                                                              &result);
+        cudaError_t status =
+            cudaGetDriverEntryPointByVersion(entries[i].name, &entry, DRIVER_API, cudaEnableDefault, &result);
         if (status != cudaSuccess || result != cudaDriverEntryPointSuccess) {
             driver.missing = entries[i].name;
             return;
@@ -77,8 +80,10 @@ static qn_err_t vmm_probe(int32_t device)
     if (err) return err;
     pthread_once(&driver_once, find_driver);
     if (driver.missing)
-        return qn_fail(QN_ERR_UNSUPPORTED, "memory.share cuda_vmm: the NVIDIA driver has no %s: update it, or set "
-                       "memory.share to cuda_ipc", driver.missing);
+        return qn_fail(QN_ERR_UNSUPPORTED,
+                       "memory.share cuda_vmm: the NVIDIA driver has no %s: update it, or set "
+                       "memory.share to cuda_ipc",
+                       driver.missing);
     return QN_OK;
 }
 
@@ -87,7 +92,7 @@ static CUmemAllocationProp allocation_properties(const qn_mapping_t *mapping)
     return (CUmemAllocationProp){
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
         .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = mapping->header.device },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = mapping->header.device},
     };
 }
 
@@ -106,7 +111,7 @@ static qn_err_t map_allocation(qn_mapping_t *mapping, bool writable)
 {
     CUdeviceptr address;
     CUmemAccessDesc access = {
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = mapping->header.device },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = mapping->header.device},
         .flags = writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ,
     };
     CUresult result = driver.reserve(&address, mapping->reserved_bytes, 0, 0, 0);

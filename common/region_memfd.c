@@ -40,8 +40,8 @@ static qn_err_t map_content(qn_mapping_t *mapping, int fd, bool writable)
     uint64_t slack = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
     uint8_t *range = mmap(NULL, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED)
-        return qn_fail(QN_ERR_NO_MEMORY, "region '%s': no address range of %" PRIu64 " bytes: %s",
-                       mapping->header.name, bytes + slack, strerror(errno));
+        return qn_fail(QN_ERR_NO_MEMORY, "region '%s': no address range of %" PRIu64 " bytes: %s", mapping->header.name,
+                       bytes + slack, strerror(errno));
     uint8_t *start = slack ? range + (HUGE_PAGE - (uintptr_t)range % HUGE_PAGE) % HUGE_PAGE : range;
     if (mmap(start, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
         qn_err_t err = qn_fail(QN_ERR_IO, "region '%s': cannot map %" PRIu64 " bytes %s: %s", mapping->header.name,
@@ -69,9 +69,12 @@ static qn_err_t memfd_create_region(qn_mapping_t *mapping)
                       mapping->total_bytes, strerror(errno));
     else if (fcntl(fd, F_ADD_SEALS, SIZE_SEALS) < 0)
         err = qn_fail(QN_ERR_IO, "region '%s': cannot seal its size: %s", mapping->header.name, strerror(errno));
-    else err = map_content(mapping, fd, true);
-    if (err) close(fd);
-    else mapping->fd = fd;
+    else
+        err = map_content(mapping, fd, true);
+    if (err)
+        close(fd);
+    else
+        mapping->fd = fd;
     return err;
 }
 
@@ -137,7 +140,7 @@ static bool memfd_make_huge(const qn_mapping_t *mapping, uint64_t offset, uint64
 /* The lines of smaps after that of a mapping tell how much of it is mapped how. */
 static uint64_t memfd_huge_bytes(const qn_mapping_t *mapping)
 {
-    static const char *const kinds[] = { "ShmemPmdMapped:", "AnonHugePages:", "FilePmdMapped:" };
+    static const char *const kinds[] = {"ShmemPmdMapped:", "AnonHugePages:", "FilePmdMapped:"};
     char line[512];
     uint64_t first = (uintptr_t)mapping->pointer, end = first + mapping->header.bytes, total_kib = 0;
     bool inside = false;
@@ -207,7 +210,8 @@ static qn_err_t memfd_seal(qn_mapping_t *mapping)
         return qn_fail(QN_ERR_IO, "region '%s': cannot make it read-only: %s", mapping->header.name, strerror(errno));
     if (fcntl(mapping->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
         qn_log_warning("region '%s': this kernel cannot forbid writing to it (%s); importers map it read-only all the "
-                       "same", mapping->header.name, strerror(errno));
+                       "same",
+                       mapping->header.name, strerror(errno));
     return QN_OK;
 }
 

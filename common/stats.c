@@ -80,9 +80,8 @@ static qn_err_t stats_map(const char *path, size_t bytes, stats_page_t **ret_pag
     return QN_OK;
 }
 
-qn_err_t qn_stats_create(const char *run_dir, const char *service, uint32_t epoch,
-                         const qn_stat_spec_t *const *tables, const size_t *counts, size_t table_count,
-                         qn_stats_t **ret_stats)
+qn_err_t qn_stats_create(const char *run_dir, const char *service, uint32_t epoch, const qn_stat_spec_t *const *tables,
+                         const size_t *counts, size_t table_count, qn_stats_t **ret_stats)
 {
     QN_ASSERT(table_count <= STATS_TABLES_MAX);
     char path[QN_PATH_MAX];
@@ -104,7 +103,8 @@ qn_err_t qn_stats_create(const char *run_dir, const char *service, uint32_t epoc
         free(stats);
         return err;
     }
-    for (size_t i = 0; i < table_count; i++) stats_fill(stats->page, stats->first_row[i], tables[i], counts[i]);
+    for (size_t i = 0; i < table_count; i++)
+        stats_fill(stats->page, stats->first_row[i], tables[i], counts[i]);
     stats->page->epoch = epoch;
     stats->page->row_count = (uint32_t)rows;
     atomic_thread_fence(memory_order_release);
@@ -140,7 +140,8 @@ void qn_stats_set(qn_stats_t *stats, unsigned table, unsigned index, uint64_t va
 static unsigned stats_bucket(uint64_t ns)
 {
     unsigned bucket = 0;
-    while (bucket < QN_STAT_BUCKETS - 1 && ns > (1000ull << bucket)) bucket++;
+    while (bucket < QN_STAT_BUCKETS - 1 && ns > (1000ull << bucket))
+        bucket++;
     return bucket;
 }
 
@@ -187,7 +188,7 @@ qn_err_t qn_stats_open(const char *run_dir, const char *service, qn_stats_view_t
         munmap((void *)page, bytes);
         return err != QN_OK ? err : qn_fail(QN_ERR_NO_MEMORY, "no memory to read %s", path);
     }
-    *view = (qn_stats_view_t){ .page = page, .bytes = bytes };
+    *view = (qn_stats_view_t){.page = page, .bytes = bytes};
     *ret_view = view;
     return QN_OK;
 }
@@ -209,7 +210,10 @@ void qn_stats_read_row(const qn_stats_view_t *view, size_t index, qn_stat_row_t 
     QN_ASSERT(index < view->page->row_count);
     const stats_row_t *row = &view->page->rows[index];
     *ret_row = (qn_stat_row_t){
-        .name = row->name, .unit = row->unit, .help = row->help, .kind = (qn_stat_kind_t)row->kind,
+        .name = row->name,
+        .unit = row->unit,
+        .help = row->help,
+        .kind = (qn_stat_kind_t)row->kind,
         .value = atomic_load_explicit(&row->value, memory_order_relaxed),
         .sum_ns = atomic_load_explicit(&row->sum_ns, memory_order_relaxed),
     };
@@ -220,7 +224,8 @@ void qn_stats_read_row(const qn_stats_view_t *view, size_t index, qn_stat_row_t 
 uint64_t qn_stat_quantile_ns(const qn_stat_row_t *row, double quantile)
 {
     uint64_t total = 0, below = 0;
-    for (unsigned i = 0; i < QN_STAT_BUCKETS; i++) total += row->buckets[i];
+    for (unsigned i = 0; i < QN_STAT_BUCKETS; i++)
+        total += row->buckets[i];
     if (total == 0) return 0;
     double wanted = quantile * (double)total;
     for (unsigned i = 0; i < QN_STAT_BUCKETS; i++) {

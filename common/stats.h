@@ -15,23 +15,22 @@ typedef enum { QN_STAT_COUNTER, QN_STAT_GAUGE, QN_STAT_HISTOGRAM_NS } qn_stat_ki
 
 /* Static table of a module's metrics; the index in the table is the handle within that table. */
 typedef struct {
-    const char *name;  /* Prometheus style, without the quintet_ prefix: "scheduler_waiting_requests" */
+    const char *name; /* Prometheus style, without the quintet_ prefix: "scheduler_waiting_requests" */
     qn_stat_kind_t kind;
-    const char *unit;  /* "requests", "bytes", "seconds", "tokens", ... ; histograms take ns, are shown in seconds */
+    const char *unit; /* "requests", "bytes", "seconds", "tokens", ... ; histograms take ns, are shown in seconds */
     const char *help;
 } qn_stat_spec_t;
 
 /* Buckets of a histogram: upper bounds 1 µs · 2^i, i = 0..QN_STAT_BUCKETS-2, the last is +Inf. */
 #define QN_STAT_BUCKETS 28
 
-typedef struct qn_stats qn_stats_t;         /* writer */
+typedef struct qn_stats qn_stats_t;           /* writer */
 typedef struct qn_stats_view qn_stats_view_t; /* reader */
 
 /* Creates or replaces the page atomically (rename): counters start at 0. `tables[i]` has `counts[i]` rows. Handles are
  * (table, index). At most QN_METRICS_MAX rows in all. Returns owned. */
-qn_err_t qn_stats_create(const char *run_dir, const char *service, uint32_t epoch,
-                         const qn_stat_spec_t *const *tables, const size_t *counts, size_t table_count,
-                         qn_stats_t **ret_stats);
+qn_err_t qn_stats_create(const char *run_dir, const char *service, uint32_t epoch, const qn_stat_spec_t *const *tables,
+                         const size_t *counts, size_t table_count, qn_stats_t **ret_stats);
 void qn_stats_destroy(qn_stats_t **stats);
 /* Never fail, never block, a few ns. */
 void qn_stats_add(qn_stats_t *stats, unsigned table, unsigned index, uint64_t amount);
@@ -42,9 +41,9 @@ void qn_stats_observe_ns(qn_stats_t *stats, unsigned table, unsigned index, uint
 typedef struct {
     const char *name, *unit, *help;
     qn_stat_kind_t kind;
-    uint64_t value;                       /* counter, gauge; histogram: count */
-    uint64_t sum_ns;                      /* histogram */
-    uint64_t buckets[QN_STAT_BUCKETS];    /* histogram, not cumulative */
+    uint64_t value;                    /* counter, gauge; histogram: count */
+    uint64_t sum_ns;                   /* histogram */
+    uint64_t buckets[QN_STAT_BUCKETS]; /* histogram, not cumulative */
 } qn_stat_row_t;
 
 /* Maps the page of `service`. QN_ERR_NOT_FOUND: it never ran here. The page is checked (magic, version, sizes). */

@@ -8,7 +8,8 @@ unsigned qn_edit_distance(const char *a, const char *b)
 {
     size_t rows = strnlen(a, QN_NAME_MAX), columns = strnlen(b, QN_NAME_MAX);
     unsigned row[QN_NAME_MAX + 1]; /* of the table, the one being filled */
-    for (size_t j = 0; j <= columns; j++) row[j] = (unsigned)j;
+    for (size_t j = 0; j <= columns; j++)
+        row[j] = (unsigned)j;
     for (size_t i = 1; i <= rows; i++) {
         unsigned diagonal = row[0];
         row[0] = (unsigned)i;

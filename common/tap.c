@@ -28,8 +28,10 @@ static qn_err_t format_endpoint(const char *run_dir, const char *service, char r
     int length = snprintf(ret_endpoint, QN_ENDPOINT_MAX, "ipc://%s/%s.tap", run_dir, service);
     size_t path_bytes = (size_t)length - strlen("ipc://");
     if (length < 0 || path_bytes > path_max)
-        return qn_fail(QN_ERR_INVALID, "the socket path %s/%s.tap is longer than the %zu bytes a Unix socket may have: "
-                       "choose a shorter run directory (--run-dir)", run_dir, service, path_max);
+        return qn_fail(QN_ERR_INVALID,
+                       "the socket path %s/%s.tap is longer than the %zu bytes a Unix socket may have: "
+                       "choose a shorter run directory (--run-dir)",
+                       run_dir, service, path_max);
     return QN_OK;
 }
 
@@ -38,8 +40,7 @@ static qn_err_t format_endpoint(const char *run_dir, const char *service, char r
 static qn_err_t bind_tap(qn_tap_t *tap, const char *endpoint)
 {
     tap->zsock = zsock_new(ZMQ_XPUB);
-    if (!tap->zsock)
-        return qn_fail(QN_ERR_IO, "cannot make the tap socket: %s", zmq_strerror(zmq_errno()));
+    if (!tap->zsock) return qn_fail(QN_ERR_IO, "cannot make the tap socket: %s", zmq_strerror(zmq_errno()));
     zsock_set_sndhwm(tap->zsock, QN_TAP_QUEUE);
     zsock_set_linger(tap->zsock, LINGER_MS);
     if (zsock_bind(tap->zsock, "%s", endpoint) == -1)
@@ -56,13 +57,10 @@ qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_ta
         return qn_fail(QN_ERR_INVALID, "the service name \"%s\" is longer than %d bytes", service,
                        QN_TAP_NAME_BYTES - 1);
     qn_err_t err = format_endpoint(run_dir, service, endpoint);
-    if (err)
-        return err;
+    if (err) return err;
     qn_tap_t *tap = calloc(1, sizeof *tap);
-    if (!tap)
-        return qn_fail(QN_ERR_NO_MEMORY, "no memory for the tap of %s", service);
-    tap->header = (qn_tap_header_t){ .version = QN_TAP_VERSION, .pid = (uint32_t)getpid(),
-                                     .boot_ns = qn_clock_now_ns() };
+    if (!tap) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the tap of %s", service);
+    tap->header = (qn_tap_header_t){.version = QN_TAP_VERSION, .pid = (uint32_t)getpid(), .boot_ns = qn_clock_now_ns()};
     memcpy(tap->header.service, service, strlen(service));
     err = bind_tap(tap, endpoint);
     if (err) {
@@ -75,12 +73,10 @@ qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_ta
 
 void qn_tap_close(qn_tap_t **tap)
 {
-    if (!*tap)
-        return;
+    if (!*tap) return;
     zsock_t *zsock = (*tap)->zsock;
     /* libzmq leaves the path behind; no successor can own it before the daemon's lock is free. */
-    if ((*tap)->path)
-        unlink((*tap)->path);
+    if ((*tap)->path) unlink((*tap)->path);
     zsock_destroy(&zsock);
     free((*tap)->path);
     free(*tap);
@@ -105,28 +101,23 @@ void qn_tap_turn(qn_tap_t *tap)
 
 void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame, size_t bytes)
 {
-    if (!qn_tap_listening(tap))
-        return;
+    if (!qn_tap_listening(tap)) return;
     /* Numbered even when it cannot be sent: the gap tells the listener. */
     tap->number++;
     zmq_msg_t message;
-    if (bytes > QN_FRAME_BYTES_MAX || zmq_msg_init_size(&message, sizeof(qn_tap_header_t) + bytes))
-        return;
+    if (bytes > QN_FRAME_BYTES_MAX || zmq_msg_init_size(&message, sizeof(qn_tap_header_t) + bytes)) return;
     qn_tap_header_t header = tap->header;
     header.direction = (uint8_t)direction;
     header.frame_bytes = (uint32_t)bytes;
     header.number = tap->number;
     header.now_ns = qn_clock_now_ns();
     /* FlatBuffers: root offset in bytes 0..3, file identifier in bytes 4..7. */
-    if (bytes >= 8)
-        memcpy(header.type, (const char *)frame + 4, sizeof header.type);
+    if (bytes >= 8) memcpy(header.type, (const char *)frame + 4, sizeof header.type);
     char *data = zmq_msg_data(&message);
     memcpy(data, &header, sizeof header);
-    if (bytes)
-        memcpy(data + sizeof header, frame, bytes);
+    if (bytes) memcpy(data + sizeof header, frame, bytes);
     /* XPUB leaves out the listeners whose queue is full; it does not wait and does not report them. */
-    if (zmq_msg_send(&message, qn_tap_socket(tap), ZMQ_DONTWAIT) == -1)
-        zmq_msg_close(&message);
+    if (zmq_msg_send(&message, qn_tap_socket(tap), ZMQ_DONTWAIT) == -1) zmq_msg_close(&message);
 }
 
 /* ---- the listener's side ---- */
@@ -138,8 +129,8 @@ typedef struct {
 } heard_t;
 
 struct qn_tap_reader {
-    zsock_t *zsock;          /* owned; SUB */
-    void *buffer;            /* owned; the message last taken, aligned */
+    zsock_t *zsock; /* owned; SUB */
+    void *buffer;   /* owned; the message last taken, aligned */
     size_t capacity;
     heard_t heard[TAPS_MAX];
     size_t heard_count;
@@ -151,12 +142,10 @@ qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, si
 {
     QN_ASSERT(service_count <= TAPS_MAX);
     qn_tap_reader_t *reader = calloc(1, sizeof *reader);
-    if (!reader)
-        return qn_fail(QN_ERR_NO_MEMORY, "no memory to listen to the taps");
+    if (!reader) return qn_fail(QN_ERR_NO_MEMORY, "no memory to listen to the taps");
     qn_err_t err = QN_OK;
     reader->zsock = zsock_new(ZMQ_SUB);
-    if (!reader->zsock)
-        err = qn_fail(QN_ERR_IO, "cannot make the listening socket: %s", zmq_strerror(zmq_errno()));
+    if (!reader->zsock) err = qn_fail(QN_ERR_IO, "cannot make the listening socket: %s", zmq_strerror(zmq_errno()));
     if (!err) {
         zsock_set_rcvhwm(reader->zsock, READER_QUEUE);
         zsock_set_reconnect_ivl(reader->zsock, RECONNECT_MS);
@@ -177,8 +166,7 @@ qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, si
 
 void qn_tap_reader_close(qn_tap_reader_t **reader)
 {
-    if (!*reader)
-        return;
+    if (!*reader) return;
     zsock_destroy(&(*reader)->zsock);
     free((*reader)->buffer);
     free(*reader);
@@ -193,8 +181,7 @@ uint64_t qn_tap_reader_foreign(const qn_tap_reader_t *reader) { return reader->f
 static bool reader_keep(qn_tap_reader_t *reader, const void *data, size_t bytes)
 {
     qn_tap_header_t header;
-    if (bytes < sizeof header || bytes > sizeof header + QN_FRAME_BYTES_MAX)
-        return false;
+    if (bytes < sizeof header || bytes > sizeof header + QN_FRAME_BYTES_MAX) return false;
     memcpy(&header, data, sizeof header);
     if (header.version != QN_TAP_VERSION || header.frame_bytes != bytes - sizeof header ||
         !memchr(header.service, 0, sizeof header.service))
@@ -203,8 +190,7 @@ static bool reader_keep(qn_tap_reader_t *reader, const void *data, size_t bytes)
         /* Grows only, to at most QN_FRAME_BYTES_MAX and a header. */
         size_t capacity = (bytes + 4095) & ~(size_t)4095;
         void *buffer = aligned_alloc(64, capacity);
-        if (!buffer)
-            return false;
+        if (!buffer) return false;
         free(reader->buffer);
         reader->buffer = buffer;
         reader->capacity = capacity;
@@ -219,14 +205,12 @@ static void reader_compare(qn_tap_reader_t *reader, qn_tap_message_t *message)
     const qn_tap_header_t *header = message->header;
     heard_t *heard = NULL;
     for (size_t i = 0; i < reader->heard_count && !heard; i++)
-        if (!strcmp(reader->heard[i].service, header->service))
-            heard = &reader->heard[i];
+        if (!strcmp(reader->heard[i].service, header->service)) heard = &reader->heard[i];
     message->missed = 0;
     message->new_boot = false;
     if (!heard) {
         /* Frames before the first one heard were not for us. */
-        if (reader->heard_count == TAPS_MAX)
-            return;
+        if (reader->heard_count == TAPS_MAX) return;
         heard = &reader->heard[reader->heard_count++];
         memcpy(heard->service, header->service, sizeof heard->service);
     } else if (heard->boot_ns != header->boot_ns) {
@@ -248,8 +232,7 @@ bool qn_tap_reader_take(qn_tap_reader_t *reader, qn_tap_message_t *ret_message)
         reader->foreign += !kept;
     }
     zmq_msg_close(&incoming);
-    if (!kept)
-        return false;
+    if (!kept) return false;
     ret_message->header = reader->buffer;
     ret_message->frame = (const char *)reader->buffer + sizeof(qn_tap_header_t);
     ret_message->bytes = ret_message->header->frame_bytes;

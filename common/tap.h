@@ -25,22 +25,22 @@
 #define QN_TAP_NAME_BYTES 24
 
 typedef enum {
-    QN_TAP_SENT = 0,     /* the daemon sent this frame */
-    QN_TAP_DROPPED = 1,  /* the daemon received this frame, the verifier refused it, it was dropped */
+    QN_TAP_SENT = 0,    /* the daemon sent this frame */
+    QN_TAP_DROPPED = 1, /* the daemon received this frame, the verifier refused it, it was dropped */
 } qn_tap_direction_t;
 
 /* 64 bytes, no padding. */
 typedef struct {
-    char type[4];                       /* the frame's file identifier; zeros when it is too short to have one */
-    uint8_t version;                    /* QN_TAP_VERSION */
-    uint8_t direction;                  /* qn_tap_direction_t */
+    char type[4];      /* the frame's file identifier; zeros when it is too short to have one */
+    uint8_t version;   /* QN_TAP_VERSION */
+    uint8_t direction; /* qn_tap_direction_t */
     uint16_t reserved;
     uint32_t frame_bytes;
     uint32_t pid;
-    uint64_t boot_ns;                   /* when this tap was opened: another value is another life of the daemon */
-    uint64_t number;                    /* of this frame among the mirrored ones, from 1 */
-    uint64_t now_ns;                    /* when it was mirrored */
-    char service[QN_TAP_NAME_BYTES];    /* whose tap this is, NUL-padded */
+    uint64_t boot_ns;                /* when this tap was opened: another value is another life of the daemon */
+    uint64_t number;                 /* of this frame among the mirrored ones, from 1 */
+    uint64_t now_ns;                 /* when it was mirrored */
+    char service[QN_TAP_NAME_BYTES]; /* whose tap this is, NUL-padded */
 } qn_tap_header_t;
 
 _Static_assert(sizeof(qn_tap_header_t) == 64, "listeners in other languages rely on 64 bytes without padding");
@@ -49,11 +49,11 @@ _Static_assert(sizeof(qn_tap_header_t) == 64, "listeners in other languages rely
 
 /* Only qn_tap_listening may look inside. */
 typedef struct {
-    void *zsock;             /* owned; zsock_t, XPUB */
-    char *path;              /* owned; of the bound socket */
-    unsigned topics;         /* distinct subscriptions of all listeners */
+    void *zsock;     /* owned; zsock_t, XPUB */
+    char *path;      /* owned; of the bound socket */
+    unsigned topics; /* distinct subscriptions of all listeners */
     uint64_t number;
-    qn_tap_header_t header;  /* what stays the same from frame to frame */
+    qn_tap_header_t header; /* what stays the same from frame to frame */
 } qn_tap_t;
 
 /* Binds <run_dir>/<service>.tap. A socket of that name left by a dead daemon is replaced: hold the daemon's lock
@@ -68,10 +68,7 @@ void *qn_tap_socket(const qn_tap_t *tap);
 void qn_tap_turn(qn_tap_t *tap);
 
 /* The one branch. */
-static inline bool qn_tap_listening(const qn_tap_t *tap)
-{
-    return __builtin_expect(tap->topics != 0, 0);
-}
+static inline bool qn_tap_listening(const qn_tap_t *tap) { return __builtin_expect(tap->topics != 0, 0); }
 
 /* Mirrors a frame (copied) when somebody listens. */
 void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame, size_t bytes);
@@ -83,10 +80,10 @@ typedef struct qn_tap_reader qn_tap_reader_t;
 /* A mirrored frame as a listener sees it; views are valid until the next take. */
 typedef struct {
     const qn_tap_header_t *header;
-    const void *frame;       /* 16-byte aligned */
+    const void *frame; /* 16-byte aligned */
     size_t bytes;
-    uint64_t missed;         /* frames of this tap lost since the previous one that arrived */
-    bool new_boot;           /* the daemon behind the tap was restarted since the previous one (never for the first) */
+    uint64_t missed; /* frames of this tap lost since the previous one that arrived */
+    bool new_boot;   /* the daemon behind the tap was restarted since the previous one (never for the first) */
 } qn_tap_message_t;
 
 /* Connects to the taps of `services` (at most 64, borrowed for the call). Daemons that do not run yet are waited for,

@@ -32,7 +32,7 @@ json_t *qn_wire_to_json(const qn_wire_type_t *type, const void *frame, size_t by
 /* Converts and encodes. Struct members must all be there (as flatc demands); table members may be left out. Failures:
  * QN_ERR_INVALID or QN_ERR_LIMIT; the text names the place ("StepPlan.runs[3].token_count") and, for an unknown member,
  * the nearest known one. Outputs as of qn_wire_encode. */
-qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena,
-                           const uint8_t **ret_frame, size_t *ret_bytes);
+qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena, const uint8_t **ret_frame,
+                           size_t *ret_bytes);
 
 #endif

@@ -37,26 +37,26 @@ qn_err_t qn_wire_fail(const wire_path_t *path, qn_err_t code, const char *format
 /* Index of the first value outside [min, max], or count. The whole vector is looked at without a branch first, four
  * values at a time: it is nearly always good, and limits of hot vectors are checked in every step. Wrapping
  * subtraction makes one comparison of two; the float form is true for NaN. */
-#define FIRST_OUTSIDE(name, value_t, outside)                                                              \
-    static inline unsigned name##_bad(const uint8_t *at, value_t min, value_t max)                         \
-    {                                                                                                      \
-        value_t value;                                                                                     \
-        memcpy(&value, at, sizeof value);                                                                  \
-        return (outside);                                                                                  \
-    }                                                                                                      \
-    static size_t name(const uint8_t *at, size_t stride, size_t count, value_t min, value_t max)           \
-    {                                                                                                      \
-        const uint8_t *four = at;                                                                          \
-        unsigned a = 0, b = 0, c = 0, d = 0;                                                               \
-        for (size_t left = count; left >= 4; left -= 4, four += 4 * stride) {                              \
-            a |= name##_bad(four, min, max);                                                               \
-            b |= name##_bad(four + stride, min, max);                                                      \
-            c |= name##_bad(four + 2 * stride, min, max);                                                  \
-            d |= name##_bad(four + 3 * stride, min, max);                                                  \
-        }                                                                                                  \
-        for (size_t i = a | b | c | d ? 0 : count & ~(size_t)3; i < count; i++)                            \
-            if (name##_bad(at + i * stride, min, max)) return i;                                           \
-        return count;                                                                                      \
+#define FIRST_OUTSIDE(name, value_t, outside)                                                    \
+    static inline unsigned name##_bad(const uint8_t *at, value_t min, value_t max)               \
+    {                                                                                            \
+        value_t value;                                                                           \
+        memcpy(&value, at, sizeof value);                                                        \
+        return (outside);                                                                        \
+    }                                                                                            \
+    static size_t name(const uint8_t *at, size_t stride, size_t count, value_t min, value_t max) \
+    {                                                                                            \
+        const uint8_t *four = at;                                                                \
+        unsigned a = 0, b = 0, c = 0, d = 0;                                                     \
+        for (size_t left = count; left >= 4; left -= 4, four += 4 * stride) {                    \
+            a |= name##_bad(four, min, max);                                                     \
+            b |= name##_bad(four + stride, min, max);                                            \
+            c |= name##_bad(four + 2 * stride, min, max);                                        \
+            d |= name##_bad(four + 3 * stride, min, max);                                        \
+        }                                                                                        \
+        for (size_t i = a | b | c | d ? 0 : count & ~(size_t)3; i < count; i++)                  \
+            if (name##_bad(at + i * stride, min, max)) return i;                                 \
+        return count;                                                                            \
     }
 
 FIRST_OUTSIDE(first_outside_u8, uint8_t, (uint8_t)(value - min) > (uint8_t)(max - min))
@@ -114,8 +114,7 @@ static qn_err_t range_fail(const wire_path_t *path, const qn_wire_field_t *field
 }
 
 /* The limited members of `count` structs that follow each other. `vector`: the path has an index. */
-static qn_err_t check_structs(const qn_wire_field_t *field, const uint8_t *at, size_t count,
-                              const wire_path_t *parent)
+static qn_err_t check_structs(const qn_wire_field_t *field, const uint8_t *at, size_t count, const wire_path_t *parent)
 {
     const qn_wire_struct_t *record = field->record;
     for (size_t i = 0; i < record->limit_count; i++) {
@@ -129,8 +128,7 @@ static qn_err_t check_structs(const qn_wire_field_t *field, const uint8_t *at, s
     return QN_OK;
 }
 
-static qn_err_t check_scalars(const qn_wire_field_t *field, const uint8_t *at, size_t count,
-                              const wire_path_t *parent)
+static qn_err_t check_scalars(const qn_wire_field_t *field, const uint8_t *at, size_t count, const wire_path_t *parent)
 {
     if (!field->limited) return QN_OK;
     size_t bad = first_outside(field, at, field->bytes, count);
@@ -162,7 +160,8 @@ static size_t utf8_prefix(const uint8_t *text, size_t bytes)
     size_t i = 0;
     while (i < bytes) {
         uint64_t eight;
-        while (bytes - i >= 8 && (memcpy(&eight, text + i, 8), !(eight & 0x8080808080808080u))) i += 8;
+        while (bytes - i >= 8 && (memcpy(&eight, text + i, 8), !(eight & 0x8080808080808080u)))
+            i += 8;
         if (i == bytes) break;
         size_t step = character_bytes(text + i, bytes - i);
         if (step == 0) break;
@@ -244,11 +243,16 @@ qn_err_t qn_wire_check(const qn_wire_type_t *type, const void *message, const wi
     for (size_t i = 0; i < type->field_count && !err; i++) {
         const qn_wire_field_t *field = &type->fields[i];
         const uint8_t *at = (const uint8_t *)message + field->offset;
-        if (field->vector) err = check_vector(field, message, path);
-        else if (field->kind == QN_WIRE_STRUCT) err = check_structs(field, at, 1, path);
-        else if (field->kind == QN_WIRE_STRING) err = check_string(field, at, path);
-        else if (field->kind == QN_WIRE_TABLE) err = check_table(field, message, path);
-        else err = check_scalars(field, at, 1, path);
+        if (field->vector)
+            err = check_vector(field, message, path);
+        else if (field->kind == QN_WIRE_STRUCT)
+            err = check_structs(field, at, 1, path);
+        else if (field->kind == QN_WIRE_STRING)
+            err = check_string(field, at, path);
+        else if (field->kind == QN_WIRE_TABLE)
+            err = check_table(field, message, path);
+        else
+            err = check_scalars(field, at, 1, path);
     }
     return err;
 }

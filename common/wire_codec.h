@@ -32,14 +32,23 @@ typedef struct {
 /* Returns view of a C string (NULL: absent). */
 static inline qn_text_t qn_text(const char *text)
 {
-    return (qn_text_t){ .data = text, .bytes = text ? (uint32_t)strlen(text) : 0 };
+    return (qn_text_t){.data = text, .bytes = text ? (uint32_t)strlen(text) : 0};
 }
 
 /* ---- descriptors -------------------------------------------------------------------------------------------- */
 
 typedef enum {
-    QN_WIRE_BOOL, QN_WIRE_ENUM, QN_WIRE_U8, QN_WIRE_U16, QN_WIRE_U32, QN_WIRE_I32, QN_WIRE_U64, QN_WIRE_F32,
-    QN_WIRE_STRUCT, QN_WIRE_STRING, QN_WIRE_TABLE,
+    QN_WIRE_BOOL,
+    QN_WIRE_ENUM,
+    QN_WIRE_U8,
+    QN_WIRE_U16,
+    QN_WIRE_U32,
+    QN_WIRE_I32,
+    QN_WIRE_U64,
+    QN_WIRE_F32,
+    QN_WIRE_STRUCT,
+    QN_WIRE_STRING,
+    QN_WIRE_TABLE,
 } qn_wire_kind_t;
 
 typedef union {
@@ -61,18 +70,18 @@ typedef struct {
 /* A field of a table or a member of a struct. */
 typedef struct {
     const char *name;
-    uint8_t kind;                    /* qn_wire_kind_t, of one element when `vector` */
+    uint8_t kind; /* qn_wire_kind_t, of one element when `vector` */
     bool vector, required;
-    bool limited;                    /* min and max hold for each value; always so for bools and enums */
-    uint8_t align;                   /* of one element in the frame */
-    uint8_t slot;                    /* table: place in the vtable, from 0 */
-    uint16_t bytes;                  /* of one element in the frame; strings and tables: 4, their offset */
-    uint16_t offset;                 /* in the C struct */
-    uint16_t count_offset;           /* vector: of the element count in the C struct */
-    uint32_t max_len;                /* vector: elements; single string: bytes */
-    uint32_t max_bytes;              /* vector of strings: bytes of each */
+    bool limited;          /* min and max hold for each value; always so for bools and enums */
+    uint8_t align;         /* of one element in the frame */
+    uint8_t slot;          /* table: place in the vtable, from 0 */
+    uint16_t bytes;        /* of one element in the frame; strings and tables: 4, their offset */
+    uint16_t offset;       /* in the C struct */
+    uint16_t count_offset; /* vector: of the element count in the C struct */
+    uint32_t max_len;      /* vector: elements; single string: bytes */
+    uint32_t max_bytes;    /* vector of strings: bytes of each */
     qn_wire_number_t min, max;
-    qn_wire_number_t fallback;       /* the schema's default; .f for floats */
+    qn_wire_number_t fallback; /* the schema's default; .f for floats */
     const qn_wire_enum_t *enumeration;
     const qn_wire_struct_t *record;
     const qn_wire_type_t *table;
@@ -88,8 +97,8 @@ struct qn_wire_struct {
     uint16_t bytes, align;
     uint16_t member_count, limit_count, gap_count;
     const qn_wire_field_t *members;
-    const qn_wire_field_t *limits;   /* limited members, those of inner structs included ("sampling.top_p") */
-    const qn_wire_gap_t *gaps;       /* padding, written as zeros */
+    const qn_wire_field_t *limits; /* limited members, those of inner structs included ("sampling.top_p") */
+    const qn_wire_gap_t *gaps;     /* padding, written as zeros */
 };
 
 /* Most fields of a table: keeps one vtable on the stack. */
@@ -99,10 +108,10 @@ struct qn_wire_struct {
 struct qn_wire_type {
     const char *name;
     char identifier[5];
-    uint16_t struct_bytes;           /* of the C struct */
+    uint16_t struct_bytes; /* of the C struct */
     uint16_t field_count;
-    const qn_wire_field_t *fields;   /* in schema order */
-    const uint8_t *layout;           /* indices of `fields`, largest alignment first: the order in the frame */
+    const qn_wire_field_t *fields; /* in schema order */
+    const uint8_t *layout;         /* indices of `fields`, largest alignment first: the order in the frame */
 };
 
 /* ---- codec -------------------------------------------------------------------------------------------------- */

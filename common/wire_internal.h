@@ -13,12 +13,12 @@ typedef struct wire_path {
 
 static inline wire_path_t wire_path(const wire_path_t *parent, const char *name)
 {
-    return (wire_path_t){ .parent = parent, .name = name, .index = -1 };
+    return (wire_path_t){.parent = parent, .name = name, .index = -1};
 }
 
 static inline wire_path_t wire_path_at(const wire_path_t *parent, const char *name, size_t index)
 {
-    return (wire_path_t){ .parent = parent, .name = name, .index = (int64_t)index };
+    return (wire_path_t){.parent = parent, .name = name, .index = (int64_t)index};
 }
 
 /* Records "Type.field[3].member: text" and returns `code`. */

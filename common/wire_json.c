@@ -56,9 +56,9 @@ static json_t *struct_to_json(const qn_wire_struct_t *record, const uint8_t *at)
     json_t *object = json_object();
     for (size_t i = 0; i < record->member_count; i++) {
         const qn_wire_field_t *member = &record->members[i];
-        json_object_set_new(object, member->name, member->kind == QN_WIRE_STRUCT
-                                ? struct_to_json(member->record, at + member->offset)
-                                : scalar_to_json(member, at + member->offset));
+        json_object_set_new(object, member->name,
+                            member->kind == QN_WIRE_STRUCT ? struct_to_json(member->record, at + member->offset)
+                                                           : scalar_to_json(member, at + member->offset));
     }
     return object;
 }
@@ -77,7 +77,8 @@ static json_t *vector_to_json(const qn_wire_field_t *field, const uint8_t *eleme
 {
     json_t *array = json_array();
     size_t bytes = wire_element_bytes(field);
-    for (uint32_t i = 0; i < count; i++) json_array_append_new(array, element_to_json(field, elements + i * bytes));
+    for (uint32_t i = 0; i < count; i++)
+        json_array_append_new(array, element_to_json(field, elements + i * bytes));
     return array;
 }
 
@@ -173,10 +174,14 @@ static qn_err_t float_from_json(const json_t *json, const wire_path_t *path, voi
         if (!isfinite(value)) return qn_wire_fail(path, QN_ERR_INVALID, "does not fit a float");
     } else {
         const char *text = json_is_string(json) ? json_string_value(json) : "";
-        if (strcmp(text, "nan") == 0) value = NAN;
-        else if (strcmp(text, "inf") == 0) value = INFINITY;
-        else if (strcmp(text, "-inf") == 0) value = -INFINITY;
-        else return wrong_kind(path, "a number, \"nan\", \"inf\" or \"-inf\"", json);
+        if (strcmp(text, "nan") == 0)
+            value = NAN;
+        else if (strcmp(text, "inf") == 0)
+            value = INFINITY;
+        else if (strcmp(text, "-inf") == 0)
+            value = -INFINITY;
+        else
+            return wrong_kind(path, "a number, \"nan\", \"inf\" or \"-inf\"", json);
     }
     memcpy(at, &value, sizeof value);
     return QN_OK;
@@ -227,8 +232,7 @@ static qn_err_t enum_from_json(const qn_wire_field_t *field, const json_t *json,
     return qn_wire_fail(path, QN_ERR_INVALID, "\"%s\" is no value of %s", json_string_value(json), enumeration->name);
 }
 
-static qn_err_t scalar_from_json(const qn_wire_field_t *field, const json_t *json, const wire_path_t *path,
-                                 uint8_t *at)
+static qn_err_t scalar_from_json(const qn_wire_field_t *field, const json_t *json, const wire_path_t *path, uint8_t *at)
 {
     if (field->kind == QN_WIRE_F32) return float_from_json(json, path, at);
     if (field->kind == QN_WIRE_ENUM) return enum_from_json(field, json, path, at);
@@ -244,7 +248,8 @@ static qn_err_t struct_from_json(const qn_wire_struct_t *record, const json_t *j
     if (!json_is_object(json)) return wrong_kind(path, "an object", json);
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)json, name, value) {
+    json_object_foreach((json_t *)json, name, value)
+    {
         if (!find_member(record->members, record->member_count, name))
             return unknown_member(path, name, record->members, record->member_count);
     }
@@ -267,7 +272,7 @@ static qn_err_t text_from_json(const json_t *json, qn_arena_t *arena, const wire
     size_t bytes = json_string_length(json);
     if (bytes > QN_FRAME_BYTES_MAX)
         return qn_wire_fail(path, QN_ERR_LIMIT, "%zu bytes exceed the maximum of a frame", bytes);
-    qn_text_t text = { .data = qn_arena_strndup(arena, json_string_value(json), bytes), .bytes = (uint32_t)bytes };
+    qn_text_t text = {.data = qn_arena_strndup(arena, json_string_value(json), bytes), .bytes = (uint32_t)bytes};
     memcpy(at, &text, sizeof text);
     return QN_OK;
 }
@@ -319,7 +324,8 @@ static qn_err_t table_from_json(const qn_wire_type_t *type, const json_t *json, 
     memset(message, 0, type->struct_bytes);
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)json, name, value) {
+    json_object_foreach((json_t *)json, name, value)
+    {
         if (!find_member(type->fields, type->field_count, name))
             return unknown_member(path, name, type->fields, type->field_count);
     }
@@ -328,16 +334,19 @@ static qn_err_t table_from_json(const qn_wire_type_t *type, const json_t *json, 
         value = json_object_get(json, field->name);
         qn_err_t err = QN_OK;
         wire_path_t place = wire_path(path, field->name);
-        if (value) err = field_from_json(field, value, arena, path, message);
-        else if (field->required) err = qn_wire_fail(&place, QN_ERR_INVALID, "is required and absent");
-        else if (wire_is_scalar(field) && !field->vector) wire_store_fallback(field, message + field->offset);
+        if (value)
+            err = field_from_json(field, value, arena, path, message);
+        else if (field->required)
+            err = qn_wire_fail(&place, QN_ERR_INVALID, "is required and absent");
+        else if (wire_is_scalar(field) && !field->vector)
+            wire_store_fallback(field, message + field->offset);
         if (err) return err;
     }
     return QN_OK;
 }
 
-qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena,
-                           const uint8_t **ret_frame, size_t *ret_bytes)
+qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena, const uint8_t **ret_frame,
+                           size_t *ret_bytes)
 {
     wire_path_t path = wire_path(NULL, type->name);
     uint8_t *message = qn_arena_alloc(arena, type->struct_bytes, 16);

@@ -13,7 +13,7 @@
 
 typedef struct {
     const uint8_t *data;
-    uint32_t bytes;          /* ≤ QN_FRAME_BYTES_MAX, so sums of two positions fit 64 bits easily */
+    uint32_t bytes; /* ≤ QN_FRAME_BYTES_MAX, so sums of two positions fit 64 bits easily */
     qn_arena_t *arena;
 } frame_t;
 
@@ -23,8 +23,8 @@ typedef struct {
     uint32_t vtable, vtable_bytes;
 } table_t;
 
-static qn_err_t read_table(const frame_t *frame, const qn_wire_type_t *type, uint32_t position,
-                           const wire_path_t *path, uint8_t *ret_message);
+static qn_err_t read_table(const frame_t *frame, const qn_wire_type_t *type, uint32_t position, const wire_path_t *path,
+                           uint8_t *ret_message);
 
 /* Follows the offset stored at `place` (inside the frame) to a 4-byte aligned target with at least 4 bytes. */
 static bool follow(const frame_t *frame, uint32_t place, uint32_t *ret_target)
@@ -52,8 +52,8 @@ static qn_err_t open_table(const frame_t *frame, uint32_t position, const wire_p
         return qn_wire_fail(path, QN_ERR_INVALID, "broken frame: vtable of %" PRIu32 " bytes", vtable_bytes);
     if (table_bytes < 4 || (uint64_t)position + table_bytes > frame->bytes)
         return qn_wire_fail(path, QN_ERR_INVALID, "broken frame: table of %" PRIu32 " bytes", table_bytes);
-    *ret_table = (table_t){ .position = position, .bytes = table_bytes, .vtable = (uint32_t)vtable,
-                            .vtable_bytes = vtable_bytes };
+    *ret_table =
+        (table_t){.position = position, .bytes = table_bytes, .vtable = (uint32_t)vtable, .vtable_bytes = vtable_bytes};
     return QN_OK;
 }
 
@@ -83,7 +83,7 @@ static qn_err_t read_text(const frame_t *frame, uint32_t place, const wire_path_
     uint64_t end = (uint64_t)target + 4 + bytes;
     if (end >= frame->bytes || frame->data[end] != 0)
         return qn_wire_fail(path, QN_ERR_INVALID, "broken frame: text of %" PRIu32 " bytes without its end", bytes);
-    *ret_text = (qn_text_t){ .data = (const char *)frame->data + target + 4, .bytes = bytes };
+    *ret_text = (qn_text_t){.data = (const char *)frame->data + target + 4, .bytes = bytes};
     return QN_OK;
 }
 
@@ -99,9 +99,12 @@ static qn_err_t read_elements(const frame_t *frame, const qn_wire_field_t *field
         wire_path_t path = wire_path_at(parent, field->name, i);
         uint32_t place = first + 4 * i, target;
         uint8_t *element = elements + i * bytes;
-        if (field->kind == QN_WIRE_STRING) err = read_text(frame, place, &path, (qn_text_t *)(void *)element);
-        else if (!follow(frame, place, &target)) err = broken_offset(&path);
-        else err = read_table(frame, field->table, target, &path, element);
+        if (field->kind == QN_WIRE_STRING)
+            err = read_text(frame, place, &path, (qn_text_t *)(void *)element);
+        else if (!follow(frame, place, &target))
+            err = broken_offset(&path);
+        else
+            err = read_table(frame, field->table, target, &path, element);
         if (err) return err;
     }
     *ret_elements = elements;
@@ -117,8 +120,10 @@ static qn_err_t read_vector(const frame_t *frame, const qn_wire_field_t *field, 
     uint32_t count = wire_load_u32(frame->data + target);
     uint32_t first = target + 4;
     if ((uint64_t)first + (uint64_t)count * field->bytes > frame->bytes || first % field->align != 0)
-        return qn_wire_fail(&path, QN_ERR_INVALID, "broken frame: vector of %" PRIu32 " elements outside the frame "
-                            "or not aligned", count);
+        return qn_wire_fail(&path, QN_ERR_INVALID,
+                            "broken frame: vector of %" PRIu32 " elements outside the frame "
+                            "or not aligned",
+                            count);
     const uint8_t *elements = frame->data + first;
     if (field->kind == QN_WIRE_STRING || field->kind == QN_WIRE_TABLE) {
         qn_err_t err = read_elements(frame, field, first, count, parent, &elements);
@@ -152,10 +157,10 @@ static qn_err_t read_field(const frame_t *frame, const qn_wire_field_t *field, u
 }
 
 /* Depth is bounded: the generator refuses types that hold themselves. */
-static qn_err_t read_table(const frame_t *frame, const qn_wire_type_t *type, uint32_t position,
-                           const wire_path_t *path, uint8_t *ret_message)
+static qn_err_t read_table(const frame_t *frame, const qn_wire_type_t *type, uint32_t position, const wire_path_t *path,
+                           uint8_t *ret_message)
 {
-    table_t table = { 0 };
+    table_t table = {0};
     qn_err_t err = open_table(frame, position, path, &table);
     if (err) return err;
     memset(ret_message, 0, type->struct_bytes);
@@ -196,7 +201,7 @@ qn_err_t qn_wire_decode(const qn_wire_type_t *type, const void *frame, size_t by
     wire_path_t path = wire_path(NULL, type->name);
     qn_err_t err = check_frame(type, frame, bytes, &path);
     if (err) return err;
-    frame_t view = { .data = frame, .bytes = (uint32_t)bytes, .arena = arena };
+    frame_t view = {.data = frame, .bytes = (uint32_t)bytes, .arena = arena};
     uint32_t root;
     if (!follow(&view, 0, &root)) return broken_offset(&path);
     err = read_table(&view, type, root, &path, ret_message);
@@ -204,8 +209,10 @@ qn_err_t qn_wire_decode(const qn_wire_type_t *type, const void *frame, size_t by
     qn_head_t head;
     memcpy(&head, ret_message, sizeof head);
     if (head.schema != QN_PROTOCOL)
-        return qn_wire_fail(&path, QN_ERR_UNSUPPORTED, "head.schema: protocol version %u, this build speaks %u: "
-                            "run the same release everywhere", head.schema, QN_PROTOCOL);
+        return qn_wire_fail(&path, QN_ERR_UNSUPPORTED,
+                            "head.schema: protocol version %u, this build speaks %u: "
+                            "run the same release everywhere",
+                            head.schema, QN_PROTOCOL);
     return qn_wire_check(type, ret_message, &path);
 }
 
@@ -215,7 +222,7 @@ qn_err_t qn_wire_decode(const qn_wire_type_t *type, const void *frame, size_t by
 static uint32_t find_head(const uint8_t *data, size_t bytes)
 {
     if (bytes < 12 || bytes > QN_FRAME_BYTES_MAX) return 0;
-    frame_t frame = { .data = data, .bytes = (uint32_t)bytes };
+    frame_t frame = {.data = data, .bytes = (uint32_t)bytes};
     uint32_t root;
     if (!follow(&frame, 0, &root)) return 0;
     int64_t vtable = (int64_t)root - (int32_t)wire_load_u32(data + root);
@@ -226,12 +233,12 @@ static uint32_t find_head(const uint8_t *data, size_t bytes)
 
 qn_head_t qn_wire_head(const void *frame, size_t bytes)
 {
-    qn_head_t head = { 0 };
+    qn_head_t head = {0};
     uint8_t copy[sizeof head];
     uint32_t place = find_head(frame, bytes);
     if (place == 0) return head;
     memcpy(copy, (const uint8_t *)frame + place, sizeof copy);
-    uint8_t *services[] = { copy + offsetof(qn_head_t, src), copy + offsetof(qn_head_t, dst) };
+    uint8_t *services[] = {copy + offsetof(qn_head_t, src), copy + offsetof(qn_head_t, dst)};
     for (size_t i = 0; i < 2; i++)
         if (*services[i] >= qn_service_enum.count) *services[i] = QN_SERVICE_NONE;
     memcpy(&head, copy, sizeof head);

@@ -10,7 +10,7 @@
 #include "common/wire_internal.h"
 
 typedef struct {
-    uint8_t *data;           /* NULL: only measuring */
+    uint8_t *data; /* NULL: only measuring */
     size_t cursor;
 } writer_t;
 
@@ -20,7 +20,8 @@ static size_t write_table(writer_t *writer, const qn_wire_type_t *type, const ui
 static size_t take(writer_t *writer, size_t bytes, size_t align, size_t lead)
 {
     size_t position = writer->cursor;
-    while ((position + lead) % align != 0) position++;
+    while ((position + lead) % align != 0)
+        position++;
     if (writer->data) memset(writer->data + writer->cursor, 0, position - writer->cursor);
     writer->cursor = position + bytes;
     return position;
@@ -111,10 +112,12 @@ static size_t write_vector(writer_t *writer, const qn_wire_field_t *field, const
 static void write_target(writer_t *writer, const qn_wire_field_t *field, const uint8_t *message, size_t place)
 {
     size_t target;
-    if (field->vector) target = write_vector(writer, field, message);
+    if (field->vector)
+        target = write_vector(writer, field, message);
     else if (field->kind == QN_WIRE_STRING)
         target = write_text(writer, (const qn_text_t *)(const void *)(message + field->offset));
-    else target = write_table(writer, field->table, wire_load_pointer(message, field));
+    else
+        target = write_table(writer, field->table, wire_load_pointer(message, field));
     link_to(writer, place, target);
 }
 
@@ -142,8 +145,10 @@ static size_t lay_out(const qn_wire_type_t *type, const uint8_t *message, uint16
 
 static void write_inline(uint8_t *at, const qn_wire_field_t *field, const uint8_t *message)
 {
-    if (field->kind == QN_WIRE_STRUCT) copy_structs(at, message + field->offset, field->record, 1);
-    else memcpy(at, message + field->offset, field->bytes);
+    if (field->kind == QN_WIRE_STRUCT)
+        copy_structs(at, message + field->offset, field->record, 1);
+    else
+        memcpy(at, message + field->offset, field->bytes);
 }
 
 /* Returns the position of the table. Its fields start 8-byte aligned, right behind the 4 bytes of its vtable offset. */
@@ -163,8 +168,10 @@ static size_t write_table(writer_t *writer, const qn_wire_type_t *type, const ui
         const qn_wire_field_t *field = &type->fields[i];
         size_t place = table + offsets[field->slot];
         if (place == table) continue;
-        if (is_offset(field)) write_target(writer, field, message, place);
-        else if (writer->data) write_inline(writer->data + place, field, message);
+        if (is_offset(field))
+            write_target(writer, field, message, place);
+        else if (writer->data)
+            write_inline(writer->data + place, field, message);
     }
     return table;
 }
@@ -190,12 +197,12 @@ qn_err_t qn_wire_encode(const qn_wire_type_t *type, const void *message, qn_aren
         return qn_wire_fail(&path, QN_ERR_INVALID, "head.schema: %u is not %u; leave it 0", head.schema, QN_PROTOCOL);
     qn_err_t err = qn_wire_check(type, message, &path);
     if (err) return err;
-    writer_t writer = { 0 };
+    writer_t writer = {0};
     size_t bytes = write_frame(&writer, type, message);
     if (bytes > QN_FRAME_BYTES_MAX)
         return qn_wire_fail(&path, QN_ERR_LIMIT, "frame of %zu bytes exceeds the maximum of %u", bytes,
                             QN_FRAME_BYTES_MAX);
-    writer = (writer_t){ .data = qn_arena_alloc(arena, bytes, 8) };
+    writer = (writer_t){.data = qn_arena_alloc(arena, bytes, 8)};
     size_t written = write_frame(&writer, type, message);
     QN_ASSERT(written == bytes);
     head.schema = QN_PROTOCOL;

@@ -8,10 +8,10 @@
 
 /* norm_matmul: a product with the norm of its input before it and the activation of its outputs after it. */
 typedef struct {
-    qn_rmsnorm_t norm;           /* its out is matmul.x; x NULL: none */
+    qn_rmsnorm_t norm; /* its out is matmul.x; x NULL: none */
     qn_matmul_t matmul;
-    qn_activate_t activation;    /* of the outs of part 0 (gate) and part 1 (up); out NULL: none */
-    bool logits;                 /* out is f32, whatever the activations are */
+    qn_activate_t activation; /* of the outs of part 0 (gate) and part 1 (up); out NULL: none */
+    bool logits;              /* out is f32, whatever the activations are */
 } qn_norm_matmul_t;
 
 /* decode_attention: from the projections of q, k and v to the heads' outputs, for runs of one token. Run i's token is
@@ -20,7 +20,7 @@ typedef struct {
     qn_rmsnorm_t q_norm, k_norm; /* of each head, in place; x NULL: none */
     qn_rope_t rope;              /* angles NULL: none */
     qn_kv_write_t write;
-    qn_attention_t attention;    /* its runs are all of this step's */
+    qn_attention_t attention; /* its runs are all of this step's */
 } qn_decode_attention_t;
 
 static inline void qn_norm_matmul_parts(const qn_kernel_set_t *set, qn_stream_t *stream, const qn_norm_matmul_t *a)

@@ -39,8 +39,8 @@ static inline uint32_t qn_scalar_bytes(qn_scalar_t scalar) { return scalar == QN
 
 static inline const char *qn_scalar_name(qn_scalar_t scalar)
 {
-    static const char *const NAMES[] = { [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16", [QN_SCALAR_INT8] = "int8",
-                                         [QN_SCALAR_INT4] = "int4" };
+    static const char *const NAMES[] = {
+        [QN_SCALAR_F32] = "f32", [QN_SCALAR_BF16] = "bf16", [QN_SCALAR_INT8] = "int8", [QN_SCALAR_INT4] = "int4"};
     return NAMES[scalar];
 }
 
@@ -54,8 +54,8 @@ typedef enum { QN_LAYOUT_ROWS, QN_LAYOUT_PANELS } qn_layout_t;
 typedef struct qn_stream qn_stream_t;
 
 typedef struct {
-    uint32_t threads;  /* CPU: including the launching one; 0 = one per core this process may use */
-    int nice;          /* CPU: added to the niceness of the pool's own threads (the launching thread keeps its) */
+    uint32_t threads; /* CPU: including the launching one; 0 = one per core this process may use */
+    int nice;         /* CPU: added to the niceness of the pool's own threads (the launching thread keeps its) */
 } qn_stream_options_t;
 
 #define QN_STREAM_THREADS_MAX 256
@@ -70,10 +70,10 @@ uint32_t qn_stream_threads(const qn_stream_t *stream);
 /* ---- weights and KV ---- */
 
 typedef struct {
-    const void *data;  /* [O, M], or [O] for norms and biases; NULL where the model has none. 64-byte aligned */
+    const void *data; /* [O, M], or [O] for norms and biases; NULL where the model has none. 64-byte aligned */
     qn_scalar_t scalar;
-    qn_layout_t layout;  /* PANELS for products on the CPU, and for a table that is one of them */
-    uint32_t group;      /* int4: inputs that share a scale, 32 or 64 */
+    qn_layout_t layout; /* PANELS for products on the CPU, and for a table that is one of them */
+    uint32_t group;     /* int4: inputs that share a scale, 32 or 64 */
 } qn_weight_t;
 
 /* The KV region: [L, 2 (K then V), B, P, K, D] of `scalar`. */
@@ -95,61 +95,71 @@ static inline size_t qn_kv_offset(const qn_kv_t *kv, uint32_t layer, uint32_t wh
 /* One row per slot: what a sequence carries from step to step on the device. */
 typedef struct {
     uint64_t seed;
-    uint32_t last_token;     /* what the last sample gave; input of a from_slot run */
+    uint32_t last_token; /* what the last sample gave; input of a from_slot run */
     uint32_t prompt_tokens;
-    uint32_t counted;        /* positions [0, counted) are in `counts` already */
-    uint32_t top_k;          /* 0 = off */
+    uint32_t counted; /* positions [0, counted) are in `counts` already */
+    uint32_t top_k;   /* 0 = off */
     uint32_t min_tokens;
     uint32_t stop_count, bias_count;
     float temperature, top_p, min_p;
     float repetition_penalty, presence_penalty, frequency_penalty;
-    uint8_t done;            /* a stop id was sampled: later runs are masked */
-    uint8_t logprobs;        /* compute the chosen token's log-probability */
-    uint8_t top_logprobs;    /* alternatives, at most QN_TOP_LOGPROBS_MAX */
-    uint8_t penalties;       /* any penalty is on, so counts are kept */
+    uint8_t done;         /* a stop id was sampled: later runs are masked */
+    uint8_t logprobs;     /* compute the chosen token's log-probability */
+    uint8_t top_logprobs; /* alternatives, at most QN_TOP_LOGPROBS_MAX */
+    uint8_t penalties;    /* any penalty is on, so counts are kept */
 } qn_slot_row_t;
 
-typedef struct { uint32_t id; float bias; } qn_bias_entry_t;
+typedef struct {
+    uint32_t id;
+    float bias;
+} qn_bias_entry_t;
 
-#define QN_COUNT_PROMPT 0x80000000u  /* flag in `counts`: the id is in the prompt; the rest: times generated */
+#define QN_COUNT_PROMPT 0x80000000u /* flag in `counts`: the id is in the prompt; the rest: times generated */
 
 typedef struct {
-    qn_slot_row_t *rows;     /* [slots] */
-    uint32_t *block_tables;  /* [slots, table_blocks] */
-    uint32_t *stop_ids;      /* [slots, QN_STOP_IDS_MAX] */
-    qn_bias_entry_t *bias;   /* [slots, QN_LOGIT_BIAS_MAX] */
-    uint32_t *counts;        /* [slots, V]; kept only for slots with penalties */
+    qn_slot_row_t *rows;    /* [slots] */
+    uint32_t *block_tables; /* [slots, table_blocks] */
+    uint32_t *stop_ids;     /* [slots, QN_STOP_IDS_MAX] */
+    qn_bias_entry_t *bias;  /* [slots, QN_LOGIT_BIAS_MAX] */
+    uint32_t *counts;       /* [slots, V]; kept only for slots with penalties */
     uint32_t slots, table_blocks, vocab;
 } qn_slot_tables_t;
 
 typedef struct {
     uint32_t slot;
-    uint32_t stop_offset, bias_offset, history_offset;  /* into the plan's arrays; counts of stop and bias in `row` */
+    uint32_t stop_offset, bias_offset, history_offset; /* into the plan's arrays; counts of stop and bias in `row` */
     uint32_t history_count;
-    qn_slot_row_t row;       /* starting value */
+    qn_slot_row_t row; /* starting value */
 } qn_slot_start_t;
 
-typedef struct { uint32_t slot, index, block; } qn_table_entry_t;
+typedef struct {
+    uint32_t slot, index, block;
+} qn_table_entry_t;
 
 /* One sequence's tokens in this step. Row `first` .. `first + tokens` of every [T, ...] array are its tokens, at
  * positions `position` on. */
 typedef struct {
     uint32_t slot, position, tokens, first;
-    uint32_t ids_offset;     /* into the plan's ids; unused with from_slot */
-    uint32_t from_slot;      /* 1: the one input id is the slot's last_token */
+    uint32_t ids_offset; /* into the plan's ids; unused with from_slot */
+    uint32_t from_slot;  /* 1: the one input id is the slot's last_token */
 } qn_run_t;
 
-typedef struct { uint32_t from, to; } qn_copy_t;
+typedef struct {
+    uint32_t from, to;
+} qn_copy_t;
 
 /* ---- operations and their arguments ---- */
 
 /* slot_update: retires, starts and fills table rows, in this order. Moves: the entries. */
 typedef struct {
     qn_slot_tables_t tables;
-    const uint32_t *retire;          uint32_t retire_count;
-    const qn_slot_start_t *starts;   uint32_t start_count;
-    const qn_table_entry_t *entries; uint32_t entry_count;
-    const uint32_t *ids, *stop_ids;  /* the plan's */
+    const uint32_t *retire;
+    uint32_t retire_count;
+    const qn_slot_start_t *starts;
+    uint32_t start_count;
+    const qn_table_entry_t *entries;
+    uint32_t entry_count;
+    const uint32_t *ids, *stop_ids; /* the plan's */
     const qn_bias_entry_t *bias;
 } qn_slot_update_t;
 
@@ -157,70 +167,73 @@ typedef struct {
  * after. Moves 2 * L*2*P*K*D scalars per copy. */
 typedef struct {
     qn_kv_t kv;
-    const qn_copy_t *copies; uint32_t copy_count;
+    const qn_copy_t *copies;
+    uint32_t copy_count;
 } qn_block_copy_args_t;
 
 /* step_input: per token its id, position and KV row, and counts for penalties. A run of a slot that is done gets KV
  * row -1 (written nowhere) and id 0. */
 typedef struct {
     qn_slot_tables_t tables;
-    const qn_run_t *runs; uint32_t run_count;  /* [N] */
-    const uint32_t *ids;                       /* the plan's */
+    const qn_run_t *runs;
+    uint32_t run_count;  /* [N] */
+    const uint32_t *ids; /* the plan's */
     uint32_t block_tokens;
-    uint32_t *ret_ids;                         /* [T] */
-    uint32_t *ret_positions;                   /* [T] */
-    uint32_t *ret_lengths;                     /* [T]: max(prompt_tokens, position + 1); NULL = not wanted */
-    int64_t *ret_kv_rows;                      /* [T]: block * P + offset, or -1 */
+    uint32_t *ret_ids;       /* [T] */
+    uint32_t *ret_positions; /* [T] */
+    uint32_t *ret_lengths;   /* [T]: max(prompt_tokens, position + 1); NULL = not wanted */
+    int64_t *ret_kv_rows;    /* [T]: block * P + offset, or -1 */
 } qn_step_input_t;
 
 /* embedding: out[t] = table[ids[t]] * multiplier (+ position_table[positions[t]]). */
 typedef struct {
-    qn_weight_t table;           /* [V, E] */
-    qn_weight_t position_table;  /* [positions, E] (GPT-2), or NULL */
-    const uint32_t *ids;         /* [T] */
-    const uint32_t *positions;   /* [T]; read with a position_table only */
+    qn_weight_t table;          /* [V, E] */
+    qn_weight_t position_table; /* [positions, E] (GPT-2), or NULL */
+    const uint32_t *ids;        /* [T] */
+    const uint32_t *positions;  /* [T]; read with a position_table only */
     uint32_t tokens, width;
-    float multiplier;            /* 1; sqrt(E) for Gemma */
-    void *out;               /* [T, E] */
+    float multiplier; /* 1; sqrt(E) for Gemma */
+    void *out;        /* [T, E] */
 } qn_embedding_t;
 
 /* rmsnorm: out = x / sqrt(mean(x²) + eps) * (weight_offset + weight) (+ residual), per row. out may be x or residual.
  * (Zhang & Sennrich 2019; Gemma stores weight - 1 and adds its norms' outputs to the residual.) */
 typedef struct {
-    const void *x;           /* [rows, width] */
-    qn_weight_t weight;      /* [width] */
-    const void *residual;    /* [rows, width] or NULL */
+    const void *x;        /* [rows, width] */
+    qn_weight_t weight;   /* [width] */
+    const void *residual; /* [rows, width] or NULL */
     uint32_t rows, width;
     float eps, weight_offset;
-    void *out;               /* [rows, width] */
+    void *out; /* [rows, width] */
 } qn_rmsnorm_t;
 
 /* layernorm: out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, per row; the variance is that of the row
  * (divided by width). out may be x. (Ba, Kiros & Hinton 2016) */
 typedef struct {
-    const void *x;           /* [rows, width] */
+    const void *x;            /* [rows, width] */
     qn_weight_t weight, bias; /* [width]; bias may be NULL */
     uint32_t rows, width;
     float eps;
-    void *out;               /* [rows, width] */
+    void *out; /* [rows, width] */
 } qn_layernorm_t;
 
 /* matmul: for each part, out = x Wᵀ (+ bias) (+ residual). Parts share x, so that q, k and v (or gate and up) are one
  * launch. residual may be out; nothing else may overlap. Moves the weights once per launch. */
 #define QN_MATMUL_PARTS 3
 typedef struct {
-    qn_weight_t weight;      /* [O, M] */
-    qn_weight_t bias;        /* [O] or NULL */
-    const void *residual;    /* [T, O] or NULL */
-    void *out;               /* [T, O] */
+    qn_weight_t weight;   /* [O, M] */
+    qn_weight_t bias;     /* [O] or NULL */
+    const void *residual; /* [T, O] or NULL */
+    void *out;            /* [T, O] */
     uint32_t outputs;
 } qn_matmul_part_t;
 
 typedef struct {
-    const void *x;           /* [T, M] */
+    const void *x; /* [T, M] */
     uint32_t tokens, inputs;
-    qn_matmul_part_t parts[QN_MATMUL_PARTS]; uint32_t part_count;
-    void *scratch;           /* CPU: at least qn_matmul_scratch_bytes(tokens, inputs), 64-byte aligned; overwritten */
+    qn_matmul_part_t parts[QN_MATMUL_PARTS];
+    uint32_t part_count;
+    void *scratch; /* CPU: at least qn_matmul_scratch_bytes(tokens, inputs), 64-byte aligned; overwritten */
 } qn_matmul_t;
 
 /* What a CPU product may need to lay out or quantise its x: four bytes an element, padded, and scales per 32. */
@@ -235,38 +248,38 @@ static inline size_t qn_matmul_scratch_bytes(size_t tokens, size_t inputs)
  * (t, a) is at place ret_places[t*A + a]. Expert e has places [ret_offsets[e], ret_offsets[e+1]).
  * (Shazeer et al. 2017; Mixtral, Jiang et al. 2024) */
 typedef struct {
-    const void *logits;          /* [T, X] of the activation type */
-    uint32_t tokens, experts;    /* X */
-    uint32_t per_token;          /* A */
+    const void *logits;       /* [T, X] of the activation type */
+    uint32_t tokens, experts; /* X */
+    uint32_t per_token;       /* A */
     bool normalise;
-    float *ret_weights;          /* [T, A] */
-    uint32_t *ret_places;        /* [T, A] */
-    uint32_t *ret_rows;          /* [T*A] */
-    uint32_t *ret_offsets;       /* [X+1] */
+    float *ret_weights;    /* [T, A] */
+    uint32_t *ret_places;  /* [T, A] */
+    uint32_t *ret_rows;    /* [T*A] */
+    uint32_t *ret_offsets; /* [X+1] */
 } qn_moe_route_t;
 
 /* expert_matmul: a matmul per expert over its places: out[i] = x[i] W_eᵀ for each part, no bias, no residual. */
 #define QN_EXPERT_PARTS 2
 typedef struct {
-    const void *x;               /* [T*A, M], in the order of moe_route */
-    const uint32_t *offsets;     /* [X+1] */
-    uint32_t places, inputs;     /* T*A */
-    uint32_t experts, outputs;   /* X, O */
-    const qn_weight_t *weights[QN_EXPERT_PARTS];  /* each [X], every [O, M]; for CUDA in device memory */
-    void *out[QN_EXPERT_PARTS];  /* [T*A, O] */
+    const void *x;                               /* [T*A, M], in the order of moe_route */
+    const uint32_t *offsets;                     /* [X+1] */
+    uint32_t places, inputs;                     /* T*A */
+    uint32_t experts, outputs;                   /* X, O */
+    const qn_weight_t *weights[QN_EXPERT_PARTS]; /* each [X], every [O, M]; for CUDA in device memory */
+    void *out[QN_EXPERT_PARTS];                  /* [T*A, O] */
     uint32_t part_count;
-    void *scratch;               /* CPU: qn_matmul_scratch_bytes(places, inputs) */
-    qn_scalar_t scalar;          /* of all weights; CUDA, whose host cannot look into the array, chooses by it */
+    void *scratch;      /* CPU: qn_matmul_scratch_bytes(places, inputs) */
+    qn_scalar_t scalar; /* of all weights; CUDA, whose host cannot look into the array, chooses by it */
 } qn_expert_matmul_t;
 
 /* moe_combine: out[t] = residual[t] + sum over a of weights[t, a] * x[places[t, a]], a ascending. out may be residual. */
 typedef struct {
-    const void *x;               /* [T*A, E] */
-    const float *weights;        /* [T, A] */
-    const uint32_t *places;      /* [T, A] */
-    const void *residual;        /* [T, E] */
+    const void *x;          /* [T*A, E] */
+    const float *weights;   /* [T, A] */
+    const uint32_t *places; /* [T, A] */
+    const void *residual;   /* [T, E] */
     uint32_t tokens, per_token, width;
-    void *out;                   /* [T, E] */
+    void *out; /* [T, E] */
 } qn_moe_combine_t;
 
 /* rope_angles: cosines and sines of one step, shared by all layers. */
@@ -278,14 +291,14 @@ typedef struct {
     uint32_t original_positions; /* dynamic: for a length n beyond o = this */
     float scale;                 /* yarn's attention factor */
     uint32_t tokens, head_dim;
-    float *out;                  /* [T, 2, D/2]: cosines, then sines */
+    float *out; /* [T, 2, D/2]: cosines, then sines */
 } qn_rope_angles_t;
 
 /* rope: rotates the pairs (x[i], x[i + D/2]) of every head, in place ("rotate half", as Hugging Face checkpoints
  * store them). (Su et al. 2021) */
 typedef struct {
-    const float *angles;     /* [T, 2, D/2] */
-    void *q, *k;             /* [T, H, D], [T, K, D] */
+    const float *angles; /* [T, 2, D/2] */
+    void *q, *k;         /* [T, H, D], [T, K, D] */
     uint32_t tokens, heads, kv_heads, head_dim;
 } qn_rope_t;
 
@@ -293,8 +306,8 @@ typedef struct {
 typedef struct {
     qn_kv_t kv;
     uint32_t layer, tokens;
-    const void *k, *v;           /* [T, K, D] */
-    const int64_t *kv_rows;      /* [T] */
+    const void *k, *v;      /* [T, K, D] */
+    const int64_t *kv_rows; /* [T] */
 } qn_kv_write_t;
 
 /* attention.prefill, attention.decode: causal attention of each run's tokens over the slot's blocks, which hold this
@@ -303,55 +316,61 @@ typedef struct {
 typedef struct {
     qn_kv_t kv;
     qn_slot_tables_t tables;
-    const qn_run_t *runs; uint32_t run_count;  /* [N] */
+    const qn_run_t *runs;
+    uint32_t run_count; /* [N] */
     uint32_t layer, heads;
-    uint32_t window;         /* a query sees this many positions, itself included; 0 = all */
-    float scale;             /* of the scores: D^-1/2, or the model's own */
-    float softcap;           /* c: a scaled score s becomes c * tanh(s / c) (Gemma 2); 0 = off */
-    const void *q;           /* [T, H, D] */
-    void *out;               /* [T, H, D]; must not overlap q */
+    uint32_t window; /* a query sees this many positions, itself included; 0 = all */
+    float scale;     /* of the scores: D^-1/2, or the model's own */
+    float softcap;   /* c: a scaled score s becomes c * tanh(s / c) (Gemma 2); 0 = off */
+    const void *q;   /* [T, H, D] */
+    void *out;       /* [T, H, D]; must not overlap q */
 } qn_attention_t;
 
 /* activation: out = f(gate) * up, or f(gate) where up is NULL. out may be gate. (SwiGLU and GeGLU: Shazeer 2020) */
 typedef struct {
-    const void *gate, *up;   /* [T, F] */
+    const void *gate, *up; /* [T, F] */
     uint32_t tokens, width;
-    qn_activation_t kind;    /* f */
-    void *out;               /* [T, F] */
+    qn_activation_t kind; /* f */
+    void *out;            /* [T, F] */
 } qn_activate_t;
 
 /* softcap: x = cap * tanh(x / cap), in place (Gemma 2's logits). */
 typedef struct {
-    float *x;                /* [rows, width] f32 */
+    float *x; /* [rows, width] f32 */
     uint32_t rows, width;
     float cap;
 } qn_softcap_t;
 
 /* gather_rows: out[s] = x[rows[s]]. */
 typedef struct {
-    const void *x;           /* [.., width] */
-    const uint32_t *rows;    /* [S] */
+    const void *x;        /* [.., width] */
+    const uint32_t *rows; /* [S] */
     uint32_t row_count, width;
-    void *out;               /* [S, width]; must not overlap x */
+    void *out; /* [S, width]; must not overlap x */
 } qn_gather_rows_t;
 
-typedef struct { uint32_t id; float logprob; } qn_top_entry_t;
+typedef struct {
+    uint32_t id;
+    float logprob;
+} qn_top_entry_t;
 
 /* logprobs: log-probability of one given id per row and the most probable ids, ties to the lower id. */
 typedef struct {
-    const float *logits;     /* [S, V] */
-    const uint32_t *targets; /* [S] */
+    const float *logits;        /* [S, V] */
+    const uint32_t *targets;    /* [S] */
     const uint32_t *top_counts; /* [S], at most QN_TOP_LOGPROBS_MAX */
     uint32_t rows, vocab;
     float *ret_logprobs;     /* [S] */
     qn_top_entry_t *ret_top; /* [S, QN_TOP_LOGPROBS_MAX] */
 } qn_logprobs_t;
 
-typedef struct { uint32_t slot, position; } qn_sample_t;  /* position of the token to sample */
+typedef struct {
+    uint32_t slot, position;
+} qn_sample_t; /* position of the token to sample */
 
 typedef struct {
     uint32_t id;
-    float logprob;           /* of the raw model distribution; 0 when the slot did not ask */
+    float logprob; /* of the raw model distribution; 0 when the slot did not ask */
     uint8_t stopped, masked;
 } qn_sample_result_t;
 
@@ -361,11 +380,12 @@ typedef struct {
  * the lower id. Writes last_token, done and counts of the slot. A row of a slot that is done is masked. */
 typedef struct {
     qn_slot_tables_t tables;
-    const qn_sample_t *samples; uint32_t sample_count;  /* [S] */
-    const float *logits;     /* [S, V] */
-    float *scratch;          /* [S, 2, V] */
+    const qn_sample_t *samples;
+    uint32_t sample_count;           /* [S] */
+    const float *logits;             /* [S, V] */
+    float *scratch;                  /* [S, 2, V] */
     qn_sample_result_t *ret_results; /* [S] */
-    qn_top_entry_t *ret_top; /* [S, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *ret_top;         /* [S, QN_TOP_LOGPROBS_MAX] */
 } qn_sampler_t;
 
 typedef enum {
@@ -389,8 +409,8 @@ typedef enum {
     QN_OP_GATHER_ROWS,
     QN_OP_LOGPROBS,
     QN_OP_SAMPLER,
-    QN_OP_REQUIRED,                             /* every backend has all operations above */
-    QN_OP_NORM_MATMUL = QN_OP_REQUIRED,         /* fused.h: several of them in one, where a backend has it */
+    QN_OP_REQUIRED,                     /* every backend has all operations above */
+    QN_OP_NORM_MATMUL = QN_OP_REQUIRED, /* fused.h: several of them in one, where a backend has it */
     QN_OP_DECODE_ATTENTION,
     QN_OP_COUNT,
 } qn_op_t;
@@ -408,15 +428,17 @@ enum { QN_ISA_AVX2 = 1, QN_ISA_AVX512 = 2, QN_ISA_AVX512_VNNI = 4, QN_ISA_AVX512
 /* One implementation. `launch` takes the argument struct of its operation. */
 typedef struct {
     qn_op_t op;
-    const char *name;                              /* "reference", "avx2", "avx512", "cuda" */
-    uint32_t isa;                                  /* bits this machine must have */
-    uint32_t rank;                                 /* of those that fit, the greatest is chosen; 0: the plain one */
-    bool (*accepts)(const qn_kernel_case_t *);     /* NULL: every shape */
+    const char *name;                          /* "reference", "avx2", "avx512", "cuda" */
+    uint32_t isa;                              /* bits this machine must have */
+    uint32_t rank;                             /* of those that fit, the greatest is chosen; 0: the plain one */
+    bool (*accepts)(const qn_kernel_case_t *); /* NULL: every shape */
     void (*launch)(qn_stream_t *stream, const void *arguments);
 } qn_kernel_t;
 
 /* NULL for an operation that the backend does not have. */
-typedef struct { const qn_kernel_t *chosen[QN_OP_COUNT]; } qn_kernel_set_t;
+typedef struct {
+    const qn_kernel_t *chosen[QN_OP_COUNT];
+} qn_kernel_set_t;
 
 /* "attention.decode" and so on. */
 const char *qn_op_name(qn_op_t op);

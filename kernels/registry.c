@@ -14,14 +14,28 @@ typedef struct {
 } table_t;
 
 static const char *const OP_NAMES[QN_OP_COUNT] = {
-    [QN_OP_SLOT_UPDATE] = "slot_update", [QN_OP_BLOCK_COPY] = "block_copy", [QN_OP_STEP_INPUT] = "step_input",
-    [QN_OP_EMBEDDING] = "embedding", [QN_OP_RMSNORM] = "rmsnorm", [QN_OP_LAYERNORM] = "layernorm",
-    [QN_OP_MATMUL] = "matmul", [QN_OP_ROPE_ANGLES] = "rope_angles", [QN_OP_ROPE] = "rope",
-    [QN_OP_KV_WRITE] = "kv_write", [QN_OP_ATTENTION_PREFILL] = "attention.prefill",
-    [QN_OP_ATTENTION_DECODE] = "attention.decode", [QN_OP_ACTIVATION] = "activation", [QN_OP_MOE_ROUTE] = "moe_route",
-    [QN_OP_EXPERT_MATMUL] = "expert_matmul", [QN_OP_MOE_COMBINE] = "moe_combine", [QN_OP_SOFTCAP] = "softcap",
-    [QN_OP_GATHER_ROWS] = "gather_rows", [QN_OP_LOGPROBS] = "logprobs", [QN_OP_SAMPLER] = "sampler",
-    [QN_OP_NORM_MATMUL] = "norm_matmul", [QN_OP_DECODE_ATTENTION] = "decode_attention",
+    [QN_OP_SLOT_UPDATE] = "slot_update",
+    [QN_OP_BLOCK_COPY] = "block_copy",
+    [QN_OP_STEP_INPUT] = "step_input",
+    [QN_OP_EMBEDDING] = "embedding",
+    [QN_OP_RMSNORM] = "rmsnorm",
+    [QN_OP_LAYERNORM] = "layernorm",
+    [QN_OP_MATMUL] = "matmul",
+    [QN_OP_ROPE_ANGLES] = "rope_angles",
+    [QN_OP_ROPE] = "rope",
+    [QN_OP_KV_WRITE] = "kv_write",
+    [QN_OP_ATTENTION_PREFILL] = "attention.prefill",
+    [QN_OP_ATTENTION_DECODE] = "attention.decode",
+    [QN_OP_ACTIVATION] = "activation",
+    [QN_OP_MOE_ROUTE] = "moe_route",
+    [QN_OP_EXPERT_MATMUL] = "expert_matmul",
+    [QN_OP_MOE_COMBINE] = "moe_combine",
+    [QN_OP_SOFTCAP] = "softcap",
+    [QN_OP_GATHER_ROWS] = "gather_rows",
+    [QN_OP_LOGPROBS] = "logprobs",
+    [QN_OP_SAMPLER] = "sampler",
+    [QN_OP_NORM_MATMUL] = "norm_matmul",
+    [QN_OP_DECODE_ATTENTION] = "decode_attention",
 };
 
 const char *qn_op_name(qn_op_t op) { return op < QN_OP_COUNT ? OP_NAMES[op] : "unknown"; }
@@ -35,7 +49,7 @@ static bool fits(const qn_kernel_t *kernel, const qn_kernel_case_t *shape, uint3
 static void choose_best(const table_t *table, const qn_kernel_case_t *shape, uint32_t isa, bool plain,
                         qn_kernel_set_t *set)
 {
-    *set = (qn_kernel_set_t){ 0 };
+    *set = (qn_kernel_set_t){0};
     for (size_t i = 0; i < table->count; i++) {
         const qn_kernel_t *now = set->chosen[table->rows[i].op];
         if (plain && table->rows[i].rank) continue;
@@ -84,15 +98,18 @@ static qn_err_t apply_item(const table_t *table, char *item, const qn_kernel_cas
                        item);
     *name++ = '\0';
     unsigned op = 0;
-    while (op < QN_OP_COUNT && strcmp(OP_NAMES[op], item) != 0) op++;
+    while (op < QN_OP_COUNT && strcmp(OP_NAMES[op], item) != 0)
+        op++;
     if (op == QN_OP_COUNT) return unknown_op(item);
     const qn_kernel_t *kernel = find_kernel(table, (qn_op_t)op, name);
     if (!kernel) return unknown_kernel(table, (qn_op_t)op, name);
     if (kernel->isa & ~isa)
         return qn_fail(QN_ERR_CONFIG, "compute.kernels: this machine cannot run %s=%s; leave it out", item, name);
     if (kernel->accepts && !kernel->accepts(shape))
-        return qn_fail(QN_ERR_CONFIG, "compute.kernels: %s=%s does not take this model's shape (%u heads, head_dim "
-                       "%u)", item, name, shape->heads, shape->head_dim);
+        return qn_fail(QN_ERR_CONFIG,
+                       "compute.kernels: %s=%s does not take this model's shape (%u heads, head_dim "
+                       "%u)",
+                       item, name, shape->heads, shape->head_dim);
     set->chosen[op] = kernel;
     return QN_OK;
 }
@@ -100,7 +117,7 @@ static qn_err_t apply_item(const table_t *table, char *item, const qn_kernel_cas
 qn_err_t qn_kernels_choose_from(const qn_kernel_t *rows, size_t count, const char *choice,
                                 const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set)
 {
-    const table_t whole = { rows, count }, *table = &whole;
+    const table_t whole = {rows, count}, *table = &whole;
     qn_kernel_set_t set;
     bool reference = strcmp(choice, "reference") == 0;
     choose_best(table, shape, reference ? 0 : isa, reference, &set);

@@ -24,7 +24,8 @@ qn_err_t qn_weight_bytes(qn_scalar_t scalar, qn_layout_t layout, uint32_t group,
     if (panels) {
         count = outputs / QN_PANEL_ROWS + (outputs % QN_PANEL_ROWS != 0);
         each = qn_panel_bytes(scalar, group, inputs);
-    } else each = inputs * qn_scalar_bytes(scalar);
+    } else
+        each = inputs * qn_scalar_bytes(scalar);
     if (__builtin_mul_overflow(count, each, &bytes) || bytes > INT64_MAX)
         return qn_fail(QN_ERR_LIMIT, "a weight of more than 2^63 bytes");
     *ret_bytes = bytes;
@@ -95,8 +96,8 @@ void qn_weight_span(const qn_weight_t *weight, uint64_t inputs, uint64_t output,
             ret_values[i] = qn_load(weight->data, weight->scalar, output * inputs + first + i);
         return;
     }
-    const uint8_t *panel = (const uint8_t *)weight->data +
-                           output / QN_PANEL_ROWS * qn_panel_bytes(weight->scalar, weight->group, inputs);
+    const uint8_t *panel =
+        (const uint8_t *)weight->data + output / QN_PANEL_ROWS * qn_panel_bytes(weight->scalar, weight->group, inputs);
     for (uint64_t i = 0; i < count; i++)
         ret_values[i] = get_from_panel(weight, panel, inputs, (uint32_t)(output % QN_PANEL_ROWS), first + i);
 }

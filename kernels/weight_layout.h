@@ -28,7 +28,7 @@
 #include "kernels/kernels.h"
 
 #define QN_PANEL_ROWS 16
-#define QN_INT8_GROUP 64  /* inputs are padded to this */
+#define QN_INT8_GROUP 64 /* inputs are padded to this */
 
 static inline uint64_t qn_panel_count(uint64_t outputs) { return (outputs + QN_PANEL_ROWS - 1) / QN_PANEL_ROWS; }
 
@@ -53,8 +53,7 @@ static inline uint64_t qn_panel_bytes(qn_scalar_t scalar, uint32_t group, uint64
 /* Where the scales of an int8 or int4 panel begin, in bytes from the panel. */
 static inline uint64_t qn_panel_scales(qn_scalar_t scalar, uint32_t group, uint64_t inputs)
 {
-    if (scalar == QN_SCALAR_INT8)
-        return (inputs + QN_INT8_GROUP - 1) / QN_INT8_GROUP * QN_INT8_GROUP * QN_PANEL_ROWS;
+    if (scalar == QN_SCALAR_INT8) return (inputs + QN_INT8_GROUP - 1) / QN_INT8_GROUP * QN_INT8_GROUP * QN_PANEL_ROWS;
     return (inputs + group - 1) / group * (group / 2) * QN_PANEL_ROWS;
 }
 

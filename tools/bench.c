@@ -44,7 +44,7 @@ bench_time_t bench_time(void (*body)(void *context), void *context, double secon
         taken[rounds++] = (double)(now - before) * 1e-9;
         before = now;
     }
-    bench_time_t time = { .median_s = bench_quantile(taken, rounds, 0.5), .rounds = rounds };
+    bench_time_t time = {.median_s = bench_quantile(taken, rounds, 0.5), .rounds = rounds};
     time.best_s = taken[0];
     return time;
 }
@@ -72,7 +72,7 @@ static bool is_shape_only(const char *directory)
 {
     char path[QN_PATH_MAX + 64];
     struct stat info;
-    static const char *const WEIGHTS[] = { "model.safetensors", "model.safetensors.index.json" };
+    static const char *const WEIGHTS[] = {"model.safetensors", "model.safetensors.index.json"};
     snprintf(path, sizeof path, "%s/config.json", directory);
     if (stat(path, &info) != 0) return false;
     for (size_t i = 0; i < 2; i++) {
@@ -97,7 +97,8 @@ int bench_config(const qn_config_arguments_t *arguments, const char *model, uint
         snprintf(threads_set, sizeof threads_set, "compute.threads=%llu", (unsigned long long)threads);
         sets[count++] = threads_set;
     }
-    for (size_t i = 0; i < arguments->set_count; i++) sets[count++] = arguments->sets[i];
+    for (size_t i = 0; i < arguments->set_count; i++)
+        sets[count++] = arguments->sets[i];
     qn_err_t err = qn_config_load(arguments->path, sets, count, arguments->run_dir, ret_config);
     return err ? cli_fail_err(err) : EX_OK;
 }

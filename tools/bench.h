@@ -19,7 +19,7 @@ int bench_tokenizer(int argc, char **argv);
 #define BENCH_ROUNDS_MAX 4096
 
 typedef struct {
-    double best_s, median_s;  /* of one call */
+    double best_s, median_s; /* of one call */
     unsigned rounds;
 } bench_time_t;
 

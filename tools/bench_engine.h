@@ -18,9 +18,9 @@
 typedef struct bench_engine bench_engine_t;
 
 typedef struct {
-    uint32_t sequences;    /* at once, 1 .. QN_SLOTS_MAX */
-    uint32_t step_tokens;  /* of one step, at least `sequences`, at most QN_STEP_TOKENS_MAX */
-    uint32_t model_len;    /* positions of a sequence, at most QN_PROMPT_TOKENS_MAX */
+    uint32_t sequences;   /* at once, 1 .. QN_SLOTS_MAX */
+    uint32_t step_tokens; /* of one step, at least `sequences`, at most QN_STEP_TOKENS_MAX */
+    uint32_t model_len;   /* positions of a sequence, at most QN_PROMPT_TOKENS_MAX */
 } bench_engine_size_t;
 
 /* One sequence's tokens in a step. `ids` NULL: one token, the one that was sampled last. */
@@ -57,15 +57,15 @@ qn_err_t bench_engine_logits(bench_engine_t *engine, const float **ret_logits, u
 
 typedef struct {
     const qn_model_config_t *config;
-    const char *id;              /* as the HTTP API names the model */
-    const char *directory;       /* of its files */
+    const char *id;        /* as the HTTP API names the model */
+    const char *directory; /* of its files */
     const qn_kernel_set_t *kernels;
-    uint32_t threads;            /* of the CPU; 0 on a GPU */
+    uint32_t threads; /* of the CPU; 0 on a GPU */
     const backend_t *backend;
-    const char *device_name;     /* "2 threads", "NVIDIA H200" */
+    const char *device_name; /* "2 threads", "NVIDIA H200" */
     uint32_t steps_in_flight;
-    uint64_t weights_bytes;      /* resident */
-    qn_scalar_t product_scalar;  /* format of the first layer's products */
+    uint64_t weights_bytes;     /* resident */
+    qn_scalar_t product_scalar; /* format of the first layer's products */
     qn_scalar_t head_scalar;
     qn_scalar_t kv_scalar;
     double load_s;

@@ -18,7 +18,7 @@
 /* Beyond, the plain implementation is timed only when asked for: it takes seconds. */
 #define REFERENCE_OPERATIONS_MAX 2e7
 #define REFERENCE_OPERATIONS_MAX_DEVICE 2e10
-#define UNKNOWN_CACHE_BYTES (UINT64_C(64) << 20)   /* of a device */
+#define UNKNOWN_CACHE_BYTES (UINT64_C(64) << 20) /* of a device */
 
 typedef struct {
     const char *op, *kernel;
@@ -32,7 +32,7 @@ typedef struct {
     kernel_runner_t *runner;
     const kernel_runner_info_t *info;
     machine_speed_t speed;
-    json_t *rows;                /* with --json */
+    json_t *rows; /* with --json */
     size_t timed, wrong;
 } bench_t;
 
@@ -57,8 +57,9 @@ static double error_of(const kernel_case_t *made)
     double most = 0;
     for (size_t i = 0; i < made->output_count; i++) {
         const kernel_output_t *output = &made->outputs[i];
-        double error = !output->is_id ? float_error(output)
-            : memcmp(output->tested, output->exact, output->count * 4) ? INFINITY : 0;
+        double error = !output->is_id                                             ? float_error(output)
+                       : memcmp(output->tested, output->exact, output->count * 4) ? INFINITY
+                                                                                  : 0;
         if (error > most) most = error;
     }
     return most;
@@ -66,10 +67,10 @@ static double error_of(const kernel_case_t *made)
 
 static double allowed_error(const kernel_case_t *made, const qn_kernel_t *kernel)
 {
-    if (made->target.activations == QN_SCALAR_BF16) return 1e-2;   /* every output is rounded to it */
+    if (made->target.activations == QN_SCALAR_BF16) return 1e-2; /* every output is rounded to it */
     switch (machine_peak_of(kernel->name, made->scalar)) {
-    case MACHINE_PEAK_INT8: return 2e-2;   /* activations in 8 bits */
-    case MACHINE_PEAK_BF16: return 1e-2;   /* activations in bf16 */
+    case MACHINE_PEAK_INT8: return 2e-2; /* activations in 8 bits */
+    case MACHINE_PEAK_BF16: return 1e-2; /* activations in bf16 */
     default: return 1e-5;
     }
 }
@@ -90,10 +91,11 @@ static void report(bench_t *b, const kernel_case_t *made, const qn_kernel_t *ker
     double seconds = time->best_s, peak = machine_peak_speed(&b->speed, limit);
     if (b->rows) {
         json_array_append_new(b->rows, json_pack("{s:s, s:s, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:b, s:s, s:f}", "op",
-            qn_op_name(made->op), "kernel", kernel->name, "shape", made->shape, "right", (int)is_right, "error",
-            isfinite(error) ? error : 1e30, "best_s", seconds, "median_s", time->median_s, "bytes", made->bytes,
-            "operations", made->operations, "from_memory", (int)is_from_memory(b, made), "peak_name", peak_name,
-            "peak", peak));
+                                                 qn_op_name(made->op), "kernel", kernel->name, "shape", made->shape,
+                                                 "right", (int)is_right, "error", isfinite(error) ? error : 1e30,
+                                                 "best_s", seconds, "median_s", time->median_s, "bytes", made->bytes,
+                                                 "operations", made->operations, "from_memory",
+                                                 (int)is_from_memory(b, made), "peak_name", peak_name, "peak", peak));
         return;
     }
     bench_progress_end();
@@ -105,7 +107,8 @@ static void report(bench_t *b, const kernel_case_t *made, const qn_kernel_t *ker
     printf(" %11.1f us %7.1f GB/s", seconds * 1e6, made->bytes / seconds * 1e-9);
     if (is_from_memory(b, made) && b->speed.read_all > 0)
         printf(" (%5.1f %%)", 100 * made->bytes / seconds / b->speed.read_all);
-    else printf("          ");
+    else
+        printf("          ");
     if (made->operations > 0) printf(" %8.1f GFLOP/s", made->operations / seconds * 1e-9);
     if (made->operations > 0 && peak > 0)
         printf(" (%5.1f %% of %s)", 100 * made->operations / seconds / peak, peak_name);
@@ -117,7 +120,7 @@ static void report(bench_t *b, const kernel_case_t *made, const qn_kernel_t *ker
 
 static qn_err_t run_kernel(bench_t *b, const kernel_case_t *made, const qn_kernel_t *kernel)
 {
-    bench_time_t time = { 0 };
+    bench_time_t time = {0};
     qn_err_t err = kernel_runner_check(b->runner, kernel);
     if (err) return err;
     double error = error_of(made);
@@ -145,8 +148,9 @@ static qn_err_t run_case(bench_t *b, size_t index)
 {
     bool device = b->info->device;
     uint64_t cache = b->speed.cache_bytes ? b->speed.cache_bytes : UNKNOWN_CACHE_BYTES;
-    kernel_case_target_t target = { .device = device, .activations = b->info->activations,
-                                    .rotated_bytes = device ? 8 * cache : 3 * b->speed.cache_bytes };
+    kernel_case_target_t target = {.device = device,
+                                   .activations = b->info->activations,
+                                   .rotated_bytes = device ? 8 * cache : 3 * b->speed.cache_bytes};
     kernel_case_t made;
     bench_progress("%s %zu of %zu", qn_op_name(kernel_case_op(device, index)), index + 1, kernel_case_count(device));
     qn_err_t err = kernel_case_make(index, &target, &made);
@@ -158,18 +162,17 @@ static qn_err_t run_case(bench_t *b, size_t index)
     return err;
 }
 
-static bool op_is_wanted(const options_t *o, qn_op_t op)
-{
-    return !o->op || strcmp(o->op, qn_op_name(op)) == 0;
-}
+static bool op_is_wanted(const options_t *o, qn_op_t op) { return !o->op || strcmp(o->op, qn_op_name(op)) == 0; }
 
 static qn_err_t run(bench_t *b)
 {
     qn_err_t err = QN_OK;
     bool device = b->info->device;
     bench_progress("the machine");
-    if (device) machine_speed_of_gpu(b->info->device_name, &b->speed);
-    else err = machine_speed_measure((unsigned)b->options->threads, 0, &b->speed);
+    if (device)
+        machine_speed_of_gpu(b->info->device_name, &b->speed);
+    else
+        err = machine_speed_measure((unsigned)b->options->threads, 0, &b->speed);
     bench_progress_end();
     if (device && !b->options->json) printf("%s\n", b->info->device_name);
     if (!err && !b->options->json && b->speed.read_all > 0) machine_speed_print(&b->speed);
@@ -204,7 +207,7 @@ static int check_names(const options_t *o, const kernel_runner_info_t *info)
 /* What was asked for, with the names checked; an exit status. */
 static int measure(const options_t *o, const qn_config_values_t *config)
 {
-    bench_t b = { .options = o };
+    bench_t b = {.options = o};
     qn_err_t err = kernel_runner_open(config, &b.runner);
     if (err) return cli_fail_err(err);
     b.info = kernel_runner_info(b.runner);
@@ -231,18 +234,19 @@ static int measure(const options_t *o, const qn_config_values_t *config)
 
 int bench_kernels(int argc, char **argv)
 {
-    options_t o = { .seconds = 0.1 };
+    options_t o = {.seconds = 0.1};
     const cli_option_t options[] = {
-        { "op", 0, CLI_TEXT, &o.op, NULL, "NAME", "this operation only (matmul, attention.decode, ...)", 0, 0 },
-        { "kernel", 0, CLI_TEXT, &o.kernel, NULL, "NAME", "this implementation only (reference, avx2, avx512, ...)", 0,
-          0 },
-        { "threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, MACHINE_THREADS_MAX },
-        { "seconds", 0, CLI_NUMBER, &o.seconds, NULL, "S", "of each measurement (default 0.1)", 0.001, 60 },
-        { "json", 'j', CLI_FLAG, &o.json, NULL, NULL, "seconds, bytes and operations as JSON", 0, 0 },
+        {"op", 0, CLI_TEXT, &o.op, NULL, "NAME", "this operation only (matmul, attention.decode, ...)", 0, 0},
+        {"kernel", 0, CLI_TEXT, &o.kernel, NULL, "NAME", "this implementation only (reference, avx2, avx512, ...)", 0,
+         0},
+        {"threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, MACHINE_THREADS_MAX},
+        {"seconds", 0, CLI_NUMBER, &o.seconds, NULL, "S", "of each measurement (default 0.1)", 0.001, 60},
+        {"json", 'j', CLI_FLAG, &o.json, NULL, NULL, "seconds, bytes and operations as JSON", 0, 0},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "bench kernels", .arguments = "[OPTION]...",
+        .name = "bench kernels",
+        .arguments = "[OPTION]...",
         .summary = "Checks every kernel against the reference over a table of shapes, then times it.",
         .details = "Times are the best of many. GB/s counts weights, KV, inputs and outputs once, with its percentage "
                    "of the\nmemory's where the data is larger than the caches; GFLOP/s is with the percentage of the "
@@ -250,7 +254,9 @@ int bench_kernels(int argc, char **argv)
                    "examples:\n"
                    "  quintet bench kernels --op matmul --threads 1\n"
                    "  quintet bench kernels --set compute.backend=cuda",
-        .options = options, .option_count = sizeof options / sizeof *options, .configuration = &arguments,
+        .options = options,
+        .option_count = sizeof options / sizeof *options,
+        .configuration = &arguments,
     };
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;

@@ -31,29 +31,33 @@ typedef struct {
 
 /* What has been seen so far. */
 typedef struct {
-    double *kl;                      /* [count], one per position */
+    double *kl; /* [count], one per position */
     size_t count, same_top, targets;
-    double nll_exact, nll_tested;    /* sums over targets, nats */
+    double nll_exact, nll_tested; /* sums over targets, nats */
 } tally_t;
 
 typedef struct {
-    const uint32_t *ids;             /* [sequences, length] */
+    const uint32_t *ids; /* [sequences, length] */
     uint32_t sequences, length, vocab;
 } corpus_t;
 
 /* ---- one row ---- */
 
-typedef struct { double shift, log_total; uint32_t top; } row_t;
+typedef struct {
+    double shift, log_total;
+    uint32_t top;
+} row_t;
 
 /* ln of the softmax's denominator, and the greatest logit's id (the lower one of equals). */
 static row_t read_row(const float *logits, uint32_t vocab)
 {
-    row_t row = { .top = 0 };
+    row_t row = {.top = 0};
     for (uint32_t v = 1; v < vocab; v++)
         if (logits[v] > logits[row.top]) row.top = v;
     row.shift = (double)logits[row.top];
     double total = 0;
-    for (uint32_t v = 0; v < vocab; v++) total += (double)expf(logits[v] - (float)row.shift);
+    for (uint32_t v = 0; v < vocab; v++)
+        total += (double)expf(logits[v] - (float)row.shift);
     row.log_total = log(total);
     return row;
 }
@@ -67,7 +71,7 @@ static double divergence(const float *exact, const row_t *p, const float *tested
         sum += (double)expf(exact[v] - (float)p->shift) * difference;
     }
     sum *= exp(-p->log_total);
-    return sum > 0 ? sum : 0;  /* below zero by rounding alone */
+    return sum > 0 ? sum : 0; /* below zero by rounding alone */
 }
 
 static void tally_row(tally_t *tally, const float *exact, const float *tested, uint32_t vocab, const uint32_t *target)
@@ -106,11 +110,15 @@ static qn_err_t compare(bench_engine_t *const engines[2], const corpus_t *corpus
 {
     bench_run_t runs[BENCH_ENGINE_LOGIT_ROWS];
     for (uint32_t s = 0; s < corpus->sequences; s++)
-        for (int e = 0; e < 2; e++) bench_engine_start(engines[e], s, corpus->length);
+        for (int e = 0; e < 2; e++)
+            bench_engine_start(engines[e], s, corpus->length);
     for (uint32_t position = 0; position < corpus->length; position++) {
         for (uint32_t s = 0; s < corpus->sequences; s++)
-            runs[s] = (bench_run_t){ .slot = s, .position = position, .tokens = 1, .sample = true,
-                                     .ids = corpus->ids + (size_t)s * corpus->length + position };
+            runs[s] = (bench_run_t){.slot = s,
+                                    .position = position,
+                                    .tokens = 1,
+                                    .sample = true,
+                                    .ids = corpus->ids + (size_t)s * corpus->length + position};
         bench_progress("position %u of %u, %u sequences", position + 1, corpus->length, corpus->sequences);
         qn_err_t err = step_both(engines, runs, corpus, position, tally);
         if (err) return err;
@@ -147,24 +155,26 @@ static qn_err_t cut(const tokenizer_tokens_t *tokens, uint64_t wanted, uint64_t 
     if (sequences > BENCH_ENGINE_LOGIT_ROWS) sequences = BENCH_ENGINE_LOGIT_ROWS;
     uint64_t length = sequences ? count / sequences : 0;
     if (length > context) length = context;
-    if (length < 2)
-        return qn_fail(QN_ERR_INVALID, "the text has %zu tokens; at least 2 are needed", tokens->count);
+    if (length < 2) return qn_fail(QN_ERR_INVALID, "the text has %zu tokens; at least 2 are needed", tokens->count);
     for (uint64_t i = 0; i < sequences * length; i++)
         if (tokens->ids[i] >= vocab)
             return qn_fail(QN_ERR_INVALID, "the tokenizer gives id %u, the model has %u", tokens->ids[i], vocab);
-    *ret_corpus = (corpus_t){ .ids = tokens->ids, .sequences = (uint32_t)sequences, .length = (uint32_t)length,
-                              .vocab = vocab };
+    *ret_corpus =
+        (corpus_t){.ids = tokens->ids, .sequences = (uint32_t)sequences, .length = (uint32_t)length, .vocab = vocab};
     return QN_OK;
 }
 
 /* ---- what is printed ---- */
 
-typedef struct { double mean, p99, most, top1, exact, tested; } summary_t;
+typedef struct {
+    double mean, p99, most, top1, exact, tested;
+} summary_t;
 
 static summary_t summarise(tally_t *tally)
 {
-    summary_t s = { .top1 = 100 * (double)tally->same_top / (double)tally->count };
-    for (size_t i = 0; i < tally->count; i++) s.mean += tally->kl[i] / (double)tally->count;
+    summary_t s = {.top1 = 100 * (double)tally->same_top / (double)tally->count};
+    for (size_t i = 0; i < tally->count; i++)
+        s.mean += tally->kl[i] / (double)tally->count;
     s.p99 = bench_quantile(tally->kl, tally->count, 0.99);
     s.most = bench_quantile(tally->kl, tally->count, 1);
     s.exact = exp(tally->nll_exact / (double)tally->targets);
@@ -191,11 +201,11 @@ static void print(const options_t *options, bench_engine_t *const engines[2], co
     format_of(engines[0], exact);
     format_of(engines[1], tested);
     if (options->json) {
-        json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "model", info.id,
-                                "reference", exact, "tested", tested, "positions", (json_int_t)positions, "sequences",
-                                (int)corpus->sequences, "length", (int)corpus->length, "kl_mean", s->mean, "kl_p99",
-                                s->p99, "kl_max", s->most, "top1_percent", s->top1, "perplexity_reference", s->exact,
-                                "perplexity", s->tested);
+        json_t *all =
+            json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "model", info.id, "reference",
+                      exact, "tested", tested, "positions", (json_int_t)positions, "sequences", (int)corpus->sequences,
+                      "length", (int)corpus->length, "kl_mean", s->mean, "kl_p99", s->p99, "kl_max", s->most,
+                      "top1_percent", s->top1, "perplexity_reference", s->exact, "perplexity", s->tested);
         cli_print_json(all);
         json_decref(all);
         return;
@@ -212,10 +222,11 @@ static void print(const options_t *options, bench_engine_t *const engines[2], co
 static qn_err_t run_engines(const options_t *options, const qn_config_values_t *exact, const qn_config_values_t *tested,
                             const corpus_t *corpus)
 {
-    bench_engine_size_t size = { .sequences = corpus->sequences, .step_tokens = corpus->sequences,
-                                 .model_len = corpus->length };
-    bench_engine_t *engines[2] = { NULL, NULL };
-    tally_t tally = { .kl = calloc((size_t)corpus->sequences * corpus->length, sizeof(double)) };
+    bench_engine_size_t size = {.sequences = corpus->sequences,
+                                .step_tokens = corpus->sequences,
+                                .model_len = corpus->length};
+    bench_engine_t *engines[2] = {NULL, NULL};
+    tally_t tally = {.kl = calloc((size_t)corpus->sequences * corpus->length, sizeof(double))};
     qn_err_t err = tally.kl ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the divergences");
     bench_progress("loading twice");
     if (!err) err = bench_engine_open(exact, size, &engines[0]);
@@ -234,8 +245,8 @@ static qn_err_t run_engines(const options_t *options, const qn_config_values_t *
 
 static qn_err_t run(const options_t *options, const qn_config_values_t *exact, const qn_config_values_t *tested)
 {
-    tokenizer_tokens_t tokens = { 0 };
-    corpus_t corpus = { 0 };
+    tokenizer_tokens_t tokens = {0};
+    corpus_t corpus = {0};
     model_directory_t *directory = NULL;
     qn_err_t err = model_directory_read(tested, &directory);
     if (!err) err = encode(directory->path, options->text, &tokens);
@@ -254,36 +265,42 @@ static int reference_config(const qn_config_arguments_t *arguments, const option
     qn_config_arguments_t changed = *arguments;
     char kernels[256];
     snprintf(kernels, sizeof kernels, "compute.kernels=%s", options->reference);
-    const char *sets[SETS_OF_REFERENCE] = { "model.quantize=none", "memory.kv_dtype=f32", "compute.activations=f32",
-                                            kernels };
+    const char *sets[SETS_OF_REFERENCE] = {"model.quantize=none", "memory.kv_dtype=f32", "compute.activations=f32",
+                                           kernels};
     if (changed.set_count + SETS_OF_REFERENCE > QN_CONFIG_SETS_MAX) return cli_usage("too many --set");
-    for (size_t i = 0; i < SETS_OF_REFERENCE; i++) changed.sets[changed.set_count++] = sets[i];
+    for (size_t i = 0; i < SETS_OF_REFERENCE; i++)
+        changed.sets[changed.set_count++] = sets[i];
     return bench_config(&changed, options->model, options->threads, ret_config);
 }
 
 int bench_quality(int argc, char **argv)
 {
-    options_t o = { .reference = "", .tokens = 4096, .context = 256 };
+    options_t o = {.reference = "", .tokens = 4096, .context = 256};
     const cli_option_t options[] = {
-        { "model", 0, CLI_TEXT, &o.model, NULL, "DIR", "model directory with weights and tokenizer.json", 0, 0 },
-        { "text", 0, CLI_TEXT, &o.text, NULL, "FILE", "the text to predict (\"-\": standard input)", 0, 0 },
-        { "tokens", 0, CLI_COUNT, &o.tokens, NULL, "N", "of the text, at most (default 4096)", 2, 1 << 20 },
-        { "context", 0, CLI_COUNT, &o.context, NULL, "N", "length of a sequence, at most (default 256)", 2, 1 << 17 },
-        { "reference", 0, CLI_TEXT, &o.reference, NULL, "KERNELS", "compute.kernels of the exact side (default: the "
-          "fastest; \"reference\": plain C)", 0, 0 },
-        { "threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, 256 },
-        { "json", 'j', CLI_FLAG, &o.json, NULL, NULL, "the figures as JSON", 0, 0 },
+        {"model", 0, CLI_TEXT, &o.model, NULL, "DIR", "model directory with weights and tokenizer.json", 0, 0},
+        {"text", 0, CLI_TEXT, &o.text, NULL, "FILE", "the text to predict (\"-\": standard input)", 0, 0},
+        {"tokens", 0, CLI_COUNT, &o.tokens, NULL, "N", "of the text, at most (default 4096)", 2, 1 << 20},
+        {"context", 0, CLI_COUNT, &o.context, NULL, "N", "length of a sequence, at most (default 256)", 2, 1 << 17},
+        {"reference", 0, CLI_TEXT, &o.reference, NULL, "KERNELS",
+         "compute.kernels of the exact side (default: the "
+         "fastest; \"reference\": plain C)",
+         0, 0},
+        {"threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, 256},
+        {"json", 'j', CLI_FLAG, &o.json, NULL, NULL, "the figures as JSON", 0, 0},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "bench quality", .arguments = "--text FILE [OPTION]...",
+        .name = "bench quality",
+        .arguments = "--text FILE [OPTION]...",
         .summary = "Compares a configuration's predictions of a text with those of f32 arithmetic on the weights as "
                    "they are.",
         .details = "What is tested is what the configuration says.\n\n"
                    "examples:\n"
                    "  quintet bench quality --text README.md --set model.quantize=int8\n"
                    "  quintet bench quality --model DIR --text book.txt --set memory.kv_dtype=bf16 --tokens 20000",
-        .options = options, .option_count = sizeof options / sizeof *options, .configuration = &arguments,
+        .options = options,
+        .option_count = sizeof options / sizeof *options,
+        .configuration = &arguments,
     };
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;

@@ -16,7 +16,7 @@
 #include "tools/machine_speed.h"
 
 #define BATCHES_MAX 16
-#define ROUND_STEPS 64       /* decode steps of one life of the sequences: their context grows by that much */
+#define ROUND_STEPS 64 /* decode steps of one life of the sequences: their context grows by that much */
 #define STEPS_LEAST 5
 
 typedef struct {
@@ -30,17 +30,17 @@ typedef struct {
 
 typedef struct {
     uint32_t batch, tokens, context;
-    bench_time_t time;          /* of one step */
-    double gap_s;               /* median of what lay between two steps that were in flight together; 0: none were */
-    double bytes, operations;   /* of one step */
-    step_times_t parts;         /* summed */
+    bench_time_t time;        /* of one step */
+    double gap_s;             /* median of what lay between two steps that were in flight together; 0: none were */
+    double bytes, operations; /* of one step */
+    step_times_t parts;       /* summed */
     unsigned steps;
 } figure_t;
 
 /* Times of the steps of one figure. */
 typedef struct {
     double *taken, *gaps;
-    uint64_t end_ns;            /* of the step before */
+    uint64_t end_ns; /* of the step before */
     figure_t *figure;
 } series_t;
 
@@ -68,8 +68,8 @@ static void close_series(series_t *series)
 static bool enough(const series_t *series, uint64_t begin_ns, double seconds)
 {
     unsigned steps = series->figure->steps;
-    return steps == BENCH_ROUNDS_MAX
-        || (steps >= STEPS_LEAST && (double)(qn_clock_now_ns() - begin_ns) * 1e-9 >= seconds);
+    return steps == BENCH_ROUNDS_MAX ||
+           (steps >= STEPS_LEAST && (double)(qn_clock_now_ns() - begin_ns) * 1e-9 >= seconds);
 }
 
 /* ---- decode ---- */
@@ -85,7 +85,7 @@ static qn_err_t decode_round(bench_engine_t *engine, series_t *series, uint64_t 
     qn_err_t err = QN_OK;
     for (uint32_t i = 0; i < figure->batch; i++) {
         bench_engine_start(engine, i, figure->context);
-        runs[i] = (bench_run_t){ .slot = i, .position = figure->context - 1, .tokens = 1, .ids = &id, .sample = true };
+        runs[i] = (bench_run_t){.slot = i, .position = figure->context - 1, .tokens = 1, .ids = &id, .sample = true};
     }
     bench_engine_info_t info;
     bench_engine_info(engine, &info);
@@ -96,14 +96,16 @@ static qn_err_t decode_round(bench_engine_t *engine, series_t *series, uint64_t 
         if (more) {
             err = bench_engine_submit(engine, runs, figure->batch);
             launched++;
-            for (uint32_t i = 0; i < figure->batch; i++) runs[i].position++, runs[i].ids = NULL;
+            for (uint32_t i = 0; i < figure->batch; i++)
+                runs[i].position++, runs[i].ids = NULL;
         }
         if (err || launched == done || (more && launched - done < info.steps_in_flight)) continue;
         err = bench_engine_finish(engine, &result);
         if (!err && done++ > 1) add_step(series, result);
         if (!err) series->end_ns = result->end_ns;
     }
-    for (uint32_t i = 0; i < figure->batch; i++) bench_engine_retire(engine, i);
+    for (uint32_t i = 0; i < figure->batch; i++)
+        bench_engine_retire(engine, i);
     return err ? err : bench_engine_step(engine, NULL, 0, &result);
 }
 
@@ -112,7 +114,8 @@ static qn_err_t measure_decode(bench_engine_t *engine, series_t *series, double 
     figure_t *figure = series->figure;
     uint64_t begin_ns = qn_clock_now_ns();
     qn_err_t err = QN_OK;
-    while (!err && !enough(series, begin_ns, seconds)) err = decode_round(engine, series, begin_ns, seconds);
+    while (!err && !enough(series, begin_ns, seconds))
+        err = decode_round(engine, series, begin_ns, seconds);
     figure->bytes = bench_engine_decode_bytes(engine, figure->batch, figure->context);
     bench_engine_info_t info;
     bench_engine_info(engine, &info);
@@ -130,8 +133,9 @@ static qn_err_t measure_prefill(bench_engine_t *engine, series_t *series, double
     bench_engine_info(engine, &info);
     uint32_t *ids = malloc(figure->tokens * sizeof *ids);
     if (!ids) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a prompt of %u tokens", figure->tokens);
-    for (uint32_t i = 0; i < figure->tokens; i++) ids[i] = (i * 2654435761u >> 8) % info.config->vocab;
-    const bench_run_t run = { .slot = 0, .tokens = figure->tokens, .ids = ids, .sample = true };
+    for (uint32_t i = 0; i < figure->tokens; i++)
+        ids[i] = (i * 2654435761u >> 8) % info.config->vocab;
+    const bench_run_t run = {.slot = 0, .tokens = figure->tokens, .ids = ids, .sample = true};
     const step_result_t *result;
     uint64_t begin_ns = qn_clock_now_ns();
     qn_err_t err = QN_OK;
@@ -179,9 +183,11 @@ static void print_parts(const figure_t *figure)
 
 static void print_figure(const figure_t *figure, const bench_engine_info_t *info, const machine_speed_t *speed)
 {
-    double percent = percent_of_limit(figure, info, speed);  /* nan: nothing is known of this GPU */
-    if (figure->tokens) printf("prefill %5u", figure->tokens);
-    else printf("decode batch %3u context %5u", figure->batch, figure->context);
+    double percent = percent_of_limit(figure, info, speed); /* nan: nothing is known of this GPU */
+    if (figure->tokens)
+        printf("prefill %5u", figure->tokens);
+    else
+        printf("decode batch %3u context %5u", figure->batch, figure->context);
     printf(": %9.3f ms (best %.3f), %8.1f tok/s (best %.1f), ", figure->time.median_s * 1e3, figure->time.best_s * 1e3,
            tokens_per_second(figure, figure->time.median_s), tokens_per_second(figure, figure->time.best_s));
     if (figure->tokens)
@@ -199,12 +205,14 @@ static void print_all(const bench_engine_info_t *info, const machine_speed_t *sp
                       size_t count)
 {
     printf("%s: %s products, %s head, %s KV, %.1f MiB of weights, matmul %s, attention %s, %s, loaded in "
-           "%.2f s\n", info->id, qn_scalar_name(info->product_scalar), qn_scalar_name(info->head_scalar),
+           "%.2f s\n",
+           info->id, qn_scalar_name(info->product_scalar), qn_scalar_name(info->head_scalar),
            qn_scalar_name(info->kv_scalar), (double)info->weights_bytes / 1048576,
            info->kernels->chosen[QN_OP_MATMUL]->name, info->kernels->chosen[QN_OP_ATTENTION_DECODE]->name,
            info->device_name, info->load_s);
     if (speed->read_all > 0) machine_speed_print(speed);
-    for (size_t i = 0; i < count; i++) print_figure(&figures[i], info, speed);
+    for (size_t i = 0; i < count; i++)
+        print_figure(&figures[i], info, speed);
 }
 
 static json_t *figure_json(const figure_t *figure, const bench_engine_info_t *info, const machine_speed_t *speed)
@@ -222,21 +230,22 @@ static json_t *figure_json(const figure_t *figure, const bench_engine_info_t *in
                      tokens_per_second(figure, figure->time.median_s), "best_tokens_per_second",
                      tokens_per_second(figure, figure->time.best_s), "bytes", figure->bytes, "operations",
                      figure->operations, "limit_name", name, "limit", limit, "percent",
-                     isnan(percent) ? json_null() : json_real(percent), "gap_s", figure->gap_s, "parts_s",
-                     "input", (double)parts->input_ns * each,
-                     "attention", (double)parts->attention_ns * each, "mlp", (double)parts->mlp_ns * each, "output",
-                     (double)parts->output_ns * each, "sample", (double)parts->sample_ns * each);
+                     isnan(percent) ? json_null() : json_real(percent), "gap_s", figure->gap_s, "parts_s", "input",
+                     (double)parts->input_ns * each, "attention", (double)parts->attention_ns * each, "mlp",
+                     (double)parts->mlp_ns * each, "output", (double)parts->output_ns * each, "sample",
+                     (double)parts->sample_ns * each);
 }
 
 static void print_json(const bench_engine_info_t *info, const machine_speed_t *speed, const figure_t *figures,
                        size_t count)
 {
     json_t *rows = json_array();
-    for (size_t i = 0; i < count; i++) json_array_append_new(rows, figure_json(&figures[i], info, speed));
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(rows, figure_json(&figures[i], info, speed));
     json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:i, s:f, s:o, s:o}", "model", info->id, "products",
                             qn_scalar_name(info->product_scalar), "head", qn_scalar_name(info->head_scalar), "kv",
-                            qn_scalar_name(info->kv_scalar), "weights_bytes", (json_int_t)info->weights_bytes,
-                            "matmul", info->kernels->chosen[QN_OP_MATMUL]->name, "attention",
+                            qn_scalar_name(info->kv_scalar), "weights_bytes", (json_int_t)info->weights_bytes, "matmul",
+                            info->kernels->chosen[QN_OP_MATMUL]->name, "attention",
                             info->kernels->chosen[QN_OP_ATTENTION_DECODE]->name, "threads", (int)info->threads,
                             "load_s", info->load_s, "machine", machine_speed_json(speed), "figures", rows);
     cli_print_json(all);
@@ -247,7 +256,7 @@ static void print_json(const bench_engine_info_t *info, const machine_speed_t *s
 
 static qn_err_t measure_all(const options_t *options, bench_engine_t *engine, figure_t *figures, size_t *ret_count)
 {
-    series_t series = { .taken = calloc(2 * BENCH_ROUNDS_MAX, sizeof(double)) };
+    series_t series = {.taken = calloc(2 * BENCH_ROUNDS_MAX, sizeof(double))};
     series.gaps = series.taken + BENCH_ROUNDS_MAX;
     if (!series.taken) return qn_fail(QN_ERR_NO_MEMORY, "no memory for times");
     size_t count = 0;
@@ -255,13 +264,13 @@ static qn_err_t measure_all(const options_t *options, bench_engine_t *engine, fi
     for (size_t b = 0; !err && b < options->batch_count; b++)
         for (size_t c = 0; !err && c < options->context_count; c++) {
             series.figure = &figures[count++];
-            *series.figure = (figure_t){ .batch = options->batch[b], .context = options->context[c] };
+            *series.figure = (figure_t){.batch = options->batch[b], .context = options->context[c]};
             bench_progress("decode, batch %u, context %u", options->batch[b], options->context[c]);
             err = measure_decode(engine, &series, options->seconds);
         }
     for (size_t p = 0; !err && p < options->prefill_count; p++) {
         series.figure = &figures[count++];
-        *series.figure = (figure_t){ .batch = 1, .tokens = options->prefill[p], .context = options->prefill[p] };
+        *series.figure = (figure_t){.batch = 1, .tokens = options->prefill[p], .context = options->prefill[p]};
         bench_progress("prefill of %u", options->prefill[p]);
         err = measure_prefill(engine, &series, options->seconds);
     }
@@ -286,26 +295,31 @@ static qn_err_t run(const options_t *options, const qn_config_values_t *config)
         batch = greatest(options->batch, options->batch_count);
         length = greatest(options->context, options->context_count) + ROUND_STEPS;
     }
-    bench_engine_size_t size = { .sequences = batch, .step_tokens = prefill > batch ? prefill : batch,
-                                 .model_len = length > prefill ? length : prefill };
+    bench_engine_size_t size = {.sequences = batch,
+                                .step_tokens = prefill > batch ? prefill : batch,
+                                .model_len = length > prefill ? length : prefill};
     machine_speed_t speed, after;
     bench_engine_t *engine = NULL;
     size_t count = 0;
     bench_progress("loading %s", config->model.path);
     qn_err_t err = bench_engine_open(config, size, &engine);
     bench_progress("the machine");
-    bench_engine_info_t info = { .id = NULL };
+    bench_engine_info_t info = {.id = NULL};
     if (!err) bench_engine_info(engine, &info);
     bool gpu = !err && !info.backend->synchronous;
-    if (gpu) machine_speed_of_gpu(info.device_name, &speed);
-    else if (!err) err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
+    if (gpu)
+        machine_speed_of_gpu(info.device_name, &speed);
+    else if (!err)
+        err = machine_speed_measure((unsigned)config->compute.threads, 0, &speed);
     if (!err) err = measure_all(options, engine, figures, &count);
     if (!err && !gpu) err = machine_speed_measure(speed.threads, speed.buffer_bytes, &after);
     bench_progress_end();
     if (!err) {
         if (!gpu) machine_speed_raise(&speed, &after);
-        if (options->json) print_json(&info, &speed, figures, count);
-        else print_all(&info, &speed, figures, count);
+        if (options->json)
+            print_json(&info, &speed, figures, count);
+        else
+            print_all(&info, &speed, figures, count);
     }
     bench_engine_close(&engine);
     return err;
@@ -318,8 +332,8 @@ static int take_numbers(options_t *o)
         o->batch_count = bench_numbers("batch", o->batches, 1, QN_SLOTS_MAX, o->batch, BATCHES_MAX);
         if (!o->batch_count) return EX_USAGE;
     }
-    o->context_count = bench_numbers("context", o->contexts, 1, QN_PROMPT_TOKENS_MAX - ROUND_STEPS, o->context,
-                                     BATCHES_MAX);
+    o->context_count =
+        bench_numbers("context", o->contexts, 1, QN_PROMPT_TOKENS_MAX - ROUND_STEPS, o->context, BATCHES_MAX);
     if (!o->context_count) return EX_USAGE;
     if (strcmp(o->prefills, "0") != 0) {
         o->prefill_count = bench_numbers("prefill", o->prefills, 1, QN_STEP_TOKENS_MAX, o->prefill, BATCHES_MAX);
@@ -330,21 +344,24 @@ static int take_numbers(options_t *o)
 
 int bench_step(int argc, char **argv)
 {
-    options_t o = { .batches = "1,8", .contexts = "256", .prefills = "512", .seconds = 2 };
+    options_t o = {.batches = "1,8", .contexts = "256", .prefills = "512", .seconds = 2};
     const cli_option_t options[] = {
-        { "model", 0, CLI_TEXT, &o.model, NULL, "DIR", "model directory; with a config.json and no weights: invented "
-          "ones", 0, 0 },
-        { "batch", 0, CLI_TEXT, &o.batches, NULL, "N,N", "sequences of a decode step (default 1,8; 0: none)", 0, 0 },
-        { "context", 0, CLI_TEXT, &o.contexts, NULL, "N,N", "positions each sees at first (default 256)", 0, 0 },
-        { "prefill", 0, CLI_TEXT, &o.prefills, NULL, "N,N", "tokens of a prompt in one step (default 512; 0: none)",
-          0, 0 },
-        { "threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, MACHINE_THREADS_MAX },
-        { "seconds", 0, CLI_NUMBER, &o.seconds, NULL, "S", "of each measurement, at least (default 2)", 0.01, 600 },
-        { "json", 'j', CLI_FLAG, &o.json, NULL, NULL, "seconds, bytes, operations and limits as JSON", 0, 0 },
+        {"model", 0, CLI_TEXT, &o.model, NULL, "DIR",
+         "model directory; with a config.json and no weights: invented "
+         "ones",
+         0, 0},
+        {"batch", 0, CLI_TEXT, &o.batches, NULL, "N,N", "sequences of a decode step (default 1,8; 0: none)", 0, 0},
+        {"context", 0, CLI_TEXT, &o.contexts, NULL, "N,N", "positions each sees at first (default 256)", 0, 0},
+        {"prefill", 0, CLI_TEXT, &o.prefills, NULL, "N,N", "tokens of a prompt in one step (default 512; 0: none)", 0,
+         0},
+        {"threads", 0, CLI_COUNT, &o.threads, NULL, "N", "as compute.threads", 1, MACHINE_THREADS_MAX},
+        {"seconds", 0, CLI_NUMBER, &o.seconds, NULL, "S", "of each measurement, at least (default 2)", 0.01, 600},
+        {"json", 'j', CLI_FLAG, &o.json, NULL, NULL, "seconds, bytes, operations and limits as JSON", 0, 0},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "bench step", .arguments = "[OPTION]...",
+        .name = "bench step",
+        .arguments = "[OPTION]...",
         .summary = "Measures decode and prefill steps of a model, and how near they come to what the machine can do.",
         .details = "The first figure is the median of the steps. Decode is compared with reading the weights\n"
                    "once and the keys and values of every sequence; prefill with the peak of the instructions\n"
@@ -352,7 +369,9 @@ int bench_step(int argc, char **argv)
                    "examples:\n"
                    "  quintet bench step --model deploy/shapes/qwen2.5-0.5b --set model.quantize=int8 --threads 2\n"
                    "  quintet bench step --batch 1,4,16 --context 128,1024 --prefill 0 --set memory.kv_dtype=bf16",
-        .options = options, .option_count = sizeof options / sizeof *options, .configuration = &arguments,
+        .options = options,
+        .option_count = sizeof options / sizeof *options,
+        .configuration = &arguments,
     };
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;

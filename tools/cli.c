@@ -75,8 +75,7 @@ static void print_help(const cli_command_t *command)
     for (size_t i = 0; i < command->option_count; i++) {
         const cli_option_t *option = &command->options[i];
         char left[80], letter[8] = "    ";
-        if (option->letter)
-            snprintf(letter, sizeof letter, "-%c, ", option->letter);
+        if (option->letter) snprintf(letter, sizeof letter, "-%c, ", option->letter);
         snprintf(left, sizeof left, "  %s--%s%s%s", letter, option->name, option->argument ? " " : "",
                  option->argument ? option->argument : "");
         printf("%-28s %s\n", left, option->help);
@@ -87,8 +86,7 @@ static void print_help(const cli_command_t *command)
                "      --config FILE          configuration (default: $QUINTET_CONFIG, else the built-in values)\n"
                "      --set KEY=VALUE        override one key; may be repeated, the last wins (quintet config keys)\n"
                "      --run-dir DIR          directory of sockets, locks and statistics (run_dir)\n");
-    if (command->details)
-        printf("\n%s\n", command->details);
+    if (command->details) printf("\n%s\n", command->details);
 }
 
 static int unknown_option(const cli_command_t *command, const char *text)
@@ -107,8 +105,7 @@ static int unknown_option(const cli_command_t *command, const char *text)
     char word[QN_NAME_MAX + 1];
     snprintf(word, sizeof word, "%.*s", (int)(length < QN_NAME_MAX ? length : QN_NAME_MAX), text);
     const char *nearest = cli_nearest(word, names, count);
-    if (nearest)
-        return cli_usage("unknown option --%s; did you mean --%s?", word, nearest);
+    if (nearest) return cli_usage("unknown option --%s; did you mean --%s?", word, nearest);
     return cli_usage("unknown option --%s", word);
 }
 
@@ -148,15 +145,10 @@ static int store_number(const cli_option_t *option, const char *text)
 /* -1, or the status of a usage error. `text` is NULL for a flag. */
 static int store(const cli_option_t *option, const char *text)
 {
-    if (option->given)
-        *option->given = true;
+    if (option->given) *option->given = true;
     switch (option->kind) {
-    case CLI_FLAG:
-        *(bool *)option->value = true;
-        return -1;
-    case CLI_TEXT:
-        *(const char **)option->value = text;
-        return -1;
+    case CLI_FLAG: *(bool *)option->value = true; return -1;
+    case CLI_TEXT: *(const char **)option->value = text; return -1;
     case CLI_TEXTS: {
         cli_texts_t *texts = option->value;
         if (texts->count == CLI_TEXTS_MAX)
@@ -165,8 +157,7 @@ static int store(const cli_option_t *option, const char *text)
         return -1;
     }
     case CLI_COUNT:
-    case CLI_NUMBER:
-        return store_number(option, text);
+    case CLI_NUMBER: return store_number(option, text);
     }
     return -1;
 }
@@ -181,12 +172,9 @@ typedef struct {
 /* Gives the option its value: what follows '=' or the next word. */
 static int take_value(walk_t *walk, const cli_option_t *option, const char *attached)
 {
-    if (option->kind == CLI_FLAG && attached)
-        return cli_usage("--%s takes no value", option->name);
-    if (option->kind == CLI_FLAG || attached)
-        return store(option, attached);
-    if (walk->at + 1 == walk->argc)
-        return cli_usage("--%s wants a value: %s", option->name, option->argument);
+    if (option->kind == CLI_FLAG && attached) return cli_usage("--%s takes no value", option->name);
+    if (option->kind == CLI_FLAG || attached) return store(option, attached);
+    if (walk->at + 1 == walk->argc) return cli_usage("--%s wants a value: %s", option->name, option->argument);
     return store(option, walk->argv[++walk->at]);
 }
 
@@ -216,14 +204,11 @@ static int take_letters(walk_t *walk, const char *letters)
         }
         const cli_option_t *option = NULL;
         for (size_t i = 0; i < walk->command->option_count && !option; i++)
-            if (walk->command->options[i].letter == *letter)
-                option = &walk->command->options[i];
-        if (!option)
-            return cli_usage("unknown option -%c", *letter);
+            if (walk->command->options[i].letter == *letter) option = &walk->command->options[i];
+        if (!option) return cli_usage("unknown option -%c", *letter);
         bool takes_rest = option->kind != CLI_FLAG && letter[1];
         status = take_value(walk, option, takes_rest ? letter + 1 : NULL);
-        if (takes_rest)
-            break;
+        if (takes_rest) break;
     }
     return status;
 }
@@ -233,7 +218,7 @@ int cli_parse(const cli_command_t *command, int *argc, char **argv)
     running = command->name;
     if (command->configuration && qn_config_parse_arguments(argc, argv, true, command->configuration))
         return cli_usage("%s", qn_err_text());
-    walk_t walk = { .command = command, .argc = *argc, .at = 1, .kept = 1, .argv = argv };
+    walk_t walk = {.command = command, .argc = *argc, .at = 1, .kept = 1, .argv = argv};
     int status = -1;
     for (; walk.at < walk.argc && status == -1; walk.at++) {
         char *word = argv[walk.at];
@@ -285,8 +270,7 @@ void cli_print_json(const json_t *json)
 
 int cli_finish_output(void)
 {
-    if (fflush(stdout) || ferror(stdout))
-        return cli_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
+    if (fflush(stdout) || ferror(stdout)) return cli_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
     return EX_OK;
 }
 
@@ -302,17 +286,14 @@ char *cli_read_all(const char *path, size_t bytes_max, size_t *ret_bytes)
     char *data = malloc(capacity + 1);
     while (data) {
         bytes += fread(data + bytes, 1, capacity - bytes, file);
-        if (bytes < capacity || bytes > bytes_max)
-            break;
+        if (bytes < capacity || bytes > bytes_max) break;
         capacity *= 2;
         char *grown = realloc(data, capacity + 1);
-        if (!grown)
-            free(data);
+        if (!grown) free(data);
         data = grown;
     }
     bool broken = ferror(file);
-    if (!from_stdin)
-        fclose(file);
+    if (!from_stdin) fclose(file);
     if (!data) {
         qn_fail(QN_ERR_NO_MEMORY, "no memory to read %s", path);
         return NULL;

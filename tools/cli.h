@@ -37,32 +37,32 @@ typedef struct {
 } cli_texts_t;
 
 typedef enum {
-    CLI_FLAG,     /* bool */
-    CLI_TEXT,     /* const char * */
-    CLI_COUNT,    /* uint64_t, within min and max */
-    CLI_NUMBER,   /* double, within min and max */
-    CLI_TEXTS,    /* cli_texts_t: may be given several times */
+    CLI_FLAG,   /* bool */
+    CLI_TEXT,   /* const char * */
+    CLI_COUNT,  /* uint64_t, within min and max */
+    CLI_NUMBER, /* double, within min and max */
+    CLI_TEXTS,  /* cli_texts_t: may be given several times */
 } cli_kind_t;
 
 typedef struct {
-    const char *name;       /* "max-tokens", given as --max-tokens N or --max-tokens=N */
-    char letter;            /* 'j' for -j, 0 for none */
+    const char *name; /* "max-tokens", given as --max-tokens N or --max-tokens=N */
+    char letter;      /* 'j' for -j, 0 for none */
     cli_kind_t kind;
-    void *value;            /* written when the option is given; its content before that is the default */
-    bool *given;            /* may be NULL */
-    const char *argument;   /* how help names the value; NULL for a flag */
+    void *value;          /* written when the option is given; its content before that is the default */
+    bool *given;          /* may be NULL */
+    const char *argument; /* how help names the value; NULL for a flag */
     const char *help;
-    double min, max;        /* CLI_COUNT and CLI_NUMBER; both 0: no bounds */
+    double min, max; /* CLI_COUNT and CLI_NUMBER; both 0: no bounds */
 } cli_option_t;
 
 typedef struct {
-    const char *name;       /* "generate" */
-    const char *arguments;  /* "[OPTION]... PROMPT" */
-    const char *summary;    /* one sentence */
-    const char *details;    /* paragraphs and examples after the options; may be NULL */
+    const char *name;      /* "generate" */
+    const char *arguments; /* "[OPTION]... PROMPT" */
+    const char *summary;   /* one sentence */
+    const char *details;   /* paragraphs and examples after the options; may be NULL */
     const cli_option_t *options;
     size_t option_count;
-    qn_config_arguments_t *configuration;  /* takes --config, --set and --run-dir too, written here; NULL: does not */
+    qn_config_arguments_t *configuration; /* takes --config, --set and --run-dir too, written here; NULL: does not */
 } cli_command_t;
 
 /* Parses argv: options may stand anywhere, "--" ends them, letters may be joined (-jx). What is no option is left in

@@ -12,8 +12,8 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } benches[] = {
-    { "machine", bench_machine }, { "kernels", bench_kernels }, { "step", bench_step },
-    { "quality", bench_quality }, { "tokenizer", bench_tokenizer },
+    {"machine", bench_machine}, {"kernels", bench_kernels},     {"step", bench_step},
+    {"quality", bench_quality}, {"tokenizer", bench_tokenizer},
 };
 #define BENCH_COUNT (sizeof benches / sizeof *benches)
 

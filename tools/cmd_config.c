@@ -20,7 +20,7 @@ static json_t *value_json(const qn_config_key_t *key, const qn_config_values_t *
     const char *field = (const char *)values + key->offset;
     switch (key->kind) {
     case QN_CONFIG_COUNT:
-    case QN_CONFIG_BYTES: return json_integer((json_int_t)*(const uint64_t *)(const void *)field);
+    case QN_CONFIG_BYTES: return json_integer((json_int_t) * (const uint64_t *)(const void *)field);
     case QN_CONFIG_BOOL: return json_boolean(*(const bool *)(const void *)field);
     default: return json_string(*(char *const *)(const void *)field);
     }
@@ -38,7 +38,8 @@ static void show_json(const qn_config_t *config, bool origin)
     size_t count;
     const qn_config_key_t *keys = qn_config_keys(&count);
     json_t *all = json_object();
-    for (size_t i = 0; i < count; i++) json_object_set_new(all, keys[i].key, entry_json(config, &keys[i], origin));
+    for (size_t i = 0; i < count; i++)
+        json_object_set_new(all, keys[i].key, entry_json(config, &keys[i], origin));
     cli_print_json(all);
     json_decref(all);
 }
@@ -92,8 +93,8 @@ static int check(const flags_t *flags, const char *path)
     qn_err_t err = qn_config_load(path, NULL, 0, NULL, &config);
     qn_config_free(&config);
     if (flags->json) {
-        json_t *answer = json_pack("{s:s, s:b, s:s*}", "file", path, "ok", err == QN_OK, "error",
-                                   err ? qn_err_text() : NULL);
+        json_t *answer =
+            json_pack("{s:s, s:b, s:s*}", "file", path, "ok", err == QN_OK, "error", err ? qn_err_text() : NULL);
         cli_print_json(answer);
         json_decref(answer);
     } else if (!err) {
@@ -108,8 +109,8 @@ static int check(const flags_t *flags, const char *path)
 static json_t *key_json(const qn_config_key_t *key)
 {
     static const char *const kinds[] = {
-        [QN_CONFIG_STRING] = "text", [QN_CONFIG_COUNT] = "count", [QN_CONFIG_BYTES] = "bytes",
-        [QN_CONFIG_BOOL] = "bool", [QN_CONFIG_LISTEN] = "address", [QN_CONFIG_ENDPOINT] = "endpoint",
+        [QN_CONFIG_STRING] = "text",       [QN_CONFIG_COUNT] = "count",    [QN_CONFIG_BYTES] = "bytes",
+        [QN_CONFIG_BOOL] = "bool",         [QN_CONFIG_LISTEN] = "address", [QN_CONFIG_ENDPOINT] = "endpoint",
         [QN_CONFIG_SERVICES] = "services",
     };
     json_t *row = json_pack("{s:s, s:s, s:s, s:b, s:s}", "key", key->key, "kind", kinds[key->kind], "default",
@@ -127,13 +128,17 @@ static int keys_command(const flags_t *flags)
     size_t count;
     const qn_config_key_t *keys = qn_config_keys(&count);
     json_t *rows = flags->json ? json_array() : NULL;
-    if (flags->markdown) qn_config_print_markdown(stdout);
-    else if (flags->yaml) qn_config_print_yaml(stdout);
+    if (flags->markdown)
+        qn_config_print_markdown(stdout);
+    else if (flags->yaml)
+        qn_config_print_yaml(stdout);
     else {
         for (size_t i = 0; i < count; i++) {
-            if (rows) json_array_append_new(rows, key_json(&keys[i]));
-            else printf("%-32s %-16s %s\n", keys[i].key, keys[i].default_text[0] ? keys[i].default_text : "\"\"",
-                        keys[i].help);
+            if (rows)
+                json_array_append_new(rows, key_json(&keys[i]));
+            else
+                printf("%-32s %-16s %s\n", keys[i].key, keys[i].default_text[0] ? keys[i].default_text : "\"\"",
+                       keys[i].help);
         }
     }
     if (rows) cli_print_json(rows);
@@ -165,22 +170,25 @@ static int check_flags(const flags_t *flags, const qn_config_arguments_t *argume
 
 int cmd_config(int argc, char **argv)
 {
-    flags_t flags = { 0 };
+    flags_t flags = {0};
     const cli_option_t options[] = {
-        { .name = "origin", .kind = CLI_FLAG, .value = &flags.origin, .help = "tell where each value comes from" },
-        { .name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &flags.json, .help = "answer in JSON" },
-        { .name = "markdown", .kind = CLI_FLAG, .value = &flags.markdown, .help = "keys: as a Markdown table" },
-        { .name = "yaml", .kind = CLI_FLAG, .value = &flags.yaml, .help = "keys: as the default config.yaml" },
+        {.name = "origin", .kind = CLI_FLAG, .value = &flags.origin, .help = "tell where each value comes from"},
+        {.name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &flags.json, .help = "answer in JSON"},
+        {.name = "markdown", .kind = CLI_FLAG, .value = &flags.markdown, .help = "keys: as a Markdown table"},
+        {.name = "yaml", .kind = CLI_FLAG, .value = &flags.yaml, .help = "keys: as the default config.yaml"},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "config", .arguments = "show | get KEY | check FILE | keys",
+        .name = "config",
+        .arguments = "show | get KEY | check FILE | keys",
         .summary = "Shows configuration keys, values and where they come from.",
         .details = "show         every key with the value that quintet up would use\n"
                    "get KEY      one value\n"
                    "check FILE   is the file right? 0, or 78 with line and remedy\n"
                    "keys         every key with its default and meaning\n",
-        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
+        .options = options,
+        .option_count = sizeof options / sizeof options[0],
+        .configuration = &arguments,
     };
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;

@@ -16,15 +16,15 @@ static struct {
 } options;
 
 static const cli_option_t option_table[] = {
-    { "tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server",
-      0, 0 },
-    { "jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "an array of ids per input line, a JSON string per output line",
-      0, 0 },
-    { "keep-special", 0, CLI_FLAG, &options.keep_special, NULL, NULL, "special tokens leave their text (the default)",
-      0, 0 },
-    { "skip-special", 0, CLI_FLAG, &options.skip_special, NULL, NULL, "special tokens leave no text", 0, 0 },
-    { "json", 'j', CLI_FLAG, &options.json, NULL, NULL, "print {\"text\": \"...\"}", 0, 0 },
-    { "url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0 },
+    {"tokenizer", 0, CLI_TEXT, &options.tokenizer, NULL, "FILE", "use this tokenizer.json (or directory), no server", 0,
+     0},
+    {"jsonl", 0, CLI_FLAG, &options.jsonl, NULL, NULL, "an array of ids per input line, a JSON string per output line",
+     0, 0},
+    {"keep-special", 0, CLI_FLAG, &options.keep_special, NULL, NULL, "special tokens leave their text (the default)", 0,
+     0},
+    {"skip-special", 0, CLI_FLAG, &options.skip_special, NULL, NULL, "special tokens leave no text", 0, 0},
+    {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "print {\"text\": \"...\"}", 0, 0},
+    {"url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0},
 };
 
 static const cli_command_t command = {
@@ -47,8 +47,7 @@ static int take_ids(const char *argument, token_ids_t *ids)
     while (*at) {
         char *end;
         unsigned long long id = strtoull(at, &end, 10);
-        if (*at < '0' || *at > '9' || id > UINT32_MAX)
-            return cli_usage("\"%s\" is no token id", argument);
+        if (*at < '0' || *at > '9' || id > UINT32_MAX) return cli_usage("\"%s\" is no token id", argument);
         token_ids_add(ids, (uint32_t)id);
         at = end + strspn(end, "], \t\n");
     }
@@ -58,8 +57,7 @@ static int take_ids(const char *argument, token_ids_t *ids)
 static int print_string(const char *text, size_t bytes, const char *member)
 {
     json_t *string = json_stringn(text, bytes);
-    if (!string)
-        return cli_fail(EX_PROTOCOL, "the answer is not UTF-8");
+    if (!string) return cli_fail(EX_PROTOCOL, "the answer is not UTF-8");
     json_t *json = member ? json_pack("{s:o}", member, string) : string;
     cli_print_json(json);
     json_decref(json);
@@ -87,8 +85,7 @@ static int detokenize_line(token_source_t *source, const char *line, size_t byte
     json_decref(array);
     const char *text;
     size_t text_bytes;
-    if (!status)
-        status = token_source_decode(source, ids, options.skip_special, &text, &text_bytes);
+    if (!status) status = token_source_decode(source, ids, options.skip_special, &text, &text_bytes);
     return status ? status : print_string(text, text_bytes, NULL);
 }
 
@@ -97,7 +94,7 @@ static int detokenize_lines(token_source_t *source)
     char *line = NULL;
     size_t capacity = 0, number = 0;
     ssize_t bytes;
-    token_ids_t ids = { 0 };
+    token_ids_t ids = {0};
     int status = EX_OK;
     while (!status && (bytes = getline(&line, &capacity, stdin)) > 0)
         status = detokenize_line(source, line, (size_t)bytes, ++number, &ids);
@@ -111,10 +108,8 @@ static int detokenize_ids(token_source_t *source, const token_ids_t *ids)
     const char *text;
     size_t bytes;
     int status = token_source_decode(source, ids, options.skip_special, &text, &bytes);
-    if (status)
-        return status;
-    if (options.json)
-        return print_string(text, bytes, "text");
+    if (status) return status;
+    if (options.json) return print_string(text, bytes, "text");
     cli_print_text(text, bytes);
     putchar('\n');
     return EX_OK;
@@ -123,24 +118,19 @@ static int detokenize_ids(token_source_t *source, const token_ids_t *ids)
 int cmd_detokenize(int argc, char **argv)
 {
     int status = cli_parse(&command, &argc, argv);
-    if (status != -1)
-        return status;
+    if (status != -1) return status;
     if (options.keep_special && options.skip_special)
         return cli_usage("--keep-special and --skip-special exclude each other");
     if (options.jsonl ? argc > 1 : argc < 2)
         return options.jsonl ? cli_usage("--jsonl reads standard input and takes no ids") : cli_usage("give token ids");
-    if (options.jsonl && options.json)
-        return cli_usage("--jsonl prints JSON strings: leave out --json");
-    if (options.tokenizer && options.url)
-        return cli_usage("--tokenizer uses no server: leave out --url");
-    token_ids_t ids = { 0 };
+    if (options.jsonl && options.json) return cli_usage("--jsonl prints JSON strings: leave out --json");
+    if (options.tokenizer && options.url) return cli_usage("--tokenizer uses no server: leave out --url");
+    token_ids_t ids = {0};
     for (int i = 1; i < argc; i++)
-        if ((status = take_ids(argv[i], &ids)) != EX_OK)
-            return status;
+        if ((status = take_ids(argv[i], &ids)) != EX_OK) return status;
     token_source_t *source = NULL;
     status = token_source_open(options.tokenizer, options.url, &source);
-    if (status)
-        return status;
+    if (status) return status;
     status = options.jsonl ? detokenize_lines(source) : detokenize_ids(source, &ids);
     token_source_close(&source);
     token_ids_fini(&ids);

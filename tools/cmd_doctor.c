@@ -31,8 +31,8 @@
 
 typedef struct {
     const qn_config_values_t *values;
-    char run_dir[QN_PATH_MAX];  /* "" when it could not be made */
-    bool running;               /* a quintet up holds the run directory */
+    char run_dir[QN_PATH_MAX]; /* "" when it could not be made */
+    bool running;              /* a quintet up holds the run directory */
     findings_t findings;
 } doctor_t;
 
@@ -181,11 +181,13 @@ static void check_gpu(doctor_t *doctor)
     char version[256];
     read_line("/proc/driver/nvidia/version", version, sizeof version);
     bool wanted = strcmp(doctor->values->compute.backend, "cuda") == 0;
-    if (!version[0] && !wanted) add(doctor, FINDING_OK, "driver", NULL, "no GPU, and compute.backend is cpu");
+    if (!version[0] && !wanted)
+        add(doctor, FINDING_OK, "driver", NULL, "no GPU, and compute.backend is cpu");
     else if (!version[0])
         add(doctor, FINDING_WARN, "driver", "install the NVIDIA driver (in a container: pass the GPU in)",
             "/proc/driver/nvidia/version is not there");
-    else add(doctor, FINDING_OK, "driver", NULL, "%s", version);
+    else
+        add(doctor, FINDING_OK, "driver", NULL, "%s", version);
     if (wanted) doctor_gpu(doctor->values, doctor->running, &doctor->findings);
 }
 
@@ -203,7 +205,7 @@ static void check_libraries(doctor_t *doctor)
 
 static void check_programs(doctor_t *doctor)
 {
-    static const char *const services[] = { "frontend", "tokenizer", "scheduler", "memory", "compute" };
+    static const char *const services[] = {"frontend", "tokenizer", "scheduler", "memory", "compute"};
     char directory[PATH_MAX], path[PATH_MAX + 32];
     ssize_t length = readlink("/proc/self/exe", directory, sizeof directory - 1);
     directory[length > 0 ? length : 0] = '\0';
@@ -260,7 +262,7 @@ static int try_bind(const char *listen_text, const char **ret_problem)
     *colon = '\0';
     char *name = host[0] == '[' ? host + 1 : host;
     name[strcspn(name, "]")] = '\0';
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE }, *found = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
     int problem = getaddrinfo(name[0] ? name : NULL, colon + 1, &hints, &found);
     if (problem) {
         *ret_problem = gai_strerror(problem);
@@ -288,9 +290,10 @@ static void check_port(doctor_t *doctor)
     if (error == EADDRINUSE && doctor->running) {
         add(doctor, FINDING_OK, "listen", NULL, "%s, in use while quintet up is running", address);
     } else if (error) {
-        add(doctor, FINDING_FAIL, "listen", error == EADDRINUSE
-            ? "stop what listens there (ss -ltnp), or choose another with --set frontend.listen=HOST:PORT"
-            : "set frontend.listen to an address of this machine",
+        add(doctor, FINDING_FAIL, "listen",
+            error == EADDRINUSE
+                ? "stop what listens there (ss -ltnp), or choose another with --set frontend.listen=HOST:PORT"
+                : "set frontend.listen to an address of this machine",
             "%s: %s", address, problem);
     } else {
         add(doctor, FINDING_OK, "listen", NULL, "%s is free", address);
@@ -359,15 +362,18 @@ int cmd_doctor(int argc, char **argv)
 {
     bool json = false;
     const cli_option_t options[] = {
-        { .name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &json, .help = "answer in JSON" },
+        {.name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &json, .help = "answer in JSON"},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "doctor", .arguments = "[OPTION]...",
+        .name = "doctor",
+        .arguments = "[OPTION]...",
         .summary = "Checks whether this machine can run what is configured.",
         .details = "Exit status: 0 when nothing fails (there may be warnings), 69 when something does, 78 for a wrong\n"
                    "configuration.\n",
-        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
+        .options = options,
+        .option_count = sizeof options / sizeof options[0],
+        .configuration = &arguments,
     };
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;
@@ -375,10 +381,12 @@ int cmd_doctor(int argc, char **argv)
     qn_config_t *config = NULL;
     qn_err_t err = qn_config_load(arguments.path, arguments.sets, arguments.set_count, arguments.run_dir, &config);
     if (err) return cli_fail_err(err);
-    doctor_t doctor = { .values = qn_config_values(config) };
+    doctor_t doctor = {.values = qn_config_values(config)};
     examine(&doctor);
-    if (json) print_json(&doctor.findings);
-    else findings_print(&doctor.findings);
+    if (json)
+        print_json(&doctor.findings);
+    else
+        findings_print(&doctor.findings);
     qn_config_free(&config);
     int status = cli_finish_output();
     return status ? status : findings_worst(&doctor.findings) == FINDING_FAIL ? EX_UNAVAILABLE : EX_OK;

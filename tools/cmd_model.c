@@ -38,10 +38,11 @@ const char *model_tool_shape_text(const uint64_t *shape, unsigned rank, char *te
 
 const char *model_tool_bytes_text(uint64_t bytes, char *text, size_t capacity)
 {
-    static const char *const UNITS[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    static const char *const UNITS[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)bytes;
     size_t unit = 0;
-    for (; value >= 1024 && unit < sizeof UNITS / sizeof *UNITS - 1; unit++) value /= 1024;
+    for (; value >= 1024 && unit < sizeof UNITS / sizeof *UNITS - 1; unit++)
+        value /= 1024;
     snprintf(text, capacity, "%.*f %s", unit == 0 ? 0 : value < 10 ? 2 : 1, value, UNITS[unit]);
     return text;
 }
@@ -50,13 +51,14 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
                        model_kv_t *ret_kv)
 {
     bool bf16 = qn_config_kv_is_bf16(values);
-    kv_size_request_t request = {
-        .block_tokens = (uint32_t)values->memory.block_tokens, .max_model_len = directory->max_model_len,
-        .max_model_len_asked = directory->max_model_len_asked,
-        .max_sequences = (uint32_t)values->scheduler.max_sequences, .asked_bytes = values->memory.kv_bytes };
-    *ret_kv = (model_kv_t){ .dtype = bf16 ? "bf16" : "f32" };
-    qn_err_t err = qn_model_kv_block_bytes(&directory->config, request.block_tokens, bf16 ? 2 : 4,
-                                           &request.block_bytes);
+    kv_size_request_t request = {.block_tokens = (uint32_t)values->memory.block_tokens,
+                                 .max_model_len = directory->max_model_len,
+                                 .max_model_len_asked = directory->max_model_len_asked,
+                                 .max_sequences = (uint32_t)values->scheduler.max_sequences,
+                                 .asked_bytes = values->memory.kv_bytes};
+    *ret_kv = (model_kv_t){.dtype = bf16 ? "bf16" : "f32"};
+    qn_err_t err =
+        qn_model_kv_block_bytes(&directory->config, request.block_tokens, bf16 ? 2 : 4, &request.block_bytes);
     if (err) return err;
     ret_kv->token_bytes = request.block_bytes / request.block_tokens;
     request.device = strcmp(values->compute.backend, "cpu") != 0;
@@ -77,7 +79,9 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
 
 /* ---- the command ---- */
 
-typedef struct { bool json, tensors, quick; } flags_t;
+typedef struct {
+    bool json, tensors, quick;
+} flags_t;
 
 /* DIR stands for model.path and tokenizer.path, below what --set says; a slash at its end says nothing. */
 static int load_config(const qn_config_arguments_t *arguments, const char *directory, qn_config_t **ret_config)
@@ -88,13 +92,15 @@ static int load_config(const qn_config_arguments_t *arguments, const char *direc
     if (directory) {
         size_t length = strlen(directory);
         if (length >= QN_PATH_MAX) return cli_usage("the path is longer than %d bytes", QN_PATH_MAX - 1);
-        while (length > 1 && directory[length - 1] == '/') length--;
+        while (length > 1 && directory[length - 1] == '/')
+            length--;
         snprintf(model, sizeof model, "model.path=%.*s", (int)length, directory);
         snprintf(tokenizer, sizeof tokenizer, "tokenizer.path=%.*s", (int)length, directory);
         sets[count++] = model;
         sets[count++] = tokenizer;
     }
-    for (size_t i = 0; i < arguments->set_count; i++) sets[count++] = arguments->sets[i];
+    for (size_t i = 0; i < arguments->set_count; i++)
+        sets[count++] = arguments->sets[i];
     qn_err_t err = qn_config_load(arguments->path, sets, count, arguments->run_dir, ret_config);
     return err ? cli_fail_err(err) : -1;
 }
@@ -125,29 +131,33 @@ static int run(const qn_config_arguments_t *arguments, const flags_t *flags, boo
 
 int cmd_model(int argc, char **argv)
 {
-    flags_t flags = { 0 };
+    flags_t flags = {0};
     const cli_option_t options[] = {
-        { .name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &flags.json, .help = "answer in JSON" },
-        { .name = "tensors", .kind = CLI_FLAG, .value = &flags.tensors, .help = "show: every tensor" },
-        { .name = "quick", .kind = CLI_FLAG, .value = &flags.quick, .help = "check: do not read the weights" },
+        {.name = "json", .letter = 'j', .kind = CLI_FLAG, .value = &flags.json, .help = "answer in JSON"},
+        {.name = "tensors", .kind = CLI_FLAG, .value = &flags.tensors, .help = "show: every tensor"},
+        {.name = "quick", .kind = CLI_FLAG, .value = &flags.quick, .help = "check: do not read the weights"},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "model", .arguments = "show [DIR] | check [DIR]",
+        .name = "model",
+        .arguments = "show [DIR] | check [DIR]",
         .summary = "Describes a Hugging Face model directory, or finds what is wrong with it.",
-        .details = "show   architecture, shape, tensors, and the memory it takes in each weight format\n"
-                   "check  everything that would go wrong at load, found without a server\n"
-                   "\n"
-                   "DIR is model.path, and tokenizer.path too; without it the configured model is meant.\n"
-                   "\n"
-                   "examples:\n"
-                   "  quintet model show Qwen2.5-0.5B --set model.quantize=int4\n"
-                   "  quintet model check --quick -j Qwen2.5-0.5B\n"
-                   "\n"
-                   "Exit status of check: 0 when nothing fails (there may be warnings), else that of the first\n"
-                   "failure: 65 damaged or contradictory files, 66 a file is missing, 69 not supported, 71 too little memory,\n"
-                   "74 unreadable, 78 configuration.\n",
-        .options = options, .option_count = sizeof options / sizeof options[0], .configuration = &arguments,
+        .details =
+            "show   architecture, shape, tensors, and the memory it takes in each weight format\n"
+            "check  everything that would go wrong at load, found without a server\n"
+            "\n"
+            "DIR is model.path, and tokenizer.path too; without it the configured model is meant.\n"
+            "\n"
+            "examples:\n"
+            "  quintet model show Qwen2.5-0.5B --set model.quantize=int4\n"
+            "  quintet model check --quick -j Qwen2.5-0.5B\n"
+            "\n"
+            "Exit status of check: 0 when nothing fails (there may be warnings), else that of the first\n"
+            "failure: 65 damaged or contradictory files, 66 a file is missing, 69 not supported, 71 too little memory,\n"
+            "74 unreadable, 78 configuration.\n",
+        .options = options,
+        .option_count = sizeof options / sizeof options[0],
+        .configuration = &arguments,
     };
     int done = cli_parse(&command, &argc, argv);
     if (done >= 0) return done;

@@ -35,52 +35,54 @@ static struct {
 } options;
 
 static const cli_option_t option_table[] = {
-    { "all", 'a', CLI_FLAG, &options.all, NULL, NULL, "show Hello, Heartbeat and Credit, too", 0, 0 },
-    { "json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object per message", 0, 0 },
-    { "hex", 'x', CLI_FLAG, &options.hex, NULL, NULL, "the bytes of each frame, too", 0, 0 },
-    { "count", 'c', CLI_COUNT, &options.count, NULL, "N", "end after N messages", 1, 1e15 },
-    { "write", 'w', CLI_TEXT, &options.write, NULL, "FILE", "write them to a capture file instead of printing", 0, 0 },
-    { "print", 0, CLI_FLAG, &options.print, NULL, NULL, "print them even with --write", 0, 0 },
-    { "read", 'r', CLI_TEXT, &options.read, NULL, "FILE", "read a capture file instead of listening", 0, 0 },
-    { "run-dir", 0, CLI_TEXT, &options.run_dir, NULL, "DIR", "run directory of the services", 0, 0 },
-    { "config", 0, CLI_TEXT, &options.config, NULL, "FILE", "configuration that names the run directory", 0, 0 },
-    { "quiet", 'q', CLI_FLAG, &options.quiet, NULL, NULL, "nothing on standard error but failures", 0, 0 },
+    {"all", 'a', CLI_FLAG, &options.all, NULL, NULL, "show Hello, Heartbeat and Credit, too", 0, 0},
+    {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object per message", 0, 0},
+    {"hex", 'x', CLI_FLAG, &options.hex, NULL, NULL, "the bytes of each frame, too", 0, 0},
+    {"count", 'c', CLI_COUNT, &options.count, NULL, "N", "end after N messages", 1, 1e15},
+    {"write", 'w', CLI_TEXT, &options.write, NULL, "FILE", "write them to a capture file instead of printing", 0, 0},
+    {"print", 0, CLI_FLAG, &options.print, NULL, NULL, "print them even with --write", 0, 0},
+    {"read", 'r', CLI_TEXT, &options.read, NULL, "FILE", "read a capture file instead of listening", 0, 0},
+    {"run-dir", 0, CLI_TEXT, &options.run_dir, NULL, "DIR", "run directory of the services", 0, 0},
+    {"config", 0, CLI_TEXT, &options.config, NULL, "FILE", "configuration that names the run directory", 0, 0},
+    {"quiet", 'q', CLI_FLAG, &options.quiet, NULL, NULL, "nothing on standard error but failures", 0, 0},
 };
 
 static const cli_command_t command = {
     .name = "sniff",
     .arguments = "[OPTION]... [FILTER]",
     .summary = "Follows the messages between the services of a run directory, one line each, in the order of sending.",
-    .details =
-        "filter (tests joined by and, or, not and parentheses):\n"
-        "  src S, dst S, host S     sender, receiver, either: frontend, tokenizer, scheduler, memory, compute\n"
-        "  type T, or just T        StepPlan, Encode, ...; several: type StepPlan|StepResult\n"
-        "  req N                    messages about request N, batches with it included\n"
-        "  bytes > N, epoch N, seq N, dropped\n"
-        "  FIELD OP VALUE           any field of a message: step >= 9, StepPlan.runs.token_count > 64,\n"
-        "                           finish = stop, runs.length > 8, reasons ~ fcfs\n\n"
-        "examples:\n"
-        "  quintet sniff\n"
-        "  quintet sniff 'src scheduler and type StepPlan and req 7'\n"
-        "  quintet sniff -c 100 -w trace.qncap; quintet sniff -r trace.qncap -j | jq .message.step",
+    .details = "filter (tests joined by and, or, not and parentheses):\n"
+               "  src S, dst S, host S     sender, receiver, either: frontend, tokenizer, scheduler, memory, compute\n"
+               "  type T, or just T        StepPlan, Encode, ...; several: type StepPlan|StepResult\n"
+               "  req N                    messages about request N, batches with it included\n"
+               "  bytes > N, epoch N, seq N, dropped\n"
+               "  FIELD OP VALUE           any field of a message: step >= 9, StepPlan.runs.token_count > 64,\n"
+               "                           finish = stop, runs.length > 8, reasons ~ fcfs\n\n"
+               "examples:\n"
+               "  quintet sniff\n"
+               "  quintet sniff 'src scheduler and type StepPlan and req 7'\n"
+               "  quintet sniff -c 100 -w trace.qncap; quintet sniff -r trace.qncap -j | jq .message.step",
     .options = option_table,
     .option_count = sizeof option_table / sizeof *option_table,
 };
 
-static const char *const services[] = { "frontend", "tokenizer", "scheduler", "memory", "compute" };
+static const char *const services[] = {"frontend", "tokenizer", "scheduler", "memory", "compute"};
 #define SERVICE_COUNT (sizeof services / sizeof *services)
 /* More than five when a service has several instances. */
 #define BOOTS_MAX 64
 
 typedef struct {
     sniff_filter_t *filter;
-    sniff_capture_t *out;          /* NULL without --write */
+    sniff_capture_t *out; /* NULL without --write */
     sniff_order_t order;
     sniff_slots_t slots;
-    qn_arena_t arena;              /* of the message being shown */
+    qn_arena_t arena; /* of the message being shown */
     uint64_t clock_ns;
     uint64_t received, shown, missed;
-    struct { char service[QN_TAP_NAME_BYTES]; uint64_t boot_ns; } boots[BOOTS_MAX];
+    struct {
+        char service[QN_TAP_NAME_BYTES];
+        uint64_t boot_ns;
+    } boots[BOOTS_MAX];
     size_t boot_count;
     int status;
 } run_t;
@@ -103,8 +105,7 @@ static bool is_wanted(const run_t *run, const sniff_message_t *message)
 static bool is_new_boot(run_t *run, const sniff_message_t *message)
 {
     for (size_t i = 0; i < run->boot_count; i++) {
-        if (strcmp(run->boots[i].service, message->header.service))
-            continue;
+        if (strcmp(run->boots[i].service, message->header.service)) continue;
         bool changed = run->boots[i].boot_ns != message->header.boot_ns;
         run->boots[i].boot_ns = message->header.boot_ns;
         return changed;
@@ -120,15 +121,12 @@ static void note(run_t *run, const sniff_message_t *message)
 {
     char text[96];
     bool print = !run->out || options.print;
-    if (is_new_boot(run, message) && print)
-        sniff_print_note(message, run->clock_ns, options.json, "started anew");
-    if (!message->missed)
-        return;
+    if (is_new_boot(run, message) && print) sniff_print_note(message, run->clock_ns, options.json, "started anew");
+    if (!message->missed) return;
     run->missed += message->missed;
     snprintf(text, sizeof text, "%" PRIu64 " message%s missed here, the sniffer was too slow", message->missed,
              message->missed == 1 ? "" : "s");
-    if (print)
-        sniff_print_note(message, run->clock_ns, options.json, text);
+    if (print) sniff_print_note(message, run->clock_ns, options.json, text);
 }
 
 static void print(const run_t *run, const sniff_message_t *message)
@@ -138,8 +136,7 @@ static void print(const run_t *run, const sniff_message_t *message)
         return;
     }
     sniff_print_line(message, run->clock_ns);
-    if (options.hex)
-        sniff_print_hex(message);
+    if (options.hex) sniff_print_hex(message);
 }
 
 /* Takes the message. */
@@ -151,14 +148,11 @@ static void show(run_t *run, sniff_message_t *message)
     note(run, message);
     if (is_wanted(run, message)) {
         run->shown++;
-        if (run->out && sniff_capture_write(run->out, message))
-            run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
-        if (!run->out || options.print)
-            print(run, message);
+        if (run->out && sniff_capture_write(run->out, message)) run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
+        if (!run->out || options.print) print(run, message);
     }
     free(message);
-    if (ferror(stdout) && !run->status)
-        run->status = cli_fail(EX_IOERR, "cannot write: %s", strerror(errno));
+    if (ferror(stdout) && !run->status) run->status = cli_fail(EX_IOERR, "cannot write: %s", strerror(errno));
 }
 
 static void show_due(run_t *run, uint64_t now_ns)
@@ -184,8 +178,7 @@ static qn_err_t find_run_dir(char path[QN_PATH_MAX])
     qn_config_t *config = NULL;
     const char *file = options.config ? options.config : getenv("QUINTET_CONFIG");
     qn_err_t err = qn_config_load(file && file[0] ? file : NULL, NULL, 0, options.run_dir, &config);
-    if (!err)
-        err = qn_paths_run_dir(qn_config_values(config), path, QN_PATH_MAX);
+    if (!err) err = qn_paths_run_dir(qn_config_values(config), path, QN_PATH_MAX);
     qn_config_free(&config);
     return err;
 }
@@ -193,8 +186,7 @@ static qn_err_t find_run_dir(char path[QN_PATH_MAX])
 /* Says whom it listens to, and who is not there yet. */
 static void greet(const char *run_dir)
 {
-    if (options.quiet)
-        return;
+    if (options.quiet) return;
     char absent[128] = "";
     size_t used = 0;
     for (size_t i = 0; i < SERVICE_COUNT; i++) {
@@ -222,16 +214,15 @@ static void take_arrived(run_t *run, qn_tap_reader_t *reader)
 
 static int milliseconds_until(uint64_t due_ns, uint64_t now_ns)
 {
-    if (due_ns <= now_ns)
-        return 0;
+    if (due_ns <= now_ns) return 0;
     return due_ns - now_ns > 1000000000ull ? 1000 : (int)((due_ns - now_ns + 999999) / 1000000);
 }
 
 static void follow(run_t *run, qn_tap_reader_t *reader, int interrupt_fd)
 {
     zmq_pollitem_t items[] = {
-        { .socket = qn_tap_reader_socket(reader), .events = ZMQ_POLLIN },
-        { .fd = interrupt_fd, .events = ZMQ_POLLIN },
+        {.socket = qn_tap_reader_socket(reader), .events = ZMQ_POLLIN},
+        {.fd = interrupt_fd, .events = ZMQ_POLLIN},
     };
     while (!is_done(run)) {
         int wait_ms = milliseconds_until(sniff_order_due_ns(&run->order), qn_clock_now_ns());
@@ -240,8 +231,7 @@ static void follow(run_t *run, qn_tap_reader_t *reader, int interrupt_fd)
         take_arrived(run, reader);
         bool interrupted = items[1].revents & ZMQ_POLLIN;
         show_due(run, interrupted ? UINT64_MAX : qn_clock_now_ns());
-        if (interrupted)
-            break;
+        if (interrupted) break;
     }
 }
 
@@ -253,10 +243,8 @@ static int sniff_live(run_t *run)
     qn_links_setup_zmq();
     qn_tap_reader_t *reader = NULL;
     qn_err_t err = find_run_dir(run_dir);
-    if (!err)
-        err = qn_tap_reader_open(run_dir, services, SERVICE_COUNT, &reader);
-    if (err)
-        return cli_fail_err(err);
+    if (!err) err = qn_tap_reader_open(run_dir, services, SERVICE_COUNT, &reader);
+    if (err) return cli_fail_err(err);
     greet(run_dir);
     follow(run, reader, interrupt_fd);
     if (qn_tap_reader_foreign(reader) && !options.quiet)
@@ -273,15 +261,13 @@ static int sniff_file(run_t *run)
 {
     sniff_capture_t *in = NULL;
     qn_err_t err = sniff_capture_open(options.read, &in);
-    if (err)
-        return cli_fail_err(err);
+    if (err) return cli_fail_err(err);
     run->clock_ns = sniff_capture_clock_ns(in);
     sniff_message_t *message;
     sniff_capture_outcome_t outcome = SNIFF_CAPTURE_MESSAGE;
     while (!is_done(run) && (outcome = sniff_capture_read(in, &message)) == SNIFF_CAPTURE_MESSAGE)
         show(run, message);
-    if (outcome == SNIFF_CAPTURE_TORN)
-        cli_fail(EX_OK, "%s", qn_err_text());
+    if (outcome == SNIFF_CAPTURE_TORN) cli_fail(EX_OK, "%s", qn_err_text());
     sniff_capture_close(&in);
     return run->status;
 }
@@ -295,8 +281,7 @@ static int parse_filter(int argc, char **argv, sniff_filter_t **ret_filter)
     size_t used = 0, at = 0;
     for (int i = 1; i < argc && used < sizeof text; i++)
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", i > 1 ? " " : "", argv[i]);
-    if (!sniff_filter_parse(text, ret_filter, &at))
-        return EX_OK;
+    if (!sniff_filter_parse(text, ret_filter, &at)) return EX_OK;
     int status = cli_fail(EX_USAGE, "the filter is wrong: %s", qn_err_text());
     fprintf(stderr, "  %s\n  %*s^\n", text, (int)at, "");
     return status;
@@ -313,16 +298,12 @@ static void print_totals(const run_t *run)
 int cmd_sniff(int argc, char **argv)
 {
     int status = cli_parse(&command, &argc, argv);
-    if (status != -1)
-        return status;
-    if (options.read && options.run_dir)
-        return cli_usage("--read needs no --run-dir");
+    if (status != -1) return status;
+    if (options.read && options.run_dir) return cli_usage("--read needs no --run-dir");
     run_t *run = calloc(1, sizeof *run);
-    if (!run)
-        return cli_fail(EX_OSERR, "no memory");
+    if (!run) return cli_fail(EX_OSERR, "no memory");
     status = parse_filter(argc, argv, &run->filter);
-    if (status)
-        return status;
+    if (status) return status;
     run->clock_ns = wall_minus_monotonic_ns();
     qn_arena_init(&run->arena, 1u << 20);
     sniff_order_init(&run->order, WINDOW_NS);
@@ -330,8 +311,7 @@ int cmd_sniff(int argc, char **argv)
     if (options.write && sniff_capture_create(options.write, run->clock_ns, &run->out))
         return cli_fail(EX_CANTCREAT, "%s", qn_err_text());
     status = options.read ? sniff_file(run) : sniff_live(run);
-    if (sniff_capture_close(&run->out) && !status)
-        status = cli_fail(EX_IOERR, "%s", qn_err_text());
+    if (sniff_capture_close(&run->out) && !status) status = cli_fail(EX_IOERR, "%s", qn_err_text());
     print_totals(run);
     sniff_order_fini(&run->order);
     qn_arena_fini(&run->arena);

@@ -24,11 +24,11 @@ static struct {
 } options;
 
 static const cli_option_t option_table[] = {
-    { "wait", 'w', CLI_NUMBER, &options.wait_seconds, NULL, "SECONDS", "wait until all are ready, this long at most", 0,
-      86400 },
-    { "json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object", 0, 0 },
-    { "quiet", 'q', CLI_FLAG, &options.quiet, NULL, NULL, "only the exit status", 0, 0 },
-    { "url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0 },
+    {"wait", 'w', CLI_NUMBER, &options.wait_seconds, NULL, "SECONDS", "wait until all are ready, this long at most", 0,
+     86400},
+    {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object", 0, 0},
+    {"quiet", 'q', CLI_FLAG, &options.quiet, NULL, NULL, "only the exit status", 0, 0},
+    {"url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0},
 };
 
 static const cli_command_t command = {
@@ -58,19 +58,17 @@ static bool look_is_ready(const look_t *look) { return !look->err && look->ready
 
 static void look_once(http_client_t *client, look_t *look)
 {
-    *look = (look_t){ 0 };
-    http_call_t call = { .method = "GET", .path = "/ready", .timeout_ms = CALL_TIMEOUT_MS };
+    *look = (look_t){0};
+    http_call_t call = {.method = "GET", .path = "/ready", .timeout_ms = CALL_TIMEOUT_MS};
     look->err = http_client_call(client, &call, &look->ready);
     call.path = "/services";
-    if (!look->err)
-        look->err = http_client_call(client, &call, &look->services);
+    if (!look->err) look->err = http_client_call(client, &call, &look->services);
 }
 
 static void print_wait(const look_t *look, double waited_s)
 {
-    static const char *const frames[] = { "|", "/", "-", "\\" };
-    if (options.quiet || options.json || !isatty(STDERR_FILENO))
-        return;
+    static const char *const frames[] = {"|", "/", "-", "\\"};
+    if (options.quiet || options.json || !isatty(STDERR_FILENO)) return;
     fprintf(stderr, "\r%s %s, %.0f s \x1b[K", frames[(unsigned)(waited_s * 5) % 4],
             look->err ? "waiting for the server" : "waiting until all are ready", waited_s);
 }
@@ -83,12 +81,11 @@ static void look_until_ready(http_client_t *client, int interrupt_fd, look_t *lo
     for (;;) {
         look_once(client, look);
         waited_s = (double)(qn_clock_now_ns() - begin_ns) / 1e9;
-        bool hopeless = look->err && look->err != QN_ERR_NOT_FOUND && look->err != QN_ERR_PEER &&
-                        look->err != QN_ERR_TIMEOUT;
-        if (look_is_ready(look) || hopeless || waited_s >= options.wait_seconds)
-            break;
+        bool hopeless =
+            look->err && look->err != QN_ERR_NOT_FOUND && look->err != QN_ERR_PEER && look->err != QN_ERR_TIMEOUT;
+        if (look_is_ready(look) || hopeless || waited_s >= options.wait_seconds) break;
         print_wait(look, waited_s);
-        struct pollfd interrupt = { .fd = interrupt_fd, .events = POLLIN };
+        struct pollfd interrupt = {.fd = interrupt_fd, .events = POLLIN};
         double left_ms = ceil((options.wait_seconds - waited_s) * 1000);
         bool interrupted = poll(&interrupt, 1, left_ms < LOOK_AGAIN_MS ? (int)left_ms : LOOK_AGAIN_MS) == 1;
         look_fini(look);
@@ -97,8 +94,7 @@ static void look_until_ready(http_client_t *client, int interrupt_fd, look_t *lo
             break;
         }
     }
-    if (options.wait_seconds > 0 && isatty(STDERR_FILENO) && !options.quiet && !options.json)
-        fputs("\r\x1b[K", stderr);
+    if (options.wait_seconds > 0 && isatty(STDERR_FILENO) && !options.quiet && !options.json) fputs("\r\x1b[K", stderr);
 }
 
 /* ---- output ---- */
@@ -145,12 +141,12 @@ static int report(const http_client_t *client, const look_t *look)
 {
     bool ready = look_is_ready(look);
     if (look->err && options.quiet)
-        return look->err == QN_ERR_NOT_FOUND ? EX_UNAVAILABLE
-               : look->err == QN_ERR_CANCELLED ? CLI_EXIT_INTERRUPTED : qn_err_exit_status(look->err);
+        return look->err == QN_ERR_NOT_FOUND   ? EX_UNAVAILABLE
+               : look->err == QN_ERR_CANCELLED ? CLI_EXIT_INTERRUPTED
+                                               : qn_err_exit_status(look->err);
     int status = look->err ? http_client_explain(client, look->err, &look->ready)
                            : http_client_explain(client, QN_OK, &look->services);
-    if (status)
-        return status;
+    if (status) return status;
     const json_t *services = json_object_get(look->services.json, "services");
     if (!json_is_array(services))
         return cli_fail(EX_PROTOCOL, "%s/services did not answer with a list of services: is it a Quintet server?",
@@ -169,14 +165,11 @@ static int report(const http_client_t *client, const look_t *look)
 int cmd_status(int argc, char **argv)
 {
     int status = cli_parse(&command, &argc, argv);
-    if (status != -1)
-        return status;
-    if (argc > 1)
-        return cli_usage("unexpected argument \"%s\"", argv[1]);
+    if (status != -1) return status;
+    if (argc > 1) return cli_usage("unexpected argument \"%s\"", argv[1]);
     int interrupt_fd = cli_interrupt_fd();
     http_client_t *client = NULL;
-    if (http_client_open(options.url, interrupt_fd, &client))
-        return cli_usage("%s", qn_err_text());
+    if (http_client_open(options.url, interrupt_fd, &client)) return cli_usage("%s", qn_err_text());
     look_t look;
     look_until_ready(client, interrupt_fd, &look);
     status = report(client, &look);

@@ -40,17 +40,29 @@ int cmd_up(int argc, char **argv)
     bool inproc = false;
     const char *binary_dir = NULL, *compose = NULL;
     const cli_option_t options[] = {
-        { .name = "inproc", .kind = CLI_FLAG, .value = &inproc,
-          .help = "all five services as threads of one process (up.composed=all)" },
-        { .name = "bin-dir", .kind = CLI_TEXT, .value = &binary_dir, .argument = "DIR",
-          .help = "directory of the service binaries (default: where quintet is)" },
-        { .name = "compose", .kind = CLI_TEXT, .value = &compose, .argument = "LIST",
-          .help = "be these services, as threads, without a supervisor: \"all\" or \"tokenizer,scheduler\"" },
+        {.name = "inproc",
+         .kind = CLI_FLAG,
+         .value = &inproc,
+         .help = "all five services as threads of one process (up.composed=all)"},
+        {.name = "bin-dir",
+         .kind = CLI_TEXT,
+         .value = &binary_dir,
+         .argument = "DIR",
+         .help = "directory of the service binaries (default: where quintet is)"},
+        {.name = "compose",
+         .kind = CLI_TEXT,
+         .value = &compose,
+         .argument = "LIST",
+         .help = "be these services, as threads, without a supervisor: \"all\" or \"tokenizer,scheduler\""},
     };
     qn_config_arguments_t arguments;
     const cli_command_t command = {
-        .name = "up", .arguments = "[OPTION]...", .summary = "Starts the five services and looks after them.",
-        .details = details, .options = options, .option_count = sizeof options / sizeof options[0],
+        .name = "up",
+        .arguments = "[OPTION]...",
+        .summary = "Starts the five services and looks after them.",
+        .details = details,
+        .options = options,
+        .option_count = sizeof options / sizeof options[0],
         .configuration = &arguments,
     };
     int done = cli_parse(&command, &argc, argv);
@@ -74,8 +86,10 @@ int cmd_up(int argc, char **argv)
     if (compose) {
         status = services[0] ? up_compose_run(config, services) : cli_usage("--compose names no service");
     } else {
-        up_spec_t spec = { .config = config, .arguments = &arguments,
-                           .binary_dir = binary_dir ? binary_dir : own_directory(), .composed = services };
+        up_spec_t spec = {.config = config,
+                          .arguments = &arguments,
+                          .binary_dir = binary_dir ? binary_dir : own_directory(),
+                          .composed = services};
         status = up_run(&spec);
     }
     qn_config_free(&config);

@@ -31,8 +31,7 @@ static bool check_device(const qn_config_values_t *values, findings_t *findings)
     const backend_t *backend;
     qn_err_t err = backend_find(values, &backend);
     if (err) {
-        findings_add(findings, FINDING_FAIL, err, "gpu", "do that, or set compute.backend=cpu", "%s",
-                     qn_err_text());
+        findings_add(findings, FINDING_FAIL, err, "gpu", "do that, or set compute.backend=cpu", "%s", qn_err_text());
         return false;
     }
     char name[64] = "";
@@ -62,7 +61,7 @@ static qn_err_t weights_needed(const qn_config_values_t *values, const qn_model_
 static void check_memory(const qn_config_values_t *values, bool running, findings_t *findings)
 {
     model_directory_t *directory = NULL;
-    model_kv_t kv = { 0 };
+    model_kv_t kv = {0};
     uint64_t weights = 0, free_bytes = 0;
     char has[32], needs[32], cache[32], compute[32];
     qn_err_t err = qn_region_free_bytes(QN_SHARE_CUDA_IPC, (int32_t)values->compute.device, &free_bytes);
@@ -73,8 +72,10 @@ static void check_memory(const qn_config_values_t *values, bool running, finding
         findings_add(findings, FINDING_OK, QN_OK, "gpu memory", NULL, "%s free while quintet up is running", has);
     if (!err && !running) err = model_tool_kv(values, directory, weights, &kv);
     if (err) {
-        findings_add(findings, FINDING_FAIL, err, "gpu memory", "choose a smaller model, lower memory.kv_bytes, or "
-                     "end what else uses the GPU (nvidia-smi)", "%s", qn_err_text());
+        findings_add(findings, FINDING_FAIL, err, "gpu memory",
+                     "choose a smaller model, lower memory.kv_bytes, or "
+                     "end what else uses the GPU (nvidia-smi)",
+                     "%s", qn_err_text());
     } else if (!running) {
         uint64_t computing = kv_size_compute_bytes(&directory->config, values->scheduler.max_step_tokens,
                                                    values->scheduler.max_sequences);
@@ -104,20 +105,32 @@ typedef struct {
 
 static qn_err_t make_trial(qn_share_t share, int32_t device, qn_mapping_t **ret_mapping)
 {
-    return qn_region_create(&(qn_region_spec_t){ .id = 1, .kind = QN_REGION_KIND_STEP_IO, .share = share,
-                            .device = device, .bytes = TRIAL_BYTES, .epoch = 1, .name = TRIAL_NAME }, ret_mapping);
+    return qn_region_create(&(qn_region_spec_t){.id = 1,
+                                                .kind = QN_REGION_KIND_STEP_IO,
+                                                .share = share,
+                                                .device = device,
+                                                .bytes = TRIAL_BYTES,
+                                                .epoch = 1,
+                                                .name = TRIAL_NAME},
+                            ret_mapping);
 }
 
 /* In the child: maps what the parent made. */
 static void import_trial(int fd)
 {
     trial_t trial;
-    answer_t answer = { QN_OK, "" };
-    if (read(fd, &trial, sizeof trial) != (ssize_t)sizeof trial) _exit(0);   /* there is nothing to import */
-    qn_region_t wire = { .id = trial.id, .kind = QN_REGION_KIND_STEP_IO, .share = QN_SHARE_CUDA_IPC,
-                         .device = trial.device, .bytes = trial.bytes, .epoch = trial.epoch, .layout = trial.layout,
-                         .handle = trial.handle, .handle_count = trial.handle_count,
-                         .name = { TRIAL_NAME, sizeof TRIAL_NAME - 1 } };
+    answer_t answer = {QN_OK, ""};
+    if (read(fd, &trial, sizeof trial) != (ssize_t)sizeof trial) _exit(0); /* there is nothing to import */
+    qn_region_t wire = {.id = trial.id,
+                        .kind = QN_REGION_KIND_STEP_IO,
+                        .share = QN_SHARE_CUDA_IPC,
+                        .device = trial.device,
+                        .bytes = trial.bytes,
+                        .epoch = trial.epoch,
+                        .layout = trial.layout,
+                        .handle = trial.handle,
+                        .handle_count = trial.handle_count,
+                        .name = {TRIAL_NAME, sizeof TRIAL_NAME - 1}};
     qn_mapping_t *mapping = NULL;
     answer.err = qn_region_import(&wire, true, &mapping);
     if (answer.err) snprintf(answer.text, sizeof answer.text, "%s", qn_err_text());
@@ -133,12 +146,16 @@ static qn_err_t try_import(int fd, int32_t device)
     if (err) return err;
     qn_region_t wire;
     qn_region_describe(mapping, &wire);
-    trial_t trial = { .id = wire.id, .bytes = wire.bytes, .epoch = wire.epoch, .layout = wire.layout,
-                      .handle_count = wire.handle_count, .device = wire.device };
+    trial_t trial = {.id = wire.id,
+                     .bytes = wire.bytes,
+                     .epoch = wire.epoch,
+                     .layout = wire.layout,
+                     .handle_count = wire.handle_count,
+                     .device = wire.device};
     memcpy(trial.handle, wire.handle, wire.handle_count);
     answer_t answer;
-    bool answered = write(fd, &trial, sizeof trial) == (ssize_t)sizeof trial
-        && read(fd, &answer, sizeof answer) == (ssize_t)sizeof answer;
+    bool answered = write(fd, &trial, sizeof trial) == (ssize_t)sizeof trial &&
+                    read(fd, &answer, sizeof answer) == (ssize_t)sizeof answer;
     qn_region_close(&mapping);
     if (!answered) return qn_fail(QN_ERR_DEVICE, "the process that mapped the memory ended without an answer");
     return answer.err ? qn_fail(answer.err, "%s", answer.text) : QN_OK;
@@ -148,9 +165,12 @@ static void check_ipc(int fd, int32_t device, findings_t *findings)
 {
     qn_err_t err = try_import(fd, device);
     if (err)
-        findings_add(findings, FINDING_FAIL, err, "cuda_ipc", "in a container: let its processes see each other's ids "
-                     "and share IPC; or try memory.share=cuda_vmm", "%s", qn_err_text());
-    else findings_add(findings, FINDING_OK, QN_OK, "cuda_ipc", NULL, "another process can map memory of the device");
+        findings_add(findings, FINDING_FAIL, err, "cuda_ipc",
+                     "in a container: let its processes see each other's ids "
+                     "and share IPC; or try memory.share=cuda_vmm",
+                     "%s", qn_err_text());
+    else
+        findings_add(findings, FINDING_OK, QN_OK, "cuda_ipc", NULL, "another process can map memory of the device");
 }
 
 /* Needed only where memory.share asks for it. */
@@ -162,7 +182,8 @@ static void check_vmm(const qn_config_values_t *values, findings_t *findings)
     if (err)
         findings_add(findings, wanted ? FINDING_FAIL : FINDING_WARN, err, "cuda_vmm", "leave memory.share at auto",
                      "%s", qn_err_text());
-    else findings_add(findings, FINDING_OK, QN_OK, "cuda_vmm", NULL, "memory of the device has descriptors");
+    else
+        findings_add(findings, FINDING_OK, QN_OK, "cuda_vmm", NULL, "memory of the device has descriptors");
     qn_region_close(&mapping);
 }
 

@@ -46,14 +46,14 @@ qn_err_t findings_first_failure(const findings_t *findings)
 
 const char *finding_level_name(finding_level_t level)
 {
-    static const char *const NAMES[] = { [FINDING_OK] = "ok", [FINDING_WARN] = "warn", [FINDING_FAIL] = "fail" };
+    static const char *const NAMES[] = {[FINDING_OK] = "ok", [FINDING_WARN] = "warn", [FINDING_FAIL] = "fail"};
     return NAMES[level];
 }
 
 void findings_print(const findings_t *findings)
 {
-    static const char *const COLOURS[] = { [FINDING_OK] = "\033[32m", [FINDING_WARN] = "\033[33m",
-                                           [FINDING_FAIL] = "\033[31m" };
+    static const char *const COLOURS[] = {
+        [FINDING_OK] = "\033[32m", [FINDING_WARN] = "\033[33m", [FINDING_FAIL] = "\033[31m"};
     const char *no_colour = getenv("NO_COLOR");
     bool colour = isatty(STDOUT_FILENO) && !(no_colour && no_colour[0]);
     for (size_t i = 0; i < findings->count; i++) {
@@ -72,8 +72,8 @@ json_t *findings_json(const findings_t *findings)
     for (size_t i = 0; i < findings->count; i++) {
         const finding_t *finding = &findings->items[i];
         json_array_append_new(rows, json_pack("{s:s, s:s, s:o, s:s*}", "check", finding->name, "result",
-                                              finding_level_name(finding->level), "text",
-                                              cli_text_json(finding->text), "remedy", finding->remedy));
+                                              finding_level_name(finding->level), "text", cli_text_json(finding->text),
+                                              "remedy", finding->remedy));
     }
     return rows;
 }

@@ -14,9 +14,9 @@ typedef enum { FINDING_OK, FINDING_WARN, FINDING_FAIL } finding_level_t;
 
 typedef struct {
     finding_level_t level;
-    qn_err_t err;            /* of a failure: gives the exit status */
-    const char *name;        /* of the check */
-    const char *remedy;      /* NULL: nothing to do */
+    qn_err_t err;       /* of a failure: gives the exit status */
+    const char *name;   /* of the check */
+    const char *remedy; /* NULL: nothing to do */
     char text[QN_ERR_TEXT_MAX];
 } finding_t;
 

@@ -18,21 +18,21 @@
 typedef struct http_client http_client_t;
 
 typedef struct {
-    long status;             /* HTTP status; 0: no reply came */
-    json_t *json;            /* owned; the reply, NULL when it is no JSON or was streamed */
-    char *text;              /* owned; the reply's bytes, NUL-terminated */
+    long status;  /* HTTP status; 0: no reply came */
+    json_t *json; /* owned; the reply, NULL when it is no JSON or was streamed */
+    char *text;   /* owned; the reply's bytes, NUL-terminated */
     size_t bytes;
-    char request_id[128];    /* x-request-id, "" when there was none */
-    unsigned retry_after;    /* seconds; 0: not said */
+    char request_id[128]; /* x-request-id, "" when there was none */
+    unsigned retry_after; /* seconds; 0: not said */
 } http_reply_t;
 
 typedef struct {
-    const char *method;      /* "GET" or "POST" */
-    const char *path;        /* "/v1/completions" */
-    const json_t *body;      /* borrowed; NULL: none */
-    const char *header;      /* one more header line ("x-quintet-mode: research"); may be NULL */
-    long timeout_ms;         /* for the whole call; 0: none */
-    sse_event_t event;       /* gets the events of a 200 text/event-stream reply; NULL: replies are kept whole */
+    const char *method; /* "GET" or "POST" */
+    const char *path;   /* "/v1/completions" */
+    const json_t *body; /* borrowed; NULL: none */
+    const char *header; /* one more header line ("x-quintet-mode: research"); may be NULL */
+    long timeout_ms;    /* for the whole call; 0: none */
+    sse_event_t event;  /* gets the events of a 200 text/event-stream reply; NULL: replies are kept whole */
     void *context;
 } http_call_t;
 

@@ -17,18 +17,18 @@ typedef struct case_row case_row_t;
 struct case_row {
     qn_op_t op;
     const case_shape_t *model;
-    uint32_t tokens;             /* T, rows or sequences */
-    uint32_t context;            /* attention */
-    qn_scalar_t scalar;          /* of weights or KV */
-    const char *part;            /* which product, what kind */
+    uint32_t tokens;    /* T, rows or sequences */
+    uint32_t context;   /* attention */
+    qn_scalar_t scalar; /* of weights or KV */
+    const char *part;   /* which product, what kind */
     void (*make)(kernel_case_t *c, const case_row_t *row);
 };
 
 /* The same arguments for both sides but for what the caller changes in `exact`. */
-#define CASE_TAKE(c, type, tested_value, exact_value) \
-    do { \
-        const type tested_ = tested_value, exact_ = exact_value; \
-        (c)->arguments = case_copy((c), &tested_, sizeof tested_); \
+#define CASE_TAKE(c, type, tested_value, exact_value)                  \
+    do {                                                               \
+        const type tested_ = tested_value, exact_ = exact_value;       \
+        (c)->arguments = case_copy((c), &tested_, sizeof tested_);     \
         (c)->exact_arguments = case_copy((c), &exact_, sizeof exact_); \
     } while (0)
 
@@ -54,7 +54,9 @@ uint32_t *case_ids(kernel_case_t *c, size_t count, uint32_t limit);
 
 void case_add_output(kernel_case_t *c, const void *tested, const void *exact, size_t count, bool is_id);
 /* Two outputs, one for each side: activations, or f32 everywhere. The last `checked` are compared. */
-typedef struct { float *tested, *exact; } case_pair_t;
+typedef struct {
+    float *tested, *exact;
+} case_pair_t;
 case_pair_t case_output_pair(kernel_case_t *c, size_t count, size_t checked);
 case_pair_t case_float_pair(kernel_case_t *c, size_t count, size_t checked);
 /* As many copies of what is rotated as the target wants, where each launch reads `bytes` of it. */

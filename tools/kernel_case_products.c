@@ -5,27 +5,30 @@
 #include "kernels/fused.h"
 #include "tools/kernel_case_data.h"
 
-#define ROTATED_TOKENS 256   /* more of them are not limited by how fast weights arrive */
+#define ROTATED_TOKENS 256 /* more of them are not limited by how fast weights arrive */
 
-typedef struct { uint32_t inputs, outputs[QN_MATMUL_PARTS], parts; } product_t;
+typedef struct {
+    uint32_t inputs, outputs[QN_MATMUL_PARTS], parts;
+} product_t;
 
 static product_t product_of(const case_row_t *row)
 {
     const case_shape_t *m = row->model;
     uint32_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
     switch (row->part[0]) {
-    case 'q': return (product_t){ m->hidden, { q, kv, kv }, 3 };
-    case 'o': return (product_t){ q, { m->hidden }, 1 };
-    case 'g': return (product_t){ m->hidden, { m->intermediate, m->intermediate }, 2 };
-    case 'd': return (product_t){ m->intermediate, { m->hidden }, 1 };
-    default: return (product_t){ m->hidden, { m->vocab }, 1 };
+    case 'q': return (product_t){m->hidden, {q, kv, kv}, 3};
+    case 'o': return (product_t){q, {m->hidden}, 1};
+    case 'g': return (product_t){m->hidden, {m->intermediate, m->intermediate}, 2};
+    case 'd': return (product_t){m->intermediate, {m->hidden}, 1};
+    default: return (product_t){m->hidden, {m->vocab}, 1};
     }
 }
 
 static double outputs_of(const product_t *product)
 {
     double sum = 0;
-    for (uint32_t p = 0; p < product->parts; p++) sum += product->outputs[p];
+    for (uint32_t p = 0; p < product->parts; p++)
+        sum += product->outputs[p];
     return sum;
 }
 
@@ -36,8 +39,8 @@ static void count_product(kernel_case_t *c, const case_row_t *row, const product
     uint64_t weights = 0;
     for (uint32_t p = 0; p < product->parts; p++)
         weights += case_matrix_bytes(c, row->scalar, product->outputs[p], product->inputs);
-    c->bytes = (double)weights + row->tokens * case_activation_bytes(c) * product->inputs
-        + row->tokens * qn_scalar_bytes(scalar) * written;
+    c->bytes = (double)weights + row->tokens * case_activation_bytes(c) * product->inputs +
+               row->tokens * qn_scalar_bytes(scalar) * written;
     c->operations = 2.0 * row->tokens * product->inputs * outputs_of(product);
     if (row->tokens <= ROTATED_TOKENS) case_rotate(c, (double)weights, KERNEL_CASE_COPIES_MAX);
 }
@@ -47,13 +50,15 @@ static void make_product(kernel_case_t *c, const case_row_t *row, const product_
                          qn_matmul_t *exact)
 {
     size_t scratch = qn_matmul_scratch_bytes(row->tokens, product->inputs);
-    *tested = (qn_matmul_t){ .x = case_activations(c, (size_t)row->tokens * product->inputs, 1),
-                             .tokens = row->tokens, .inputs = product->inputs, .part_count = product->parts,
-                             .scratch = c->target.device ? NULL : case_hold(c, scratch) };
+    *tested = (qn_matmul_t){.x = case_activations(c, (size_t)row->tokens * product->inputs, 1),
+                            .tokens = row->tokens,
+                            .inputs = product->inputs,
+                            .part_count = product->parts,
+                            .scratch = c->target.device ? NULL : case_hold(c, scratch)};
     for (uint32_t p = 0; p < product->parts; p++)
-        tested->parts[p] = (qn_matmul_part_t){
-            .weight = case_matrix(c, row->scalar, product->outputs[p], product->inputs, 100 + p),
-            .outputs = product->outputs[p] };
+        tested->parts[p] =
+            (qn_matmul_part_t){.weight = case_matrix(c, row->scalar, product->outputs[p], product->inputs, 100 + p),
+                               .outputs = product->outputs[p]};
     *exact = *tested;
     exact->tokens = case_checked_rows(row, 2 * product->inputs * outputs_of(product));
     exact->x = (const float *)tested->x + (size_t)(row->tokens - exact->tokens) * product->inputs;
@@ -80,29 +85,37 @@ void case_make_norm_matmul(kernel_case_t *c, const case_row_t *row)
 {
     product_t product = product_of(row);
     bool gated = row->part[0] == 'g', logits = row->part[0] == 'h';
-    qn_norm_matmul_t a = { .logits = logits }, b = a;
+    qn_norm_matmul_t a = {.logits = logits}, b = a;
     make_product(c, row, &product, &a.matmul, &b.matmul);
     const float *x = a.matmul.x;
     size_t normed = (size_t)row->tokens * product.inputs, rows = b.matmul.tokens;
-    a.norm = (qn_rmsnorm_t){ .x = x, .weight = case_vector(c, product.inputs, 3), .rows = row->tokens,
-                             .width = product.inputs, .eps = 1e-6f, .out = case_activations(c, normed, 4) };
+    a.norm = (qn_rmsnorm_t){.x = x,
+                            .weight = case_vector(c, product.inputs, 3),
+                            .rows = row->tokens,
+                            .width = product.inputs,
+                            .eps = 1e-6f,
+                            .out = case_activations(c, normed, 4)};
     b.norm = a.norm;
     b.norm.x = b.matmul.x, b.norm.rows = b.matmul.tokens;
     b.norm.out = case_activations(c, normed, 4);
     a.matmul.x = a.norm.out, b.matmul.x = b.norm.out;
     for (uint32_t p = 0; p < product.parts; p++) {
         size_t outputs = product.outputs[p], count = row->tokens * outputs;
-        case_pair_t out = gated ? (case_pair_t){ case_activations(c, count, 5), case_activations(c, count, 5) }
-            : logits ? case_float_pair(c, count, rows * outputs) : case_output_pair(c, count, rows * outputs);
+        case_pair_t out = gated    ? (case_pair_t){case_activations(c, count, 5), case_activations(c, count, 5)}
+                          : logits ? case_float_pair(c, count, rows * outputs)
+                                   : case_output_pair(c, count, rows * outputs);
         a.matmul.parts[p].out = out.tested;
         b.matmul.parts[p].out = out.exact ? out.exact + (gated ? 0 : (row->tokens - rows) * outputs) : NULL;
     }
     if (gated) {
         size_t width = product.outputs[0];
         case_pair_t out = case_output_pair(c, row->tokens * width, rows * width);
-        a.activation = (qn_activate_t){ .gate = a.matmul.parts[0].out, .up = a.matmul.parts[1].out,
-                                        .tokens = row->tokens, .width = (uint32_t)width,
-                                        .kind = QN_ACTIVATION_SILU, .out = out.tested };
+        a.activation = (qn_activate_t){.gate = a.matmul.parts[0].out,
+                                       .up = a.matmul.parts[1].out,
+                                       .tokens = row->tokens,
+                                       .width = (uint32_t)width,
+                                       .kind = QN_ACTIVATION_SILU,
+                                       .out = out.tested};
         b.activation = a.activation;
         b.activation.gate = b.matmul.parts[0].out, b.activation.up = b.matmul.parts[1].out;
         b.activation.tokens = (uint32_t)rows;
@@ -137,11 +150,18 @@ void case_make_expert(kernel_case_t *c, const case_row_t *row)
     case_pair_t out = case_output_pair(c, (size_t)places * outputs, (size_t)checked * outputs);
     float *x = case_activations(c, (size_t)places * inputs, 1);
     size_t scratch = qn_matmul_scratch_bytes(places, inputs);
-    qn_expert_matmul_t a = { .x = x, .offsets = even_offsets(c, m->experts, places, 0), .places = places,
-                             .inputs = inputs, .experts = m->experts, .outputs = outputs,
-                             .weights = { case_weight_list(c, m->experts, all, bytes) }, .out = { out.tested },
-                             .part_count = 1, .scratch = c->target.device ? NULL : case_hold(c, scratch),
-                             .scalar = row->scalar }, b = a;
+    qn_expert_matmul_t a = {.x = x,
+                            .offsets = even_offsets(c, m->experts, places, 0),
+                            .places = places,
+                            .inputs = inputs,
+                            .experts = m->experts,
+                            .outputs = outputs,
+                            .weights = {case_weight_list(c, m->experts, all, bytes)},
+                            .out = {out.tested},
+                            .part_count = 1,
+                            .scratch = c->target.device ? NULL : case_hold(c, scratch),
+                            .scalar = row->scalar},
+                       b = a;
     b.x = x ? x + (size_t)skipped * inputs : NULL;
     b.offsets = even_offsets(c, m->experts, places, skipped);
     b.places = checked;

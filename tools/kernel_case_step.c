@@ -20,9 +20,13 @@ void case_make_step_input(kernel_case_t *c, const case_row_t *row)
 {
     uint32_t sequences, *rows;
     qn_run_t *runs = case_runs(c, row, &sequences);
-    for (uint32_t i = 0; runs && i < sequences; i++) runs[i].ids_offset = i;
-    qn_step_input_t a = { .tables = case_tables(c, row, sequences), .runs = runs, .run_count = sequences,
-                          .ids = case_ids(c, row->tokens, row->model->vocab), .block_tokens = CASE_BLOCK_TOKENS },
+    for (uint32_t i = 0; runs && i < sequences; i++)
+        runs[i].ids_offset = i;
+    qn_step_input_t a = {.tables = case_tables(c, row, sequences),
+                         .runs = runs,
+                         .run_count = sequences,
+                         .ids = case_ids(c, row->tokens, row->model->vocab),
+                         .block_tokens = CASE_BLOCK_TOKENS},
                     b = a;
     a.ret_ids = id_pair(c, row->tokens, &b.ret_ids);
     a.ret_positions = id_pair(c, row->tokens, &b.ret_positions);
@@ -34,7 +38,7 @@ void case_make_step_input(kernel_case_t *c, const case_row_t *row)
 
 static qn_slot_tables_t empty_tables(kernel_case_t *c, const case_row_t *row)
 {
-    qn_slot_tables_t tables = { .slots = row->tokens, .table_blocks = row->context, .vocab = row->model->vocab };
+    qn_slot_tables_t tables = {.slots = row->tokens, .table_blocks = row->context, .vocab = row->model->vocab};
     tables.rows = case_hold_zero(c, row->tokens * sizeof *tables.rows);
     tables.block_tables = case_hold_zero(c, (size_t)row->tokens * row->context * 4);
     tables.stop_ids = case_hold_zero(c, (size_t)row->tokens * QN_STOP_IDS_MAX * 4);
@@ -49,12 +53,17 @@ void case_make_slot_update(kernel_case_t *c, const case_row_t *row)
     qn_slot_start_t *starts = case_hold_zero(c, count * sizeof *starts);
     qn_table_entry_t *list = case_hold(c, entries * sizeof *list);
     for (uint32_t i = 0; starts && i < count; i++)
-        starts[i] = (qn_slot_start_t){ .slot = count - 1 - i, .stop_offset = i,
-                                       .row = { .seed = i, .stop_count = 1, .top_p = 1 } };
+        starts[i] =
+            (qn_slot_start_t){.slot = count - 1 - i, .stop_offset = i, .row = {.seed = i, .stop_count = 1, .top_p = 1}};
     for (uint32_t i = 0; list && i < entries; i++)
-        list[i] = (qn_table_entry_t){ i / row->context, i % row->context, entries - i };
-    qn_slot_update_t a = { .tables = empty_tables(c, row), .starts = starts, .start_count = count, .entries = list,
-                           .entry_count = entries, .stop_ids = case_ids(c, count, row->model->vocab) }, b = a;
+        list[i] = (qn_table_entry_t){i / row->context, i % row->context, entries - i};
+    qn_slot_update_t a = {.tables = empty_tables(c, row),
+                          .starts = starts,
+                          .start_count = count,
+                          .entries = list,
+                          .entry_count = entries,
+                          .stop_ids = case_ids(c, count, row->model->vocab)},
+                     b = a;
     b.tables = empty_tables(c, row);
     case_add_output(c, a.tables.rows, b.tables.rows, count * sizeof *a.tables.rows / 4, true);
     case_add_output(c, a.tables.block_tables, b.tables.block_tables, entries, true);
@@ -69,7 +78,8 @@ static float *logits_of(kernel_case_t *c, const case_row_t *row)
 {
     size_t count = (size_t)row->tokens * row->model->vocab;
     float *logits = case_floats(c, count, 8);
-    for (size_t i = 0; logits && i < count; i++) logits[i] *= 8;
+    for (size_t i = 0; logits && i < count; i++)
+        logits[i] *= 8;
     return logits;
 }
 
@@ -79,10 +89,15 @@ void case_make_logprobs(kernel_case_t *c, const case_row_t *row)
     case_pair_t out = case_float_pair(c, row->tokens, row->tokens);
     size_t top = (size_t)row->tokens * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
     uint32_t *counts = case_hold(c, row->tokens * sizeof *counts);
-    for (uint32_t i = 0; counts && i < row->tokens; i++) counts[i] = 5;
-    qn_logprobs_t a = { .logits = logits_of(c, row), .targets = case_ids(c, row->tokens, vocab), .top_counts = counts,
-                        .rows = row->tokens, .vocab = vocab, .ret_logprobs = out.tested,
-                        .ret_top = case_hold_zero(c, top) },
+    for (uint32_t i = 0; counts && i < row->tokens; i++)
+        counts[i] = 5;
+    qn_logprobs_t a = {.logits = logits_of(c, row),
+                       .targets = case_ids(c, row->tokens, vocab),
+                       .top_counts = counts,
+                       .rows = row->tokens,
+                       .vocab = vocab,
+                       .ret_logprobs = out.tested,
+                       .ret_top = case_hold_zero(c, top)},
                   b = a;
     b.ret_logprobs = out.exact;
     b.ret_top = case_hold_zero(c, top);
@@ -106,16 +121,20 @@ void case_make_sampler(kernel_case_t *c, const case_row_t *row)
     qn_sample_t *samples = case_hold(c, rows * sizeof *samples);
     qn_slot_row_t *slots = case_hold_zero(c, rows * sizeof *slots);
     for (uint32_t i = 0; samples && slots && i < rows; i++) {
-        samples[i] = (qn_sample_t){ i, 20 };
-        slots[i] = (qn_slot_row_t){ .seed = i, .prompt_tokens = 10, .top_p = 1, .repetition_penalty = 1 };
+        samples[i] = (qn_sample_t){i, 20};
+        slots[i] = (qn_slot_row_t){.seed = i, .prompt_tokens = 10, .top_p = 1, .repetition_penalty = 1};
         set_parameters(&slots[i], row->part);
     }
-    qn_sampler_t a = { .tables = { .rows = slots, .slots = rows, .vocab = vocab,
-                                   .stop_ids = case_hold_zero(c, (size_t)rows * QN_STOP_IDS_MAX * 4) },
-                       .samples = samples, .sample_count = rows, .logits = logits_of(c, row),
-                       .scratch = case_hold(c, (size_t)rows * 2 * vocab * sizeof(float)),
-                       .ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t)),
-                       .ret_top = case_hold_zero(c, (size_t)rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t)) },
+    qn_sampler_t a = {.tables = {.rows = slots,
+                                 .slots = rows,
+                                 .vocab = vocab,
+                                 .stop_ids = case_hold_zero(c, (size_t)rows * QN_STOP_IDS_MAX * 4)},
+                      .samples = samples,
+                      .sample_count = rows,
+                      .logits = logits_of(c, row),
+                      .scratch = case_hold(c, (size_t)rows * 2 * vocab * sizeof(float)),
+                      .ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t)),
+                      .ret_top = case_hold_zero(c, (size_t)rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t))},
                  b = a;
     b.tables.rows = case_copy(c, slots, rows * sizeof *slots);
     b.ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t));

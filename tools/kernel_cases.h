@@ -21,20 +21,20 @@
 
 /* For whom a case is made. */
 typedef struct {
-    bool device;                 /* weights in rows, not panels, and the table of a device */
-    qn_scalar_t activations;     /* all inputs can be held by it */
-    uint64_t rotated_bytes;      /* together the copies of weights have at least so many */
+    bool device;             /* weights in rows, not panels, and the table of a device */
+    qn_scalar_t activations; /* all inputs can be held by it */
+    uint64_t rotated_bytes;  /* together the copies of weights have at least so many */
 } kernel_case_target_t;
 
 typedef enum {
-    KERNEL_MEMORY_PLAIN,         /* the same bytes wherever it is placed */
-    KERNEL_MEMORY_ACTIVATIONS,   /* f32 here, of the target's type where it is placed */
-    KERNEL_MEMORY_ROTATED,       /* plain; each copy of the arguments has its own */
-    KERNEL_MEMORY_WEIGHT_LIST,   /* qn_weight_t [..], rotated, as are what they point to */
+    KERNEL_MEMORY_PLAIN,       /* the same bytes wherever it is placed */
+    KERNEL_MEMORY_ACTIVATIONS, /* f32 here, of the target's type where it is placed */
+    KERNEL_MEMORY_ROTATED,     /* plain; each copy of the arguments has its own */
+    KERNEL_MEMORY_WEIGHT_LIST, /* qn_weight_t [..], rotated, as are what they point to */
 } kernel_memory_kind_t;
 
 typedef struct {
-    char *data;                  /* owned */
+    char *data; /* owned */
     size_t bytes;
     kernel_memory_kind_t kind;
 } kernel_memory_t;
@@ -43,7 +43,7 @@ typedef struct {
 typedef struct {
     const void *tested, *exact;
     size_t count;
-    bool is_id;                  /* uint32_t, which must be equal; else float */
+    bool is_id; /* uint32_t, which must be equal; else float */
 } kernel_output_t;
 
 typedef struct {
@@ -56,7 +56,7 @@ typedef struct {
     const void *exact_arguments; /* the reference's: its own outputs, and of a large case only the last rows */
     kernel_output_t outputs[KERNEL_CASE_OUTPUTS_MAX];
     size_t output_count;
-    double bytes, operations;    /* of one launch */
+    double bytes, operations; /* of one launch */
     kernel_case_target_t target;
     kernel_memory_t memory[KERNEL_CASE_MEMORY_MAX];
     size_t memory_count;

@@ -26,17 +26,17 @@ struct kernel_runner {
     kernel_runner_info_t info;
     const backend_t *backend;
     int device;
-    qn_stream_t *host_stream, *stream;     /* of the exact side; of the launches (on a host the same) */
+    qn_stream_t *host_stream, *stream; /* of the exact side; of the launches (on a host the same) */
     qn_kernel_set_t exact;
     backend_mark_t *from, *to;
     /* the case at hand */
     const kernel_case_t *made;
     qn_mapping_t *region;
     size_t used;
-    char *placed[KERNEL_CASE_MEMORY_MAX];  /* where each memory of the case lies for the copy at hand; NULL: not yet */
-    char *arguments;                       /* [copies] */
-    void *first[KERNEL_CASE_OUTPUTS_MAX];  /* outputs before any launch, as they are placed */
-    void *fetched;                         /* room for the largest output, of the backend's */
+    char *placed[KERNEL_CASE_MEMORY_MAX]; /* where each memory of the case lies for the copy at hand; NULL: not yet */
+    char *arguments;                      /* [copies] */
+    void *first[KERNEL_CASE_OUTPUTS_MAX]; /* outputs before any launch, as they are placed */
+    void *fetched;                        /* room for the largest output, of the backend's */
     size_t next;
 };
 
@@ -55,11 +55,18 @@ static void list_kernels(kernel_runner_info_t *info)
 
 static qn_err_t open_device(kernel_runner_t *r)
 {
-    static const qn_kernel_case_t GREATEST = { .heads = 32, .kv_heads = 8, .head_dim = 128, .hidden = 4096,
-                                               .intermediate = 14336, .vocab = 151936, .block_tokens = 16,
-                                               .kv_scalar = QN_SCALAR_BF16 };
-    backend_stream_options_t options = { .device = r->device, .activations = r->info.activations, .shape = &GREATEST,
-                                         .max_sequences = SEQUENCES_MAX };
+    static const qn_kernel_case_t GREATEST = {.heads = 32,
+                                              .kv_heads = 8,
+                                              .head_dim = 128,
+                                              .hidden = 4096,
+                                              .intermediate = 14336,
+                                              .vocab = 151936,
+                                              .block_tokens = 16,
+                                              .kv_scalar = QN_SCALAR_BF16};
+    backend_stream_options_t options = {.device = r->device,
+                                        .activations = r->info.activations,
+                                        .shape = &GREATEST,
+                                        .max_sequences = SEQUENCES_MAX};
     qn_err_t err = r->backend->stream_create(&options, &r->stream);
     if (!err) err = r->backend->mark_create(&r->from);
     if (!err) err = r->backend->mark_create(&r->to);
@@ -69,7 +76,7 @@ static qn_err_t open_device(kernel_runner_t *r)
 
 qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **ret_runner)
 {
-    static const qn_kernel_case_t ANY = { .heads = 1, .kv_heads = 1, .head_dim = 64 };
+    static const qn_kernel_case_t ANY = {.heads = 1, .kv_heads = 1, .head_dim = 64};
     const backend_t *backend;
     qn_err_t err = backend_find(config, &backend);
     if (err) return err;
@@ -81,12 +88,16 @@ qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **
     err = backend->choose_activations(config->compute.activations, QN_SCALAR_BF16, &r->info.activations);
     list_kernels(&r->info);
     if (!err) err = qn_kernels_choose("reference", &ANY, 0, &r->exact);
-    if (!err) err = qn_stream_create(&(qn_stream_options_t){ .threads = (uint32_t)config->compute.threads },
-                                     &r->host_stream);
-    if (!err && r->info.device) err = open_device(r);
-    else r->stream = r->host_stream;
-    if (err) kernel_runner_close(&r);
-    else *ret_runner = r;
+    if (!err)
+        err = qn_stream_create(&(qn_stream_options_t){.threads = (uint32_t)config->compute.threads}, &r->host_stream);
+    if (!err && r->info.device)
+        err = open_device(r);
+    else
+        r->stream = r->host_stream;
+    if (err)
+        kernel_runner_close(&r);
+    else
+        *ret_runner = r;
     return err;
 }
 
@@ -136,8 +147,9 @@ static void encode(const kernel_runner_t *r, const kernel_memory_t *memory, cons
         memcpy(to, from, bytes);
         return;
     }
-    const uint16_t *halves = from;   /* little-endian: the numbers are bf16 already, in the upper half of each f32 */
-    for (size_t i = 0; i < bytes / 4; i++) ((uint16_t *)to)[i] = halves[2 * i + 1];
+    const uint16_t *halves = from; /* little-endian: the numbers are bf16 already, in the upper half of each f32 */
+    for (size_t i = 0; i < bytes / 4; i++)
+        ((uint16_t *)to)[i] = halves[2 * i + 1];
 }
 
 static void decode(const kernel_runner_t *r, const kernel_memory_t *memory, const void *from, size_t bytes, void *to)
@@ -222,9 +234,14 @@ static qn_err_t make_room(kernel_runner_t *r)
         uint64_t copies = is_rotated(memory) ? made->copies : r->info.device;
         bytes += copies * (placed_bytes(r, memory, memory->bytes) + PLACE_ALIGN);
     }
-    qn_region_spec_t spec = { .id = 1, .kind = QN_REGION_KIND_WEIGHTS, .bytes = bytes, .epoch = 1, .name = "kernels",
-                              .share = r->info.device ? QN_SHARE_CUDA_IPC : QN_SHARE_MEMFD,
-                              .device = r->info.device ? r->device : -1, .huge_pages = true };
+    qn_region_spec_t spec = {.id = 1,
+                             .kind = QN_REGION_KIND_WEIGHTS,
+                             .bytes = bytes,
+                             .epoch = 1,
+                             .name = "kernels",
+                             .share = r->info.device ? QN_SHARE_CUDA_IPC : QN_SHARE_MEMFD,
+                             .device = r->info.device ? r->device : -1,
+                             .huge_pages = true};
     qn_err_t err = qn_region_create(&spec, &r->region);
     if (err) return err;
     qn_region_make_huge(r->region, 0, bytes);
@@ -253,9 +270,12 @@ static qn_err_t keep_outputs(kernel_runner_t *r)
 static void launch_exact(kernel_runner_t *r)
 {
     const void *arguments = r->made->exact_arguments;
-    if (r->made->op == QN_OP_NORM_MATMUL) qn_norm_matmul_parts(&r->exact, r->host_stream, arguments);
-    else if (r->made->op == QN_OP_DECODE_ATTENTION) qn_decode_attention_parts(&r->exact, r->host_stream, arguments);
-    else qn_launch(&r->exact, r->made->op, r->host_stream, arguments);
+    if (r->made->op == QN_OP_NORM_MATMUL)
+        qn_norm_matmul_parts(&r->exact, r->host_stream, arguments);
+    else if (r->made->op == QN_OP_DECODE_ATTENTION)
+        qn_decode_attention_parts(&r->exact, r->host_stream, arguments);
+    else
+        qn_launch(&r->exact, r->made->op, r->host_stream, arguments);
 }
 
 qn_err_t kernel_runner_take(kernel_runner_t *r, const kernel_case_t *made)
@@ -275,7 +295,8 @@ void kernel_runner_leave(kernel_runner_t *r)
 {
     qn_region_close(&r->region);
     if (r->fetched) r->backend->host_destroy(&r->fetched);
-    for (size_t i = 0; i < KERNEL_CASE_OUTPUTS_MAX; i++) free(r->first[i]);
+    for (size_t i = 0; i < KERNEL_CASE_OUTPUTS_MAX; i++)
+        free(r->first[i]);
     free(r->arguments);
     memset(r->first, 0, sizeof r->first);
     memset(r->placed, 0, sizeof r->placed);
@@ -308,7 +329,10 @@ qn_err_t kernel_runner_check(kernel_runner_t *r, const qn_kernel_t *kernel)
 
 /* ---- time ---- */
 
-typedef struct { kernel_runner_t *runner; const qn_kernel_t *kernel; } launch_t;
+typedef struct {
+    kernel_runner_t *runner;
+    const qn_kernel_t *kernel;
+} launch_t;
 
 static void launch(void *context)
 {
@@ -323,8 +347,10 @@ static qn_err_t time_once(launch_t *l, backend_graph_t *graph, double *ret_secon
 {
     kernel_runner_t *r = l->runner;
     r->backend->mark_set(r->stream, r->from);
-    if (graph) r->backend->graph_launch(r->stream, graph);
-    else launch(l);
+    if (graph)
+        r->backend->graph_launch(r->stream, graph);
+    else
+        launch(l);
     r->backend->mark_set(r->stream, r->to);
     qn_err_t err = r->backend->stream_wait(r->stream);
     if (!err) *ret_seconds = (double)r->backend->mark_elapsed_ns(r->from, r->to) * 1e-9;
@@ -358,7 +384,8 @@ static qn_err_t time_on_device(launch_t *l, double seconds, bench_time_t *ret_ti
     if ((double)launches * once > 0.01) launches = 3;
     if (!err) err = r->backend->capture_begin(r->stream);
     if (err) return err;
-    for (size_t i = 0; i < launches; i++) launch(l);
+    for (size_t i = 0; i < launches; i++)
+        launch(l);
     err = r->backend->capture_end(r->stream, &graph);
     if (!err) err = replay(l, graph, launches, seconds, ret_time);
     if (graph) r->backend->graph_destroy(&graph);
@@ -367,7 +394,7 @@ static qn_err_t time_on_device(launch_t *l, double seconds, bench_time_t *ret_ti
 
 qn_err_t kernel_runner_time(kernel_runner_t *r, const qn_kernel_t *kernel, double seconds, bench_time_t *ret_time)
 {
-    launch_t context = { .runner = r, .kernel = kernel };
+    launch_t context = {.runner = r, .kernel = kernel};
     r->next = 0;
     if (r->info.device) return time_on_device(&context, seconds, ret_time);
     *ret_time = bench_time(launch, &context, seconds);

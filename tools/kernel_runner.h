@@ -11,11 +11,11 @@
 typedef struct kernel_runner kernel_runner_t;
 
 typedef struct {
-    const qn_kernel_t *kernels;  /* all of this backend; view */
+    const qn_kernel_t *kernels; /* all of this backend; view */
     size_t kernel_count;
     bool device;
     qn_scalar_t activations;
-    char device_name[64];        /* "NVIDIA H200"; of a device */
+    char device_name[64]; /* "NVIDIA H200"; of a device */
 } kernel_runner_info_t;
 
 /* Returns owned. What backend_find and a stream can fail with: no such backend in this build, no GPU. */
@@ -30,7 +30,6 @@ void kernel_runner_leave(kernel_runner_t *runner);
 /* One launch on outputs as they were at first; what it gives is in the case's `tested`. */
 qn_err_t kernel_runner_check(kernel_runner_t *runner, const qn_kernel_t *kernel);
 /* Time of one launch. On a device of its own: launches are captured into a graph, whose replays the device times. */
-qn_err_t kernel_runner_time(kernel_runner_t *runner, const qn_kernel_t *kernel, double seconds,
-                            bench_time_t *ret_time);
+qn_err_t kernel_runner_time(kernel_runner_t *runner, const qn_kernel_t *kernel, double seconds, bench_time_t *ret_time);
 
 #endif

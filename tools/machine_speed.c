@@ -16,30 +16,35 @@
 
 #include "common/clock.h"
 
-#define ROUNDS_FIRST 2   /* to choose among the ways to read */
+#define ROUNDS_FIRST 2 /* to choose among the ways to read */
 #define ROUNDS 6
 #define BUFFER_LEAST (UINT64_C(256) << 20)
 #define BUFFER_MOST (UINT64_C(8) << 30)
-#define PREFETCH_BYTES 2048   /* about a memory latency ahead at 20 GB/s */
+#define PREFETCH_BYTES 2048 /* about a memory latency ahead at 20 GB/s */
 #define HUGE_PAGE (UINT64_C(2) << 20)
 
 /* ---- the loops ---- */
 
-#define CLOBBERED "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
-        "xmm12", "xmm13", "cc", "memory"
-#define TWELVE(m, a, b) m(a, b, "0") m(a, b, "1") m(a, b, "2") m(a, b, "3") m(a, b, "4") m(a, b, "5") m(a, b, "6") \
-        m(a, b, "7") m(a, b, "8") m(a, b, "9") m(a, b, "10") m(a, b, "11")
+#define CLOBBERED                                                                                              \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+        "xmm13", "cc", "memory"
+#define TWELVE(m, a, b)                                                                                     \
+    m(a, b, "0") m(a, b, "1") m(a, b, "2") m(a, b, "3") m(a, b, "4") m(a, b, "5") m(a, b, "6") m(a, b, "7") \
+        m(a, b, "8") m(a, b, "9") m(a, b, "10") m(a, b, "11")
 #define CLEAR(a, b, i) "vxorps %%xmm" i ", %%xmm" i ", %%xmm" i "\n\t"
 #define MULTIPLY(op, r, i) op " %%" r "12, %%" r "13, %%" r i "\n\t"
 
 /* 24 instructions a round on 12 chains: four cycles of latency times two or three pipes. */
-#define ARITHMETIC(name, op, r) \
-    static void name(uint64_t rounds) \
-    { \
+#define ARITHMETIC(name, op, r)                                                                             \
+    static void name(uint64_t rounds)                                                                       \
+    {                                                                                                       \
         static const uint32_t value = 0x3f803f80; /* about one as f32, one twice as bf16, small as bytes */ \
-        __asm__ volatile("vbroadcastss %1, %%" r "12\n\tvbroadcastss %1, %%" r "13\n\t" TWELVE(CLEAR, , ) \
-                         "1:\n\t" TWELVE(MULTIPLY, op, r) TWELVE(MULTIPLY, op, r) "dec %0\n\tjnz 1b\n\tvzeroupper" \
-                         : "+r"(rounds) : "m"(value) : CLOBBERED); \
+        __asm__ volatile("vbroadcastss %1, %%" r "12\n\tvbroadcastss %1, %%" r                              \
+                         "13\n\t" TWELVE(CLEAR, , ) "1:\n\t" TWELVE(MULTIPLY, op, r)                        \
+                             TWELVE(MULTIPLY, op, r) "dec %0\n\tjnz 1b\n\tvzeroupper"                       \
+                         : "+r"(rounds)                                                                     \
+                         : "m"(value)                                                                       \
+                         : CLOBBERED);                                                                      \
     }
 
 ARITHMETIC(multiply_f32_256, "vfmadd231ps", "ymm")
@@ -49,17 +54,19 @@ ARITHMETIC(multiply_int8_512, "vpdpbusd", "zmm")
 ARITHMETIC(multiply_int8_256, "vpdpbusd", "ymm")
 
 #define LOAD(r, step, i) "vmovups " i "*" step "(%0), %%" r i "\n\t"
-#define EIGHT(m, a, b) m(a, b, "0") m(a, b, "1") m(a, b, "2") m(a, b, "3") m(a, b, "4") m(a, b, "5") m(a, b, "6") \
-        m(a, b, "7")
+#define EIGHT(m, a, b) \
+    m(a, b, "0") m(a, b, "1") m(a, b, "2") m(a, b, "3") m(a, b, "4") m(a, b, "5") m(a, b, "6") m(a, b, "7")
 #define PREFETCH(i) "prefetcht0 " i "(%0)\n\t"
 #define AHEAD PREFETCH("%c2") PREFETCH("%c2+64") PREFETCH("%c2+128") PREFETCH("%c2+192")
 
-#define READ(name, prefetches, loads, step) \
-    static void name(const char *data, uint64_t bytes) \
-    { \
-        const char *end = data + bytes / 512 * 512; \
+#define READ(name, prefetches, loads, step)                                                                 \
+    static void name(const char *data, uint64_t bytes)                                                      \
+    {                                                                                                       \
+        const char *end = data + bytes / 512 * 512;                                                         \
         __asm__ volatile("1:\n\t" prefetches loads "add $" step ", %0\n\tcmp %1, %0\n\tjb 1b\n\tvzeroupper" \
-                         : "+r"(data) : "r"(end), "i"(PREFETCH_BYTES) : CLOBBERED); \
+                         : "+r"(data)                                                                       \
+                         : "r"(end), "i"(PREFETCH_BYTES)                                                    \
+                         : CLOBBERED);                                                                      \
     }
 
 READ(read_256, "", EIGHT(LOAD, "ymm", "32"), "256")
@@ -76,7 +83,9 @@ static void read_quarters(const char *data, uint64_t bytes)
                      "vmovups (%0,%2,2), %%ymm4\n\tvmovups 32(%0,%2,2), %%ymm5\n\t"
                      "vmovups (%1), %%ymm6\n\tvmovups 32(%1), %%ymm7\n\t"
                      "add $64, %0\n\tadd $64, %1\n\tcmp %3, %0\n\tjb 1b\n\tvzeroupper"
-                     : "+r"(data), "+r"(last) : "r"(quarter), "r"(end) : CLOBBERED);
+                     : "+r"(data), "+r"(last)
+                     : "r"(quarter), "r"(end)
+                     : CLOBBERED);
 }
 
 static void read_plain(const char *data, uint64_t bytes)
@@ -85,7 +94,8 @@ static void read_plain(const char *data, uint64_t bytes)
     for (uint64_t i = 0; i + 64 <= bytes; i += 64) {
         uint64_t words[8];
         memcpy(words, data + i, sizeof words);
-        for (int j = 0; j < 8; j++) sum += words[j];
+        for (int j = 0; j < 8; j++)
+            sum += words[j];
     }
     __asm__ volatile("" : : "r"(sum));
 }
@@ -93,25 +103,30 @@ static void read_plain(const char *data, uint64_t bytes)
 static const struct {
     uint32_t isa;
     void (*read)(const char *data, uint64_t bytes);
-} READS[] = { { 0, read_plain }, { QN_ISA_AVX2, read_256 }, { QN_ISA_AVX2, read_256_ahead },
-              { QN_ISA_AVX2, read_quarters }, { QN_ISA_AVX512, read_512 } };
+} READS[] = {{0, read_plain},
+             {QN_ISA_AVX2, read_256},
+             {QN_ISA_AVX2, read_256_ahead},
+             {QN_ISA_AVX2, read_quarters},
+             {QN_ISA_AVX512, read_512}};
 
 static const struct {
     machine_peak_t peak;
     uint32_t isa;
     void (*multiply)(uint64_t rounds);
-    double operations;  /* of one instruction */
+    double operations; /* of one instruction */
 } PEAKS[] = {
-    { MACHINE_PEAK_F32, QN_ISA_AVX2, multiply_f32_256, 16 },
-    { MACHINE_PEAK_F32, QN_ISA_AVX512, multiply_f32_512, 32 },
-    { MACHINE_PEAK_BF16, QN_ISA_AVX512_BF16, multiply_bf16_512, 64 },
-    { MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_256, 64 },
-    { MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_512, 128 },
+    {MACHINE_PEAK_F32, QN_ISA_AVX2, multiply_f32_256, 16},
+    {MACHINE_PEAK_F32, QN_ISA_AVX512, multiply_f32_512, 32},
+    {MACHINE_PEAK_BF16, QN_ISA_AVX512_BF16, multiply_bf16_512, 64},
+    {MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_256, 64},
+    {MACHINE_PEAK_INT8, QN_ISA_AVX512_VNNI, multiply_int8_512, 128},
 };
 
 /* ---- threads that start together ---- */
 
-typedef struct { atomic_uint ready, state; } gate_t;  /* state: 0 closed, 1 open, 2 given up */
+typedef struct {
+    atomic_uint ready, state;
+} gate_t; /* state: 0 closed, 1 open, 2 given up */
 
 typedef struct {
     gate_t *gate;
@@ -127,11 +142,14 @@ static void *run_part(void *argument)
     part_t *part = argument;
     unsigned state;
     atomic_fetch_add(&part->gate->ready, 1);
-    while ((state = atomic_load(&part->gate->state)) == 0) sched_yield();
+    while ((state = atomic_load(&part->gate->state)) == 0)
+        sched_yield();
     if (state == 2) return NULL;
     part->begin_ns = qn_clock_now_ns();
-    if (part->read) part->read(part->data, part->bytes);
-    else part->multiply(part->rounds);
+    if (part->read)
+        part->read(part->data, part->bytes);
+    else
+        part->multiply(part->rounds);
     part->end_ns = qn_clock_now_ns();
     return NULL;
 }
@@ -151,16 +169,19 @@ static double span(const part_t *parts, unsigned threads)
 static qn_err_t run_once(part_t *parts, unsigned threads, double *ret_seconds)
 {
     pthread_t handles[MACHINE_THREADS_MAX];
-    gate_t gate = { 0 };
+    gate_t gate = {0};
     unsigned started = 0;
-    for (unsigned i = 0; i < threads; i++) parts[i].gate = &gate;
+    for (unsigned i = 0; i < threads; i++)
+        parts[i].gate = &gate;
     while (started + 1 < threads && pthread_create(&handles[started], NULL, run_part, &parts[started + 1]) == 0)
         started++;
     bool complete = started + 1 == threads;
-    while (complete && atomic_load(&gate.ready) < started) sched_yield();
+    while (complete && atomic_load(&gate.ready) < started)
+        sched_yield();
     atomic_store(&gate.state, complete ? 1 : 2);
     if (complete) run_part(&parts[0]);
-    for (unsigned i = 0; i < started; i++) pthread_join(handles[i], NULL);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(handles[i], NULL);
     if (!complete) return qn_fail(QN_ERR_IO, "cannot start thread %u of %u; use fewer", started + 2, threads);
     *ret_seconds = span(parts, threads);
     return QN_OK;
@@ -190,7 +211,7 @@ static qn_err_t run_together(const part_t *part, unsigned threads, int rounds, d
 
 static qn_err_t measure_read(const char *buffer, uint64_t bytes, unsigned threads, double *ret_speed)
 {
-    part_t part = { .data = buffer, .bytes = bytes }, best_part = part;
+    part_t part = {.data = buffer, .bytes = bytes}, best_part = part;
     double seconds, best = 1e30;
     for (size_t i = 0; i < sizeof READS / sizeof *READS; i++) {
         if (READS[i].isa & ~qn_kernels_isa()) continue;
@@ -207,14 +228,14 @@ static qn_err_t measure_read(const char *buffer, uint64_t bytes, unsigned thread
 
 static qn_err_t measure_peak(machine_peak_t peak, unsigned threads, double *ret_speed)
 {
-    enum { PEAK_ROUNDS = 500000 };  /* 24 instructions each: 2 to 5 ms */
+    enum { PEAK_ROUNDS = 500000 }; /* 24 instructions each: 2 to 5 ms */
     uint32_t isa = qn_kernels_isa();
     double best = 0;
     for (size_t i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++) {
         if (PEAKS[i].peak != peak || (PEAKS[i].isa & ~isa)) continue;
         double seconds;
-        qn_err_t err = run_together(&(part_t){ .multiply = PEAKS[i].multiply, .rounds = PEAK_ROUNDS }, threads,
-                                    ROUNDS, &seconds);
+        qn_err_t err =
+            run_together(&(part_t){.multiply = PEAKS[i].multiply, .rounds = PEAK_ROUNDS}, threads, ROUNDS, &seconds);
         if (err) return err;
         double speed = 24.0 * PEAK_ROUNDS * PEAKS[i].operations * threads / seconds;
         if (speed > best) best = speed;
@@ -253,7 +274,7 @@ static uint64_t choose_bytes(uint64_t asked, uint64_t cache)
 
 qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_speed_t *ret_speed)
 {
-    machine_speed_t speed = { .threads = threads ? threads : core_count(), .cache_bytes = cache_bytes() };
+    machine_speed_t speed = {.threads = threads ? threads : core_count(), .cache_bytes = cache_bytes()};
     if (speed.threads > MACHINE_THREADS_MAX) speed.threads = MACHINE_THREADS_MAX;
     speed.buffer_bytes = choose_bytes(buffer_bytes, speed.cache_bytes);
     uint64_t mapped = speed.buffer_bytes + HUGE_PAGE;
@@ -262,7 +283,7 @@ qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_
         return qn_fail(QN_ERR_NO_MEMORY, "no memory for a buffer of %llu bytes", (unsigned long long)mapped);
     char *buffer = range + (HUGE_PAGE - (uintptr_t)range % HUGE_PAGE) % HUGE_PAGE;
     madvise(buffer, speed.buffer_bytes, MADV_HUGEPAGE);
-    memset(buffer, 1, speed.buffer_bytes);  /* untouched pages would all be one page of zeros */
+    memset(buffer, 1, speed.buffer_bytes); /* untouched pages would all be one page of zeros */
     qn_err_t err = measure_read(buffer, speed.buffer_bytes, 1, &speed.read_one);
     if (!err) err = measure_read(buffer, speed.buffer_bytes, speed.threads, &speed.read_all);
     munmap(range, mapped);
@@ -273,13 +294,16 @@ qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_
 
 void machine_speed_of_gpu(const char *name, machine_speed_t *ret_speed)
 {
-    static const struct { const char *part; double read, bf16; uint64_t cache; } KNOWN[] = {
-        { "H200", 4.54e12, 790e12, UINT64_C(50) << 20 } };
-    *ret_speed = (machine_speed_t){ .threads = 0 };
+    static const struct {
+        const char *part;
+        double read, bf16;
+        uint64_t cache;
+    } KNOWN[] = {{"H200", 4.54e12, 790e12, UINT64_C(50) << 20}};
+    *ret_speed = (machine_speed_t){.threads = 0};
     for (size_t i = 0; i < sizeof KNOWN / sizeof KNOWN[0]; i++)
         if (strstr(name, KNOWN[i].part))
-            *ret_speed = (machine_speed_t){ .read_all = KNOWN[i].read, .bf16 = KNOWN[i].bf16,
-                                            .cache_bytes = KNOWN[i].cache };
+            *ret_speed =
+                (machine_speed_t){.read_all = KNOWN[i].read, .bf16 = KNOWN[i].bf16, .cache_bytes = KNOWN[i].cache};
 }
 
 static void raise_figure(double *figure, double other)
@@ -313,8 +337,8 @@ double machine_peak_speed(const machine_speed_t *speed, machine_peak_t peak)
 
 const char *machine_peak_name(machine_peak_t peak)
 {
-    static const char *const NAMES[] = { [MACHINE_PEAK_F32] = "f32", [MACHINE_PEAK_BF16] = "bf16",
-                                         [MACHINE_PEAK_INT8] = "int8" };
+    static const char *const NAMES[] = {
+        [MACHINE_PEAK_F32] = "f32", [MACHINE_PEAK_BF16] = "bf16", [MACHINE_PEAK_INT8] = "int8"};
     return NAMES[peak];
 }
 

@@ -14,12 +14,12 @@
 #define MACHINE_THREADS_MAX 256
 
 typedef struct {
-    unsigned threads;            /* of the figures that are not of one */
+    unsigned threads; /* of the figures that are not of one */
     uint64_t buffer_bytes, cache_bytes;
-    double read_one, read_all;   /* bytes/s from memory */
+    double read_one, read_all; /* bytes/s from memory */
     /* Operations/s of all threads; a multiplication and an addition are two. 0: there is no such instruction. */
     double f32, bf16, int8;
-    double f32_one;              /* of one thread */
+    double f32_one; /* of one thread */
 } machine_speed_t;
 
 /* Takes about two seconds. `threads` 0: one per core this process may use; at most MACHINE_THREADS_MAX are used.

@@ -16,16 +16,16 @@ typedef struct {
 } command_t;
 
 static const command_t commands[] = {
-    { "up", cmd_up, "start the five services in the foreground and look after them" },
-    { "generate", cmd_generate, "complete a prompt, streaming, with figures" },
-    { "tokenize", cmd_tokenize, "token ids of a text" },
-    { "detokenize", cmd_detokenize, "text of token ids" },
-    { "status", cmd_status, "the five services as they are now" },
-    { "sniff", cmd_sniff, "follow the messages between the services, decoded" },
-    { "model", cmd_model, "describe or examine a model directory" },
-    { "config", cmd_config, "show configuration keys, values and where they come from" },
-    { "bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers" },
-    { "doctor", cmd_doctor, "check this machine and installation" },
+    {"up", cmd_up, "start the five services in the foreground and look after them"},
+    {"generate", cmd_generate, "complete a prompt, streaming, with figures"},
+    {"tokenize", cmd_tokenize, "token ids of a text"},
+    {"detokenize", cmd_detokenize, "text of token ids"},
+    {"status", cmd_status, "the five services as they are now"},
+    {"sniff", cmd_sniff, "follow the messages between the services, decoded"},
+    {"model", cmd_model, "describe or examine a model directory"},
+    {"config", cmd_config, "show configuration keys, values and where they come from"},
+    {"bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers"},
+    {"doctor", cmd_doctor, "check this machine and installation"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
 
@@ -35,14 +35,14 @@ static void print_help(FILE *stream)
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         fprintf(stream, "  %-12s %s\n", commands[i].name, commands[i].summary);
     fputs("\nquintet COMMAND --help tells more. Commands that talk to a server use --url, else QUINTET_URL, else\n"
-          "http://127.0.0.1:8000; exit statuses are those of sysexits.h.\n", stream);
+          "http://127.0.0.1:8000; exit statuses are those of sysexits.h.\n",
+          stream);
 }
 
 static const command_t *find(const char *name)
 {
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        if (!strcmp(commands[i].name, name))
-            return &commands[i];
+        if (!strcmp(commands[i].name, name)) return &commands[i];
     return NULL;
 }
 
@@ -52,8 +52,7 @@ static int unknown(const char *name)
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         names[i] = commands[i].name;
     const char *nearest = cli_nearest(name, names, COMMAND_COUNT);
-    if (nearest)
-        return cli_usage("unknown command \"%s\"; did you mean \"%s\"?", name, nearest);
+    if (nearest) return cli_usage("unknown command \"%s\"; did you mean \"%s\"?", name, nearest);
     return cli_usage("unknown command \"%s\"", name);
 }
 
@@ -65,10 +64,9 @@ static int help(int argc, char **argv)
         return EX_OK;
     }
     const command_t *command = find(argv[1]);
-    if (!command)
-        return unknown(argv[1]);
+    if (!command) return unknown(argv[1]);
     char option[] = "--help";
-    char *arguments[] = { argv[1], option, NULL };
+    char *arguments[] = {argv[1], option, NULL};
     return command->run(2, arguments);
 }
 
@@ -79,8 +77,7 @@ int main(int argc, char **argv)
         return EX_USAGE;
     }
     const char *name = argv[1];
-    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h"))
-        return help(argc - 1, argv + 1);
+    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) return help(argc - 1, argv + 1);
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
         printf("quintet %s\n", qn_build_id());
         return EX_OK;

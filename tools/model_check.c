@@ -17,7 +17,7 @@
 #include "tools/findings.h"
 #include "tools/model_tool.h"
 
-#define NAMED_MAX 6  /* tensors or files of one kind that are named; the rest is counted */
+#define NAMED_MAX 6 /* tensors or files of one kind that are named; the rest is counted */
 
 typedef struct {
     const qn_config_values_t *values;
@@ -26,7 +26,7 @@ typedef struct {
     bool config_good;
     qn_model_config_t config;
     model_directory_t *directory; /* NULL: config.json, generation_config.json or the configuration is at fault */
-    safetensors_t *checkpoint;  /* NULL: cannot be opened */
+    safetensors_t *checkpoint;    /* NULL: cannot be opened */
 } check_t;
 
 #define DOWNLOAD_AGAIN "download the file again, and compare its size and SHA-256 with those of its web page"
@@ -63,8 +63,8 @@ static void check_config(check_t *check)
     } else {
         check->config_good = true;
         add(check, FINDING_OK, QN_OK, "config", NULL,
-            "%s, %" PRIu32 " layers of width %" PRIu32 ", vocabulary %" PRIu32,
-            check->config.architecture_name, check->config.layers, check->config.hidden, check->config.vocab);
+            "%s, %" PRIu32 " layers of width %" PRIu32 ", vocabulary %" PRIu32, check->config.architecture_name,
+            check->config.layers, check->config.hidden, check->config.vocab);
     }
     free(text);
 }
@@ -87,9 +87,9 @@ static void check_directory(check_t *check)
         add(check, FINDING_WARN, QN_OK, "generation", "add eos_token_id to generation_config.json",
             "no end token is known: answers end at max_tokens only");
     else
-        add(check, FINDING_OK, QN_OK, "generation", NULL, "%" PRIu32 " end token%s, first %" PRIu32 "; up to %" PRIu32
-            " tokens a sequence", check->config.eos_count, check->config.eos_count == 1 ? "" : "s",
-            check->config.eos[0], check->directory->max_model_len);
+        add(check, FINDING_OK, QN_OK, "generation", NULL,
+            "%" PRIu32 " end token%s, first %" PRIu32 "; up to %" PRIu32 " tokens a sequence", check->config.eos_count,
+            check->config.eos_count == 1 ? "" : "s", check->config.eos[0], check->directory->max_model_len);
 }
 
 /* ---- files ---- */
@@ -129,7 +129,8 @@ static bool check_file_kinds(check_t *check)
     }
     if (directory) closedir(directory);
     if (safetensors == 0 && others)
-        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights", "convert them with transformers: "
+        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights",
+            "convert them with transformers: "
             "model.save_pretrained(DIR, safe_serialization=True)",
             "%s has weights, but none in .safetensors files", check->path);
     return pointers == 0 && (safetensors || !others);
@@ -145,7 +146,8 @@ static bool check_shards(check_t *check)
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", check->path);
     json_t *index = json_load_file(path, 0, NULL), *seen = json_object(), *value;
     const char *tensor;
-    json_object_foreach (json_object_get(index, "weight_map"), tensor, value) {
+    json_object_foreach(json_object_get(index, "weight_map"), tensor, value)
+    {
         const char *name = json_string_value(value);
         if (!name || strlen(name) > 255 || json_object_get(seen, name)) continue;
         json_object_set_new(seen, name, json_true());
@@ -184,7 +186,8 @@ static void open_weights(check_t *check)
     uint64_t bytes = 0;
     char text[32];
     size_t files = safetensors_file_count(check->checkpoint);
-    for (unsigned i = 0; i < files; i++) bytes += safetensors_file_bytes(check->checkpoint, i);
+    for (unsigned i = 0; i < files; i++)
+        bytes += safetensors_file_bytes(check->checkpoint, i);
     add(check, FINDING_OK, QN_OK, "weights", NULL, "%zu tensors in %zu file%s, %s",
         safetensors_count(check->checkpoint), files, files == 1 ? "" : "s",
         model_tool_bytes_text(bytes, text, sizeof text));
@@ -192,7 +195,9 @@ static void open_weights(check_t *check)
 
 /* ---- tensors ---- */
 
-typedef struct { size_t missing, misshapen, unsupported; } bad_tensors_t;
+typedef struct {
+    size_t missing, misshapen, unsupported;
+} bad_tensors_t;
 
 static bool is_number(safetensors_dtype_t dtype)
 {
@@ -207,9 +212,9 @@ static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_te
     if (!found) {
         bool head = wanted->role == QN_TENSOR_HEAD;
         if (bad->missing++ < NAMED_MAX)
-            add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", head
-                ? "the checkpoint may tie its head: then set \"tie_word_embeddings\" to true in config.json"
-                : "get the whole checkpoint; config.json must be of the same model",
+            add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors",
+                head ? "the checkpoint may tie its head: then set \"tie_word_embeddings\" to true in config.json"
+                     : "get the whole checkpoint; config.json must be of the same model",
                 "tensor %s is missing; %s needs it", wanted->source, check->config.architecture_name);
         return;
     }
@@ -222,15 +227,16 @@ static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_te
                 model_tool_shape_text(found->shape, found->rank, has, sizeof has),
                 model_tool_shape_text(shape, wanted->rank, means, sizeof means));
     } else if (!is_number(found->dtype) && bad->unsupported++ < NAMED_MAX) {
-        add(check, FINDING_FAIL, QN_ERR_UNSUPPORTED, "tensors", "use a checkpoint in F32, BF16 or F16; model.quantize "
-            "makes int8 or int4 of it at load", "%s: tensor %s has dtype %s", file, found->name,
-            safetensors_dtype_name(found->dtype));
+        add(check, FINDING_FAIL, QN_ERR_UNSUPPORTED, "tensors",
+            "use a checkpoint in F32, BF16 or F16; model.quantize "
+            "makes int8 or int4 of it at load",
+            "%s: tensor %s has dtype %s", file, found->name, safetensors_dtype_name(found->dtype));
     }
 }
 
 static bool check_tensors(check_t *check)
 {
-    bad_tensors_t bad = { 0 };
+    bad_tensors_t bad = {0};
     size_t count = qn_model_tensor_count(&check->config);
     for (size_t i = 0; i < count; i++) {
         qn_model_tensor_t wanted;
@@ -238,7 +244,8 @@ static bool check_tensors(check_t *check)
         check_tensor(check, &wanted, &bad);
     }
     size_t all = bad.missing + bad.misshapen + bad.unsupported;
-    if (all == 0) add(check, FINDING_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
+    if (all == 0)
+        add(check, FINDING_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
     else if (bad.missing > NAMED_MAX || bad.misshapen > NAMED_MAX || bad.unsupported > NAMED_MAX)
         add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", NULL,
             "of %zu tensors %zu are missing, %zu misshapen, %zu of an unsupported dtype; the first of each are named",
@@ -267,7 +274,7 @@ static const char *remedy_of_memory(qn_err_t err)
 static void check_memory(check_t *check)
 {
     weights_t *weights = NULL;
-    model_kv_t kv = { 0 };
+    model_kv_t kv = {0};
     char needs[32], cache[32], has[32];
     qn_err_t err = plan(check, &weights);
     if (!err) err = model_tool_kv(check->values, check->directory, weights_bytes(weights), &kv);
@@ -282,7 +289,8 @@ static void check_memory(check_t *check)
         if (kv.free_bytes == 0)
             add(check, FINDING_WARN, QN_OK, "memory", NULL,
                 "weights %s in GPU memory, which cannot be looked at here: %s", needs, qn_err_text());
-        else add(check, FINDING_OK, QN_OK, "memory", NULL, "weights %s and KV cache %s of %s free", needs, cache, has);
+        else
+            add(check, FINDING_OK, QN_OK, "memory", NULL, "weights %s and KV cache %s of %s free", needs, cache, has);
         if (lowered)
             add(check, FINDING_WARN, QN_OK, "length", "raise memory.kv_bytes, or set memory.kv_dtype to bf16",
                 "the KV cache holds %" PRIu32 " of the %" PRIu32 " tokens the model can do", kv.size.max_model_len,
@@ -293,7 +301,12 @@ static void check_memory(check_t *check)
 
 /* ---- numbers ---- */
 
-typedef struct { uint64_t read, all; size_t bad, zero; bool visible; int percent; } progress_t;
+typedef struct {
+    uint64_t read, all;
+    size_t bad, zero;
+    bool visible;
+    int percent;
+} progress_t;
 
 static void show_progress(progress_t *progress)
 {
@@ -313,9 +326,10 @@ static qn_err_t check_numbers_of(check_t *check, const safetensors_tensor_t *ten
     show_progress(progress);
     uint64_t width = tensor->rank == 2 && tensor->shape[1] ? tensor->shape[1] : 1;
     if (scan.not_finite && progress->bad++ < NAMED_MAX)
-        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%s: %" PRIu64 " of the %" PRIu64
-            " numbers of tensor %s are NaN or infinite, the first in row %" PRIu64 ", column %" PRIu64, file,
-            scan.not_finite, safetensors_elements(tensor), tensor->name, scan.first / width, scan.first % width);
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN,
+            "%s: %" PRIu64 " of the %" PRIu64 " numbers of tensor %s are NaN or infinite, the first in row %" PRIu64
+            ", column %" PRIu64,
+            file, scan.not_finite, safetensors_elements(tensor), tensor->name, scan.first / width, scan.first % width);
     if (scan.all_zero && tensor->rank == 2 && progress->zero++ < NAMED_MAX)
         add(check, FINDING_WARN, QN_OK, "numbers", DOWNLOAD_AGAIN,
             "%s: every number of tensor %s is zero: has the file a hole?", file, tensor->name);
@@ -327,7 +341,7 @@ static void check_numbers(check_t *check)
 {
     size_t count = safetensors_count(check->checkpoint);
     bool *needed = calloc(count + 1, sizeof *needed);
-    progress_t progress = { .visible = isatty(STDERR_FILENO), .percent = -1 };
+    progress_t progress = {.visible = isatty(STDERR_FILENO), .percent = -1};
     qn_err_t err = needed ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for a list of %zu tensors", count);
     for (size_t i = 0; !err && i < qn_model_tensor_count(&check->config); i++) {
         qn_model_tensor_t wanted;
@@ -340,10 +354,13 @@ static void check_numbers(check_t *check)
     for (size_t i = 0; !err && i < count; i++)
         if (needed[i]) err = check_numbers_of(check, safetensors_at(check->checkpoint, i), &progress);
     free(needed);
-    if (err) add_err(check, err, "numbers", DOWNLOAD_AGAIN);
+    if (err)
+        add_err(check, err, "numbers", DOWNLOAD_AGAIN);
     else if (progress.bad > NAMED_MAX)
-        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN, "%zu tensors have numbers that are NaN or "
-            "infinite; the first are named", progress.bad);
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "numbers", DOWNLOAD_AGAIN,
+            "%zu tensors have numbers that are NaN or "
+            "infinite; the first are named",
+            progress.bad);
     else if (progress.bad == 0)
         add(check, FINDING_OK, QN_OK, "numbers", NULL, "all are finite");
 }
@@ -359,10 +376,13 @@ static void check_ids(check_t *check, const tokenizer_t *tokenizer)
     if (ordinary)
         add(check, FINDING_FAIL, QN_ERR_INVALID, "tokenizer", "use the tokenizer.json that belongs to this model",
             "its ids go up to %" PRIu32 ", but config.json's \"vocab_size\" is %" PRIu32 ": %zu ordinary tokens are "
-            "beyond", limit - 1, vocab, ordinary);
+            "beyond",
+            limit - 1, vocab, ordinary);
     else if (limit > vocab)
-        add(check, FINDING_WARN, QN_OK, "tokenizer", NULL, "special tokens up to id %" PRIu32 " are beyond "
-            "\"vocab_size\" %" PRIu32 ": prompts with them are refused", limit - 1, vocab);
+        add(check, FINDING_WARN, QN_OK, "tokenizer", NULL,
+            "special tokens up to id %" PRIu32 " are beyond "
+            "\"vocab_size\" %" PRIu32 ": prompts with them are refused",
+            limit - 1, vocab);
     else
         add(check, FINDING_OK, QN_OK, "tokenizer", NULL, "%zu tokens, ids below %" PRIu32 "%s",
             tokenizer_vocab_size(tokenizer), limit,
@@ -379,7 +399,8 @@ static void check_tokenizer(check_t *check)
     else if (err)
         add_err(check, err, "tokenizer",
                 err == QN_ERR_UNSUPPORTED ? "remove it to serve token ids only" : DOWNLOAD_AGAIN);
-    else if (check->config_good) check_ids(check, tokenizer);
+    else if (check->config_good)
+        check_ids(check, tokenizer);
     tokenizer_close(&tokenizer);
 }
 
@@ -387,9 +408,9 @@ static void check_tokenizer(check_t *check)
 
 static void print_json(const check_t *check)
 {
-    json_t *all = json_pack("{s:o, s:s, s:o}", "directory", cli_text_json(check->path), "result",
-                            finding_level_name(findings_worst(&check->findings)), "checks",
-                            findings_json(&check->findings));
+    json_t *all =
+        json_pack("{s:o, s:s, s:o}", "directory", cli_text_json(check->path), "result",
+                  finding_level_name(findings_worst(&check->findings)), "checks", findings_json(&check->findings));
     cli_print_json(all);
     json_decref(all);
 }
@@ -412,8 +433,10 @@ int model_tool_check(const qn_config_values_t *values, bool json, bool quick)
     check.values = values;
     check.path = values->model.path;
     examine(&check, quick);
-    if (json) print_json(&check);
-    else findings_print(&check.findings);
+    if (json)
+        print_json(&check);
+    else
+        findings_print(&check.findings);
     safetensors_close(&check.checkpoint);
     model_directory_free(&check.directory);
     int status = cli_finish_output();

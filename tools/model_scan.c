@@ -8,27 +8,28 @@
 
 #include "tools/model_tool.h"
 
-#define PIECE_BYTES (256u << 10)  /* stays in the second-level cache between the read and the walk */
+#define PIECE_BYTES (256u << 10) /* stays in the second-level cache between the read and the walk */
 
 /* Looks at `count` numbers, the first of which is number `before` of the tensor. One is not finite when all bits of its
  * exponent are set. The loop over all has no branch, so that it is vectorised; where one is bad is looked for after. */
-#define SCAN(name, word) \
+#define SCAN(name, word)                                                                                    \
     static void name(const word *numbers, size_t count, word exponent, uint64_t before, model_scan_t *scan) \
-    { \
-        const word magnitude = (word)-1 >> 1; \
-        word any = 0; \
-        uint32_t bad = 0; \
-        for (size_t i = 0; i < count; i++) { \
-            any |= numbers[i] & magnitude; \
-            bad += (numbers[i] & exponent) == exponent; \
-        } \
-        if (any) scan->all_zero = false; \
-        if (bad && scan->not_finite == 0) { \
-            size_t first = 0; \
-            while ((numbers[first] & exponent) != exponent) first++; \
-            scan->first = before + first; \
-        } \
-        scan->not_finite += bad; \
+    {                                                                                                       \
+        const word magnitude = (word) - 1 >> 1;                                                             \
+        word any = 0;                                                                                       \
+        uint32_t bad = 0;                                                                                   \
+        for (size_t i = 0; i < count; i++) {                                                                \
+            any |= numbers[i] & magnitude;                                                                  \
+            bad += (numbers[i] & exponent) == exponent;                                                     \
+        }                                                                                                   \
+        if (any) scan->all_zero = false;                                                                    \
+        if (bad && scan->not_finite == 0) {                                                                 \
+            size_t first = 0;                                                                               \
+            while ((numbers[first] & exponent) != exponent)                                                 \
+                first++;                                                                                    \
+            scan->first = before + first;                                                                   \
+        }                                                                                                   \
+        scan->not_finite += bad;                                                                            \
     }
 
 SCAN(scan_half, uint16_t)
@@ -52,8 +53,11 @@ static qn_err_t read_piece(const safetensors_t *checkpoint, const safetensors_te
 
 qn_err_t model_tool_scan(const safetensors_t *checkpoint, const safetensors_tensor_t *tensor, model_scan_t *ret_scan)
 {
-    static union { uint16_t half[PIECE_BYTES / 2]; uint32_t single[PIECE_BYTES / 4]; } piece;
-    model_scan_t scan = { .all_zero = tensor->bytes > 0 };
+    static union {
+        uint16_t half[PIECE_BYTES / 2];
+        uint32_t single[PIECE_BYTES / 4];
+    } piece;
+    model_scan_t scan = {.all_zero = tensor->bytes > 0};
     size_t size = safetensors_dtype_bytes(tensor->dtype);
     uint16_t exponent = tensor->dtype == SAFETENSORS_BF16 ? 0x7f80 : 0x7c00;
     for (uint64_t offset = 0; offset < tensor->bytes;) {
@@ -61,8 +65,10 @@ qn_err_t model_tool_scan(const safetensors_t *checkpoint, const safetensors_tens
         qn_err_t err = read_piece(checkpoint, tensor, offset, bytes, &piece);
         if (err) return err;
         uint64_t before = offset / size;
-        if (tensor->dtype == SAFETENSORS_F32) scan_single(piece.single, bytes / size, 0x7f800000u, before, &scan);
-        else scan_half(piece.half, bytes / size, exponent, before, &scan);
+        if (tensor->dtype == SAFETENSORS_F32)
+            scan_single(piece.single, bytes / size, 0x7f800000u, before, &scan);
+        else
+            scan_half(piece.half, bytes / size, exponent, before, &scan);
         offset += bytes;
     }
     *ret_scan = scan;

@@ -16,27 +16,27 @@
 
 /* The formats that are compared. The first is what the configuration says. */
 enum { PLAN_CONFIGURED, PLAN_NONE, PLAN_INT8, PLAN_INT4_32, PLAN_INT4_64, PLAN_COUNT };
-static const char *const plan_names[PLAN_COUNT] = { "configured", "none", "int8", "int4_group32", "int4_group64" };
-static const char *const plan_labels[PLAN_COUNT] = { "configured", "none", "int8", "int4 (32)", "int4 (64)" };
+static const char *const plan_names[PLAN_COUNT] = {"configured", "none", "int8", "int4_group32", "int4_group64"};
+static const char *const plan_labels[PLAN_COUNT] = {"configured", "none", "int8", "int4 (32)", "int4 (64)"};
 
 typedef struct {
     const qn_config_values_t *values;
     model_directory_t *directory;
-    safetensors_t *checkpoint;       /* NULL: no weights there */
+    safetensors_t *checkpoint; /* NULL: no weights there */
     weights_t *plans[PLAN_COUNT];
     uint64_t parameters;
     model_kv_t kv;
     scratch_sizes_t scratch;
-    size_t tokens;                   /* of the tokenizer; 0: none */
+    size_t tokens; /* of the tokenizer; 0: none */
     bool chat_template;
 } model_view_t;
 
 /* Tensors of one kind: the same role, differing in layer and expert. */
 typedef struct {
-    char name[QN_NAME_MAX];          /* numbers replaced by '*' */
-    size_t count, first;             /* index of the first of them */
+    char name[QN_NAME_MAX]; /* numbers replaced by '*' */
+    size_t count, first;    /* index of the first of them */
     uint64_t bytes;
-    bool mixed;                      /* not all in one dtype */
+    bool mixed; /* not all in one dtype */
 } kind_t;
 
 /* ---- gathering ---- */
@@ -51,13 +51,14 @@ static qn_err_t plan_one(model_view_t *view, const weights_format_t *format, wei
 static qn_err_t plan_all(model_view_t *view)
 {
     weights_format_t formats[PLAN_COUNT] = {
-        [PLAN_NONE] = { .layout = QN_LAYOUT_PANELS },
-        [PLAN_INT8] = { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 },
-        [PLAN_INT4_32] = { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32 },
-        [PLAN_INT4_64] = { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 64 },
+        [PLAN_NONE] = {.layout = QN_LAYOUT_PANELS},
+        [PLAN_INT8] = {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8},
+        [PLAN_INT4_32] = {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32},
+        [PLAN_INT4_64] = {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 64},
     };
     qn_err_t err = weights_format_choose(view->values, &formats[PLAN_CONFIGURED]);
-    for (size_t i = 0; !err && i < PLAN_COUNT; i++) err = plan_one(view, &formats[i], &view->plans[i]);
+    for (size_t i = 0; !err && i < PLAN_COUNT; i++)
+        err = plan_one(view, &formats[i], &view->plans[i]);
     for (size_t i = 0; !err && i < weights_count(view->plans[0]); i++) {
         const weights_tensor_t *tensor = weights_at(view->plans[0], i);
         view->parameters += tensor->shape[0] * (tensor->rank == 2 ? tensor->shape[1] : 1);
@@ -69,10 +70,10 @@ static qn_err_t plan_scratch(model_view_t *view)
 {
     const qn_config_values_t *values = view->values;
     uint32_t length = view->kv.size.max_model_len ? view->kv.size.max_model_len : view->directory->max_model_len;
-    step_limits_t limits = step_limits_make((uint32_t)values->scheduler.max_sequences,
-                                            (uint32_t)values->scheduler.max_step_tokens, length,
-                                            (uint32_t)values->memory.block_tokens, view->kv.size.block_count,
-                                            view->directory->config.vocab);
+    step_limits_t limits =
+        step_limits_make((uint32_t)values->scheduler.max_sequences, (uint32_t)values->scheduler.max_step_tokens, length,
+                         (uint32_t)values->memory.block_tokens, view->kv.size.block_count,
+                         view->directory->config.vocab);
     return scratch_measure(&view->directory->config, &limits, &view->scratch);
 }
 
@@ -103,7 +104,8 @@ static qn_err_t gather(model_view_t *view)
 
 static void release(model_view_t *view)
 {
-    for (size_t i = 0; i < PLAN_COUNT; i++) weights_destroy(&view->plans[i]);
+    for (size_t i = 0; i < PLAN_COUNT; i++)
+        weights_destroy(&view->plans[i]);
     safetensors_close(&view->checkpoint);
     model_directory_free(&view->directory);
 }
@@ -112,17 +114,18 @@ static void release(model_view_t *view)
 
 static const char *activation_name(qn_activation_t activation)
 {
-    static const char *const NAMES[] = {
-        [QN_ACTIVATION_SILU] = "silu", [QN_ACTIVATION_GELU_TANH] = "gelu_tanh", [QN_ACTIVATION_GELU] = "gelu",
-        [QN_ACTIVATION_RELU] = "relu" };
+    static const char *const NAMES[] = {[QN_ACTIVATION_SILU] = "silu",
+                                        [QN_ACTIVATION_GELU_TANH] = "gelu_tanh",
+                                        [QN_ACTIVATION_GELU] = "gelu",
+                                        [QN_ACTIVATION_RELU] = "relu"};
     return NAMES[activation];
 }
 
 static const char *rope_name(qn_rope_type_t type)
 {
     static const char *const NAMES[] = {
-        [QN_ROPE_NONE] = "none", [QN_ROPE_DEFAULT] = "default", [QN_ROPE_LINEAR] = "linear",
-        [QN_ROPE_DYNAMIC] = "dynamic", [QN_ROPE_LLAMA3] = "llama3", [QN_ROPE_YARN] = "yarn" };
+        [QN_ROPE_NONE] = "none",       [QN_ROPE_DEFAULT] = "default", [QN_ROPE_LINEAR] = "linear",
+        [QN_ROPE_DYNAMIC] = "dynamic", [QN_ROPE_LLAMA3] = "llama3",   [QN_ROPE_YARN] = "yarn"};
     return NAMES[type];
 }
 
@@ -131,7 +134,8 @@ static const char *layout_name(qn_layout_t layout) { return layout == QN_LAYOUT_
 static uint32_t count_true(const bool *flags, uint32_t count)
 {
     uint32_t found = 0;
-    for (uint32_t i = 0; i < count; i++) found += flags[i];
+    for (uint32_t i = 0; i < count; i++)
+        found += flags[i];
     return found;
 }
 
@@ -163,7 +167,7 @@ static void blur_numbers(const char *name, char *ret_name)
 /* In the order of their roles; returns how many. */
 static size_t list_kinds(const model_view_t *view, kind_t *ret_kinds)
 {
-    kind_t *of_role[QN_TENSOR_ROLE_COUNT] = { 0 };
+    kind_t *of_role[QN_TENSOR_ROLE_COUNT] = {0};
     size_t count = 0;
     for (size_t i = 0; i < weights_count(view->plans[PLAN_CONFIGURED]); i++) {
         qn_model_tensor_t tensor;
@@ -172,7 +176,7 @@ static size_t list_kinds(const model_view_t *view, kind_t *ret_kinds)
         kind_t *kind = of_role[tensor.role];
         if (!kind) {
             kind = of_role[tensor.role] = &ret_kinds[count++];
-            *kind = (kind_t){ .first = i };
+            *kind = (kind_t){.first = i};
             blur_numbers(tensor.name, kind->name);
         }
         kind->count++;
@@ -189,8 +193,9 @@ static void print_experts_and_windows(const qn_model_config_t *c)
     uint32_t sliding = count_true(c->layer_slides, c->layers);
     if (c->experts)
         printf("  experts      %" PRIu32 " of width %" PRIu32 ", %" PRIu32 " per token, in %" PRIu32 " of %" PRIu32
-               " layers\n", c->experts, c->expert_intermediate, c->experts_per_token,
-               count_true(c->layer_is_sparse, c->layers), c->layers);
+               " layers\n",
+               c->experts, c->expert_intermediate, c->experts_per_token, count_true(c->layer_is_sparse, c->layers),
+               c->layers);
     if (sliding)
         printf("  window       %" PRIu32 " positions in %" PRIu32 " of %" PRIu32 " layers\n", c->sliding_window,
                sliding, c->layers);
@@ -200,9 +205,12 @@ static void print_experts_and_windows(const qn_model_config_t *c)
 
 static void print_rope(const qn_rope_config_t *rope)
 {
-    if (rope->type == QN_ROPE_NONE) printf("; learned positions\n");
-    else if (rope->type == QN_ROPE_DEFAULT) printf("; rope theta %g\n", rope->theta);
-    else printf("; rope %s, theta %g, factor %g\n", rope_name(rope->type), rope->theta, rope->factor);
+    if (rope->type == QN_ROPE_NONE)
+        printf("; learned positions\n");
+    else if (rope->type == QN_ROPE_DEFAULT)
+        printf("; rope theta %g\n", rope->theta);
+    else
+        printf("; rope %s, theta %g, factor %g\n", rope_name(rope->type), rope->theta, rope->factor);
 }
 
 static void print_shape(const model_view_t *view)
@@ -211,13 +219,13 @@ static void print_shape(const model_view_t *view)
     char bytes[32];
     uint64_t file_bytes = 0;
     size_t files = view->checkpoint ? safetensors_file_count(view->checkpoint) : 0;
-    for (unsigned i = 0; i < files; i++) file_bytes += safetensors_file_bytes(view->checkpoint, i);
+    for (unsigned i = 0; i < files; i++)
+        file_bytes += safetensors_file_bytes(view->checkpoint, i);
     printf("%s in %s\n", c->architecture_name, view->directory->path);
     printf("  parameters   %" PRIu64 " in %zu tensors", view->parameters, weights_count(view->plans[PLAN_CONFIGURED]));
     if (files)
         printf("; %zu file%s, %s, %zu tensors not needed\n", files, files == 1 ? "" : "s",
-               model_tool_bytes_text(file_bytes, bytes, sizeof bytes),
-               weights_left_out(view->plans[PLAN_CONFIGURED]));
+               model_tool_bytes_text(file_bytes, bytes, sizeof bytes), weights_left_out(view->plans[PLAN_CONFIGURED]));
     else
         printf("; no weights here, planned as bf16\n");
     printf("  shape        %" PRIu32 " layers of width %" PRIu32 "; MLP %" PRIu32 ", %s%s; vocabulary %" PRIu32 "%s\n",
@@ -229,11 +237,13 @@ static void print_shape(const model_view_t *view)
     printf("  length       %" PRIu32 " tokens, the model's limit is %" PRIu32 "\n", view->directory->max_model_len,
            c->max_positions);
     printf("  end tokens  ");
-    for (uint32_t i = 0; i < c->eos_count; i++) printf(" %" PRIu32, c->eos[i]);
+    for (uint32_t i = 0; i < c->eos_count; i++)
+        printf(" %" PRIu32, c->eos[i]);
     printf("%s\n", c->eos_count ? "" : " none");
     if (view->tokens)
         printf("  tokenizer    %zu tokens%s\n", view->tokens, view->chat_template ? ", chat template" : "");
-    else printf("  tokenizer    none that can be read: token ids only\n");
+    else
+        printf("  tokenizer    none that can be read: token ids only\n");
 }
 
 static void print_tensor_row(const model_view_t *view, const char *name, size_t count, size_t index, uint64_t bytes,
@@ -269,8 +279,8 @@ static void print_memory(const model_view_t *view)
 {
     char a[32], b[32], c[32];
     uint64_t length = view->directory->max_model_len, sequences = view->values->scheduler.max_sequences;
-    uint64_t total = weights_bytes(view->plans[PLAN_CONFIGURED]) + view->kv.size.bytes + view->scratch.activations_bytes
-        + view->scratch.state_bytes + view->scratch.step_io_bytes;
+    uint64_t total = weights_bytes(view->plans[PLAN_CONFIGURED]) + view->kv.size.bytes +
+                     view->scratch.activations_bytes + view->scratch.state_bytes + view->scratch.step_io_bytes;
     printf("\nweights by model.quantize");
     for (size_t i = PLAN_NONE; i < PLAN_COUNT; i++)
         printf("%s %s %s", i == PLAN_NONE ? "  " : "  |", plan_labels[i],
@@ -285,8 +295,7 @@ static void print_memory(const model_view_t *view)
         printf(" + KV %s (%" PRIu64 " tokens)", model_tool_bytes_text(view->kv.size.bytes, b, sizeof b),
                (uint64_t)view->kv.size.block_count * view->values->memory.block_tokens);
     printf(" + activations %s", model_tool_bytes_text(view->scratch.activations_bytes, a, sizeof a));
-    printf(" + state %s",
-           model_tool_bytes_text(view->scratch.state_bytes + view->scratch.step_io_bytes, a, sizeof a));
+    printf(" + state %s", model_tool_bytes_text(view->scratch.state_bytes + view->scratch.step_io_bytes, a, sizeof a));
     printf(" = %s", model_tool_bytes_text(total, a, sizeof a));
     if (view->kv.free_bytes) printf(" of %s", model_tool_bytes_text(view->kv.free_bytes, b, sizeof b));
     printf("%s\n", view->kv.size.block_count || !view->kv.free_bytes ? "" : ": too much for this host");
@@ -299,7 +308,8 @@ static json_t *number(uint64_t value) { return json_integer((json_int_t)value); 
 static json_t *ids_json(const uint32_t *ids, uint32_t count)
 {
     json_t *list = json_array();
-    for (uint32_t i = 0; i < count; i++) json_array_append_new(list, number(ids[i]));
+    for (uint32_t i = 0; i < count; i++)
+        json_array_append_new(list, number(ids[i]));
     return list;
 }
 
@@ -318,28 +328,29 @@ static json_t *rope_json(const qn_rope_config_t *rope)
     json_t *all = json_pack("{s:s, s:f}", "type", rope_name(rope->type), "theta", rope->theta);
     if (rope->type == QN_ROPE_DEFAULT) return all;
     json_object_set_new(all, "factor", json_real(rope->factor));
-    if (rope->original_max_positions)
-        json_object_set_new(all, "original_length", number(rope->original_max_positions));
+    if (rope->original_max_positions) json_object_set_new(all, "original_length", number(rope->original_max_positions));
     return all;
 }
 
 static json_t *shape_json(const qn_model_config_t *c)
 {
-    json_t *all = json_pack(
-        "{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:o}", "layers", (int)c->layers, "hidden",
-        (int)c->hidden, "heads", (int)c->heads, "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim,
-        "intermediate", (int)c->intermediate, "vocabulary", (int)c->vocab, "activation", activation_name(c->activation),
-        "gated", c->gated_mlp, "head_tied", c->tie_embeddings, "attention_scale", (double)c->attention_scale, "rope",
-        rope_json(&c->rope));
+    json_t *all =
+        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:o}", "layers", (int)c->layers, "hidden",
+                  (int)c->hidden, "heads", (int)c->heads, "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim,
+                  "intermediate", (int)c->intermediate, "vocabulary", (int)c->vocab, "activation",
+                  activation_name(c->activation), "gated", c->gated_mlp, "head_tied", c->tie_embeddings,
+                  "attention_scale", (double)c->attention_scale, "rope", rope_json(&c->rope));
     json_object_set_new(all, "max_positions", number(c->max_positions));
     if (c->experts)
-        json_object_set_new(all, "experts", json_pack(
-            "{s:i, s:i, s:i, s:b, s:o}", "count", (int)c->experts, "per_token", (int)c->experts_per_token,
-            "intermediate", (int)c->expert_intermediate, "normalised", c->normalise_experts, "layers",
-            layers_json(c->layer_is_sparse, c->layers)));
+        json_object_set_new(all, "experts",
+                            json_pack("{s:i, s:i, s:i, s:b, s:o}", "count", (int)c->experts, "per_token",
+                                      (int)c->experts_per_token, "intermediate", (int)c->expert_intermediate,
+                                      "normalised", c->normalise_experts, "layers",
+                                      layers_json(c->layer_is_sparse, c->layers)));
     if (c->sliding_window)
-        json_object_set_new(all, "window", json_pack("{s:i, s:o}", "positions", (int)c->sliding_window, "layers",
-                                                     layers_json(c->layer_slides, c->layers)));
+        json_object_set_new(all, "window",
+                            json_pack("{s:i, s:o}", "positions", (int)c->sliding_window, "layers",
+                                      layers_json(c->layer_slides, c->layers)));
     return all;
 }
 
@@ -347,7 +358,8 @@ static json_t *tensor_json(const model_view_t *view, const char *name, size_t in
 {
     const weights_tensor_t *planned = weights_at(view->plans[PLAN_CONFIGURED], index);
     json_t *shape = json_array();
-    for (unsigned i = 0; i < planned->rank; i++) json_array_append_new(shape, number(planned->shape[i]));
+    for (unsigned i = 0; i < planned->rank; i++)
+        json_array_append_new(shape, number(planned->shape[i]));
     json_t *row = json_pack("{s:s, s:o, s:s, s:s, s:s}", "name", name, "shape", shape, "checkpoint_dtype",
                             source_dtype(view, index), "dtype", qn_scalar_name(planned->scalar), "layout",
                             layout_name(planned->layout));
@@ -364,8 +376,10 @@ static json_t *tensors_json(const model_view_t *view, bool all)
         const weights_tensor_t *planned = all ? weights_at(view->plans[PLAN_CONFIGURED], i) : NULL;
         json_t *row = all ? tensor_json(view, planned->name, i) : tensor_json(view, kinds[i].name, kinds[i].first);
         json_object_set_new(row, "bytes", number(all ? planned->bytes : kinds[i].bytes));
-        if (all) json_object_set_new(row, "offset", number(planned->offset));
-        else json_object_set_new(row, "count", number(kinds[i].count));
+        if (all)
+            json_object_set_new(row, "offset", number(planned->offset));
+        else
+            json_object_set_new(row, "count", number(kinds[i].count));
         json_array_append_new(rows, row);
     }
     return rows;
@@ -394,19 +408,19 @@ static void print_json(const model_view_t *view, bool all_tensors)
     json_t *tokenizer = json_null();
     if (view->tokens)
         tokenizer = json_pack("{s:o, s:b}", "tokens", number(view->tokens), "chat_template", view->chat_template);
-    json_t *all = json_pack("{s:o, s:s, s:o, s:b, s:o, s:i, s:o, s:o, s:o, s:o}", "directory",
-                            cli_text_json(view->directory->path), "architecture", c->architecture_name,
-                            "parameters", number(view->parameters), "weights_found", view->checkpoint != NULL, "shape",
-                            shape_json(c), "max_model_len", (int)view->directory->max_model_len, "end_tokens",
-                            ids_json(c->eos, c->eos_count), "tokenizer", tokenizer, "tensors",
-                            tensors_json(view, all_tensors), "memory", memory_json(view));
+    json_t *all =
+        json_pack("{s:o, s:s, s:o, s:b, s:o, s:i, s:o, s:o, s:o, s:o}", "directory",
+                  cli_text_json(view->directory->path), "architecture", c->architecture_name, "parameters",
+                  number(view->parameters), "weights_found", view->checkpoint != NULL, "shape", shape_json(c),
+                  "max_model_len", (int)view->directory->max_model_len, "end_tokens", ids_json(c->eos, c->eos_count),
+                  "tokenizer", tokenizer, "tensors", tensors_json(view, all_tensors), "memory", memory_json(view));
     cli_print_json(all);
     json_decref(all);
 }
 
 int model_tool_show(const qn_config_values_t *values, bool json, bool tensors)
 {
-    model_view_t view = { .values = values };
+    model_view_t view = {.values = values};
     qn_err_t err = gather(&view);
     if (err) {
         release(&view);

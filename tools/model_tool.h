@@ -28,10 +28,10 @@ const char *model_tool_shape_text(const uint64_t *shape, unsigned rank, char *te
 const char *model_tool_bytes_text(uint64_t bytes, char *text, size_t capacity);
 
 typedef struct {
-    const char *dtype;         /* memory.kv_dtype */
-    uint64_t token_bytes;      /* of one position, all layers */
-    uint64_t free_bytes;       /* of this host or the GPU; 0: a GPU that cannot be asked (qn_err_text says why) */
-    kv_size_t size;            /* block_count 0: it does not fit, or free_bytes is 0 */
+    const char *dtype;    /* memory.kv_dtype */
+    uint64_t token_bytes; /* of one position, all layers */
+    uint64_t free_bytes;  /* of this host or the GPU; 0: a GPU that cannot be asked (qn_err_text says why) */
+    kv_size_t size;       /* block_count 0: it does not fit, or free_bytes is 0 */
 } model_kv_t;
 
 /* The KV region as memory would make it now, with `weights` bytes taken. On failure (what does not fit: QN_ERR_CONFIG,
@@ -41,8 +41,8 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
 
 /* What a walk over the numbers of one tensor found. */
 typedef struct {
-    uint64_t not_finite;       /* NaN or infinite */
-    uint64_t first;            /* the first of them, counted in elements */
+    uint64_t not_finite; /* NaN or infinite */
+    uint64_t first;      /* the first of them, counted in elements */
     bool all_zero;
 } model_scan_t;
 

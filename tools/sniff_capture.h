@@ -22,9 +22,9 @@
 typedef struct sniff_capture sniff_capture_t;
 
 typedef enum {
-    SNIFF_CAPTURE_MESSAGE,   /* one was read */
+    SNIFF_CAPTURE_MESSAGE, /* one was read */
     SNIFF_CAPTURE_END,
-    SNIFF_CAPTURE_TORN,      /* the rest of the file is a torn record; qn_err_text says where */
+    SNIFF_CAPTURE_TORN, /* the rest of the file is a torn record; qn_err_text says where */
 } sniff_capture_outcome_t;
 
 /* Creates or empties the file. Failure: QN_ERR_IO. Returns owned. */

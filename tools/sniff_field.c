@@ -15,14 +15,13 @@ typedef struct {
     size_t count;
 } fields_t;
 
-static fields_t fields_of_type(const qn_wire_type_t *type) { return (fields_t){ type->fields, type->field_count }; }
+static fields_t fields_of_type(const qn_wire_type_t *type) { return (fields_t){type->fields, type->field_count}; }
 
 /* What is inside a field; none for a scalar or a text. */
 static fields_t fields_inside(const qn_wire_field_t *field)
 {
-    if (field->kind == QN_WIRE_STRUCT)
-        return (fields_t){ field->record->members, field->record->member_count };
-    return field->kind == QN_WIRE_TABLE ? fields_of_type(field->table) : (fields_t){ NULL, 0 };
+    if (field->kind == QN_WIRE_STRUCT) return (fields_t){field->record->members, field->record->member_count};
+    return field->kind == QN_WIRE_TABLE ? fields_of_type(field->table) : (fields_t){NULL, 0};
 }
 
 static const qn_wire_field_t *find_name(fields_t fields, const char *name, size_t bytes)
@@ -35,7 +34,7 @@ static const qn_wire_field_t *find_name(fields_t fields, const char *name, size_
 
 bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_field)
 {
-    sniff_field_t field = { .step_count = 0 };
+    sniff_field_t field = {.step_count = 0};
     fields_t fields = fields_of_type(type);
     const char *at = path, *end = path + bytes;
     while (at < end) {
@@ -49,14 +48,12 @@ bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes
             *ret_field = field;
             return true;
         }
-        if (!step || field.step_count == SNIFF_FIELD_DEPTH_MAX)
-            return false;
+        if (!step || field.step_count == SNIFF_FIELD_DEPTH_MAX) return false;
         field.steps[field.step_count++] = step;
         fields = fields_inside(step);
         at = dot ? dot + 1 : end;
     }
-    if (!field.step_count || fields.count)
-        return false;
+    if (!field.step_count || fields.count) return false;
     *ret_field = field;
     return true;
 }
@@ -73,14 +70,22 @@ typedef struct {
 
 static bool test_number(const walk_t *walk, long double number)
 {
-    sniff_value_t value = { .number = number };
+    sniff_value_t value = {.number = number};
     return walk->test(walk->context, &value);
 }
 
 static bool test_scalar(const walk_t *walk, const qn_wire_field_t *field, const uint8_t *at)
 {
-    union { uint8_t u8; uint16_t u16; uint32_t u32; int32_t i32; uint64_t u64; float f32; qn_text_t text; } raw = { 0 };
-    sniff_value_t value = { 0 };
+    union {
+        uint8_t u8;
+        uint16_t u16;
+        uint32_t u32;
+        int32_t i32;
+        uint64_t u64;
+        float f32;
+        qn_text_t text;
+    } raw = {0};
+    sniff_value_t value = {0};
     memcpy(&raw, at, field->kind == QN_WIRE_STRING ? sizeof raw.text : field->bytes);
     switch ((qn_wire_kind_t)field->kind) {
     case QN_WIRE_BOOL:
@@ -110,8 +115,7 @@ static bool walk_field(const walk_t *walk, unsigned step, const uint8_t *base);
 /* `at` is one element of steps[step]. */
 static bool walk_element(const walk_t *walk, unsigned step, const uint8_t *at)
 {
-    if (step + 1 < walk->field->step_count)
-        return walk_field(walk, step + 1, at);
+    if (step + 1 < walk->field->step_count) return walk_field(walk, step + 1, at);
     const qn_wire_field_t *field = walk->field->steps[step];
     if (walk->field->length) {
         qn_text_t text;
@@ -123,8 +127,7 @@ static bool walk_element(const walk_t *walk, unsigned step, const uint8_t *at)
 
 static size_t element_bytes(const qn_wire_field_t *field)
 {
-    if (field->kind == QN_WIRE_STRING)
-        return sizeof(qn_text_t);
+    if (field->kind == QN_WIRE_STRING) return sizeof(qn_text_t);
     return field->kind == QN_WIRE_TABLE ? field->table->struct_bytes : field->bytes;
 }
 
@@ -135,11 +138,9 @@ static bool walk_vector(const walk_t *walk, unsigned step, const uint8_t *base)
     uint32_t count;
     memcpy(&elements, base + field->offset, sizeof elements);
     memcpy(&count, base + field->count_offset, sizeof count);
-    if (walk->field->length && step + 1 == walk->field->step_count)
-        return test_number(walk, elements ? count : 0);
+    if (walk->field->length && step + 1 == walk->field->step_count) return test_number(walk, elements ? count : 0);
     for (uint32_t i = 0; elements && i < count; i++)
-        if (walk_element(walk, step, elements + i * element_bytes(field)))
-            return true;
+        if (walk_element(walk, step, elements + i * element_bytes(field))) return true;
     return false;
 }
 
@@ -147,10 +148,8 @@ static bool walk_vector(const walk_t *walk, unsigned step, const uint8_t *base)
 static bool walk_field(const walk_t *walk, unsigned step, const uint8_t *base)
 {
     const qn_wire_field_t *field = walk->field->steps[step];
-    if (field->vector)
-        return walk_vector(walk, step, base);
-    if (field->kind != QN_WIRE_TABLE)
-        return walk_element(walk, step, base + field->offset);
+    if (field->vector) return walk_vector(walk, step, base);
+    if (field->kind != QN_WIRE_TABLE) return walk_element(walk, step, base + field->offset);
     const uint8_t *inner;
     memcpy(&inner, base + field->offset, sizeof inner);
     return inner && walk_element(walk, step, inner);
@@ -159,7 +158,7 @@ static bool walk_field(const walk_t *walk, unsigned step, const uint8_t *base)
 bool sniff_field_any(const sniff_field_t *field, const void *message,
                      bool (*test)(const void *context, const sniff_value_t *value), const void *context)
 {
-    walk_t walk = { .field = field, .test = test, .context = context };
+    walk_t walk = {.field = field, .test = test, .context = context};
     return walk_field(&walk, 0, message);
 }
 
@@ -174,8 +173,7 @@ const char *sniff_field_suggest(const qn_wire_type_t *type, const char *path, si
         const qn_wire_type_t *candidate = qn_wire_type((qn_message_type_t)message);
         for (size_t i = 0; i < candidate->field_count && (!type || type == candidate); i++) {
             fields_t inside = fields_inside(&candidate->fields[i]);
-            if (count < 512)
-                names[count++] = candidate->fields[i].name;
+            if (count < 512) names[count++] = candidate->fields[i].name;
             for (size_t j = 0; j < inside.count && count < 512; j++)
                 names[count++] = inside.items[j].name;
         }

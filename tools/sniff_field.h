@@ -13,14 +13,14 @@
 
 typedef struct {
     const qn_wire_field_t *steps[SNIFF_FIELD_DEPTH_MAX];
-    unsigned step_count;     /* 0: no such field */
-    bool length;             /* ".length": elements of the vector, bytes of the text */
+    unsigned step_count; /* 0: no such field */
+    bool length;         /* ".length": elements of the vector, bytes of the text */
 } sniff_field_t;
 
 /* One value of a field. */
 typedef struct {
-    long double number;      /* holds every uint64_t exactly on x86-64 */
-    const char *text;        /* texts and enums (the value's name); else NULL */
+    long double number; /* holds every uint64_t exactly on x86-64 */
+    const char *text;   /* texts and enums (the value's name); else NULL */
     size_t text_bytes;
 } sniff_value_t;
 

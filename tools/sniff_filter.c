@@ -12,8 +12,7 @@
 qn_err_t sniff_filter_parse(const char *text, sniff_filter_t **ret_filter, size_t *ret_at)
 {
     sniff_filter_t *filter = calloc(1, sizeof *filter);
-    if (!filter)
-        return qn_fail(QN_ERR_NO_MEMORY, "no memory for the filter");
+    if (!filter) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the filter");
     qn_arena_init(&filter->arena, 0);
     qn_err_t err = sniff_filter_parse_text(filter, text, ret_at);
     if (err)
@@ -25,8 +24,7 @@ qn_err_t sniff_filter_parse(const char *text, sniff_filter_t **ret_filter, size_
 
 void sniff_filter_free(sniff_filter_t **filter)
 {
-    if (!*filter)
-        return;
+    if (!*filter) return;
     qn_arena_fini(&(*filter)->arena);
     free(*filter);
     *filter = NULL;
@@ -56,8 +54,7 @@ static bool value_matches(const void *context, const sniff_value_t *value)
 {
     const filter_node_t *node = context;
     const filter_operand_t *operand = &node->operand;
-    if (!value->text)
-        return compare(value->number, node->operation, operand->number);
+    if (!value->text) return compare(value->number, node->operation, operand->number);
     if (node->operation == FILTER_CONTAINS)
         return memmem(value->text, value->text_bytes, operand->text, operand->text_bytes) != NULL;
     bool equal = value->text_bytes == operand->text_bytes && !memcmp(value->text, operand->text, operand->text_bytes);
@@ -67,8 +64,7 @@ static bool value_matches(const void *context, const sniff_value_t *value)
 static bool has_any_request(const filter_node_t *node, const sniff_message_t *message)
 {
     for (size_t i = 0; i < node->number_count; i++)
-        if (sniff_message_has_request(message, node->numbers[i]))
-            return true;
+        if (sniff_message_has_request(message, node->numbers[i])) return true;
     return false;
 }
 

@@ -25,7 +25,7 @@
 #include "tools/sniff_message.h"
 
 #define SNIFF_FILTER_BYTES_MAX 4096
-#define SNIFF_FILTER_DEPTH_MAX 64   /* parentheses and nots inside one another */
+#define SNIFF_FILTER_DEPTH_MAX 64 /* parentheses and nots inside one another */
 
 typedef struct sniff_filter sniff_filter_t;
 

@@ -14,15 +14,15 @@
 
 typedef struct {
     const char *at;
-    size_t bytes;            /* 0: the end of the text */
-    bool quoted;             /* without the quotes */
+    size_t bytes; /* 0: the end of the text */
+    bool quoted;  /* without the quotes */
 } word_t;
 
 typedef struct {
     sniff_filter_t *filter;
     const char *text;
-    const char *next;        /* what follows `word` */
-    word_t word;             /* looked at, not taken */
+    const char *next; /* what follows `word` */
+    word_t word;      /* looked at, not taken */
     unsigned depth;
     qn_err_t err;
     size_t *ret_at;
@@ -32,8 +32,7 @@ typedef struct {
 static void fail_at(parser_t *parser, const char *at, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void fail_at(parser_t *parser, const char *at, const char *format, ...)
 {
-    if (parser->err)
-        return;
+    if (parser->err) return;
     char text[QN_ERR_TEXT_MAX];
     va_list arguments;
     va_start(arguments, format);
@@ -51,10 +50,8 @@ static bool is_word_char(char c) { return c && !strchr(" \t\n()|&\"'", c) && !is
 
 static size_t operator_bytes(const char *at)
 {
-    if (!strncmp(at, "&&", 2) || !strncmp(at, "||", 2))
-        return 2;
-    if (is_operator_char(*at))
-        return at[0] != '~' && at[1] == '=' ? 2 : 1;
+    if (!strncmp(at, "&&", 2) || !strncmp(at, "||", 2)) return 2;
+    if (is_operator_char(*at)) return at[0] != '~' && at[1] == '=' ? 2 : 1;
     return 1;
 }
 
@@ -65,7 +62,7 @@ static void read_quoted(parser_t *parser, const char *at)
         fail_at(parser, at, "the quoted text has no end");
         end = at + strlen(at);
     }
-    parser->word = (word_t){ .at = at + 1, .bytes = (size_t)(end - at - 1), .quoted = true };
+    parser->word = (word_t){.at = at + 1, .bytes = (size_t)(end - at - 1), .quoted = true};
     parser->next = *end ? end + 1 : end;
 }
 
@@ -80,9 +77,8 @@ static void advance(parser_t *parser)
     size_t bytes = 0;
     while (is_word_char(at[bytes]))
         bytes++;
-    if (!bytes && *at)
-        bytes = operator_bytes(at);
-    parser->word = (word_t){ .at = at, .bytes = bytes };
+    if (!bytes && *at) bytes = operator_bytes(at);
+    parser->word = (word_t){.at = at, .bytes = bytes};
     parser->next = at + bytes;
 }
 
@@ -97,8 +93,7 @@ static bool is_word(const parser_t *parser, const char *word)
 /* Moves on when the word is one of the two. */
 static bool accept(parser_t *parser, const char *word, const char *symbol)
 {
-    if (!is_word(parser, word) && !(symbol && is_word(parser, symbol)))
-        return false;
+    if (!is_word(parser, word) && !(symbol && is_word(parser, symbol))) return false;
     advance(parser);
     return true;
 }
@@ -134,7 +129,7 @@ static filter_node_t *new_node(parser_t *parser, filter_kind_t kind)
 
 /* ---- lists: services, types, numbers ---- */
 
-static const char *const service_names[] = { "frontend", "tokenizer", "scheduler", "memory", "compute", "tool" };
+static const char *const service_names[] = {"frontend", "tokenizer", "scheduler", "memory", "compute", "tool"};
 
 static uint64_t take_services(parser_t *parser)
 {
@@ -157,8 +152,7 @@ static qn_message_type_t type_of_word(const parser_t *parser, const char *at, si
 {
     for (unsigned type = 1; type < QN_MESSAGE_COUNT && !parser->word.quoted; type++) {
         const char *name = qn_message_name((qn_message_type_t)type);
-        if (strlen(name) == bytes && !strncasecmp(name, at, bytes))
-            return (qn_message_type_t)type;
+        if (strlen(name) == bytes && !strncasecmp(name, at, bytes)) return (qn_message_type_t)type;
     }
     return QN_MESSAGE_NONE;
 }
@@ -209,9 +203,12 @@ static void take_numbers(parser_t *parser, filter_node_t *node)
 
 static bool take_operator(parser_t *parser, filter_operator_t *ret_operation)
 {
-    static const struct { const char *symbol; filter_operator_t operation; } table[] = {
-        { "=", FILTER_EQUAL }, { "==", FILTER_EQUAL }, { "!=", FILTER_UNEQUAL }, { "<", FILTER_LESS },
-        { "<=", FILTER_LESS_EQUAL }, { ">", FILTER_GREATER }, { ">=", FILTER_GREATER_EQUAL }, { "~", FILTER_CONTAINS },
+    static const struct {
+        const char *symbol;
+        filter_operator_t operation;
+    } table[] = {
+        {"=", FILTER_EQUAL},       {"==", FILTER_EQUAL},  {"!=", FILTER_UNEQUAL},       {"<", FILTER_LESS},
+        {"<=", FILTER_LESS_EQUAL}, {">", FILTER_GREATER}, {">=", FILTER_GREATER_EQUAL}, {"~", FILTER_CONTAINS},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (accept(parser, table[i].symbol, NULL)) {
@@ -249,17 +246,14 @@ static const char *check_operand(const sniff_field_t *field, filter_operator_t o
     bool is_text = leaf->kind == QN_WIRE_STRING && !field->length;
     bool is_enum = leaf->kind == QN_WIRE_ENUM && !field->length;
     if (!is_text && !is_enum) {
-        if (operation == FILTER_CONTAINS)
-            return "~ is for texts; compare numbers with = != < <= > >=";
+        if (operation == FILTER_CONTAINS) return "~ is for texts; compare numbers with = != < <= > >=";
         return operand->is_number ? NULL : "this field is a number: compare it with one";
     }
     if (operation != FILTER_EQUAL && operation != FILTER_UNEQUAL && operation != FILTER_CONTAINS)
         return is_text ? "texts have = != and ~" : "names have = != and ~";
-    if (!is_enum || operation == FILTER_CONTAINS)
-        return NULL;
+    if (!is_enum || operation == FILTER_CONTAINS) return NULL;
     for (unsigned i = 0; i < leaf->enumeration->count; i++)
-        if (!strcmp(leaf->enumeration->names[i], operand->text))
-            return NULL;
+        if (!strcmp(leaf->enumeration->names[i], operand->text)) return NULL;
     return "the field has no such value";
 }
 
@@ -284,7 +278,7 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
     size_t bytes = path->bytes - (size_t)(name - path->at);
     sniff_field_t *fields = qn_arena_zalloc(&parser->filter->arena, QN_MESSAGE_COUNT, sizeof *fields);
     const char *why = NULL;
-    sniff_field_t wrong = { .step_count = 0 };
+    sniff_field_t wrong = {.step_count = 0};
     unsigned bound = 0;
     for (unsigned type = 1; type < QN_MESSAGE_COUNT; type++) {
         sniff_field_t field;
@@ -300,10 +294,8 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
         bound++;
     }
     node->fields = fields;
-    if (only)
-        parser->filter->named_types |= 1ull << only;
-    if (bound)
-        return;
+    if (only) parser->filter->named_types |= 1ull << only;
+    if (bound) return;
     if (why) {
         fail_operand(parser, operand_at, &wrong, why);
         return;
@@ -311,12 +303,12 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
     char given[QN_NAME_MAX];
     const char *nearest = sniff_field_suggest(only ? qn_wire_type(only) : NULL, name, bytes);
     fail_at(parser, name, "%s has no field \"%s\"%s%s%s", only ? qn_message_name(only) : "no message",
-            spell(&(word_t){ .at = name, .bytes = bytes }, given), nearest ? "; did you mean " : "",
+            spell(&(word_t){.at = name, .bytes = bytes}, given), nearest ? "; did you mean " : "",
             nearest ? nearest : "", nearest ? "?" : "");
 }
 
-static const char *const keywords[] = { "src", "dst", "host", "type", "req", "epoch", "seq", "bytes", "dropped", "not",
-                                        "and", "or" };
+static const char *const keywords[] = {"src", "dst",   "host",    "type", "req", "epoch",
+                                       "seq", "bytes", "dropped", "not",  "and", "or"};
 
 static filter_node_t *take_field(parser_t *parser)
 {
@@ -345,8 +337,7 @@ static filter_node_t *take_field(parser_t *parser)
     }
     const char *operand_at = parser->word.at;
     take_operand(parser, &node->operand);
-    if (!parser->err)
-        bind_field(parser, node, &path, operand_at);
+    if (!parser->err) bind_field(parser, node, &path, operand_at);
     return node;
 }
 
@@ -358,12 +349,10 @@ static filter_node_t *take_number_test(parser_t *parser, filter_kind_t kind, boo
     const char *at = parser->word.at;
     if (!take_operator(parser, &node->operation) && needs_operator)
         fail_at(parser, at, "an operator is missing here: = != < <= > >=");
-    if (node->operation == FILTER_CONTAINS)
-        fail_at(parser, at, "~ is for texts; compare numbers with = != < <= > >=");
+    if (node->operation == FILTER_CONTAINS) fail_at(parser, at, "~ is for texts; compare numbers with = != < <= > >=");
     at = parser->word.at;
     take_operand(parser, &node->operand);
-    if (!node->operand.is_number)
-        fail_at(parser, at, "this must be a number");
+    if (!node->operand.is_number) fail_at(parser, at, "this must be a number");
     return node;
 }
 
@@ -373,8 +362,13 @@ static filter_node_t *take_or(parser_t *parser);
 
 static filter_node_t *take_test(parser_t *parser)
 {
-    static const struct { const char *word; filter_kind_t kind; } sides[] = {
-        { "src", FILTER_SOURCE }, { "dst", FILTER_TARGET }, { "host", FILTER_HOST },
+    static const struct {
+        const char *word;
+        filter_kind_t kind;
+    } sides[] = {
+        {"src", FILTER_SOURCE},
+        {"dst", FILTER_TARGET},
+        {"host", FILTER_HOST},
     };
     for (size_t i = 0; i < 3; i++) {
         if (accept(parser, sides[i].word, NULL)) {
@@ -393,14 +387,10 @@ static filter_node_t *take_test(parser_t *parser)
         take_numbers(parser, node);
         return node;
     }
-    if (accept(parser, "epoch", NULL))
-        return take_number_test(parser, FILTER_EPOCH, false);
-    if (accept(parser, "seq", NULL))
-        return take_number_test(parser, FILTER_SEQUENCE, false);
-    if (accept(parser, "bytes", NULL))
-        return take_number_test(parser, FILTER_BYTES, true);
-    if (accept(parser, "dropped", NULL))
-        return new_node(parser, FILTER_DROPPED);
+    if (accept(parser, "epoch", NULL)) return take_number_test(parser, FILTER_EPOCH, false);
+    if (accept(parser, "seq", NULL)) return take_number_test(parser, FILTER_SEQUENCE, false);
+    if (accept(parser, "bytes", NULL)) return take_number_test(parser, FILTER_BYTES, true);
+    if (accept(parser, "dropped", NULL)) return new_node(parser, FILTER_DROPPED);
     return take_field(parser);
 }
 
@@ -417,8 +407,7 @@ static filter_node_t *take_unary(parser_t *parser)
         node->left = take_unary(parser);
     } else if (accept(parser, "(", NULL)) {
         node = take_or(parser);
-        if (!accept(parser, ")", NULL))
-            fail_at(parser, at, "this parenthesis is not closed");
+        if (!accept(parser, ")", NULL)) fail_at(parser, at, "this parenthesis is not closed");
     } else {
         node = take_test(parser);
     }
@@ -452,15 +441,14 @@ static filter_node_t *take_or(parser_t *parser)
 
 qn_err_t sniff_filter_parse_text(sniff_filter_t *filter, const char *text, size_t *ret_at)
 {
-    parser_t parser = { .filter = filter, .text = text, .next = text, .ret_at = ret_at };
+    parser_t parser = {.filter = filter, .text = text, .next = text, .ret_at = ret_at};
     *ret_at = 0;
     if (strlen(text) > SNIFF_FILTER_BYTES_MAX) {
         fail_at(&parser, text, "the filter is longer than %d bytes", SNIFF_FILTER_BYTES_MAX);
         return parser.err;
     }
     advance(&parser);
-    if (is_end(&parser))
-        return parser.err;
+    if (is_end(&parser)) return parser.err;
     filter->root = take_or(&parser);
     if (!parser.err && !is_end(&parser))
         fail_at(&parser, parser.word.at, "\"and\", \"or\" or the end was expected here");

@@ -22,8 +22,7 @@ sniff_message_t *sniff_message_new(const qn_tap_header_t *header, const void *fr
 {
     size_t total = (sizeof(sniff_message_t) + bytes + 63) & ~(size_t)63;
     sniff_message_t *message = aligned_alloc(64, total);
-    if (!message)
-        return NULL;
+    if (!message) return NULL;
     memset(message, 0, sizeof *message);
     message->header = *header;
     message->missed = missed;
@@ -32,23 +31,21 @@ sniff_message_t *sniff_message_new(const qn_tap_header_t *header, const void *fr
     bool sent = header->direction == QN_TAP_SENT && is_believable(message->head.sent_ns, header->now_ns);
     message->time_ns = sent ? message->head.sent_ns : header->now_ns;
     message->bytes = bytes;
-    if (bytes)
-        memcpy(message->frame, frame, bytes);
+    if (bytes) memcpy(message->frame, frame, bytes);
     return message;
 }
 
 /* ---- requests ---- */
 
 typedef struct {
-    uint64_t *ids;           /* in the arena; room for SNIFF_REQUESTS_MAX */
+    uint64_t *ids; /* in the arena; room for SNIFF_REQUESTS_MAX */
     size_t count;
     const sniff_slots_t *slots;
 } gathering_t;
 
 static void gather(gathering_t *gathering, uint64_t id)
 {
-    if (id && gathering->count < SNIFF_REQUESTS_MAX)
-        gathering->ids[gathering->count++] = id;
+    if (id && gathering->count < SNIFF_REQUESTS_MAX) gathering->ids[gathering->count++] = id;
 }
 
 static bool gather_id(const void *context, const sniff_value_t *value)
@@ -60,8 +57,7 @@ static bool gather_id(const void *context, const sniff_value_t *value)
 static bool gather_slot(const void *context, const sniff_value_t *value)
 {
     gathering_t *gathering = (gathering_t *)(uintptr_t)context;
-    if (value->number < QN_SLOTS_MAX)
-        gather(gathering, gathering->slots->request[(size_t)value->number]);
+    if (value->number < QN_SLOTS_MAX) gather(gathering, gathering->slots->request[(size_t)value->number]);
     return false;
 }
 
@@ -69,8 +65,7 @@ static void gather_path(gathering_t *gathering, const sniff_message_t *message, 
                         bool (*take)(const void *context, const sniff_value_t *value))
 {
     sniff_field_t field;
-    if (!sniff_field_find(qn_wire_type(message->type), path, strlen(path), &field))
-        return;
+    if (!sniff_field_find(qn_wire_type(message->type), path, strlen(path), &field)) return;
     /* Request ids have 64 bits, slots 32: CacheStats.sequences is a count. */
     if (take == gather_slot || sniff_field_leaf(&field)->kind == QN_WIRE_U64)
         sniff_field_any(&field, message->content, take, gathering);
@@ -79,12 +74,11 @@ static void gather_path(gathering_t *gathering, const sniff_message_t *message, 
 static void learn_slots(sniff_slots_t *slots, const sniff_message_t *message)
 {
     if (message->head.src == QN_SERVICE_SCHEDULER && message->head.epoch != slots->scheduler_epoch)
-        *slots = (sniff_slots_t){ .scheduler_epoch = message->head.epoch };
+        *slots = (sniff_slots_t){.scheduler_epoch = message->head.epoch};
     if (message->type == QN_MESSAGE_STEP_PLAN) {
         const qn_step_plan_t *plan = message->content;
         for (uint32_t i = 0; i < plan->sets_count; i++)
-            if (plan->sets[i].slot < QN_SLOTS_MAX)
-                slots->request[plan->sets[i].slot] = plan->sets[i].request;
+            if (plan->sets[i].slot < QN_SLOTS_MAX) slots->request[plan->sets[i].slot] = plan->sets[i].request;
     } else if (message->type == QN_MESSAGE_STEP_RESULT) {
         const qn_step_result_t *result = message->content;
         for (uint32_t i = 0; i < result->tokens_count; i++)
@@ -102,14 +96,13 @@ static int compare_ids(const void *a, const void *b)
 /* Everywhere a message can name a request: a sequence is a request, too. */
 static void gather_all(gathering_t *gathering, const sniff_message_t *message, sniff_slots_t *slots)
 {
-    static const char *const id_paths[] = { "head.request", "sets.request", "tokens.request", "prompt.request",
-                                            "deltas.request", "ends.request", "timelines.request", "timeline.request",
-                                            "items.sequence", "sequences" };
+    static const char *const id_paths[] = {"head.request",   "sets.request", "tokens.request",    "prompt.request",
+                                           "deltas.request", "ends.request", "timelines.request", "timeline.request",
+                                           "items.sequence", "sequences"};
     for (size_t i = 0; i < sizeof id_paths / sizeof *id_paths; i++)
         gather_path(gathering, message, id_paths[i], gather_id);
     /* Retired slots hold who had them before this plan, the others who has them after its sets. */
-    if (message->type == QN_MESSAGE_STEP_PLAN)
-        gather_path(gathering, message, "retire", gather_slot);
+    if (message->type == QN_MESSAGE_STEP_PLAN) gather_path(gathering, message, "retire", gather_slot);
     learn_slots(slots, message);
     if (message->type == QN_MESSAGE_STEP_PLAN) {
         gather_path(gathering, message, "runs.slot", gather_slot);
@@ -133,21 +126,19 @@ void sniff_message_decode(sniff_message_t *message, sniff_slots_t *slots, qn_are
         return;
     }
     message->content = content;
-    gathering_t gathering = { .ids = qn_arena_alloc(arena, SNIFF_REQUESTS_MAX * sizeof(uint64_t), 8), .slots = slots };
+    gathering_t gathering = {.ids = qn_arena_alloc(arena, SNIFF_REQUESTS_MAX * sizeof(uint64_t), 8), .slots = slots};
     gather_all(&gathering, message, slots);
     qsort(gathering.ids, gathering.count, sizeof *gathering.ids, compare_ids);
     size_t kept = 0;
     for (size_t i = 0; i < gathering.count; i++)
-        if (!kept || gathering.ids[kept - 1] != gathering.ids[i])
-            gathering.ids[kept++] = gathering.ids[i];
+        if (!kept || gathering.ids[kept - 1] != gathering.ids[i]) gathering.ids[kept++] = gathering.ids[i];
     message->requests = gathering.ids;
     message->request_count = kept;
 }
 
 bool sniff_message_has_request(const sniff_message_t *message, uint64_t request)
 {
-    if (!message->content)
-        return message->head.request == request;
+    if (!message->content) return message->head.request == request;
     return message->request_count &&
            bsearch(&request, message->requests, message->request_count, sizeof request, compare_ids);
 }

@@ -17,14 +17,14 @@
 
 typedef struct {
     qn_tap_header_t header;
-    uint64_t missed;               /* frames of this tap lost just before this one */
-    uint64_t time_ns;              /* monotonic: when it was sent, or when a dropped one was received */
-    qn_message_type_t type;        /* QN_MESSAGE_NONE: no known file identifier */
-    qn_head_t head;                /* zeros when the frame is too broken to have one */
+    uint64_t missed;        /* frames of this tap lost just before this one */
+    uint64_t time_ns;       /* monotonic: when it was sent, or when a dropped one was received */
+    qn_message_type_t type; /* QN_MESSAGE_NONE: no known file identifier */
+    qn_head_t head;         /* zeros when the frame is too broken to have one */
     /* After sniff_message_decode: */
-    const void *content;           /* view: the C struct of the type; NULL: the frame fails the verifier */
-    char error[QN_ERR_TEXT_MAX];   /* why it does */
-    const uint64_t *requests;      /* view: ids of the requests it is about, sorted, each once */
+    const void *content;         /* view: the C struct of the type; NULL: the frame fails the verifier */
+    char error[QN_ERR_TEXT_MAX]; /* why it does */
+    const uint64_t *requests;    /* view: ids of the requests it is about, sorted, each once */
     size_t request_count;
     size_t bytes;
     _Alignas(16) uint8_t frame[];
@@ -35,7 +35,7 @@ sniff_message_t *sniff_message_new(const qn_tap_header_t *header, const void *fr
 
 /* Which request holds which of compute's slots, as far as the traffic has told. A zeroed one is empty. */
 typedef struct {
-    uint64_t request[QN_SLOTS_MAX];    /* 0: not known */
+    uint64_t request[QN_SLOTS_MAX]; /* 0: not known */
     uint32_t scheduler_epoch;
 } sniff_slots_t;
 

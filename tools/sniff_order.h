@@ -11,8 +11,8 @@
 
 typedef struct {
     uint64_t window_ns;
-    sniff_message_t **heap;        /* owned: earliest first; equal times in order of arrival */
-    uint64_t *arrivals;            /* owned, beside `heap` */
+    sniff_message_t **heap; /* owned: earliest first; equal times in order of arrival */
+    uint64_t *arrivals;     /* owned, beside `heap` */
     size_t count, bytes;
     uint64_t arrival;
 } sniff_order_t;

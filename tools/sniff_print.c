@@ -57,8 +57,7 @@ static void print_sent(sniff_line_t *line, const sniff_message_t *message)
     sniff_line_add(line, " %s > %s %s", sniff_service_name(message->head.src), sniff_service_name(message->head.dst),
                    name);
     add_requests(line, message);
-    if (message->head.sequence)
-        sniff_line_add(line, " #%" PRIu64, message->head.sequence);
+    if (message->head.sequence) sniff_line_add(line, " #%" PRIu64, message->head.sequence);
     sniff_line_add(line, " %zu bytes  ", message->bytes);
     if (message->content)
         sniff_summary_add(line, message);
@@ -71,16 +70,14 @@ static void print_dropped(sniff_line_t *line, const sniff_message_t *message)
     sniff_line_add(line, " ");
     add_tap(line, message);
     sniff_line_add(line, " dropped %zu bytes", message->bytes);
-    if (message->head.src)
-        sniff_line_add(line, " from %s", sniff_service_name(message->head.src));
-    if (message->type)
-        sniff_line_add(line, " that begin as %s", qn_message_name(message->type));
+    if (message->head.src) sniff_line_add(line, " from %s", sniff_service_name(message->head.src));
+    if (message->type) sniff_line_add(line, " that begin as %s", qn_message_name(message->type));
     sniff_line_add(line, ": %s", message->content ? "the receiver's build has another schema" : message->error);
 }
 
 void sniff_print_line(const sniff_message_t *message, uint64_t clock_ns)
 {
-    sniff_line_t line = { .bytes = 0 };
+    sniff_line_t line = {.bytes = 0};
     add_time(&line, message->time_ns + clock_ns);
     if (message->header.direction == QN_TAP_DROPPED)
         print_dropped(&line, message);
@@ -113,8 +110,7 @@ static json_t *json_hex(const sniff_message_t *message)
 {
     static const char digits[] = "0123456789abcdef";
     char *text = malloc(message->bytes * 2 + 1);
-    if (!text)
-        return json_null();
+    if (!text) return json_null();
     for (size_t i = 0; i < message->bytes; i++) {
         text[2 * i] = digits[message->frame[i] >> 4];
         text[2 * i + 1] = digits[message->frame[i] & 15];
@@ -126,7 +122,7 @@ static json_t *json_hex(const sniff_message_t *message)
 
 static json_t *json_begin(const sniff_message_t *message, uint64_t clock_ns)
 {
-    sniff_line_t tap = { .bytes = 0 };
+    sniff_line_t tap = {.bytes = 0};
     add_tap(&tap, message);
     json_t *json = json_object();
     json_object_set_new(json, "time", json_time(message->time_ns + clock_ns));
@@ -146,14 +142,12 @@ void sniff_print_json(const sniff_message_t *message, uint64_t clock_ns, bool wi
         json_array_append_new(requests, json_integer((json_int_t)message->requests[i]));
     json_object_set_new(json, "requests", requests);
     json_t *decoded = NULL;
-    if (message->content)
-        decoded = qn_wire_to_json(qn_wire_type(message->type), message->frame, message->bytes);
+    if (message->content) decoded = qn_wire_to_json(qn_wire_type(message->type), message->frame, message->bytes);
     if (decoded)
         json_object_set_new(json, "message", decoded);
     else
         json_object_set_new(json, "error", json_string(message->error));
-    if (with_hex)
-        json_object_set_new(json, "hex", json_hex(message));
+    if (with_hex) json_object_set_new(json, "hex", json_hex(message));
     cli_print_json(json);
     json_decref(json);
 }
@@ -168,7 +162,7 @@ void sniff_print_note(const sniff_message_t *message, uint64_t clock_ns, bool js
         json_decref(object);
         return;
     }
-    sniff_line_t line = { .bytes = 0 };
+    sniff_line_t line = {.bytes = 0};
     add_time(&line, message->time_ns + clock_ns);
     sniff_line_add(&line, " -- ");
     add_tap(&line, message);

@@ -94,8 +94,7 @@ static void sum_refusal(sniff_line_t *line, const void *content)
 {
     const qn_refusal_t *it = content;
     sniff_line_add(line, "%u ", it->status);
-    if (it->param.bytes)
-        sniff_line_add(line, "%.*s: ", (int)it->param.bytes, it->param.data);
+    if (it->param.bytes) sniff_line_add(line, "%.*s: ", (int)it->param.bytes, it->param.data);
     sniff_line_add_text(line, it->text, QN_ERR_TEXT_MAX);
 }
 
@@ -109,10 +108,8 @@ static void add_sampling(sniff_line_t *line, const qn_sampling_t *sampling)
         return;
     }
     sniff_line_add(line, ", temperature %g", sampling->temperature);
-    if (sampling->top_p < 1)
-        sniff_line_add(line, ", top-p %g", sampling->top_p);
-    if (sampling->top_k)
-        sniff_line_add(line, ", top-k %u", sampling->top_k);
+    if (sampling->top_p < 1) sniff_line_add(line, ", top-p %g", sampling->top_p);
+    if (sampling->top_k) sniff_line_add(line, ", top-k %u", sampling->top_k);
     sniff_line_add(line, ", seed %" PRIu64, sampling->seed);
 }
 
@@ -135,8 +132,7 @@ static void sum_submit(sniff_line_t *line, const void *content)
     const qn_submit_t *it = content;
     add_count(line, it->prompt_ids_count, "prompt token");
     add_sampling(line, &it->sampling);
-    if (it->priority)
-        sniff_line_add(line, ", priority %d", it->priority);
+    if (it->priority) sniff_line_add(line, ", priority %d", it->priority);
 }
 
 static void sum_cancel(sniff_line_t *line, const void *content)
@@ -150,8 +146,7 @@ static void add_ends(sniff_line_t *line, const qn_sequence_end_t *ends, uint32_t
     for (uint32_t i = 0; i < count && i < 3; i++)
         sniff_line_add(line, "; end of %" PRIu64 ": %s after %u+%u tokens", ends[i].request,
                        enum_name(&qn_finish_enum, ends[i].finish), ends[i].prompt_tokens, ends[i].generated_tokens);
-    if (count > 3)
-        sniff_line_add(line, "; and %u more ends", count - 3);
+    if (count > 3) sniff_line_add(line, "; and %u more ends", count - 3);
 }
 
 static void sum_token_batch(sniff_line_t *line, const void *content)
@@ -162,8 +157,7 @@ static void sum_token_batch(sniff_line_t *line, const void *content)
     for (uint32_t i = 0; i < it->tokens_count && i < 4; i++)
         sniff_line_add(line, "%s%" PRIu64 "[%u]=%u", i ? ", " : ": ", it->tokens[i].request, it->tokens[i].position,
                        it->tokens[i].id);
-    if (it->tokens_count > 4)
-        sniff_line_add(line, ", ...");
+    if (it->tokens_count > 4) sniff_line_add(line, ", ...");
     add_ends(line, it->ends, it->ends_count);
 }
 
@@ -220,12 +214,15 @@ static void sum_step_plan(sniff_line_t *line, const void *content)
     add_count(line, it->runs_count, "run");
     sniff_line_add(line, ", ");
     add_count(line, tokens, "token");
-    const struct { uint32_t count; const char *noun; } parts[] = {
-        { it->retire_count, "retires" }, { it->sets_count, "sets" }, { it->blocks_count, "blocks" },
-        { it->copies_count, "copies" } };
+    const struct {
+        uint32_t count;
+        const char *noun;
+    } parts[] = {{it->retire_count, "retires"},
+                 {it->sets_count, "sets"},
+                 {it->blocks_count, "blocks"},
+                 {it->copies_count, "copies"}};
     for (size_t i = 0; i < 4; i++)
-        if (parts[i].count)
-            sniff_line_add(line, ", %s %u", parts[i].noun, parts[i].count);
+        if (parts[i].count) sniff_line_add(line, ", %s %u", parts[i].noun, parts[i].count);
     for (uint32_t i = 0; i < it->reasons_count; i++) {
         sniff_line_add(line, i ? "; " : ": ");
         /* The policy's words come without quotes: they are the point of the line. */
@@ -247,12 +244,9 @@ static void sum_step_result(sniff_line_t *line, const void *content)
     }
     sniff_line_add(line, "step %" PRIu64 ", %.3f ms, ", it->step, (double)took_ns / 1e6);
     add_count(line, it->tokens_count, "token");
-    if (stopped)
-        sniff_line_add(line, ", %u stopped", stopped);
-    if (masked)
-        sniff_line_add(line, ", %u masked", masked);
-    if (it->prompt_count)
-        sniff_line_add(line, ", %u prompt log-probabilities", it->prompt_count);
+    if (stopped) sniff_line_add(line, ", %u stopped", stopped);
+    if (masked) sniff_line_add(line, ", %u masked", masked);
+    if (it->prompt_count) sniff_line_add(line, ", %u prompt log-probabilities", it->prompt_count);
 }
 
 /* ---- memory ---- */
@@ -264,8 +258,7 @@ static void sum_lease(sniff_line_t *line, const void *content)
     for (uint32_t i = 0; i < it->items_count && i < 4; i++)
         sniff_line_add(line, "%s%s %" PRIu64 " to %u tokens", i ? ", " : ": ", it->items[i].open ? "open" : "extend",
                        it->items[i].sequence, it->items[i].tokens);
-    if (it->items_count > 4)
-        sniff_line_add(line, ", and %u more", it->items_count - 4);
+    if (it->items_count > 4) sniff_line_add(line, ", and %u more", it->items_count - 4);
 }
 
 static void sum_grant(sniff_line_t *line, const void *content)
@@ -279,11 +272,9 @@ static void sum_grant(sniff_line_t *line, const void *content)
             add_count(line, item->block_count, "block");
         else
             sniff_line_add(line, "%s", enum_name(&qn_grant_outcome_enum, item->outcome));
-        if (item->cached_tokens)
-            sniff_line_add(line, " (%u tokens cached)", item->cached_tokens);
+        if (item->cached_tokens) sniff_line_add(line, " (%u tokens cached)", item->cached_tokens);
     }
-    if (it->items_count > 4)
-        sniff_line_add(line, ", and %u more", it->items_count - 4);
+    if (it->items_count > 4) sniff_line_add(line, ", and %u more", it->items_count - 4);
     sniff_line_add(line, "; %u free, %u cached", it->free_blocks, it->cached_blocks);
 }
 
@@ -293,8 +284,7 @@ static void sum_commit(sniff_line_t *line, const void *content)
     for (uint32_t i = 0; i < it->items_count && i < 4; i++)
         sniff_line_add(line, "%s%" PRIu64 " tokens %u to %" PRIu64, i ? ", " : "", it->items[i].sequence,
                        it->items[i].position, (uint64_t)it->items[i].position + it->items[i].ids_count);
-    if (it->items_count > 4)
-        sniff_line_add(line, ", and %u more", it->items_count - 4);
+    if (it->items_count > 4) sniff_line_add(line, ", and %u more", it->items_count - 4);
 }
 
 static void sum_release(sniff_line_t *line, const void *content)
@@ -305,8 +295,7 @@ static void sum_release(sniff_line_t *line, const void *content)
 
 static void add_region(sniff_line_t *line, const qn_region_t *region)
 {
-    if (!region)
-        return;
+    if (!region) return;
     sniff_line_add_text(line, region->name, QN_NAME_MAX);
     sniff_line_add(line, " region %" PRIu64 ", %s, %s, %" PRIu64 " bytes", region->id,
                    enum_name(&qn_region_kind_enum, region->kind), enum_name(&qn_share_enum, region->share),

@@ -16,13 +16,11 @@ static qn_err_t append(char **buffer, size_t *used, size_t *capacity, const char
         while (grown < *used + count + 1)
             grown *= 2;
         char *moved = realloc(*buffer, grown);
-        if (!moved)
-            return qn_fail(QN_ERR_NO_MEMORY, "no memory for an event of the server");
+        if (!moved) return qn_fail(QN_ERR_NO_MEMORY, "no memory for an event of the server");
         *buffer = moved;
         *capacity = grown;
     }
-    if (count)
-        memcpy(*buffer + *used, bytes, count);
+    if (count) memcpy(*buffer + *used, bytes, count);
     *used += count;
     (*buffer)[*used] = '\0';
     return QN_OK;
@@ -31,8 +29,7 @@ static qn_err_t append(char **buffer, size_t *used, size_t *capacity, const char
 /* An empty line: the event is whole. */
 static qn_err_t end_event(sse_reader_t *sse)
 {
-    if (!sse->data_begun)
-        return QN_OK;
+    if (!sse->data_begun) return QN_OK;
     bool go_on = sse->event(sse->context, sse->data, sse->data_bytes);
     sse->data_begun = false;
     sse->data_bytes = 0;
@@ -44,16 +41,12 @@ static qn_err_t end_line(sse_reader_t *sse)
 {
     size_t bytes = sse->line_bytes;
     sse->line_bytes = 0;
-    if (!bytes)
-        return end_event(sse);
-    if (bytes < 4 || memcmp(sse->line, "data", 4) || (bytes > 4 && sse->line[4] != ':'))
-        return QN_OK;
+    if (!bytes) return end_event(sse);
+    if (bytes < 4 || memcmp(sse->line, "data", 4) || (bytes > 4 && sse->line[4] != ':')) return QN_OK;
     size_t skip = bytes > 4 ? 5 : 4;
-    if (bytes > skip && sse->line[skip] == ' ')
-        skip++;
+    if (bytes > skip && sse->line[skip] == ' ') skip++;
     qn_err_t err = QN_OK;
-    if (sse->data_begun)
-        err = append(&sse->data, &sse->data_bytes, &sse->data_capacity, "\n", 1);
+    if (sse->data_begun) err = append(&sse->data, &sse->data_bytes, &sse->data_capacity, "\n", 1);
     sse->data_begun = true;
     return err ? err : append(&sse->data, &sse->data_bytes, &sse->data_capacity, sse->line + skip, bytes - skip);
 }
@@ -88,5 +81,5 @@ void sse_reader_fini(sse_reader_t *sse)
 {
     free(sse->line);
     free(sse->data);
-    *sse = (sse_reader_t){ 0 };
+    *sse = (sse_reader_t){0};
 }

@@ -19,7 +19,7 @@ typedef bool (*sse_event_t)(void *context, const char *data, size_t bytes);
 typedef struct {
     sse_event_t event;
     void *context;
-    char *line, *data;                    /* owned: the line begun, the event begun */
+    char *line, *data; /* owned: the line begun, the event begun */
     size_t line_bytes, line_capacity, data_bytes, data_capacity;
     bool data_begun, after_cr, stopped;
 } sse_reader_t;

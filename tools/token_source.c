@@ -17,27 +17,25 @@
 #define CALL_TIMEOUT_MS 60000
 
 struct token_source {
-    tokenizer_t *tokenizer;        /* owned; NULL: ask the server */
-    tokenizer_scratch_t *scratch;  /* owned */
-    tokenizer_tokens_t tokens;     /* owned */
-    text_buffer_t text;            /* owned */
-    http_client_t *client;         /* owned */
-    http_reply_t reply;            /* owned; holds the text returned last */
+    tokenizer_t *tokenizer;       /* owned; NULL: ask the server */
+    tokenizer_scratch_t *scratch; /* owned */
+    tokenizer_tokens_t tokens;    /* owned */
+    text_buffer_t text;           /* owned */
+    http_client_t *client;        /* owned */
+    http_reply_t reply;           /* owned; holds the text returned last */
 };
 
 int token_source_open(const char *tokenizer, const char *url, token_source_t **ret_source)
 {
     token_source_t *source = calloc(1, sizeof *source);
-    if (!source)
-        return cli_fail(EX_OSERR, "no memory");
-    qn_err_t err = tokenizer ? tokenizer_open(tokenizer, &source->tokenizer)
-                             : http_client_open(url, -1, &source->client);
+    if (!source) return cli_fail(EX_OSERR, "no memory");
+    qn_err_t err =
+        tokenizer ? tokenizer_open(tokenizer, &source->tokenizer) : http_client_open(url, -1, &source->client);
     if (err) {
         free(source);
         return tokenizer ? cli_fail_err(err) : cli_usage("%s", qn_err_text());
     }
-    if (tokenizer)
-        source->scratch = tokenizer_scratch_open(source->tokenizer);
+    if (tokenizer) source->scratch = tokenizer_scratch_open(source->tokenizer);
     *ret_source = source;
     return EX_OK;
 }
@@ -45,12 +43,10 @@ int token_source_open(const char *tokenizer, const char *url, token_source_t **r
 void token_source_close(token_source_t **source)
 {
     token_source_t *it = *source;
-    if (!it)
-        return;
+    if (!it) return;
     tokenizer_tokens_fini(&it->tokens);
     text_buffer_fini(&it->text);
-    if (it->scratch)
-        tokenizer_scratch_close(&it->scratch);
+    if (it->scratch) tokenizer_scratch_close(&it->scratch);
     tokenizer_close(&it->tokenizer);
     http_reply_fini(&it->reply);
     http_client_close(&it->client);
@@ -71,16 +67,15 @@ void token_ids_add(token_ids_t *ids, uint32_t id)
 void token_ids_fini(token_ids_t *ids)
 {
     free(ids->items);
-    *ids = (token_ids_t){ 0 };
+    *ids = (token_ids_t){0};
 }
 
 /* Calls the server; takes the body. EX_OK: source->reply has the answer. */
 static int ask(token_source_t *source, const char *path, json_t *body)
 {
     http_reply_fini(&source->reply);
-    if (!body)
-        return cli_fail(EX_DATAERR, "the text is not UTF-8");
-    http_call_t call = { .method = "POST", .path = path, .body = body, .timeout_ms = CALL_TIMEOUT_MS };
+    if (!body) return cli_fail(EX_DATAERR, "the text is not UTF-8");
+    http_call_t call = {.method = "POST", .path = path, .body = body, .timeout_ms = CALL_TIMEOUT_MS};
     qn_err_t err = http_client_call(source->client, &call, &source->reply);
     json_decref(body);
     return http_client_explain(source->client, err, &source->reply);
@@ -97,11 +92,9 @@ static int encode_by_server(token_source_t *source, const char *text, size_t byt
     json_t *prompt = json_stringn(text, bytes);
     json_t *body = prompt ? json_pack("{s:o, s:b}", "prompt", prompt, "add_special_tokens", (int)add_special) : NULL;
     int status = ask(source, "/tokenize", body);
-    if (status)
-        return status;
+    if (status) return status;
     const json_t *tokens = json_object_get(source->reply.json, "tokens");
-    if (!json_is_array(tokens))
-        return wrong_answer(source, "/tokenize");
+    if (!json_is_array(tokens)) return wrong_answer(source, "/tokenize");
     for (size_t i = 0; i < json_array_size(tokens); i++)
         token_ids_add(ids, (uint32_t)json_integer_value(json_array_get(tokens, i)));
     return EX_OK;
@@ -110,12 +103,10 @@ static int encode_by_server(token_source_t *source, const char *text, size_t byt
 int token_source_encode(token_source_t *source, const char *text, size_t bytes, bool add_special, token_ids_t *ids)
 {
     ids->count = 0;
-    if (!source->tokenizer)
-        return encode_by_server(source, text, bytes, add_special, ids);
+    if (!source->tokenizer) return encode_by_server(source, text, bytes, add_special, ids);
     unsigned flags = TOKENIZER_PARSE_SPECIAL | (add_special ? TOKENIZER_ADD_SPECIAL : 0);
     qn_err_t err = tokenizer_encode(source->tokenizer, source->scratch, text, bytes, flags, &source->tokens);
-    if (err)
-        return cli_fail_err(err);
+    if (err) return cli_fail_err(err);
     for (size_t i = 0; i < source->tokens.count; i++)
         token_ids_add(ids, source->tokens.ids[i]);
     return EX_OK;
@@ -129,11 +120,9 @@ static int decode_by_server(token_source_t *source, const token_ids_t *ids, bool
         json_array_append_new(tokens, json_integer(ids->items[i]));
     json_t *body = json_pack("{s:o, s:b}", "tokens", tokens, "skip_special_tokens", (int)skip_special);
     int status = ask(source, "/detokenize", body);
-    if (status)
-        return status;
+    if (status) return status;
     const json_t *text = json_object_get(source->reply.json, "prompt");
-    if (!json_is_string(text))
-        return wrong_answer(source, "/detokenize");
+    if (!json_is_string(text)) return wrong_answer(source, "/detokenize");
     *ret_text = json_string_value(text);
     *ret_bytes = json_string_length(text);
     return EX_OK;
@@ -142,8 +131,7 @@ static int decode_by_server(token_source_t *source, const token_ids_t *ids, bool
 int token_source_decode(token_source_t *source, const token_ids_t *ids, bool skip_special, const char **ret_text,
                         size_t *ret_bytes)
 {
-    if (!source->tokenizer)
-        return decode_by_server(source, ids, skip_special, ret_text, ret_bytes);
+    if (!source->tokenizer) return decode_by_server(source, ids, skip_special, ret_text, ret_bytes);
     source->text.length = 0;
     tokenizer_decode(source->tokenizer, ids->items, ids->count, skip_special ? TOKENIZER_SKIP_SPECIAL : 0,
                      &source->text);

@@ -11,7 +11,7 @@ typedef struct token_source token_source_t;
 
 /* A growing list, reused between calls; a zeroed one is empty. */
 typedef struct {
-    uint32_t *items;         /* owned */
+    uint32_t *items; /* owned */
     size_t count, capacity;
 } token_ids_t;
 

@@ -27,17 +27,17 @@
 
 #define SERVICE_COUNT 5
 #define ARGUMENTS_MAX (2 * QN_CONFIG_SETS_MAX + 12)
-#define ORDER_GRACE_NS 500000000ull   /* the first may take all of the time; the others then need little */
-#define KILL_GRACE_NS 1000000000ull   /* between the SIGTERM of a late stop and SIGKILL */
-#define FORMER_NS 3000000000ull       /* how long services of a killed supervisor may take to die */
+#define ORDER_GRACE_NS 500000000ull /* the first may take all of the time; the others then need little */
+#define KILL_GRACE_NS 1000000000ull /* between the SIGTERM of a late stop and SIGKILL */
+#define FORMER_NS 3000000000ull     /* how long services of a killed supervisor may take to die */
 #define FORMER_LOOK_NS 20000000ull
-#define PROBE_NS 10000000000ull        /* how long the frontend may take to hear of the others */
+#define PROBE_NS 10000000000ull /* how long the frontend may take to hear of the others */
 #define PROBE_EVERY_NS 10000000ull
 #define SAME_SIGNAL_NS 300000000ull
-#define STATUS_INTERRUPTED 130        /* as shells report a program ended by Ctrl-C */
+#define STATUS_INTERRUPTED 130 /* as shells report a program ended by Ctrl-C */
 
 /* Also the order in which they stop: who asks before who answers. */
-static const char *const services[SERVICE_COUNT] = { "frontend", "tokenizer", "scheduler", "compute", "memory" };
+static const char *const services[SERVICE_COUNT] = {"frontend", "tokenizer", "scheduler", "compute", "memory"};
 
 typedef enum { UP_RUNNING, UP_STOPPING } up_phase_t;
 
@@ -54,12 +54,12 @@ typedef struct {
     up_phase_t phase;
     bool all_were_ready, ready_reported;
     up_probe_t probe;
-    uint64_t probe_at_ns, probe_until_ns;   /* while all were ready and that is not reported */
+    uint64_t probe_at_ns, probe_until_ns; /* while all were ready and that is not reported */
     uint64_t started_ns;
-    uint64_t terminate_at_ns, kill_at_ns;   /* while stopping: SIGTERM to all that is left, SIGKILL */
-    uint64_t stop_asked_ns;                 /* by a signal */
+    uint64_t terminate_at_ns, kill_at_ns; /* while stopping: SIGTERM to all that is left, SIGKILL */
+    uint64_t stop_asked_ns;               /* by a signal */
     bool killed;
-    char fatal[640];                        /* why it stops by itself; "": it does not */
+    char fatal[640]; /* why it stops by itself; "": it does not */
     int exit_status;
 } up_t;
 
@@ -88,7 +88,8 @@ static void add_arguments(up_t *up, char **argv, size_t count)
 {
     const qn_config_arguments_t *arguments = up->spec->arguments;
     pass_on(argv, &count, "--config", arguments->path);
-    for (size_t i = 0; i < arguments->set_count; i++) pass_on(argv, &count, "--set", arguments->sets[i]);
+    for (size_t i = 0; i < arguments->set_count; i++)
+        pass_on(argv, &count, "--set", arguments->sets[i]);
     pass_on(argv, &count, "--run-dir", arguments->run_dir);
     argv[count] = NULL;
 }
@@ -130,8 +131,10 @@ static qn_err_t add_children(up_t *up)
     bool composed = false;
     for (size_t i = 0; i < SERVICE_COUNT; i++) {
         qn_err_t err = QN_OK;
-        if (!qn_config_names_service(up->spec->composed, services[i])) err = add_service(up, services[i]);
-        else if (!composed) err = add_composition(up);
+        if (!qn_config_names_service(up->spec->composed, services[i]))
+            err = add_service(up, services[i]);
+        else if (!composed)
+            err = add_composition(up);
         composed = composed || qn_config_names_service(up->spec->composed, services[i]);
         if (err) return err;
     }
@@ -158,8 +161,10 @@ static qn_err_t open_all(up_t *up)
     if (!err && !realpath(up->run_dir, absolute)) err = qn_fail(QN_ERR_IO, "%s: %s", up->run_dir, strerror(errno));
     if (!err) err = qn_lock_take(up->run_dir, "up", &up->lock);
     if (!err) err = add_children(up);
-    for (size_t i = 0; i < up->child_count; i++) up->children[i].notify_fd = up->children[i].output_fd = -1;
-    for (size_t i = 0; i < up->child_count && !err; i++) err = up_child_open(&up->children[i], absolute);
+    for (size_t i = 0; i < up->child_count; i++)
+        up->children[i].notify_fd = up->children[i].output_fd = -1;
+    for (size_t i = 0; i < up->child_count && !err; i++)
+        err = up_child_open(&up->children[i], absolute);
     if (err) return err;
     up->signal_fd = open_signals();
     if (up->signal_fd < 0) return qn_fail(QN_ERR_IO, "cannot make a signalfd: %s", strerror(errno));
@@ -169,7 +174,8 @@ static qn_err_t open_all(up_t *up)
 
 static void close_all(up_t *up)
 {
-    for (size_t i = 0; i < up->child_count; i++) up_child_close(&up->children[i]);
+    for (size_t i = 0; i < up->child_count; i++)
+        up_child_close(&up->children[i]);
     up_probe_close(&up->probe);
     if (up->signal_fd >= 0) close(up->signal_fd);
     qn_lock_release(&up->lock);
@@ -199,7 +205,8 @@ static void terminate(up_child_t *child)
 
 static void kill_all(up_t *up)
 {
-    for (size_t i = 0; i < up->child_count; i++) up_child_signal(&up->children[i], SIGKILL);
+    for (size_t i = 0; i < up->child_count; i++)
+        up_child_signal(&up->children[i], SIGKILL);
     up->killed = true;
 }
 
@@ -272,8 +279,10 @@ static void probe_ready(up_t *up, uint64_t now_ns)
     up_probe_outcome_t outcome = UP_PROBE_PENDING;
     if (!up->all_were_ready || up->ready_reported) return;
     const char *listen = qn_config_values(up->spec->config)->frontend.listen;
-    if (up->probe.fd >= 0) outcome = up_probe_step(&up->probe);
-    else if (now_ns >= up->probe_at_ns) outcome = up_probe_begin(&up->probe, listen);
+    if (up->probe.fd >= 0)
+        outcome = up_probe_step(&up->probe);
+    else if (now_ns >= up->probe_at_ns)
+        outcome = up_probe_begin(&up->probe, listen);
     if (outcome == UP_PROBE_NOT_YET) up->probe_at_ns = now_ns + PROBE_EVERY_NS;
     bool late = now_ns >= up->probe_until_ns && outcome != UP_PROBE_READY;
     if (late) up_log_printf(&up->log, UP_LOG_WARNING, "the frontend does not answer GET /ready with 200");
@@ -327,9 +336,12 @@ static void take_signals(up_t *up, uint64_t now_ns)
 {
     struct signalfd_siginfo info;
     while (read(up->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
-        if (info.ssi_signo == SIGINT) handle_stop_signal(up, "SIGINT", now_ns);
-        else if (info.ssi_signo == SIGTERM) handle_stop_signal(up, "SIGTERM", now_ns);
-        else if (info.ssi_signo == SIGHUP && isatty(STDERR_FILENO)) handle_stop_signal(up, "SIGHUP", now_ns);
+        if (info.ssi_signo == SIGINT)
+            handle_stop_signal(up, "SIGINT", now_ns);
+        else if (info.ssi_signo == SIGTERM)
+            handle_stop_signal(up, "SIGTERM", now_ns);
+        else if (info.ssi_signo == SIGHUP && isatty(STDERR_FILENO))
+            handle_stop_signal(up, "SIGHUP", now_ns);
         else if (info.ssi_signo == SIGHUP) {
             up_log_printf(&up->log, UP_LOG_NOTICE, "SIGHUP: no key can be reloaded; restart for a new configuration");
         }
@@ -398,11 +410,11 @@ static void sleep_until_event(const up_t *up)
 {
     struct pollfd items[2 + 2 * SERVICE_COUNT];
     nfds_t count = 0;
-    items[count++] = (struct pollfd){ .fd = up->signal_fd, .events = POLLIN };
-    items[count++] = (struct pollfd){ .fd = up->probe.fd, .events = up_probe_events(&up->probe) }; /* poll skips -1 */
+    items[count++] = (struct pollfd){.fd = up->signal_fd, .events = POLLIN};
+    items[count++] = (struct pollfd){.fd = up->probe.fd, .events = up_probe_events(&up->probe)}; /* poll skips -1 */
     for (size_t i = 0; i < up->child_count; i++) {
-        items[count++] = (struct pollfd){ .fd = up->children[i].notify_fd, .events = POLLIN };
-        items[count++] = (struct pollfd){ .fd = up->children[i].output_fd, .events = POLLIN };
+        items[count++] = (struct pollfd){.fd = up->children[i].notify_fd, .events = POLLIN};
+        items[count++] = (struct pollfd){.fd = up->children[i].output_fd, .events = POLLIN};
     }
     poll(items, count, wait_ms(up, qn_clock_now_ns()));
 }
@@ -448,10 +460,13 @@ int up_run(const up_spec_t *spec)
         up_log_printf(&up->log, UP_LOG_ERROR, "%s", qn_err_text());
         up->exit_status = qn_err_exit_status(err);
     } else {
-        for (turn(up); !all_have_ended(up); turn(up)) sleep_until_event(up);
+        for (turn(up); !all_have_ended(up); turn(up))
+            sleep_until_event(up);
         /* Said again: by now what the other services say while stopping has pushed it out of sight. */
-        if (up->fatal[0]) up_log_printf(&up->log, UP_LOG_ERROR, "stopped, because %s", up->fatal);
-        else up_log_printf(&up->log, UP_LOG_INFO, "stopped");
+        if (up->fatal[0])
+            up_log_printf(&up->log, UP_LOG_ERROR, "stopped, because %s", up->fatal);
+        else
+            up_log_printf(&up->log, UP_LOG_INFO, "stopped");
     }
     int status = up->exit_status;
     close_all(up);

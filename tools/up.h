@@ -7,9 +7,9 @@
 
 typedef struct {
     const qn_config_t *config;
-    const qn_config_arguments_t *arguments;  /* passed on to every service as they were given */
-    const char *binary_dir;                  /* directory of quintet-frontend and so on */
-    const char *composed;                    /* services that run in one process: "", "all" or a list */
+    const qn_config_arguments_t *arguments; /* passed on to every service as they were given */
+    const char *binary_dir;                 /* directory of quintet-frontend and so on */
+    const char *composed;                   /* services that run in one process: "", "all" or a list */
 } up_spec_t;
 
 /* Runs in the foreground until SIGINT or SIGTERM, or until a service cannot be started; returns the exit status: 0, or

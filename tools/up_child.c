@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define LISTEN_FDS_START 3
-#define OUTPUT_READS_MAX 16   /* of 4 KiB per turn: a talkative service must not hold up the others */
+#define OUTPUT_READS_MAX 16 /* of 4 KiB per turn: a talkative service must not hold up the others */
 
 qn_err_t up_child_open(up_child_t *child, const char *run_dir)
 {
@@ -61,7 +61,8 @@ static void set_environment(const up_child_t *child)
         "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID",
     };
     char number[24];
-    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) unsetenv(foreign[i]);
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++)
+        unsetenv(foreign[i]);
     setenv("NOTIFY_SOCKET", child->notify_path, 1);
     if (child->store.count == 0) return;
     up_store_names(&child->store, names, sizeof names);
@@ -172,8 +173,10 @@ bool up_child_take_notices(up_child_t *child)
     size_t count;
     bool became_ready = false;
     while (up_notify_take(child->notify_fd, &notice, fds, &count)) {
-        if (notice.fd_store_remove) up_store_remove(&child->store, notice.fd_name);
-        else keep_fds(child, &notice, fds, count);
+        if (notice.fd_store_remove)
+            up_store_remove(&child->store, notice.fd_name);
+        else
+            keep_fds(child, &notice, fds, count);
         if (notice.has_status) log_status(child, &notice);
         if (notice.stopping && child->pid > 0) child->state = UP_CHILD_STOPPING;
         if (!notice.ready || child->state != UP_CHILD_STARTING) continue;
@@ -191,13 +194,13 @@ void up_child_signal(const up_child_t *child, int signal)
 
 bool up_child_reap(up_child_t *child, int *ret_status)
 {
-    siginfo_t info = { 0 };
+    siginfo_t info = {0};
     if (child->pid <= 0) return false;
     if (waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return false;
     up_child_signal(child, SIGKILL); /* what it has started; while the zombie is here, the group is surely its own */
     waitpid(child->pid, ret_status, 0);
     child->pid = 0;
-    up_child_take_notices(child);    /* a descriptor sent in the last moment is kept */
+    up_child_take_notices(child); /* a descriptor sent in the last moment is kept */
     up_child_take_output(child);
     if (child->output_fd >= 0) close(child->output_fd);
     child->output_fd = -1;

@@ -10,28 +10,28 @@
 #include "tools/up_store.h"
 
 typedef enum {
-    UP_CHILD_WAITING,    /* to be started at start_at_ns */
-    UP_CHILD_STARTING,   /* runs, has not said READY=1 */
+    UP_CHILD_WAITING,  /* to be started at start_at_ns */
+    UP_CHILD_STARTING, /* runs, has not said READY=1 */
     UP_CHILD_READY,
-    UP_CHILD_STOPPING,   /* was sent SIGTERM, or said STOPPING=1 */
-    UP_CHILD_ENDED,      /* will not be started again */
+    UP_CHILD_STOPPING, /* was sent SIGTERM, or said STOPPING=1 */
+    UP_CHILD_ENDED,    /* will not be started again */
 } up_child_state_t;
 
 typedef struct {
-    const char *name;           /* "scheduler"; "composed" for several services in one process. Borrowed */
-    const char *program;        /* borrowed */
-    char *const *argv;          /* borrowed; ends with NULL */
-    up_log_t *log;              /* borrowed */
+    const char *name;    /* "scheduler"; "composed" for several services in one process. Borrowed */
+    const char *program; /* borrowed */
+    char *const *argv;   /* borrowed; ends with NULL */
+    up_log_t *log;       /* borrowed */
     up_child_state_t state;
-    pid_t pid;                  /* 0: none */
-    int output_fd;              /* read end of the process's standard output and error; -1: none */
+    pid_t pid;     /* 0: none */
+    int output_fd; /* read end of the process's standard output and error; -1: none */
     int notify_fd;
     char notify_path[108];
     uint64_t start_at_ns;
     up_restart_t restart;
     up_store_t store;
     up_lines_t lines;
-    char last_error[512];       /* the last line of priority error or above, for the report of a failed start */
+    char last_error[512]; /* the last line of priority error or above, for the report of a failed start */
 } up_child_t;
 
 /* Makes the notify socket <run_dir>/up.<name>.notify. `run_dir` is absolute. */

@@ -21,7 +21,7 @@
 #include "common/log.h"
 
 #define MEMBERS_MAX 5
-#define ORDER_GRACE_NS 500000000ull   /* the first may take all of the time; the others then need little */
+#define ORDER_GRACE_NS 500000000ull /* the first may take all of the time; the others then need little */
 
 typedef struct composition composition_t;
 
@@ -29,18 +29,18 @@ typedef struct {
     composition_t *composition;
     const qn_daemon_descriptor_t *service;
     zactor_t *actor;
-    int stop_fd;              /* eventfd: readable = stop */
+    int stop_fd; /* eventfd: readable = stop */
     bool stop_sent;
     atomic_bool ended;
-    qn_err_t err;             /* valid once ended */
+    qn_err_t err; /* valid once ended */
 } member_t;
 
 struct composition {
     const qn_config_t *config;
-    unsigned services;        /* 1 << qn_service_t */
-    int end_fd;               /* eventfd: a member has ended */
+    unsigned services; /* 1 << qn_service_t */
+    int end_fd;        /* eventfd: a member has ended */
     atomic_size_t ready_count;
-    member_t members[MEMBERS_MAX];  /* in the order of stopping; those with service NULL are not of this process */
+    member_t members[MEMBERS_MAX]; /* in the order of stopping; those with service NULL are not of this process */
     size_t member_count;
 };
 
@@ -123,7 +123,7 @@ static int open_stop_signals(void)
 
 static void set_log_level(const char *level)
 {
-    static const char *const words[] = { "error", "warning", "notice", "info", "debug" };
+    static const char *const words[] = {"error", "warning", "notice", "info", "debug"};
     for (int i = 0; i < 5; i++) {
         if (strcmp(words[i], level) == 0) qn_log_set_level((qn_log_level_t)i);
     }
@@ -161,7 +161,7 @@ static const member_t *find_failed(const composition_t *composition)
 
 static void wait_for_event(const composition_t *composition, int signal_fd, int timeout_ms)
 {
-    struct pollfd items[] = { { .fd = signal_fd, .events = POLLIN }, { .fd = composition->end_fd, .events = POLLIN } };
+    struct pollfd items[] = {{.fd = signal_fd, .events = POLLIN}, {.fd = composition->end_fd, .events = POLLIN}};
     eventfd_t count;
     poll(items, 2, timeout_ms);
     if (items[1].revents) eventfd_read(composition->end_fd, &count);
@@ -201,7 +201,7 @@ static bool start_members(composition_t *composition)
 
 int up_compose_run(const qn_config_t *config, const char *list)
 {
-    composition_t composition = { .config = config };
+    composition_t composition = {.config = config};
     set_log_level(qn_config_values(config)->log.level);
     int signal_fd = open_stop_signals();
     composition.end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -211,8 +211,10 @@ int up_compose_run(const qn_config_t *config, const char *list)
     }
     qn_links_setup_zmq();
     int status = EX_OSERR;
-    if (start_members(&composition)) status = run_members(&composition, signal_fd);
-    else qn_log_error("cannot start a thread: %s", strerror(errno));
+    if (start_members(&composition))
+        status = run_members(&composition, signal_fd);
+    else
+        qn_log_error("cannot start a thread: %s", strerror(errno));
     for (size_t i = 0; i < MEMBERS_MAX; i++) {
         if (!composition.members[i].service) continue;
         stop_member(&composition.members[i]);

@@ -16,9 +16,11 @@
 
 #define WAIT_FOR_READER_MS 50
 
-static const struct { const char *name, *colour; } sources[] = {
-    { "frontend", "\033[36m" }, { "tokenizer", "\033[35m" }, { "scheduler", "\033[34m" },
-    { "memory", "\033[33m" },   { "compute", "\033[32m" },
+static const struct {
+    const char *name, *colour;
+} sources[] = {
+    {"frontend", "\033[36m"}, {"tokenizer", "\033[35m"}, {"scheduler", "\033[34m"},
+    {"memory", "\033[33m"},   {"compute", "\033[32m"},
 };
 #define SOURCE_COUNT (sizeof sources / sizeof sources[0])
 
@@ -74,14 +76,14 @@ static bool is_journal(int fd)
     const char *text = getenv("JOURNAL_STREAM");
     unsigned long long device, inode;
     struct stat info;
-    return text && sscanf(text, "%llu:%llu", &device, &inode) == 2 && fstat(fd, &info) == 0 &&
-           info.st_dev == device && info.st_ino == inode;
+    return text && sscanf(text, "%llu:%llu", &device, &inode) == 2 && fstat(fd, &info) == 0 && info.st_dev == device &&
+           info.st_ino == inode;
 }
 
 void up_log_init(up_log_t *log, int fd)
 {
     const char *no_colour = getenv("NO_COLOR"), *terminal = getenv("TERM");
-    *log = (up_log_t){ .fd = fd, .style = UP_STYLE_PLAIN };
+    *log = (up_log_t){.fd = fd, .style = UP_STYLE_PLAIN};
     if (isatty(fd)) {
         bool plain = (no_colour && no_colour[0]) || !terminal || strcmp(terminal, "dumb") == 0;
         if (!plain) log->style = UP_STYLE_COLOUR;
@@ -103,7 +105,7 @@ static void write_clock(char *buffer, size_t capacity)
 /* A writable pipe has room for PIPE_BUF bytes, which a line never exceeds, so the write after it does not block. */
 static bool has_reader(up_log_t *log)
 {
-    struct pollfd item = { .fd = log->fd, .events = POLLOUT };
+    struct pollfd item = {.fd = log->fd, .events = POLLOUT};
     int ready = poll(&item, 1, log->stalled ? 0 : WAIT_FOR_READER_MS);
     log->stalled = ready == 0;
     return ready > 0 && (item.revents & POLLOUT);
@@ -158,9 +160,12 @@ static void finish_line(up_lines_t *lines, up_line_taker_t *take, void *context)
 void up_lines_feed(up_lines_t *lines, const char *bytes, size_t length, up_line_taker_t *take, void *context)
 {
     for (size_t i = 0; i < length; i++) {
-        if (bytes[i] == '\n') finish_line(lines, take, context);
-        else if (lines->used == UP_LINE_BYTES_MAX) lines->cutting = true;
-        else lines->text[lines->used++] = bytes[i] ? bytes[i] : '?';
+        if (bytes[i] == '\n')
+            finish_line(lines, take, context);
+        else if (lines->used == UP_LINE_BYTES_MAX)
+            lines->cutting = true;
+        else
+            lines->text[lines->used++] = bytes[i] ? bytes[i] : '?';
     }
 }
 

@@ -6,25 +6,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define UP_LINE_BYTES_MAX 3072    /* of a service's line; with the prefix it stays below PIPE_BUF */
-#define UP_LOG_ERROR 3            /* syslog(3) priorities, the N of "<N>" */
+#define UP_LINE_BYTES_MAX 3072 /* of a service's line; with the prefix it stays below PIPE_BUF */
+#define UP_LOG_ERROR 3         /* syslog(3) priorities, the N of "<N>" */
 #define UP_LOG_WARNING 4
 #define UP_LOG_NOTICE 5
 #define UP_LOG_INFO 6
 #define UP_LOG_DEBUG 7
 
 typedef enum {
-    UP_STYLE_PLAIN,     /* "12:00:01.250 scheduler  error: text" */
-    UP_STYLE_COLOUR,    /* the same on a terminal */
-    UP_STYLE_JOURNAL,   /* "<3>scheduler: text": the journal adds the time */
+    UP_STYLE_PLAIN,   /* "12:00:01.250 scheduler  error: text" */
+    UP_STYLE_COLOUR,  /* the same on a terminal */
+    UP_STYLE_JOURNAL, /* "<3>scheduler: text": the journal adds the time */
 } up_style_t;
 
 typedef struct {
-    int fd;                 /* borrowed */
+    int fd; /* borrowed */
     up_style_t style;
-    bool debug;             /* show lines of priority UP_LOG_DEBUG */
-    bool stalled;           /* the last line found nobody reading */
-    uint64_t dropped;       /* lines since then */
+    bool debug;       /* show lines of priority UP_LOG_DEBUG */
+    bool stalled;     /* the last line found nobody reading */
+    uint64_t dropped; /* lines since then */
 } up_log_t;
 
 /* Chooses the style: journal under systemd, colour on a terminal unless NO_COLOR is set. */
@@ -42,7 +42,7 @@ size_t up_log_format(char *buffer, size_t capacity, up_style_t style, const char
 typedef struct {
     char text[UP_LINE_BYTES_MAX + 1];
     size_t used;
-    bool cutting;           /* the rest of an overlong line is dropped */
+    bool cutting; /* the rest of an overlong line is dropped */
 } up_lines_t;
 
 typedef void up_line_taker_t(void *context, char *line);

@@ -30,7 +30,8 @@ static bool is_one(const char *line, size_t length, const char *key)
 static void copy_text(char *to, size_t capacity, const char *text, size_t length)
 {
     if (length >= capacity) length = capacity - 1;
-    for (size_t i = 0; i < length; i++) to[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
+    for (size_t i = 0; i < length; i++)
+        to[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
     to[length] = '\0';
 }
 
@@ -38,10 +39,14 @@ static void parse_line(const char *line, size_t length, up_notice_t *notice)
 {
     const char *value;
     size_t value_length;
-    if (is_one(line, length, "READY")) notice->ready = true;
-    else if (is_one(line, length, "STOPPING")) notice->stopping = true;
-    else if (is_one(line, length, "FDSTORE")) notice->fd_store = true;
-    else if (is_one(line, length, "FDSTOREREMOVE")) notice->fd_store_remove = true;
+    if (is_one(line, length, "READY"))
+        notice->ready = true;
+    else if (is_one(line, length, "STOPPING"))
+        notice->stopping = true;
+    else if (is_one(line, length, "FDSTORE"))
+        notice->fd_store = true;
+    else if (is_one(line, length, "FDSTOREREMOVE"))
+        notice->fd_store_remove = true;
     else if (is_value(line, length, "STATUS", &value, &value_length)) {
         notice->has_status = true;
         copy_text(notice->status, sizeof notice->status, value, value_length);
@@ -66,10 +71,12 @@ void up_notice_parse(const char *text, size_t length, up_notice_t *ret_notice)
 
 qn_err_t up_notify_open(const char *path, int *ret_fd)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path) {
-        return qn_fail(QN_ERR_LIMIT, "run_dir is too long: %s has %zu bytes and a socket's path may have %zu; choose "
-                       "another with --run-dir", path, strlen(path), sizeof address.sun_path - 1);
+        return qn_fail(QN_ERR_LIMIT,
+                       "run_dir is too long: %s has %zu bytes and a socket's path may have %zu; choose "
+                       "another with --run-dir",
+                       path, strlen(path), sizeof address.sun_path - 1);
     }
     strcpy(address.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -94,8 +101,10 @@ static size_t collect_fds(struct msghdr *message, int fds[UP_STORE_FDS_MAX])
         for (size_t i = 0; i < part_count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-            if (count < UP_STORE_FDS_MAX) fds[count++] = fd;
-            else close(fd);
+            if (count < UP_STORE_FDS_MAX)
+                fds[count++] = fd;
+            else
+                close(fd);
         }
     }
     return count;
@@ -105,9 +114,11 @@ bool up_notify_take(int fd, up_notice_t *ret_notice, int ret_fds[UP_STORE_FDS_MA
 {
     char text[UP_NOTICE_BYTES_MAX];
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * UP_STORE_FDS_MAX)];
-    struct iovec part = { text, sizeof text };
-    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
-                              .msg_controllen = sizeof control };
+    struct iovec part = {text, sizeof text};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
     ssize_t length;
     do {
         length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -116,7 +127,8 @@ bool up_notify_take(int fd, up_notice_t *ret_notice, int ret_fds[UP_STORE_FDS_MA
     *ret_fd_count = collect_fds(&message, ret_fds);
     up_notice_parse(text, (message.msg_flags & MSG_TRUNC) ? 0 : (size_t)length, ret_notice);
     if (ret_notice->fd_store) return true;
-    for (size_t i = 0; i < *ret_fd_count; i++) close(ret_fds[i]);
+    for (size_t i = 0; i < *ret_fd_count; i++)
+        close(ret_fds[i]);
     *ret_fd_count = 0;
     return true;
 }

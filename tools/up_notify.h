@@ -14,9 +14,9 @@
 typedef struct {
     bool ready, stopping;
     bool has_status;
-    char status[QN_REASON_MAX];     /* cut to fit; control characters replaced */
+    char status[QN_REASON_MAX]; /* cut to fit; control characters replaced */
     bool fd_store, fd_store_remove;
-    char fd_name[UP_FD_NAME_MAX];   /* "": none given, or one that may not be */
+    char fd_name[UP_FD_NAME_MAX]; /* "": none given, or one that may not be */
 } up_notice_t;
 
 /* Reads "KEY=VALUE" lines. Unknown keys, WATCHDOG among them, are ignored. */

@@ -7,17 +7,17 @@
 #include <stddef.h>
 
 typedef struct {
-    int fd;            /* -1: no question is open */
+    int fd; /* -1: no question is open */
     bool sent;
-    char reply[16];    /* "HTTP/1.1 200" is enough */
+    char reply[16]; /* "HTTP/1.1 200" is enough */
     size_t used;
 } up_probe_t;
 
 typedef enum {
-    UP_PROBE_PENDING,   /* wait for up_probe_events on probe->fd, then go on */
-    UP_PROBE_READY,     /* 200 */
-    UP_PROBE_NOT_YET,   /* another status, or the connection broke */
-    UP_PROBE_NOBODY,    /* nobody listens there */
+    UP_PROBE_PENDING, /* wait for up_probe_events on probe->fd, then go on */
+    UP_PROBE_READY,   /* 200 */
+    UP_PROBE_NOT_YET, /* another status, or the connection broke */
+    UP_PROBE_NOBODY,  /* nobody listens there */
 } up_probe_outcome_t;
 
 /* Connects to frontend.listen ("host:port", "unix:PATH", ...). May block for the lookup of a host name. Any outcome but

@@ -39,7 +39,8 @@ static uint64_t delay_ns(unsigned deaths)
 {
     if (deaths <= 1) return 0;
     uint64_t delay = UP_RESTART_FIRST_NS;
-    for (unsigned i = 2; i < deaths && delay < UP_RESTART_LONGEST_NS; i++) delay *= 2;
+    for (unsigned i = 2; i < deaths && delay < UP_RESTART_LONGEST_NS; i++)
+        delay *= 2;
     return delay < UP_RESTART_LONGEST_NS ? delay : UP_RESTART_LONGEST_NS;
 }
 

@@ -14,15 +14,15 @@
 #define UP_RESTART_TRIES_MAX 5
 
 typedef struct {
-    uint64_t started_ns;   /* of the present life */
-    unsigned deaths;       /* in a row, each after less than UP_RESTART_HEALTHY_NS */
-    bool was_ready;        /* in any life */
-    bool is_ready;         /* in the present one */
+    uint64_t started_ns; /* of the present life */
+    unsigned deaths;     /* in a row, each after less than UP_RESTART_HEALTHY_NS */
+    bool was_ready;      /* in any life */
+    bool is_ready;       /* in the present one */
 } up_restart_t;
 
 typedef enum {
-    UP_VERDICT_RESTART,  /* at *ret_at_ns */
-    UP_VERDICT_GIVE_UP,  /* a mistake of configuration or installation: another try ends the same way */
+    UP_VERDICT_RESTART, /* at *ret_at_ns */
+    UP_VERDICT_GIVE_UP, /* a mistake of configuration or installation: another try ends the same way */
 } up_verdict_t;
 
 void up_restart_started(up_restart_t *restart, uint64_t now_ns);

@@ -49,8 +49,10 @@ size_t up_store_remove(up_store_t *store, const char *name)
 {
     size_t kept = 0;
     for (size_t i = 0; i < store->count; i++) {
-        if (strcmp(store->items[i].name, name) == 0) close(store->items[i].fd);
-        else store->items[kept++] = store->items[i];
+        if (strcmp(store->items[i].name, name) == 0)
+            close(store->items[i].fd);
+        else
+            store->items[kept++] = store->items[i];
     }
     size_t removed = store->count - kept;
     store->count = kept;
@@ -59,7 +61,8 @@ size_t up_store_remove(up_store_t *store, const char *name)
 
 void up_store_clear(up_store_t *store)
 {
-    for (size_t i = 0; i < store->count; i++) close(store->items[i].fd);
+    for (size_t i = 0; i < store->count; i++)
+        close(store->items[i].fd);
     store->count = 0;
 }
 

@@ -7,18 +7,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define UP_STORE_FDS_MAX 64     /* per service: a ledger and a few regions */
+#define UP_STORE_FDS_MAX 64 /* per service: a ledger and a few regions */
 #define UP_FD_NAME_MAX 64
 
 typedef struct {
-    struct { int fd; char name[UP_FD_NAME_MAX]; } items[UP_STORE_FDS_MAX];  /* owned */
+    struct {
+        int fd;
+        char name[UP_FD_NAME_MAX];
+    } items[UP_STORE_FDS_MAX]; /* owned */
     size_t count;
 } up_store_t;
 
 typedef enum {
     UP_STORE_KEPT,
-    UP_STORE_KNOWN,  /* the same file is already kept; this descriptor was closed */
-    UP_STORE_FULL,   /* closed */
+    UP_STORE_KNOWN, /* the same file is already kept; this descriptor was closed */
+    UP_STORE_FULL,  /* closed */
 } up_store_outcome_t;
 
 /* Takes `fd`. An empty or unacceptable name becomes "stored", as with systemd. */

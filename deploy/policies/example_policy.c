@@ -22,8 +22,7 @@ static const qn_policy_sequence_t *next_shortest(const qn_policy_view_t *view, c
         if (above != NULL && (work_left(one) < work_left(above) ||
                               (work_left(one) == work_left(above) && one->arrival <= above->arrival)))
             continue;
-        if (best == NULL || work_left(one) < work_left(best))
-            best = one;
+        if (best == NULL || work_left(one) < work_left(best)) best = one;
     }
     return best;
 }
@@ -60,8 +59,7 @@ static void preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_pree
 {
     const qn_policy_sequence_t *longest = &view->sequences[0];
     for (uint32_t i = 1; i < view->sequence_count; i++)
-        if (work_left(&view->sequences[i]) >= work_left(longest))
-            longest = &view->sequences[i];
+        if (work_left(&view->sequences[i]) >= work_left(longest)) longest = &view->sequences[i];
     ret_preempt->id = longest->id;
     snprintf(ret_preempt->reason, sizeof ret_preempt->reason, "longest job of %u gives its blocks to %llu",
              view->running_count, (unsigned long long)needy);

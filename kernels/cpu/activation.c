@@ -24,7 +24,8 @@ static void activate_values(const void *arguments, size_t begin, size_t end, uns
     const qn_activate_t *a = arguments;
     const float *gate = a->gate, *up = a->up;
     float *out = a->out;
-    for (size_t i = begin; i < end; i++) out[i] = (float)(activate(a->kind, gate[i]) * (up ? up[i] : 1));
+    for (size_t i = begin; i < end; i++)
+        out[i] = (float)(activate(a->kind, gate[i]) * (up ? up[i] : 1));
 }
 
 void qn_cpu_activation(qn_stream_t *stream, const void *arguments)

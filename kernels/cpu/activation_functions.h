@@ -8,7 +8,7 @@
 /* x/2 (1 + tanh u) = x / (1 + e^-2u) */
 VEC_INLINE vec_t gelu_tanh(vec_t x)
 {
-    const float twice = 2 * 0.797884560802865f;  /* 2 sqrt(2 / pi) */
+    const float twice = 2 * 0.797884560802865f; /* 2 sqrt(2 / pi) */
     vec_t cubed = vec_mul(vec_mul(x, x), x);
     return vec_times_logistic(x, vec_mul(vec_set(twice), vec_fma(vec_set(0.044715f), cubed, x)));
 }

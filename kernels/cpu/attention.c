@@ -10,7 +10,8 @@
 static double score(const float *q, const qn_kv_t *kv, size_t at)
 {
     double sum = 0;
-    for (uint32_t d = 0; d < kv->head_dim; d++) sum += (double)q[d] * qn_load(kv->data, kv->scalar, at + d);
+    for (uint32_t d = 0; d < kv->head_dim; d++)
+        sum += (double)q[d] * qn_load(kv->data, kv->scalar, at + d);
     return sum;
 }
 
@@ -25,7 +26,7 @@ static void attend_head(const qn_attention_t *a, const qn_query_t *query, uint32
 {
     uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim;
     const float *q = (const float *)a->q + (query->row * a->heads + head) * dim;
-    double best = -INFINITY, total = 0, sum[QN_ATTENTION_DIM_MAX] = { 0 };
+    double best = -INFINITY, total = 0, sum[QN_ATTENTION_DIM_MAX] = {0};
     for (uint32_t p = query->begin; p < query->end; p++) {
         double s = shape_score(a, score(q, &a->kv, qn_kv_at(a, query, 0, p, kv_head)));
         double keep = s > best ? exp(best - s) : 1;
@@ -37,7 +38,8 @@ static void attend_head(const qn_attention_t *a, const qn_query_t *query, uint32
             sum[d] = sum[d] * keep + weight * qn_load(a->kv.data, a->kv.scalar, value + d);
     }
     float *out = (float *)a->out + (query->row * a->heads + head) * dim;
-    for (uint32_t d = 0; d < dim; d++) out[d] = (float)(sum[d] / total);
+    for (uint32_t d = 0; d < dim; d++)
+        out[d] = (float)(sum[d] / total);
 }
 
 static void attend(const void *arguments, size_t begin, size_t end, unsigned thread)

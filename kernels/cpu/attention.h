@@ -4,18 +4,19 @@
 
 #include "kernels/cpu/cpu.h"
 
-#define QN_ATTENTION_DIM_MAX 512  /* model_config.h's QN_HEAD_DIM_MAX: rows on the stack */
+#define QN_ATTENTION_DIM_MAX 512 /* model_config.h's QN_HEAD_DIM_MAX: rows on the stack */
 
 typedef struct {
-    size_t row;               /* of q and out */
-    const uint32_t *table;    /* the slot's block table */
-    uint32_t begin, end;      /* positions it sees: [begin, end) */
+    size_t row;            /* of q and out */
+    const uint32_t *table; /* the slot's block table */
+    uint32_t begin, end;   /* positions it sees: [begin, end) */
 } qn_query_t;
 
 static inline size_t qn_query_count(const qn_attention_t *a)
 {
     size_t count = 0;
-    for (uint32_t i = 0; i < a->run_count; i++) count += a->runs[i].tokens;
+    for (uint32_t i = 0; i < a->run_count; i++)
+        count += a->runs[i].tokens;
     return count;
 }
 
@@ -34,7 +35,8 @@ static inline qn_query_t qn_query_make(const qn_attention_t *a, const qn_run_t *
 static inline qn_query_t qn_query_find(const qn_attention_t *a, size_t index)
 {
     uint32_t i = 0;
-    while (index >= a->runs[i].tokens) index -= a->runs[i++].tokens;
+    while (index >= a->runs[i].tokens)
+        index -= a->runs[i++].tokens;
     return qn_query_make(a, &a->runs[i], (uint32_t)index);
 }
 
@@ -43,8 +45,8 @@ static inline size_t qn_kv_at(const qn_attention_t *a, const qn_query_t *query, 
                               uint32_t kv_head)
 {
     uint32_t block = query->table[position / a->kv.block_tokens];
-    return qn_kv_offset(&a->kv, a->layer, which, block, position % a->kv.block_tokens)
-        + (size_t)kv_head * a->kv.head_dim;
+    return qn_kv_offset(&a->kv, a->layer, which, block, position % a->kv.block_tokens) +
+           (size_t)kv_head * a->kv.head_dim;
 }
 
 #endif

@@ -6,11 +6,13 @@
 #include "kernels/cpu/attention_tile.h"
 
 /* Pieces of work in a fixed order, weighed by what they cost: a share gets those whose middle lies in its part. */
-typedef struct { uint64_t at, from, to; } share_t;
+typedef struct {
+    uint64_t at, from, to;
+} share_t;
 
 static share_t make_share(uint64_t total, size_t begin, size_t end, size_t shares)
 {
-    return (share_t){ .from = 2 * total * begin / shares, .to = 2 * total * end / shares };
+    return (share_t){.from = 2 * total * begin / shares, .to = 2 * total * end / shares};
 }
 
 static bool share_takes(share_t *share, uint64_t cost)
@@ -33,7 +35,7 @@ static size_t share_count(qn_stream_t *stream, const qn_attention_t *a, uint64_t
 typedef struct {
     const qn_attention_t *a;
     qn_stream_t *stream;
-    uint64_t cost;               /* of all tiles */
+    uint64_t cost; /* of all tiles */
     size_t shares;
     uint32_t tile_tokens;
 } prefill_t;
@@ -70,7 +72,8 @@ static void prefill_shares(const void *arguments, size_t begin, size_t end, unsi
 static uint32_t tokens_per_tile(const qn_stream_t *stream, const qn_attention_t *a)
 {
     size_t tokens = 0;
-    for (uint32_t i = 0; i < a->run_count; i++) tokens += a->runs[i].tokens;
+    for (uint32_t i = 0; i < a->run_count; i++)
+        tokens += a->runs[i].tokens;
     size_t most = TILE_ROWS / heads_per_tile(a), even = tokens * tiles_per_token(a) / (4 * qn_stream_threads(stream));
     if (even < most) most = even;
     return most ? (uint32_t)most : 1;
@@ -80,7 +83,7 @@ void KERNEL(qn_cpu_attention_prefill)(qn_stream_t *stream, const void *arguments
 {
     const qn_attention_t *a = arguments;
     QN_ASSERT(a->kv.head_dim <= QN_ATTENTION_DIM_MAX);
-    prefill_t prefill = { .a = a, .stream = stream, .tile_tokens = tokens_per_tile(stream, a) };
+    prefill_t prefill = {.a = a, .stream = stream, .tile_tokens = tokens_per_tile(stream, a)};
     prefill.cost = prefill_cost(a, prefill.tile_tokens);
     prefill.shares = share_count(stream, a, prefill.cost);
     qn_cpu_split(stream, prefill.shares, 1, prefill_shares, &prefill);
@@ -93,20 +96,23 @@ void KERNEL(qn_cpu_attention_prefill)(qn_stream_t *stream, const void *arguments
 typedef struct {
     const qn_attention_t *a;
     qn_stream_t *stream;
-    float *memory;               /* [capacity + 2] slots */
+    float *memory; /* [capacity + 2] slots */
     size_t slot_floats, capacity;
-    uint64_t begin, end;         /* the wave's columns */
+    uint64_t begin, end; /* the wave's columns */
     uint64_t cost;
     size_t shares;
     unsigned turn;
 } decode_t;
 
-typedef struct { uint64_t first, count; uint32_t chunk; } columns_t;
+typedef struct {
+    uint64_t first, count;
+    uint32_t chunk;
+} columns_t;
 
 static columns_t columns_of(const tile_t *tile, uint64_t first)
 {
     uint32_t chunk = tile->begin / CHUNK;
-    return (columns_t){ .first = first, .count = (tile->end - 1) / CHUNK - chunk + 1, .chunk = chunk };
+    return (columns_t){.first = first, .count = (tile->end - 1) / CHUNK - chunk + 1, .chunk = chunk};
 }
 
 static size_t slot_floats(const qn_attention_t *a)
@@ -119,8 +125,7 @@ static size_t slot_floats(const qn_attention_t *a)
 static part_t slot_part(const decode_t *d, uint64_t index, uint32_t head, uint32_t padded)
 {
     float *slot = d->memory + index * d->slot_floats, *totals = slot + (size_t)d->a->heads * padded;
-    return (part_t){ .sums = slot + (size_t)head * padded, .best = totals + head,
-                     .total = totals + d->a->heads + head };
+    return (part_t){.sums = slot + (size_t)head * padded, .best = totals + head, .total = totals + d->a->heads + head};
 }
 
 static span_t column_span(const tile_t *tile, const columns_t *columns, uint64_t column)
@@ -149,13 +154,12 @@ static void decode_piece(const decode_t *d, work_t *work, const qn_run_t *run, c
     span_t span = column_span(tiles, columns, column);
     part_t part = columns->count == 1 ? work_part(work, 0)
                                       : slot_part(d, column - d->begin, tiles[0].first_head, tiles[0].padded);
-    bundle_t bundle = { tiles, count };
+    bundle_t bundle = {tiles, count};
     attend_chunk(work, &bundle, &span, &part);
     for (uint32_t i = 0; columns->count == 1 && i < count; i++) {
         part_t own = part_of(&bundle, i, &part);
         for (uint32_t r = 0; r < tiles[i].rows; r++)
-            write_row(&own, r, d->a->kv.head_dim, tiles[i].padded,
-                      (float *)d->a->out + tile_row_at(&tiles[i], r));
+            write_row(&own, r, d->a->kv.head_dim, tiles[i].padded, (float *)d->a->out + tile_row_at(&tiles[i], r));
     }
 }
 
@@ -177,11 +181,13 @@ static void aim_foresight(const decode_t *d, work_t *work, const qn_run_t *run, 
         if (run + 1 < d->a->runs + d->a->run_count) next = make_tile(d->a, run + 1, 0, 1, 0);
         after = run + 1 < d->a->runs + d->a->run_count ? next.begin : next.end;
     }
-    work->foresight = (foresight_t){
-        .kv = &d->a->kv, .layer = d->a->layer, .rate = (tiles_per_token(d->a) + tiles - 1) / tiles,
-        .regions = { { tile.table, 0, from, span.first + span.end },
-                     { tile.table, 1, span.first + span.begin, span.first + span.end },
-                     { next.table, 0, after, smaller(next.end, (after / BLOCK + 1) * BLOCK) } } };
+    work->foresight =
+        (foresight_t){.kv = &d->a->kv,
+                      .layer = d->a->layer,
+                      .rate = (tiles_per_token(d->a) + tiles - 1) / tiles,
+                      .regions = {{tile.table, 0, from, span.first + span.end},
+                                  {tile.table, 1, span.first + span.begin, span.first + span.end},
+                                  {next.table, 0, after, smaller(next.end, (after / BLOCK + 1) * BLOCK)}}};
 }
 
 static void decode_run(const decode_t *d, work_t *work, const qn_run_t *run, const columns_t *columns, share_t *share)
@@ -223,8 +229,10 @@ static void merge_head(const decode_t *d, const qn_run_t *run, const columns_t *
 {
     uint64_t column = columns->first, end = columns->first + columns->count;
     part_t state = slot_part(d, d->capacity + d->turn % 2, head, padded);
-    if (column >= d->begin) state = slot_part(d, column++ - d->begin, head, padded);
-    else column = d->begin;
+    if (column >= d->begin)
+        state = slot_part(d, column++ - d->begin, head, padded);
+    else
+        column = d->begin;
     for (; column < end && column < d->end; column++) {
         part_t part = slot_part(d, column - d->begin, head, padded);
         merge_row(&state, &part, 0, padded);
@@ -288,7 +296,7 @@ static void decode_wave(decode_t *d, uint64_t *ret_columns)
 void KERNEL(qn_cpu_attention_decode)(qn_stream_t *stream, const void *arguments)
 {
     const qn_attention_t *a = arguments;
-    decode_t d = { .a = a, .stream = stream, .memory = qn_cpu_shared(stream), .slot_floats = slot_floats(a) };
+    decode_t d = {.a = a, .stream = stream, .memory = qn_cpu_shared(stream), .slot_floats = slot_floats(a)};
     d.capacity = QN_SHARED_BYTES / sizeof(float) / d.slot_floats;
     QN_ASSERT(a->kv.head_dim <= QN_ATTENTION_DIM_MAX && d.capacity > 2);
     d.capacity -= 2;

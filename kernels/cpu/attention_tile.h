@@ -16,43 +16,43 @@
 
 #include "kernels/cpu/attention_product.h"
 
-#define CHUNK 256     /* SCORE_STRIDE holds it */
-#define TILE_ROWS 48  /* rows that share a block's transposition */
+#define CHUNK 256    /* SCORE_STRIDE holds it */
+#define TILE_ROWS 48 /* rows that share a block's transposition */
 #define LOG2_E 1.44269504088896341f
 
 /* What a chunk, or all chunks so far, gave each row. A total of 0 is a row that saw nothing yet. */
 typedef struct {
-    float *best, *total;  /* [rows] */
-    float *sums;          /* [rows, padded] */
+    float *best, *total; /* [rows] */
+    float *sums;         /* [rows, padded] */
 } part_t;
 
 typedef struct {
     const qn_attention_t *a;
     const uint32_t *table;
-    uint32_t padded;                      /* D rounded up to whole vectors */
-    uint32_t kv_head, first_head, heads;  /* heads [first_head, first_head + heads) */
-    uint32_t position, tokens;            /* of the first token */
-    size_t first_row;                     /* of q and out: the first token's */
-    uint32_t begin, end;                  /* positions that any row sees */
-    uint32_t rows;                        /* row r is head r % heads of token r / heads */
+    uint32_t padded;                     /* D rounded up to whole vectors */
+    uint32_t kv_head, first_head, heads; /* heads [first_head, first_head + heads) */
+    uint32_t position, tokens;           /* of the first token */
+    size_t first_row;                    /* of q and out: the first token's */
+    uint32_t begin, end;                 /* positions that any row sees */
+    uint32_t rows;                       /* row r is head r % heads of token r / heads */
 } tile_t;
 
 /* One thread's intermediates. Only the first part of each array is used when D is small. */
 typedef struct {
     _Alignas(64) float keys[(QN_ATTENTION_DIM_MAX + 8) * BLOCK];
     float values[BLOCK * QN_ATTENTION_DIM_MAX];
-    float q[TILE_ROWS * QN_ATTENTION_DIM_MAX];  /* scaled; query_at says where */
+    float q[TILE_ROWS * QN_ATTENTION_DIM_MAX]; /* scaled; query_at says where */
     float scores[TILE_ROWS * SCORE_STRIDE];
     float sums[2][TILE_ROWS * QN_ATTENTION_DIM_MAX];
     float best[2][TILE_ROWS], total[2][TILE_ROWS];
-    const char *rows[CHUNK];  /* keys of this chunk's positions */
+    const char *rows[CHUNK]; /* keys of this chunk's positions */
     foresight_t foresight;
 } work_t;
 _Static_assert(sizeof(work_t) <= QN_WORKSPACE_BYTES, "attention needs a larger workspace");
 
 static part_t work_part(work_t *work, unsigned which)
 {
-    return (part_t){ .best = work->best[which], .total = work->total[which], .sums = work->sums[which] };
+    return (part_t){.best = work->best[which], .total = work->total[which], .sums = work->sums[which]};
 }
 
 /* ---- rows of a chunk ---- */
@@ -68,10 +68,13 @@ static void find_rows(const tile_t *tile, uint32_t first, uint32_t begin, uint32
         uint32_t block = (first + i) / kv->block_tokens, offset = (first + i) % kv->block_tokens;
         uint32_t left = kv->block_tokens - offset, stop = end - i < left ? end : i + left;
         const char *row = base + width * qn_kv_offset(kv, tile->a->layer, 0, tile->table[block], offset);
-        for (; i < stop; i++, row += step) rows[i] = row;
+        for (; i < stop; i++, row += step)
+            rows[i] = row;
     }
-    for (uint32_t i = begin / BLOCK * BLOCK; i < begin; i++) rows[i] = rows[begin];
-    for (uint32_t i = end; i % BLOCK; i++) rows[i] = rows[end - 1];
+    for (uint32_t i = begin / BLOCK * BLOCK; i < begin; i++)
+        rows[i] = rows[begin];
+    for (uint32_t i = end; i % BLOCK; i++)
+        rows[i] = rows[end - 1];
 }
 
 /* ---- scores to weights ---- */
@@ -122,12 +125,17 @@ static uint32_t row_begin(const tile_t *tile, uint32_t row)
 }
 
 /* The tile's positions in the chunk at `first`, relative to it. */
-typedef struct { uint32_t first, begin, end; } span_t;
+typedef struct {
+    uint32_t first, begin, end;
+} span_t;
 
 static span_t make_span(uint32_t begin, uint32_t end, uint32_t first)
 {
-    return (span_t){ .first = first, .begin = begin > first ? begin - first : 0,
-                     .end = end <= first ? 0 : end - first < CHUNK ? end - first : CHUNK };
+    return (span_t){.first = first,
+                    .begin = begin > first ? begin - first : 0,
+                    .end = end <= first          ? 0
+                           : end - first < CHUNK ? end - first
+                                                 : CHUNK};
 }
 
 /* Weights of the span's positions; zeros where a row sees nothing. */
@@ -168,16 +176,20 @@ static uint32_t first_row_of(const bundle_t *bundle, uint32_t index) { return in
 static part_t part_of(const bundle_t *bundle, uint32_t index, const part_t *part)
 {
     uint32_t row = first_row_of(bundle, index);
-    return (part_t){ .best = part->best + row, .total = part->total + row,
-                     .sums = part->sums + (size_t)row * bundle->tiles[0].padded };
+    return (part_t){.best = part->best + row,
+                    .total = part->total + row,
+                    .sums = part->sums + (size_t)row * bundle->tiles[0].padded};
 }
 
 static block_t make_block(work_t *work, const tile_t *tile, const span_t *span, uint32_t at)
 {
     const qn_kv_t *kv = &tile->a->kv;
-    return (block_t){ .kv = kv, .rows = work->rows + at, .begin = at < span->begin ? span->begin - at : 0,
-                      .head = (size_t)tile->kv_head * kv->head_dim * qn_scalar_bytes(kv->scalar),
-                      .end = span->end - at < BLOCK ? span->end - at : BLOCK, .foresight = &work->foresight };
+    return (block_t){.kv = kv,
+                     .rows = work->rows + at,
+                     .begin = at < span->begin ? span->begin - at : 0,
+                     .head = (size_t)tile->kv_head * kv->head_dim * qn_scalar_bytes(kv->scalar),
+                     .end = span->end - at < BLOCK ? span->end - at : BLOCK,
+                     .foresight = &work->foresight};
 }
 
 /* What the positions of a chunk give each row of the bundle. */
@@ -249,7 +261,8 @@ static void write_row(const part_t *state, uint32_t row, uint32_t dim, uint32_t 
     const float *sums = state->sums + (size_t)row * padded;
     vec_t share = vec_set(1 / state->total[row]);
     uint32_t whole = dim / VEC_LANES * VEC_LANES;
-    for (uint32_t d = 0; d < whole; d += VEC_LANES) vec_store(out + d, vec_mul(vec_load(sums + d), share));
+    for (uint32_t d = 0; d < whole; d += VEC_LANES)
+        vec_store(out + d, vec_mul(vec_load(sums + d), share));
     if (whole < dim) vec_store_some(out + whole, vec_mul(vec_load(sums + whole), share), dim - whole);
 }
 
@@ -302,9 +315,12 @@ static tile_t make_tile(const qn_attention_t *a, const qn_run_t *run, uint32_t t
 {
     uint32_t group = a->heads / a->kv.kv_heads, part = index % tiles_per_kv_head(a), per_tile = heads_per_tile(a);
     tile_t tile = {
-        .a = a, .table = a->tables.block_tables + (size_t)run->slot * a->tables.table_blocks,
+        .a = a,
+        .table = a->tables.block_tables + (size_t)run->slot * a->tables.table_blocks,
         .padded = (a->kv.head_dim + VEC_LANES - 1) / VEC_LANES * VEC_LANES,
-        .kv_head = index / tiles_per_kv_head(a), .position = run->position + token, .tokens = tokens,
+        .kv_head = index / tiles_per_kv_head(a),
+        .position = run->position + token,
+        .tokens = tokens,
         .first_row = (size_t)run->first + token,
     };
     tile.heads = group - part * per_tile < per_tile ? group - part * per_tile : per_tile;
@@ -319,13 +335,14 @@ static tile_t make_tile(const qn_attention_t *a, const qn_run_t *run, uint32_t t
 static void attend_tile(work_t *work, const tile_t *tile)
 {
     part_t state = work_part(work, 0), part = work_part(work, 1);
-    work->foresight = (foresight_t){ 0 };  /* prefill uses what it reads often */
+    work->foresight = (foresight_t){0}; /* prefill uses what it reads often */
     clear_part(&state, tile->rows);
     load_queries(tile, work->q);
     for (uint32_t first = tile->begin / CHUNK * CHUNK; first < tile->end; first += CHUNK) {
         span_t span = make_span(tile->begin, tile->end, first);
-        attend_chunk(work, &(bundle_t){ tile, 1 }, &span, &part);
-        for (uint32_t r = 0; r < tile->rows; r++) merge_row(&state, &part, r, tile->padded);
+        attend_chunk(work, &(bundle_t){tile, 1}, &span, &part);
+        for (uint32_t r = 0; r < tile->rows; r++)
+            merge_row(&state, &part, r, tile->padded);
     }
     for (uint32_t r = 0; r < tile->rows; r++)
         write_row(&state, r, tile->a->kv.head_dim, tile->padded, (float *)tile->a->out + tile_row_at(tile, r));

@@ -9,7 +9,8 @@ static void embed_row(const qn_embedding_t *a, size_t t)
 {
     float *out = (float *)a->out + t * a->width;
     qn_weight_row(&a->table, a->width, a->ids[t], out);
-    for (uint32_t e = 0; a->multiplier != 1 && e < a->width; e++) out[e] *= a->multiplier;
+    for (uint32_t e = 0; a->multiplier != 1 && e < a->width; e++)
+        out[e] *= a->multiplier;
     if (!a->position_table.data) return;
     size_t row = (size_t)a->positions[t] * a->width;
     for (uint32_t e = 0; e < a->width; e++)
@@ -19,7 +20,8 @@ static void embed_row(const qn_embedding_t *a, size_t t)
 static void embed_rows(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    for (size_t t = begin; t < end; t++) embed_row(arguments, t);
+    for (size_t t = begin; t < end; t++)
+        embed_row(arguments, t);
 }
 
 void qn_cpu_embedding(qn_stream_t *stream, const void *arguments)

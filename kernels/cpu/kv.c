@@ -13,7 +13,8 @@ static void store_row(const qn_kv_t *kv, uint32_t which, uint32_t layer, int64_t
         return;
     }
     uint16_t *to = (uint16_t *)kv->data + at;
-    for (size_t i = 0; i < width; i++) to[i] = qn_f32_to_bf16(from[i]);
+    for (size_t i = 0; i < width; i++)
+        to[i] = qn_f32_to_bf16(from[i]);
 }
 
 static void store_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)

@@ -10,7 +10,8 @@ static void store_row(const qn_kv_t *kv, size_t at, const float *from)
         return;
     }
     uint16_t *to = (uint16_t *)kv->data + at;
-    for (; i + VEC_LANES <= width; i += VEC_LANES) vec_store_bf16(to + i, vec_load(from + i));
+    for (; i + VEC_LANES <= width; i += VEC_LANES)
+        vec_store_bf16(to + i, vec_load(from + i));
     uint32_t tail = (uint32_t)(width - i);
     if (tail) vec_store_bf16_some(to + i, vec_load_some(from + i, tail), tail);
 }

@@ -9,9 +9,11 @@
 static void norm_row(const qn_layernorm_t *a, const float *x, float *out)
 {
     double sum = 0, squares = 0;
-    for (uint32_t i = 0; i < a->width; i++) sum += x[i];
+    for (uint32_t i = 0; i < a->width; i++)
+        sum += x[i];
     double mean = sum / a->width;
-    for (uint32_t i = 0; i < a->width; i++) squares += (x[i] - mean) * (x[i] - mean);
+    for (uint32_t i = 0; i < a->width; i++)
+        squares += (x[i] - mean) * (x[i] - mean);
     double scale = 1 / sqrt(squares / a->width + a->eps);
     for (uint32_t i = 0; i < a->width; i++) {
         double bias = a->bias.data ? qn_load(a->bias.data, a->bias.scalar, i) : 0;

@@ -25,7 +25,8 @@ static void norm_row(const qn_layernorm_t *a, const float *x, float *out)
 {
     float width = (float)a->width;
     vec_t sum = vec_zero(), squares = vec_zero(), lost = vec_zero();
-    for (uint32_t i = 0; i < a->width; i += VEC_LANES) sum = vec_add(sum, vec_load_some(x + i, lanes_at(a->width, i)));
+    for (uint32_t i = 0; i < a->width; i += VEC_LANES)
+        sum = vec_add(sum, vec_load_some(x + i, lanes_at(a->width, i)));
     vec_t mean = vec_set(vec_sum(sum) / width);
     for (uint32_t i = 0; i < a->width; i += VEC_LANES) {
         uint32_t count = lanes_at(a->width, i);

@@ -9,9 +9,11 @@
 static float log_sum_exp(const float *logits, uint32_t vocab)
 {
     float best = logits[0];
-    for (uint32_t v = 1; v < vocab; v++) best = logits[v] > best ? logits[v] : best;
+    for (uint32_t v = 1; v < vocab; v++)
+        best = logits[v] > best ? logits[v] : best;
     double sum = 0;
-    for (uint32_t v = 0; v < vocab; v++) sum += expf(logits[v] - best);
+    for (uint32_t v = 0; v < vocab; v++)
+        sum += expf(logits[v] - best);
     return best + (float)log(sum);
 }
 
@@ -19,10 +21,11 @@ static void top_logprobs(const float *logits, uint32_t vocab, float log_sum, uin
 {
     if (count > vocab) count = vocab;
     uint32_t held = 0;
-    for (uint32_t v = 0; v < vocab && count; v++) qn_cpu_top_offer(ret_top, &held, count, v, logits[v] - log_sum);
+    for (uint32_t v = 0; v < vocab && count; v++)
+        qn_cpu_top_offer(ret_top, &held, count, v, logits[v] - log_sum);
 }
 
-const qn_logprob_parts_t QN_CPU_LOGPROB_REFERENCE = { log_sum_exp, top_logprobs };
+const qn_logprob_parts_t QN_CPU_LOGPROB_REFERENCE = {log_sum_exp, top_logprobs};
 
 typedef struct {
     const qn_logprobs_t *a;
@@ -44,7 +47,7 @@ static void logprob_rows(const void *arguments, size_t begin, size_t end, unsign
 
 void qn_cpu_logprobs_run(qn_stream_t *stream, const qn_logprobs_t *arguments, const qn_logprob_parts_t *parts)
 {
-    qn_cpu_split(stream, arguments->rows, qn_grain(arguments->vocab), logprob_rows, &(work_t){ arguments, parts });
+    qn_cpu_split(stream, arguments->rows, qn_grain(arguments->vocab), logprob_rows, &(work_t){arguments, parts});
 }
 
 void qn_cpu_logprobs(qn_stream_t *stream, const void *arguments)

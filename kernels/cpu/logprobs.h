@@ -18,8 +18,9 @@ static inline void qn_cpu_top_offer(qn_top_entry_t *top, uint32_t *held, uint32_
 {
     if (*held == count && !(logprob > top[*held - 1].logprob)) return;
     uint32_t at = *held < count ? (*held)++ : *held - 1;
-    for (; at > 0 && logprob > top[at - 1].logprob; at--) top[at] = top[at - 1];
-    top[at] = (qn_top_entry_t){ .id = id, .logprob = logprob };
+    for (; at > 0 && logprob > top[at - 1].logprob; at--)
+        top[at] = top[at - 1];
+    top[at] = (qn_top_entry_t){.id = id, .logprob = logprob};
 }
 
 void qn_cpu_logprobs_run(qn_stream_t *stream, const qn_logprobs_t *arguments, const qn_logprob_parts_t *parts);

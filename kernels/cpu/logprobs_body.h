@@ -5,7 +5,7 @@
 #include "kernels/cpu/logprobs.h"
 #include "kernels/cpu/vector_functions.h"
 
-#define STRETCH 1024u  /* ids whose exponentials are added up in float */
+#define STRETCH 1024u /* ids whose exponentials are added up in float */
 
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
@@ -20,11 +20,14 @@ VEC_INLINE vec_t load_logits(const float *from, uint32_t count)
 static float greatest_of(const float *values, uint32_t count)
 {
     vec_t best[4];
-    for (int j = 0; j < 4; j++) best[j] = vec_set(-INFINITY);
+    for (int j = 0; j < 4; j++)
+        best[j] = vec_set(-INFINITY);
     uint32_t i = 0;
     for (; i + 4 * VEC_LANES <= count; i += 4 * VEC_LANES)
-        for (uint32_t j = 0; j < 4; j++) best[j] = vec_max(vec_load(values + i + j * VEC_LANES), best[j]);
-    for (; i < count; i += VEC_LANES) best[0] = vec_max(load_logits(values + i, count - i), best[0]);
+        for (uint32_t j = 0; j < 4; j++)
+            best[j] = vec_max(vec_load(values + i + j * VEC_LANES), best[j]);
+    for (; i < count; i += VEC_LANES)
+        best[0] = vec_max(load_logits(values + i, count - i), best[0]);
     return vec_greatest(vec_max(vec_max(best[0], best[1]), vec_max(best[2], best[3])));
 }
 
@@ -66,7 +69,7 @@ static void top_logprobs(const float *logits, uint32_t vocab, float log_sum, uin
     }
 }
 
-static const qn_logprob_parts_t LOGPROB_PARTS = { log_sum_exp, top_logprobs };
+static const qn_logprob_parts_t LOGPROB_PARTS = {log_sum_exp, top_logprobs};
 
 void KERNEL(qn_cpu_logprobs)(qn_stream_t *stream, const void *arguments)
 {

@@ -5,8 +5,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/weight_layout.h"
 
-#define SPAN 256   /* inputs of a weight row at a time, as f32 on the stack */
-#define TOKENS 16  /* tokens that share them */
+#define SPAN 256  /* inputs of a weight row at a time, as f32 on the stack */
+#define TOKENS 16 /* tokens that share them */
 
 /* sums[t] = dot of row `output` and x of token first + t, inputs ascending. */
 static void dot(const qn_matmul_t *a, const qn_weight_t *weight, size_t output, size_t first, size_t tokens,
@@ -14,12 +14,14 @@ static void dot(const qn_matmul_t *a, const qn_weight_t *weight, size_t output, 
 {
     float values[SPAN];
     const float *x = (const float *)a->x + first * a->inputs;
-    for (size_t t = 0; t < tokens; t++) ret_sums[t] = 0;
+    for (size_t t = 0; t < tokens; t++)
+        ret_sums[t] = 0;
     for (size_t m = 0; m < a->inputs; m += SPAN) {
         size_t count = a->inputs - m < SPAN ? a->inputs - m : SPAN;
         qn_weight_span(weight, a->inputs, output, m, count, values);
         for (size_t t = 0; t < tokens; t++) {
-            for (size_t i = 0; i < count; i++) ret_sums[t] += (double)x[t * a->inputs + m + i] * values[i];
+            for (size_t i = 0; i < count; i++)
+                ret_sums[t] += (double)x[t * a->inputs + m + i] * values[i];
         }
     }
 }
@@ -47,7 +49,8 @@ static void multiply(const void *arguments, size_t begin, size_t end, unsigned t
     const qn_matmul_t *a = arguments;
     for (uint32_t p = 0; p < a->part_count; p++) {
         size_t outputs = a->parts[p].outputs;
-        for (size_t o = begin; o < end && o < outputs; o++) multiply_output(a, &a->parts[p], o);
+        for (size_t o = begin; o < end && o < outputs; o++)
+            multiply_output(a, &a->parts[p], o);
         if (end <= outputs) return;
         begin = begin > outputs ? begin - outputs : 0;
         end -= outputs;
@@ -58,6 +61,7 @@ void qn_cpu_matmul(qn_stream_t *stream, const void *arguments)
 {
     const qn_matmul_t *a = arguments;
     size_t outputs = 0;
-    for (uint32_t p = 0; p < a->part_count; p++) outputs += a->parts[p].outputs;
+    for (uint32_t p = 0; p < a->part_count; p++)
+        outputs += a->parts[p].outputs;
     qn_cpu_split(stream, outputs, qn_grain((size_t)a->tokens * a->inputs), multiply, a);
 }

@@ -16,18 +16,18 @@
 #include "kernels/fused.h"
 
 #define CHUNK_BLOCKS 16
-#define CHUNK_BYTES (512u << 10)   /* the activations of a chunk stay in the second-level cache */
-#define STRETCH_INPUTS 256         /* with int8: 8 KB of weights, 3 KB of a tile's activations */
+#define CHUNK_BYTES (512u << 10) /* the activations of a chunk stay in the second-level cache */
+#define STRETCH_INPUTS 256       /* with int8: 8 KB of weights, 3 KB of a tile's activations */
 #define STRETCH_GROUPS (STRETCH_INPUTS / QN_QUANTISE_INT8)
-#define STREAM_BYTES (4u << 20)    /* results that no cache would hold until they are read */
+#define STREAM_BYTES (4u << 20) /* results that no cache would hold until they are read */
 
 /* One launch of parts of one format. */
 typedef struct {
     const qn_matmul_t *a;
-    const qn_activate_t *activation;  /* of parts 0 and 1, gate and up, whose panels make pairs; NULL: none */
+    const qn_activate_t *activation; /* of parts 0 and 1, gate and up, whose panels make pairs; NULL: none */
     qn_quantised_t x;
     uint32_t chunk_blocks;
-    size_t pairs;                     /* of all parts */
+    size_t pairs; /* of all parts */
 } product_t;
 
 /* ---- one work item ---- */
@@ -36,8 +36,8 @@ typedef struct {
  * soon: of the results of a long prompt that is so, and half of their memory traffic is saved. */
 static bool streams(const qn_matmul_part_t *part, const void *out, uint32_t tokens)
 {
-    return !part->residual && ((uintptr_t)out & 63) == 0 && part->outputs % LANES == 0
-        && (size_t)tokens * part->outputs * sizeof(float) >= STREAM_BYTES;
+    return !part->residual && ((uintptr_t)out & 63) == 0 && part->outputs % LANES == 0 &&
+           (size_t)tokens * part->outputs * sizeof(float) >= STREAM_BYTES;
 }
 
 /* PAIR panels of a part, or its last one alone: then the second is the same again, and dropped. With an activation, a
@@ -45,11 +45,11 @@ static bool streams(const qn_matmul_part_t *part, const void *out, uint32_t toke
 typedef struct {
     const qn_matmul_part_t *part;
     const uint8_t *panel, *scales;
-    ptrdiff_t second;              /* bytes from the first panel to the second; 0 for a panel alone */
-    size_t next;                   /* bytes from the first panel to the next pair's */
+    ptrdiff_t second; /* bytes from the first panel to the second; 0 for a panel alone */
+    size_t next;      /* bytes from the first panel to the next pair's */
     float *out;
     uint32_t first_output, outputs;
-    bool streams;                  /* see streams() */
+    bool streams; /* see streams() */
 } pair_t;
 
 /* Panels of one part in a pair. */
@@ -63,17 +63,20 @@ static size_t pairs_of(const product_t *self, const qn_matmul_part_t *part)
 static pair_t pair_at(const product_t *self, size_t index)
 {
     const qn_matmul_part_t *part = self->a->parts;
-    while (index >= pairs_of(self, part)) index -= pairs_of(self, part++);
+    while (index >= pairs_of(self, part))
+        index -= pairs_of(self, part++);
     const qn_weight_t *weight = &part->weight;
     size_t panel_bytes = qn_panel_bytes(weight->scalar, weight->group, self->a->inputs);
     uint32_t most = panels_of_part(self) * LANES;
-    pair_t pair = { .part = part, .first_output = (uint32_t)index * most, .next = panels_of_part(self) * panel_bytes };
+    pair_t pair = {.part = part, .first_output = (uint32_t)index * most, .next = panels_of_part(self) * panel_bytes};
     uint32_t left = part->outputs - pair.first_output;
     pair.outputs = left < most ? left : most;
     pair.panel = (const uint8_t *)weight->data + index * pair.next;
     pair.scales = pair.panel + qn_panel_scales(weight->scalar, weight->group, self->a->inputs);
-    if (self->activation) pair.second = (const uint8_t *)part[1].weight.data - (const uint8_t *)weight->data;
-    else pair.second = left > LANES ? (ptrdiff_t)panel_bytes : 0;
+    if (self->activation)
+        pair.second = (const uint8_t *)part[1].weight.data - (const uint8_t *)weight->data;
+    else
+        pair.second = left > LANES ? (ptrdiff_t)panel_bytes : 0;
     pair.out = self->activation ? self->activation->out : part->out;
     pair.streams = streams(part, pair.out, self->a->tokens);
     return pair;
@@ -97,16 +100,20 @@ static void ask_for_results(const pair_t *pair, uint32_t first, uint32_t tokens)
 
 INLINE void store_result(const pair_t *pair, float *out, __m512 value, __mmask16 mask)
 {
-    if (pair->streams) _mm512_stream_ps(out, value);
-    else _mm512_mask_storeu_ps(out, mask, value);
+    if (pair->streams)
+        _mm512_stream_ps(out, value);
+    else
+        _mm512_mask_storeu_ps(out, mask, value);
 }
 
 /* What becomes of the sums of outputs that begin a panel, whose scales these are: out = sum * scale + bias */
-typedef struct { __m512 scale, bias; } ending_t;
+typedef struct {
+    __m512 scale, bias;
+} ending_t;
 
 static ending_t ending_of(const qn_matmul_part_t *part, const uint8_t *scales, uint32_t output, __mmask16 mask)
 {
-    ending_t ending = { _mm512_set1_ps(1), _mm512_setzero_ps() };
+    ending_t ending = {_mm512_set1_ps(1), _mm512_setzero_ps()};
     if (part->weight.scalar == QN_SCALAR_INT8) ending.scale = _mm512_load_ps(scales);
     if (part->bias.data) ending.bias = load_some(&part->bias, output, mask);
     return ending;
@@ -152,7 +159,8 @@ INLINE void store_activated(const pair_t *pair, const qn_activation_t kind, cons
 static void store_tile(const product_t *self, const pair_t *pair, const float *sums, uint32_t first, uint32_t tokens)
 {
     if (!self->activation) {
-        for (uint32_t p = 0; p * LANES < pair->outputs; p++) store_panel(pair, p, sums, first, tokens);
+        for (uint32_t p = 0; p * LANES < pair->outputs; p++)
+            store_panel(pair, p, sums, first, tokens);
         return;
     }
     switch (self->activation->kind) {
@@ -164,10 +172,7 @@ static void store_tile(const product_t *self, const pair_t *pair, const float *s
 }
 
 /* Inputs that an int8 panel has, with those that pad it. */
-static uint32_t panel_inputs(uint32_t inputs)
-{
-    return (inputs + QN_INT8_GROUP - 1) / QN_INT8_GROUP * QN_INT8_GROUP;
-}
+static uint32_t panel_inputs(uint32_t inputs) { return (inputs + QN_INT8_GROUP - 1) / QN_INT8_GROUP * QN_INT8_GROUP; }
 
 /* [sum(w), -128] of the outputs of one panel, for a group. */
 static __m512i sum_group(const uint8_t *weights, uint32_t inputs)
@@ -204,11 +209,14 @@ static void multiply_stretch(const product_t *self, const pair_t *pair, uint32_t
     uint32_t blocks = last - first, next_groups = last_stretch ? 0 : end;
     next_groups = x->groups - next_groups < stretch_groups(x) ? x->groups - next_groups : stretch_groups(x);
     uint32_t next_lines = (uint32_t)(next_groups * group_bytes / LINE), shares = blocks * (end - begin);
-    tile_t tile = {
-        .weights = pair->panel + begin * group_bytes, .next = pair->panel + end * group_bytes,
-        .weight_scales = pair->scales + (size_t)begin * LANES * sizeof(uint16_t), .second = pair->second,
-        .groups = end - begin, .next_lines = (next_lines + shares - 1) / shares,
-        .only_tile = blocks == 1, .last_inputs = x->group };
+    tile_t tile = {.weights = pair->panel + begin * group_bytes,
+                   .next = pair->panel + end * group_bytes,
+                   .weight_scales = pair->scales + (size_t)begin * LANES * sizeof(uint16_t),
+                   .second = pair->second,
+                   .groups = end - begin,
+                   .next_lines = (next_lines + shares - 1) / shares,
+                   .only_tile = blocks == 1,
+                   .last_inputs = x->group};
     _Alignas(64) int32_t starts[STRETCH_GROUPS * PAIR * LANES];
     if (int8 && last_stretch) tile.last_inputs = panel_inputs(x->inputs) - (end - 1) * x->group;
     if (int8 && x->block_tokens + (x->longer > 0) > OWN_SUMS) {
@@ -225,9 +233,12 @@ static void multiply_stretch(const product_t *self, const pair_t *pair, uint32_t
         tile.x_starts = x->starts + place;
         tile.sums = sums + (size_t)(token - first_token) * PAIR * LANES;
         if (last_stretch && !pair->streams) ask_for_results(pair, token, tokens);
-        if (int8) int8_tile(&tile, tokens);
-        else if (x->group == 32) int4_tile_32(&tile, tokens);
-        else int4_tile_64(&tile, tokens);
+        if (int8)
+            int8_tile(&tile, tokens);
+        else if (x->group == 32)
+            int4_tile_32(&tile, tokens);
+        else
+            int4_tile_64(&tile, tokens);
         tile.next += (size_t)tile.groups * tile.next_lines * LINE;
         if (last_stretch) store_tile(self, pair, tile.sums, token, tokens);
     }
@@ -254,8 +265,9 @@ static void multiply_item(const product_t *self, size_t item)
 static void multiply_items(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    for (size_t item = begin; item < end; item++) multiply_item(arguments, item);
-    _mm_sfence();  /* streamed results are to be seen before the split's end is */
+    for (size_t item = begin; item < end; item++)
+        multiply_item(arguments, item);
+    _mm_sfence(); /* streamed results are to be seen before the split's end is */
 }
 
 static void quantise_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)
@@ -278,11 +290,13 @@ static void multiply_format(qn_stream_t *stream, const qn_matmul_t *a, const qn_
 {
     const qn_weight_t *weight = &a->parts[0].weight;
     bool int8 = weight->scalar == QN_SCALAR_INT8;
-    product_t self = { .a = a, .activation = activation,
-                       .x = qn_quantised_plan(a->tokens, a->inputs, int8 ? QN_QUANTISE_INT8 : weight->group,
-                                              a->scratch) };
+    product_t self = {.a = a,
+                      .activation = activation,
+                      .x =
+                          qn_quantised_plan(a->tokens, a->inputs, int8 ? QN_QUANTISE_INT8 : weight->group, a->scratch)};
     self.chunk_blocks = chunk_blocks(&self.x);
-    for (uint32_t p = 0; p < (activation ? 1 : a->part_count); p++) self.pairs += pairs_of(&self, &a->parts[p]);
+    for (uint32_t p = 0; p < (activation ? 1 : a->part_count); p++)
+        self.pairs += pairs_of(&self, &a->parts[p]);
     size_t chunks = (self.x.blocks + self.chunk_blocks - 1) / self.chunk_blocks;
     uint32_t item_tokens = a->tokens < self.chunk_blocks * TILE ? a->tokens : self.chunk_blocks * TILE;
     /* A vector operation is one operation; a decode step waits for memory, eight of them a line. */
@@ -302,18 +316,20 @@ void qn_cpu_matmul_vnni(qn_stream_t *stream, const void *arguments)
 {
     const qn_matmul_t *a = arguments;
     if (a->tokens == 0) return;
-    bool done[QN_MATMUL_PARTS] = { false };
+    bool done[QN_MATMUL_PARTS] = {false};
     for (uint32_t first = 0; first < a->part_count; first++) {
         if (done[first]) continue;
         uint32_t format = format_of(&a->parts[first].weight);
-        qn_matmul_t same = { .x = a->x, .tokens = a->tokens, .inputs = a->inputs, .scratch = a->scratch };
+        qn_matmul_t same = {.x = a->x, .tokens = a->tokens, .inputs = a->inputs, .scratch = a->scratch};
         for (uint32_t p = first; p < a->part_count; p++) {
             if (format_of(&a->parts[p].weight) != format) continue;
             same.parts[same.part_count++] = a->parts[p];
             done[p] = true;
         }
-        if (format == 0) qn_cpu_matmul_avx512(stream, &same);
-        else multiply_format(stream, &same, NULL);
+        if (format == 0)
+            qn_cpu_matmul_avx512(stream, &same);
+        else
+            multiply_format(stream, &same, NULL);
     }
 }
 
@@ -321,9 +337,9 @@ void qn_cpu_matmul_vnni(qn_stream_t *stream, const void *arguments)
 static bool fuses(const qn_matmul_t *a, const qn_activate_t *activation)
 {
     const qn_matmul_part_t *gate = &a->parts[0], *up = &a->parts[1];
-    return activation->out && a->part_count == 2 && a->tokens && format_of(&gate->weight) != 0
-        && format_of(&gate->weight) == format_of(&up->weight) && gate->outputs == up->outputs
-        && activation->gate == gate->out && activation->up == up->out && !gate->residual && !up->residual;
+    return activation->out && a->part_count == 2 && a->tokens && format_of(&gate->weight) != 0 &&
+           format_of(&gate->weight) == format_of(&up->weight) && gate->outputs == up->outputs &&
+           activation->gate == gate->out && activation->up == up->out && !gate->residual && !up->residual;
 }
 
 void qn_cpu_norm_matmul_vnni(qn_stream_t *stream, const void *arguments)

@@ -32,23 +32,23 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LANES QN_PANEL_ROWS
 #define LINE 64
-#define PAIR 2  /* panels of a tile */
+#define PAIR 2 /* panels of a tile */
 #define TILE QN_QUANTISE_TOKENS
-#define OWN_SUMS 8  /* int8: tiles of so few tokens sum their weights themselves, beside the dots */
+#define OWN_SUMS 8 /* int8: tiles of so few tokens sum their weights themselves, beside the dots */
 
 /* What a tile needs for one stretch. Weights and scales of the pair's second panel lie `second` bytes on. */
 typedef struct {
     const uint8_t *weights, *weight_scales, *next;
     ptrdiff_t second;
     uint32_t groups;
-    uint32_t next_lines;           /* lines of the next stretch to ask for with each group, per panel */
-    bool only_tile;                /* of its stretch: the next one follows at once */
+    uint32_t next_lines; /* lines of the next stretch to ask for with each group, per panel */
+    bool only_tile;      /* of its stretch: the next one follows at once */
     const int8_t *x;
     const float *x_scales;
     const int32_t *x_starts;
-    const int32_t *weight_starts;  /* int8: [groups][PAIR][LANES], see sum_weights; NULL: few tokens */
-    uint32_t last_inputs;          /* int8: of the last group, those that the panel has */
-    float *sums;                   /* [tokens][PAIR][LANES] */
+    const int32_t *weight_starts; /* int8: [groups][PAIR][LANES], see sum_weights; NULL: few tokens */
+    uint32_t last_inputs;         /* int8: of the last group, those that the panel has */
+    float *sums;                  /* [tokens][PAIR][LANES] */
 } tile_t;
 
 INLINE __m512i broadcast_quad(const int8_t *x)
@@ -67,7 +67,7 @@ INLINE void add_dot(__m512i *sum, __m512i weights, __m512i x)
 /* The same with the broadcast in one instruction, but a load for each panel. */
 INLINE void add_dot_at(__m512i *sum, __m512i weights, const int8_t *x)
 {
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(weights), "m"(*(const int8_t (*)[4])x));
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(*sum) : "v"(weights), "m"(*(const int8_t(*)[4])x));
 }
 
 /* Asks for `lines` lines of what comes next, of each panel. */
@@ -76,8 +76,10 @@ INLINE void ask_for_next(tile_t *tile, uint32_t lines)
     for (uint32_t i = 0; i < lines; i++, tile->next += LINE)
         for (uint32_t p = 0; p < PAIR; p++) {
             const char *line = (const char *)tile->next + p * tile->second;
-            if (tile->only_tile) _mm_prefetch(line, _MM_HINT_T0);
-            else _mm_prefetch(line, _MM_HINT_T1);
+            if (tile->only_tile)
+                _mm_prefetch(line, _MM_HINT_T0);
+            else
+                _mm_prefetch(line, _MM_HINT_T1);
         }
 }
 
@@ -88,10 +90,12 @@ INLINE void add_quads(__m512i dots[PAIR][TILE], const __m512i weights[PAIR], con
 {
     for (uint32_t t = 0; t < tokens; t++) {
         if (t % 3 == 2) {
-            for (uint32_t p = 0; p < PAIR; p++) add_dot_at(&dots[p][t], weights[p], x + t * stride);
+            for (uint32_t p = 0; p < PAIR; p++)
+                add_dot_at(&dots[p][t], weights[p], x + t * stride);
         } else {
             __m512i quad = broadcast_quad(x + t * stride);
-            for (uint32_t p = 0; p < PAIR; p++) add_dot(&dots[p][t], weights[p], quad);
+            for (uint32_t p = 0; p < PAIR; p++)
+                add_dot(&dots[p][t], weights[p], quad);
         }
     }
 }
@@ -102,7 +106,8 @@ INLINE void start_dots(__m512i dots[PAIR][TILE], const tile_t *tile, const uint3
     __asm__ volatile("" ::: "memory");
     for (uint32_t t = 0; t < tokens; t++) {
         __m512i start = _mm512_set1_epi32(tile->x_starts[t]);
-        for (uint32_t p = 0; p < PAIR; p++) dots[p][t] = start;
+        for (uint32_t p = 0; p < PAIR; p++)
+            dots[p][t] = start;
     }
 }
 
@@ -125,7 +130,8 @@ INLINE void start_dots_int8(__m512i dots[PAIR][TILE], const tile_t *tile, const 
     __m512i pairs[PAIR];
     __asm__ volatile("" ::: "memory");
     for (uint32_t p = 0; p < PAIR; p++) {
-        for (uint32_t t = 0; t < tokens; t++) dots[p][t] = _mm512_setzero_si512();
+        for (uint32_t t = 0; t < tokens; t++)
+            dots[p][t] = _mm512_setzero_si512();
         if (tokens > OWN_SUMS) pairs[p] = _mm512_load_si512(tile->weight_starts + p * LANES);
     }
     if (tokens > OWN_SUMS) add_starts(dots, pairs, tile, tokens);
@@ -152,15 +158,19 @@ INLINE void multiply_int8(tile_t tile, const uint32_t group, const uint32_t toke
         uint32_t each = (tile.next_lines * 4 + group - 1) / group;
         if (tokens > OWN_SUMS) ask_for_next(&tile, tile.next_lines);
         start_dots_int8(dots, &tile, tokens);
-        for (uint32_t p = 0; p < PAIR; p++) sums[p] = _mm512_set1_epi32(-128 * (int32_t)inputs);
+        for (uint32_t p = 0; p < PAIR; p++)
+            sums[p] = _mm512_set1_epi32(-128 * (int32_t)inputs);
         for (uint32_t c = 0; c < inputs; c += 4, tile.weights += LINE) {
-            for (uint32_t p = 0; p < PAIR; p++) weights[p] = _mm512_load_si512(tile.weights + p * tile.second);
+            for (uint32_t p = 0; p < PAIR; p++)
+                weights[p] = _mm512_load_si512(tile.weights + p * tile.second);
             add_quads(dots, weights, tile.x + c, group, tokens);
             if (tokens > OWN_SUMS) continue;
-            for (uint32_t p = 0; p < PAIR; p++) add_dot(&sums[p], weights[p], ones);
+            for (uint32_t p = 0; p < PAIR; p++)
+                add_dot(&sums[p], weights[p], ones);
             ask_for_next(&tile, each);
         }
-        for (uint32_t p = 0; p < PAIR; p++) sums[p] = pair_with_sums(sums[p]);
+        for (uint32_t p = 0; p < PAIR; p++)
+            sums[p] = pair_with_sums(sums[p]);
         if (tokens <= OWN_SUMS) add_starts(dots, sums, &tile, tokens);
         for (uint32_t t = 0; t < tokens; t++)
             for (uint32_t p = 0; p < PAIR; p++)
@@ -209,23 +219,23 @@ INLINE void multiply_int4(tile_t tile, const uint32_t group, const uint32_t toke
 #define TILES(name, multiply, group) \
     static void name(const tile_t *tile, uint32_t tokens) { multiply(*tile, group, tokens); }
 #else
-#define TILES(name, multiply, group) \
+#define TILES(name, multiply, group)                      \
     static void name(const tile_t *tile, uint32_t tokens) \
-    { \
-        switch (tokens) { \
-        case 1: multiply(*tile, group, 1); break; \
-        case 2: multiply(*tile, group, 2); break; \
-        case 3: multiply(*tile, group, 3); break; \
-        case 4: multiply(*tile, group, 4); break; \
-        case 5: multiply(*tile, group, 5); break; \
-        case 6: multiply(*tile, group, 6); break; \
-        case 7: multiply(*tile, group, 7); break; \
-        case 8: multiply(*tile, group, 8); break; \
-        case 9: multiply(*tile, group, 9); break; \
-        case 10: multiply(*tile, group, 10); break; \
-        case 11: multiply(*tile, group, 11); break; \
-        default: multiply(*tile, group, TILE); break; \
-        } \
+    {                                                     \
+        switch (tokens) {                                 \
+        case 1: multiply(*tile, group, 1); break;         \
+        case 2: multiply(*tile, group, 2); break;         \
+        case 3: multiply(*tile, group, 3); break;         \
+        case 4: multiply(*tile, group, 4); break;         \
+        case 5: multiply(*tile, group, 5); break;         \
+        case 6: multiply(*tile, group, 6); break;         \
+        case 7: multiply(*tile, group, 7); break;         \
+        case 8: multiply(*tile, group, 8); break;         \
+        case 9: multiply(*tile, group, 9); break;         \
+        case 10: multiply(*tile, group, 10); break;       \
+        case 11: multiply(*tile, group, 11); break;       \
+        default: multiply(*tile, group, TILE); break;     \
+        }                                                 \
     }
 #endif
 

@@ -23,14 +23,14 @@
 
 typedef struct {
     const qn_matmul_t *a;
-    float *words;                  /* the launch's scratch */
-    size_t tiles, width;           /* width: tokens, with those that pad the last tile */
-    size_t steps, blocks;          /* steps: a multiple of every line's inputs */
+    float *words;         /* the launch's scratch */
+    size_t tiles, width;  /* width: tokens, with those that pad the last tile */
+    size_t steps, blocks; /* steps: a multiple of every line's inputs */
 } packed_t;
 
 static inline packed_t packed_of(const qn_matmul_t *a)
 {
-    packed_t packed = { .a = a, .words = a->scratch };
+    packed_t packed = {.a = a, .words = a->scratch};
     packed.tiles = ((size_t)a->tokens + TILE_TOKENS - 1) / TILE_TOKENS;
     packed.width = ((size_t)a->tokens + TILE_QUANTUM - 1) / TILE_QUANTUM * TILE_QUANTUM;
     packed.steps = ((size_t)a->inputs + 7) / 8 * (MATMUL_PAIRS ? 4 : 8);
@@ -75,9 +75,10 @@ VEC_INLINE void pack_eight(const float *values, float *words)
 static void pack_row(const float *values, size_t count, float *words)
 {
     size_t whole = count / 8 * 8;
-    for (size_t i = 0; i < whole; i += 8) pack_eight(values + i, words + (MATMUL_PAIRS ? i / 2 : i));
+    for (size_t i = 0; i < whole; i += 8)
+        pack_eight(values + i, words + (MATMUL_PAIRS ? i / 2 : i));
     if (whole == count) return;
-    float some[8] = { 0 };
+    float some[8] = {0};
     memcpy(some, values + whole, (count - whole) * sizeof *values);
     pack_eight(some, words + (MATMUL_PAIRS ? whole / 2 : whole));
 }

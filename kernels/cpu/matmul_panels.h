@@ -12,7 +12,7 @@
 #include "kernels/cpu/matmul_tiles.h"
 
 #define TILE_PANELS (TILE_VECTORS / PANEL_VECTORS)
-#define DIRECT_TILES 2  /* tiles of tokens up to which unpacking weights once more beats storing them unpacked */
+#define DIRECT_TILES 2 /* tiles of tokens up to which unpacking weights once more beats storing them unpacked */
 /* Tiles of panels that use a block of x while it is in the second-level cache, and tiles of tokens at most: 132 KiB of
  * x and 462 KiB of sums on AVX-512, half the sums on AVX2. */
 #define GROUP_TILES 14
@@ -22,8 +22,8 @@ typedef struct {
     const qn_matmul_t *a;
     qn_stream_t *stream;
     packed_t packed;
-    size_t unit;          /* panels of an item */
-    size_t units;         /* of all parts */
+    size_t unit;  /* panels of an item */
+    size_t units; /* of all parts */
     size_t token_blocks;
 } job_t;
 
@@ -60,7 +60,7 @@ static void each_part(const job_t *job, size_t begin, size_t end, part_work_t wo
 VEC_INLINE void direct_rows(const form_t form, const job_t *job, const matrix_t *matrix, size_t begin, size_t end)
 {
     uint32_t tokens = job->a->tokens;
-    words_t words = { .packed = NULL };
+    words_t words = {.packed = NULL};
     for (uint32_t t = 0; t < DIRECT_TOKENS; t++)
         words.rows[t] = (const float *)job->a->x + (size_t)(t < tokens ? t : tokens - 1) * matrix->inputs;
     switch (tokens) {
@@ -75,7 +75,7 @@ VEC_INLINE void direct_tile(const form_t form, const job_t *job, const matrix_t 
                             size_t tile)
 {
     size_t first = tile * TILE_TOKENS, left = job->a->tokens - first, count = left < TILE_TOKENS ? left : TILE_TOKENS;
-    words_t words = { .packed = packed_row(&job->packed, 0, first), .width = job->packed.width };
+    words_t words = {.packed = packed_row(&job->packed, 0, first), .width = job->packed.width};
     switch (packed_tile_width(&job->packed, tile) / TILE_QUANTUM) {
     case 1: direct_panels(form, TILE_QUANTUM, true, matrix, begin, end, &words, first, count); break;
     case 2: direct_panels(form, TILE_QUANTUM * 2, true, matrix, begin, end, &words, first, count); break;
@@ -116,7 +116,9 @@ static void direct_items(const void *arguments, size_t begin, size_t end, unsign
 /* ---- many tokens ---- */
 
 /* Tiles of tokens [begin, end) of a block of tokens. */
-typedef struct { size_t begin, end; } span_t;
+typedef struct {
+    size_t begin, end;
+} span_t;
 
 static void unpack(const matrix_t *matrix, size_t panel, size_t begin, size_t end, float *to)
 {
@@ -132,7 +134,7 @@ static void unpack(const matrix_t *matrix, size_t panel, size_t begin, size_t en
  * in pieces of 4 KiB, nor x, whose rows are read a dozen at a time. */
 typedef struct {
     const char *weights, *words;
-    size_t weight_lines, word_lines;   /* with each tile; weight_lines of each panel */
+    size_t weight_lines, word_lines; /* with each tile; weight_lines of each panel */
     size_t panel_bytes;
 } ahead_t;
 
@@ -147,8 +149,7 @@ static void ask_ahead(ahead_t *ahead)
 
 /* One tile of panels, one block of steps, all tiles of tokens. */
 static void multiply_block(const job_t *job, const matrix_t *matrix, size_t panel, size_t block, span_t tiles,
-                           ahead_t ahead, block_space_t *space,
-                           float (*sums)[TILE_TOKENS * TILE_VECTORS * VEC_LANES])
+                           ahead_t ahead, block_space_t *space, float (*sums)[TILE_TOKENS * TILE_VECTORS * VEC_LANES])
 {
     uint32_t in_line = form_steps(form_of(&matrix->part->weight));
     size_t lines = BLOCK_STEPS / in_line, begin = block * lines;
@@ -175,11 +176,12 @@ static ahead_t look_ahead(const job_t *job, const matrix_t *matrix, size_t first
     size_t tile = again ? first + index + 1 : last ? first + count : first, next = last ? 0 : block + 1;
     size_t lines = BLOCK_STEPS / form_steps(form_of(&matrix->part->weight)), token_tiles = tiles.end - tiles.begin;
     size_t words = TILE_TOKENS * BLOCK_STEPS * sizeof(float) / LINE_BYTES;
-    ahead_t ahead = { .weights = matrix_vector(matrix, tile * TILE_PANELS, 0)
-                          + (again ? block : next) * lines * LINE_BYTES,
-                      .weight_lines = (lines + token_tiles - 1) / token_tiles, .panel_bytes = matrix->panel_bytes,
-                      .words = (const char *)packed_row(&job->packed, next, tiles.begin * TILE_TOKENS),
-                      .word_lines = (words + count - 1) / count };
+    ahead_t ahead = {.weights =
+                         matrix_vector(matrix, tile * TILE_PANELS, 0) + (again ? block : next) * lines * LINE_BYTES,
+                     .weight_lines = (lines + token_tiles - 1) / token_tiles,
+                     .panel_bytes = matrix->panel_bytes,
+                     .words = (const char *)packed_row(&job->packed, next, tiles.begin * TILE_TOKENS),
+                     .word_lines = (words + count - 1) / count};
     ahead.words += index * ahead.word_lines * token_tiles * LINE_BYTES;
     return ahead;
 }
@@ -197,7 +199,10 @@ static void block_part(const job_t *job, const matrix_t *matrix, span_t tiles, s
     }
 }
 
-typedef struct { block_space_t *space; span_t tiles; } block_work_t;
+typedef struct {
+    block_space_t *space;
+    span_t tiles;
+} block_work_t;
 
 static void block_part_work(const job_t *job, const matrix_t *matrix, size_t begin, size_t end, void *space)
 {
@@ -208,7 +213,7 @@ static void block_part_work(const job_t *job, const matrix_t *matrix, size_t beg
 static void block_items(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     const job_t *job = arguments;
-    block_work_t work = { .space = qn_cpu_workspace(job->stream, thread) };
+    block_work_t work = {.space = qn_cpu_workspace(job->stream, thread)};
     while (begin < end) {
         size_t block = begin / job->units, first = begin % job->units;
         size_t count = job->units - first < end - begin ? job->units - first : end - begin;
@@ -233,7 +238,8 @@ static void count_units(job_t *job, size_t unit)
 {
     job->unit = unit;
     job->units = 0;
-    for (uint32_t p = 0; p < job->a->part_count; p++) job->units += part_units(&job->a->parts[p], unit);
+    for (uint32_t p = 0; p < job->a->part_count; p++)
+        job->units += part_units(&job->a->parts[p], unit);
 }
 
 /* Blocks small enough for the caches, and enough of them that every thread has some items. */
@@ -248,7 +254,7 @@ static size_t token_blocks(const job_t *job, size_t threads)
 /* All parts are panels. */
 static void multiply_panels(qn_stream_t *stream, const qn_matmul_t *a)
 {
-    job_t job = { .a = a, .stream = stream };
+    job_t job = {.a = a, .stream = stream};
     if (a->tokens == 0) return;
     QN_ASSERT(sizeof(block_space_t) <= QN_WORKSPACE_BYTES);
     if (MATMUL_PAIRS || a->tokens > DIRECT_TOKENS) {
@@ -262,8 +268,8 @@ static void multiply_panels(qn_stream_t *stream, const qn_matmul_t *a)
     }
     count_units(&job, TILE_PANELS);
     job.token_blocks = token_blocks(&job, qn_stream_threads(stream));
-    qn_cpu_split(stream, job.units * job.token_blocks,
-                 qn_grain(panel_cost(&job) * TILE_PANELS / job.token_blocks), block_items, &job);
+    qn_cpu_split(stream, job.units * job.token_blocks, qn_grain(panel_cost(&job) * TILE_PANELS / job.token_blocks),
+                 block_items, &job);
 }
 
 #endif

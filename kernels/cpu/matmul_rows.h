@@ -11,7 +11,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_load.h"
 
-#define ROW_TOKENS 64  /* tokens of one work item: their x stays in the second-level cache */
+#define ROW_TOKENS 64 /* tokens of one work item: their x stays in the second-level cache */
 
 typedef struct {
     const qn_matmul_t *a;
@@ -40,12 +40,14 @@ VEC_INLINE vec_t row_sums(const row_tile_t *tile, qn_scalar_t scalar, const uint
         rows[o] = (const char *)tile->part->weight.data + row * inputs * qn_scalar_bytes(scalar);
     }
     vec_t sums[VEC_LANES];
-    for (uint32_t i = 0; i < VEC_LANES; i++) sums[i] = vec_zero();
+    for (uint32_t i = 0; i < VEC_LANES; i++)
+        sums[i] = vec_zero();
     uint32_t m = 0;
     for (; m + VEC_LANES <= inputs; m += VEC_LANES) {
         if (tokens == 1) prefetch_rows(rows[0], m, inputs, scalar);
         vec_t weights[VEC_LANES];
-        for (uint32_t o = 0; o < outputs; o++) weights[o] = vec_load_as(scalar, rows[o], m);
+        for (uint32_t o = 0; o < outputs; o++)
+            weights[o] = vec_load_as(scalar, rows[o], m);
         for (uint32_t t = 0; t < tokens; t++) {
             vec_t value = vec_load(x + (size_t)t * inputs + m);
             for (uint32_t o = 0; o < outputs; o++)
@@ -55,8 +57,8 @@ VEC_INLINE vec_t row_sums(const row_tile_t *tile, qn_scalar_t scalar, const uint
     for (uint32_t o = 0; m < inputs && o < outputs; o++) {
         vec_t weight = vec_load_some_as(scalar, rows[o], m, inputs - m);
         for (uint32_t t = 0; t < tokens; t++)
-            sums[t * outputs + o] = vec_fma(weight, vec_load_some(x + (size_t)t * inputs + m, inputs - m),
-                                            sums[t * outputs + o]);
+            sums[t * outputs + o] =
+                vec_fma(weight, vec_load_some(x + (size_t)t * inputs + m, inputs - m), sums[t * outputs + o]);
     }
     return vec_sum_each(sums);
 }
@@ -70,8 +72,8 @@ VEC_INLINE void store_row(const row_tile_t *tile, size_t token, vec_t value, uin
     float *out = (float *)part->out + at;
     if (part->bias.data) {
         vec_t bias = part->bias.scalar == QN_SCALAR_F32
-            ? vec_load_some_as(QN_SCALAR_F32, part->bias.data, tile->first_output, count)
-            : vec_load_some_as(QN_SCALAR_BF16, part->bias.data, tile->first_output, count);
+                         ? vec_load_some_as(QN_SCALAR_F32, part->bias.data, tile->first_output, count)
+                         : vec_load_some_as(QN_SCALAR_BF16, part->bias.data, tile->first_output, count);
         value = vec_add(value, bias);
     }
     if (residual) value = vec_add(value, vec_load_some(residual, count));
@@ -80,7 +82,7 @@ VEC_INLINE void store_row(const row_tile_t *tile, size_t token, vec_t value, uin
 
 /* LANES outputs of `count` tokens as tiles of `outputs` x `tokens`; returns how many tokens that covers. */
 VEC_INLINE size_t multiply_row_tokens(row_tile_t tile, qn_scalar_t scalar, size_t count, const uint32_t outputs,
-                                  const uint32_t tokens)
+                                      const uint32_t tokens)
 {
     size_t done = 0, left = tile.part->outputs - tile.first_output;
     for (; done + tokens <= count; done += tokens, tile.first_token += tokens) {
@@ -93,8 +95,7 @@ VEC_INLINE size_t multiply_row_tokens(row_tile_t tile, qn_scalar_t scalar, size_
                 memcpy(&block[t][o], &lanes[t * outputs], outputs * sizeof *lanes);
         }
         for (uint32_t t = 0; t < tokens; t++)
-            store_row(&tile, tile.first_token + t, vec_load(block[t]),
-                      left < VEC_LANES ? (uint32_t)left : VEC_LANES);
+            store_row(&tile, tile.first_token + t, vec_load(block[t]), left < VEC_LANES ? (uint32_t)left : VEC_LANES);
     }
     return done;
 }
@@ -113,17 +114,21 @@ static void multiply_row_item(const qn_matmul_t *a, size_t tiles, size_t item)
 {
     size_t index = item % tiles, first_token = item / tiles * ROW_TOKENS;
     const qn_matmul_part_t *part = a->parts;
-    while (index >= row_tiles(part)) index -= row_tiles(part++);
+    while (index >= row_tiles(part))
+        index -= row_tiles(part++);
     size_t count = a->tokens - first_token < ROW_TOKENS ? a->tokens - first_token : ROW_TOKENS;
-    row_tile_t tile = { .a = a, .part = part, .first_output = index * VEC_LANES, .first_token = first_token };
-    if (part->weight.scalar == QN_SCALAR_F32) multiply_row_tile(tile, QN_SCALAR_F32, count);
-    else multiply_row_tile(tile, QN_SCALAR_BF16, count);
+    row_tile_t tile = {.a = a, .part = part, .first_output = index * VEC_LANES, .first_token = first_token};
+    if (part->weight.scalar == QN_SCALAR_F32)
+        multiply_row_tile(tile, QN_SCALAR_F32, count);
+    else
+        multiply_row_tile(tile, QN_SCALAR_BF16, count);
 }
 
 static size_t all_row_tiles(const qn_matmul_t *a)
 {
     size_t tiles = 0;
-    for (uint32_t p = 0; p < a->part_count; p++) tiles += row_tiles(&a->parts[p]);
+    for (uint32_t p = 0; p < a->part_count; p++)
+        tiles += row_tiles(&a->parts[p]);
     return tiles;
 }
 
@@ -131,7 +136,8 @@ static void row_items(const void *arguments, size_t begin, size_t end, unsigned 
 {
     (void)thread;
     size_t tiles = all_row_tiles(arguments);
-    for (size_t item = begin; item < end; item++) multiply_row_item(arguments, tiles, item);
+    for (size_t item = begin; item < end; item++)
+        multiply_row_item(arguments, tiles, item);
 }
 
 /* All parts are rows. */

@@ -47,13 +47,13 @@ static void store_tile(const matrix_t *matrix, size_t token, size_t count, size_
 /* Vectors of outputs side by side. One accumulator takes a product every 4 cycles at most; four panels make enough
  * chains for one token, and their four streams are few enough for the prefetchers. More tokens bring their own. */
 #define DIRECT_PANELS(tokens) (VEC_LANES == 16 ? ((tokens) <= 4 ? 4u : 2u) : (tokens) <= 2 ? 2u : 1u)
-#define DIRECT_TOKENS 4     /* as many rows of x are read where they are, without packing */
-#define AHEAD_LINES 24      /* software prefetch: 1.5 KiB before the line in use */
+#define DIRECT_TOKENS 4 /* as many rows of x are read where they are, without packing */
+#define AHEAD_LINES 24  /* software prefetch: 1.5 KiB before the line in use */
 
 /* Where a tile finds the word of (token, step): in a packed block, or in rows of x. */
 typedef struct {
     const float *packed;
-    size_t width;        /* tokens of a packed block */
+    size_t width; /* tokens of a packed block */
     const float *rows[DIRECT_TOKENS];
 } words_t;
 
@@ -69,13 +69,15 @@ VEC_INLINE void add_line(const form_t form, const uint32_t vectors, const uint32
 {
     vec_words_t lines[8];
     UNROLL for (uint32_t v = 0; v < vectors; v++) lines[v] = vec_load_words(starts[v] + line * LINE_BYTES);
-    UNROLL for (uint32_t step = 0; step < form_steps(form); step++) {
+    UNROLL for (uint32_t step = 0; step < form_steps(form); step++)
+    {
         vec_t weights[8];
         UNROLL for (uint32_t v = 0; v < vectors; v++) weights[v] = form_weight(form, lines[v], step, scales[v]);
-        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+        UNROLL for (uint32_t t = 0; t < tokens; t++)
+        {
             vec_t word = word_at(words, packed, t, first_step + step);
-            UNROLL for (uint32_t v = 0; v < vectors; v++)
-                sums[t * vectors + v] = MATMUL_STEP(weights[v], word, sums[t * vectors + v]);
+            UNROLL for (uint32_t v = 0; v < vectors; v++) sums[t * vectors + v] =
+                MATMUL_STEP(weights[v], word, sums[t * vectors + v]);
         }
     }
 }
@@ -113,8 +115,8 @@ VEC_INLINE void direct_sums(const form_t form, const uint32_t vectors, const uin
     }
     if (whole == matrix->lines) return;
     /* The last line has more inputs than x. */
-    float tail[DIRECT_TOKENS][8] = { 0 };
-    words_t rest = { .packed = NULL };
+    float tail[DIRECT_TOKENS][8] = {0};
+    words_t rest = {.packed = NULL};
     for (uint32_t t = 0; t < tokens; t++) {
         memcpy(tail[t], words->rows[t] + whole * steps, (matrix->inputs - whole * steps) * sizeof(float));
         rest.rows[t] = tail[t];
@@ -143,7 +145,7 @@ VEC_INLINE void direct_panels(const form_t form, const uint32_t tokens, const bo
 
 /* ---- block: any number of tokens ---- */
 
-#define TILE_STRIDE 4u  /* steps at a time */
+#define TILE_STRIDE 4u /* steps at a time */
 /* Every sixth token loads its word with each product: fewer instructions, which a core that is shared with another's
  * work is short of before it is of loads. */
 #define LOADS_TWICE(token) (VEC_LANES == 16 && !MATMUL_PAIRS && (token) % 6 == 5)
@@ -154,12 +156,14 @@ VEC_INLINE void unpack_block(const form_t form, const matrix_t *matrix, size_t p
 {
     const char *starts[TILE_VECTORS];
     vec_t scales[TILE_VECTORS];
-    UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+    UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+    {
         starts[v] = matrix_vector(matrix, panel, v);
         scales[v] = vec_zero();
     }
     for (size_t line = begin; line < end; line++) {
-        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
+        {
             if (form == FORM_INT4 && line % matrix->group_lines == 0)
                 scales[v] = group_scales(matrix, starts[v], v, line);
             vec_words_t words = vec_load_words(starts[v] + line * LINE_BYTES);
@@ -175,16 +179,18 @@ VEC_INLINE void unpack_block(const form_t form, const matrix_t *matrix, size_t p
 VEC_INLINE void add_steps(const uint32_t tokens, const uint32_t count, const float *weights, const float *words,
                           size_t step, vec_t (*tile)[TILE_VECTORS])
 {
-    UNROLL for (uint32_t i = 0; i < count; i++) {
+    UNROLL for (uint32_t i = 0; i < count; i++)
+    {
         vec_t weight[TILE_VECTORS];
         __asm__ volatile("" ::: "memory");
-        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            weight[v] = vec_load(weights + ((step + i) * TILE_VECTORS + v) * VEC_LANES);
-        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) weight[v] =
+            vec_load(weights + ((step + i) * TILE_VECTORS + v) * VEC_LANES);
+        UNROLL for (uint32_t t = 0; t < tokens; t++)
+        {
             const float *word = words + t * BLOCK_STEPS + step + i;
-            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-                tile[t][v] = LOADS_TWICE(t) ? vec_fma_at(weight[v], word, tile[t][v])
-                    : MATMUL_STEP(weight[v], vec_set(*word), tile[t][v]);
+            UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) tile[t][v] =
+                LOADS_TWICE(t) ? vec_fma_at(weight[v], word, tile[t][v])
+                               : MATMUL_STEP(weight[v], vec_set(*word), tile[t][v]);
         }
     }
 }
@@ -204,17 +210,20 @@ VEC_INLINE void add_block(const uint32_t tokens, const float *weights, const flo
                           float *sums)
 {
     vec_t tile[TILE_TOKENS][TILE_VECTORS];
-    UNROLL for (uint32_t t = 0; t < tokens; t++) {
-        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
-            tile[t][v] = first ? vec_zero() : vec_load(sums + (t * TILE_VECTORS + v) * VEC_LANES);
+    UNROLL for (uint32_t t = 0; t < tokens; t++)
+    {
+        UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++) tile[t][v] =
+            first ? vec_zero() : vec_load(sums + (t * TILE_VECTORS + v) * VEC_LANES);
     }
     size_t step = 0;
     for (; step + TILE_STRIDE <= steps; step += TILE_STRIDE) {
         ask_for_tile(tokens, words, step, sums);
         add_steps(tokens, TILE_STRIDE, weights, words, step, tile);
     }
-    for (; step < steps; step++) add_steps(tokens, 1, weights, words, step, tile);
-    UNROLL for (uint32_t t = 0; t < tokens; t++) {
+    for (; step < steps; step++)
+        add_steps(tokens, 1, weights, words, step, tile);
+    UNROLL for (uint32_t t = 0; t < tokens; t++)
+    {
         UNROLL for (uint32_t v = 0; v < TILE_VECTORS; v++)
             vec_store(sums + (t * TILE_VECTORS + v) * VEC_LANES, tile[t][v]);
     }

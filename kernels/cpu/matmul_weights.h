@@ -46,9 +46,9 @@ typedef struct {
     const qn_matmul_part_t *part;
     const char *panels;
     size_t panel_bytes, panel_count;
-    size_t scales;         /* where they begin in a panel */
-    uint32_t group_lines;  /* int4: lines that share a vector of scales */
-    uint32_t lines;        /* of a panel, those that hold inputs */
+    size_t scales;        /* where they begin in a panel */
+    uint32_t group_lines; /* int4: lines that share a vector of scales */
+    uint32_t lines;       /* of a panel, those that hold inputs */
     uint32_t inputs;
 } matrix_t;
 
@@ -66,16 +66,22 @@ static inline form_t form_of(const qn_weight_t *weight)
 static inline matrix_t matrix_of(const qn_matmul_t *a, const qn_matmul_part_t *part)
 {
     const qn_weight_t *weight = &part->weight;
-    uint32_t in_line = weight->scalar == QN_SCALAR_F32 ? 1 : weight->scalar == QN_SCALAR_BF16 ? 2
-        : weight->scalar == QN_SCALAR_INT8 ? 4 : 8;
+    uint32_t in_line = weight->scalar == QN_SCALAR_F32    ? 1
+                       : weight->scalar == QN_SCALAR_BF16 ? 2
+                       : weight->scalar == QN_SCALAR_INT8 ? 4
+                                                          : 8;
     QN_ASSERT(weight->scalar != QN_SCALAR_INT4 || weight->group == 32 || weight->group == 64);
     return (matrix_t){
-        .part = part, .panels = weight->data, .inputs = a->inputs,
+        .part = part,
+        .panels = weight->data,
+        .inputs = a->inputs,
         .panel_bytes = qn_panel_bytes(weight->scalar, weight->group, a->inputs),
         .panel_count = qn_panel_count(part->outputs),
         .scales = weight->scalar == QN_SCALAR_INT8 || weight->scalar == QN_SCALAR_INT4
-            ? qn_panel_scales(weight->scalar, weight->group, a->inputs) : 0,
-        .group_lines = weight->group / 8, .lines = (a->inputs + in_line - 1) / in_line,
+                      ? qn_panel_scales(weight->scalar, weight->group, a->inputs)
+                      : 0,
+        .group_lines = weight->group / 8,
+        .lines = (a->inputs + in_line - 1) / in_line,
     };
 }
 

@@ -39,7 +39,8 @@ static void choose_experts(const qn_moe_route_t *a, size_t token)
         chosen[i] = next_expert(logits, a->experts, i ? chosen[i - 1] : a->experts);
     double greatest = logit_of(logits, chosen[0]), total = 0;
     uint32_t counted = a->normalise ? a->per_token : a->experts;
-    for (uint32_t i = 0; i < counted; i++) total += exp(logit_of(logits, a->normalise ? chosen[i] : i) - greatest);
+    for (uint32_t i = 0; i < counted; i++)
+        total += exp(logit_of(logits, a->normalise ? chosen[i] : i) - greatest);
     for (uint32_t i = 0; i < a->per_token; i++)
         weights[i] = (float)(exp(logit_of(logits, chosen[i]) - greatest) / total);
 }
@@ -47,7 +48,8 @@ static void choose_experts(const qn_moe_route_t *a, size_t token)
 static void choose_for_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     (void)thread;
-    for (size_t t = begin; t < end; t++) choose_experts(arguments, t);
+    for (size_t t = begin; t < end; t++)
+        choose_experts(arguments, t);
 }
 
 /* A counting sort, in place: offsets[e] is first where expert e's places begin, and walks to where they end, which is
@@ -56,8 +58,10 @@ static void group_by_expert(const qn_moe_route_t *a)
 {
     size_t places = (size_t)a->tokens * a->per_token;
     memset(a->ret_offsets, 0, ((size_t)a->experts + 1) * sizeof *a->ret_offsets);
-    for (size_t i = 0; i < places; i++) a->ret_offsets[a->ret_places[i] + 1]++;
-    for (uint32_t e = 0; e < a->experts; e++) a->ret_offsets[e + 1] += a->ret_offsets[e];
+    for (size_t i = 0; i < places; i++)
+        a->ret_offsets[a->ret_places[i] + 1]++;
+    for (uint32_t e = 0; e < a->experts; e++)
+        a->ret_offsets[e + 1] += a->ret_offsets[e];
     for (size_t i = 0; i < places; i++) {
         uint32_t place = a->ret_offsets[a->ret_places[i]]++;
         a->ret_places[i] = place;
@@ -85,12 +89,15 @@ static void multiply_experts(qn_stream_t *stream, const qn_expert_matmul_t *a,
     for (uint32_t e = 0; e < a->experts; e++) {
         size_t first = a->offsets[e];
         if (a->offsets[e + 1] == first) continue;
-        qn_matmul_t product = {
-            .x = (const float *)a->x + first * a->inputs, .tokens = a->offsets[e + 1] - (uint32_t)first,
-            .inputs = a->inputs, .part_count = a->part_count, .scratch = a->scratch };
+        qn_matmul_t product = {.x = (const float *)a->x + first * a->inputs,
+                               .tokens = a->offsets[e + 1] - (uint32_t)first,
+                               .inputs = a->inputs,
+                               .part_count = a->part_count,
+                               .scratch = a->scratch};
         for (uint32_t p = 0; p < a->part_count; p++)
-            product.parts[p] = (qn_matmul_part_t){ .weight = a->weights[p][e], .outputs = a->outputs,
-                                                   .out = (float *)a->out[p] + first * a->outputs };
+            product.parts[p] = (qn_matmul_part_t){.weight = a->weights[p][e],
+                                                  .outputs = a->outputs,
+                                                  .out = (float *)a->out[p] + first * a->outputs};
         launch(stream, &product);
     }
 }
@@ -122,21 +129,24 @@ void qn_cpu_expert_matmul_vnni(qn_stream_t *stream, const void *arguments)
 
 /* ---- the sum ---- */
 
-#define COMBINE_STRIP 64  /* sums of one token that stay in the first-level cache while its choices are added */
+#define COMBINE_STRIP 64 /* sums of one token that stay in the first-level cache while its choices are added */
 
 static void combine_strip(const qn_moe_combine_t *a, size_t token, size_t first, size_t count)
 {
     const float *residual = (const float *)a->residual + token * a->width + first;
     float *out = (float *)a->out + token * a->width + first;
     double sums[COMBINE_STRIP];
-    for (size_t i = 0; i < count; i++) sums[i] = residual[i];
+    for (size_t i = 0; i < count; i++)
+        sums[i] = residual[i];
     for (uint32_t choice = 0; choice < a->per_token; choice++) {
         size_t assignment = token * a->per_token + choice;
         const float *x = (const float *)a->x + (size_t)a->places[assignment] * a->width + first;
         double weight = a->weights[assignment];
-        for (size_t i = 0; i < count; i++) sums[i] += weight * x[i];
+        for (size_t i = 0; i < count; i++)
+            sums[i] += weight * x[i];
     }
-    for (size_t i = 0; i < count; i++) out[i] = (float)sums[i];
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)sums[i];
 }
 
 static void combine_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)

@@ -28,7 +28,7 @@ static inline void qn_philox(uint64_t key, const uint32_t counter[4], uint32_t r
 static inline double qn_philox_uniform(uint64_t seed, uint32_t position)
 {
     uint32_t words[4];
-    qn_philox(seed, (const uint32_t[4]){ position, 0, 0, 0 }, words);
+    qn_philox(seed, (const uint32_t[4]){position, 0, 0, 0}, words);
     return (double)(((uint64_t)words[1] << 32 | words[0]) >> 11) * 0x1p-53;
 }
 

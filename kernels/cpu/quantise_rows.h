@@ -31,17 +31,17 @@
 #include "kernels/kernels.h"
 
 #define QN_QUANTISE_TOKENS 12
-#define QN_QUANTISE_INT8 128     /* G for int8 weights */
+#define QN_QUANTISE_INT8 128 /* G for int8 weights */
 
 typedef struct {
     int8_t *values;
     float *scales;
     int32_t *starts;
     uint32_t tokens, inputs;
-    uint32_t group;              /* G: 32 or 64 for int4 weights, QN_QUANTISE_INT8 for int8 */
-    uint32_t groups;             /* ceil(M / G) */
+    uint32_t group;  /* G: 32 or 64 for int4 weights, QN_QUANTISE_INT8 for int8 */
+    uint32_t groups; /* ceil(M / G) */
     uint32_t blocks;
-    uint32_t block_tokens, longer;  /* the first `longer` blocks have block_tokens + 1 */
+    uint32_t block_tokens, longer; /* the first `longer` blocks have block_tokens + 1 */
 } qn_quantised_t;
 
 /* Lays an empty one out in `scratch`, which the result borrows: qn_matmul_scratch_bytes(tokens, inputs) are enough. */

@@ -13,10 +13,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
-#define BATCH LANES        /* groups: one a lane */
-#define BATCH_INT8 8       /* groups: two lanes each, for the values above and below zero */
+#define BATCH LANES  /* groups: one a lane */
+#define BATCH_INT8 8 /* groups: two lanes each, for the values above and below zero */
 #define INT8_STEPS 254.9f
-#define TINY 1e-30f        /* 127 / x must stay finite */
+#define TINY 1e-30f /* 127 / x must stay finite */
 #define SIGN ((int32_t)0x80000000)
 
 qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t group, void *scratch)
@@ -32,28 +32,33 @@ qn_quantised_t qn_quantised_plan(uint32_t tokens, uint32_t inputs, uint32_t grou
         .values = (int8_t *)base,
         .scales = (float *)(void *)(base + value_bytes),
         .starts = (int32_t *)(void *)(base + value_bytes + places * sizeof(float)),
-        .tokens = tokens, .inputs = inputs, .group = group, .groups = groups,
-        .blocks = blocks, .block_tokens = tokens / blocks, .longer = tokens % blocks,
+        .tokens = tokens,
+        .inputs = inputs,
+        .group = group,
+        .groups = groups,
+        .blocks = blocks,
+        .block_tokens = tokens / blocks,
+        .longer = tokens % blocks,
     };
 }
 
 /* ---- what all share ---- */
 
 /* Lane i of the result combines the lanes of a[i]. */
-#define FOLD(name, combine) \
-    INLINE __m512i name(const __m512i a[LANES]) \
-    { \
-        __m512i b[8], c[4], d[2]; \
-        for (int i = 0; i < 8; i++) \
-            b[i] = combine(_mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]), \
-                           _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1])); \
-        for (int i = 0; i < 4; i++) \
-            c[i] = combine(_mm512_unpacklo_epi64(b[2 * i], b[2 * i + 1]), \
-                           _mm512_unpackhi_epi64(b[2 * i], b[2 * i + 1])); \
-        for (int i = 0; i < 2; i++) \
-            d[i] = combine(_mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0x44), \
-                           _mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0xee)); \
-        return combine(_mm512_shuffle_i32x4(d[0], d[1], 0x88), _mm512_shuffle_i32x4(d[0], d[1], 0xdd)); \
+#define FOLD(name, combine)                                                                                            \
+    INLINE __m512i name(const __m512i a[LANES])                                                                        \
+    {                                                                                                                  \
+        __m512i b[8], c[4], d[2];                                                                                      \
+        for (int i = 0; i < 8; i++)                                                                                    \
+            b[i] =                                                                                                     \
+                combine(_mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1])); \
+        for (int i = 0; i < 4; i++)                                                                                    \
+            c[i] =                                                                                                     \
+                combine(_mm512_unpacklo_epi64(b[2 * i], b[2 * i + 1]), _mm512_unpackhi_epi64(b[2 * i], b[2 * i + 1])); \
+        for (int i = 0; i < 2; i++)                                                                                    \
+            d[i] = combine(_mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0x44),                                         \
+                           _mm512_shuffle_i32x4(c[2 * i], c[2 * i + 1], 0xee));                                        \
+        return combine(_mm512_shuffle_i32x4(d[0], d[1], 0x88), _mm512_shuffle_i32x4(d[0], d[1], 0xdd));                \
     }
 
 FOLD(fold_greatest, _mm512_max_epu32)
@@ -126,7 +131,8 @@ INLINE void quantise_batch(const qn_quantised_t *rows, size_t place, size_t stri
     _Alignas(64) int32_t starts[BATCH];
     for (uint32_t g = 0; g < count; g++)
         lanes[g] = greatest_of_group(x + g * group, inputs, group, whole);
-    for (uint32_t g = count; g < BATCH; g++) lanes[g] = _mm512_setzero_si512();
+    for (uint32_t g = count; g < BATCH; g++)
+        lanes[g] = _mm512_setzero_si512();
     __m512 greatest = _mm512_castsi512_ps(fold_greatest(lanes)), most = _mm512_set1_ps(127);
     __mmask16 some = _mm512_cmp_ps_mask(greatest, _mm512_set1_ps(TINY), _CMP_NLT_UQ);
     _mm512_store_ps(scales, _mm512_maskz_div_ps(some, greatest, most));
@@ -181,7 +187,8 @@ INLINE void quantise_ranges(const qn_quantised_t *rows, size_t place, size_t str
     __m512i lanes[LANES];
     _Alignas(64) float scales[LANES], inverses[LANES];
     _Alignas(64) int32_t zeros[LANES], sums[LANES];
-    for (uint32_t g = 0; g < LANES; g++) lanes[g] = _mm512_setzero_si512();
+    for (uint32_t g = 0; g < LANES; g++)
+        lanes[g] = _mm512_setzero_si512();
     for (uint32_t g = 0; g < count; g++)
         range_of_group(x + g * group, inputs, whole, &lanes[g], &lanes[g + BATCH_INT8]);
     __m512 above = _mm512_castsi512_ps(fold_greatest(lanes));
@@ -214,8 +221,10 @@ INLINE void quantise_int8(const qn_quantised_t *rows, size_t place, size_t strid
     uint32_t whole = rows->inputs / group, left = rows->inputs % group, count;
     for (uint32_t g = 0; g < whole; g += count, x += count * group, place += count * stride) {
         count = whole - g < BATCH_INT8 ? whole - g : BATCH_INT8;
-        if (count == BATCH_INT8) quantise_ranges(rows, place, stride, x, group, true, BATCH_INT8);
-        else quantise_ranges(rows, place, stride, x, group, true, count);
+        if (count == BATCH_INT8)
+            quantise_ranges(rows, place, stride, x, group, true, BATCH_INT8);
+        else
+            quantise_ranges(rows, place, stride, x, group, true, count);
     }
     if (left) quantise_ranges(rows, place, stride, x, left, false, 1);
 }
@@ -226,8 +235,10 @@ INLINE void quantise_groups(const qn_quantised_t *rows, size_t place, size_t str
     uint32_t whole = rows->inputs / group, left = rows->inputs % group, count;
     for (uint32_t g = 0; g < whole; g += count, x += count * group, place += count * stride) {
         count = whole - g < BATCH ? whole - g : BATCH;
-        if (count == BATCH) quantise_batch(rows, place, stride, x, group, group, true, BATCH);
-        else quantise_batch(rows, place, stride, x, group, group, true, count);
+        if (count == BATCH)
+            quantise_batch(rows, place, stride, x, group, group, true, BATCH);
+        else
+            quantise_batch(rows, place, stride, x, group, group, true, count);
     }
     if (left) quantise_batch(rows, place, stride, x, left, group, false, 1);
 }
@@ -244,7 +255,10 @@ void qn_quantise_row_avx512(const qn_quantised_t *rows, uint32_t token, const fl
     uint32_t block = block_of(rows, token), first = qn_quantised_first(rows, block);
     size_t stride = qn_quantised_first(rows, block + 1) - first;
     size_t place = (size_t)first * rows->groups + (token - first);
-    if (rows->group == QN_QUANTISE_INT8) quantise_int8(rows, place, stride, x);
-    else if (rows->group == 64) quantise_groups(rows, place, stride, x, 64);
-    else quantise_groups(rows, place, stride, x, 32);
+    if (rows->group == QN_QUANTISE_INT8)
+        quantise_int8(rows, place, stride, x);
+    else if (rows->group == 64)
+        quantise_groups(rows, place, stride, x, 64);
+    else
+        quantise_groups(rows, place, stride, x, 32);
 }

@@ -15,7 +15,8 @@ static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned 
         const float *residual = a->residual ? (const float *)a->residual + row * a->width : NULL;
         float *out = (float *)a->out + row * a->width;
         double squares = 0;
-        for (uint32_t i = 0; i < a->width; i++) squares += (double)x[i] * x[i];
+        for (uint32_t i = 0; i < a->width; i++)
+            squares += (double)x[i] * x[i];
         double scale = 1 / sqrt(squares / a->width + a->eps);
         for (uint32_t i = 0; i < a->width; i++) {
             double weight = (double)a->weight_offset + qn_load(a->weight.data, a->weight.scalar, i);

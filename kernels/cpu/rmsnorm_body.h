@@ -5,8 +5,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_load.h"
 
-VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, const float *residual,
-                         float *out)
+VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, const float *residual, float *out)
 {
     vec_t squares = vec_zero();
     uint32_t i = 0, tail = a->width % VEC_LANES, whole = a->width - tail;
@@ -36,8 +35,10 @@ static void norm_rows(const void *arguments, size_t begin, size_t end, unsigned 
         const float *x = (const float *)a->x + row * a->width;
         const float *residual = a->residual ? (const float *)a->residual + row * a->width : NULL;
         float *out = (float *)a->out + row * a->width;
-        if (a->weight.scalar == QN_SCALAR_F32) norm_row(a, QN_SCALAR_F32, x, residual, out);
-        else norm_row(a, QN_SCALAR_BF16, x, residual, out);
+        if (a->weight.scalar == QN_SCALAR_F32)
+            norm_row(a, QN_SCALAR_F32, x, residual, out);
+        else
+            norm_row(a, QN_SCALAR_BF16, x, residual, out);
     }
 }
 

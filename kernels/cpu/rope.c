@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/cpu.h"
 
-#define QN_ROPE_PAIRS_MAX 256  /* half of model_config.h's QN_HEAD_DIM_MAX: a row on the stack */
+#define QN_ROPE_PAIRS_MAX 256 /* half of model_config.h's QN_HEAD_DIM_MAX: a row on the stack */
 
 /* Radians per position for a sequence of `length` tokens under dynamic scaling, "NTK-aware" (transformers'
  * modeling_rope_utils): beyond the original context the base grows with the length. */
@@ -15,7 +15,8 @@ static void stretch_frequencies(const qn_rope_angles_t *a, uint32_t length, floa
     double dim = a->head_dim, theta = a->theta;
     if (length > a->original_positions)
         theta *= pow((double)a->factor * length / a->original_positions - ((double)a->factor - 1), dim / (dim - 2));
-    for (uint32_t i = 0; i < a->head_dim / 2; i++) ret_frequencies[i] = (float)pow(theta, -2.0 * i / dim);
+    for (uint32_t i = 0; i < a->head_dim / 2; i++)
+        ret_frequencies[i] = (float)pow(theta, -2.0 * i / dim);
 }
 
 static void make_angles(const void *arguments, size_t begin, size_t end, unsigned thread)
@@ -61,8 +62,10 @@ static void rotate_tokens(const void *arguments, size_t begin, size_t end, unsig
     for (size_t t = begin; t < end; t++) {
         const float *cosines = a->angles + t * a->head_dim, *sines = cosines + pairs;
         float *q = (float *)a->q + t * a->heads * a->head_dim, *k = (float *)a->k + t * a->kv_heads * a->head_dim;
-        for (uint32_t h = 0; h < a->heads; h++) rotate(q + (size_t)h * a->head_dim, cosines, sines, pairs);
-        for (uint32_t h = 0; h < a->kv_heads; h++) rotate(k + (size_t)h * a->head_dim, cosines, sines, pairs);
+        for (uint32_t h = 0; h < a->heads; h++)
+            rotate(q + (size_t)h * a->head_dim, cosines, sines, pairs);
+        for (uint32_t h = 0; h < a->kv_heads; h++)
+            rotate(k + (size_t)h * a->head_dim, cosines, sines, pairs);
     }
 }
 

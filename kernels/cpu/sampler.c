@@ -24,20 +24,23 @@ static uint32_t greatest(const float *values, uint32_t vocab)
 static void add_bias(const qn_slot_tables_t *tables, uint32_t slot, float *values)
 {
     const qn_bias_entry_t *bias = tables->bias + (size_t)slot * QN_LOGIT_BIAS_MAX;
-    for (uint32_t i = 0; i < tables->rows[slot].bias_count; i++) values[bias[i].id] += bias[i].bias;
+    for (uint32_t i = 0; i < tables->rows[slot].bias_count; i++)
+        values[bias[i].id] += bias[i].bias;
 }
 
 static void forbid_stop(const qn_slot_tables_t *tables, uint32_t slot, float *values)
 {
     const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
-    for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++) values[stop[i]] = -INFINITY;
+    for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
+        values[stop[i]] = -INFINITY;
 }
 
 /* Nearly all ids never occurred. */
 static bool none_counted(const uint32_t counts[16])
 {
     uint32_t any = 0;
-    for (int i = 0; i < 16; i++) any |= counts[i];
+    for (int i = 0; i < 16; i++)
+        any |= counts[i];
     return any == 0;
 }
 
@@ -84,12 +87,14 @@ static uint32_t sort_key(float value)
  * lies above it. `by_mass`: candidates weigh their weight, else 1. */
 static uint32_t select_key(const qn_candidates_t *c, bool by_mass, double target, double *ret_above)
 {
-    static const struct { uint32_t shift, bins; } DIGITS[] = { { 21, 2048 }, { 10, 2048 }, { 0, 1024 } };
+    static const struct {
+        uint32_t shift, bins;
+    } DIGITS[] = {{21, 2048}, {10, 2048}, {0, 1024}};
     uint32_t prefix = 0, mask = 0;
     double above = 0;
     for (int digit = 0; digit < 3; digit++) {
         uint32_t shift = DIGITS[digit].shift, last = DIGITS[digit].bins - 1;
-        double bins[2048] = { 0 };
+        double bins[2048] = {0};
         for (uint32_t i = 0; i < c->count; i++) {
             uint32_t key = sort_key(c->values[i]);
             if (c->weights[i] > 0 && (key & mask) == prefix)
@@ -117,15 +122,18 @@ void qn_cpu_keep_best(qn_candidates_t *c, bool by_mass, double target)
     for (uint32_t i = 0; i < c->count; i++) {
         uint32_t key = sort_key(c->values[i]);
         if (key > last || c->weights[i] == 0) continue;
-        if (key == last && reached < target) reached += by_mass ? (double)c->weights[i] : 1;
-        else c->weights[i] = 0;
+        if (key == last && reached < target)
+            reached += by_mass ? (double)c->weights[i] : 1;
+        else
+            c->weights[i] = 0;
     }
 }
 
 static double mass_of(const qn_candidates_t *c)
 {
     double sum = 0;
-    for (uint32_t i = 0; i < c->count; i++) sum += c->weights[i];
+    for (uint32_t i = 0; i < c->count; i++)
+        sum += c->weights[i];
     return sum;
 }
 
@@ -154,7 +162,7 @@ uint32_t qn_cpu_draw_candidate(const qn_slot_row_t *row, uint32_t position, qn_c
 
 static uint32_t draw(const qn_slot_row_t *row, uint32_t position, const float *values, float *scratch, uint32_t vocab)
 {
-    qn_candidates_t c = { .values = scratch, .weights = scratch + vocab, .count = vocab };
+    qn_candidates_t c = {.values = scratch, .weights = scratch + vocab, .count = vocab};
     float best = -INFINITY;
     for (uint32_t v = 0; v < vocab; v++) {
         c.values[v] = values[v] / row->temperature;
@@ -162,7 +170,7 @@ static uint32_t draw(const qn_slot_row_t *row, uint32_t position, const float *v
     }
     for (uint32_t v = 0; v < vocab; v++) {
         float weight = expf(c.values[v] - best);
-        c.weights[v] = weight >= row->min_p ? weight : 0;  /* the best weighs 1; also drops NaN */
+        c.weights[v] = weight >= row->min_p ? weight : 0; /* the best weighs 1; also drops NaN */
     }
     return qn_cpu_draw_candidate(row, position, &c, mass_of(&c));
 }
@@ -198,13 +206,13 @@ static void sample_row(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
     qn_slot_row_t *row = &a->tables.rows[sample->slot];
     qn_sample_result_t *result = &a->ret_results[index];
     if (row->done) {
-        *result = (qn_sample_result_t){ .masked = 1 };
+        *result = (qn_sample_result_t){.masked = 1};
         return;
     }
     uint32_t vocab = a->tables.vocab;
     const float *logits = a->logits + index * vocab;
     uint32_t id = choose(a, parts, index);
-    *result = (qn_sample_result_t){ .id = id, .stopped = stops(&a->tables, sample->slot, id) };
+    *result = (qn_sample_result_t){.id = id, .stopped = stops(&a->tables, sample->slot, id)};
     if (row->logprobs || row->top_logprobs) {
         float log_sum = parts->logprobs.log_sum_exp(logits, vocab);
         result->logprob = logits[id] - log_sum;
@@ -227,17 +235,18 @@ static void sample_rows(const void *arguments, size_t begin, size_t end, unsigne
 {
     (void)thread;
     const work_t *work = arguments;
-    for (size_t index = begin; index < end; index++) sample_row(work->a, work->parts, index);
+    for (size_t index = begin; index < end; index++)
+        sample_row(work->a, work->parts, index);
 }
 
 void qn_cpu_sampler_run(qn_stream_t *stream, const qn_sampler_t *arguments, const qn_sampler_parts_t *parts)
 {
     qn_cpu_split(stream, arguments->sample_count, qn_grain(arguments->tables.vocab), sample_rows,
-                 &(work_t){ arguments, parts });
+                 &(work_t){arguments, parts});
 }
 
 void qn_cpu_sampler(qn_stream_t *stream, const void *arguments)
 {
-    qn_sampler_parts_t parts = { .greatest = greatest, .draw = draw, .logprobs = QN_CPU_LOGPROB_REFERENCE };
+    qn_sampler_parts_t parts = {.greatest = greatest, .draw = draw, .logprobs = QN_CPU_LOGPROB_REFERENCE};
     qn_cpu_sampler_run(stream, arguments, &parts);
 }

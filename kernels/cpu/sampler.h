@@ -7,8 +7,8 @@
 /* Candidates for the next token: value (a logit over the temperature) and weight (its unnormalised probability, 0 = not
  * a candidate), by ascending id. */
 typedef struct {
-    float *values, *weights;  /* [count] */
-    const uint32_t *ids;      /* [count]; NULL: candidate i is id i */
+    float *values, *weights; /* [count] */
+    const uint32_t *ids;     /* [count]; NULL: candidate i is id i */
     uint32_t count;
 } qn_candidates_t;
 

@@ -6,7 +6,7 @@
 #include "kernels/cpu/sampler.h"
 
 #define STRETCHES_MAX ((QN_VOCAB_MAX + STRETCH - 1) / STRETCH)
-#define LEVELS 5  /* candidates within 1, 2, 4, 8 and 16 of the best (their weights' logarithms) */
+#define LEVELS 5 /* candidates within 1, 2, 4, 8 and 16 of the best (their weights' logarithms) */
 
 static uint32_t greatest(const float *values, uint32_t vocab)
 {
@@ -20,7 +20,8 @@ static uint32_t greatest(const float *values, uint32_t vocab)
             stretch = v;
         }
     }
-    while (values[stretch] != best) stretch++;
+    while (values[stretch] != best)
+        stretch++;
     return stretch;
 }
 
@@ -29,10 +30,10 @@ static uint32_t greatest(const float *values, uint32_t vocab)
 typedef struct {
     const float *values;
     uint32_t vocab;
-    float best, inverse;         /* the greatest value; 1 / temperature */
+    float best, inverse; /* the greatest value; 1 / temperature */
     float min_p;
-    double mass;                 /* of all weights */
-    double above[LEVELS];        /* of those at each level or above */
+    double mass;          /* of all weights */
+    double above[LEVELS]; /* of those at each level or above */
     double stretches[STRETCHES_MAX];
 } survey_t;
 
@@ -52,7 +53,8 @@ static void add_stretch(survey_t *s, uint32_t first)
 {
     uint32_t end = smaller(s->vocab, first + STRETCH);
     vec_t total = vec_zero(), above[LEVELS];
-    for (int j = 0; j < LEVELS; j++) above[j] = vec_zero();
+    for (int j = 0; j < LEVELS; j++)
+        above[j] = vec_zero();
     for (uint32_t v = first; v < end; v += VEC_LANES) {
         vec_t logarithm = distance(s, v, end), weight = weight_of(s, logarithm);
         total = vec_add(total, weight);
@@ -61,7 +63,8 @@ static void add_stretch(survey_t *s, uint32_t first)
     }
     s->stretches[first / STRETCH] = vec_sum(total);
     s->mass += s->stretches[first / STRETCH];
-    for (int j = 0; j < LEVELS; j++) s->above[j] += vec_sum(above[j]);
+    for (int j = 0; j < LEVELS; j++)
+        s->above[j] += vec_sum(above[j]);
 }
 
 /* ---- short lists ---- */
@@ -88,14 +91,14 @@ static bool collect(const survey_t *s, float level, float *scratch, qn_candidate
             ids[count] = v + lane;
         }
     }
-    *ret_list = (qn_candidates_t){ .values = values, .weights = weights, .ids = ids, .count = count };
+    *ret_list = (qn_candidates_t){.values = values, .weights = weights, .ids = ids, .count = count};
     return true;
 }
 
 /* All ids, as the reference has them. values may be the scratch's first half. */
 static qn_candidates_t take_all(const survey_t *s, float *scratch)
 {
-    qn_candidates_t all = { .values = scratch, .weights = scratch + s->vocab, .count = s->vocab };
+    qn_candidates_t all = {.values = scratch, .weights = scratch + s->vocab, .count = s->vocab};
     for (uint32_t v = 0; v < s->vocab; v += VEC_LANES) {
         uint32_t count = smaller(s->vocab - v, VEC_LANES);
         vec_t logarithm = distance(s, v, s->vocab);
@@ -116,7 +119,7 @@ static bool level_of_top_k(const survey_t *s, uint32_t k, float *scratch, float 
         maxima[i] = greatest_of(s->values + i * piece, smaller(s->vocab - i * piece, piece));
         kept[i] = 1;
     }
-    qn_cpu_keep_best(&(qn_candidates_t){ .values = maxima, .weights = kept, .count = count }, false, k);
+    qn_cpu_keep_best(&(qn_candidates_t){.values = maxima, .weights = kept, .count = count}, false, k);
     float lowest = INFINITY;
     for (uint32_t i = 0; i < count; i++)
         if (kept[i] > 0 && maxima[i] < lowest) lowest = maxima[i];
@@ -150,8 +153,10 @@ static uint32_t draw_from_all(const survey_t *s, double left)
 static void survey(survey_t *s)
 {
     s->mass = 0;
-    for (int j = 0; j < LEVELS; j++) s->above[j] = 0;
-    for (uint32_t v = 0; v < s->vocab; v += STRETCH) add_stretch(s, v);
+    for (int j = 0; j < LEVELS; j++)
+        s->above[j] = 0;
+    for (uint32_t v = 0; v < s->vocab; v += STRETCH)
+        add_stretch(s, v);
 }
 
 /* The nearest level above which there is enough for top-p; a little more, for sums in another order. */
@@ -166,14 +171,18 @@ static bool level_of_top_p(const survey_t *s, float top_p, float *ret_level)
 
 static uint32_t draw(const qn_slot_row_t *row, uint32_t position, const float *values, float *scratch, uint32_t vocab)
 {
-    survey_t s = { .values = values, .vocab = vocab, .best = greatest_value(values, vocab),
-                   .inverse = 1 / row->temperature, .min_p = row->min_p };
+    survey_t s = {.values = values,
+                  .vocab = vocab,
+                  .best = greatest_value(values, vocab),
+                  .inverse = 1 / row->temperature,
+                  .min_p = row->min_p};
     bool top_k = row->top_k && row->top_k < vocab;
     float level;
     qn_candidates_t list;
     if (top_k && level_of_top_k(&s, row->top_k, scratch, &level) && collect(&s, level, scratch, &list)) {
         double mass = 0;
-        for (uint32_t i = 0; i < list.count; i++) mass += list.weights[i];
+        for (uint32_t i = 0; i < list.count; i++)
+            mass += list.weights[i];
         return qn_cpu_draw_candidate(row, position, &list, mass);
     }
     survey(&s);
@@ -185,6 +194,6 @@ static uint32_t draw(const qn_slot_row_t *row, uint32_t position, const float *v
 
 void KERNEL(qn_cpu_sampler)(qn_stream_t *stream, const void *arguments)
 {
-    qn_sampler_parts_t parts = { .greatest = greatest, .draw = draw, .logprobs = LOGPROB_PARTS };
+    qn_sampler_parts_t parts = {.greatest = greatest, .draw = draw, .logprobs = LOGPROB_PARTS};
     qn_cpu_sampler_run(stream, arguments, &parts);
 }

@@ -10,8 +10,10 @@ static void count_token(const qn_slot_tables_t *tables, uint32_t slot, uint32_t 
     qn_slot_row_t *row = &tables->rows[slot];
     if (!row->penalties || position < row->counted) return;
     uint32_t *count = &tables->counts[(size_t)slot * tables->vocab + id];
-    if (position < row->prompt_tokens) *count |= QN_COUNT_PROMPT;
-    else *count += 1;
+    if (position < row->prompt_tokens)
+        *count |= QN_COUNT_PROMPT;
+    else
+        *count += 1;
     row->counted = position + 1;
 }
 
@@ -34,8 +36,10 @@ void qn_cpu_slot_update(qn_stream_t *stream, const void *arguments)
 {
     (void)stream;
     const qn_slot_update_t *a = arguments;
-    for (uint32_t i = 0; i < a->retire_count; i++) a->tables.rows[a->retire[i]] = (qn_slot_row_t){ .done = 1 };
-    for (uint32_t i = 0; i < a->start_count; i++) start_slot(a, &a->starts[i]);
+    for (uint32_t i = 0; i < a->retire_count; i++)
+        a->tables.rows[a->retire[i]] = (qn_slot_row_t){.done = 1};
+    for (uint32_t i = 0; i < a->start_count; i++)
+        start_slot(a, &a->starts[i]);
     for (uint32_t i = 0; i < a->entry_count; i++) {
         const qn_table_entry_t *entry = &a->entries[i];
         a->tables.block_tables[(size_t)entry->slot * a->tables.table_blocks + entry->index] = entry->block;
@@ -67,5 +71,6 @@ void qn_cpu_step_input(qn_stream_t *stream, const void *arguments)
 {
     (void)stream;
     const qn_step_input_t *a = arguments;
-    for (uint32_t i = 0; i < a->run_count; i++) input_run(a, &a->runs[i]);
+    for (uint32_t i = 0; i < a->run_count; i++)
+        input_run(a, &a->runs[i]);
 }

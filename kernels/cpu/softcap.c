@@ -10,7 +10,8 @@ static void cap_values(const void *arguments, size_t begin, size_t end, unsigned
 {
     (void)thread;
     const qn_softcap_t *a = arguments;
-    for (size_t i = begin; i < end; i++) a->x[i] = (float)(a->cap * tanh((double)a->x[i] / a->cap));
+    for (size_t i = begin; i < end; i++)
+        a->x[i] = (float)(a->cap * tanh((double)a->x[i] / a->cap));
 }
 
 void qn_cpu_softcap(qn_stream_t *stream, const void *arguments)

@@ -34,7 +34,7 @@
 typedef struct {
     qn_stream_t *stream;
     unsigned index;
-    _Atomic uint64_t part;  /* 2 * round while open, one more once taken */
+    _Atomic uint64_t part; /* 2 * round while open, one more once taken */
     pthread_t thread;
 } pool_thread_t;
 
@@ -47,8 +47,8 @@ struct qn_stream {
     atomic_bool ending;
     unsigned threads, started;
     int nice;
-    bool spread;   /* there is a core for each thread */
-    char *memory;  /* QN_SHARED_BYTES, then QN_WORKSPACE_BYTES per thread; pages come with their first use */
+    bool spread;  /* there is a core for each thread */
+    char *memory; /* QN_SHARED_BYTES, then QN_WORKSPACE_BYTES per thread; pages come with their first use */
     _Alignas(64) _Atomic uint32_t round;
     _Atomic uint32_t sleepers;
     _Atomic int launcher_core;
@@ -81,7 +81,8 @@ static void wait_while(_Atomic uint32_t *word, uint32_t value, _Atomic uint32_t 
             continue;
         }
         atomic_fetch_add(sleepers, 1);
-        while (atomic_load(word) == value) futex_wait(word, value);
+        while (atomic_load(word) == value)
+            futex_wait(word, value);
         atomic_fetch_sub(sleepers, 1);
     }
 }
@@ -135,7 +136,8 @@ static uint32_t start_round(qn_stream_t *stream)
     uint32_t round = atomic_load(&stream->round) + 1;
     atomic_store(&stream->running, stream->parts);
     atomic_store_explicit(&stream->launcher_core, sched_getcpu(), memory_order_relaxed);
-    for (unsigned i = 1; i < stream->parts; i++) atomic_store(&stream->pool[i - 1].part, 2 * (uint64_t)round);
+    for (unsigned i = 1; i < stream->parts; i++)
+        atomic_store(&stream->pool[i - 1].part, 2 * (uint64_t)round);
     atomic_store(&stream->round, round);
     if (atomic_load(&stream->sleepers)) futex_wake_all(&stream->round);
     return round;
@@ -156,7 +158,8 @@ void qn_cpu_split(qn_stream_t *stream, size_t items, size_t grain, qn_cpu_body_t
     stream->parts = (unsigned)parts;
     uint32_t round = start_round(stream);
     run_part(stream, 0);
-    for (unsigned i = 1; i < stream->parts; i++) take_part(&stream->pool[i - 1], round);
+    for (unsigned i = 1; i < stream->parts; i++)
+        take_part(&stream->pool[i - 1], round);
     for (uint32_t left; (left = atomic_load(&stream->running)) != 0;)
         wait_while(&stream->running, left, &stream->launcher_sleeps);
 }
@@ -221,8 +224,9 @@ qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_
     stream->nice = options->nice;
     stream->spread = threads <= core_count();
     stream->memory = make_memory(QN_SHARED_BYTES + threads * QN_WORKSPACE_BYTES);
-    qn_err_t err = stream->memory ? start_threads(stream)
-        : qn_fail(QN_ERR_NO_MEMORY, "no memory for the workspace of %u compute threads", threads);
+    qn_err_t err = stream->memory
+                       ? start_threads(stream)
+                       : qn_fail(QN_ERR_NO_MEMORY, "no memory for the workspace of %u compute threads", threads);
     if (err) {
         qn_stream_destroy(&stream);
         return err;
@@ -238,7 +242,8 @@ void qn_stream_destroy(qn_stream_t **stream)
     atomic_store(&self->ending, true);
     atomic_fetch_add(&self->round, 1);
     futex_wake_all(&self->round);
-    for (unsigned i = 0; i < self->started; i++) pthread_join(self->pool[i].thread, NULL);
+    for (unsigned i = 0; i < self->started; i++)
+        pthread_join(self->pool[i].thread, NULL);
     free(self->memory);
     free(self);
     *stream = NULL;

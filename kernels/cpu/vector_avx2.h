@@ -28,7 +28,7 @@ VEC_INLINE void vec_store(float *to, vec_t value) { _mm256_storeu_ps(to, value);
 VEC_INLINE vec_t vec_load_some(const float *from, uint32_t count)
 {
     if (count == VEC_LANES) return vec_load(from);
-    float lanes[8] = { 0 };
+    float lanes[8] = {0};
     memcpy(lanes, from, count * sizeof *from);
     return vec_load(lanes);
 }
@@ -51,7 +51,7 @@ VEC_INLINE vec_t vec_load_bf16(const uint16_t *from)
 VEC_INLINE vec_t vec_load_bf16_some(const uint16_t *from, uint32_t count)
 {
     if (count == VEC_LANES) return vec_load_bf16(from);
-    uint16_t lanes[8] = { 0 };
+    uint16_t lanes[8] = {0};
     memcpy(lanes, from, count * sizeof *from);
     return vec_load_bf16(lanes);
 }
@@ -93,8 +93,8 @@ VEC_INLINE vec_t vec_sum_each(const vec_t a[8])
         b[i] = vec_add(_mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]));
     for (int i = 0; i < 2; i++) {
         __m256d low = _mm256_castps_pd(b[2 * i]), high = _mm256_castps_pd(b[2 * i + 1]);
-        c[i] = vec_add(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
-                       _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
+        c[i] =
+            vec_add(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)), _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
     }
     return vec_add(_mm256_permute2f128_ps(c[0], c[1], 0x20), _mm256_permute2f128_ps(c[0], c[1], 0x31));
 }

@@ -88,8 +88,8 @@ VEC_INLINE vec_t vec_sum_each(const vec_t a[16])
         b[i] = vec_add(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
     for (int i = 0; i < 4; i++) {
         __m512d low = _mm512_castps_pd(b[2 * i]), high = _mm512_castps_pd(b[2 * i + 1]);
-        c[i] = vec_add(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-                       _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+        c[i] =
+            vec_add(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
     }
     vec_t d0 = vec_add(_mm512_shuffle_f32x4(c[0], c[1], 0x44), _mm512_shuffle_f32x4(c[0], c[1], 0xee));
     vec_t d1 = vec_add(_mm512_shuffle_f32x4(c[2], c[3], 0x44), _mm512_shuffle_f32x4(c[2], c[3], 0xee));

@@ -31,10 +31,7 @@ VEC_INLINE vec_t vec_scale_above(vec_t p, vec_t n, vec_t x, vec_t low)
 /* Bit i: a[i] >= b[i] */
 VEC_INLINE uint32_t vec_not_below(vec_t a, vec_t b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VEC_INLINE bool vec_any_above(vec_t a, vec_t b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
-VEC_INLINE vec_t vec_lane_numbers(void)
-{
-    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
+VEC_INLINE vec_t vec_lane_numbers(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 VEC_INLINE __m256i vec_narrow(vec_t a)
 {
     __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -75,8 +72,8 @@ VEC_INLINE bool vec_any_above(vec_t a, vec_t b) { return _mm256_movemask_ps(_mm2
 VEC_INLINE vec_t vec_lane_numbers(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 VEC_INLINE void vec_store_bf16(uint16_t *to, vec_t value)
 {
-    __m256i bits = _mm256_castps_si256(value), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16),
-                                                                       _mm256_set1_epi32(1));
+    __m256i bits = _mm256_castps_si256(value),
+            odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet),
@@ -148,12 +145,13 @@ VEC_INLINE vec_t vec_times_logistic(vec_t x, vec_t s)
  * t = 1 / (1 + z/2) (Press et al., Numerical Recipes, erfcc): within 6e-7 of its value down to -3, 5e-6 at -12. */
 VEC_INLINE vec_t vec_normal(vec_t x)
 {
-    static const float P[] = { 0.17087277f, -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
-                               0.09678418f, 0.37409196f, 1.00002368f, -1.26551223f };
-    x = vec_min(vec_max(x, vec_set(-14)), vec_set(14));  /* beyond, 0 and 1; the square stays finite */
+    static const float P[] = {0.17087277f,  -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f,
+                              -0.18628806f, 0.09678418f,  0.37409196f, 1.00002368f,  -1.26551223f};
+    x = vec_min(vec_max(x, vec_set(-14)), vec_set(14)); /* beyond, 0 and 1; the square stays finite */
     vec_t one = vec_set(1), z = vec_mul(vec_absolute(x), vec_set(0.70710678118654752f));
     vec_t t = vec_div(one, vec_fma(z, vec_set(0.5f), one)), p = vec_set(P[0]);
-    for (int i = 1; i < 10; i++) p = vec_fma(p, t, vec_set(P[i]));
+    for (int i = 1; i < 10; i++)
+        p = vec_fma(p, t, vec_set(P[i]));
     vec_t square = vec_mul(x, x), lost = vec_fma(x, x, vec_sub(vec_zero(), square)), half = vec_set(-0.5f);
     vec_t tail = vec_mul(vec_mul(t, vec_set(0.5f)), vec_exp_weight(vec_fma(square, half, p)));
     tail = vec_fma(vec_mul(lost, half), tail, tail);

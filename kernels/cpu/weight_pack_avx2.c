@@ -7,7 +7,8 @@
 static inline void transpose_half(const float *rows, size_t stride, float *ret_block)
 {
     __m256 a[8], b[8];
-    for (int r = 0; r < 8; r++) a[r] = _mm256_loadu_ps(rows + (size_t)r * stride);
+    for (int r = 0; r < 8; r++)
+        a[r] = _mm256_loadu_ps(rows + (size_t)r * stride);
     for (int r = 0; r < 8; r += 2) {
         b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
         b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);

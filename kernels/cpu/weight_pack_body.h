@@ -11,18 +11,18 @@
 #include "kernels/cpu/weight_pack.h"
 
 #ifdef __clang__
-#pragma STDC FP_CONTRACT OFF        /* gcc fuses no multiplication with an addition in C11 mode; clang would */
+#pragma STDC FP_CONTRACT OFF /* gcc fuses no multiplication with an addition in C11 mode; clang would */
 #endif
 
-#define BLOCK 64                    /* inputs at a time: a multiple of every group */
+#define BLOCK 64 /* inputs at a time: a multiple of every group */
 #define ROUND_MAGIC 12582912.0f
 #define ROUND_MAGIC_BITS 0x4b400000
 #define INFINITE_BITS 0x7f800000u
 #define MAGNITUDE 0x7fffffffu
 
 typedef struct {
-    const float *rows;              /* [count, inputs] */
-    size_t count;                   /* outputs of this panel, at most QN_PANEL_ROWS */
+    const float *rows; /* [count, inputs] */
+    size_t count;      /* outputs of this panel, at most QN_PANEL_ROWS */
     size_t inputs;
 } source_t;
 
@@ -49,13 +49,15 @@ static void load_block(const source_t *source, size_t first, lanes_t *ret_block)
     const float *rows = source->rows + first;
 #ifdef PACK_TRANSPOSE
     if (wanted == BLOCK && source->count == QN_PANEL_ROWS) {
-        for (size_t m = 0; m < BLOCK; m += 8) PACK_TRANSPOSE(rows + m, source->inputs, ret_block + m);
+        for (size_t m = 0; m < BLOCK; m += 8)
+            PACK_TRANSPOSE(rows + m, source->inputs, ret_block + m);
         return;
     }
 #endif
     memset(ret_block, 0, BLOCK * sizeof *ret_block);
     for (size_t r = 0; r < source->count; r++) {
-        for (size_t m = 0; m < wanted; m++) ret_block[m][r] = rows[r * source->inputs + m];
+        for (size_t m = 0; m < wanted; m++)
+            ret_block[m][r] = rows[r * source->inputs + m];
     }
 }
 
@@ -81,7 +83,7 @@ static inline uint32_t bf16_bits(float value)
 static void pack_bf16(const source_t *source, void *panel)
 {
     lanes_t block[BLOCK];
-    uint32_t (*out)[QN_PANEL_ROWS] = panel;
+    uint32_t(*out)[QN_PANEL_ROWS] = panel;
     for (size_t m = 0; m < source->inputs; m += BLOCK) {
         load_block(source, m, block);
         size_t left = source->inputs - m, pairs = left < BLOCK ? (left + 1) / 2 : BLOCK / 2;
@@ -130,7 +132,8 @@ static void pack_int8(const source_t *source, void *panel)
     lanes_t block[BLOCK], divisors, scales;
     uint32_t keep[QN_PANEL_ROWS], (*out)[QN_PANEL_ROWS] = panel;
     int8_scales(source, scales, divisors);
-    for (size_t r = 0; r < QN_PANEL_ROWS; r++) keep[r] = scales[r] > 0 && scales[r] <= FLT_MAX ? ~0u : 0;
+    for (size_t r = 0; r < QN_PANEL_ROWS; r++)
+        keep[r] = scales[r] > 0 && scales[r] <= FLT_MAX ? ~0u : 0;
     for (size_t m = 0; m < source->inputs; m += BLOCK) {
         load_block(source, m, block);
         for (size_t i = 0; i < BLOCK; i += 4, out++) {
@@ -150,7 +153,9 @@ static void pack_int8(const source_t *source, void *panel)
  * as well with loops over the lanes. A comparison gives -1 or 0 in each lane. */
 typedef float vector_t __attribute__((vector_size(PACK_WIDTH * 4)));
 typedef int32_t numbers_t __attribute__((vector_size(PACK_WIDTH * 4)));
-typedef struct { vector_t values[BLOCK]; } group_t;
+typedef struct {
+    vector_t values[BLOCK];
+} group_t;
 
 static inline numbers_t select_lanes(numbers_t mask, numbers_t yes, numbers_t no)
 {
@@ -160,7 +165,7 @@ static inline numbers_t select_lanes(numbers_t mask, numbers_t yes, numbers_t no
 /* The nearest of the numbers -8 .. 7; |value| is far below 2^22. */
 static inline numbers_t int4_numbers(vector_t value)
 {
-    numbers_t number = (numbers_t)(value + ROUND_MAGIC) - ROUND_MAGIC_BITS, zero = { 0 };
+    numbers_t number = (numbers_t)(value + ROUND_MAGIC) - ROUND_MAGIC_BITS, zero = {0};
     number = select_lanes(number > 7, zero + 7, number);
     return select_lanes(number < -8, zero - 8, number);
 }
@@ -168,7 +173,7 @@ static inline numbers_t int4_numbers(vector_t value)
 /* The value of greatest magnitude in each lane, with its sign; infinite where any value is not finite. */
 static vector_t group_extremes(const group_t *group, size_t count)
 {
-    numbers_t most = { 0 }, extremes = { 0 }, zero = { 0 };
+    numbers_t most = {0}, extremes = {0}, zero = {0};
     for (size_t m = 0; m < count; m++) {
         numbers_t bits = (numbers_t)group->values[m], magnitude = bits & (int32_t)MAGNITUDE, more = magnitude > most;
         extremes = select_lanes(more, bits, extremes);
@@ -181,7 +186,7 @@ static vector_t group_extremes(const group_t *group, size_t count)
  * least squared error is sum(v n) / sum(n²), and lessens the error by sum(v n)² / sum(n²): the best is kept. */
 static inline void try_inverse(const group_t *group, size_t count, float inverse, vector_t *gains, vector_t *scales)
 {
-    vector_t products = { 0 }, squares = { 0 }, zero = { 0 };
+    vector_t products = {0}, squares = {0}, zero = {0};
     for (size_t m = 0; m < count; m++) {
         vector_t number = __builtin_convertvector(int4_numbers(group->values[m] * inverse), vector_t);
         products += group->values[m] * number;
@@ -199,13 +204,14 @@ static inline void try_inverse(const group_t *group, size_t count, float inverse
  * of which the best after a least-squares fit wins. (The idea is llama.cpp's make_qx_quants.) */
 static vector_t int4_scales(const group_t *group, size_t count)
 {
-    static const float inverses[] = { -8.0f, -6.4f, -6.8f, -7.2f, -7.4f, -7.6f, -7.8f, -8.2f, -8.4f, -8.8f };
-    vector_t extremes = group_extremes(group, count), gains = { 0 }, scales = { 0 }, zero = { 0 };
+    static const float inverses[] = {-8.0f, -6.4f, -6.8f, -7.2f, -7.4f, -7.6f, -7.8f, -8.2f, -8.4f, -8.8f};
+    vector_t extremes = group_extremes(group, count), gains = {0}, scales = {0}, zero = {0};
     numbers_t infinite = (numbers_t)extremes == (int32_t)INFINITE_BITS;
-    vector_t divisors = (vector_t)select_lanes(infinite | (extremes == zero), (numbers_t)(zero + 1.0f),
-                                               (numbers_t)extremes);
+    vector_t divisors =
+        (vector_t)select_lanes(infinite | (extremes == zero), (numbers_t)(zero + 1.0f), (numbers_t)extremes);
     group_t scaled;
-    for (size_t m = 0; m < count; m++) scaled.values[m] = group->values[m] / divisors;
+    for (size_t m = 0; m < count; m++)
+        scaled.values[m] = group->values[m] / divisors;
     for (size_t i = 0; i < sizeof inverses / sizeof *inverses; i++)
         try_inverse(&scaled, count, inverses[i], &gains, &scales);
     return (vector_t)select_lanes(infinite, (numbers_t)extremes, (numbers_t)(divisors * scales));
@@ -214,10 +220,11 @@ static vector_t int4_scales(const group_t *group, size_t count)
 /* Writes the scales as bf16 and returns what to divide by; `ret_keep` is -1 in lanes that have numbers. */
 static inline vector_t store_scales(vector_t scales, uint16_t *ret_scales, numbers_t *ret_keep)
 {
-    numbers_t bits = (numbers_t)scales, magnitude = bits & (int32_t)MAGNITUDE, zero = { 0 };
+    numbers_t bits = (numbers_t)scales, magnitude = bits & (int32_t)MAGNITUDE, zero = {0};
     bits &= ~(magnitude < 0x00800000); /* below FLT_MIN */
     bits = (bits + 0x7fff + (bits >> 16 & 1)) & (int32_t)0xffff0000u;
-    for (size_t r = 0; r < PACK_WIDTH; r++) ret_scales[r] = (uint16_t)((uint32_t)bits[r] >> 16);
+    for (size_t r = 0; r < PACK_WIDTH; r++)
+        ret_scales[r] = (uint16_t)((uint32_t)bits[r] >> 16);
     *ret_keep = (bits != 0) & (magnitude < (int32_t)INFINITE_BITS);
     return (vector_t)select_lanes(*ret_keep, bits, (numbers_t)((vector_t)zero + 1.0f));
 }
@@ -227,11 +234,12 @@ static void pack_lanes(const lanes_t *block, size_t count, size_t lane, uint32_t
                        uint16_t *ret_scales)
 {
     group_t group;
-    numbers_t keep = { 0 };
-    for (size_t m = 0; m < count; m++) memcpy(&group.values[m], &block[m][lane], sizeof group.values[m]);
+    numbers_t keep = {0};
+    for (size_t m = 0; m < count; m++)
+        memcpy(&group.values[m], &block[m][lane], sizeof group.values[m]);
     vector_t divisors = store_scales(int4_scales(&group, count), ret_scales + lane, &keep);
     for (size_t c = 0; c < count / 8; c++) {
-        numbers_t words = { 0 };
+        numbers_t words = {0};
         for (size_t j = 0; j < 4; j++) {
             numbers_t low = (int4_numbers(group.values[8 * c + j] / divisors) & keep) + 8;
             numbers_t high = (int4_numbers(group.values[8 * c + 4 + j] / divisors) & keep) + 8;
@@ -244,8 +252,8 @@ static void pack_lanes(const lanes_t *block, size_t count, size_t lane, uint32_t
 static void pack_int4(const source_t *source, uint32_t group, void *panel)
 {
     lanes_t block[BLOCK];
-    uint32_t (*out)[QN_PANEL_ROWS] = panel;
-    uint16_t (*scales)[QN_PANEL_ROWS] =
+    uint32_t(*out)[QN_PANEL_ROWS] = panel;
+    uint16_t(*scales)[QN_PANEL_ROWS] =
         (void *)((uint8_t *)panel + qn_panel_scales(QN_SCALAR_INT4, group, source->inputs));
     for (size_t first = 0; first < source->inputs; first += BLOCK) {
         load_block(source, first, block);
@@ -263,7 +271,7 @@ static void pack_int4(const source_t *source, uint32_t group, void *panel)
 void PACK(qn_weight_pack_panel)(qn_scalar_t scalar, uint32_t group, size_t count, size_t inputs, const float *rows,
                                 void *panel)
 {
-    source_t source = { .rows = rows, .count = count, .inputs = inputs };
+    source_t source = {.rows = rows, .count = count, .inputs = inputs};
     size_t bytes = qn_panel_bytes(scalar, group, inputs), last = bytes < 64 ? bytes : 64;
     memset((uint8_t *)panel + bytes - last, 0, last); /* what the rounding up to 64 adds */
     switch (scalar) {

@@ -13,23 +13,23 @@
 
 #include "kernels/cuda/device.cuh"
 
-#define TILE_ROWS 16       /* of a warp */
+#define TILE_ROWS 16 /* of a warp */
 #define ATTENTION_WARPS 4
 #define LOG2_E 1.4426950408889634f
-#define NO_ROW 0xffffffffu      /* outside: zeros */
-#define FRESH_ROW 0xfffffffeu   /* not in the cache yet: patched in */
+#define NO_ROW 0xffffffffu    /* outside: zeros */
+#define FRESH_ROW 0xfffffffeu /* not in the cache yet: patched in */
 
 /* Shape of one instantiation. */
 template <int D_, int ROW_WARPS_> struct attention_shape {
     static constexpr int D = D_;
     static constexpr int ROW_WARPS = ROW_WARPS_;
-    static constexpr bool DECODE = ROW_WARPS == 1;   /* runs of one token: rows are query heads */
+    static constexpr bool DECODE = ROW_WARPS == 1; /* runs of one token: rows are query heads */
     static constexpr int POSITION_WARPS = ATTENTION_WARPS / ROW_WARPS;
     static constexpr int ROWS = ROW_WARPS * TILE_ROWS;
-    static constexpr int TILE = D > 128 && POSITION_WARPS == 1 ? 32 : 64;   /* positions */
+    static constexpr int TILE = D > 128 && POSITION_WARPS == 1 ? 32 : 64; /* positions */
     static constexpr int WARP_POSITIONS = TILE / POSITION_WARPS;
-    static constexpr int STRIDE = D + 8;    /* 16 bytes more than a row: ldmatrix without bank conflicts */
-    static constexpr int STAGE = 2 * TILE * STRIDE;   /* elements: K, then V */
+    static constexpr int STRIDE = D + 8;            /* 16 bytes more than a row: ldmatrix without bank conflicts */
+    static constexpr int STAGE = 2 * TILE * STRIDE; /* elements: K, then V */
     static constexpr bool Q_IN_REGISTERS = D <= 128;
     static constexpr size_t SHARED = sizeof(bf16) * (2 * STAGE + ROWS * STRIDE);
 };
@@ -37,16 +37,16 @@ template <int D_, int ROW_WARPS_> struct attention_shape {
 /* What a block works on. */
 typedef struct {
     qn_run_t run;
-    const uint32_t *table;        /* the slot's block table */
-    uint32_t group;               /* G */
-    uint32_t kv_head, first_row;  /* of the run's tokens * G rows */
-    uint32_t begin, end;          /* positions of the keys */
-    uint32_t fresh;               /* the position that the cache does not hold yet, or NO_ROW (decode only) */
+    const uint32_t *table;       /* the slot's block table */
+    uint32_t group;              /* G */
+    uint32_t kv_head, first_row; /* of the run's tokens * G rows */
+    uint32_t begin, end;         /* positions of the keys */
+    uint32_t fresh;              /* the position that the cache does not hold yet, or NO_ROW (decode only) */
 } attention_item_t;
 
 /* One warp's running softmax and sums for 16 rows. A thread holds rows lane/4 and lane/4 + 8. */
 template <int D> struct attention_sums {
-    float best[2], total[2];   /* scores in units of log2; total is this thread's share until the end */
+    float best[2], total[2]; /* scores in units of log2; total is this thread's share until the end */
     float out[D / 8][4];
 };
 
@@ -62,21 +62,24 @@ static __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const bf
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(from)) : "memory");
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
 }
 
 static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], const bf16 *from)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"((uint32_t)__cvta_generic_to_shared(from)) : "memory");
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
 }
 
 /* Copies 16 bytes to shared memory behind the program's back, or zeros when not `inside`. */
 static __device__ __forceinline__ void copy_async(bf16 *to, const bf16 *from, bool inside)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
 }
 
 /* 2^x by the special function unit: 2 ulp, and 0 for what is below 2^-126. */
@@ -90,7 +93,7 @@ static __device__ __forceinline__ float power_of_two(float x)
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> static __device__ __forceinline__ void copy_wait()
 {
-    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
 /* ---- loading ---- */
@@ -177,13 +180,15 @@ static __device__ __forceinline__ void score(const bf16 *queries, const uint32_t
 #pragma unroll
     for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) scores[n][i] = 0;
+        for (int i = 0; i < 4; i++)
+            scores[n][i] = 0;
 #pragma unroll
     for (int step = 0; step < S::D / 16; step++) {
         uint32_t query[4];
         if constexpr (S::Q_IN_REGISTERS) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) query[i] = fragments[step][i];
+            for (int i = 0; i < 4; i++)
+                query[i] = fragments[step][i];
         } else {
             load_query_fragment<S>(queries, step * 16, query);
         }
@@ -231,11 +236,12 @@ static __device__ __forceinline__ void weigh(float (&scores)[N][4], float scale,
     for (int r = 0; r < 2; r++) {
         float best = -INFINITY;
 #pragma unroll
-        for (int n = 0; n < N; n++) best = fmaxf(best, fmaxf(scores[n][r * 2], scores[n][r * 2 + 1]));
+        for (int n = 0; n < N; n++)
+            best = fmaxf(best, fmaxf(scores[n][r * 2], scores[n][r * 2 + 1]));
         best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 1));
         best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 2));
         best = fmaxf(best * scale, sums.best[r]);
-        float base = best == -INFINITY ? 0 : best;   /* nothing seen yet: all weights 0, not NaN */
+        float base = best == -INFINITY ? 0 : best; /* nothing seen yet: all weights 0, not NaN */
         float keep = power_of_two(sums.best[r] - base), total = 0;
         sums.best[r] = best;
 #pragma unroll
@@ -263,9 +269,9 @@ static __device__ __forceinline__ void add_values(const float (&weights)[N][4], 
     const bf16 *from = values + lane % 16 * S::STRIDE + lane / 16 * 8;
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
-        uint32_t weight[4] = { pack_bf16(weights[n][0], weights[n][1]), pack_bf16(weights[n][2], weights[n][3]),
-                               pack_bf16(weights[n + 1][0], weights[n + 1][1]),
-                               pack_bf16(weights[n + 1][2], weights[n + 1][3]) };
+        uint32_t weight[4] = {pack_bf16(weights[n][0], weights[n][1]), pack_bf16(weights[n][2], weights[n][3]),
+                              pack_bf16(weights[n + 1][0], weights[n + 1][1]),
+                              pack_bf16(weights[n + 1][2], weights[n + 1][3])};
 #pragma unroll
         for (int d = 0; d < S::D / 8; d += 2) {
             uint32_t value[4];
@@ -325,7 +331,8 @@ static __device__ void attend(const qn_attention_t &a, const attention_item_t &i
         begins[r] = max(begins[r], item.begin), ends[r] = min(ends[r], item.end);
     }
 #pragma unroll
-    for (int d = 0; d < S::D / 8; d++) sums.out[d][0] = sums.out[d][1] = sums.out[d][2] = sums.out[d][3] = 0;
+    for (int d = 0; d < S::D / 8; d++)
+        sums.out[d][0] = sums.out[d][1] = sums.out[d][2] = sums.out[d][3] = 0;
 
     float scale = a.softcap > 0 ? LOG2_E : a.scale * LOG2_E;
     uint32_t first = item.begin / S::TILE * S::TILE, fragments[S::D / 16][4];
@@ -395,8 +402,8 @@ template <class F> static bool with_head_dim(uint32_t dim, F call)
 /* All bf16, and rows that copies of 16 bytes can take. */
 static inline bool attention_fits(const qn_stream_t *stream, const qn_attention_t *a)
 {
-    return stream->options.activations == QN_SCALAR_BF16 && a->kv.scalar == QN_SCALAR_BF16
-        && ((uintptr_t)a->q | (uintptr_t)a->kv.data) % 16 == 0 && with_head_dim(a->kv.head_dim, [](auto) {});
+    return stream->options.activations == QN_SCALAR_BF16 && a->kv.scalar == QN_SCALAR_BF16 &&
+           ((uintptr_t)a->q | (uintptr_t)a->kv.data) % 16 == 0 && with_head_dim(a->kv.head_dim, [](auto) {});
 }
 
 cudaError_t qn_cuda_prepare_decode(void);

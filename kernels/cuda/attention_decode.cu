@@ -17,37 +17,36 @@
 #include "kernels/cuda/norm.cuh"
 
 #define SPLITS_MAX QN_CUDA_SPLITS_MAX
-#define EXTRA 4   /* after a row's sums: best score, total, and room to the next 16 bytes */
+#define EXTRA 4 /* after a row's sums: best score, total, and room to the next 16 bytes */
 #define BATCH 8
-#define CLUSTER 8                /* blocks; what every device with clusters takes */
-#define CLUSTER_POSITIONS 4096   /* contexts up to here are split over one cluster only */
+#define CLUSTER 8              /* blocks; what every device with clusters takes */
+#define CLUSTER_POSITIONS 4096 /* contexts up to here are split over one cluster only */
 
 /* What stands before attention. */
 typedef struct {
-    const float *angles;         /* NULL: no rotation */
-    const bf16 *k, *v;           /* [T, K, D] */
-    const int64_t *kv_rows;      /* [T] */
-    qn_weight_t q_norm, k_norm;  /* data NULL: none */
+    const float *angles;        /* NULL: no rotation */
+    const bf16 *k, *v;          /* [T, K, D] */
+    const int64_t *kv_rows;     /* [T] */
+    qn_weight_t q_norm, k_norm; /* data NULL: none */
     float q_eps, q_offset, k_eps, k_offset;
 } prologue_t;
 
 typedef struct {
     qn_attention_t a;
-    prologue_t before;     /* FUSED */
-    float *partial;        /* [N, row tiles, splits, rows of a tile, D + EXTRA] */
-    uint32_t *counters;    /* [N, row tiles] */
-    uint32_t splits;       /* at most, = gridDim.x */
-    uint32_t wanted;       /* splits that fill the device */
-    uint32_t chunk_min, chunk_max;  /* positions of a split; the bound on splits goes first */
-    bool clustered;        /* CLUSTER splits are a cluster */
-    uint32_t group;        /* query heads of a kv head */
+    prologue_t before;             /* FUSED */
+    float *partial;                /* [N, row tiles, splits, rows of a tile, D + EXTRA] */
+    uint32_t *counters;            /* [N, row tiles] */
+    uint32_t splits;               /* at most, = gridDim.x */
+    uint32_t wanted;               /* splits that fill the device */
+    uint32_t chunk_min, chunk_max; /* positions of a split; the bound on splits goes first */
+    bool clustered;                /* CLUSTER splits are a cluster */
+    uint32_t group;                /* query heads of a kv head */
 } decode_t;
 
 /* Positions of one split: a multiple of the tile. */
 static __device__ __forceinline__ uint32_t chunk_of(const decode_t &d, uint32_t length, uint32_t tile)
 {
-    if (d.clustered && length <= CLUSTER_POSITIONS)
-        return ((length + CLUSTER - 1) / CLUSTER + tile - 1) / tile * tile;
+    if (d.clustered && length <= CLUSTER_POSITIONS) return ((length + CLUSTER - 1) / CLUSTER + tile - 1) / tile * tile;
     uint32_t chunk = min(max((length + d.wanted - 1) / d.wanted, d.chunk_min), d.chunk_max);
     return (max(chunk, (length + d.splits - 1) / d.splits) + tile - 1) / tile * tile;
 }
@@ -67,7 +66,8 @@ static __device__ void merge_warps(attention_sums<S::D> &sums, float *rows, floa
         uint32_t row = lane / 4 + r * 8;
         float best = -INFINITY;
 #pragma unroll
-        for (int w = 0; w < S::POSITION_WARPS; w++) best = fmaxf(best, bests[w * TILE_ROWS + row]);
+        for (int w = 0; w < S::POSITION_WARPS; w++)
+            best = fmaxf(best, bests[w * TILE_ROWS + row]);
         float keep = sums.best[r] == -INFINITY ? 0 : exp2f(sums.best[r] - best);
         if (lane % 4 == 0) totals[warp * TILE_ROWS + row] = sums.total[r] * keep;
         float *to = rows + ((size_t)warp * TILE_ROWS + row) * S::D + lane % 4 * 2;
@@ -84,7 +84,8 @@ template <class S> static __device__ float merged(const float *rows, uint32_t ro
 {
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < S::POSITION_WARPS; w++) sum += rows[((size_t)w * TILE_ROWS + row) * S::D + d];
+    for (int w = 0; w < S::POSITION_WARPS; w++)
+        sum += rows[((size_t)w * TILE_ROWS + row) * S::D + d];
     return sum;
 }
 
@@ -92,7 +93,8 @@ static __device__ float merged_total(const float *totals, uint32_t row)
 {
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < ATTENTION_WARPS; w++) sum += totals[w * TILE_ROWS + row];
+    for (int w = 0; w < ATTENTION_WARPS; w++)
+        sum += totals[w * TILE_ROWS + row];
     return sum;
 }
 
@@ -100,7 +102,8 @@ static __device__ float merged_best(const float *bests, uint32_t row)
 {
     float best = -INFINITY;
 #pragma unroll
-    for (int w = 0; w < ATTENTION_WARPS; w++) best = fmaxf(best, bests[w * TILE_ROWS + row]);
+    for (int w = 0; w < ATTENTION_WARPS; w++)
+        best = fmaxf(best, bests[w * TILE_ROWS + row]);
     return best;
 }
 
@@ -133,7 +136,8 @@ static __device__ void find_shares(const float *partial, uint32_t width, uint32_
     __syncthreads();
     for (uint32_t row = threadIdx.x / WARP; row < rows; row += ATTENTION_WARPS) {
         float best = -INFINITY, total = 0;
-        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) best = fmaxf(best, shares[s * rows + row]);
+        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP)
+            best = fmaxf(best, shares[s * rows + row]);
         best = warp_max(best);
         for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) {
             float share = power_of_two(shares[s * rows + row] - best);
@@ -141,7 +145,8 @@ static __device__ void find_shares(const float *partial, uint32_t width, uint32_
             total = fmaf(share, totals[s * rows + row], total);
         }
         total = 1 / warp_sum(total);
-        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP) shares[s * rows + row] *= total;
+        for (uint32_t s = threadIdx.x % WARP; s < splits; s += WARP)
+            shares[s * rows + row] *= total;
     }
     __syncthreads();
 }
@@ -162,7 +167,7 @@ static __device__ void combine(const qn_attention_t &a, const attention_item_t &
 {
     constexpr uint32_t QUADS = S::D / 4, WIDTH = S::D + EXTRA;
     float4 batch[BATCH];
-    if (threadIdx.x < rows * QUADS)   /* the first loads do not wait for the shares */
+    if (threadIdx.x < rows * QUADS) /* the first loads do not wait for the shares */
         load_splits(partial + threadIdx.x / QUADS * WIDTH + threadIdx.x % QUADS * 4, stride * WIDTH, 0, splits, batch);
     find_shares(partial, WIDTH, splits, stride, rows, shares);
     for (uint32_t i = threadIdx.x; i < rows * QUADS; i += ATTENTION_WARPS * WARP) {
@@ -197,12 +202,12 @@ static __device__ void store_out(const qn_attention_t &a, const attention_item_t
 
 /* Leaves this split's rows; the last block combines, and uses the merged rows' memory for it. */
 template <class S>
-static __device__ void store_split(const decode_t &decode, const attention_item_t &item, uint32_t rows,
-                                   uint32_t splits, float *merged_rows, const float *bests, const float *totals)
+static __device__ void store_split(const decode_t &decode, const attention_item_t &item, uint32_t rows, uint32_t splits,
+                                   float *merged_rows, const float *bests, const float *totals)
 {
     constexpr uint32_t WIDTH = S::D + EXTRA;
     size_t tile = (size_t)blockIdx.z * gridDim.y + blockIdx.y;
-    uint32_t stride = min(decode.group, (uint32_t)TILE_ROWS);   /* rows of a full tile */
+    uint32_t stride = min(decode.group, (uint32_t)TILE_ROWS); /* rows of a full tile */
     float *partial = decode.partial + tile * decode.splits * stride * WIDTH;
     float *own = partial + blockIdx.x * stride * WIDTH;
     for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
@@ -219,9 +224,9 @@ template <class S>
 static __device__ void combine_cluster(const qn_attention_t &a, const attention_item_t &item, uint32_t rows,
                                        uint32_t splits, float *merged_rows, const float *bests, const float *totals)
 {
-    __shared__ float extras[2][TILE_ROWS];   /* best and total of each row */
+    __shared__ float extras[2][TILE_ROWS]; /* best and total of each row */
     for (uint32_t i = threadIdx.x; i < rows * S::D; i += ATTENTION_WARPS * WARP)
-        merged_rows[i] = merged<S>(merged_rows, i / S::D, i % S::D);   /* in place: warp 0's */
+        merged_rows[i] = merged<S>(merged_rows, i / S::D, i % S::D); /* in place: warp 0's */
     if (threadIdx.x < rows) {
         extras[0][threadIdx.x] = merged_best(bests, threadIdx.x);
         extras[1][threadIdx.x] = merged_total(totals, threadIdx.x);
@@ -238,7 +243,8 @@ static __device__ void combine_cluster(const qn_attention_t &a, const attention_
             values[s] = s < splits ? cluster_load(&merged_rows[i], s) : 0;
         }
 #pragma unroll
-        for (uint32_t s = 0; s < CLUSTER; s++) best = fmaxf(best, scores[s]);
+        for (uint32_t s = 0; s < CLUSTER; s++)
+            best = fmaxf(best, scores[s]);
 #pragma unroll
         for (uint32_t s = 0; s < CLUSTER; s++) {
             float share = power_of_two(scores[s] - best);
@@ -247,7 +253,7 @@ static __device__ void combine_cluster(const qn_attention_t &a, const attention_
         }
         ((bf16 *)a.out)[out_at<S>(a, item, item.first_row + row) + i % S::D] = from_float<bf16>(sum / total);
     }
-    cluster_barrier();   /* nobody leaves while others read its shared memory */
+    cluster_barrier(); /* nobody leaves while others read its shared memory */
 }
 
 /* ---- before attention ---- */
@@ -268,8 +274,8 @@ static __device__ __noinline__ float norm_element(const qn_weight_t &norm, uint3
 template <int D> struct head_t {
     static constexpr uint32_t PAIRS = D / 2, EACH = (PAIRS + WARP - 1) / WARP;
     const bf16 *from;
-    const qn_weight_t *norm;      /* NULL: none */
-    const float *angles;          /* NULL: none */
+    const qn_weight_t *norm; /* NULL: none */
+    const float *angles;     /* NULL: none */
     float eps, offset;
     bf16 *to, *cache;
     bf16 lows[EACH], highs[EACH];
@@ -311,8 +317,8 @@ static __device__ bf16 *cache_place(const decode_t &decode, const attention_item
 {
     const qn_kv_t &kv = decode.a.kv;
     int64_t row = decode.before.kv_rows[item.run.first];
-    if (row < 0 || item.first_row) return NULL;   /* one of the tiles of query heads writes */
-    size_t before = (size_t)decode.a.layer * 2 * kv.blocks * kv.block_tokens;   /* rows of other layers */
+    if (row < 0 || item.first_row) return NULL; /* one of the tiles of query heads writes */
+    size_t before = (size_t)decode.a.layer * 2 * kv.blocks * kv.block_tokens; /* rows of other layers */
     return (bf16 *)kv.data + ((before + (size_t)row) * kv.kv_heads + item.kv_head) * kv.head_dim;
 }
 
@@ -327,13 +333,22 @@ static __device__ __forceinline__ head_t<S::D> describe_head(const decode_t &dec
     const float *angles = before.angles ? before.angles + (size_t)item.run.first * S::D : NULL;
     size_t own = ((size_t)item.run.first * a.kv.kv_heads + item.kv_head) * S::D;
     if (job < count)
-        return { (const bf16 *)a.q + out_at<S>(a, item, item.first_row + job),
-                 before.q_norm.data ? &before.q_norm : NULL, angles, before.q_eps, before.q_offset,
-                 queries + job * S::STRIDE, NULL };
+        return {(const bf16 *)a.q + out_at<S>(a, item, item.first_row + job),
+                before.q_norm.data ? &before.q_norm : NULL,
+                angles,
+                before.q_eps,
+                before.q_offset,
+                queries + job * S::STRIDE,
+                NULL};
     if (job == count)
-        return { before.k + own, before.k_norm.data ? &before.k_norm : NULL, angles, before.k_eps, before.k_offset,
-                 fresh, NULL };
-    return { before.v + own, NULL, NULL, 0, 0, fresh + S::D, NULL };
+        return {before.k + own,
+                before.k_norm.data ? &before.k_norm : NULL,
+                angles,
+                before.k_eps,
+                before.k_offset,
+                fresh,
+                NULL};
+    return {before.v + own, NULL, NULL, 0, 0, fresh + S::D, NULL};
 }
 
 /* Two jobs of a warp: all loads are on their way before any is waited for. */
@@ -389,8 +404,7 @@ static __device__ void patch_tile(const attention_item_t &item, const bf16 *fres
 /* ---- the kernel ---- */
 
 /* The run, its positions, and this block's split of them; returns how many splits the run has. */
-template <class S, bool FUSED>
-static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &item)
+template <class S, bool FUSED> static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &item)
 {
     const qn_attention_t &a = decode.a;
     uint32_t tiles = (decode.group + TILE_ROWS - 1) / TILE_ROWS, begin, end;
@@ -407,8 +421,8 @@ static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &
 
 /* blockIdx: x split, y (kv head, tile of 16 query heads), z run. */
 template <class S, bool FUSED>
-static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, S::D <= 128 ? 3 : 1)
-attend_splits(const __grid_constant__ decode_t decode)
+static __global__ void __launch_bounds__(ATTENTION_WARPS *WARP, S::D <= 128 ? 3 : 1)
+    attend_splits(const __grid_constant__ decode_t decode)
 {
     extern __shared__ __align__(16) bf16 shared[];
     __shared__ __align__(16) bf16 fresh[FUSED ? 2 * S::D : 8];
@@ -433,16 +447,20 @@ attend_splits(const __grid_constant__ decode_t decode)
         for (uint32_t job = 2 * ATTENTION_WARPS; job < jobs; job += 2 * ATTENTION_WARPS)
             pair_t<S>(decode, item, job, count, jobs, queries, fresh).run(decode, item, count);
         __syncthreads();
-        attend<S>(a, item, shared, rows,
-                  [&](uint32_t first, bf16 *stage) { patch_tile<S>(item, fresh, first, stage); }, sums);
+        attend<S>(
+            a, item, shared, rows, [&](uint32_t first, bf16 *stage) { patch_tile<S>(item, fresh, first, stage); },
+            sums);
     } else {
         attend_cached<S>(a, item, shared, sums);
     }
     float *rows = (float *)shared;
     merge_warps<S>(sums, rows, bests, totals);
-    if (splits == 1) store_out<S>(a, item, count, rows, totals);
-    else if (decode.clustered && splits <= CLUSTER) combine_cluster<S>(a, item, count, splits, rows, bests, totals);
-    else store_split<S>(decode, item, count, splits, rows, bests, totals);
+    if (splits == 1)
+        store_out<S>(a, item, count, rows, totals);
+    else if (decode.clustered && splits <= CLUSTER)
+        combine_cluster<S>(a, item, count, splits, rows, bests, totals);
+    else
+        store_split<S>(decode, item, count, splits, rows, bests, totals);
 }
 
 template <int D> using decode_shape = attention_shape<D, 1>;
@@ -498,13 +516,14 @@ static void plan_splits(const qn_stream_t *stream, const qn_attention_t *a, uint
 static void start(qn_stream_t *stream, const qn_attention_t *a, const prologue_t *before)
 {
     uint32_t tiles = a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
-    decode_t decode = { *a, {}, (float *)stream->workspace, stream->counters, 0, 0, 0, 0, false,
-                        a->heads / a->kv.kv_heads };
+    decode_t decode = {*a, {},    (float *)stream->workspace, stream->counters, 0, 0, 0,
+                       0,  false, a->heads / a->kv.kv_heads};
     if (before) decode.before = *before;
     plan_splits(stream, a, tiles, &decode);
-    QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits)
-              <= stream->workspace_bytes && a->run_count <= stream->options.max_sequences);
-    qn_cuda_how_t how = { false, decode.clustered ? (unsigned)CLUSTER : 1 };
+    QN_ASSERT(qn_cuda_attention_bytes(a->run_count, a->heads, a->kv.kv_heads, a->kv.head_dim, decode.splits) <=
+                  stream->workspace_bytes &&
+              a->run_count <= stream->options.max_sequences);
+    qn_cuda_how_t how = {false, decode.clustered ? (unsigned)CLUSTER : 1};
     dim3 grid(decode.splits, tiles, a->run_count);
     with_head_dim(a->kv.head_dim, [&](auto d) {
         using S = decode_shape<d()>;
@@ -517,8 +536,10 @@ extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *argume
 {
     const qn_attention_t *a = (const qn_attention_t *)arguments;
     if (!a->run_count) return;
-    if (attention_fits(stream, a)) start(stream, a, NULL);
-    else qn_cuda_attention_plain(stream, a);
+    if (attention_fits(stream, a))
+        start(stream, a, NULL);
+    else
+        qn_cuda_attention_plain(stream, a);
 }
 
 extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments)
@@ -530,8 +551,16 @@ extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *argume
     /* Where many sequences fill the device, each block's wait for its queries costs more than launches of their own. */
     uint32_t blocks = a->run_count * a->kv.kv_heads * divide_up(a->heads / a->kv.kv_heads, TILE_ROWS);
     if (attention_fits(stream, a) && addresses % 16 == 0 && blocks <= stream->processors) {
-        prologue_t before = { f->rope.angles, (const bf16 *)f->write.k, (const bf16 *)f->write.v, f->write.kv_rows,
-                              {}, {}, f->q_norm.eps, f->q_norm.weight_offset, f->k_norm.eps, f->k_norm.weight_offset };
+        prologue_t before = {f->rope.angles,
+                             (const bf16 *)f->write.k,
+                             (const bf16 *)f->write.v,
+                             f->write.kv_rows,
+                             {},
+                             {},
+                             f->q_norm.eps,
+                             f->q_norm.weight_offset,
+                             f->k_norm.eps,
+                             f->k_norm.weight_offset};
         if (f->q_norm.x) before.q_norm = f->q_norm.weight;
         if (f->k_norm.x) before.k_norm = f->k_norm.weight;
         start(stream, a, &before);

@@ -6,7 +6,7 @@
 #include "kernels/cuda/device.cuh"
 
 #define WARPS 4
-#define DIM_MAX 512   /* model_config.h's QN_HEAD_DIM_MAX */
+#define DIM_MAX 512 /* model_config.h's QN_HEAD_DIM_MAX */
 
 /* Finds query `index` of all runs: its run and token; false when there are fewer. */
 static __device__ bool find_query(const qn_attention_t &a, uint32_t index, qn_run_t &run, uint32_t &token)
@@ -38,8 +38,8 @@ static __device__ void attend_head(const qn_attention_t &a, const qn_run_t &run,
     }
     for (uint32_t p = begin; p < end; p++) {
         uint32_t block = table[p / a.kv.block_tokens];
-        const C *key = (const C *)a.kv.data + kv_offset(a.kv, a.layer, 0, block, p % a.kv.block_tokens)
-            + (size_t)kv_head * dim;
+        const C *key =
+            (const C *)a.kv.data + kv_offset(a.kv, a.layer, 0, block, p % a.kv.block_tokens) + (size_t)kv_head * dim;
         const C *value = key + (size_t)a.kv.blocks * a.kv.block_tokens * a.kv.kv_heads * dim;
         float score = 0;
 #pragma unroll
@@ -86,6 +86,8 @@ extern "C" void qn_cuda_attention_plain(qn_stream_t *stream, const void *argumen
     const qn_attention_t *a = (const qn_attention_t *)arguments;
     QN_ASSERT(a->kv.head_dim <= DIM_MAX);
     if (!a->run_count) return;
-    if (a->kv.head_dim <= 4 * WARP) start<4>(stream, a);
-    else start<DIM_MAX / WARP>(stream, a);
+    if (a->kv.head_dim <= 4 * WARP)
+        start<4>(stream, a);
+    else
+        start<DIM_MAX / WARP>(stream, a);
 }

@@ -10,8 +10,7 @@
 template <int D> using prefill_shape = attention_shape<D, ATTENTION_WARPS>;
 
 /* Finds item `index` of all runs; false when there are fewer. */
-template <class S>
-static __device__ bool find_item(const qn_attention_t &a, uint32_t index, attention_item_t &item)
+template <class S> static __device__ bool find_item(const qn_attention_t &a, uint32_t index, attention_item_t &item)
 {
     uint32_t group = a.heads / a.kv.kv_heads, run = 0, tiles = 0;
     for (; run < a.run_count; run++) {
@@ -52,8 +51,8 @@ static __device__ void store_rows(const qn_attention_t &a, const attention_item_
 template <class S> constexpr int BLOCKS = S::D <= 64 ? 3 : 2;
 
 template <class S>
-static __global__ void __launch_bounds__(ATTENTION_WARPS * WARP, BLOCKS<S>)
-attend_tiles(const __grid_constant__ qn_attention_t a)
+static __global__ void __launch_bounds__(ATTENTION_WARPS *WARP, BLOCKS<S>)
+    attend_tiles(const __grid_constant__ qn_attention_t a)
 {
     extern __shared__ __align__(16) bf16 shared[];
     grid_begin();

@@ -12,13 +12,13 @@
 #include "kernels/fused.h"
 
 typedef struct {
-    int device;                /* ordinal */
-    qn_scalar_t activations;   /* type of every `void *` activation of kernels.h; logits are f32 always */
-    bool deterministic;        /* batch-invariant products and attention, whatever they cost */
-    bool dependent_launch;     /* sm_90: a kernel is made resident, and fetches weights, while its predecessor ends */
-    uint32_t max_sequences;    /* N of one attention launch, at most QN_SLOTS_MAX */
-    uint32_t heads, kv_heads, head_dim;  /* the greatest; they size the workspace of attention */
-    size_t staging_bytes;      /* of the pinned ring; 0 = 8 MiB */
+    int device;              /* ordinal */
+    qn_scalar_t activations; /* type of every `void *` activation of kernels.h; logits are f32 always */
+    bool deterministic;      /* batch-invariant products and attention, whatever they cost */
+    bool dependent_launch;   /* sm_90: a kernel is made resident, and fetches weights, while its predecessor ends */
+    uint32_t max_sequences;  /* N of one attention launch, at most QN_SLOTS_MAX */
+    uint32_t heads, kv_heads, head_dim; /* the greatest; they size the workspace of attention */
+    size_t staging_bytes;               /* of the pinned ring; 0 = 8 MiB */
 } qn_cuda_options_t;
 
 /* Returns owned. Allocates the workspace (library and attention) and the ring: nothing after it allocates.

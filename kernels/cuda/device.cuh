@@ -53,7 +53,9 @@ static __device__ __forceinline__ float cluster_load(const float *own, uint32_t 
 #if __CUDA_ARCH__ >= 900
     asm volatile("{\n\t.reg .u32 there;\n\tmapa.shared::cluster.u32 there, %1, %2;\n\t"
                  "ld.shared::cluster.f32 %0, [there];\n\t}"
-                 : "=f"(value) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank) : "memory");
+                 : "=f"(value)
+                 : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank)
+                 : "memory");
 #endif
     return value;
 }
@@ -69,7 +71,9 @@ static __device__ __forceinline__ unsigned long long cluster_load_word(const uns
 #if __CUDA_ARCH__ >= 900
     asm volatile("{\n\t.reg .u32 there;\n\tmapa.shared::cluster.u32 there, %1, %2;\n\t"
                  "ld.shared::cluster.u64 %0, [there];\n\t}"
-                 : "=l"(value) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank) : "memory");
+                 : "=l"(value)
+                 : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank)
+                 : "memory");
 #endif
     return value;
 }
@@ -133,8 +137,8 @@ template <int VEC, class T> __device__ __forceinline__ void store_vector(T *to, 
         ((float4 *)to)[0] = make_float4(from[0], from[1], from[2], from[3]);
         ((float4 *)to)[1] = make_float4(from[4], from[5], from[6], from[7]);
     } else {
-        *(uint4 *)to = make_uint4(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
-                                  pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
+        *(uint4 *)to = make_uint4(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]), pack_bf16(from[4], from[5]),
+                                  pack_bf16(from[6], from[7]));
     }
 }
 
@@ -155,7 +159,7 @@ static __device__ __forceinline__ float activated(qn_activation_t kind, float x)
 {
     switch (kind) {
     case QN_ACTIVATION_SILU: return x / (1 + expf(-x));
-    case QN_ACTIVATION_GELU_TANH:   /* (1 + tanh u) / 2 = 1 / (1 + e^-2u) */
+    case QN_ACTIVATION_GELU_TANH: /* (1 + tanh u) / 2 = 1 / (1 + e^-2u) */
         return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
     case QN_ACTIVATION_GELU: return 0.5f * x * erfcf(-0.70710678118654752f * x);
     default: return fmaxf(x, 0);
@@ -166,7 +170,8 @@ static __device__ __forceinline__ float activated(qn_activation_t kind, float x)
 
 template <class T> __device__ __forceinline__ T warp_sum(T value)
 {
-    for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(ALL_LANES, value, step);
+    for (int step = WARP / 2; step > 0; step /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, step);
     return value;
 }
 
@@ -204,15 +209,19 @@ template <class T> static __device__ T block_max(T value, T least, T *room)
 
 template <class F> static void with_scalar(qn_scalar_t scalar, F call)
 {
-    if (scalar == QN_SCALAR_F32) call(float());
-    else call(bf16());
+    if (scalar == QN_SCALAR_F32)
+        call(float());
+    else
+        call(bf16());
 }
 
 /* Calls with 8 where every row of `width` elements at all of the addresses starts on 16 bytes, else with 1. */
 template <class F> static void with_vector(uint32_t width, uintptr_t addresses, F call)
 {
-    if (width % 8 == 0 && addresses % 16 == 0) call(std::integral_constant<int, 8>());
-    else call(std::integral_constant<int, 1>());
+    if (width % 8 == 0 && addresses % 16 == 0)
+        call(std::integral_constant<int, 8>());
+    else
+        call(std::integral_constant<int, 1>());
 }
 
 static inline uint32_t divide_up(uint32_t count, uint32_t by) { return (count + by - 1) / by; }

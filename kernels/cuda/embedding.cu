@@ -15,7 +15,8 @@ static unsigned row_threads(uint32_t width, int vec)
 template <int VEC> static __device__ void add_position(const qn_weight_t &table, size_t at, float (&values)[VEC])
 {
 #pragma unroll
-    for (int j = 0; j < VEC; j++) values[j] += load_scalar(table.data, table.scalar, at + j);
+    for (int j = 0; j < VEC; j++)
+        values[j] += load_scalar(table.data, table.scalar, at + j);
 }
 
 /* A block per token. */
@@ -29,7 +30,8 @@ template <int VEC, class W, class A> static __global__ void embed_rows(qn_embedd
         float values[VEC];
         load_vector(from + i, values);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) values[j] *= a.multiplier;
+        for (int j = 0; j < VEC; j++)
+            values[j] *= a.multiplier;
         if (a.position_table.data) add_position(a.position_table, position + i, values);
         store_vector(to + i, values);
     }
@@ -51,8 +53,7 @@ extern "C" void qn_cuda_embedding(qn_stream_t *stream, const void *arguments)
 }
 
 /* out[blockIdx.x] = x[rows[blockIdx.x]] */
-template <int VEC, class A>
-static __global__ void copy_rows(const A *x, const uint32_t *rows, uint32_t width, A *out)
+template <int VEC, class A> static __global__ void copy_rows(const A *x, const uint32_t *rows, uint32_t width, A *out)
 {
     grid_begin();
     const A *from = x + (size_t)rows[blockIdx.x] * width;

@@ -10,17 +10,20 @@
 #include "kernels/cuda/matmul.cuh"
 
 #define EXPERTS_MAX 1024
-#define ALL_PLACES 0x80000000u   /* rows of a tile that holds all places of an expert */
+#define ALL_PLACES 0x80000000u /* rows of a tile that holds all places of an expert */
 
 /* Places [first, first + count) of `expert`. */
-typedef struct { uint32_t expert, first, count; } expert_tile_t;
+typedef struct {
+    uint32_t expert, first, count;
+} expert_tile_t;
 
 /* Tile `index` of all experts' places, cut into tiles of `rows`; false when there are fewer. All threads of the block
  * call it; `offsets` is [EXPERTS_MAX + 1] in shared memory. */
 static __device__ bool find_tile(const qn_expert_matmul_t &a, uint32_t rows, uint32_t index, uint32_t *offsets,
                                  expert_tile_t &tile)
 {
-    for (uint32_t e = threadIdx.x; e <= a.experts; e += blockDim.x) offsets[e] = a.offsets[e];
+    for (uint32_t e = threadIdx.x; e <= a.experts; e += blockDim.x)
+        offsets[e] = a.offsets[e];
     __syncthreads();
     uint32_t lane = threadIdx.x % WARP;
     for (uint32_t base = 0; base < a.experts; base += WARP) {
@@ -65,7 +68,8 @@ static __device__ __forceinline__ uint4 stream_in(const bf16 *from)
 {
     uint4 words;
     asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w) : "l"(from));
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "l"(from));
     return words;
 }
 
@@ -113,7 +117,8 @@ static __device__ void finish(float (&sums)[TILES][4], float (*partial)[TILES * 
         if (first_row + r >= outputs) continue;
         float sum = 0;
 #pragma unroll
-        for (int w = 0; w < SPLIT; w++) sum += partial[w][token][r];
+        for (int w = 0; w < SPLIT; w++)
+            sum += partial[w][token][r];
         out[(size_t)token * outputs + first_row + r] = from_float<bf16>(sum);
     }
     __syncthreads();
@@ -121,8 +126,10 @@ static __device__ void finish(float (&sums)[TILES][4], float (*partial)[TILES * 
 
 /* blockIdx: x 16 rows of a part, y one of the experts that have places. */
 template <int TILES>
-static __global__ void __launch_bounds__(SPLIT * WARP, TILES == 1 ? 3 : TILES == 2 ? 2 : 1)
-multiply_few(const __grid_constant__ qn_expert_matmul_t a)
+static __global__ void __launch_bounds__(SPLIT *WARP, TILES == 1   ? 3
+                                                      : TILES == 2 ? 2
+                                                                   : 1)
+    multiply_few(const __grid_constant__ qn_expert_matmul_t a)
 {
     __shared__ uint32_t offsets[EXPERTS_MAX + 1];
     __shared__ float partial[SPLIT][TILES * TILE_TOKENS][ROWS + 1];
@@ -153,11 +160,11 @@ template <int TILES> static void start_few(qn_stream_t *stream, const qn_expert_
 
 /* ---- tiled ---- */
 
-#define BLOCK 128          /* places and outputs of a tile */
-#define DEPTH 64           /* inputs of a stage: rows of 128 bytes, eight pieces of 16 */
+#define BLOCK 128 /* places and outputs of a tile */
+#define DEPTH 64  /* inputs of a stage: rows of 128 bytes, eight pieces of 16 */
 #define STAGES 3
 #define STAGE_BYTES (2 * BLOCK * DEPTH * 2)
-#define TILED_THREADS 256  /* eight warps: 2 x 4 of them, 64 places x 32 outputs each */
+#define TILED_THREADS 256 /* eight warps: 2 x 4 of them, 64 places x 32 outputs each */
 
 /* Byte offset of a 16-byte piece: pieces of a row are exchanged by the row's number, so that eight rows' pieces lie in
  * different banks. */
@@ -174,16 +181,18 @@ static __device__ __forceinline__ void load_side(uint32_t to, const bf16 *from, 
     for (uint32_t k = 0; k < BLOCK * 8 / TILED_THREADS; k++) {
         uint32_t i = threadIdx.x + k * TILED_THREADS, row = i / 8, piece = i % 8, at = m + piece * 8;
         bool inside = row < rows && at < inputs;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                     :: "r"(to + swizzled(row, piece)), "l"(from + (inside ? (size_t)row * inputs + at : 0)),
-                        "r"(inside ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + swizzled(row, piece)),
+                     "l"(from + (inside ? (size_t)row * inputs + at : 0)), "r"(inside ? 16 : 0)
+                     : "memory");
     }
 }
 
 static __device__ __forceinline__ void load_pieces(uint32_t (&to)[4], uint32_t from)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
 }
 
 static __device__ __forceinline__ void mma_tile(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
@@ -202,7 +211,8 @@ static __device__ __forceinline__ void multiply_stage(uint32_t x, uint32_t w, fl
     for (uint32_t step = 0; step < DEPTH / 16; step++) {
         uint32_t rows[4][4], outputs[2][4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) load_pieces(rows[i], x + swizzled(i * 16 + lane % 16, step * 2 + lane / 16));
+        for (int i = 0; i < 4; i++)
+            load_pieces(rows[i], x + swizzled(i * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
         for (int i = 0; i < 2; i++)
             load_pieces(outputs[i], w + swizzled(i * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
@@ -232,8 +242,7 @@ static __device__ __forceinline__ void store_tile(const float (&sums)[4][4][4], 
 }
 
 /* blockIdx: x BLOCK outputs of a part, y BLOCK places of an expert. */
-static __global__ void __launch_bounds__(TILED_THREADS, 2)
-multiply_tiles(const __grid_constant__ qn_expert_matmul_t a)
+static __global__ void __launch_bounds__(TILED_THREADS, 2) multiply_tiles(const __grid_constant__ qn_expert_matmul_t a)
 {
     extern __shared__ __align__(128) char ring[];
     __shared__ uint32_t offsets[EXPERTS_MAX + 1];
@@ -256,10 +265,11 @@ multiply_tiles(const __grid_constant__ qn_expert_matmul_t a)
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
     float sums[4][4][4] = {};
-    for (uint32_t step = 0; step < STAGES - 1; step++) load(step);
+    for (uint32_t step = 0; step < STAGES - 1; step++)
+        load(step);
     for (uint32_t step = 0; step < steps; step++) {
-        asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
-        __syncthreads();   /* the stage is there for all, and the one before it is free */
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+        __syncthreads(); /* the stage is there for all, and the one before it is free */
         load(step + STAGES - 1);
         uint32_t stage = base + step % STAGES * STAGE_BYTES;
         multiply_stage(stage + x_at, stage + w_at, sums);
@@ -279,7 +289,7 @@ cudaError_t qn_cuda_prepare_experts(void)
 
 /* blockIdx: x PLAIN_WARPS outputs of a part, y PLAIN_PLACES places of an expert. A warp per output. */
 template <class A>
-static __global__ void __launch_bounds__(PLAIN_WARPS * WARP) dot_places(const __grid_constant__ qn_expert_matmul_t a)
+static __global__ void __launch_bounds__(PLAIN_WARPS *WARP) dot_places(const __grid_constant__ qn_expert_matmul_t a)
 {
     __shared__ uint32_t offsets[EXPERTS_MAX + 1];
     grid_begin();
@@ -323,12 +333,16 @@ extern "C" void qn_cuda_expert_matmul(qn_stream_t *stream, const void *arguments
     QN_ASSERT(a->experts <= EXPERTS_MAX && a->part_count <= QN_EXPERT_PARTS);
     if (!a->places) return;
     uint32_t each = divide_up(a->places, a->experts);
-    if (stream->options.activations != QN_SCALAR_BF16 || a->scalar != QN_SCALAR_BF16 || a->inputs % 8
-        || (uintptr_t)a->x % 16) return start_plain(stream, a);
+    if (stream->options.activations != QN_SCALAR_BF16 || a->scalar != QN_SCALAR_BF16 || a->inputs % 8 ||
+        (uintptr_t)a->x % 16)
+        return start_plain(stream, a);
     if (each > 32 && !stream->options.deterministic) {
         dim3 grid(divide_up(a->outputs, BLOCK) * a->part_count, tiles_bound(a, BLOCK));
         qn_cuda_start(stream, "expert_matmul", multiply_tiles, grid, TILED_THREADS, STAGES * STAGE_BYTES, *a);
-    } else if (each <= 4) start_few<1>(stream, a);
-    else if (each <= 12) start_few<2>(stream, a);
-    else start_few<4>(stream, a);
+    } else if (each <= 4)
+        start_few<1>(stream, a);
+    else if (each <= 12)
+        start_few<2>(stream, a);
+    else
+        start_few<4>(stream, a);
 }

@@ -32,7 +32,7 @@ static __global__ void __launch_bounds__(THREADS) invent(uint16_t *to, uint64_t 
          group += (uint64_t)gridDim.x * THREADS) {
         uint64_t bits = mix_counter(key + group);
         uint16_t *own = to + group * 4;
-        ushort4 values = { invented(bits, 0), invented(bits, 1), invented(bits, 2), invented(bits, 3) };
+        ushort4 values = {invented(bits, 0), invented(bits, 1), invented(bits, 2), invented(bits, 3)};
         if (group * 4 + 4 <= count) {
             *(ushort4 *)own = values;
             continue;

@@ -13,8 +13,8 @@ template <int VEC, class A, class C> static __global__ void store_token(qn_kv_wr
     int64_t row = a.kv_rows[blockIdx.x];
     if (row < 0) return;
     uint32_t width = a.kv.kv_heads * a.kv.head_dim, which = blockIdx.y;
-    size_t at = kv_offset(a.kv, a.layer, which, (uint32_t)(row / a.kv.block_tokens),
-                          (uint32_t)(row % a.kv.block_tokens));
+    size_t at =
+        kv_offset(a.kv, a.layer, which, (uint32_t)(row / a.kv.block_tokens), (uint32_t)(row % a.kv.block_tokens));
     const A *from = (const A *)(which ? a.v : a.k) + (size_t)blockIdx.x * width;
     C *to = (C *)a.kv.data + at;
     for (uint32_t i = threadIdx.x * VEC; i < width; i += blockDim.x * VEC) {
@@ -59,6 +59,8 @@ extern "C" void qn_cuda_block_copy(qn_stream_t *stream, const void *arguments)
     bool wide = bytes % sizeof(uint4) == 0 && (uintptr_t)a->kv.data % sizeof(uint4) == 0;
     size_t words = bytes / (wide ? sizeof(uint4) : sizeof(uint16_t));
     dim3 grid((unsigned)((words + THREADS - 1) / THREADS), 2 * a->kv.layers);
-    if (wide) qn_cuda_start(stream, "block_copy", copy_blocks<uint4>, grid, THREADS, 0, *a, words);
-    else qn_cuda_start(stream, "block_copy", copy_blocks<uint16_t>, grid, THREADS, 0, *a, words);
+    if (wide)
+        qn_cuda_start(stream, "block_copy", copy_blocks<uint4>, grid, THREADS, 0, *a, words);
+    else
+        qn_cuda_start(stream, "block_copy", copy_blocks<uint16_t>, grid, THREADS, 0, *a, words);
 }

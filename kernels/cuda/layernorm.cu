@@ -4,15 +4,15 @@
  * Read next:         rmsnorm.cu. */
 #include "kernels/cuda/norm.cuh"
 
-template <int VEC, class A>
-static __device__ float value_sum(const A *x, uint32_t width, unsigned first, unsigned step)
+template <int VEC, class A> static __device__ float value_sum(const A *x, uint32_t width, unsigned first, unsigned step)
 {
     float sum = 0;
     for (uint32_t i = first; i < width; i += step) {
         float values[VEC];
         load_vector(x + i, values);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) sum += values[j];
+        for (int j = 0; j < VEC; j++)
+            sum += values[j];
     }
     return sum;
 }
@@ -25,7 +25,8 @@ static __device__ float deviation_sum(const A *x, float mean, uint32_t width, un
         float values[VEC];
         load_vector(x + i, values);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) sum = fmaf(values[j] - mean, values[j] - mean, sum);
+        for (int j = 0; j < VEC; j++)
+            sum = fmaf(values[j] - mean, values[j] - mean, sum);
     }
     return sum;
 }
@@ -62,8 +63,8 @@ extern "C" void qn_cuda_layernorm(qn_stream_t *stream, const void *arguments)
     with_scalar(a->weight.scalar, [&](auto w) {
         with_scalar(stream->options.activations, [&](auto act) {
             with_vector(a->width, addresses, [&](auto vec) {
-                qn_cuda_start(stream, "layernorm", norm_rows<vec(), decltype(w), decltype(act)>, a->rows,
-                              NORM_THREADS, 0, *a);
+                qn_cuda_start(stream, "layernorm", norm_rows<vec(), decltype(w), decltype(act)>, a->rows, NORM_THREADS,
+                              0, *a);
             });
         });
     });

@@ -16,9 +16,9 @@ typedef enum { BUFFER_FREE, BUFFER_TAKEN, BUFFER_SENT } buffer_state_t;
 
 typedef struct {
     void *memory;
-    cudaEvent_t done;          /* of its copy */
+    cudaEvent_t done; /* of its copy */
     buffer_state_t state;
-    uint64_t sent;             /* the loader's count when it was sent: the least is done first */
+    uint64_t sent; /* the loader's count when it was sent: the least is done first */
 } buffer_t;
 
 struct qn_cuda_loader {
@@ -26,8 +26,8 @@ struct qn_cuda_loader {
     cudaStream_t stream;
     buffer_t buffers[QN_CUDA_LOADER_BUFFERS_MAX];
     unsigned count;
-    pthread_mutex_t mutex;     /* guards states and `sent` */
-    pthread_cond_t returned;   /* a taken buffer came back */
+    pthread_mutex_t mutex;   /* guards states and `sent` */
+    pthread_cond_t returned; /* a taken buffer came back */
     uint64_t sent;
 };
 
@@ -93,7 +93,8 @@ qn_err_t qn_cuda_loader_take(qn_cuda_loader_t *loader, void **ret_buffer)
 {
     buffer_t *buffer;
     pthread_mutex_lock(&loader->mutex);
-    while (!(buffer = find_buffer(loader))) pthread_cond_wait(&loader->returned, &loader->mutex);
+    while (!(buffer = find_buffer(loader)))
+        pthread_cond_wait(&loader->returned, &loader->mutex);
     bool sent = buffer->state == BUFFER_SENT;
     buffer->state = BUFFER_TAKEN;
     pthread_mutex_unlock(&loader->mutex);

@@ -33,6 +33,6 @@ extern "C" void qn_cuda_logprobs(qn_stream_t *stream, const void *arguments)
     size_t bytes = row_bytes(a->vocab, ranks);
     float *scratch = (float *)stream->workspace;
     QN_ASSERT(bytes > sizeof(row_room_t) || (size_t)a->rows * a->vocab * sizeof *scratch <= stream->workspace_bytes);
-    qn_cuda_start_as(stream, "logprobs", { false, ranks }, log_probabilities, dim3(ranks, a->rows), ROW_THREADS, bytes,
+    qn_cuda_start_as(stream, "logprobs", {false, ranks}, log_probabilities, dim3(ranks, a->rows), ROW_THREADS, bytes,
                      *a, scratch);
 }

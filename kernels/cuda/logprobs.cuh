@@ -48,7 +48,7 @@ static __device__ void top_logprobs(row_t &row, const float *logits, float log_s
     }
     row_barrier(row);
     if (row.rank == 0) {
-        uint32_t all = count * row.ranks;   /* at most 160: one each */
+        uint32_t all = count * row.ranks; /* at most 160: one each */
         own = 0;
         if (threadIdx.x < all)
             own = row.ranks > 1 ? cluster_load_word(&room.packs[threadIdx.x % count], threadIdx.x / count)
@@ -56,10 +56,10 @@ static __device__ void top_logprobs(row_t &row, const float *logits, float log_s
         for (uint32_t n = 0; n < count; n++) {
             unsigned long long best = block_max(own, 0ull, room.words);
             if (own == best) own = 0;
-            if (threadIdx.x == 0) ret_top[n] = { packed_id(best), packed_value(best) };
+            if (threadIdx.x == 0) ret_top[n] = {packed_id(best), packed_value(best)};
         }
     }
-    row_barrier(row);   /* the lists may be written again */
+    row_barrier(row); /* the lists may be written again */
 }
 
 #endif

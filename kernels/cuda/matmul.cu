@@ -8,14 +8,14 @@
  * several narrow parts. */
 #define THIN_TOKENS 8
 #define THIN_PARTS_TOKENS 16
-#define NORMED_TOKENS 4    /* above, a norm in every block costs more than a launch of its own */
-#define PLAIN_TOKENS 8     /* tokens that share one read of a weight row */
+#define NORMED_TOKENS 4 /* above, a norm in every block costs more than a launch of its own */
+#define PLAIN_TOKENS 8  /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8
 
 /* A warp per output and PLAIN_TOKENS tokens. Lane i adds the products m = i, i + 32, ... in ascending order. */
 template <class W, class A, class O>
-static __global__ void __launch_bounds__(PLAIN_WARPS * WARP)
-dot_rows(const A *x, uint32_t tokens, uint32_t inputs, qn_matmul_part_t part)
+static __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
+    dot_rows(const A *x, uint32_t tokens, uint32_t inputs, qn_matmul_part_t part)
 {
     grid_begin();
     uint32_t row = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -55,9 +55,8 @@ void qn_cuda_plain(qn_stream_t *stream, const product_t *product)
         const qn_matmul_part_t *part = &a->parts[p];
         with_scalar(part->weight.scalar, [&](auto w) {
             with_scalar(stream->options.activations, [&](auto act) {
-                with_scalar(product->out, [&](auto out) {
-                    start_plain<decltype(w), decltype(act), decltype(out)>(stream, a, part);
-                });
+                with_scalar(product->out,
+                            [&](auto out) { start_plain<decltype(w), decltype(act), decltype(out)>(stream, a, part); });
             });
         });
     }
@@ -65,13 +64,16 @@ void qn_cuda_plain(qn_stream_t *stream, const product_t *product)
 
 static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out)
 {
-    product_t product = { a, out };
+    product_t product = {a, out};
     if (!product.a->tokens) return;
     uint32_t thin_tokens = product.a->part_count == QN_MATMUL_PARTS ? THIN_PARTS_TOKENS : THIN_TOKENS;
     bool few = product.a->tokens <= thin_tokens || stream->options.deterministic;
-    if (few && qn_cuda_thin_fits(stream, &product)) qn_cuda_thin(stream, &product);
-    else if (!few && qn_cuda_blas_fits(stream, &product)) qn_cuda_blas(stream, &product);
-    else qn_cuda_plain(stream, &product);
+    if (few && qn_cuda_thin_fits(stream, &product))
+        qn_cuda_thin(stream, &product);
+    else if (!few && qn_cuda_blas_fits(stream, &product))
+        qn_cuda_blas(stream, &product);
+    else
+        qn_cuda_plain(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul(qn_stream_t *stream, const void *arguments)
@@ -105,14 +107,14 @@ extern "C" void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments)
 
 extern "C" void qn_cuda_matmul_plain(qn_stream_t *stream, const void *arguments)
 {
-    product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };
+    product_t product = {(const qn_matmul_t *)arguments, stream->options.activations};
     if (product.a->tokens) qn_cuda_plain(stream, &product);
 }
 
 extern "C" void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments)
 {
     const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
-    product_t product = { &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations };
+    product_t product = {&a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations};
     if (!a->matmul.tokens) return;
     if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
     qn_cuda_plain(stream, &product);
@@ -121,14 +123,14 @@ extern "C" void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *argum
 
 extern "C" void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments)
 {
-    product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };
+    product_t product = {(const qn_matmul_t *)arguments, stream->options.activations};
     QN_ASSERT(qn_cuda_thin_fits(stream, &product));
     if (product.a->tokens) qn_cuda_thin(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments)
 {
-    product_t product = { (const qn_matmul_t *)arguments, stream->options.activations };
+    product_t product = {(const qn_matmul_t *)arguments, stream->options.activations};
     QN_ASSERT(qn_cuda_blas_fits(stream, &product));
     if (product.a->tokens) qn_cuda_blas(stream, &product);
 }

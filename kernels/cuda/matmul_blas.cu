@@ -20,8 +20,7 @@ static const size_t BLAS_BYTES = QN_CUDA_BLAS_BYTES;
 
 static cudaDataType_t blas_type(qn_scalar_t scalar) { return scalar == QN_SCALAR_F32 ? CUDA_R_32F : CUDA_R_16BF; }
 
-template <class V>
-static cublasStatus_t set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t name, V value)
+template <class V> static cublasStatus_t set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t name, V value)
 {
     return cublasLtMatmulDescSetAttribute(product, name, &value, sizeof value);
 }
@@ -49,8 +48,8 @@ static cublasStatus_t describe(const qn_stream_t *stream, const product_t *produ
         status = cublasLtMatrixLayoutInit(&shape->x, blas_type(stream->options.activations), a->inputs, a->tokens,
                                           a->inputs);
     if (!status)
-        status = cublasLtMatrixLayoutInit(&shape->out, blas_type(product->out), part->outputs, a->tokens,
-                                          part->outputs);
+        status =
+            cublasLtMatrixLayoutInit(&shape->out, blas_type(product->out), part->outputs, a->tokens, part->outputs);
     return status;
 }
 
@@ -61,10 +60,10 @@ static cublasStatus_t ask(const qn_stream_t *stream, shape_t *shape, cublasLtMat
     if (!status)
         status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                       &BLAS_BYTES, sizeof BLAS_BYTES);
-    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;   /* of a split: sums stay f32 until they are whole */
+    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* of a split: sums stay f32 until they are whole */
     if (!status)
-        status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                      &schemes, sizeof schemes);
+        status = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes,
+                                                      sizeof schemes);
     cublasLtMatmulHeuristicResult_t result;
     int found = 0;
     if (!status)
@@ -79,8 +78,8 @@ static cublasStatus_t ask(const qn_stream_t *stream, shape_t *shape, cublasLtMat
 static cublasStatus_t find_algorithm(qn_stream_t *stream, const product_t *product, const qn_matmul_part_t *part,
                                      shape_t *shape, const cublasLtMatmulAlgo_t **ret_algorithm)
 {
-    uint32_t kind = 1u | (uint32_t)part->weight.scalar << 1 | (uint32_t)product->out << 2
-        | (part->bias.data ? 8u : 0u) | (part->residual ? 16u : 0u);
+    uint32_t kind = 1u | (uint32_t)part->weight.scalar << 1 | (uint32_t)product->out << 2 |
+                    (part->bias.data ? 8u : 0u) | (part->residual ? 16u : 0u);
     uint32_t tokens = product->a->tokens, inputs = product->a->inputs;
     uint32_t hash = (part->outputs * 2654435761u ^ tokens * 2246822519u ^ inputs * 3266489917u ^ kind) * 668265263u;
     qn_cuda_plan_t *plan = &stream->plans[(hash >> 16) % QN_CUDA_PLANS];
@@ -104,9 +103,9 @@ static cublasStatus_t multiply_part(qn_stream_t *stream, const product_t *produc
     if (status) return status;
     float one = 1, beta = part->residual ? 1 : 0;
     const void *added = part->residual ? part->residual : part->out;
-    return cublasLtMatmul(stream->blas, &shape.product, &one, part->weight.data, &shape.weight, product->a->x,
-                          &shape.x, &beta, added, &shape.out, part->out, &shape.out, algorithm, workspace,
-                          QN_CUDA_BLAS_BYTES, where);
+    return cublasLtMatmul(stream->blas, &shape.product, &one, part->weight.data, &shape.weight, product->a->x, &shape.x,
+                          &beta, added, &shape.out, part->out, &shape.out, algorithm, workspace, QN_CUDA_BLAS_BYTES,
+                          where);
 }
 
 bool qn_cuda_blas_fits(const qn_stream_t *stream, const product_t *product)
@@ -131,7 +130,7 @@ static void start_part(qn_stream_t *stream, const product_t *product, uint32_t p
     qn_matmul_t single = *product->a;
     single.parts[0] = product->a->parts[p];
     single.part_count = 1;
-    product_t rest = { &single, product->out };
+    product_t rest = {&single, product->out};
     qn_cuda_plain(stream, &rest);
 }
 

@@ -25,25 +25,25 @@
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/thin_ring.cuh"
 
-#define UNIT 128           /* inputs that a warp takes at a time: eight of them are a stage */
+#define UNIT 128 /* inputs that a warp takes at a time: eight of them are a stage */
 #define PIECES (UNIT / 32)
 #define TILE_TOKENS 8
 
-enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4, PARTED = 8 };   /* bits of MODE; NORMED, GATED only with STAGED */
-#define X_BYTES 32768      /* of x in shared memory, at most */
-#define X_CHUNKS 8         /* of 16 bytes, of x per thread: 256 threads take a token's in turns */
-#define X_PAD 32           /* elements between tokens: the quads of two tokens read different banks */
+enum { PLAIN = 0, STAGED = 1, NORMED = 2, GATED = 4, PARTED = 8 }; /* bits of MODE; NORMED, GATED only with STAGED */
+#define X_BYTES 32768                                              /* of x in shared memory, at most */
+#define X_CHUNKS 8 /* of 16 bytes, of x per thread: 256 threads take a token's in turns */
+#define X_PAD 32   /* elements between tokens: the quads of two tokens read different banks */
 
 typedef struct {
     const bf16 *x;
     uint32_t tokens, inputs, tiles;
-    uint32_t depth;                        /* stages of the ring */
-    uint32_t tile_ends[QN_MATMUL_PARTS];   /* PARTED: tiles of part p end before this index */
-    qn_matmul_part_t parts[QN_MATMUL_PARTS];   /* GATED: gate and up, which share tiles; else without PARTED one */
-    const bf16 *norm;                      /* NORMED: [M] */
+    uint32_t depth;                          /* stages of the ring */
+    uint32_t tile_ends[QN_MATMUL_PARTS];     /* PARTED: tiles of part p end before this index */
+    qn_matmul_part_t parts[QN_MATMUL_PARTS]; /* GATED: gate and up, which share tiles; else without PARTED one */
+    const bf16 *norm;                        /* NORMED: [M] */
     float norm_eps, norm_offset;
-    qn_activation_t kind;                  /* GATED */
-    bf16 *gated;                           /* [T, O] */
+    qn_activation_t kind; /* GATED */
+    bf16 *gated;          /* [T, O] */
 } thin_t;
 
 /* Rows of a part in one tile. */
@@ -55,7 +55,8 @@ static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t
 {
     uint32_t p = 0, before = 0;
     if constexpr (MODE & PARTED)
-        while (tile >= a.tile_ends[p]) before = a.tile_ends[p++];
+        while (tile >= a.tile_ends[p])
+            before = a.tile_ends[p++];
     ret_row = (tile - before) * tile_rows(MODE);
     return a.parts[p];
 }
@@ -68,10 +69,12 @@ template <int MODE> static __device__ __forceinline__ rows_t rows_of(const thin_
     uint32_t left = part.outputs - first;
     const bf16 *from = (const bf16 *)part.weight.data + (size_t)first * a.inputs;
     if constexpr (MODE & GATED)
-        return { { from, (const bf16 *)a.parts[1].weight.data + (size_t)first * a.inputs },
-                 { min(left, HALF), min(left, HALF) }, a.inputs * sizeof(bf16) };
-    return { { from, from + (size_t)HALF * a.inputs },
-             { min(left, HALF), left > HALF ? min(left - HALF, HALF) : 0 }, a.inputs * sizeof(bf16) };
+        return {{from, (const bf16 *)a.parts[1].weight.data + (size_t)first * a.inputs},
+                {min(left, HALF), min(left, HALF)},
+                a.inputs * sizeof(bf16)};
+    return {{from, from + (size_t)HALF * a.inputs},
+            {min(left, HALF), left > HALF ? min(left - HALF, HALF) : 0},
+            a.inputs * sizeof(bf16)};
 }
 
 /* The warp beside the others: copies the stages of all of the block's tiles. */
@@ -80,12 +83,15 @@ template <int MODE> static __device__ __forceinline__ void fill_ring(const thin_
     ring.open();
     for (uint32_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         rows_t rows = rows_of<MODE>(a, tile);
-        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS) ring.fill(rows, m, min(a.inputs - m, STAGE_INPUTS));
+        for (uint32_t m = 0; m < a.inputs; m += STAGE_INPUTS)
+            ring.fill(rows, m, min(a.inputs - m, STAGE_INPUTS));
     }
 }
 
 /* What is added to an output beside the product. */
-typedef struct { float bias, residual; } addend_t;
+typedef struct {
+    float bias, residual;
+} addend_t;
 
 template <class O>
 static __device__ __forceinline__ addend_t load_addend(const qn_matmul_part_t &part, uint32_t row, size_t at)
@@ -120,7 +126,8 @@ static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t
 {
     float sum = 0;
 #pragma unroll
-    for (int warp = 0; warp < SPLIT; warp++) sum += partial[(warp * columns + token) * (ROWS + 1) + r];
+    for (int warp = 0; warp < SPLIT; warp++)
+        sum += partial[(warp * columns + token) * (ROWS + 1) + r];
     return sum;
 }
 
@@ -208,7 +215,7 @@ template <int CHUNKS, class F>
 static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t tokens, F visit)
 {
     constexpr uint32_t STEP = NORM_THREADS * 8;
-    if constexpr (CHUNKS == 1) return visit(0, 0, threadIdx.x * 8, true, true);   /* so there is one token */
+    if constexpr (CHUNKS == 1) return visit(0, 0, threadIdx.x * 8, true, true); /* so there is one token */
     uint32_t token = 0, m = threadIdx.x * 8, end = (inputs + STEP - 1) / STEP * STEP;
 #pragma unroll
     for (uint32_t j = 0; j < CHUNKS; j++) {
@@ -222,8 +229,7 @@ static __device__ __forceinline__ void for_each_chunk(uint32_t inputs, uint32_t 
 
 /* All of this thread's chunks on their way. */
 template <int CHUNKS>
-static __device__ __forceinline__ void load_chunks(const bf16 *x, uint32_t inputs, uint32_t tokens,
-                                                   uint4 (&to)[CHUNKS])
+static __device__ __forceinline__ void load_chunks(const bf16 *x, uint32_t inputs, uint32_t tokens, uint4 (&to)[CHUNKS])
 {
     for_each_chunk<CHUNKS>(inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t m, bool, bool) {
         to[j] = make_uint4(0, 0, 0, 0);
@@ -264,15 +270,15 @@ static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tok
         unpack(chunks[j].z, values + 4), unpack(chunks[j].w, values + 6);
         if (first) sum = 0;
 #pragma unroll
-        for (int i = 0; i < 8; i++) sum = fmaf(values[i], values[i], sum);
+        for (int i = 0; i < 8; i++)
+            sum = fmaf(values[i], values[i], sum);
         if (!last) return;
         float all = warp_sum(sum);
         if (lane == 0) room[token][threadIdx.x / WARP] = all;
     });
     meet();
     for_each_chunk<CHUNKS>(a.inputs, tokens, [&](uint32_t j, uint32_t token, uint32_t, bool first, bool) {
-        if (first)
-            scale = norm_scale(warp_sum(lane < NORM_WARPS ? room[token][lane] : 0.0f), a.inputs, a.norm_eps);
+        if (first) scale = norm_scale(warp_sum(lane < NORM_WARPS ? room[token][lane] : 0.0f), a.inputs, a.norm_eps);
         chunks[j].x = norm_pair(chunks[j].x, weights[j].x, scale, a.norm_offset);
         chunks[j].y = norm_pair(chunks[j].y, weights[j].y, scale, a.norm_offset);
         chunks[j].z = norm_pair(chunks[j].z, weights[j].z, scale, a.norm_offset);
@@ -307,7 +313,8 @@ static __device__ __forceinline__ void add_stage(const bf16 *stage, uint32_t inp
             high = *(const uint4 *)(row + ROWS / 2 * STAGE_STRIDE + at);
         }
 #pragma unroll
-        for (int t = 0; t < TILES; t++) mma_rows(sums[t], low, high, values[piece][t]);
+        for (int t = 0; t < TILES; t++)
+            mma_rows(sums[t], low, high, values[piece][t]);
     }
 }
 
@@ -323,7 +330,7 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
 {
     static_assert(!(MODE & STAGED) || TILES == 1, "room for eight tokens at most");
     static_assert(!(MODE & NORMED) || MODE & STAGED, "x is normed where it is staged");
-    extern __shared__ __align__(128) char shared[];   /* the ring, then x, then two sets of sums */
+    extern __shared__ __align__(128) char shared[]; /* the ring, then x, then two sets of sums */
     grid_release();
     ring_t ring(shared, a.depth);
     if (threadIdx.x >= SPLIT * WARP) return fill_ring<MODE>(a, ring);
@@ -336,7 +343,7 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
     float *partial = (float *)(staged + (MODE & STAGED ? columns * (a.inputs + X_PAD) : 0));
     uint4 norm_weights[CHUNKS];
     if constexpr (MODE & NORMED) load_norm(a, tokens, norm_weights);
-    grid_wait();   /* weights are constant, the rest is not */
+    grid_wait(); /* weights are constant, the rest is not */
     if (blockIdx.x >= tiles) return;
     if constexpr (MODE & STAGED) {
         uint4 chunks[CHUNKS];
@@ -357,14 +364,17 @@ static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_
             add_stage(ring.take(), a.inputs - m, values, sums);
             ring.give();
 #pragma unroll
-            for (int i = 0; i < PIECES * TILES; i++) values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
+            for (int i = 0; i < PIECES * TILES; i++)
+                values[i / TILES][i % TILES] = next[i / TILES][i % TILES];
         }
         /* Two sets of sums in turn: one meeting a tile is enough. */
         float *set = partial + count % 2 * partial_count(columns);
         leave_sums<TILES>(sums, columns, set);
         meet();
-        if constexpr (MODE & GATED) finish_gated(a, set, tile, first_token, columns);
-        else finish<O, MODE>(a, set, tile, first_token, columns, addend);
+        if constexpr (MODE & GATED)
+            finish_gated(a, set, tile, first_token, columns);
+        else
+            finish<O, MODE>(a, set, tile, first_token, columns, addend);
     }
 }
 
@@ -373,8 +383,8 @@ static size_t staged_bytes(const qn_matmul_t *a) { return (size_t)a->tokens * (a
 /* Whether x fits into shared memory, and into the threads' registers on its way there. */
 static bool can_stage(const qn_matmul_t *a)
 {
-    return a->tokens <= TILE_TOKENS && a->tokens * divide_up(a->inputs, NORM_THREADS * 8) <= X_CHUNKS
-        && staged_bytes(a) <= X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS;
+    return a->tokens <= TILE_TOKENS && a->tokens * divide_up(a->inputs, NORM_THREADS * 8) <= X_CHUNKS &&
+           staged_bytes(a) <= X_BYTES + X_PAD * sizeof(bf16) * TILE_TOKENS;
 }
 
 /* Shared memory of a launch beside its ring. */
@@ -403,9 +413,12 @@ template <int MODE, class F> static void with_chunks(const qn_matmul_t *a, F cal
 {
     if constexpr (MODE & STAGED) {
         uint32_t chunks = a->tokens * divide_up(a->inputs, NORM_THREADS * 8);
-        if (chunks == 1) call(std::integral_constant<int, 1>());
-        else if (chunks == 2) call(std::integral_constant<int, 2>());
-        else call(std::integral_constant<int, X_CHUNKS>());
+        if (chunks == 1)
+            call(std::integral_constant<int, 1>());
+        else if (chunks == 2)
+            call(std::integral_constant<int, 2>());
+        else
+            call(std::integral_constant<int, X_CHUNKS>());
     } else {
         call(std::integral_constant<int, 1>());
     }
@@ -424,7 +437,7 @@ template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, c
     thin.tiles = tiles;
     thin.depth = choose_depth(stream, room, divide_up(a->inputs, STAGE_INPUTS) * divide_up(tiles, blocks),
                               !(MODE & GATED) && std::is_same_v<O, bf16>);
-    if (tiles < blocks / 4 * 3) blocks = tiles;   /* else one for each processor: the next launch finds them alike */
+    if (tiles < blocks / 4 * 3) blocks = tiles; /* else one for each processor: the next launch finds them alike */
     with_chunks<MODE>(a, [&](auto chunks) {
         qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, O, MODE, chunks()>, dim3(blocks, rounds), THREADS,
                       RING_BYTES(thin.depth) + room, thin);
@@ -434,11 +447,16 @@ template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, c
 template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
 {
     constexpr int PARTS = std::is_same_v<O, bf16> ? PARTED : 0;
-    if (can_stage(a) && a->part_count == 1) start<1, O, STAGED>(stream, a, thin);
-    else if (can_stage(a)) start<1, O, STAGED | PARTS>(stream, a, thin);
-    else if (a->tokens <= TILE_TOKENS) start<1, O, PLAIN | PARTS>(stream, a, thin);
-    else if (a->tokens <= 2 * TILE_TOKENS) start<2, O, PLAIN | PARTS>(stream, a, thin);
-    else start<4, O, PLAIN | PARTS>(stream, a, thin);
+    if (can_stage(a) && a->part_count == 1)
+        start<1, O, STAGED>(stream, a, thin);
+    else if (can_stage(a))
+        start<1, O, STAGED | PARTS>(stream, a, thin);
+    else if (a->tokens <= TILE_TOKENS)
+        start<1, O, PLAIN | PARTS>(stream, a, thin);
+    else if (a->tokens <= 2 * TILE_TOKENS)
+        start<2, O, PLAIN | PARTS>(stream, a, thin);
+    else
+        start<4, O, PLAIN | PARTS>(stream, a, thin);
 }
 
 template <int TILES, class O, int MODE> static void prepare(const qn_stream_t *stream, cudaError_t *error)
@@ -489,14 +507,15 @@ void qn_cuda_thin(qn_stream_t *stream, const product_t *product)
 
 bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a)
 {
-    product_t product = { &a->matmul, a->logits ? QN_SCALAR_F32 : QN_SCALAR_BF16 };
+    product_t product = {&a->matmul, a->logits ? QN_SCALAR_F32 : QN_SCALAR_BF16};
     const qn_rmsnorm_t *norm = &a->norm;
     bool gated = a->activation.out != NULL;
     if (!can_stage(&a->matmul) || !qn_cuda_thin_fits(stream, &product)) return false;
-    if (norm->x && (norm->weight.scalar != QN_SCALAR_BF16 || norm->residual || norm->width <= NORM_WARP_WIDTH
-                    || ((uintptr_t)norm->x | (uintptr_t)norm->weight.data) % 16)) return false;
-    return !gated || (a->matmul.part_count == 2 && a->activation.up && !a->logits
-                      && !a->matmul.parts[0].residual && !a->matmul.parts[1].residual);
+    if (norm->x && (norm->weight.scalar != QN_SCALAR_BF16 || norm->residual || norm->width <= NORM_WARP_WIDTH ||
+                    ((uintptr_t)norm->x | (uintptr_t)norm->weight.data) % 16))
+        return false;
+    return !gated || (a->matmul.part_count == 2 && a->activation.up && !a->logits && !a->matmul.parts[0].residual &&
+                      !a->matmul.parts[1].residual);
 }
 
 template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_matmul_t *a, thin_t &thin)
@@ -521,9 +540,14 @@ template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_m
 void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
 {
     thin_t thin = {};
-    if (a->norm.x && a->activation.out) start_fused<STAGED | NORMED | GATED>(stream, a, thin);
-    else if (a->norm.x) start_fused<STAGED | NORMED>(stream, a, thin);
-    else if (a->activation.out) start_fused<STAGED | GATED>(stream, a, thin);
-    else if (a->logits) start_tiles<float>(stream, &a->matmul, thin);
-    else start_tiles<bf16>(stream, &a->matmul, thin);
+    if (a->norm.x && a->activation.out)
+        start_fused<STAGED | NORMED | GATED>(stream, a, thin);
+    else if (a->norm.x)
+        start_fused<STAGED | NORMED>(stream, a, thin);
+    else if (a->activation.out)
+        start_fused<STAGED | GATED>(stream, a, thin);
+    else if (a->logits)
+        start_tiles<float>(stream, &a->matmul, thin);
+    else
+        start_tiles<bf16>(stream, &a->matmul, thin);
 }

@@ -10,12 +10,12 @@
 /* One block does both halves of the work for a few tokens. */
 #define SMALL_WARPS 32
 #define SMALL_PLACES 512
-#define SMALL_LOGITS 10240           /* of all tokens: 40 KiB of shared memory */
+#define SMALL_LOGITS 10240 /* of all tokens: 40 KiB of shared memory */
 
 /* Orders (logit, lower expert first); NaN counts as the least logit. */
 static __device__ __forceinline__ unsigned long long rank_of(float logit, uint32_t expert)
 {
-    uint32_t bits = __float_as_uint(logit + 0.0f);   /* 0 and -0 tie */
+    uint32_t bits = __float_as_uint(logit + 0.0f); /* 0 and -0 tie */
     uint32_t key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return (unsigned long long)key << 32 | ~expert;
 }
@@ -48,21 +48,22 @@ static __device__ void choose(const qn_moe_route_t &a, uint32_t token, float *lo
     __syncwarp();
     if (!a.normalise) {
         total = 0;
-        for (uint32_t e = lane; e < a.experts; e += WARP) total += expf(logits[e] - greatest);
+        for (uint32_t e = lane; e < a.experts; e += WARP)
+            total += expf(logits[e] - greatest);
         total = warp_sum(total);
     }
     float *weights = a.ret_weights + (size_t)token * a.per_token;
-    for (uint32_t i = lane; i < a.per_token; i += WARP) weights[i] = expf(logits[chosen[i]] - greatest) / total;
+    for (uint32_t i = lane; i < a.per_token; i += WARP)
+        weights[i] = expf(logits[chosen[i]] - greatest) / total;
 }
 
 template <class A>
-static __global__ void __launch_bounds__(CHOOSE_WARPS * WARP) choose_experts(qn_moe_route_t a, uint32_t *chosen)
+static __global__ void __launch_bounds__(CHOOSE_WARPS *WARP) choose_experts(qn_moe_route_t a, uint32_t *chosen)
 {
-    extern __shared__ float room[];   /* [warps][X] */
+    extern __shared__ float room[]; /* [warps][X] */
     grid_begin();
     uint32_t warp = threadIdx.x / WARP, token = blockIdx.x * CHOOSE_WARPS + warp;
-    if (token < a.tokens)
-        choose<A>(a, token, room + (size_t)warp * a.experts, chosen + (size_t)token * a.per_token);
+    if (token < a.tokens) choose<A>(a, token, room + (size_t)warp * a.experts, chosen + (size_t)token * a.per_token);
 }
 
 /* Block e finds the places of expert e: how many assignments go to lower ones, then its own in order. */
@@ -72,7 +73,8 @@ static __global__ void __launch_bounds__(GROUP_THREADS) group_places(qn_moe_rout
     grid_begin();
     uint32_t expert = blockIdx.x, count = a.tokens * a.per_token, lower = 0;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) lower += chosen[i] < expert;
+    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x)
+        lower += chosen[i] < expert;
     uint32_t place = block_sum(lower, room);
     if (threadIdx.x == 0) {
         a.ret_offsets[expert] = place;
@@ -100,9 +102,9 @@ static __global__ void __launch_bounds__(GROUP_THREADS) group_places(qn_moe_rout
 }
 
 /* A warp per token chooses, then a thread per assignment counts those before its own. */
-template <class A> static __global__ void __launch_bounds__(SMALL_WARPS * WARP) route_few(qn_moe_route_t a)
+template <class A> static __global__ void __launch_bounds__(SMALL_WARPS *WARP) route_few(qn_moe_route_t a)
 {
-    extern __shared__ float room[];   /* [T][X] */
+    extern __shared__ float room[]; /* [T][X] */
     __shared__ uint32_t chosen[SMALL_PLACES];
     grid_begin();
     uint32_t warp = threadIdx.x / WARP, count = a.tokens * a.per_token;
@@ -117,15 +119,16 @@ template <class A> static __global__ void __launch_bounds__(SMALL_WARPS * WARP) 
     }
     for (uint32_t e = threadIdx.x; e <= a.experts; e += blockDim.x) {
         uint32_t lower = 0;
-        for (uint32_t i = 0; i < count; i++) lower += chosen[i] < e;
+        for (uint32_t i = 0; i < count; i++)
+            lower += chosen[i] < e;
         a.ret_offsets[e] = lower;
     }
 }
 
 static bool is_small(const qn_moe_route_t *a)
 {
-    return a->tokens <= SMALL_WARPS && a->tokens * a->per_token <= SMALL_PLACES
-        && a->tokens * a->experts <= SMALL_LOGITS;
+    return a->tokens <= SMALL_WARPS && a->tokens * a->per_token <= SMALL_PLACES &&
+           a->tokens * a->experts <= SMALL_LOGITS;
 }
 
 extern "C" void qn_cuda_moe_route(qn_stream_t *stream, const void *arguments)
@@ -168,7 +171,8 @@ template <int VEC, class A> static __global__ void combine_token(qn_moe_combine_
         float weight = weights[c];
         load_vector((const A *)a.x + (size_t)places[c] * a.width + i, values);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) sums[j] = fmaf(weight, values[j], sums[j]);
+        for (int j = 0; j < VEC; j++)
+            sums[j] = fmaf(weight, values[j], sums[j]);
     }
     store_vector((A *)a.out + (size_t)t * a.width + i, sums);
 }

@@ -18,7 +18,8 @@ static __device__ __forceinline__ float square_sum(const A *x, uint32_t width, u
         float values[VEC];
         load_vector(x + i, values);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) sum = fmaf(values[j], values[j], sum);
+        for (int j = 0; j < VEC; j++)
+            sum = fmaf(values[j], values[j], sum);
     }
     return sum;
 }

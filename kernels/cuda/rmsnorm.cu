@@ -15,11 +15,13 @@ static __device__ void scale_row(const qn_rmsnorm_t &a, size_t row, float scale,
         load_vector(x + i, values);
         load_vector((const W *)a.weight.data + i, weights);
 #pragma unroll
-        for (int j = 0; j < VEC; j++) values[j] = normed(values[j], scale, weights[j], a.weight_offset);
+        for (int j = 0; j < VEC; j++)
+            values[j] = normed(values[j], scale, weights[j], a.weight_offset);
         if (a.residual) {
             load_vector(residual + i, weights);
 #pragma unroll
-            for (int j = 0; j < VEC; j++) values[j] += weights[j];
+            for (int j = 0; j < VEC; j++)
+                values[j] += weights[j];
         }
         store_vector(out + i, values);
     }
@@ -49,7 +51,8 @@ template <int VEC, class W, class A> static void start(qn_stream_t *stream, cons
 {
     if (a->width <= NORM_WARP_WIDTH)
         qn_cuda_start(stream, "rmsnorm", norm_short<VEC, W, A>, divide_up(a->rows, NORM_WARPS), NORM_THREADS, 0, *a);
-    else qn_cuda_start(stream, "rmsnorm", norm_long<VEC, W, A>, a->rows, NORM_THREADS, 0, *a);
+    else
+        qn_cuda_start(stream, "rmsnorm", norm_long<VEC, W, A>, a->rows, NORM_THREADS, 0, *a);
 }
 
 extern "C" void qn_cuda_rmsnorm(qn_stream_t *stream, const void *arguments)

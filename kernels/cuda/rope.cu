@@ -48,7 +48,8 @@ static __device__ void rotate(A *x, const float *cosines, const float *sines, ui
     load_vector(cosines, c);
     load_vector(sines, s);
 #pragma unroll
-    for (int j = 0; j < VEC; j++) rotate_pair(low[j], high[j], c[j], s[j]);
+    for (int j = 0; j < VEC; j++)
+        rotate_pair(low[j], high[j], c[j], s[j]);
     store_vector(x, low);
     store_vector(x + pairs, high);
 }

@@ -6,14 +6,14 @@
 #include "kernels/cuda/philox.cuh"
 
 #define GREEDY_TEMPERATURE 1e-5f
-#define MASS_ONE 8796093022208.0f    /* 2^43: masses of 2^20 ids fit in 64 bits */
-#define MASS_RANGE 30.0f             /* what is further below the best has no mass: e^-30 < 2^-43 */
+#define MASS_ONE 8796093022208.0f /* 2^43: masses of 2^20 ids fit in 64 bits */
+#define MASS_RANGE 30.0f          /* what is further below the best has no mass: e^-30 < 2^-43 */
 
 /* One row on its way to a token. */
 typedef struct {
     const qn_sampler_t *a;
     const qn_sample_t *sample;
-    const qn_slot_row_t *slot;       /* as it was before */
+    const qn_slot_row_t *slot; /* as it was before */
 } draw_t;
 
 /* ---- changes to the logits ---- */
@@ -54,15 +54,16 @@ static __device__ void change_logits(const draw_t &d, const row_t &row, const fl
     __syncthreads();
     if (!d.slot->penalties) return;
     const uint32_t *counts = d.a->tables.counts + (size_t)d.sample->slot * row.vocab + row.first;
-    for_each_value(row.values, row.count, [&](uint32_t i, float value) {
-        row.values[i] = penalise(*d.slot, value, counts[i]);
-    });
+    for_each_value(row.values, row.count,
+                   [&](uint32_t i, float value) { row.values[i] = penalise(*d.slot, value, counts[i]); });
     __syncthreads();
 }
 
 /* ---- the draw ---- */
 
-typedef struct { float best, min_p; } weights_t;
+typedef struct {
+    float best, min_p;
+} weights_t;
 
 /* Unnormalised probability in fixed point; the best has MASS_ONE; 0: not a candidate. Also drops NaN. */
 static __device__ __forceinline__ unsigned long long mass_of(const weights_t &w, float value)
@@ -136,7 +137,7 @@ static __device__ unsigned long long keep_best(row_t &row, const draw_t &d, cons
     if (d.slot->top_p >= 1) return limit;
     unsigned long long target = (unsigned long long)ceil((double)d.slot->top_p * (double)mass);
     if (target < 1) target = 1;
-    if (target >= mass) return limit;   /* all of them */
+    if (target >= mass) return limit; /* all of them */
     limit = reach(row, bins, BY_MASS, target, limit, mass_at);
     mass = total_mass(row, w, limit);
     return limit;
@@ -152,16 +153,15 @@ static __device__ uint32_t draw(row_t &row, const draw_t &d)
         own = max(own, sort_key(value));
         if (value > -INFINITY) own_least = max(own_least, ~sort_key(value));
     });
-    weights_t w = { key_value((uint32_t)row_max(row, own)), d.slot->min_p };
+    weights_t w = {key_value((uint32_t)row_max(row, own)), d.slot->min_p};
     unsigned long long limit = 0, mass = total_mass(row, w, 0);
     if (!mass) return greatest(row, row.values);
     if ((d.slot->top_k && d.slot->top_k < row.vocab) || d.slot->top_p < 1) {
         float range = fminf(w.best - key_value(~(uint32_t)row_max(row, own_least)), MASS_RANGE);
-        bins_t bins = { w.best, (BINS - 1) / fmaxf(range, 1e-20f) };
+        bins_t bins = {w.best, (BINS - 1) / fmaxf(range, 1e-20f)};
         limit = keep_best(row, d, w, bins, mass);
     }
-    unsigned long long target =
-        (unsigned long long)(philox_uniform(d.slot->seed, d.sample->position) * (double)mass);
+    unsigned long long target = (unsigned long long)(philox_uniform(d.slot->seed, d.sample->position) * (double)mass);
     return walk(row, w, limit, min(target, mass - 1));
 }
 
@@ -170,8 +170,8 @@ static __device__ uint32_t draw(row_t &row, const draw_t &d)
 /* The greatest raw logit is wanted. */
 static __device__ bool is_plain(const qn_slot_row_t &slot, uint32_t position)
 {
-    return slot.temperature < GREEDY_TEMPERATURE && !slot.bias_count && !slot.penalties
-        && !below_min_tokens(slot, position);
+    return slot.temperature < GREEDY_TEMPERATURE && !slot.bias_count && !slot.penalties &&
+           !below_min_tokens(slot, position);
 }
 
 static __device__ uint32_t choose(row_t &row, const draw_t &d, const float *logits)
@@ -214,7 +214,7 @@ static __global__ void __launch_bounds__(ROW_THREADS, 2) sample_rows(const __gri
     __syncthreads();
     row_t row = begin_row(vocab, shared, a.scratch + index * 2 * vocab);
     const float *logits = a.logits + index * vocab;
-    draw_t d = { &a, sample, &slot };
+    draw_t d = {&a, sample, &slot};
     qn_sample_result_t result = {};
     bool first = row.rank == 0 && threadIdx.x == 0;
     if (slot.done) {
@@ -247,6 +247,6 @@ extern "C" void qn_cuda_sampler(qn_stream_t *stream, const void *arguments)
     const qn_sampler_t *a = (const qn_sampler_t *)arguments;
     if (!a->sample_count) return;
     uint32_t ranks = stream->capability >= 90 ? ROW_BLOCKS : 1;
-    qn_cuda_start_as(stream, "sampler", { false, ranks }, sample_rows, dim3(ranks, a->sample_count), ROW_THREADS,
+    qn_cuda_start_as(stream, "sampler", {false, ranks}, sample_rows, dim3(ranks, a->sample_count), ROW_THREADS,
                      row_bytes(a->tables.vocab, ranks), *a);
 }

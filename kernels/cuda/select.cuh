@@ -16,22 +16,22 @@
 #define ROW_THREADS 512
 #define ROW_WARPS (ROW_THREADS / WARP)
 #define BINS 2048
-#define MEMBERS_MAX 2048                          /* of one bin, in the whole row */
-#define OWN_MEMBERS (MEMBERS_MAX / ROW_BLOCKS)    /* of one bin, in one block's slice */
+#define MEMBERS_MAX 2048                       /* of one bin, in the whole row */
+#define OWN_MEMBERS (MEMBERS_MAX / ROW_BLOCKS) /* of one bin, in one block's slice */
 
 typedef struct {
-    unsigned long long words[WARP];        /* of sums over the block */
-    unsigned long long slots[2];           /* what the row's other blocks read, two in turn */
-    uint32_t counts[BINS];                 /* of candidates, by how far they are below the best */
+    unsigned long long words[WARP]; /* of sums over the block */
+    unsigned long long slots[2];    /* what the row's other blocks read, two in turn */
+    uint32_t counts[BINS];          /* of candidates, by how far they are below the best */
     unsigned long long masses[BINS];
-    uint32_t own_count, ids[OWN_MEMBERS];  /* of the bin at hand, in this slice */
+    uint32_t own_count, ids[OWN_MEMBERS]; /* of the bin at hand, in this slice */
     float values[OWN_MEMBERS];
     unsigned long long packs[MEMBERS_MAX]; /* the same of all slices */
     unsigned long long found;
 } row_room_t;
 
 typedef struct {
-    float *values;                         /* of ids first .. first + count */
+    float *values; /* of ids first .. first + count */
     uint32_t vocab, first, count;
     uint32_t rank, ranks, turn;
     row_room_t *room;
@@ -68,15 +68,15 @@ static __device__ __forceinline__ float packed_value(unsigned long long word)
 /* Each warp has a contiguous range, its lanes take turns: ranges are in the order of ids. Calls visit(index, value)
  * with BATCH loads on their way at once, also where visit() writes to the row. */
 #define BATCH 8
-template <class F>
-static __device__ __forceinline__ void for_each_value(const float *values, uint32_t count, F visit)
+template <class F> static __device__ __forceinline__ void for_each_value(const float *values, uint32_t count, F visit)
 {
     uint32_t share = (count + ROW_THREADS - 1) / ROW_THREADS * WARP, first = threadIdx.x / WARP * share;
     uint32_t end = min(first + share, count);
     for (uint32_t i = first + threadIdx.x % WARP; i < end; i += BATCH * WARP) {
         float batch[BATCH];
 #pragma unroll
-        for (uint32_t j = 0; j < BATCH; j++) batch[j] = i + j * WARP < end ? values[i + j * WARP] : 0;
+        for (uint32_t j = 0; j < BATCH; j++)
+            batch[j] = i + j * WARP < end ? values[i + j * WARP] : 0;
 #pragma unroll
         for (uint32_t j = 0; j < BATCH; j++)
             if (i + j * WARP < end) visit(i + j * WARP, batch[j]);
@@ -87,24 +87,27 @@ static __device__ __forceinline__ void for_each_value(const float *values, uint3
 
 static __device__ __forceinline__ void row_barrier(const row_t &row)
 {
-    if (row.ranks > 1) cluster_barrier();
-    else __syncthreads();
+    if (row.ranks > 1)
+        cluster_barrier();
+    else
+        __syncthreads();
 }
 
 /* Each block's word, added up or compared in the order of ranks and given to all. */
-template <class F>
-static __device__ unsigned long long across(row_t &row, unsigned long long own, F combine)
+template <class F> static __device__ unsigned long long across(row_t &row, unsigned long long own, F combine)
 {
     if (row.ranks == 1) return own;
     unsigned long long *slot = &row.room->slots[row.turn];
-    row.turn ^= 1;   /* a slot is written again only after the next barrier: all have read it */
+    row.turn ^= 1; /* a slot is written again only after the next barrier: all have read it */
     if (threadIdx.x == 0) *slot = own;
     cluster_barrier();
     unsigned long long words[ROW_BLOCKS];
 #pragma unroll
-    for (uint32_t r = 0; r < ROW_BLOCKS; r++) words[r] = cluster_load_word(slot, r);
+    for (uint32_t r = 0; r < ROW_BLOCKS; r++)
+        words[r] = cluster_load_word(slot, r);
 #pragma unroll
-    for (uint32_t r = 1; r < ROW_BLOCKS; r++) words[0] = combine(words[0], words[r], r);
+    for (uint32_t r = 1; r < ROW_BLOCKS; r++)
+        words[0] = combine(words[0], words[r], r);
     return words[0];
 }
 
@@ -121,11 +124,14 @@ static __device__ unsigned long long row_max(row_t &row, unsigned long long own)
 }
 
 /* The blocks' words: what lies before this block's, and which block's holds the `target`-th (from 1) unit. */
-typedef struct { unsigned long long before, owner_before; uint32_t owner; } place_t;
+typedef struct {
+    unsigned long long before, owner_before;
+    uint32_t owner;
+} place_t;
 
 static __device__ place_t find_owner(row_t &row, unsigned long long own, unsigned long long target)
 {
-    place_t place = { 0, 0, 0 };
+    place_t place = {0, 0, 0};
     if (row.ranks == 1) return place;
     unsigned long long sum = 0;
     bool found = false;
@@ -140,9 +146,11 @@ static __device__ place_t find_owner(row_t &row, unsigned long long own, unsigne
     cluster_barrier();
     unsigned long long words[ROW_BLOCKS];
 #pragma unroll
-    for (uint32_t r = 0; r < ROW_BLOCKS; r++) words[r] = cluster_load_word(slot, r);
+    for (uint32_t r = 0; r < ROW_BLOCKS; r++)
+        words[r] = cluster_load_word(slot, r);
 #pragma unroll
-    for (uint32_t r = 0; r < ROW_BLOCKS; r++) note(words[r], r);
+    for (uint32_t r = 0; r < ROW_BLOCKS; r++)
+        note(words[r], r);
     return place;
 }
 
@@ -151,27 +159,30 @@ static __device__ unsigned long long from_owner(row_t &row, uint32_t owner)
 {
     row_barrier(row);
     unsigned long long word = row.ranks > 1 ? cluster_load_word(&row.room->found, owner) : row.room->found;
-    row_barrier(row);   /* it may be written again */
+    row_barrier(row); /* it may be written again */
     return word;
 }
 
 /* A running best of one thread that sees ids in ascending order; NaN never wins, the lower id wins ties. */
-typedef struct { float value; uint32_t id; } best_t;
+typedef struct {
+    float value;
+    uint32_t id;
+} best_t;
 
 static __device__ __forceinline__ void take_better(best_t &best, float value, uint32_t id)
 {
-    if (value > best.value || best.id == 0xffffffffu) best = { value == value ? value : -INFINITY, id };
+    if (value > best.value || best.id == 0xffffffffu) best = {value == value ? value : -INFINITY, id};
 }
 
 static __device__ __forceinline__ unsigned long long pack_best(const best_t &best)
 {
-    return best.id == 0xffffffffu ? 0 : pack(best.value + 0.0f, best.id);   /* 0 and -0 tie */
+    return best.id == 0xffffffffu ? 0 : pack(best.value + 0.0f, best.id); /* 0 and -0 tie */
 }
 
 /* The greatest of `values`, which are this block's slice; ties to the lower id. */
 static __device__ uint32_t greatest(row_t &row, const float *values)
 {
-    best_t best = { -INFINITY, 0xffffffffu };
+    best_t best = {-INFINITY, 0xffffffffu};
     for_each_value(values, row.count, [&](uint32_t i, float value) { take_better(best, value, row.first + i); });
     return packed_id(row_max(row, pack_best(best)));
 }
@@ -180,7 +191,9 @@ static __device__ uint32_t greatest(row_t &row, const float *values)
 
 /* How candidates are sorted into bins: by how far a value is below the best, which all candidates with a mass are by
  * at most `range`. Subtraction and product are monotone in the value, so bins are in the order of values. */
-typedef struct { float best, scale; } bins_t;
+typedef struct {
+    float best, scale;
+} bins_t;
 
 static __device__ __forceinline__ uint32_t bin_of(const bins_t &bins, float value)
 {
@@ -192,7 +205,8 @@ static __device__ __forceinline__ uint32_t bin_of(const bins_t &bins, float valu
 template <class F> static __device__ void fill_bins(row_t &row, const bins_t &bins, F mass_of)
 {
     row_room_t &room = *row.room;
-    for (uint32_t b = threadIdx.x; b < BINS; b += ROW_THREADS) room.counts[b] = 0, room.masses[b] = 0;
+    for (uint32_t b = threadIdx.x; b < BINS; b += ROW_THREADS)
+        room.counts[b] = 0, room.masses[b] = 0;
     __syncthreads();
     for_each_value(row.values, row.count, [&](uint32_t, float value) {
         unsigned long long mass = mass_of(value);
@@ -232,7 +246,8 @@ static __device__ uint32_t find_bin(row_t &row, measure_t measure, unsigned long
         return measure == BY_MASS ? room.masses[first + i] : (unsigned long long)room.counts[first + i];
     };
     unsigned long long own = 0;
-    for (uint32_t i = 0; i < each; i++) own += size_of(threadIdx.x * each + i);
+    for (uint32_t i = 0; i < each; i++)
+        own += size_of(threadIdx.x * each + i);
     /* where this thread's bins begin: warps before, lanes before */
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     unsigned long long upto = own;
@@ -253,7 +268,8 @@ static __device__ uint32_t find_bin(row_t &row, measure_t measure, unsigned long
     __shared__ unsigned long long sum_before;
     if (place.owner == row.rank && before < target && target <= before + own) {
         uint32_t i = threadIdx.x * each;
-        for (; before + size_of(i) < target; i++) before += size_of(i);
+        for (; before + size_of(i) < target; i++)
+            before += size_of(i);
         room.found = first + i;
         sum_before = before;
     }
@@ -267,8 +283,7 @@ static __device__ uint32_t find_bin(row_t &row, measure_t measure, unsigned long
 
 /* Collects the packed candidates of a bin from all slices; their number, or more than MEMBERS_MAX when they are too
  * many. */
-template <class F>
-static __device__ uint32_t collect_members(row_t &row, const bins_t &bins, uint32_t bin, F mass_of)
+template <class F> static __device__ uint32_t collect_members(row_t &row, const bins_t &bins, uint32_t bin, F mass_of)
 {
     row_room_t &room = *row.room;
     if (threadIdx.x == 0) room.own_count = 0;
@@ -278,8 +293,10 @@ static __device__ uint32_t collect_members(row_t &row, const bins_t &bins, uint3
         if (!(value <= bins.best) || bin_of(bins, value) != bin || !mass_of(value)) return;
         uint32_t at = atomicAdd(&room.own_count, 1);
         if (at >= most) return;
-        if (row.ranks == 1) room.packs[at] = pack(value, i);
-        else room.values[at] = value, room.ids[at] = row.first + i;
+        if (row.ranks == 1)
+            room.packs[at] = pack(value, i);
+        else
+            room.values[at] = value, room.ids[at] = row.first + i;
     });
     row_barrier(row);
     if (row.ranks == 1) return room.own_count;
@@ -292,7 +309,7 @@ static __device__ uint32_t collect_members(row_t &row, const bins_t &bins, uint3
             room.packs[total + i] = pack(cluster_load(&room.values[i], r), cluster_load_half(&room.ids[i], r));
         total += min(count, (uint32_t)OWN_MEMBERS);
     }
-    row_barrier(row);   /* the lists may be written again */
+    row_barrier(row); /* the lists may be written again */
     return over ? MEMBERS_MAX + 1 : total;
 }
 
@@ -308,7 +325,8 @@ static __device__ unsigned long long find_member(row_t &row, uint32_t count, uns
         __shared__ unsigned long long sizes[ROW_THREADS], chosen;
         sizes[threadIdx.x] = size;
         __syncthreads();
-        for (uint32_t i = 0; i < count; i++) sum += room.packs[i] >= own ? sizes[i] : 0;
+        for (uint32_t i = 0; i < count; i++)
+            sum += room.packs[i] >= own ? sizes[i] : 0;
         if (size && sum >= target && sum - size < target) chosen = own;
         __syncthreads();
         unsigned long long word = chosen;
@@ -327,8 +345,7 @@ static __device__ unsigned long long find_member(row_t &row, uint32_t count, uns
 
 /* The slow way, for rows whose values are too much alike: the largest word L such that the sizes of values with a word
  * >= L sum to at least `target`. */
-template <class F>
-static __device__ unsigned long long find_limit(row_t &row, unsigned long long target, F size_of)
+template <class F> static __device__ unsigned long long find_limit(row_t &row, unsigned long long target, F size_of)
 {
     unsigned long long limit = 0;
     int id_bits = 32 - __clz(row.vocab);
@@ -364,9 +381,8 @@ static __device__ unsigned long long reach(row_t &row, const bins_t &bins, measu
         unsigned long long limit = find_limit(row, target, size_of);
         return limit > least ? limit : least;
     }
-    return find_member(row, count, target - before, [&](unsigned long long word) {
-        return word < least ? 0ull : size_of(packed_value(word));
-    });
+    return find_member(row, count, target - before,
+                       [&](unsigned long long word) { return word < least ? 0ull : size_of(packed_value(word)); });
 }
 
 /* ---- setting up ---- */

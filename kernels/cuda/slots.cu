@@ -12,8 +12,10 @@ static __device__ void count_token(const qn_slot_tables_t &tables, uint32_t slot
                                    uint32_t position, uint32_t id)
 {
     uint32_t *count = &tables.counts[(size_t)slot * tables.vocab + id];
-    if (position < prompt_tokens) atomicOr(count, QN_COUNT_PROMPT);
-    else atomicAdd(count, 1);
+    if (position < prompt_tokens)
+        atomicOr(count, QN_COUNT_PROMPT);
+    else
+        atomicAdd(count, 1);
 }
 
 /* Retired rows and block-table entries: different tables, so one launch. */
@@ -48,7 +50,8 @@ static __global__ void __launch_bounds__(START_THREADS) start_slots(qn_slot_upda
         a.tables.rows[slot] = fresh;
     }
     if (!row.penalties) return;
-    for (uint32_t v = threadIdx.x; v < a.tables.vocab; v += blockDim.x) a.tables.counts[slot * a.tables.vocab + v] = 0;
+    for (uint32_t v = threadIdx.x; v < a.tables.vocab; v += blockDim.x)
+        a.tables.counts[slot * a.tables.vocab + v] = 0;
     __syncthreads();
     for (uint32_t i = row.counted + threadIdx.x; i < start.history_count; i += blockDim.x)
         count_token(a.tables, start.slot, row.prompt_tokens, i, a.ids[start.history_offset + i]);
@@ -59,8 +62,7 @@ extern "C" void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments)
     const qn_slot_update_t *a = (const qn_slot_update_t *)arguments;
     uint32_t items = a->retire_count > a->entry_count ? a->retire_count : a->entry_count;
     if (items) qn_cuda_start(stream, "slot_update", retire_and_fill, divide_up(items, THREADS), THREADS, 0, *a);
-    if (a->start_count)
-        qn_cuda_start(stream, "slot_update", start_slots, a->start_count, START_THREADS, 0, *a);
+    if (a->start_count) qn_cuda_start(stream, "slot_update", start_slots, a->start_count, START_THREADS, 0, *a);
 }
 
 /* A block per run. Rows are read before the barrier and written after it. */
@@ -91,6 +93,6 @@ extern "C" void qn_cuda_step_input(qn_stream_t *stream, const void *arguments)
     /* Alone: all that was launched before a step's input is done when it begins, so that what follows may read the
      * slot tables and the cache's earlier positions before its own predecessors have ended (attention_decode.cu). */
     if (a->run_count)
-        qn_cuda_start_as(stream, "step_input", { .alone = true, .cluster = 1 }, read_inputs, a->run_count, THREADS, 0,
+        qn_cuda_start_as(stream, "step_input", {.alone = true, .cluster = 1}, read_inputs, a->run_count, THREADS, 0,
                          *a);
 }

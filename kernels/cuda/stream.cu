@@ -10,10 +10,15 @@
 
 #define RING_BYTES ((size_t)8 << 20)
 #define RING_ALIGN 256
-#define STATIC_BYTES 1024   /* of shared memory that kernels declare and that are meant to stand side by side */
+#define STATIC_BYTES 1024 /* of shared memory that kernels declare and that are meant to stand side by side */
 
-struct qn_cuda_mark { cudaEvent_t event; };
-struct qn_cuda_graph { cudaGraph_t graph; cudaGraphExec_t program; };
+struct qn_cuda_mark {
+    cudaEvent_t event;
+};
+struct qn_cuda_graph {
+    cudaGraph_t graph;
+    cudaGraphExec_t program;
+};
 
 static qn_err_t fail(cudaError_t error, const char *what)
 {
@@ -34,8 +39,10 @@ extern "C" qn_err_t qn_cuda_check_device(int device)
                        cudaGetErrorString(error));
     /* Others of 8.x have less shared memory than decode attention takes. */
     if (minor != 0 || (major != 8 && major != 9))
-        return qn_fail(QN_ERR_UNSUPPORTED, "CUDA device %d has compute capability %d.%d; this build is for 8.0 and "
-                       "9.0", device, major, minor);
+        return qn_fail(QN_ERR_UNSUPPORTED,
+                       "CUDA device %d has compute capability %d.%d; this build is for 8.0 and "
+                       "9.0",
+                       device, major, minor);
     return QN_OK;
 }
 
@@ -104,8 +111,8 @@ static cudaError_t make_buffers(qn_stream_t *stream)
 
 qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **ret_stream)
 {
-    QN_ASSERT(options->max_sequences && options->max_sequences <= QN_SLOTS_MAX && options->kv_heads
-              && options->heads % options->kv_heads == 0);
+    QN_ASSERT(options->max_sequences && options->max_sequences <= QN_SLOTS_MAX && options->kv_heads &&
+              options->heads % options->kv_heads == 0);
     qn_stream_t *stream = (qn_stream_t *)calloc(1, sizeof *stream);
     if (stream) stream->plans = (qn_cuda_plan_t *)calloc(QN_CUDA_PLANS, sizeof *stream->plans);
     if (!stream || !stream->plans) {
@@ -121,8 +128,10 @@ qn_err_t qn_cuda_stream_create(const qn_cuda_options_t *options, qn_stream_t **r
     }
     if (!err && cublasLtCreate(&stream->blas) != CUBLAS_STATUS_SUCCESS)
         err = qn_fail(QN_ERR_DEVICE, "cuBLASLt cannot be initialised; is the library the driver's version?");
-    if (err) qn_cuda_stream_destroy(&stream);
-    else *ret_stream = stream;
+    if (err)
+        qn_cuda_stream_destroy(&stream);
+    else
+        *ret_stream = stream;
     return err;
 }
 

@@ -14,25 +14,25 @@ extern "C" {
 }
 
 #define QN_CUDA_RING_PARTS 4
-#define QN_CUDA_SPLITS_MAX 64     /* of one run and kv head in attention.decode */
-#define QN_CUDA_PLANS 512         /* products whose algorithm is remembered; a hash slot each */
-#define QN_CUDA_BLAS_BYTES ((size_t)32 << 20)  /* what cuBLASLt recommends for Hopper */
+#define QN_CUDA_SPLITS_MAX 64                 /* of one run and kv head in attention.decode */
+#define QN_CUDA_PLANS 512                     /* products whose algorithm is remembered; a hash slot each */
+#define QN_CUDA_BLAS_BYTES ((size_t)32 << 20) /* what cuBLASLt recommends for Hopper */
 
 /* A product that cuBLASLt was asked about. */
 typedef struct {
     uint32_t outputs, tokens, inputs;
-    uint32_t kind;                /* types, bias and residual; 0 = empty */
+    uint32_t kind; /* types, bias and residual; 0 = empty */
     cublasLtMatmulAlgo_t algorithm;
 } qn_cuda_plan_t;
 
 struct qn_stream {
     cudaStream_t stream;
     qn_cuda_options_t options;
-    uint32_t processors, capability;  /* 90 for 9.0 */
-    size_t block_shared;              /* dynamic shared memory of a block, at most */
-    size_t beside_shared;             /* the same of one that leaves room for a block of attention.decode */
-    cudaError_t error;                /* first, or cudaSuccess */
-    const char *error_at;             /* the launch it was found at; a literal */
+    uint32_t processors, capability; /* 90 for 9.0 */
+    size_t block_shared;             /* dynamic shared memory of a block, at most */
+    size_t beside_shared;            /* the same of one that leaves room for a block of attention.decode */
+    cudaError_t error;               /* first, or cudaSuccess */
+    const char *error_at;            /* the launch it was found at; a literal */
     /* The ring: parts are filled one after the other; an event tells when a part's copies were made. */
     char *ring;
     size_t part_bytes, used;
@@ -41,15 +41,15 @@ struct qn_stream {
     /* One workspace for the library and for attention's partial sums: launches of a stream do not overlap. */
     char *workspace;
     size_t workspace_bytes;
-    uint32_t *counters;               /* attention: splits that are done; all zero between launches */
-    uint32_t splits_max;              /* of one run and kv head */
+    uint32_t *counters;  /* attention: splits that are done; all zero between launches */
+    uint32_t splits_max; /* of one run and kv head */
     cublasLtHandle_t blas;
     /* Where the parts of a product after the first run beside it; each side has a workspace of QN_CUDA_BLAS_BYTES. */
     cudaStream_t sides[QN_MATMUL_PARTS - 1];
     cudaEvent_t forked, joined[QN_MATMUL_PARTS - 1];
     char *side_workspaces;
-    bool rejoined;                    /* the next launch follows several: it begins when all of them are done */
-    qn_cuda_plan_t *plans;            /* [QN_CUDA_PLANS] */
+    bool rejoined;         /* the next launch follows several: it begins when all of them are done */
+    qn_cuda_plan_t *plans; /* [QN_CUDA_PLANS] */
 };
 
 /* Keeps the first error and where it was found. */
@@ -74,8 +74,8 @@ size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads,
 
 /* How a kernel is launched. */
 typedef struct {
-    bool alone;          /* begins when all before it is done, also with dependent launch */
-    unsigned cluster;    /* blocks along x that run together and see each other's shared memory; 1: none */
+    bool alone;       /* begins when all before it is done, also with dependent launch */
+    unsigned cluster; /* blocks along x that run together and see each other's shared memory; 1: none */
 } qn_cuda_how_t;
 
 /* Launches; with dependent launch a kernel may begin before its predecessor has ended, so each kernel calls
@@ -116,7 +116,7 @@ template <class... P>
 static void qn_cuda_start(qn_stream_t *stream, const char *at, void (*kernel)(P...), dim3 grid, unsigned threads,
                           size_t shared, std::type_identity_t<P>... arguments)
 {
-    qn_cuda_start_as(stream, at, { false, 1 }, kernel, grid, threads, shared, arguments...);
+    qn_cuda_start_as(stream, at, {false, 1}, kernel, grid, threads, shared, arguments...);
 }
 
 #endif

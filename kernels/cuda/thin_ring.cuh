@@ -7,27 +7,27 @@
 
 #include "kernels/cuda/device.cuh"
 
-#define SPLIT 8            /* warps that multiply */
+#define SPLIT 8 /* warps that multiply */
 #define THREADS ((SPLIT + 1) * WARP)
-#define ROWS 16            /* weight rows of one product, and of a stage */
+#define ROWS 16 /* weight rows of one product, and of a stage */
 #define HALF 8u
-#define STAGE_INPUTS 1024u /* of each row */
-#define STAGE_STRIDE (STAGE_INPUTS + 32)   /* 64 bytes more: the quads of two rows read different banks */
+#define STAGE_INPUTS 1024u               /* of each row */
+#define STAGE_STRIDE (STAGE_INPUTS + 32) /* 64 bytes more: the quads of two rows read different banks */
 #define STAGE_BYTES (ROWS * STAGE_STRIDE * sizeof(bf16))
-#define DEPTH_MAX 6        /* stages */
-#define RING_HEAD 128      /* barriers */
+#define DEPTH_MAX 6   /* stages */
+#define RING_HEAD 128 /* barriers */
 #define RING_BYTES(depth) ((depth) * STAGE_BYTES + RING_HEAD)
 
 /* ---- barriers ---- */
 
 static __device__ __forceinline__ void barrier_make(uint32_t barrier, uint32_t arrivals)
 {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
 static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
 {
-    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" :: "r"(barrier) : "memory");
+    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" ::"r"(barrier) : "memory");
 }
 
 /* Until the phase of this parity is over. */
@@ -35,12 +35,14 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
-                 "mbarrier.try_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}"
-                 :: "r"(barrier), "r"(parity) : "memory");
+                 "mbarrier.try_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
 #else
     asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
-                 "mbarrier.test_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}"
-                 :: "r"(barrier), "r"(parity) : "memory");
+                 "mbarrier.test_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
 #endif
 }
 
@@ -48,14 +50,15 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 static __device__ __forceinline__ void meet()
 {
     __syncwarp();
-    asm volatile("barrier.sync 1, %0;" :: "n"(SPLIT * WARP) : "memory");
+    asm volatile("barrier.sync 1, %0;" ::"n"(SPLIT * WARP) : "memory");
 }
 
 #if __CUDA_ARCH__ >= 900
 static __device__ __forceinline__ void copy_row(uint32_t to, const char *from, uint32_t bytes, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 :: "r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
 }
 #endif
 
@@ -89,7 +92,7 @@ static __device__ __forceinline__ bool elected()
 /* Each thread has its own: where it is in the ring. */
 struct ring_t {
     char *stages;
-    uint32_t barriers;          /* address in shared memory: full of each stage, then empty of each */
+    uint32_t barriers; /* address in shared memory: full of each stage, then empty of each */
     uint32_t depth, slot, parity;
 
     __device__ __forceinline__ ring_t(char *shared, uint32_t depth_)
@@ -110,11 +113,11 @@ struct ring_t {
 #endif
         }
         __syncwarp();
-        asm volatile("barrier.arrive 2, %0;" :: "n"(THREADS) : "memory");
+        asm volatile("barrier.arrive 2, %0;" ::"n"(THREADS) : "memory");
     }
 
     /* By the others, before the first stage. */
-    __device__ __forceinline__ void join() { asm volatile("barrier.sync 2, %0;" :: "n"(THREADS) : "memory"); }
+    __device__ __forceinline__ void join() { asm volatile("barrier.sync 2, %0;" ::"n"(THREADS) : "memory"); }
 
     __device__ __forceinline__ uint32_t full(uint32_t i) const { return barriers + i * 8; }
     __device__ __forceinline__ uint32_t empty(uint32_t i) const { return barriers + (DEPTH_MAX + i) * 8; }
@@ -131,12 +134,14 @@ struct ring_t {
         uint32_t bytes = inputs * sizeof(bf16), barrier = full(slot);
         uint32_t to = (uint32_t)__cvta_generic_to_shared(stages + slot * STAGE_BYTES);
         constexpr uint32_t STRIDE = STAGE_STRIDE * sizeof(bf16);
-        barrier_wait(empty(slot), parity ^ 1);   /* at once in the first round */
+        barrier_wait(empty(slot), parity ^ 1); /* at once in the first round */
 #if __CUDA_ARCH__ >= 900
         /* One lane: a copy's operands are the warp's, and lanes with copies of their own would take turns. */
         if (elected()) {
-            asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}"
-                         :: "r"(barrier), "r"(bytes * (rows.count[0] + rows.count[1])) : "memory");
+            asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}" ::"r"(
+                             barrier),
+                         "r"(bytes * (rows.count[0] + rows.count[1]))
+                         : "memory");
 #pragma unroll 1
             for (uint32_t half = 0; half < 2; half++) {
                 const char *from = (const char *)((half ? rows.from[1] : rows.from[0]) + m);
@@ -152,10 +157,10 @@ struct ring_t {
             if (r % HALF >= rows.count[r / HALF]) continue;
             const char *from = (const char *)(rows.from[r / HALF] + m) + r % HALF * rows.stride;
             for (uint32_t i = threadIdx.x % WARP * 16; i < bytes; i += WARP * 16)
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                             :: "r"(to + r * STRIDE + i), "l"(from + i) : "memory");
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + r * STRIDE + i), "l"(from + i)
+                             : "memory");
         }
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(barrier) : "memory");
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
         step();
     }

@@ -14,23 +14,23 @@ typedef struct backend_mark backend_mark_t;
 typedef struct backend_graph backend_graph_t;
 
 typedef struct {
-    uint32_t threads;                /* CPU: as qn_stream_options_t */
-    int nice;                        /* CPU */
-    int device;                      /* CUDA: compute.device */
-    bool deterministic;              /* compute.deterministic; the CPU always is */
+    uint32_t threads;   /* CPU: as qn_stream_options_t */
+    int nice;           /* CPU */
+    int device;         /* CUDA: compute.device */
+    bool deterministic; /* compute.deterministic; the CPU always is */
     qn_scalar_t activations;
-    const qn_kernel_case_t *shape;   /* what it will be asked to compute */
-    uint32_t max_sequences;          /* of one launch */
+    const qn_kernel_case_t *shape; /* what it will be asked to compute */
+    uint32_t max_sequences;        /* of one launch */
 } backend_stream_options_t;
 
 typedef struct {
-    const char *name;                /* compute.backend */
+    const char *name; /* compute.backend */
     /* Whether launches and copies have ended when they return. If not, steps_in_flight may be launched before the
      * oldest of them has ended. */
     bool synchronous;
     uint32_t steps_in_flight;
-    uint32_t logit_rows;             /* step_limits_t.logit_rows, at most */
-    bool chunks_are_decodes;         /* attention.prefill gives the bits that attention.decode gives token by token */
+    uint32_t logit_rows;     /* step_limits_t.logit_rows, at most */
+    bool chunks_are_decodes; /* attention.prefill gives the bits that attention.decode gives token by token */
     /* Whether this machine has what the backend needs; says what is missing. */
     qn_err_t (*check)(int device);
     /* "2 threads", "NVIDIA H200". */

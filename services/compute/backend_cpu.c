@@ -29,7 +29,7 @@ static qn_err_t choose_activations(const char *choice, qn_scalar_t weights, qn_s
     (void)weights;
     if (strcmp(choice, "bf16") == 0)
         return qn_fail(QN_ERR_CONFIG, "compute.activations is bf16, but the cpu backend computes in f32: use f32 or "
-                       "auto");
+                                      "auto");
     *ret_scalar = QN_SCALAR_F32;
     return QN_OK;
 }
@@ -41,7 +41,7 @@ static qn_err_t choose_kernels(const char *choice, const qn_kernel_case_t *shape
 
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)
 {
-    return qn_stream_create(&(qn_stream_options_t){ .threads = options->threads, .nice = options->nice }, ret_stream);
+    return qn_stream_create(&(qn_stream_options_t){.threads = options->threads, .nice = options->nice}, ret_stream);
 }
 
 static void copy(qn_stream_t *stream, void *to, const void *from, size_t bytes)
@@ -66,7 +66,9 @@ static void host_destroy(void **memory)
 }
 
 /* Nothing is ever under way, so a mark is passed when it is set; one byte tells marks apart. */
-struct backend_mark { char unused; };
+struct backend_mark {
+    char unused;
+};
 
 static qn_err_t mark_create(backend_mark_t **ret_mark)
 {
@@ -96,13 +98,28 @@ static bool mark_passed(qn_stream_t *stream, const backend_mark_t *mark)
 const backend_t *backend_cpu(void)
 {
     static const backend_t CPU = {
-        .name = "cpu", .synchronous = true, .steps_in_flight = 1, .logit_rows = STEP_LOGIT_ROWS,
-        .chunks_are_decodes = true, .check = check, .describe = describe,
-        .choose_activations = choose_activations, .choose_kernels = choose_kernels, .stream_create = stream_create,
-        .stream_destroy = qn_stream_destroy, .stream_wait = qn_stream_wait, .stream_error = qn_stream_wait,
-        .stream_threads = qn_stream_threads, .upload = copy, .download = copy,
-        .host_create = host_create, .host_destroy = host_destroy, .mark_create = mark_create,
-        .mark_destroy = mark_destroy, .mark_set = mark_set, .mark_passed = mark_passed,
+        .name = "cpu",
+        .synchronous = true,
+        .steps_in_flight = 1,
+        .logit_rows = STEP_LOGIT_ROWS,
+        .chunks_are_decodes = true,
+        .check = check,
+        .describe = describe,
+        .choose_activations = choose_activations,
+        .choose_kernels = choose_kernels,
+        .stream_create = stream_create,
+        .stream_destroy = qn_stream_destroy,
+        .stream_wait = qn_stream_wait,
+        .stream_error = qn_stream_wait,
+        .stream_threads = qn_stream_threads,
+        .upload = copy,
+        .download = copy,
+        .host_create = host_create,
+        .host_destroy = host_destroy,
+        .mark_create = mark_create,
+        .mark_destroy = mark_destroy,
+        .mark_set = mark_set,
+        .mark_passed = mark_passed,
     };
     return &CPU;
 }

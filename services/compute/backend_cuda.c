@@ -11,7 +11,7 @@
 #include "common/region.h"
 #include "kernels/cuda/cuda.h"
 
-#define LOGIT_ROWS 256   /* [R, V] and the sampler's [R, 2, V]: 400 MB of the device for 128k tokens */
+#define LOGIT_ROWS 256 /* [R, V] and the sampler's [R, 2, V]: 400 MB of the device for 128k tokens */
 
 /* A stream's marks and graphs under this file's names. */
 static qn_cuda_mark_t *to_mark(const backend_mark_t *mark) { return (qn_cuda_mark_t *)(uintptr_t)mark; }
@@ -40,10 +40,15 @@ static qn_err_t choose_kernels(const char *choice, const qn_kernel_case_t *shape
 
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)
 {
-    return qn_cuda_stream_create(&(qn_cuda_options_t){
-        .device = options->device, .activations = options->activations, .deterministic = options->deterministic,
-        .dependent_launch = true, .max_sequences = options->max_sequences, .heads = options->shape->heads,
-        .kv_heads = options->shape->kv_heads, .head_dim = options->shape->head_dim }, ret_stream);
+    return qn_cuda_stream_create(&(qn_cuda_options_t){.device = options->device,
+                                                      .activations = options->activations,
+                                                      .deterministic = options->deterministic,
+                                                      .dependent_launch = true,
+                                                      .max_sequences = options->max_sequences,
+                                                      .heads = options->shape->heads,
+                                                      .kv_heads = options->shape->kv_heads,
+                                                      .head_dim = options->shape->head_dim},
+                                 ret_stream);
 }
 
 static void describe(const qn_stream_t *stream, int device, char *ret_text, size_t size)
@@ -108,10 +113,7 @@ static qn_err_t capture_end(qn_stream_t *stream, backend_graph_t **ret_graph)
     return err;
 }
 
-static void graph_launch(qn_stream_t *stream, backend_graph_t *graph)
-{
-    qn_cuda_graph_launch(stream, to_graph(graph));
-}
+static void graph_launch(qn_stream_t *stream, backend_graph_t *graph) { qn_cuda_graph_launch(stream, to_graph(graph)); }
 
 static void graph_destroy(backend_graph_t **graph)
 {
@@ -123,15 +125,30 @@ static void graph_destroy(backend_graph_t **graph)
 const backend_t *backend_cuda(void)
 {
     static const backend_t CUDA = {
-        .name = "cuda", .steps_in_flight = 2, .logit_rows = LOGIT_ROWS, .check = check,
+        .name = "cuda",
+        .steps_in_flight = 2,
+        .logit_rows = LOGIT_ROWS,
+        .check = check,
         .describe = describe,
-        .choose_activations = choose_activations, .choose_kernels = choose_kernels, .stream_create = stream_create,
-        .stream_destroy = qn_cuda_stream_destroy, .stream_wait = qn_cuda_stream_wait, .stream_error = stream_error,
-        .stream_threads = stream_threads, .upload = upload, .download = download,
-        .host_create = qn_cuda_pinned_create, .host_destroy = qn_cuda_pinned_destroy, .mark_create = mark_create,
-        .mark_destroy = mark_destroy, .mark_set = mark_set, .mark_passed = mark_passed,
+        .choose_activations = choose_activations,
+        .choose_kernels = choose_kernels,
+        .stream_create = stream_create,
+        .stream_destroy = qn_cuda_stream_destroy,
+        .stream_wait = qn_cuda_stream_wait,
+        .stream_error = stream_error,
+        .stream_threads = stream_threads,
+        .upload = upload,
+        .download = download,
+        .host_create = qn_cuda_pinned_create,
+        .host_destroy = qn_cuda_pinned_destroy,
+        .mark_create = mark_create,
+        .mark_destroy = mark_destroy,
+        .mark_set = mark_set,
+        .mark_passed = mark_passed,
         .mark_elapsed_ns = mark_elapsed_ns,
-        .capture_begin = qn_cuda_capture_begin, .capture_end = capture_end, .graph_launch = graph_launch,
+        .capture_begin = qn_cuda_capture_begin,
+        .capture_end = capture_end,
+        .graph_launch = graph_launch,
         .graph_destroy = graph_destroy,
     };
     return &CUDA;

@@ -24,10 +24,13 @@ static qn_err_t upload_constants(executor_t *self, const model_t *model)
     executor_upload(self, self->scratch.frequencies, frequencies, config->head_dim / 2, sizeof *frequencies);
     executor_upload(self, self->scratch.experts, model->experts, model_expert_count(config), sizeof *model->experts);
     UPLOAD(self, retire, &null_slot, 1);
-    UPLOAD(self, entries, (&(qn_table_entry_t){ .slot = null_slot }), 1);
-    executor_launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
-        .tables = self->scratch.tables, .retire = self->scratch.in.retire, .retire_count = 1,
-        .entries = self->scratch.in.entries, .entry_count = 1 });
+    UPLOAD(self, entries, (&(qn_table_entry_t){.slot = null_slot}), 1);
+    executor_launch(self, QN_OP_SLOT_UPDATE,
+                    &(qn_slot_update_t){.tables = self->scratch.tables,
+                                        .retire = self->scratch.in.retire,
+                                        .retire_count = 1,
+                                        .entries = self->scratch.in.entries,
+                                        .entry_count = 1});
     return self->backend->stream_wait(self->forward.stream);
 }
 
@@ -69,16 +72,23 @@ qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executo
     self->now_ns = parts->now_ns;
     self->token_by_token = parts->deterministic && !parts->backend->chunks_are_decodes;
     self->forward = (forward_t){
-        .model = parts->model, .scratch = &self->scratch, .kernels = parts->kernels, .stream = parts->stream,
-        .kv = parts->kv, .now_ns = parts->backend->synchronous ? parts->now_ns : NULL,
+        .model = parts->model,
+        .scratch = &self->scratch,
+        .kernels = parts->kernels,
+        .stream = parts->stream,
+        .kv = parts->kv,
+        .now_ns = parts->backend->synchronous ? parts->now_ns : NULL,
     };
     self->sequences = calloc(parts->limits.max_sequences, sizeof *self->sequences);
     self->prompt_rows = calloc(parts->limits.max_step_tokens, sizeof *self->prompt_rows);
-    qn_err_t err = self->sequences && self->prompt_rows
-        ? place(self, parts)
-        : qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor of %u slots", parts->limits.max_sequences);
-    if (err) executor_destroy(&self);
-    else *ret_executor = self;
+    qn_err_t err =
+        self->sequences && self->prompt_rows
+            ? place(self, parts)
+            : qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor of %u slots", parts->limits.max_sequences);
+    if (err)
+        executor_destroy(&self);
+    else
+        *ret_executor = self;
     return err;
 }
 
@@ -116,16 +126,29 @@ static void start_of(const step_set_t *set, qn_slot_start_t *ret_start)
     const step_sampling_t *from = &set->sampling;
     bool penalties = from->repetition_penalty != 1 || from->presence_penalty != 0 || from->frequency_penalty != 0;
     *ret_start = (qn_slot_start_t){
-        .slot = set->slot, .stop_offset = set->stop_offset, .bias_offset = set->bias_offset,
-        .history_offset = set->history_offset, .history_count = set->history_count,
-        .row = {
-            .seed = from->seed, .prompt_tokens = set->prompt_tokens, .top_k = from->top_k,
-            .min_tokens = from->min_tokens, .stop_count = set->stop_count, .bias_count = set->bias_count,
-            .temperature = from->temperature, .top_p = from->top_p, .min_p = from->min_p,
-            .repetition_penalty = from->repetition_penalty, .presence_penalty = from->presence_penalty,
-            .frequency_penalty = from->frequency_penalty, .logprobs = from->logprobs,
-            .top_logprobs = (uint8_t)from->top_logprobs, .penalties = penalties,
-        },
+        .slot = set->slot,
+        .stop_offset = set->stop_offset,
+        .bias_offset = set->bias_offset,
+        .history_offset = set->history_offset,
+        .history_count = set->history_count,
+        .row =
+            {
+                .seed = from->seed,
+                .prompt_tokens = set->prompt_tokens,
+                .top_k = from->top_k,
+                .min_tokens = from->min_tokens,
+                .stop_count = set->stop_count,
+                .bias_count = set->bias_count,
+                .temperature = from->temperature,
+                .top_p = from->top_p,
+                .min_p = from->min_p,
+                .repetition_penalty = from->repetition_penalty,
+                .presence_penalty = from->presence_penalty,
+                .frequency_penalty = from->frequency_penalty,
+                .logprobs = from->logprobs,
+                .top_logprobs = (uint8_t)from->top_logprobs,
+                .penalties = penalties,
+            },
     };
 }
 
@@ -134,10 +157,11 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->set_count; i++) {
         const step_set_t *set = &plan->sets[i];
         start_of(set, &self->host.starts[i]);
-        self->sequences[set->slot] = (sequence_t){
-            .request = set->request, .prompt_tokens = set->prompt_tokens,
-            .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
-            .prompt_logprobs = set->sampling.prompt_logprobs };
+        self->sequences[set->slot] =
+            (sequence_t){.request = set->request,
+                         .prompt_tokens = set->prompt_tokens,
+                         .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
+                         .prompt_logprobs = set->sampling.prompt_logprobs};
     }
     UPLOAD(self, starts, self->host.starts, plan->set_count);
 }
@@ -153,12 +177,23 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
     UPLOAD(self, bias, plan->bias, plan->bias_count);
     start_slots(self, plan);
     bool changes = plan->retire_count || plan->set_count || plan->block_count;
-    if (changes) executor_launch(self, QN_OP_SLOT_UPDATE, &(qn_slot_update_t){
-        .tables = self->scratch.tables, .retire = in->retire, .retire_count = plan->retire_count,
-        .starts = in->starts, .start_count = plan->set_count, .entries = in->entries,
-        .entry_count = plan->block_count, .ids = in->ids, .stop_ids = in->stop_ids, .bias = in->bias });
-    if (plan->copy_count) executor_launch(self, QN_OP_BLOCK_COPY, &(qn_block_copy_args_t){
-        .kv = self->forward.kv, .copies = in->copies, .copy_count = plan->copy_count });
+    if (changes)
+        executor_launch(self, QN_OP_SLOT_UPDATE,
+                        &(qn_slot_update_t){.tables = self->scratch.tables,
+                                            .retire = in->retire,
+                                            .retire_count = plan->retire_count,
+                                            .starts = in->starts,
+                                            .start_count = plan->set_count,
+                                            .entries = in->entries,
+                                            .entry_count = plan->block_count,
+                                            .ids = in->ids,
+                                            .stop_ids = in->stop_ids,
+                                            .bias = in->bias});
+    if (plan->copy_count)
+        executor_launch(self, QN_OP_BLOCK_COPY,
+                        &(qn_block_copy_args_t){.kv = self->forward.kv,
+                                                .copies = in->copies,
+                                                .copy_count = plan->copy_count});
 }
 
 /* ---- the runs ---- */
@@ -167,32 +202,40 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
 static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
 {
     for (uint32_t i = 0; i < chunk->tokens; i++)
-        self->host.token_runs[batch->token_runs++] = (qn_run_t){
-            .slot = chunk->slot, .position = chunk->position + i, .tokens = 1, .first = chunk->first + i,
-            .ids_offset = chunk->ids_offset + i };
+        self->host.token_runs[batch->token_runs++] = (qn_run_t){.slot = chunk->slot,
+                                                                .position = chunk->position + i,
+                                                                .tokens = 1,
+                                                                .first = chunk->first + i,
+                                                                .ids_offset = chunk->ids_offset + i};
 }
 
 /* Fills the head of the step's arrays. */
 static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
     const scratch_in_t *host = &self->host;
-    forward_batch_t batch = { 0 };
+    forward_batch_t batch = {0};
     ticket->sample_count = 0;
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *from = &plan->runs[i];
-        qn_run_t run = { .slot = from->slot, .position = from->position, .tokens = from->tokens,
-                         .first = batch.tokens, .ids_offset = from->ids_offset, .from_slot = from->from_slot };
+        qn_run_t run = {.slot = from->slot,
+                        .position = from->position,
+                        .tokens = from->tokens,
+                        .first = batch.tokens,
+                        .ids_offset = from->ids_offset,
+                        .from_slot = from->from_slot};
         host->runs[i] = run;
-        if (run.tokens == 1) host->decode_runs[batch.decode_runs++] = run;
-        else host->prefill_runs[batch.prefill_runs++] = run;
+        if (run.tokens == 1)
+            host->decode_runs[batch.decode_runs++] = run;
+        else
+            host->prefill_runs[batch.prefill_runs++] = run;
         if (run.tokens > 1 && self->token_by_token) list_tokens(self, &run, &batch);
         batch.tokens += run.tokens;
         if (!from->sample) continue;
         const sequence_t *sequence = &self->sequences[run.slot];
         uint32_t position = run.position + run.tokens, place = ticket->sample_count++;
-        host->samples[place] = (qn_sample_t){ .slot = run.slot, .position = position };
+        host->samples[place] = (qn_sample_t){.slot = run.slot, .position = position};
         host->sample_rows[place] = batch.tokens - 1;
-        ticket->samples[place] = (sample_t){ sequence->request, run.slot, position, sequence->top_logprobs };
+        ticket->samples[place] = (sample_t){sequence->request, run.slot, position, sequence->top_logprobs};
     }
     return batch;
 }
@@ -222,7 +265,7 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
     ticket_t *ticket = &self->tickets[self->submitted % self->backend->steps_in_flight];
     ticket->result = result;
     result->step = plan->step;
-    result->times = (step_times_t){ 0 };
+    result->times = (step_times_t){0};
     result->run_tokens = result->token_count = result->prompt_count = result->top_count = 0;
     result->begin_ns = self->now_ns();
     update_tables(self, plan);
@@ -249,9 +292,14 @@ static void report_samples(const ticket_t *ticket)
         const qn_sample_result_t *from = &ticket->out.results[i];
         const sample_t *sample = &ticket->samples[i];
         uint32_t top = from->masked ? 0 : sample->top_logprobs;
-        result->tokens[result->token_count++] = (step_token_t){
-            .request = sample->request, .slot = sample->slot, .position = sample->position, .id = from->id,
-            .logprob = from->logprob, .top_count = top, .stopped = from->stopped, .masked = from->masked };
+        result->tokens[result->token_count++] = (step_token_t){.request = sample->request,
+                                                               .slot = sample->slot,
+                                                               .position = sample->position,
+                                                               .id = from->id,
+                                                               .logprob = from->logprob,
+                                                               .top_count = top,
+                                                               .stopped = from->stopped,
+                                                               .masked = from->masked};
         executor_add_top(result, ticket->out.sample_top + (size_t)i * QN_TOP_LOGPROBS_MAX, top);
     }
 }
@@ -259,7 +307,8 @@ static void report_samples(const ticket_t *ticket)
 qn_err_t executor_finish(executor_t *self)
 {
     ticket_t *ticket = oldest(self);
-    while (!executor_is_done(self)) sched_yield();
+    while (!executor_is_done(self))
+        sched_yield();
     qn_err_t err = self->backend->stream_error(self->forward.stream);
     self->finished++;
     if (err) return err;
@@ -267,7 +316,7 @@ qn_err_t executor_finish(executor_t *self)
     executor_report_prompts(ticket);
     step_result_t *result = ticket->result;
     result->end_ns = self->now_ns();
-    if (!self->backend->synchronous)  /* it may have waited behind the step before */
+    if (!self->backend->synchronous) /* it may have waited behind the step before */
         result->begin_ns = result->end_ns - self->backend->mark_elapsed_ns(ticket->begin, ticket->end);
     return QN_OK;
 }

@@ -11,15 +11,15 @@
 typedef struct executor executor_t;
 
 typedef struct {
-    const model_t *model;          /* borrowed, like the stream; both outlive the executor */
+    const model_t *model; /* borrowed, like the stream; both outlive the executor */
     step_limits_t limits;
     qn_kv_t kv;
     qn_kernel_set_t kernels;
-    const backend_t *backend;      /* the stream's and the kernels' */
+    const backend_t *backend; /* the stream's and the kernels' */
     qn_stream_t *stream;
-    bool deterministic;            /* compute.deterministic, the stream's */
-    void *activations, *state, *step_io;   /* at least scratch_measure()'s bytes each, 64-byte aligned */
-    uint64_t (*now_ns)(void);              /* stamps begin, end and (of a synchronous backend) times; decides nothing */
+    bool deterministic;                  /* compute.deterministic, the stream's */
+    void *activations, *state, *step_io; /* at least scratch_measure()'s bytes each, 64-byte aligned */
+    uint64_t (*now_ns)(void);            /* stamps begin, end and (of a synchronous backend) times; decides nothing */
 } executor_parts_t;
 
 /* Returns owned. Failure: QN_ERR_NO_MEMORY. */

@@ -4,21 +4,21 @@
 
 #include "services/compute/executor.h"
 
-#define EXECUTOR_STEPS_MAX 2   /* in flight: one runs, one waits behind it on the device */
+#define EXECUTOR_STEPS_MAX 2 /* in flight: one runs, one waits behind it on the device */
 #define EXECUTOR_GRAPHS_MAX 24
 
 typedef struct {
     uint64_t request;
     uint32_t prompt_tokens, top_logprobs;
     bool prompt_logprobs;
-    bool pending;             /* pending[slot] holds the row before the next run */
+    bool pending; /* pending[slot] holds the row before the next run */
 } sequence_t;
 
 /* A prompt token's log-probability that a step computes. */
 typedef struct {
-    uint32_t run;             /* index in the plan */
-    uint32_t row, target;     /* row of x, or slot of pending */
-    uint32_t position;        /* of the target */
+    uint32_t run;         /* index in the plan */
+    uint32_t row, target; /* row of x, or slot of pending */
+    uint32_t position;    /* of the target */
 } prompt_row_t;
 
 /* What the report says of a sample before it is known; slots may have other sequences by then. */
@@ -29,32 +29,32 @@ typedef struct {
 
 /* A step between submission and report. */
 typedef struct {
-    scratch_out_t out;        /* in memory; the device writes it */
+    scratch_out_t out; /* in memory; the device writes it */
     void *memory;
-    backend_mark_t *begin;    /* passed when its launches may start */
-    backend_mark_t *end;      /* passed when all of the step is done */
+    backend_mark_t *begin; /* passed when its launches may start */
+    backend_mark_t *end;   /* passed when all of the step is done */
     step_result_t *result;
-    sample_t *samples;        /* [slots] */
+    sample_t *samples; /* [slots] */
     uint32_t sample_count;
 } ticket_t;
 
 /* The decode step of one batch size. */
 typedef struct {
-    bool warm;                /* ran once launch by launch: libraries have chosen their algorithms */
-    backend_graph_t *graphs[EXECUTOR_STEPS_MAX];   /* then recorded, for each ticket: results go to its memory */
+    bool warm;                                   /* ran once launch by launch: libraries have chosen their algorithms */
+    backend_graph_t *graphs[EXECUTOR_STEPS_MAX]; /* then recorded, for each ticket: results go to its memory */
 } decode_graph_t;
 
 struct executor {
     const backend_t *backend;
     forward_t forward;
-    scratch_t scratch;         /* on the device */
-    scratch_in_t host;         /* the host's copy of scratch.in, in host_memory */
+    scratch_t scratch; /* on the device */
+    scratch_in_t host; /* the host's copy of scratch.in, in host_memory */
     void *host_memory;
     step_limits_t limits;
     sequence_t *sequences;     /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
     uint32_t logits_rows;
-    bool token_by_token;       /* attention over chunks */
+    bool token_by_token; /* attention over chunks */
     uint64_t (*now_ns)(void);
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];
@@ -98,7 +98,8 @@ void executor_destroy_graphs(executor_t *self);
 /* Appends to the result's alternatives. */
 static inline void executor_add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) result->top[result->top_count++] = from[i];
+    for (uint32_t i = 0; i < count; i++)
+        result->top[result->top_count++] = from[i];
 }
 
 #endif

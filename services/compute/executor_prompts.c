@@ -18,12 +18,11 @@ static uint32_t list_rows(executor_t *self, const step_plan_t *plan, bool from_p
         const uint32_t *ids = plan->ids + run->ids_offset;
         if (from_pending) {
             if (sequence->pending && run->position < sequence->prompt_tokens)
-                self->prompt_rows[count++] = (prompt_row_t){ i, run->slot, ids[0], run->position };
+                self->prompt_rows[count++] = (prompt_row_t){i, run->slot, ids[0], run->position};
             continue;
         }
         for (uint32_t t = 1; t < run->tokens && run->position + t < sequence->prompt_tokens; t++)
-            self->prompt_rows[count++] =
-                (prompt_row_t){ i, self->host.runs[i].first + t - 1, ids[t], run->position + t };
+            self->prompt_rows[count++] = (prompt_row_t){i, self->host.runs[i].first + t - 1, ids[t], run->position + t};
     }
     return count;
 }
@@ -45,19 +44,24 @@ static void compute_rows(executor_t *self, const step_plan_t *plan, const void *
             host->rows[i] = row->row;
             host->targets[i] = row->target;
             host->top_counts[i] = sequence->top_logprobs;
-            result->prompt[result->prompt_count++] = (step_prompt_token_t){
-                .request = sequence->request, .position = row->position, .id = row->target,
-                .top_count = sequence->top_logprobs };
+            result->prompt[result->prompt_count++] = (step_prompt_token_t){.request = sequence->request,
+                                                                           .position = row->position,
+                                                                           .id = row->target,
+                                                                           .top_count = sequence->top_logprobs};
         }
         UPLOAD(self, rows, host->rows, rows);
         UPLOAD(self, targets, host->targets, rows);
         UPLOAD(self, top_counts, host->top_counts, rows);
         forward_logits(&self->forward, source, in->rows, rows, &result->times);
         self->logits_rows = rows;
-        executor_launch(self, QN_OP_LOGPROBS, &(qn_logprobs_t){
-            .logits = self->scratch.logits, .targets = in->targets, .top_counts = in->top_counts, .rows = rows,
-            .vocab = self->limits.vocab, .ret_logprobs = out->logprobs + base,
-            .ret_top = out->prompt_top + (size_t)base * QN_TOP_LOGPROBS_MAX });
+        executor_launch(self, QN_OP_LOGPROBS,
+                        &(qn_logprobs_t){.logits = self->scratch.logits,
+                                         .targets = in->targets,
+                                         .top_counts = in->top_counts,
+                                         .rows = rows,
+                                         .vocab = self->limits.vocab,
+                                         .ret_logprobs = out->logprobs + base,
+                                         .ret_top = out->prompt_top + (size_t)base * QN_TOP_LOGPROBS_MAX});
     }
 }
 
@@ -75,9 +79,12 @@ static void keep_pending(executor_t *self, const step_plan_t *plan)
         if (!sequence->pending) continue;
         self->host.rows[0] = self->host.runs[i].first + run->tokens - 1;
         UPLOAD(self, rows, self->host.rows, 1);
-        executor_launch(self, QN_OP_GATHER_ROWS, &(qn_gather_rows_t){
-            .x = s->x, .rows = s->in.rows, .row_count = 1, .width = width,
-            .out = (char *)s->pending + run->slot * row_bytes });
+        executor_launch(self, QN_OP_GATHER_ROWS,
+                        &(qn_gather_rows_t){.x = s->x,
+                                            .rows = s->in.rows,
+                                            .row_count = 1,
+                                            .width = width,
+                                            .out = (char *)s->pending + run->slot * row_bytes});
     }
 }
 

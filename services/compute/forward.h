@@ -12,12 +12,14 @@ typedef struct {
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
     qn_kv_t kv;
-    uint64_t (*now_ns)(void);     /* for step_times_t only; NULL where launches return before they are done */
+    uint64_t (*now_ns)(void); /* for step_times_t only; NULL where launches return before they are done */
 } forward_t;
 
 /* Runs of one token, the others, and the others' tokens as runs of one token each: attention takes those in place of
  * the others if there are any. */
-typedef struct { uint32_t tokens, decode_runs, prefill_runs, token_runs; } forward_batch_t;
+typedef struct {
+    uint32_t tokens, decode_runs, prefill_runs, token_runs;
+} forward_batch_t;
 
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);

@@ -9,11 +9,15 @@ static void project_qkv(const forward_t *f, const model_layer_t *layer, uint32_t
     const qn_model_config_t *config = &f->model->config;
     const scratch_t *s = f->scratch;
     uint32_t q_width = config->heads * config->head_dim, kv_width = config->kv_heads * config->head_dim;
-    qn_norm_matmul_t launch = { .matmul = {
-        .x = s->normed, .tokens = tokens, .inputs = config->hidden, .part_count = 3, .scratch = s->products,
-        .parts = { forward_part(layer, QN_TENSOR_Q, QN_TENSOR_Q_BIAS, q_width, s->q, NULL),
-                   forward_part(layer, QN_TENSOR_K, QN_TENSOR_K_BIAS, kv_width, s->k, NULL),
-                   forward_part(layer, QN_TENSOR_V, QN_TENSOR_V_BIAS, kv_width, s->v, NULL) } } };
+    qn_norm_matmul_t launch = {
+        .matmul = {.x = s->normed,
+                   .tokens = tokens,
+                   .inputs = config->hidden,
+                   .part_count = 3,
+                   .scratch = s->products,
+                   .parts = {forward_part(layer, QN_TENSOR_Q, QN_TENSOR_Q_BIAS, q_width, s->q, NULL),
+                             forward_part(layer, QN_TENSOR_K, QN_TENSOR_K_BIAS, kv_width, s->k, NULL),
+                             forward_part(layer, QN_TENSOR_V, QN_TENSOR_V_BIAS, kv_width, s->v, NULL)}}};
     forward_normed_product(f, s->x, layer->weights[QN_TENSOR_ATTENTION_NORM],
                            layer->weights[QN_TENSOR_ATTENTION_NORM_BIAS], &launch);
 }
@@ -22,8 +26,13 @@ static void project_qkv(const forward_t *f, const model_layer_t *layer, uint32_t
 static qn_rmsnorm_t head_norm(const forward_t *f, qn_weight_t weight, uint32_t rows, void *x)
 {
     const qn_model_config_t *config = &f->model->config;
-    return (qn_rmsnorm_t){ .x = x, .weight = weight, .rows = rows, .width = config->head_dim, .eps = config->norm_eps,
-                           .weight_offset = config->norm_weight_offset, .out = x };
+    return (qn_rmsnorm_t){.x = x,
+                          .weight = weight,
+                          .rows = rows,
+                          .width = config->head_dim,
+                          .eps = config->norm_eps,
+                          .weight_offset = config->norm_weight_offset,
+                          .out = x};
 }
 
 /* From the projections to the heads' outputs, of `batch`'s runs of one token. */
@@ -33,19 +42,30 @@ static qn_decode_attention_t describe(const forward_t *f, uint32_t layer, const 
     const qn_weight_t *weights = f->model->layers[layer].weights;
     const scratch_t *s = f->scratch;
     qn_decode_attention_t whole = {
-        .write = { .kv = f->kv, .layer = layer, .tokens = batch->tokens, .k = s->k, .v = s->v, .kv_rows = s->kv_rows },
-        .attention = {
-            .kv = f->kv, .tables = s->tables, .layer = layer, .heads = config->heads,
-            .window = config->layer_slides[layer] ? config->sliding_window : 0, .softcap = config->attention_softcap,
-            .scale = config->attention_scale / (config->attention_scale_by_layer ? (float)(layer + 1) : 1),
-            .q = s->q, .out = s->attended, .runs = s->in.decode_runs, .run_count = batch->decode_runs } };
+        .write = {.kv = f->kv, .layer = layer, .tokens = batch->tokens, .k = s->k, .v = s->v, .kv_rows = s->kv_rows},
+        .attention = {.kv = f->kv,
+                      .tables = s->tables,
+                      .layer = layer,
+                      .heads = config->heads,
+                      .window = config->layer_slides[layer] ? config->sliding_window : 0,
+                      .softcap = config->attention_softcap,
+                      .scale = config->attention_scale / (config->attention_scale_by_layer ? (float)(layer + 1) : 1),
+                      .q = s->q,
+                      .out = s->attended,
+                      .runs = s->in.decode_runs,
+                      .run_count = batch->decode_runs}};
     if (config->qk_norm) {
         whole.q_norm = head_norm(f, weights[QN_TENSOR_Q_NORM], batch->tokens * config->heads, s->q);
         whole.k_norm = head_norm(f, weights[QN_TENSOR_K_NORM], batch->tokens * config->kv_heads, s->k);
     }
     if (config->rope.type != QN_ROPE_NONE)
-        whole.rope = (qn_rope_t){ .angles = s->angles, .q = s->q, .k = s->k, .tokens = batch->tokens,
-                                  .heads = config->heads, .kv_heads = config->kv_heads, .head_dim = config->head_dim };
+        whole.rope = (qn_rope_t){.angles = s->angles,
+                                 .q = s->q,
+                                 .k = s->k,
+                                 .tokens = batch->tokens,
+                                 .heads = config->heads,
+                                 .kv_heads = config->kv_heads,
+                                 .head_dim = config->head_dim};
     return whole;
 }
 

@@ -17,8 +17,11 @@ void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weigh
 static inline qn_matmul_part_t forward_part(const model_layer_t *layer, qn_tensor_role_t weight, qn_tensor_role_t bias,
                                             uint32_t outputs, void *out, const void *residual)
 {
-    return (qn_matmul_part_t){ .weight = layer->weights[weight], .bias = layer->weights[bias], .outputs = outputs,
-                               .out = out, .residual = residual };
+    return (qn_matmul_part_t){.weight = layer->weights[weight],
+                              .bias = layer->weights[bias],
+                              .outputs = outputs,
+                              .out = out,
+                              .residual = residual};
 }
 
 /* Projects x [tokens, inputs] back to the residual stream, normed before it is added where the model does that. */

@@ -10,11 +10,17 @@ void forward_mlp(const forward_t *f, uint32_t layer, uint32_t tokens)
     const model_layer_t *from = &f->model->layers[layer];
     const scratch_t *s = f->scratch;
     uint32_t width = config->intermediate;
-    qn_norm_matmul_t enter = {
-        .matmul = { .x = s->normed, .tokens = tokens, .inputs = config->hidden, .scratch = s->products,
-                    .part_count = config->gated_mlp ? 2 : 1 },
-        .activation = { .gate = s->gate, .up = config->gated_mlp ? s->up : NULL, .tokens = tokens, .width = width,
-                        .kind = config->activation, .out = s->gate } };
+    qn_norm_matmul_t enter = {.matmul = {.x = s->normed,
+                                         .tokens = tokens,
+                                         .inputs = config->hidden,
+                                         .scratch = s->products,
+                                         .part_count = config->gated_mlp ? 2 : 1},
+                              .activation = {.gate = s->gate,
+                                             .up = config->gated_mlp ? s->up : NULL,
+                                             .tokens = tokens,
+                                             .width = width,
+                                             .kind = config->activation,
+                                             .out = s->gate}};
     qn_matmul_part_t *parts = enter.matmul.parts;
     parts[0] = config->gated_mlp ? forward_part(from, QN_TENSOR_GATE, QN_TENSOR_GATE_BIAS, width, s->gate, NULL)
                                  : forward_part(from, QN_TENSOR_UP, QN_TENSOR_UP_BIAS, width, s->gate, NULL);

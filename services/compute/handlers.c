@@ -15,9 +15,9 @@ static const struct {
     const char *name;
     qn_region_kind_t kind;
 } SCRATCH[COMPUTE_SCRATCH_COUNT] = {
-    [COMPUTE_ACTIVATIONS] = { "compute.activations", QN_REGION_KIND_ACTIVATIONS },
-    [COMPUTE_STATE] = { "compute.state", QN_REGION_KIND_STATE },
-    [COMPUTE_STEP_IO] = { "compute.step_io", QN_REGION_KIND_STEP_IO },
+    [COMPUTE_ACTIVATIONS] = {"compute.activations", QN_REGION_KIND_ACTIVATIONS},
+    [COMPUTE_STATE] = {"compute.state", QN_REGION_KIND_STATE},
+    [COMPUTE_STEP_IO] = {"compute.step_io", QN_REGION_KIND_STEP_IO},
 };
 
 static void record_failure(compute_service_t *service, qn_err_t err, bool final)
@@ -27,10 +27,7 @@ static void record_failure(compute_service_t *service, qn_err_t err, bool final)
     snprintf(service->failure_text, sizeof service->failure_text, "%s", qn_err_text());
 }
 
-static bool is_memory(const compute_service_t *service, qn_peer_t from)
-{
-    return qn_peer_equal(from, service->memory);
-}
+static bool is_memory(const compute_service_t *service, qn_peer_t from) { return qn_peer_equal(from, service->memory); }
 
 /* ---- memory: the model ---- */
 
@@ -54,10 +51,13 @@ static qn_err_t bind_tensors(compute_service_t *service, const qn_model_config_t
     for (uint32_t i = 0; i < description->tensors_count; i++) {
         const qn_tensor_t *from = &description->tensors[i];
         model_tensor_t *to = &tensors[i];
-        *to = (model_tensor_t){
-            .name = qn_arena_strndup(&arena, from->name.data, from->name.bytes), .shape = from->shape,
-            .rank = from->shape_count, .offset = from->offset, .bytes = from->bytes, .group = from->group,
-            .layout = from->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS };
+        *to = (model_tensor_t){.name = qn_arena_strndup(&arena, from->name.data, from->name.bytes),
+                               .shape = from->shape,
+                               .rank = from->shape_count,
+                               .offset = from->offset,
+                               .bytes = from->bytes,
+                               .group = from->group,
+                               .layout = from->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS};
         to->supported = to_scalar(from->dtype, &to->scalar);
     }
     qn_err_t err = model_bind(config, tensors, description->tensors_count, qn_region_pointer(service->weights),
@@ -73,17 +73,21 @@ static qn_err_t describe_kv(compute_service_t *service, const qn_model_config_t 
     uint64_t block_bytes, bytes;
     if (!to_scalar(description->kv_dtype, &scalar) || scalar > QN_SCALAR_BF16)
         return qn_fail(QN_ERR_UNSUPPORTED, "memory's KV cache has an unknown number format; use memory.kv_dtype f32 "
-                       "or bf16");
+                                           "or bf16");
     qn_err_t err = qn_model_kv_block_bytes(config, description->block_tokens, qn_scalar_bytes(scalar), &block_bytes);
     if (err) return err;
-    if (__builtin_mul_overflow(block_bytes, description->block_count, &bytes) || description->block_count == 0
-        || bytes > qn_region_bytes(service->kv))
-        return qn_fail(QN_ERR_INVALID, "memory's KV region of %" PRIu64 " bytes does not hold %" PRIu32 " blocks of %"
-                       PRIu64, qn_region_bytes(service->kv), description->block_count, block_bytes);
-    service->kv_layout = (qn_kv_t){
-        .data = qn_region_pointer(service->kv), .scalar = scalar, .layers = config->layers,
-        .blocks = description->block_count, .block_tokens = description->block_tokens,
-        .kv_heads = config->kv_heads, .head_dim = config->head_dim };
+    if (__builtin_mul_overflow(block_bytes, description->block_count, &bytes) || description->block_count == 0 ||
+        bytes > qn_region_bytes(service->kv))
+        return qn_fail(QN_ERR_INVALID,
+                       "memory's KV region of %" PRIu64 " bytes does not hold %" PRIu32 " blocks of %" PRIu64,
+                       qn_region_bytes(service->kv), description->block_count, block_bytes);
+    service->kv_layout = (qn_kv_t){.data = qn_region_pointer(service->kv),
+                                   .scalar = scalar,
+                                   .layers = config->layers,
+                                   .blocks = description->block_count,
+                                   .block_tokens = description->block_tokens,
+                                   .kv_heads = config->kv_heads,
+                                   .head_dim = config->head_dim};
     return QN_OK;
 }
 
@@ -92,14 +96,13 @@ static qn_err_t measure(compute_service_t *service, const qn_model_config_t *con
 {
     scratch_sizes_t sizes;
     service->limits = step_limits_make((uint32_t)service->config->scheduler.max_sequences,
-                                       (uint32_t)service->config->scheduler.max_step_tokens,
-                                       description->max_model_len, description->block_tokens,
-                                       description->block_count, config->vocab);
+                                       (uint32_t)service->config->scheduler.max_step_tokens, description->max_model_len,
+                                       description->block_tokens, description->block_count, config->vocab);
     step_limits_t *limits = &service->limits;
     qn_scalar_t weights = service->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar;
     limits->logit_rows = step_smaller(limits->max_step_tokens, service->backend->logit_rows);
-    qn_err_t err = service->backend->choose_activations(service->config->compute.activations, weights,
-                                                        &limits->activations);
+    qn_err_t err =
+        service->backend->choose_activations(service->config->compute.activations, weights, &limits->activations);
     if (!err) err = scratch_measure(config, &service->limits, &sizes);
     if (err) return err;
     service->scratch_bytes[COMPUTE_ACTIVATIONS] = sizes.activations_bytes;
@@ -119,8 +122,8 @@ static void take_description(compute_service_t *service, const qn_model_descript
         return;
     }
     if (!description->weights || !description->kv)
-        err = qn_fail(QN_ERR_PEER, "memory described the model %.*s without its regions",
-                      (int)description->model.bytes, description->model.data);
+        err = qn_fail(QN_ERR_PEER, "memory described the model %.*s without its regions", (int)description->model.bytes,
+                      description->model.data);
     if (!err) err = qn_region_import(description->weights, false, &service->weights);
     if (!err) err = qn_region_import(description->kv, true, &service->kv);
     if (err) {
@@ -146,8 +149,8 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
     const qn_model_description_t *description = message;
     if (!is_memory(service, from) || service->phase == COMPUTE_ALONE) return;
     if (service->phase != COMPUTE_ASKED) {
-        bool same = description->weights && description->kv && description->weights->id == service->weights_id
-            && description->kv->id == service->kv_id;
+        bool same = description->weights && description->kv && description->weights->id == service->weights_id &&
+                    description->kv->id == service->kv_id;
         if (same) return;
         compute_end_session(service);
         service->memory = from;
@@ -158,7 +161,7 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
 qn_send_outcome_t compute_send_describe(compute_service_t *service)
 {
     return qn_daemon_send(service->daemon, service->memory, QN_MESSAGE_DESCRIBE,
-                          &(qn_describe_t){ .want_tensors = true });
+                          &(qn_describe_t){.want_tensors = true});
 }
 
 /* ---- memory: the regions ---- */
@@ -167,8 +170,9 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service)
 {
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++) {
         qn_send_outcome_t outcome = qn_daemon_send(service->daemon, service->memory, QN_MESSAGE_RESERVE,
-            &(qn_reserve_t){ .kind = SCRATCH[i].kind, .bytes = service->scratch_bytes[i],
-                             .name = qn_text(SCRATCH[i].name) });
+                                                   &(qn_reserve_t){.kind = SCRATCH[i].kind,
+                                                                   .bytes = service->scratch_bytes[i],
+                                                                   .name = qn_text(SCRATCH[i].name)});
         if (outcome != QN_SEND_OK) return outcome;
     }
     return QN_SEND_OK;
@@ -197,10 +201,10 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_refusal_t *refusal = message;
-    qn_err_t err = qn_fail(QN_ERR_PEER, "%s refused a %.*s: %.*s",
-                           from.service == QN_SERVICE_MEMORY ? "memory" : "a peer", (int)refusal->refused_type.bytes,
-                           refusal->refused_type.data ? refusal->refused_type.data : "", (int)refusal->text.bytes,
-                           refusal->text.data ? refusal->text.data : "");
+    qn_err_t err =
+        qn_fail(QN_ERR_PEER, "%s refused a %.*s: %.*s", from.service == QN_SERVICE_MEMORY ? "memory" : "a peer",
+                (int)refusal->refused_type.bytes, refusal->refused_type.data ? refusal->refused_type.data : "",
+                (int)refusal->text.bytes, refusal->text.data ? refusal->text.data : "");
     qn_log_warning("%s", qn_err_text());
     if (is_memory(service, from) && service->phase != COMPUTE_RUNNING)
         record_failure(service, err, refusal->status == 507);
@@ -210,11 +214,18 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 
 static void copy_sampling(const qn_sampling_t *from, step_sampling_t *to)
 {
-    *to = (step_sampling_t){
-        .seed = from->seed, .temperature = from->temperature, .top_p = from->top_p, .min_p = from->min_p,
-        .repetition_penalty = from->repetition_penalty, .presence_penalty = from->presence_penalty,
-        .frequency_penalty = from->frequency_penalty, .top_k = from->top_k, .min_tokens = from->min_tokens,
-        .top_logprobs = from->top_logprobs, .logprobs = from->logprobs, .prompt_logprobs = from->prompt_logprobs };
+    *to = (step_sampling_t){.seed = from->seed,
+                            .temperature = from->temperature,
+                            .top_p = from->top_p,
+                            .min_p = from->min_p,
+                            .repetition_penalty = from->repetition_penalty,
+                            .presence_penalty = from->presence_penalty,
+                            .frequency_penalty = from->frequency_penalty,
+                            .top_k = from->top_k,
+                            .min_tokens = from->min_tokens,
+                            .top_logprobs = from->top_logprobs,
+                            .logprobs = from->logprobs,
+                            .prompt_logprobs = from->prompt_logprobs};
 }
 
 static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan)
@@ -222,11 +233,15 @@ static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan
     step_set_t *sets = qn_arena_zalloc(arena, plan->sets_count + 1, sizeof *sets);
     for (uint32_t i = 0; i < plan->sets_count; i++) {
         const qn_slot_set_t *from = &plan->sets[i];
-        sets[i] = (step_set_t){
-            .request = from->request, .slot = from->slot, .prompt_tokens = from->prompt_tokens,
-            .stop_offset = from->stop_offset, .stop_count = from->stop_count, .bias_offset = from->bias_offset,
-            .bias_count = from->bias_count, .history_offset = from->history_offset,
-            .history_count = from->history_count };
+        sets[i] = (step_set_t){.request = from->request,
+                               .slot = from->slot,
+                               .prompt_tokens = from->prompt_tokens,
+                               .stop_offset = from->stop_offset,
+                               .stop_count = from->stop_count,
+                               .bias_offset = from->bias_offset,
+                               .bias_count = from->bias_count,
+                               .history_offset = from->history_offset,
+                               .history_count = from->history_count};
         copy_sampling(&from->sampling, &sets[i].sampling);
     }
     return sets;
@@ -237,8 +252,12 @@ static const step_run_t *copy_runs(qn_arena_t *arena, const qn_step_plan_t *plan
     step_run_t *runs = qn_arena_zalloc(arena, plan->runs_count + 1, sizeof *runs);
     for (uint32_t i = 0; i < plan->runs_count; i++) {
         const qn_slot_run_t *from = &plan->runs[i];
-        runs[i] = (step_run_t){ .slot = from->slot, .position = from->position, .tokens = from->token_count,
-                                .ids_offset = from->ids_offset, .from_slot = from->from_slot, .sample = from->sample };
+        runs[i] = (step_run_t){.slot = from->slot,
+                               .position = from->position,
+                               .tokens = from->token_count,
+                               .ids_offset = from->ids_offset,
+                               .from_slot = from->from_slot,
+                               .sample = from->sample};
     }
     return runs;
 }
@@ -254,8 +273,9 @@ static const qn_table_entry_t *copy_blocks(qn_arena_t *arena, const qn_step_plan
 {
     qn_table_entry_t *blocks = qn_arena_zalloc(arena, (size_t)plan->blocks_count + 1, sizeof *blocks);
     for (uint32_t i = 0; i < plan->blocks_count; i++)
-        blocks[i] = (qn_table_entry_t){ .slot = plan->blocks[i].slot, .index = plan->blocks[i].index,
-                                        .block = plan->blocks[i].block };
+        blocks[i] = (qn_table_entry_t){.slot = plan->blocks[i].slot,
+                                       .index = plan->blocks[i].index,
+                                       .block = plan->blocks[i].block};
     return blocks;
 }
 
@@ -263,7 +283,7 @@ static const qn_copy_t *copy_copies(qn_arena_t *arena, const qn_step_plan_t *pla
 {
     qn_copy_t *copies = qn_arena_zalloc(arena, (size_t)plan->copies_count + 1, sizeof *copies);
     for (uint32_t i = 0; i < plan->copies_count; i++)
-        copies[i] = (qn_copy_t){ .from = plan->copies[i].from, .to = plan->copies[i].to };
+        copies[i] = (qn_copy_t){.from = plan->copies[i].from, .to = plan->copies[i].to};
     return copies;
 }
 
@@ -271,7 +291,7 @@ static const qn_bias_entry_t *copy_bias(qn_arena_t *arena, const qn_step_plan_t 
 {
     qn_bias_entry_t *bias = qn_arena_zalloc(arena, (size_t)plan->bias_count + 1, sizeof *bias);
     for (uint32_t i = 0; i < plan->bias_count; i++)
-        bias[i] = (qn_bias_entry_t){ .id = plan->bias[i].id, .bias = plan->bias[i].bias };
+        bias[i] = (qn_bias_entry_t){.id = plan->bias[i].id, .bias = plan->bias[i].bias};
     return bias;
 }
 
@@ -279,14 +299,22 @@ static void copy_plan(qn_arena_t *arena, const qn_step_plan_t *from, step_plan_t
 {
     *to = (step_plan_t){
         .step = from->step,
-        .retire = copy_ids(arena, from->retire, from->retire_count), .retire_count = from->retire_count,
-        .sets = copy_sets(arena, from), .set_count = from->sets_count,
-        .blocks = copy_blocks(arena, from), .block_count = from->blocks_count,
-        .copies = copy_copies(arena, from), .copy_count = from->copies_count,
-        .runs = copy_runs(arena, from), .run_count = from->runs_count,
-        .ids = copy_ids(arena, from->ids, from->ids_count), .id_count = from->ids_count,
-        .stop_ids = copy_ids(arena, from->stop_ids, from->stop_ids_count), .stop_id_count = from->stop_ids_count,
-        .bias = copy_bias(arena, from), .bias_count = from->bias_count,
+        .retire = copy_ids(arena, from->retire, from->retire_count),
+        .retire_count = from->retire_count,
+        .sets = copy_sets(arena, from),
+        .set_count = from->sets_count,
+        .blocks = copy_blocks(arena, from),
+        .block_count = from->blocks_count,
+        .copies = copy_copies(arena, from),
+        .copy_count = from->copies_count,
+        .runs = copy_runs(arena, from),
+        .run_count = from->runs_count,
+        .ids = copy_ids(arena, from->ids, from->ids_count),
+        .id_count = from->ids_count,
+        .stop_ids = copy_ids(arena, from->stop_ids, from->stop_ids_count),
+        .stop_id_count = from->stop_ids_count,
+        .bias = copy_bias(arena, from),
+        .bias_count = from->bias_count,
     };
 }
 
@@ -330,7 +358,8 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
     const char *param = NULL;
     if (slot_book_admit(service->runtime->book, &job->plan, &param) != QN_OK)
         refuse_plan(service, from, plan, 400, param, qn_err_text());
-    else step_queue_submit(service->runtime->queue);
+    else
+        step_queue_submit(service->runtime->queue);
 }
 
 void compute_disown_plans(compute_service_t *service)
@@ -342,7 +371,7 @@ void compute_disown_plans(compute_service_t *service)
 
 void compute_forget_scheduler(compute_service_t *service)
 {
-    service->scheduler = (qn_peer_t){ 0 };
+    service->scheduler = (qn_peer_t){0};
     service->owner++;
     if (!service->runtime) return;
     step_queue_discard(service->runtime->queue);
@@ -356,10 +385,14 @@ static const qn_step_token_t *wire_tokens(qn_arena_t *arena, const step_result_t
     qn_step_token_t *tokens = qn_arena_zalloc(arena, result->token_count + 1, sizeof *tokens);
     for (uint32_t i = 0; i < result->token_count; i++) {
         const step_token_t *from = &result->tokens[i];
-        tokens[i] = (qn_step_token_t){
-            .request = from->request, .slot = from->slot, .position = from->position, .id = from->id,
-            .logprob = from->logprob, .top_count = (uint8_t)from->top_count, .stopped = from->stopped,
-            .masked = from->masked };
+        tokens[i] = (qn_step_token_t){.request = from->request,
+                                      .slot = from->slot,
+                                      .position = from->position,
+                                      .id = from->id,
+                                      .logprob = from->logprob,
+                                      .top_count = (uint8_t)from->top_count,
+                                      .stopped = from->stopped,
+                                      .masked = from->masked};
     }
     return tokens;
 }
@@ -369,8 +402,11 @@ static const qn_prompt_token_t *wire_prompt(qn_arena_t *arena, const step_result
     qn_prompt_token_t *tokens = qn_arena_zalloc(arena, result->prompt_count + 1, sizeof *tokens);
     for (uint32_t i = 0; i < result->prompt_count; i++) {
         const step_prompt_token_t *from = &result->prompt[i];
-        tokens[i] = (qn_prompt_token_t){ .request = from->request, .position = from->position, .id = from->id,
-                                         .logprob = from->logprob, .top_count = (uint8_t)from->top_count };
+        tokens[i] = (qn_prompt_token_t){.request = from->request,
+                                        .position = from->position,
+                                        .id = from->id,
+                                        .logprob = from->logprob,
+                                        .top_count = (uint8_t)from->top_count};
     }
     return tokens;
 }
@@ -379,7 +415,7 @@ static const qn_token_logprob_t *wire_top(qn_arena_t *arena, const step_result_t
 {
     qn_token_logprob_t *top = qn_arena_zalloc(arena, result->top_count + 1, sizeof *top);
     for (uint32_t i = 0; i < result->top_count; i++)
-        top[i] = (qn_token_logprob_t){ .id = result->top[i].id, .logprob = result->top[i].logprob };
+        top[i] = (qn_token_logprob_t){.id = result->top[i].id, .logprob = result->top[i].logprob};
     return top;
 }
 
@@ -387,17 +423,22 @@ qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job
 {
     const step_result_t *result = &job->result;
     qn_arena_reset(&service->sending);
-    return qn_daemon_send(service->daemon, service->scheduler, QN_MESSAGE_STEP_RESULT, &(qn_step_result_t){
-        .step = result->step, .begin_ns = result->begin_ns, .end_ns = result->end_ns,
-        .tokens = wire_tokens(&service->sending, result), .tokens_count = result->token_count,
-        .prompt = wire_prompt(&service->sending, result), .prompt_count = result->prompt_count,
-        .top = wire_top(&service->sending, result), .top_count = result->top_count });
+    return qn_daemon_send(service->daemon, service->scheduler, QN_MESSAGE_STEP_RESULT,
+                          &(qn_step_result_t){.step = result->step,
+                                              .begin_ns = result->begin_ns,
+                                              .end_ns = result->end_ns,
+                                              .tokens = wire_tokens(&service->sending, result),
+                                              .tokens_count = result->token_count,
+                                              .prompt = wire_prompt(&service->sending, result),
+                                              .prompt_count = result->prompt_count,
+                                              .top = wire_top(&service->sending, result),
+                                              .top_count = result->top_count});
 }
 
 const qn_handler_t compute_handlers[] = {
-    { QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description },
-    { QN_MESSAGE_RESERVED, handle_reserved },
-    { QN_MESSAGE_STEP_PLAN, handle_step_plan },
-    { QN_MESSAGE_REFUSAL, handle_refusal },
-    { QN_MESSAGE_NONE, NULL },
+    {QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description},
+    {QN_MESSAGE_RESERVED, handle_reserved},
+    {QN_MESSAGE_STEP_PLAN, handle_step_plan},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_NONE, NULL},
 };

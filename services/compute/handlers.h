@@ -10,10 +10,10 @@
 
 /* How far compute has come with the memory daemon that lives now. */
 typedef enum {
-    COMPUTE_ALONE,       /* no memory, or the last attempt failed: ask at retry_ns */
-    COMPUTE_ASKED,       /* Describe is out */
-    COMPUTE_DESCRIBED,   /* weights and KV are mapped, the model is bound */
-    COMPUTE_RESERVING,   /* three Reserve are out */
+    COMPUTE_ALONE,     /* no memory, or the last attempt failed: ask at retry_ns */
+    COMPUTE_ASKED,     /* Describe is out */
+    COMPUTE_DESCRIBED, /* weights and KV are mapped, the model is bound */
+    COMPUTE_RESERVING, /* three Reserve are out */
     COMPUTE_RUNNING,
 } compute_phase_t;
 
@@ -26,24 +26,24 @@ typedef struct {
     const backend_t *backend;
     compute_phase_t phase;
     uint64_t retry_ns;
-    uint32_t attempts;             /* that failed since the last success */
+    uint32_t attempts; /* that failed since the last success */
     /* of one life of memory */
     qn_peer_t memory;
-    uint64_t weights_id, kv_id;    /* of the description in force */
+    uint64_t weights_id, kv_id; /* of the description in force */
     qn_mapping_t *weights, *kv, *scratch[COMPUTE_SCRATCH_COUNT];
     uint64_t scratch_bytes[COMPUTE_SCRATCH_COUNT];
     qn_kv_t kv_layout;
     step_limits_t limits;
     model_t *model;
-    runtime_t *runtime;            /* in COMPUTE_RUNNING */
+    runtime_t *runtime; /* in COMPUTE_RUNNING */
     /* of one life of the scheduler */
     qn_peer_t scheduler;
-    uint64_t owner;                /* number of that life; tags its jobs */
+    uint64_t owner; /* number of that life; tags its jobs */
     uint64_t plans_refused;
-    qn_arena_t sending;            /* the arrays of one StepResult */
+    qn_arena_t sending; /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
     qn_err_t failure;
-    bool failure_is_final;         /* trying again cannot help */
+    bool failure_is_final; /* trying again cannot help */
     char failure_text[QN_ERR_TEXT_MAX];
 } compute_service_t;
 

@@ -35,7 +35,8 @@ static const char *format_shape(const uint64_t *shape, uint32_t rank, char ret_t
 static qn_err_t check_shape(const qn_model_tensor_t *want, const model_tensor_t *have)
 {
     bool same = have->rank == want->rank;
-    for (uint32_t i = 0; same && i < want->rank; i++) same = have->shape[i] == want->shape[i];
+    for (uint32_t i = 0; same && i < want->rank; i++)
+        same = have->shape[i] == want->shape[i];
     if (same) return QN_OK;
     char wanted[64], found[64];
     return qn_fail(QN_ERR_INVALID, "tensor %s: its shape is %s, config.json asks for %s", want->name,
@@ -67,8 +68,10 @@ static qn_err_t check_tensor(const qn_model_tensor_t *want, const model_tensor_t
     if (!err) err = qn_weight_bytes(have->scalar, have->layout, have->group, want->shape[0], inputs, &bytes);
     if (err) return err;
     if (have->bytes != bytes || have->offset % 16 || bytes > base_bytes || have->offset > base_bytes - bytes)
-        return qn_fail(QN_ERR_INVALID, "tensor %s: %" PRIu64 " bytes at %" PRIu64 " do not fit the weights region of "
-                       "%" PRIu64 " bytes", want->name, have->bytes, have->offset, base_bytes);
+        return qn_fail(QN_ERR_INVALID,
+                       "tensor %s: %" PRIu64 " bytes at %" PRIu64 " do not fit the weights region of "
+                       "%" PRIu64 " bytes",
+                       want->name, have->bytes, have->offset, base_bytes);
     return QN_OK;
 }
 
@@ -76,7 +79,8 @@ static qn_weight_t *place_of(model_t *model, const qn_model_tensor_t *want)
 {
     if (want->expert != QN_TENSOR_NO_EXPERT) {
         model_expert_part_t part = want->role == QN_TENSOR_EXPERT_GATE ? MODEL_EXPERT_GATE
-            : want->role == QN_TENSOR_EXPERT_UP ? MODEL_EXPERT_UP : MODEL_EXPERT_DOWN;
+                                   : want->role == QN_TENSOR_EXPERT_UP ? MODEL_EXPERT_UP
+                                                                       : MODEL_EXPERT_DOWN;
         return &model->experts[model_expert_at(&model->config, want->layer, part) + want->expert];
     }
     model_layer_t *layer = want->layer == QN_TENSOR_NO_LAYER ? &model->outer : &model->layers[want->layer];
@@ -96,8 +100,10 @@ static qn_err_t bind_all(model_t *model, const model_tensor_t **sorted, size_t c
                            model->config.architecture_name);
         qn_err_t err = check_tensor(&want, *found, base_bytes);
         if (err) return err;
-        *place_of(model, &want) = (qn_weight_t){ .data = base + (*found)->offset, .scalar = (*found)->scalar,
-                                                 .layout = (*found)->layout, .group = (*found)->group };
+        *place_of(model, &want) = (qn_weight_t){.data = base + (*found)->offset,
+                                                .scalar = (*found)->scalar,
+                                                .layout = (*found)->layout,
+                                                .group = (*found)->group};
     }
     qn_weight_t *outer = model->outer.weights;
     if (model->config.tie_embeddings) outer[QN_TENSOR_HEAD] = outer[QN_TENSOR_EMBEDDING];
@@ -116,13 +122,16 @@ qn_err_t model_bind(const qn_model_config_t *config, const model_tensor_t *tenso
         err = qn_fail(QN_ERR_NO_MEMORY, "no memory to bind %zu tensors", tensor_count);
     } else {
         model->config = *config;
-        for (size_t i = 0; i < tensor_count; i++) sorted[i] = &tensors[i];
+        for (size_t i = 0; i < tensor_count; i++)
+            sorted[i] = &tensors[i];
         qsort(sorted, tensor_count, sizeof *sorted, compare_names);
         err = bind_all(model, sorted, tensor_count, base, base_bytes);
     }
     free(sorted);
-    if (err) model_destroy(&model);
-    else *ret_model = model;
+    if (err)
+        model_destroy(&model);
+    else
+        *ret_model = model;
     return err;
 }
 

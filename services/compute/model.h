@@ -9,27 +9,29 @@
 
 /* A tensor as memory lists it. */
 typedef struct {
-    const char *name;          /* NUL-terminated */
-    bool supported;            /* its type is one of qn_scalar_t */
+    const char *name; /* NUL-terminated */
+    bool supported;   /* its type is one of qn_scalar_t */
     qn_scalar_t scalar;
     qn_layout_t layout;
-    uint32_t group;            /* int4 */
+    uint32_t group; /* int4 */
     const uint64_t *shape;
     uint32_t rank;
-    uint64_t offset, bytes;    /* in the region */
+    uint64_t offset, bytes; /* in the region */
 } model_tensor_t;
 
 /* Indexed by qn_tensor_role_t; data is NULL where the model has no such tensor. */
-typedef struct { qn_weight_t weights[QN_TENSOR_ROLE_COUNT]; } model_layer_t;
+typedef struct {
+    qn_weight_t weights[QN_TENSOR_ROLE_COUNT];
+} model_layer_t;
 
 /* What each expert of a sparse layer has. */
 typedef enum { MODEL_EXPERT_GATE, MODEL_EXPERT_UP, MODEL_EXPERT_DOWN, MODEL_EXPERT_PARTS } model_expert_part_t;
 
 typedef struct {
     qn_model_config_t config;
-    model_layer_t *layers;                    /* [L], owned */
-    model_layer_t outer;                      /* what is in no layer; the head is the embedding when tied */
-    qn_weight_t *experts;                     /* [L, MODEL_EXPERT_PARTS, X], owned */
+    model_layer_t *layers; /* [L], owned */
+    model_layer_t outer;   /* what is in no layer; the head is the embedding when tied */
+    qn_weight_t *experts;  /* [L, MODEL_EXPERT_PARTS, X], owned */
 } model_t;
 
 /* Entries of `experts`. */

@@ -9,27 +9,44 @@
 qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar)
 {
     return (qn_kernel_case_t){
-        .heads = config->heads, .kv_heads = config->kv_heads, .head_dim = config->head_dim,
-        .hidden = config->hidden, .intermediate = config->intermediate, .vocab = config->vocab,
-        .block_tokens = block_tokens, .kv_scalar = kv_scalar,
+        .heads = config->heads,
+        .kv_heads = config->kv_heads,
+        .head_dim = config->head_dim,
+        .hidden = config->hidden,
+        .intermediate = config->intermediate,
+        .vocab = config->vocab,
+        .block_tokens = block_tokens,
+        .kv_scalar = kv_scalar,
     };
 }
 
 static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
 {
     qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar);
-    backend_stream_options_t options = {
-        .threads = parts->threads, .nice = parts->nice, .device = parts->device, .deterministic = parts->deterministic,
-        .activations = parts->limits.activations, .shape = &shape, .max_sequences = parts->limits.max_sequences };
-    step_worker_options_t worker = { .nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight };
+    backend_stream_options_t options = {.threads = parts->threads,
+                                        .nice = parts->nice,
+                                        .device = parts->device,
+                                        .deterministic = parts->deterministic,
+                                        .activations = parts->limits.activations,
+                                        .shape = &shape,
+                                        .max_sequences = parts->limits.max_sequences};
+    step_worker_options_t worker = {.nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight};
     self->backend = parts->backend;
     qn_err_t err = self->backend->choose_kernels(parts->kernels, &shape, &self->kernels);
     if (!err) err = self->backend->stream_create(&options, &self->stream);
     if (err) return err;
     executor_parts_t executor = {
-        .model = parts->model, .limits = parts->limits, .kv = parts->kv, .kernels = self->kernels,
-        .backend = self->backend, .stream = self->stream, .deterministic = parts->deterministic,
-        .activations = parts->activations, .state = parts->state, .step_io = parts->step_io, .now_ns = parts->now_ns,
+        .model = parts->model,
+        .limits = parts->limits,
+        .kv = parts->kv,
+        .kernels = self->kernels,
+        .backend = self->backend,
+        .stream = self->stream,
+        .deterministic = parts->deterministic,
+        .activations = parts->activations,
+        .state = parts->state,
+        .step_io = parts->step_io,
+        .now_ns = parts->now_ns,
     };
     err = executor_create(&executor, &self->executor);
     if (!err) err = slot_book_create(&parts->limits, &self->book);
@@ -43,8 +60,10 @@ qn_err_t runtime_create(const runtime_parts_t *parts, runtime_t **ret_runtime)
     runtime_t *self = calloc(1, sizeof *self);
     if (!self) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the runtime");
     qn_err_t err = build(parts, self);
-    if (err) runtime_destroy(&self);
-    else *ret_runtime = self;
+    if (err)
+        runtime_destroy(&self);
+    else
+        *ret_runtime = self;
     return err;
 }
 

@@ -18,9 +18,9 @@ typedef struct {
 static void *carve(carver_t *carver, uint64_t count, uint64_t width, uint64_t bytes)
 {
     uint64_t size;
-    if (__builtin_mul_overflow(count, width, &size) || __builtin_mul_overflow(size, bytes, &size)
-        || __builtin_add_overflow(size, CARVE_ALIGN - 1, &size)
-        || __builtin_add_overflow(carver->used_bytes, size & ~(uint64_t)(CARVE_ALIGN - 1), &size)) {
+    if (__builtin_mul_overflow(count, width, &size) || __builtin_mul_overflow(size, bytes, &size) ||
+        __builtin_add_overflow(size, CARVE_ALIGN - 1, &size) ||
+        __builtin_add_overflow(carver->used_bytes, size & ~(uint64_t)(CARVE_ALIGN - 1), &size)) {
         carver->overflow = true;
         return NULL;
     }
@@ -101,7 +101,7 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
 static void carve_state(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
 {
     uint32_t slots = limits->max_sequences + 1;
-    s->tables = (qn_slot_tables_t){ .slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab };
+    s->tables = (qn_slot_tables_t){.slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab};
     CARVE(carver, s->tables.rows, slots, 1);
     CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);
     CARVE(carver, s->tables.stop_ids, slots, QN_STOP_IDS_MAX);
@@ -145,9 +145,9 @@ static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out
 
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)
 {
-    scratch_t scratch = { .logit_rows = limits->logit_rows };
+    scratch_t scratch = {.logit_rows = limits->logit_rows};
     scratch_out_t results;
-    carver_t activations = { 0 }, state = { 0 }, in = { 0 }, out = { 0 };
+    carver_t activations = {0}, state = {0}, in = {0}, out = {0};
     carve_activations(config, limits, &activations, &scratch);
     carve_state(config, limits, &state, &scratch);
     carve_in(limits, &in, &scratch.in);
@@ -155,16 +155,16 @@ qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *l
     if (activations.overflow || state.overflow || in.overflow || out.overflow)
         return qn_fail(QN_ERR_LIMIT, "buffers for %u tokens and %u sequences exceed 2^64 bytes",
                        limits->max_step_tokens, limits->max_sequences);
-    *ret_sizes = (scratch_sizes_t){ activations.used_bytes, state.used_bytes, in.used_bytes, out.used_bytes };
+    *ret_sizes = (scratch_sizes_t){activations.used_bytes, state.used_bytes, in.used_bytes, out.used_bytes};
     return QN_OK;
 }
 
 void scratch_place(const qn_model_config_t *config, const step_limits_t *limits, void *activations, void *state,
                    void *step_io, scratch_t *ret_scratch)
 {
-    carver_t a = { .base = activations }, s = { .base = state }, io = { .base = step_io };
+    carver_t a = {.base = activations}, s = {.base = state}, io = {.base = step_io};
     QN_ASSERT(activations && state && step_io);
-    *ret_scratch = (scratch_t){ .logit_rows = limits->logit_rows };
+    *ret_scratch = (scratch_t){.logit_rows = limits->logit_rows};
     carve_activations(config, limits, &a, ret_scratch);
     carve_state(config, limits, &s, ret_scratch);
     carve_in(limits, &io, &ret_scratch->in);
@@ -173,7 +173,7 @@ void scratch_place(const qn_model_config_t *config, const step_limits_t *limits,
 
 void scratch_place_in(const step_limits_t *limits, void *memory, scratch_in_t *ret_in)
 {
-    carver_t carver = { .base = memory };
+    carver_t carver = {.base = memory};
     QN_ASSERT(memory);
     carve_in(limits, &carver, ret_in);
     QN_ASSERT(!carver.overflow);
@@ -181,7 +181,7 @@ void scratch_place_in(const step_limits_t *limits, void *memory, scratch_in_t *r
 
 void scratch_place_out(const step_limits_t *limits, void *memory, scratch_out_t *ret_out)
 {
-    carver_t carver = { .base = memory };
+    carver_t carver = {.base = memory};
     QN_ASSERT(memory);
     carve_out(limits, &carver, ret_out);
     QN_ASSERT(!carver.overflow);

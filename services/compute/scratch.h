@@ -13,60 +13,62 @@
 /* The arrays of a plan that host and device both have: the region's, and the host's copy of the same layout. */
 typedef struct {
     /* The head, which every step has: one piece, for one copy. */
-    qn_run_t *runs, *decode_runs, *prefill_runs;   /* [slots] */
-    qn_sample_t *samples;              /* [slots] */
-    uint32_t *sample_rows;             /* [slots], rows of x */
-    uint64_t head_bytes;               /* from runs on */
+    qn_run_t *runs, *decode_runs, *prefill_runs; /* [slots] */
+    qn_sample_t *samples;                        /* [slots] */
+    uint32_t *sample_rows;                       /* [slots], rows of x */
+    uint64_t head_bytes;                         /* from runs on */
     /* What only some plans have. */
     uint32_t *retire, *ids, *stop_ids;
     qn_slot_start_t *starts;
     qn_table_entry_t *entries;
     qn_copy_t *copies;
     qn_bias_entry_t *bias;
-    qn_run_t *token_runs;              /* [T], where chunks run token by token */
-    uint32_t *rows, *targets, *top_counts;         /* [R], for log-probabilities of a prompt */
+    qn_run_t *token_runs;                  /* [T], where chunks run token by token */
+    uint32_t *rows, *targets, *top_counts; /* [R], for log-probabilities of a prompt */
 } scratch_in_t;
 
 /* What comes back, in host memory that the device writes (backend.h). */
 typedef struct {
-    qn_sample_result_t *results;       /* [slots] */
-    float *logprobs;                   /* [T] */
-    qn_top_entry_t *sample_top;        /* [slots, QN_TOP_LOGPROBS_MAX] */
-    qn_top_entry_t *prompt_top;        /* [T, QN_TOP_LOGPROBS_MAX] */
+    qn_sample_result_t *results; /* [slots] */
+    float *logprobs;             /* [T] */
+    qn_top_entry_t *sample_top;  /* [slots, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *prompt_top;  /* [T, QN_TOP_LOGPROBS_MAX] */
 } scratch_out_t;
 
 typedef struct {
-    uint32_t logit_rows;               /* R */
+    uint32_t logit_rows; /* R */
     /* activations; void: of limits.activations */
-    void *x, *normed;                  /* [T, E] */
-    void *q, *attended;                /* [T, H*D] */
-    void *k, *v;                       /* [T, K*D] */
-    void *gate, *up;                   /* [T, F], or [T*A, expert F] where that is larger */
-    void *router;                      /* [T, X] */
-    void *expert_x;                    /* [T*A, E]: the experts' inputs, then their outputs */
-    float *expert_weights;             /* [T, A] */
-    uint32_t *expert_places;           /* [T, A] */
-    uint32_t *expert_rows;             /* [T*A] */
-    uint32_t *expert_offsets;          /* [X+1] */
-    void *products;                    /* what the largest product of a step needs beside its arguments */
-    float *angles;                     /* [T, D] */
-    void *picked;                      /* [R, E] */
-    float *logits;                     /* [R, V] */
-    float *sampler;                    /* [R, 2, V] */
-    uint32_t *token_ids, *positions;   /* [T] */
-    uint32_t *lengths;                 /* [T] */
-    int64_t *kv_rows;                  /* [T] */
+    void *x, *normed;                /* [T, E] */
+    void *q, *attended;              /* [T, H*D] */
+    void *k, *v;                     /* [T, K*D] */
+    void *gate, *up;                 /* [T, F], or [T*A, expert F] where that is larger */
+    void *router;                    /* [T, X] */
+    void *expert_x;                  /* [T*A, E]: the experts' inputs, then their outputs */
+    float *expert_weights;           /* [T, A] */
+    uint32_t *expert_places;         /* [T, A] */
+    uint32_t *expert_rows;           /* [T*A] */
+    uint32_t *expert_offsets;        /* [X+1] */
+    void *products;                  /* what the largest product of a step needs beside its arguments */
+    float *angles;                   /* [T, D] */
+    void *picked;                    /* [R, E] */
+    float *logits;                   /* [R, V] */
+    float *sampler;                  /* [R, 2, V] */
+    uint32_t *token_ids, *positions; /* [T] */
+    uint32_t *lengths;               /* [T] */
+    int64_t *kv_rows;                /* [T] */
     /* state */
-    qn_slot_tables_t tables;           /* one slot more than limits.max_sequences: the null slot, always done */
-    void *pending;                     /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
-    float *frequencies;                /* [D/2] */
-    qn_weight_t *experts;              /* [L, MODEL_EXPERT_PARTS, X]: the model's */
+    qn_slot_tables_t tables; /* one slot more than limits.max_sequences: the null slot, always done */
+    void *pending;           /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
+    float *frequencies;      /* [D/2] */
+    qn_weight_t *experts;    /* [L, MODEL_EXPERT_PARTS, X]: the model's */
     /* step_io */
     scratch_in_t in;
 } scratch_t;
 
 /* Of the three regions, and of the host memory for what comes back. */
-typedef struct { uint64_t activations_bytes, state_bytes, step_io_bytes, out_bytes; } scratch_sizes_t;
+typedef struct {
+    uint64_t activations_bytes, state_bytes, step_io_bytes, out_bytes;
+} scratch_sizes_t;
 
 /* Bytes needed. QN_ERR_LIMIT: a product overflows. */
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes);

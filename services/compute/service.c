@@ -12,32 +12,44 @@
 #include "common/log.h"
 #include "services/compute/handlers.h"
 
-#define COMPUTE_NICE 5                    /* control daemons share the cores: their messages go first */
-#define COMPUTE_RETRY_NS 200000000ull     /* between two attempts to map what memory described */
-#define COMPUTE_ATTEMPTS_MAX 25           /* five seconds of them: memory restarts faster than that */
+#define COMPUTE_NICE 5                /* control daemons share the cores: their messages go first */
+#define COMPUTE_RETRY_NS 200000000ull /* between two attempts to map what memory described */
+#define COMPUTE_ATTEMPTS_MAX 25       /* five seconds of them: memory restarts faster than that */
 #define COMPUTE_SEND_RETRY_NS 1000000ull
 
 enum {
-    COMPUTE_STAT_STEPS, COMPUTE_STAT_TOKENS, COMPUTE_STAT_SAMPLED, COMPUTE_STAT_REFUSED, COMPUTE_STAT_STEP,
-    COMPUTE_STAT_INPUT, COMPUTE_STAT_ATTENTION, COMPUTE_STAT_MLP, COMPUTE_STAT_OUTPUT, COMPUTE_STAT_SAMPLE,
-    COMPUTE_STAT_SLOTS, COMPUTE_STAT_QUEUE, COMPUTE_STAT_THREADS, COMPUTE_STAT_MODELS, COMPUTE_STAT_COUNT,
+    COMPUTE_STAT_STEPS,
+    COMPUTE_STAT_TOKENS,
+    COMPUTE_STAT_SAMPLED,
+    COMPUTE_STAT_REFUSED,
+    COMPUTE_STAT_STEP,
+    COMPUTE_STAT_INPUT,
+    COMPUTE_STAT_ATTENTION,
+    COMPUTE_STAT_MLP,
+    COMPUTE_STAT_OUTPUT,
+    COMPUTE_STAT_SAMPLE,
+    COMPUTE_STAT_SLOTS,
+    COMPUTE_STAT_QUEUE,
+    COMPUTE_STAT_THREADS,
+    COMPUTE_STAT_MODELS,
+    COMPUTE_STAT_COUNT,
 };
 
 static const qn_stat_spec_t compute_stats[COMPUTE_STAT_COUNT] = {
-    [COMPUTE_STAT_STEPS] = { "compute_steps", QN_STAT_COUNTER, "steps", "Step plans executed" },
-    [COMPUTE_STAT_TOKENS] = { "compute_tokens", QN_STAT_COUNTER, "tokens", "Tokens run, prompt and generated" },
-    [COMPUTE_STAT_SAMPLED] = { "compute_sampled_tokens", QN_STAT_COUNTER, "tokens", "Tokens sampled" },
-    [COMPUTE_STAT_REFUSED] = { "compute_refused_plans", QN_STAT_COUNTER, "plans", "Step plans that broke a rule" },
-    [COMPUTE_STAT_STEP] = { "compute_step_seconds", QN_STAT_HISTOGRAM_NS, "seconds", "Duration of a step" },
-    [COMPUTE_STAT_INPUT] = { "compute_input_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In the embedding" },
-    [COMPUTE_STAT_ATTENTION] = { "compute_attention_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In attention" },
-    [COMPUTE_STAT_MLP] = { "compute_mlp_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in MLP blocks" },
-    [COMPUTE_STAT_OUTPUT] = { "compute_output_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the output head" },
-    [COMPUTE_STAT_SAMPLE] = { "compute_sample_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the sampler" },
-    [COMPUTE_STAT_SLOTS] = { "compute_used_slots", QN_STAT_GAUGE, "slots", "Slots that hold a sequence" },
-    [COMPUTE_STAT_QUEUE] = { "compute_queued_plans", QN_STAT_GAUGE, "plans", "Step plans not yet answered" },
-    [COMPUTE_STAT_THREADS] = { "compute_threads", QN_STAT_GAUGE, "threads", "CPU threads; 0 without a model" },
-    [COMPUTE_STAT_MODELS] = { "compute_models_mapped", QN_STAT_COUNTER, "models", "Models made ready so far" },
+    [COMPUTE_STAT_STEPS] = {"compute_steps", QN_STAT_COUNTER, "steps", "Step plans executed"},
+    [COMPUTE_STAT_TOKENS] = {"compute_tokens", QN_STAT_COUNTER, "tokens", "Tokens run, prompt and generated"},
+    [COMPUTE_STAT_SAMPLED] = {"compute_sampled_tokens", QN_STAT_COUNTER, "tokens", "Tokens sampled"},
+    [COMPUTE_STAT_REFUSED] = {"compute_refused_plans", QN_STAT_COUNTER, "plans", "Step plans that broke a rule"},
+    [COMPUTE_STAT_STEP] = {"compute_step_seconds", QN_STAT_HISTOGRAM_NS, "seconds", "Duration of a step"},
+    [COMPUTE_STAT_INPUT] = {"compute_input_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In the embedding"},
+    [COMPUTE_STAT_ATTENTION] = {"compute_attention_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "In attention"},
+    [COMPUTE_STAT_MLP] = {"compute_mlp_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in MLP blocks"},
+    [COMPUTE_STAT_OUTPUT] = {"compute_output_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the output head"},
+    [COMPUTE_STAT_SAMPLE] = {"compute_sample_nanoseconds", QN_STAT_COUNTER, "nanoseconds", "Time in the sampler"},
+    [COMPUTE_STAT_SLOTS] = {"compute_used_slots", QN_STAT_GAUGE, "slots", "Slots that hold a sequence"},
+    [COMPUTE_STAT_QUEUE] = {"compute_queued_plans", QN_STAT_GAUGE, "plans", "Step plans not yet answered"},
+    [COMPUTE_STAT_THREADS] = {"compute_threads", QN_STAT_GAUGE, "threads", "CPU threads; 0 without a model"},
+    [COMPUTE_STAT_MODELS] = {"compute_models_mapped", QN_STAT_COUNTER, "models", "Models made ready so far"},
 };
 
 static void add_stat(compute_service_t *service, unsigned row, uint64_t amount)
@@ -55,8 +67,14 @@ static void set_stat(compute_service_t *service, unsigned row, uint64_t value)
 /* Words in compute.kernels are checked at once; whether they suit the model shows when it is known. */
 static qn_err_t check_config(const qn_config_values_t *config, const backend_t **ret_backend)
 {
-    const qn_kernel_case_t any = { .heads = 1, .kv_heads = 1, .head_dim = 64, .hidden = 64, .intermediate = 64,
-                                   .vocab = 64, .block_tokens = 16, .kv_scalar = QN_SCALAR_F32 };
+    const qn_kernel_case_t any = {.heads = 1,
+                                  .kv_heads = 1,
+                                  .head_dim = 64,
+                                  .hidden = 64,
+                                  .intermediate = 64,
+                                  .vocab = 64,
+                                  .block_tokens = 16,
+                                  .kv_scalar = QN_SCALAR_F32};
     qn_kernel_set_t set;
     qn_scalar_t scalar;
     qn_err_t err = backend_find(config, ret_backend);
@@ -97,10 +115,11 @@ void compute_end_session(compute_service_t *service)
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
     model_destroy(&service->model);
-    for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++) qn_region_close(&service->scratch[i]);
+    for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
+        qn_region_close(&service->scratch[i]);
     qn_region_close(&service->kv);
     qn_region_close(&service->weights);
-    service->memory = (qn_peer_t){ 0 };
+    service->memory = (qn_peer_t){0};
     service->phase = COMPUTE_ALONE;
 }
 
@@ -138,9 +157,9 @@ static void announce(compute_service_t *service)
     const runtime_t *runtime = service->runtime;
     char text[2 * QN_REASON_MAX], weights[32], where[64];
     service->backend->describe(runtime->stream, (int)service->config->compute.device, where, sizeof where);
-    snprintf(text, sizeof text, "%s, %s, %s, matmul %s, attention %s",
-             service->model->config.architecture_name, describe_weights(service->model, weights), where,
-             runtime->kernels.chosen[QN_OP_MATMUL]->name, runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
+    snprintf(text, sizeof text, "%s, %s, %s, matmul %s, attention %s", service->model->config.architecture_name,
+             describe_weights(service->model, weights), where, runtime->kernels.chosen[QN_OP_MATMUL]->name,
+             runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
     qn_log_info("%s; %" PRIu32 " slots, %" PRIu32 " tokens a step, sequences of %" PRIu32, text,
                 service->limits.max_sequences, service->limits.max_step_tokens, service->limits.max_model_len);
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
@@ -149,11 +168,16 @@ static void announce(compute_service_t *service)
 static void start_runtime(compute_service_t *service)
 {
     runtime_parts_t parts = {
-        .backend = service->backend, .device = (int)service->config->compute.device,
+        .backend = service->backend,
+        .device = (int)service->config->compute.device,
         .deterministic = service->config->compute.deterministic,
-        .model = service->model, .limits = service->limits, .kv = service->kv_layout,
-        .kernels = service->config->compute.kernels, .threads = (uint32_t)service->config->compute.threads,
-        .nice = COMPUTE_NICE, .now_ns = qn_clock_now_ns,
+        .model = service->model,
+        .limits = service->limits,
+        .kv = service->kv_layout,
+        .kernels = service->config->compute.kernels,
+        .threads = (uint32_t)service->config->compute.threads,
+        .nice = COMPUTE_NICE,
+        .now_ns = qn_clock_now_ns,
         .activations = qn_region_pointer(service->scratch[COMPUTE_ACTIVATIONS]),
         .state = qn_region_pointer(service->scratch[COMPUTE_STATE]),
         .step_io = qn_region_pointer(service->scratch[COMPUTE_STEP_IO]),
@@ -209,8 +233,7 @@ static bool send_results(compute_service_t *service)
     step_queue_quiet(queue);
     for (step_job_t *job; (job = step_queue_finished(queue)) != NULL; step_queue_release(queue)) {
         if (job->err) {
-            qn_daemon_fail(service->daemon, qn_fail(job->err, "step %" PRIu64 ": %s", job->plan.step,
-                                                    job->error_text));
+            qn_daemon_fail(service->daemon, qn_fail(job->err, "step %" PRIu64 ": %s", job->plan.step, job->error_text));
             return true;
         }
         if (job->skipped) continue;
@@ -239,8 +262,10 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     if (service->phase == COMPUTE_ALONE) ask_memory(service, now_ns);
     if (service->phase == COMPUTE_ALONE && service->retry_ns > now_ns) wake_ns = service->retry_ns;
     if (service->phase == COMPUTE_DESCRIBED) {
-        if (compute_send_reserves(service) == QN_SEND_OK) service->phase = COMPUTE_RESERVING;
-        else wake_ns = now_ns + COMPUTE_RETRY_NS;
+        if (compute_send_reserves(service) == QN_SEND_OK)
+            service->phase = COMPUTE_RESERVING;
+        else
+            wake_ns = now_ns + COMPUTE_RETRY_NS;
     }
     if (service->phase == COMPUTE_RESERVING && all_mapped(service)) start_runtime(service);
     if (service->phase == COMPUTE_RUNNING && !send_results(service)) wake_ns = now_ns + COMPUTE_SEND_RETRY_NS;
@@ -283,7 +308,7 @@ static void service_check(const void *state)
 const qn_daemon_descriptor_t qn_compute_daemon = {
     .service = QN_SERVICE_COMPUTE,
     .name = "compute",
-    .dials = (const qn_service_t[]){ QN_SERVICE_MEMORY, QN_SERVICE_NONE },
+    .dials = (const qn_service_t[]){QN_SERVICE_MEMORY, QN_SERVICE_NONE},
     .handlers = compute_handlers,
     .stats = compute_stats,
     .stat_count = COMPUTE_STAT_COUNT,

@@ -10,16 +10,16 @@
 
 typedef struct {
     bool set;
-    bool begun;               /* a run was planned: the next one must continue it */
-    bool sampled;             /* the last run sampled, so from_slot has an id to take */
-    uint32_t next_position;   /* of the next run, once begun */
-    uint32_t known_blocks;    /* table entries [0, known_blocks) are filled */
+    bool begun;             /* a run was planned: the next one must continue it */
+    bool sampled;           /* the last run sampled, so from_slot has an id to take */
+    uint32_t next_position; /* of the next run, once begun */
+    uint32_t known_blocks;  /* table entries [0, known_blocks) are filled */
 } slot_record_t;
 
 struct slot_book {
     step_limits_t limits;
     uint32_t used, next_used;
-    slot_record_t *records, *next;  /* [max_sequences] each */
+    slot_record_t *records, *next; /* [max_sequences] each */
 };
 
 qn_err_t slot_book_create(const step_limits_t *limits, slot_book_t **ret_book)
@@ -63,8 +63,7 @@ static qn_err_t ids_ok(const slot_book_t *book, const uint32_t *ids, uint32_t co
 {
     for (uint32_t i = 0; i < count; i++)
         if (ids[i] >= book->limits.vocab)
-            return qn_fail(QN_ERR_INVALID, "%s %u is not below the vocabulary of %u", what, ids[i],
-                           book->limits.vocab);
+            return qn_fail(QN_ERR_INVALID, "%s %u is not below the vocabulary of %u", what, ids[i], book->limits.vocab);
     return QN_OK;
 }
 
@@ -75,18 +74,22 @@ static slot_record_t *set_record(slot_book_t *book, uint32_t slot)
 
 static qn_err_t sizes_ok(const step_limits_t *limits, const step_plan_t *plan, const char **ret_param)
 {
-    const struct { const char *param; uint32_t count, max; } ROWS[] = {
-        { "retire", plan->retire_count, limits->max_sequences }, { "sets", plan->set_count, limits->max_sequences },
-        { "blocks", plan->block_count, limits->plan_blocks }, { "copies", plan->copy_count, limits->plan_copies },
-        { "runs", plan->run_count, limits->max_sequences }, { "ids", plan->id_count, limits->plan_ids },
-        { "stop_ids", plan->stop_id_count, limits->plan_stop_ids }, { "bias", plan->bias_count, limits->plan_bias },
+    const struct {
+        const char *param;
+        uint32_t count, max;
+    } ROWS[] = {
+        {"retire", plan->retire_count, limits->max_sequences},    {"sets", plan->set_count, limits->max_sequences},
+        {"blocks", plan->block_count, limits->plan_blocks},       {"copies", plan->copy_count, limits->plan_copies},
+        {"runs", plan->run_count, limits->max_sequences},         {"ids", plan->id_count, limits->plan_ids},
+        {"stop_ids", plan->stop_id_count, limits->plan_stop_ids}, {"bias", plan->bias_count, limits->plan_bias},
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         *ret_param = ROWS[i].param;
         if (ROWS[i].count > ROWS[i].max)
-            return qn_fail(QN_ERR_INVALID, "%u %s in one plan, at most %u here (scheduler.max_sequences %u, "
-                           "model.max_model_len %u)", ROWS[i].count, ROWS[i].param, ROWS[i].max,
-                           limits->max_sequences, limits->max_model_len);
+            return qn_fail(QN_ERR_INVALID,
+                           "%u %s in one plan, at most %u here (scheduler.max_sequences %u, "
+                           "model.max_model_len %u)",
+                           ROWS[i].count, ROWS[i].param, ROWS[i].max, limits->max_sequences, limits->max_model_len);
     }
     return QN_OK;
 }
@@ -96,7 +99,7 @@ static qn_err_t enter_retire(slot_book_t *book, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->retire_count; i++) {
         slot_record_t *record = set_record(book, plan->retire[i]);
         if (!record) return qn_fail(QN_ERR_INVALID, "retire: slot %u holds nothing", plan->retire[i]);
-        *record = (slot_record_t){ 0 };
+        *record = (slot_record_t){0};
         book->next_used--;
     }
     return QN_OK;
@@ -104,12 +107,15 @@ static qn_err_t enter_retire(slot_book_t *book, const step_plan_t *plan)
 
 static qn_err_t sampling_ok(const step_sampling_t *s)
 {
-    bool ok = s->temperature >= 0 && isfinite(s->temperature) && s->top_p >= 0 && s->top_p <= 1 && s->min_p >= 0
-        && s->min_p <= 1 && s->repetition_penalty > 0 && isfinite(s->repetition_penalty)
-        && isfinite(s->presence_penalty) && isfinite(s->frequency_penalty) && s->top_logprobs <= QN_TOP_LOGPROBS_MAX;
-    return ok ? QN_OK : qn_fail(QN_ERR_INVALID, "sampling: a parameter is out of range (temperature %g, top_p %g, "
-                                "min_p %g, repetition_penalty %g, top_logprobs %u)", (double)s->temperature,
-                                (double)s->top_p, (double)s->min_p, (double)s->repetition_penalty, s->top_logprobs);
+    bool ok = s->temperature >= 0 && isfinite(s->temperature) && s->top_p >= 0 && s->top_p <= 1 && s->min_p >= 0 &&
+              s->min_p <= 1 && s->repetition_penalty > 0 && isfinite(s->repetition_penalty) &&
+              isfinite(s->presence_penalty) && isfinite(s->frequency_penalty) && s->top_logprobs <= QN_TOP_LOGPROBS_MAX;
+    return ok ? QN_OK
+              : qn_fail(QN_ERR_INVALID,
+                        "sampling: a parameter is out of range (temperature %g, top_p %g, "
+                        "min_p %g, repetition_penalty %g, top_logprobs %u)",
+                        (double)s->temperature, (double)s->top_p, (double)s->min_p, (double)s->repetition_penalty,
+                        s->top_logprobs);
 }
 
 static qn_err_t set_lists_ok(const slot_book_t *book, const step_plan_t *plan, const step_set_t *set)
@@ -118,12 +124,12 @@ static qn_err_t set_lists_ok(const slot_book_t *book, const step_plan_t *plan, c
         return qn_fail(QN_ERR_INVALID, "slot %u: %u stop ids at %u, the plan has %u and a slot holds %d", set->slot,
                        set->stop_count, set->stop_offset, plan->stop_id_count, QN_STOP_IDS_MAX);
     if (set->bias_count > QN_LOGIT_BIAS_MAX || !range_ok(set->bias_offset, set->bias_count, plan->bias_count))
-        return qn_fail(QN_ERR_INVALID, "slot %u: %u logit biases at %u, the plan has %u and a slot holds %d",
-                       set->slot, set->bias_count, set->bias_offset, plan->bias_count, QN_LOGIT_BIAS_MAX);
-    if (set->history_count > book->limits.max_model_len
-        || !range_ok(set->history_offset, set->history_count, plan->id_count))
-        return qn_fail(QN_ERR_INVALID, "slot %u: %u history ids at %u, the plan has %u", set->slot,
-                       set->history_count, set->history_offset, plan->id_count);
+        return qn_fail(QN_ERR_INVALID, "slot %u: %u logit biases at %u, the plan has %u and a slot holds %d", set->slot,
+                       set->bias_count, set->bias_offset, plan->bias_count, QN_LOGIT_BIAS_MAX);
+    if (set->history_count > book->limits.max_model_len ||
+        !range_ok(set->history_offset, set->history_count, plan->id_count))
+        return qn_fail(QN_ERR_INVALID, "slot %u: %u history ids at %u, the plan has %u", set->slot, set->history_count,
+                       set->history_offset, plan->id_count);
     return QN_OK;
 }
 
@@ -141,7 +147,7 @@ static qn_err_t enter_sets(slot_book_t *book, const step_plan_t *plan)
         qn_err_t err = sampling_ok(&set->sampling);
         if (!err) err = set_lists_ok(book, plan, set);
         if (err) return err;
-        book->next[set->slot] = (slot_record_t){ .set = true };
+        book->next[set->slot] = (slot_record_t){.set = true};
         book->next_used++;
     }
     return QN_OK;
@@ -206,8 +212,8 @@ static qn_err_t enter_runs(slot_book_t *book, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *run = &plan->runs[i];
         if (i && run->slot <= plan->runs[i - 1].slot)
-            return qn_fail(QN_ERR_INVALID, "runs: slot %u after slot %u; runs are sorted by slot, each once",
-                           run->slot, plan->runs[i - 1].slot);
+            return qn_fail(QN_ERR_INVALID, "runs: slot %u after slot %u; runs are sorted by slot, each once", run->slot,
+                           plan->runs[i - 1].slot);
         tokens += run->tokens;
         if (tokens > book->limits.max_step_tokens)
             return qn_fail(QN_ERR_INVALID, "runs: more than %u tokens in one step (scheduler.max_step_tokens)",

@@ -33,34 +33,42 @@ typedef struct {
 
 typedef struct {
     uint64_t step;
-    const uint32_t *retire;          uint32_t retire_count;
-    const step_set_t *sets;          uint32_t set_count;
-    const qn_table_entry_t *blocks;  uint32_t block_count;
-    const qn_copy_t *copies;         uint32_t copy_count;
-    const step_run_t *runs;          uint32_t run_count;
-    const uint32_t *ids;             uint32_t id_count;
-    const uint32_t *stop_ids;        uint32_t stop_id_count;
-    const qn_bias_entry_t *bias;     uint32_t bias_count;
+    const uint32_t *retire;
+    uint32_t retire_count;
+    const step_set_t *sets;
+    uint32_t set_count;
+    const qn_table_entry_t *blocks;
+    uint32_t block_count;
+    const qn_copy_t *copies;
+    uint32_t copy_count;
+    const step_run_t *runs;
+    uint32_t run_count;
+    const uint32_t *ids;
+    uint32_t id_count;
+    const uint32_t *stop_ids;
+    uint32_t stop_id_count;
+    const qn_bias_entry_t *bias;
+    uint32_t bias_count;
 } step_plan_t;
 
 /* What one plan may hold here; everything that is sized once at start is sized by it. */
 typedef struct {
-    uint32_t max_sequences;          /* slots */
-    uint32_t max_step_tokens;        /* T */
-    uint32_t max_model_len;          /* positions of one sequence */
-    uint32_t block_tokens;           /* P */
-    uint32_t kv_blocks;              /* B */
-    uint32_t vocab;                  /* V */
-    uint32_t table_blocks;           /* entries of one block table */
+    uint32_t max_sequences;   /* slots */
+    uint32_t max_step_tokens; /* T */
+    uint32_t max_model_len;   /* positions of one sequence */
+    uint32_t block_tokens;    /* P */
+    uint32_t kv_blocks;       /* B */
+    uint32_t vocab;           /* V */
+    uint32_t table_blocks;    /* entries of one block table */
     uint32_t plan_ids, plan_blocks, plan_copies, plan_stop_ids, plan_bias;
-    uint32_t logit_rows;             /* R: rows whose logits are computed at once; more take several rounds */
-    qn_scalar_t activations;         /* f32 or bf16; the backend's */
+    uint32_t logit_rows;     /* R: rows whose logits are computed at once; more take several rounds */
+    qn_scalar_t activations; /* f32 or bf16; the backend's */
 } step_limits_t;
 
 /* Bounds [R, V] for large vocabularies; a backend with memory to spare may raise step_limits_t.logit_rows. */
 #define STEP_LOGIT_ROWS 64
 
-#define STEP_IDS_MAX (1u << 20)      /* the message's own bounds, see schemas/step_plan.fbs */
+#define STEP_IDS_MAX (1u << 20) /* the message's own bounds, see schemas/step_plan.fbs */
 #define STEP_BLOCKS_MAX (1u << 20)
 #define STEP_COPIES_MAX 65536u
 #define STEP_BIAS_MAX 65536u
@@ -73,14 +81,20 @@ static inline step_limits_t step_limits_make(uint32_t max_sequences, uint32_t ma
 {
     uint32_t table_blocks = (uint32_t)(((uint64_t)max_model_len + block_tokens - 1) / block_tokens);
     return (step_limits_t){
-        .max_sequences = max_sequences, .max_step_tokens = max_step_tokens, .max_model_len = max_model_len,
-        .block_tokens = block_tokens, .kv_blocks = kv_blocks, .vocab = vocab, .table_blocks = table_blocks,
+        .max_sequences = max_sequences,
+        .max_step_tokens = max_step_tokens,
+        .max_model_len = max_model_len,
+        .block_tokens = block_tokens,
+        .kv_blocks = kv_blocks,
+        .vocab = vocab,
+        .table_blocks = table_blocks,
         .plan_ids = step_smaller((uint64_t)max_sequences * max_model_len + max_step_tokens, STEP_IDS_MAX),
         .plan_blocks = step_smaller((uint64_t)max_sequences * table_blocks, STEP_BLOCKS_MAX),
         .plan_copies = step_smaller(kv_blocks, STEP_COPIES_MAX),
         .plan_stop_ids = max_sequences * QN_STOP_IDS_MAX,
         .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX),
-        .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS), .activations = QN_SCALAR_F32,
+        .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS),
+        .activations = QN_SCALAR_F32,
     };
 }
 
@@ -100,16 +114,21 @@ typedef struct {
 } step_prompt_token_t;
 
 /* Where a step's time went, on the compute thread. */
-typedef struct { uint64_t input_ns, attention_ns, mlp_ns, output_ns, sample_ns; } step_times_t;
+typedef struct {
+    uint64_t input_ns, attention_ns, mlp_ns, output_ns, sample_ns;
+} step_times_t;
 
 /* Arrays are owned by whoever made the result, of the capacities named. */
 typedef struct {
     uint64_t step, begin_ns, end_ns;
-    uint32_t run_tokens;             /* T of this step */
+    uint32_t run_tokens; /* T of this step */
     step_times_t times;
-    step_token_t *tokens;            uint32_t token_count;   /* max_sequences */
-    step_prompt_token_t *prompt;     uint32_t prompt_count;  /* max_step_tokens */
-    qn_top_entry_t *top;             uint32_t top_count;     /* (max_sequences + max_step_tokens) * TOP_LOGPROBS_MAX */
+    step_token_t *tokens;
+    uint32_t token_count; /* max_sequences */
+    step_prompt_token_t *prompt;
+    uint32_t prompt_count; /* max_step_tokens */
+    qn_top_entry_t *top;
+    uint32_t top_count; /* (max_sequences + max_step_tokens) * TOP_LOGPROBS_MAX */
 } step_result_t;
 
 #endif

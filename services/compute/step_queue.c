@@ -19,10 +19,10 @@
 struct step_queue {
     step_job_t jobs[STEP_QUEUE_JOBS];
     int work_fd, done_fd;
-    uint64_t released;                   /* the loop's alone */
-    uint64_t taken;                      /* the worker's alone */
+    uint64_t released; /* the loop's alone */
+    uint64_t taken;    /* the worker's alone */
     _Atomic uint64_t submitted, finished;
-    _Atomic uint64_t discard_below;      /* jobs numbered below are skipped */
+    _Atomic uint64_t discard_below; /* jobs numbered below are skipped */
     atomic_bool closed;
 };
 
@@ -49,9 +49,12 @@ qn_err_t step_queue_create(const step_limits_t *limits, step_queue_t **ret_queue
     qn_err_t err = QN_OK;
     if (queue->work_fd < 0 || queue->done_fd < 0)
         err = qn_fail(QN_ERR_IO, "eventfd: %s; raise the limit of open files", strerror(errno));
-    for (unsigned i = 0; !err && i < STEP_QUEUE_JOBS; i++) err = create_job(limits, &queue->jobs[i]);
-    if (err) step_queue_destroy(&queue);
-    else *ret_queue = queue;
+    for (unsigned i = 0; !err && i < STEP_QUEUE_JOBS; i++)
+        err = create_job(limits, &queue->jobs[i]);
+    if (err)
+        step_queue_destroy(&queue);
+    else
+        *ret_queue = queue;
     return err;
 }
 
@@ -76,7 +79,8 @@ static void signal_fd(int fd)
 {
     uint64_t one = 1;
     ssize_t written;
-    do written = write(fd, &one, sizeof one);
+    do
+        written = write(fd, &one, sizeof one);
     while (written < 0 && errno == EINTR);
     QN_ASSERT(written == sizeof one);
 }
@@ -93,7 +97,7 @@ step_job_t *step_queue_vacant(step_queue_t *queue)
     if (step_queue_depth(queue) == STEP_QUEUE_JOBS) return NULL;
     step_job_t *job = job_at(queue, atomic_load_explicit(&queue->submitted, memory_order_relaxed));
     qn_arena_reset(&job->arena);
-    job->plan = (step_plan_t){ 0 };
+    job->plan = (step_plan_t){0};
     job->skipped = false;
     job->err = QN_OK;
     return job;

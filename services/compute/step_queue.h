@@ -12,12 +12,12 @@
 #define STEP_QUEUE_JOBS 4
 
 typedef struct {
-    qn_arena_t arena;        /* holds the plan's arrays; reset when the place is filled again */
+    qn_arena_t arena; /* holds the plan's arrays; reset when the place is filled again */
     step_plan_t plan;
     step_result_t result;
-    uint64_t owner;          /* the submitter's, to know whether anybody still wants the result */
-    bool skipped;            /* discarded before it began; result means nothing */
-    qn_err_t err;            /* of the run; text in error_text */
+    uint64_t owner; /* the submitter's, to know whether anybody still wants the result */
+    bool skipped;   /* discarded before it began; result means nothing */
+    qn_err_t err;   /* of the run; text in error_text */
     char error_text[QN_ERR_TEXT_MAX];
 } step_job_t;
 

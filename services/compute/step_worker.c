@@ -45,7 +45,7 @@ static void finish_oldest(step_worker_t *self, flight_t *flight)
 static void *worker_main(void *argument)
 {
     step_worker_t *self = argument;
-    flight_t flight = { .count = 0 };
+    flight_t flight = {.count = 0};
     /* A refused renice only costs others latency. */
     if (self->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), self->nice);
     for (;;) {
@@ -57,8 +57,10 @@ static void *worker_main(void *argument)
         } else if (flight.count == 0) {
             return NULL;
         }
-        if (flight.jobs[0]->skipped || executor_is_done(self->executor)) finish_oldest(self, &flight);
-        else sched_yield();
+        if (flight.jobs[0]->skipped || executor_is_done(self->executor))
+            finish_oldest(self, &flight);
+        else
+            sched_yield();
     }
 }
 
@@ -68,9 +70,11 @@ qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, const step
     QN_ASSERT(options->steps_in_flight >= 1 && options->steps_in_flight <= STEP_QUEUE_JOBS);
     step_worker_t *self = calloc(1, sizeof *self);
     if (!self) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the step worker");
-    *self = (step_worker_t){ .queue = queue, .executor = executor, .nice = options->nice,
-                               .steps_in_flight = options->steps_in_flight };
-    sigset_t all, before;  /* signals belong to the process's own loop */
+    *self = (step_worker_t){.queue = queue,
+                            .executor = executor,
+                            .nice = options->nice,
+                            .steps_in_flight = options->steps_in_flight};
+    sigset_t all, before; /* signals belong to the process's own loop */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failure = pthread_create(&self->thread, NULL, worker_main, self);

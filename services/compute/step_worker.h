@@ -10,8 +10,8 @@
 typedef struct step_worker step_worker_t;
 
 typedef struct {
-    int nice;                  /* below the loop's priority: control traffic goes first */
-    unsigned steps_in_flight;  /* the backend's: submitted to the device before the first of them is done */
+    int nice;                 /* below the loop's priority: control traffic goes first */
+    unsigned steps_in_flight; /* the backend's: submitted to the device before the first of them is done */
 } step_worker_options_t;
 
 /* Starts the thread. Keeps a reference to queue and executor until stop. Returns owned. Failure: QN_ERR_NO_MEMORY,

@@ -36,8 +36,8 @@ void frontend_reply_error(frontend_t *frontend, http_request_t *request, route_t
 {
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", error->retry_after_s);
-    http_header_t header = { "Retry-After", seconds };
-    reply_buffer_t body = { 0 };
+    http_header_t header = {"Retry-After", seconds};
+    reply_buffer_t body = {0};
     http_error_write(error, &body);
     frontend_count_status(frontend, route, error->status);
     http_request_reply(request, error->status, JSON_CONTENT_TYPE, &header, error->retry_after_s ? 1 : 0, &body);
@@ -47,8 +47,12 @@ static research_t research_of(const frontend_t *frontend, route_t route, uint64_
                               const exchange_t *exchange, const char *reason)
 {
     return (research_t){
-        .method = router_name(route), .received_ns = received_ns, .now_ns = qn_clock_now_ns(),
-        .epoch = qn_daemon_epoch(frontend->daemon), .reason = reason, .exchange = exchange,
+        .method = router_name(route),
+        .received_ns = received_ns,
+        .now_ns = qn_clock_now_ns(),
+        .epoch = qn_daemon_epoch(frontend->daemon),
+        .reason = reason,
+        .exchange = exchange,
     };
 }
 
@@ -56,7 +60,7 @@ void frontend_reply_data(frontend_t *frontend, http_request_t *request, route_t 
                          uint64_t received_ns, const exchange_t *exchange, const char *reason, reply_buffer_t *body)
 {
     if (research) {
-        reply_buffer_t wrapped = { 0 };
+        reply_buffer_t wrapped = {0};
         research_t metadata = research_of(frontend, route, received_ns, exchange, reason);
         reply_buffer_text(&wrapped, "{\"data\":");
         reply_buffer_append(&wrapped, body->data, body->bytes);
@@ -81,13 +85,14 @@ static void cancel(frontend_t *frontend, const choice_t *choice, qn_cancel_reaso
                        (unsigned long)choice->request);
         return;
     }
-    frontend->cancels[frontend->cancel_count++] = (frontend_cancel_t){ .request = choice->request, .reason = reason };
+    frontend->cancels[frontend->cancel_count++] = (frontend_cancel_t){.request = choice->request, .reason = reason};
     frontend_count(frontend, FRONTEND_STAT_CANCELS, 1);
 }
 
 void frontend_forget(frontend_t *frontend, exchange_t *exchange, qn_cancel_reason_t reason)
 {
-    for (uint32_t i = 0; i < exchange->choice_count; i++) cancel(frontend, &exchange->choices[i], reason);
+    for (uint32_t i = 0; i < exchange->choice_count; i++)
+        cancel(frontend, &exchange->choices[i], reason);
     request_table_close(frontend->table, &exchange);
 }
 
@@ -166,8 +171,10 @@ static void put_events(frontend_t *frontend, exchange_t *exchange, uint64_t now_
         sse_begin(out);
         bool shown = exchange->route == ROUTE_COMPLETIONS ? reply_openai_chunk(choice, frontend->model.id, out)
                                                           : reply_sglang_event(choice, now_ns, out);
-        if (shown) sse_end(out);
-        else out->bytes = before;
+        if (shown)
+            sse_end(out);
+        else
+            out->bytes = before;
     }
 }
 
@@ -249,7 +256,8 @@ static void check_choices(exchange_t *exchange)
     for (uint32_t i = 0; i < exchange->choice_count; i++) {
         if (!exchange->choices[i].ended || exchange->choices[i].end.finish != CHOICE_FAILED) continue;
         http_error_t error;
-        http_error_set(&error, 500, NULL, "The model could not run this request; the log of quintet-compute or "
+        http_error_set(&error, 500, NULL,
+                       "The model could not run this request; the log of quintet-compute or "
                        "quintet-scheduler says why.");
         exchange_fail(exchange, &error);
     }
@@ -262,7 +270,7 @@ static void look(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
         finish_failed(frontend, exchange, now_ns);
         return;
     }
-    reply_buffer_t body = { 0 };
+    reply_buffer_t body = {0};
     if (exchange->kind == EXCHANGE_QUERY) {
         if (!exchange->answered) return;
         frontend_reply_data(frontend, exchange->connection, exchange->route, 200, exchange->research,
@@ -277,8 +285,10 @@ static void look(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
         return;
     }
     if (!exchange_is_complete(exchange)) return;
-    if (exchange->route == ROUTE_COMPLETIONS) reply_openai_write(exchange, frontend->model.id, &body);
-    else reply_sglang_write(exchange, now_ns, &body);
+    if (exchange->route == ROUTE_COMPLETIONS)
+        reply_openai_write(exchange, frontend->model.id, &body);
+    else
+        reply_sglang_write(exchange, now_ns, &body);
     count_finished(frontend, exchange, now_ns);
     frontend_reply_data(frontend, exchange->connection, exchange->route, 200, exchange->research, exchange->received_ns,
                         exchange, NULL, &body);

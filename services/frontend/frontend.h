@@ -11,18 +11,36 @@
 #include "services/frontend/reply_query.h"
 #include "services/frontend/request_table.h"
 
-#define FRONTEND_PING_NS 15000000000ull        /* of silence on a stream before a comment is sent */
-#define FRONTEND_QUERY_NS 10000000000ull       /* a query that nobody answers is given up */
-#define FRONTEND_SCAN_NS 500000000ull          /* how exactly these two are kept */
+#define FRONTEND_PING_NS 15000000000ull  /* of silence on a stream before a comment is sent */
+#define FRONTEND_QUERY_NS 10000000000ull /* a query that nobody answers is given up */
+#define FRONTEND_SCAN_NS 500000000ull    /* how exactly these two are kept */
 
 enum {
-    FRONTEND_STAT_COMPLETIONS_2XX, FRONTEND_STAT_COMPLETIONS_4XX, FRONTEND_STAT_COMPLETIONS_5XX,
-    FRONTEND_STAT_GENERATE_2XX, FRONTEND_STAT_GENERATE_4XX, FRONTEND_STAT_GENERATE_5XX,
-    FRONTEND_STAT_TOKENIZE_2XX, FRONTEND_STAT_TOKENIZE_4XX, FRONTEND_STAT_TOKENIZE_5XX,
-    FRONTEND_STAT_OTHER_2XX, FRONTEND_STAT_OTHER_4XX, FRONTEND_STAT_OTHER_5XX,
-    FRONTEND_STAT_ACTIVE, FRONTEND_STAT_PROMPT_TOKENS, FRONTEND_STAT_GENERATED_TOKENS, FRONTEND_STAT_SENT_BYTES,
-    FRONTEND_STAT_DISCONNECTS, FRONTEND_STAT_CANCELS, FRONTEND_STAT_REPEATED, FRONTEND_STAT_GAPS, FRONTEND_STAT_UNKNOWN,
-    FRONTEND_STAT_TTFT, FRONTEND_STAT_INTER_TOKEN, FRONTEND_STAT_LATENCY, FRONTEND_STAT_COUNT,
+    FRONTEND_STAT_COMPLETIONS_2XX,
+    FRONTEND_STAT_COMPLETIONS_4XX,
+    FRONTEND_STAT_COMPLETIONS_5XX,
+    FRONTEND_STAT_GENERATE_2XX,
+    FRONTEND_STAT_GENERATE_4XX,
+    FRONTEND_STAT_GENERATE_5XX,
+    FRONTEND_STAT_TOKENIZE_2XX,
+    FRONTEND_STAT_TOKENIZE_4XX,
+    FRONTEND_STAT_TOKENIZE_5XX,
+    FRONTEND_STAT_OTHER_2XX,
+    FRONTEND_STAT_OTHER_4XX,
+    FRONTEND_STAT_OTHER_5XX,
+    FRONTEND_STAT_ACTIVE,
+    FRONTEND_STAT_PROMPT_TOKENS,
+    FRONTEND_STAT_GENERATED_TOKENS,
+    FRONTEND_STAT_SENT_BYTES,
+    FRONTEND_STAT_DISCONNECTS,
+    FRONTEND_STAT_CANCELS,
+    FRONTEND_STAT_REPEATED,
+    FRONTEND_STAT_GAPS,
+    FRONTEND_STAT_UNKNOWN,
+    FRONTEND_STAT_TTFT,
+    FRONTEND_STAT_INTER_TOKEN,
+    FRONTEND_STAT_LATENCY,
+    FRONTEND_STAT_COUNT,
 };
 
 typedef struct {
@@ -40,13 +58,13 @@ typedef struct {
     int http_fds[2];
     request_table_t *table;
     served_model_t model;
-    frontend_cancel_t *cancels;      /* owned; not sent yet */
+    frontend_cancel_t *cancels; /* owned; not sent yet */
     uint32_t cancel_count;
-    uint64_t random;                 /* state of the generator of ids and seeds */
-    uint64_t scan_ns;                /* next look at pings and deadlines */
+    uint64_t random;  /* state of the generator of ids and seeds */
+    uint64_t scan_ns; /* next look at pings and deadlines */
     bool draining;
-    qn_arena_t scratch;              /* reset per message */
-    reply_buffer_t text;             /* reused for stream events */
+    qn_arena_t scratch;  /* reset per message */
+    reply_buffer_t text; /* reused for stream events */
 } frontend_t;
 
 /* ---- service.c ---- */

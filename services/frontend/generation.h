@@ -14,15 +14,15 @@
 #include "services/frontend/http_error.h"
 
 typedef enum {
-    GENERATION_COMPLETIONS,  /* POST /v1/completions: OpenAI, vLLM */
-    GENERATION_GENERATE,     /* POST /generate: SGLang */
+    GENERATION_COMPLETIONS, /* POST /v1/completions: OpenAI, vLLM */
+    GENERATION_GENERATE,    /* POST /generate: SGLang */
 } generation_api_t;
 
-#define GENERATION_NONE (-1) /* logprobs not asked for */
+#define GENERATION_NONE (-1)      /* logprobs not asked for */
 #define QN_CLIENT_REQUEST_MAX 256 /* bytes of x-request-id, rid, cache_salt; as in encode.fbs */
 
 typedef struct {
-    const char *data;        /* NULL: absent */
+    const char *data; /* NULL: absent */
     size_t bytes;
 } generation_text_t;
 
@@ -31,7 +31,7 @@ typedef struct {
     generation_text_t text;
     const uint32_t *ids;
     uint32_t id_count;
-    const char *rid;         /* SGLang's name of this prompt's request, or NULL */
+    const char *rid; /* SGLang's name of this prompt's request, or NULL */
 } generation_prompt_t;
 
 typedef struct {
@@ -44,15 +44,15 @@ typedef struct {
     generation_api_t api;
     generation_prompt_t *prompts;
     uint32_t prompt_count;
-    bool is_list;                 /* the prompt was a list: SGLang then answers with a list */
-    const char *request_id;       /* "request_id" or "rid" of the body, or NULL */
+    bool is_list;           /* the prompt was a list: SGLang then answers with a list */
+    const char *request_id; /* "request_id" or "rid" of the body, or NULL */
 
-    uint32_t n, best_of;          /* choices shown, choices generated per prompt; best_of ≥ n */
+    uint32_t n, best_of; /* choices shown, choices generated per prompt; best_of ≥ n */
     uint32_t max_tokens, min_tokens;
     uint64_t seed;
     bool seed_given;
     float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
-    uint32_t top_k;               /* 0: off */
+    uint32_t top_k; /* 0: off */
     bool ignore_eos, skip_special, add_special, include_stop;
     generation_text_t stop[QN_STOP_STRINGS_MAX];
     uint32_t stop_count;
@@ -66,23 +66,23 @@ typedef struct {
 
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids, tokens_as_ids;
-    int32_t logprobs;             /* alternatives per generated token; GENERATION_NONE */
-    int32_t prompt_logprobs;      /* the same for prompt tokens (vLLM's field, or echo with logprobs) */
-    bool show_prompt_logprobs;    /* vLLM's prompt_logprobs was given */
-    int32_t logprob_start;        /* SGLang: first prompt position shown; -1: none */
-    bool text_in_logprobs;        /* SGLang: third element of a logprob entry */
-    bool discard_output;          /* max_tokens 0: one token is generated and not shown */
+    int32_t logprobs;          /* alternatives per generated token; GENERATION_NONE */
+    int32_t prompt_logprobs;   /* the same for prompt tokens (vLLM's field, or echo with logprobs) */
+    bool show_prompt_logprobs; /* vLLM's prompt_logprobs was given */
+    int32_t logprob_start;     /* SGLang: first prompt position shown; -1: none */
+    bool text_in_logprobs;     /* SGLang: third element of a logprob entry */
+    bool discard_output;       /* max_tokens 0: one token is generated and not shown */
 
-    qn_arena_t arena;             /* owned */
+    qn_arena_t arena; /* owned */
 } generation_t;
 
 /* What parsing needs to know of the server. */
 typedef struct {
-    const char *model;            /* the model served; NULL or "": any name is right */
-    uint32_t vocab_size;          /* 0: not known yet, ids are checked further on */
-    uint32_t max_model_len;       /* 0: not known yet */
-    uint32_t default_max_tokens;  /* 0: the API's own default (16 for completions, 128 for generate) */
-    uint32_t requests_max;        /* prompts × best_of at most */
+    const char *model;               /* the model served; NULL or "": any name is right */
+    uint32_t vocab_size;             /* 0: not known yet, ids are checked further on */
+    uint32_t max_model_len;          /* 0: not known yet */
+    uint32_t default_max_tokens;     /* 0: the API's own default (16 for completions, 128 for generate) */
+    uint32_t requests_max;           /* prompts × best_of at most */
     qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */
 } generation_limits_t;
 

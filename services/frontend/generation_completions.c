@@ -7,58 +7,59 @@
 #define AT(field) offsetof(generation_t, field)
 
 static const json_field_t fields[] = {
-    { "n", JSON_FIELD_UNSIGNED, AT(n), 1, QN_CHOICES_MAX, 0 },
-    { "best_of", JSON_FIELD_UNSIGNED, AT(best_of), 1, QN_CHOICES_MAX, 0 },
-    { "max_tokens", JSON_FIELD_UNSIGNED, AT(max_tokens), 0, QN_PROMPT_TOKENS_MAX, 0 },
-    { "min_tokens", JSON_FIELD_UNSIGNED, AT(min_tokens), 0, QN_PROMPT_TOKENS_MAX, 0 },
-    { "temperature", JSON_FIELD_FLOAT, AT(temperature), 0, 100, 0 },
-    { "top_p", JSON_FIELD_FLOAT, AT(top_p), 0, 1, 0 },
-    { "min_p", JSON_FIELD_FLOAT, AT(min_p), 0, 1, 0 },
-    { "presence_penalty", JSON_FIELD_FLOAT, AT(presence_penalty), -2, 2, 0 },
-    { "frequency_penalty", JSON_FIELD_FLOAT, AT(frequency_penalty), -2, 2, 0 },
-    { "repetition_penalty", JSON_FIELD_FLOAT, AT(repetition_penalty), 0.01, 100, 0 },
-    { "seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given) },
-    { "stream", JSON_FIELD_FLAG, AT(stream), 0, 0, 0 },
-    { "echo", JSON_FIELD_FLAG, AT(echo), 0, 0, 0 },
-    { "logprobs", JSON_FIELD_SIGNED, AT(logprobs), 0, QN_TOP_LOGPROBS_MAX, 0 },
-    { "prompt_logprobs", JSON_FIELD_SIGNED, AT(prompt_logprobs), 0, QN_TOP_LOGPROBS_MAX, AT(show_prompt_logprobs) },
-    { "ignore_eos", JSON_FIELD_FLAG, AT(ignore_eos), 0, 0, 0 },
-    { "skip_special_tokens", JSON_FIELD_FLAG, AT(skip_special), 0, 0, 0 },
-    { "add_special_tokens", JSON_FIELD_FLAG, AT(add_special), 0, 0, 0 },
-    { "include_stop_str_in_output", JSON_FIELD_FLAG, AT(include_stop), 0, 0, 0 },
-    { "return_token_ids", JSON_FIELD_FLAG, AT(return_token_ids), 0, 0, 0 },
-    { "return_tokens_as_token_ids", JSON_FIELD_FLAG, AT(tokens_as_ids), 0, 0, 0 },
-    { "priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0 },
-    { "truncate_prompt_tokens", JSON_FIELD_UNSIGNED, AT(truncate_prompt_tokens), 1, QN_PROMPT_TOKENS_MAX, 0 },
+    {"n", JSON_FIELD_UNSIGNED, AT(n), 1, QN_CHOICES_MAX, 0},
+    {"best_of", JSON_FIELD_UNSIGNED, AT(best_of), 1, QN_CHOICES_MAX, 0},
+    {"max_tokens", JSON_FIELD_UNSIGNED, AT(max_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+    {"min_tokens", JSON_FIELD_UNSIGNED, AT(min_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+    {"temperature", JSON_FIELD_FLOAT, AT(temperature), 0, 100, 0},
+    {"top_p", JSON_FIELD_FLOAT, AT(top_p), 0, 1, 0},
+    {"min_p", JSON_FIELD_FLOAT, AT(min_p), 0, 1, 0},
+    {"presence_penalty", JSON_FIELD_FLOAT, AT(presence_penalty), -2, 2, 0},
+    {"frequency_penalty", JSON_FIELD_FLOAT, AT(frequency_penalty), -2, 2, 0},
+    {"repetition_penalty", JSON_FIELD_FLOAT, AT(repetition_penalty), 0.01, 100, 0},
+    {"seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given)},
+    {"stream", JSON_FIELD_FLAG, AT(stream), 0, 0, 0},
+    {"echo", JSON_FIELD_FLAG, AT(echo), 0, 0, 0},
+    {"logprobs", JSON_FIELD_SIGNED, AT(logprobs), 0, QN_TOP_LOGPROBS_MAX, 0},
+    {"prompt_logprobs", JSON_FIELD_SIGNED, AT(prompt_logprobs), 0, QN_TOP_LOGPROBS_MAX, AT(show_prompt_logprobs)},
+    {"ignore_eos", JSON_FIELD_FLAG, AT(ignore_eos), 0, 0, 0},
+    {"skip_special_tokens", JSON_FIELD_FLAG, AT(skip_special), 0, 0, 0},
+    {"add_special_tokens", JSON_FIELD_FLAG, AT(add_special), 0, 0, 0},
+    {"include_stop_str_in_output", JSON_FIELD_FLAG, AT(include_stop), 0, 0, 0},
+    {"return_token_ids", JSON_FIELD_FLAG, AT(return_token_ids), 0, 0, 0},
+    {"return_tokens_as_token_ids", JSON_FIELD_FLAG, AT(tokens_as_ids), 0, 0, 0},
+    {"priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0},
+    {"truncate_prompt_tokens", JSON_FIELD_UNSIGNED, AT(truncate_prompt_tokens), 1, QN_PROMPT_TOKENS_MAX, 0},
 };
 
 static const json_field_t stream_fields[] = {
-    { "include_usage", JSON_FIELD_FLAG, AT(include_usage), 0, 0, 0 },
-    { "continuous_usage_stats", JSON_FIELD_FLAG, AT(continuous_usage), 0, 0, 0 },
+    {"include_usage", JSON_FIELD_FLAG, AT(include_usage), 0, 0, 0},
+    {"continuous_usage_stats", JSON_FIELD_FLAG, AT(continuous_usage), 0, 0, 0},
 };
 
 static const generation_unsupported_t unsupported[] = {
-    { "suffix", "the model does not fill in the middle", NULL },
-    { "tools", "completions have no tools", NULL },
-    { "tool_choice", "completions have no tools", "none" },
-    { "functions", "completions have no tools", NULL },
-    { "response_format", "constrained output is not built in", "text" },
-    { "structured_outputs", "constrained output is not built in", NULL },
-    { "guided_json", "constrained output is not built in", NULL },
-    { "guided_regex", "constrained output is not built in", NULL },
-    { "guided_choice", "constrained output is not built in", NULL },
-    { "guided_grammar", "constrained output is not built in", NULL },
-    { "use_beam_search", "there is no beam search", NULL },
-    { "prompt_embeds", "prompts are text or token ids", NULL },
-    { "logits_processors", "requests cannot bring code", NULL },
-    { "lora_path", "there are no adapters", NULL },
+    {"suffix", "the model does not fill in the middle", NULL},
+    {"tools", "completions have no tools", NULL},
+    {"tool_choice", "completions have no tools", "none"},
+    {"functions", "completions have no tools", NULL},
+    {"response_format", "constrained output is not built in", "text"},
+    {"structured_outputs", "constrained output is not built in", NULL},
+    {"guided_json", "constrained output is not built in", NULL},
+    {"guided_regex", "constrained output is not built in", NULL},
+    {"guided_choice", "constrained output is not built in", NULL},
+    {"guided_grammar", "constrained output is not built in", NULL},
+    {"use_beam_search", "there is no beam search", NULL},
+    {"prompt_embeds", "prompts are text or token ids", NULL},
+    {"logits_processors", "requests cannot bring code", NULL},
+    {"lora_path", "there are no adapters", NULL},
 };
 
 static bool read_prompt(generation_parser_t *parser)
 {
     const json_t *value = json_object_get(parser->root, "prompt");
     if (!value || json_is_null(value)) {
-        http_error_set(parser->error, 400, "prompt", "prompt is missing: a string, a list of strings, a list of token "
+        http_error_set(parser->error, 400, "prompt",
+                       "prompt is missing: a string, a list of strings, a list of token "
                        "ids, or a list of such lists.");
         return false;
     }
@@ -134,6 +135,6 @@ bool generation_completions(generation_parser_t *parser)
            json_fields_read(parser->root, "", fields, sizeof fields / sizeof fields[0], generation, parser->error) &&
            generation_sampling_lists(parser, parser->root, "") && read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&
-           generation_salt(parser, parser->root) &&
-           check_choices(parser, best_of && !json_is_null(best_of)) && check_echo(parser);
+           generation_salt(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
+           check_echo(parser);
 }

@@ -8,29 +8,29 @@
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
 static const json_field_t sampling_fields[] = {
-    { "n", JSON_FIELD_UNSIGNED, AT(n), 1, QN_CHOICES_MAX, 0 },
-    { "max_new_tokens", JSON_FIELD_UNSIGNED, AT(max_tokens), 0, QN_PROMPT_TOKENS_MAX, 0 },
-    { "min_new_tokens", JSON_FIELD_UNSIGNED, AT(min_tokens), 0, QN_PROMPT_TOKENS_MAX, 0 },
-    { "temperature", JSON_FIELD_FLOAT, AT(temperature), 0, 100, 0 },
-    { "top_p", JSON_FIELD_FLOAT, AT(top_p), 0, 1, 0 },
-    { "min_p", JSON_FIELD_FLOAT, AT(min_p), 0, 1, 0 },
-    { "presence_penalty", JSON_FIELD_FLOAT, AT(presence_penalty), -2, 2, 0 },
-    { "frequency_penalty", JSON_FIELD_FLOAT, AT(frequency_penalty), -2, 2, 0 },
-    { "repetition_penalty", JSON_FIELD_FLOAT, AT(repetition_penalty), 0.01, 100, 0 },
-    { "seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given) },
-    { "sampling_seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given) },
-    { "ignore_eos", JSON_FIELD_FLAG, AT(ignore_eos), 0, 0, 0 },
-    { "skip_special_tokens", JSON_FIELD_FLAG, AT(skip_special), 0, 0, 0 },
-    { "no_stop_trim", JSON_FIELD_FLAG, AT(include_stop), 0, 0, 0 },
+    {"n", JSON_FIELD_UNSIGNED, AT(n), 1, QN_CHOICES_MAX, 0},
+    {"max_new_tokens", JSON_FIELD_UNSIGNED, AT(max_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+    {"min_new_tokens", JSON_FIELD_UNSIGNED, AT(min_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+    {"temperature", JSON_FIELD_FLOAT, AT(temperature), 0, 100, 0},
+    {"top_p", JSON_FIELD_FLOAT, AT(top_p), 0, 1, 0},
+    {"min_p", JSON_FIELD_FLOAT, AT(min_p), 0, 1, 0},
+    {"presence_penalty", JSON_FIELD_FLOAT, AT(presence_penalty), -2, 2, 0},
+    {"frequency_penalty", JSON_FIELD_FLOAT, AT(frequency_penalty), -2, 2, 0},
+    {"repetition_penalty", JSON_FIELD_FLOAT, AT(repetition_penalty), 0.01, 100, 0},
+    {"seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given)},
+    {"sampling_seed", JSON_FIELD_SEED, AT(seed), 0, 0, AT(seed_given)},
+    {"ignore_eos", JSON_FIELD_FLAG, AT(ignore_eos), 0, 0, 0},
+    {"skip_special_tokens", JSON_FIELD_FLAG, AT(skip_special), 0, 0, 0},
+    {"no_stop_trim", JSON_FIELD_FLAG, AT(include_stop), 0, 0, 0},
 };
 
 static const generation_unsupported_t unsupported_sampling[] = {
-    { "json_schema", "constrained output is not built in", NULL },
-    { "regex", "constrained output is not built in", NULL },
-    { "ebnf", "constrained output is not built in", NULL },
-    { "structural_tag", "constrained output is not built in", NULL },
-    { "stop_regex", "stop strings are plain text", NULL },
-    { "custom_params", "requests cannot bring code", NULL },
+    {"json_schema", "constrained output is not built in", NULL},
+    {"regex", "constrained output is not built in", NULL},
+    {"ebnf", "constrained output is not built in", NULL},
+    {"structural_tag", "constrained output is not built in", NULL},
+    {"stop_regex", "stop strings are plain text", NULL},
+    {"custom_params", "requests cannot bring code", NULL},
 };
 
 /* SGLang's flat logprob fields, before they are put together. */
@@ -41,27 +41,27 @@ typedef struct {
 } logprob_fields_t;
 
 static const json_field_t logprob_fields[] = {
-    { "return_logprob", JSON_FIELD_FLAG, offsetof(logprob_fields_t, return_logprob), 0, 0, 0 },
-    { "logprob_start_len", JSON_FIELD_SIGNED, offsetof(logprob_fields_t, start), -1, QN_PROMPT_TOKENS_MAX, 0 },
-    { "top_logprobs_num", JSON_FIELD_UNSIGNED, offsetof(logprob_fields_t, top), 0, QN_TOP_LOGPROBS_MAX, 0 },
+    {"return_logprob", JSON_FIELD_FLAG, offsetof(logprob_fields_t, return_logprob), 0, 0, 0},
+    {"logprob_start_len", JSON_FIELD_SIGNED, offsetof(logprob_fields_t, start), -1, QN_PROMPT_TOKENS_MAX, 0},
+    {"top_logprobs_num", JSON_FIELD_UNSIGNED, offsetof(logprob_fields_t, top), 0, QN_TOP_LOGPROBS_MAX, 0},
 };
 
 static const json_field_t fields[] = {
-    { "stream", JSON_FIELD_FLAG, AT(stream), 0, 0, 0 },
-    { "return_text_in_logprobs", JSON_FIELD_FLAG, AT(text_in_logprobs), 0, 0, 0 },
-    { "priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0 },
+    {"stream", JSON_FIELD_FLAG, AT(stream), 0, 0, 0},
+    {"return_text_in_logprobs", JSON_FIELD_FLAG, AT(text_in_logprobs), 0, 0, 0},
+    {"priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0},
 };
 
 static const generation_unsupported_t unsupported[] = {
-    { "image_data", "the model reads text", NULL },
-    { "video_data", "the model reads text", NULL },
-    { "audio_data", "the model reads text", NULL },
-    { "input_embeds", "prompts are text or token ids", NULL },
-    { "token_ids_logprob", "log-probabilities are those of the most likely tokens (top_logprobs_num)", NULL },
-    { "lora_path", "there are no adapters", NULL },
-    { "session_params", "there are no sessions", NULL },
-    { "custom_logit_processor", "requests cannot bring code", NULL },
-    { "return_hidden_states", "activations are not returned here", NULL },
+    {"image_data", "the model reads text", NULL},
+    {"video_data", "the model reads text", NULL},
+    {"audio_data", "the model reads text", NULL},
+    {"input_embeds", "prompts are text or token ids", NULL},
+    {"token_ids_logprob", "log-probabilities are those of the most likely tokens (top_logprobs_num)", NULL},
+    {"lora_path", "there are no adapters", NULL},
+    {"session_params", "there are no sessions", NULL},
+    {"custom_logit_processor", "requests cannot bring code", NULL},
+    {"return_hidden_states", "activations are not returned here", NULL},
 };
 
 static bool read_prompts(generation_parser_t *parser)
@@ -104,7 +104,7 @@ static bool read_sampling(generation_parser_t *parser)
 static bool read_logprobs(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
-    logprob_fields_t read = { .start = -1 };
+    logprob_fields_t read = {.start = -1};
     if (!json_fields_read(parser->root, "", logprob_fields, COUNT(logprob_fields), &read, parser->error)) return false;
     if (!read.return_logprob) return true;
     generation->logprobs = (int32_t)read.top;
@@ -118,8 +118,7 @@ static bool read_rid(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
     const json_t *value = json_object_get(parser->root, "rid");
-    if (!json_is_array(value))
-        return generation_name(parser, parser->root, "rid", &generation->request_id);
+    if (!json_is_array(value)) return generation_name(parser, parser->root, "rid", &generation->request_id);
     if (json_array_size(value) != generation->prompt_count) {
         http_error_set(parser->error, 400, "rid", "rid has %zu names for %u prompts.", json_array_size(value),
                        generation->prompt_count);
@@ -128,8 +127,10 @@ static bool read_rid(generation_parser_t *parser)
     for (size_t i = 0; i < json_array_size(value); i++) {
         const json_t *name = json_array_get(value, i);
         if (!generation_is_name(name)) {
-            http_error_set(parser->error, 400, "rid", "rid[%zu] must be a string of 1 to %d printable ASCII characters "
-                           "without spaces.", i, QN_CLIENT_REQUEST_MAX);
+            http_error_set(parser->error, 400, "rid",
+                           "rid[%zu] must be a string of 1 to %d printable ASCII characters "
+                           "without spaces.",
+                           i, QN_CLIENT_REQUEST_MAX);
             return false;
         }
         generation->prompts[i].rid =
@@ -141,11 +142,10 @@ static bool read_rid(generation_parser_t *parser)
 bool generation_generate(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
-    bool good = generation_refuse_unsupported(parser, parser->root, "", unsupported, COUNT(unsupported)) &&
-                read_prompts(parser) &&
-                json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
-                read_sampling(parser) && read_logprobs(parser) && read_rid(parser) &&
-                generation_salt(parser, parser->root);
+    bool good =
+        generation_refuse_unsupported(parser, parser->root, "", unsupported, COUNT(unsupported)) &&
+        read_prompts(parser) && json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
+        read_sampling(parser) && read_logprobs(parser) && read_rid(parser) && generation_salt(parser, parser->root);
     generation->best_of = generation->n;
     return good;
 }

@@ -9,13 +9,13 @@
 typedef struct {
     const char *name;
     const char *why;
-    const char *neutral;  /* a string value that means "off", or NULL */
+    const char *neutral; /* a string value that means "off", or NULL */
 } generation_unsupported_t;
 
 typedef struct {
     const json_t *root;
     const generation_limits_t *limits;
-    generation_t *generation;  /* under construction */
+    generation_t *generation; /* under construction */
     http_error_t *error;
 } generation_parser_t;
 

@@ -45,7 +45,8 @@ static generation_text_t copy_text(generation_parser_t *parser, const json_t *va
 {
     size_t bytes = json_string_length(value);
     return (generation_text_t){
-        .data = qn_arena_strndup(&parser->generation->arena, json_string_value(value), bytes), .bytes = bytes,
+        .data = qn_arena_strndup(&parser->generation->arena, json_string_value(value), bytes),
+        .bytes = bytes,
     };
 }
 
@@ -64,8 +65,10 @@ bool generation_name(generation_parser_t *parser, const json_t *object, const ch
     const json_t *value = json_object_get(object, name);
     if (!value || json_is_null(value)) return true;
     if (!generation_is_name(value)) {
-        http_error_set(parser->error, 400, name, "%s must be a string of 1 to %d printable ASCII characters without "
-                       "spaces.", name, QN_CLIENT_REQUEST_MAX);
+        http_error_set(parser->error, 400, name,
+                       "%s must be a string of 1 to %d printable ASCII characters without "
+                       "spaces.",
+                       name, QN_CLIENT_REQUEST_MAX);
         return false;
     }
     *ret_text = copy_text(parser, value).data;
@@ -156,7 +159,7 @@ static bool read_bias_row(generation_parser_t *parser, const char *param, const 
         http_error_set(parser->error, 400, param, "%s of token %lu must be a number from -100 to 100.", param, id);
         return false;
     }
-    *ret_row = (generation_bias_t){ .id = (uint32_t)id, .bias = (float)bias };
+    *ret_row = (generation_bias_t){.id = (uint32_t)id, .bias = (float)bias};
     return true;
 }
 
@@ -175,7 +178,8 @@ static bool read_bias(generation_parser_t *parser, const json_t *object, const c
     generation_bias_t *rows = qn_arena_zalloc(&generation->arena, json_object_size(value) + 1, sizeof *rows);
     const char *key;
     const json_t *bias;
-    json_object_foreach(value, key, bias) {
+    json_object_foreach(value, key, bias)
+    {
         if (!read_bias_row(parser, param, key, bias, &rows[generation->bias_count])) return false;
         generation->bias_count++;
     }
@@ -320,7 +324,8 @@ static bool check_together(generation_parser_t *parser)
     if (requests > limits->requests_max) {
         http_error_set(parser->error, 400, is_completion ? "prompt" : "text",
                        "The request asks for %llu sequences (prompts times choices); this server allows %u "
-                       "(frontend.queue_limit). Split it.", (unsigned long long)requests, limits->requests_max);
+                       "(frontend.queue_limit). Split it.",
+                       (unsigned long long)requests, limits->requests_max);
         return false;
     }
     for (uint32_t i = 0; i < generation->prompt_count; i++) { /* text is cut by the tokenizer */
@@ -341,15 +346,24 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
     if (!root) return false;
     uint32_t usual_max_tokens = api == GENERATION_COMPLETIONS ? 16 : 128; /* OpenAI's and SGLang's */
     *ret_generation = (generation_t){
-        .api = api, .n = 1, .best_of = 1, .temperature = limits->defaults.temperature,
-        .top_p = limits->defaults.top_p, .min_p = limits->defaults.min_p, .top_k = limits->defaults.top_k,
+        .api = api,
+        .n = 1,
+        .best_of = 1,
+        .temperature = limits->defaults.temperature,
+        .top_p = limits->defaults.top_p,
+        .min_p = limits->defaults.min_p,
+        .top_k = limits->defaults.top_k,
         .repetition_penalty = limits->defaults.repetition_penalty,
-        .skip_special = true, .add_special = true, .text_in_logprobs = true, .logprobs = GENERATION_NONE,
-        .prompt_logprobs = GENERATION_NONE, .logprob_start = -1,
+        .skip_special = true,
+        .add_special = true,
+        .text_in_logprobs = true,
+        .logprobs = GENERATION_NONE,
+        .prompt_logprobs = GENERATION_NONE,
+        .logprob_start = -1,
         .max_tokens = limits->default_max_tokens ? limits->default_max_tokens : usual_max_tokens,
     };
     qn_arena_init(&ret_generation->arena, 4096);
-    generation_parser_t parser = { .root = root, .limits = limits, .generation = ret_generation, .error = ret_error };
+    generation_parser_t parser = {.root = root, .limits = limits, .generation = ret_generation, .error = ret_error};
     bool good = generation_check_model(root, limits->model, ret_error) &&
                 (api == GENERATION_COMPLETIONS ? generation_completions(&parser) : generation_generate(&parser)) &&
                 check_together(&parser);
@@ -361,5 +375,5 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
 void generation_fini(generation_t *generation)
 {
     qn_arena_fini(&generation->arena);
-    *generation = (generation_t){ 0 };
+    *generation = (generation_t){0};
 }

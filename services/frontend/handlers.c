@@ -107,9 +107,14 @@ static void take_end(frontend_t *frontend, const qn_sequence_end_t *end)
     reference_t found = request_table_find(frontend->table, end->request);
     if (found.kind != REFERENCE_CHOICE) return;
     choice_end_t last = {
-        .prompt_tokens = end->prompt_tokens, .cached_tokens = end->cached_tokens,
-        .generated_tokens = end->generated_tokens, .finish = finish_of(end->finish), .by_stop_id = end->by_stop_id,
-        .by_stop_string = end->by_stop_string, .stop_id = end->stop_id, .stop_string = end->stop_string,
+        .prompt_tokens = end->prompt_tokens,
+        .cached_tokens = end->cached_tokens,
+        .generated_tokens = end->generated_tokens,
+        .finish = finish_of(end->finish),
+        .by_stop_id = end->by_stop_id,
+        .by_stop_string = end->by_stop_string,
+        .stop_id = end->stop_id,
+        .stop_string = end->stop_string,
     };
     choice_end(&found.exchange->choices[found.index], &last);
     request_table_mark(frontend->table, found.exchange);
@@ -120,10 +125,10 @@ static void take_timeline(frontend_t *frontend, const qn_timeline_t *timeline)
     reference_t found = request_table_find(frontend->table, timeline->request);
     if (found.kind != REFERENCE_CHOICE) return;
     const uint64_t stages[STAGE_COUNT] = {
-        [STAGE_RECEIVED] = timeline->received_ns, [STAGE_ENCODE_BEGIN] = timeline->encode_begin_ns,
-        [STAGE_SUBMITTED] = timeline->submitted_ns, [STAGE_QUEUED] = timeline->queued_ns,
-        [STAGE_PLANNED] = timeline->planned_ns, [STAGE_EXECUTED] = timeline->executed_ns,
-        [STAGE_COMPUTED] = timeline->computed_ns, [STAGE_RESULTED] = timeline->resulted_ns,
+        [STAGE_RECEIVED] = timeline->received_ns,       [STAGE_ENCODE_BEGIN] = timeline->encode_begin_ns,
+        [STAGE_SUBMITTED] = timeline->submitted_ns,     [STAGE_QUEUED] = timeline->queued_ns,
+        [STAGE_PLANNED] = timeline->planned_ns,         [STAGE_EXECUTED] = timeline->executed_ns,
+        [STAGE_COMPUTED] = timeline->computed_ns,       [STAGE_RESULTED] = timeline->resulted_ns,
         [STAGE_DETOKENIZED] = timeline->detokenized_ns,
     };
     memcpy(found.exchange->choices[found.index].stages, stages, sizeof stages);
@@ -140,16 +145,20 @@ static void handle_text_delta(void *state, qn_peer_t from, const void *message)
         bad_message("TextDelta", "pieces are shorter than their lengths");
         return;
     }
-    for (uint32_t i = 0; i < delta->deltas_count; i++) take_delta(frontend, delta, &delta->deltas[i], offsets);
-    for (uint32_t i = 0; i < delta->timelines_count; i++) take_timeline(frontend, &delta->timelines[i]);
-    for (uint32_t i = 0; i < delta->ends_count; i++) take_end(frontend, &delta->ends[i]);
+    for (uint32_t i = 0; i < delta->deltas_count; i++)
+        take_delta(frontend, delta, &delta->deltas[i], offsets);
+    for (uint32_t i = 0; i < delta->timelines_count; i++)
+        take_timeline(frontend, &delta->timelines[i]);
+    for (uint32_t i = 0; i < delta->ends_count; i++)
+        take_end(frontend, &delta->ends[i]);
 }
 
 /* Lengths of the vectors agree with each other, so that they may be walked together. */
 static bool is_whole(const qn_prompt_logprobs_t *message)
 {
     uint64_t entries = (uint64_t)message->ids_count + message->top_count, pieces = 0;
-    for (uint32_t i = 0; i < message->piece_bytes_count; i++) pieces += message->piece_bytes[i];
+    for (uint32_t i = 0; i < message->piece_bytes_count; i++)
+        pieces += message->piece_bytes[i];
     return message->logprobs_count == message->ids_count &&
            message->top_count == (uint64_t)message->ids_count * message->top_per_token &&
            (message->piece_bytes_count == 0 || message->piece_bytes_count == entries) &&
@@ -185,7 +194,8 @@ static void handle_prompt_logprobs(void *state, qn_peer_t from, const void *mess
     }
     qn_arena_reset(&frontend->scratch);
     uint32_t *offsets = qn_arena_zalloc(&frontend->scratch, (size_t)logprobs->piece_bytes_count + 1, sizeof *offsets);
-    for (uint32_t i = 0; i < logprobs->piece_bytes_count; i++) offsets[i + 1] = offsets[i] + logprobs->piece_bytes[i];
+    for (uint32_t i = 0; i < logprobs->piece_bytes_count; i++)
+        offsets[i + 1] = offsets[i] + logprobs->piece_bytes[i];
     choice_t *choice = &found.exchange->choices[found.index];
     for (uint32_t i = 0; i < logprobs->ids_count; i++) {
         choice_outcome_t outcome = choice_expect_prompt(choice, logprobs->position + i);
@@ -242,7 +252,7 @@ static void handle_tokenized(void *state, qn_peer_t from, const void *message)
         if (!copy_tokens(tokenized, first, &facts->ids)) bad_message("Tokenized", "its vectors do not fit together");
         fact_came(frontend, found.exchange, &facts->has_ids);
     } else if (found.kind == REFERENCE_QUERY && found.exchange->route == ROUTE_TOKENIZE && !found.exchange->answered) {
-        token_log_t tokens = { 0 };
+        token_log_t tokens = {0};
         if (!copy_tokens(tokenized, 0, &tokens)) bad_message("Tokenized", "its vectors do not fit together");
         reply_query_tokens(&tokens, frontend->model.max_model_len, found.exchange->want_pieces, &found.exchange->body);
         token_log_fini(&tokens);
@@ -277,11 +287,21 @@ static void handle_cache_stats(void *state, qn_peer_t from, const void *message)
     reference_t found = request_table_find(frontend->table, stats->head.request);
     if (found.kind != REFERENCE_QUERY || found.exchange->route != ROUTE_CACHE_STATS || found.exchange->answered) return;
     cache_figures_t figures = {
-        .block_tokens = stats->block_tokens, .total_blocks = stats->total_blocks, .used_blocks = stats->used_blocks,
-        .cached_blocks = stats->cached_blocks, .free_blocks = stats->free_blocks, .sequences = stats->sequences,
-        .block_bytes = stats->block_bytes, .lookups = stats->lookups, .lookup_tokens = stats->lookup_tokens,
-        .hit_tokens = stats->hit_tokens, .evictions = stats->evictions, .grants = stats->grants,
-        .grants_short = stats->grants_short, .flushes = stats->flushes, .policy = stats->policy.data,
+        .block_tokens = stats->block_tokens,
+        .total_blocks = stats->total_blocks,
+        .used_blocks = stats->used_blocks,
+        .cached_blocks = stats->cached_blocks,
+        .free_blocks = stats->free_blocks,
+        .sequences = stats->sequences,
+        .block_bytes = stats->block_bytes,
+        .lookups = stats->lookups,
+        .lookup_tokens = stats->lookup_tokens,
+        .hit_tokens = stats->hit_tokens,
+        .evictions = stats->evictions,
+        .grants = stats->grants,
+        .grants_short = stats->grants_short,
+        .flushes = stats->flushes,
+        .policy = stats->policy.data,
     };
     reply_query_cache(&figures, &found.exchange->body);
     answered(frontend, found.exchange);
@@ -316,10 +336,12 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
     model->bos_id = description->bos_id;
     model->weights_bytes = description->weights_bytes;
     const qn_sampling_t *sampling = &description->default_sampling;
-    model->defaults = (qn_generation_config_t){
-        .temperature = sampling->temperature, .top_p = sampling->top_p, .min_p = sampling->min_p,
-        .repetition_penalty = sampling->repetition_penalty, .top_k = sampling->top_k,
-        .max_tokens = sampling->max_tokens };
+    model->defaults = (qn_generation_config_t){.temperature = sampling->temperature,
+                                               .top_p = sampling->top_p,
+                                               .min_p = sampling->min_p,
+                                               .repetition_penalty = sampling->repetition_penalty,
+                                               .top_k = sampling->top_k,
+                                               .max_tokens = sampling->max_tokens};
     model->eos_id_count = description->eos_ids_count;
     if (description->eos_ids_count)
         memcpy(model->eos_ids, description->eos_ids, description->eos_ids_count * sizeof *model->eos_ids);
@@ -353,15 +375,15 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 }
 
 const qn_handler_t frontend_handlers[] = {
-    { QN_MESSAGE_TEXT_DELTA, handle_text_delta },
-    { QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs },
-    { QN_MESSAGE_TOKENIZED, handle_tokenized },
-    { QN_MESSAGE_DETOKENIZED, handle_detokenized },
-    { QN_MESSAGE_CACHE_STATS, handle_cache_stats },
-    { QN_MESSAGE_FLUSHED, handle_flushed },
-    { QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description },
-    { QN_MESSAGE_REFUSAL, handle_refusal },
-    { QN_MESSAGE_NONE, NULL },
+    {QN_MESSAGE_TEXT_DELTA, handle_text_delta},
+    {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
+    {QN_MESSAGE_TOKENIZED, handle_tokenized},
+    {QN_MESSAGE_DETOKENIZED, handle_detokenized},
+    {QN_MESSAGE_CACHE_STATS, handle_cache_stats},
+    {QN_MESSAGE_FLUSHED, handle_flushed},
+    {QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_NONE, NULL},
 };
 
 /* ---- what goes ------------------------------------------------------------------------------------------------- */
@@ -397,7 +419,7 @@ static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice
 
 static qn_text_t text_of(generation_text_t text)
 {
-    return (qn_text_t){ .data = text.data, .bytes = (uint32_t)text.bytes };
+    return (qn_text_t){.data = text.data, .bytes = (uint32_t)text.bytes};
 }
 
 qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *choice)
@@ -406,11 +428,12 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     const generation_t *generation = &exchange->generation;
     const generation_prompt_t *prompt = &generation->prompts[choice_prompt(choice)];
     qn_text_t stop[QN_STOP_STRINGS_MAX];
-    for (uint32_t i = 0; i < generation->stop_count; i++) stop[i] = text_of(generation->stop[i]);
+    for (uint32_t i = 0; i < generation->stop_count; i++)
+        stop[i] = text_of(generation->stop[i]);
     qn_arena_reset(&frontend->scratch);
     qn_logit_bias_t *bias = qn_arena_zalloc(&frontend->scratch, generation->bias_count + 1, sizeof *bias);
     for (uint32_t i = 0; i < generation->bias_count; i++)
-        bias[i] = (qn_logit_bias_t){ .id = generation->bias[i].id, .bias = generation->bias[i].bias };
+        bias[i] = (qn_logit_bias_t){.id = generation->bias[i].id, .bias = generation->bias[i].bias};
     qn_encode_t message = QN_ENCODE_INIT;
     message.head.request = choice->request;
     message.client_request = qn_text(exchange->client_id);
@@ -439,7 +462,9 @@ qn_send_outcome_t frontend_send_tokenize(frontend_t *frontend, uint64_t id, cons
                                          bool add_special, bool want_pieces)
 {
     qn_tokenize_t message = {
-        .head.request = id, .text = { .data = text, .bytes = (uint32_t)bytes }, .add_special = add_special,
+        .head.request = id,
+        .text = {.data = text, .bytes = (uint32_t)bytes},
+        .add_special = add_special,
         .want_pieces = want_pieces,
     };
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_TOKENIZE, &message);
@@ -448,7 +473,7 @@ qn_send_outcome_t frontend_send_tokenize(frontend_t *frontend, uint64_t id, cons
 qn_send_outcome_t frontend_send_detokenize(frontend_t *frontend, uint64_t id, const uint32_t *ids, uint32_t count,
                                            bool skip_special)
 {
-    qn_detokenize_t message = { .head.request = id, .ids = ids, .ids_count = count, .skip_special = skip_special };
+    qn_detokenize_t message = {.head.request = id, .ids = ids, .ids_count = count, .skip_special = skip_special};
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_DETOKENIZE, &message);
 }
 
@@ -473,26 +498,26 @@ qn_send_outcome_t frontend_send_facts(frontend_t *frontend, const exchange_t *ex
 
 qn_send_outcome_t frontend_send_cache_query(frontend_t *frontend, uint64_t id)
 {
-    qn_cache_query_t message = { .head.request = id };
+    qn_cache_query_t message = {.head.request = id};
     return send_to(frontend, QN_SERVICE_MEMORY, QN_MESSAGE_CACHE_QUERY, &message);
 }
 
 qn_send_outcome_t frontend_send_flush(frontend_t *frontend, uint64_t id)
 {
-    qn_flush_cache_t message = { .head.request = id };
+    qn_flush_cache_t message = {.head.request = id};
     return send_to(frontend, QN_SERVICE_MEMORY, QN_MESSAGE_FLUSH_CACHE, &message);
 }
 
 qn_send_outcome_t frontend_send_describe(frontend_t *frontend, qn_peer_t memory)
 {
-    qn_describe_t message = { .want_tensors = false };
+    qn_describe_t message = {.want_tensors = false};
     return qn_daemon_send(frontend->daemon, memory, QN_MESSAGE_DESCRIBE, &message);
 }
 
 /* To the tokenizer, which passes it on; to the scheduler itself while there is no tokenizer to ask. */
 qn_send_outcome_t frontend_send_cancel(frontend_t *frontend, uint64_t id, qn_cancel_reason_t reason)
 {
-    qn_cancel_t message = { .head.request = id, .reason = reason };
+    qn_cancel_t message = {.head.request = id, .reason = reason};
     qn_send_outcome_t outcome = send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_CANCEL, &message);
     return outcome == QN_SEND_GONE ? send_to(frontend, QN_SERVICE_SCHEDULER, QN_MESSAGE_CANCEL, &message) : outcome;
 }

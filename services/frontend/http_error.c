@@ -10,21 +10,24 @@
 
 #include "services/frontend/json_writer.h"
 
-static const struct { int status; const char *type, *code; } statuses[] = {
-    { 400, "invalid_request_error", "invalid_value" },
-    { 401, "authentication_error", "invalid_api_key" },
-    { 404, "not_found_error", "not_found" },
-    { 405, "invalid_request_error", "method_not_allowed" },
-    { 413, "invalid_request_error", "request_too_large" },
-    { 415, "invalid_request_error", "unsupported_media_type" },
-    { 429, "rate_limit_error", "rate_limit_exceeded" },
-    { 503, "service_unavailable_error", "service_unavailable" },
-    { 504, "service_unavailable_error", "timeout" },
+static const struct {
+    int status;
+    const char *type, *code;
+} statuses[] = {
+    {400, "invalid_request_error", "invalid_value"},
+    {401, "authentication_error", "invalid_api_key"},
+    {404, "not_found_error", "not_found"},
+    {405, "invalid_request_error", "method_not_allowed"},
+    {413, "invalid_request_error", "request_too_large"},
+    {415, "invalid_request_error", "unsupported_media_type"},
+    {429, "rate_limit_error", "rate_limit_exceeded"},
+    {503, "service_unavailable_error", "service_unavailable"},
+    {504, "service_unavailable_error", "timeout"},
 };
 
 void http_error_set(http_error_t *error, int status, const char *param, const char *format, ...)
 {
-    *error = (http_error_t){ .status = status };
+    *error = (http_error_t){.status = status};
     if (status == 429 || status == 503) error->retry_after_s = 1;
     snprintf(error->param, sizeof error->param, "%s", param ? param : "");
     va_list arguments;

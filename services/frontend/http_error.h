@@ -9,10 +9,10 @@
 #include "services/frontend/reply_buffer.h"
 
 typedef struct {
-    int status;                   /* 0: no error */
-    uint32_t retry_after_s;       /* 0: no Retry-After header */
-    char param[QN_NAME_MAX + 1];  /* "" is shown as null */
-    char code[QN_NAME_MAX];       /* "": the usual one of the status */
+    int status;                  /* 0: no error */
+    uint32_t retry_after_s;      /* 0: no Retry-After header */
+    char param[QN_NAME_MAX + 1]; /* "" is shown as null */
+    char code[QN_NAME_MAX];      /* "": the usual one of the status */
     char message[QN_ERR_TEXT_MAX];
 } http_error_t;
 

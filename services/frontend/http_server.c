@@ -29,15 +29,15 @@ struct http_request {
     char id[HTTP_REQUEST_ID_MAX + 1];
     bool bad_id;
     reply_buffer_t body;
-    uint64_t body_bytes;           /* received, discarded ones included */
-    bool dispatched;               /* handed up, or answered by the server itself */
-    bool done;                     /* the caller has no more to do with it */
-    bool gone;                     /* the client left: drop the connection at the next occasion */
+    uint64_t body_bytes; /* received, discarded ones included */
+    bool dispatched;     /* handed up, or answered by the server itself */
+    bool done;           /* the caller has no more to do with it */
+    bool gone;           /* the client left: drop the connection at the next occasion */
     bool suspended, watched;
     struct MHD_Response *response; /* ready to be queued; owned */
     int status;
     bool streaming, stream_ended;
-    reply_buffer_t stream;         /* not read by libmicrohttpd yet, from stream_read on */
+    reply_buffer_t stream; /* not read by libmicrohttpd yet, from stream_read on */
     size_t stream_read;
     void *user;
     http_request_t *previous, *next;
@@ -45,13 +45,13 @@ struct http_request {
 
 struct http_server {
     struct MHD_Daemon *daemon;
-    int gone_epoll;                /* sockets of waiting requests, for EPOLLRDHUP */
-    int quiesced_fd;               /* the listening socket after http_server_quiesce, else -1 */
-    bool resumed;                  /* something was resumed since libmicrohttpd last ran */
+    int gone_epoll;  /* sockets of waiting requests, for EPOLLRDHUP */
+    int quiesced_fd; /* the listening socket after http_server_quiesce, else -1 */
+    bool resumed;    /* something was resumed since libmicrohttpd last ran */
     bool ending;
     http_server_limits_t limits;
     http_server_callbacks_t callbacks;
-    http_request_t *requests;      /* all in progress */
+    http_request_t *requests; /* all in progress */
 };
 
 /* ---- waiting requests ---- */
@@ -59,7 +59,7 @@ struct http_server {
 static void watch_client(http_request_t *request)
 {
     if (request->watched) return;
-    struct epoll_event event = { .events = EPOLLRDHUP | EPOLLET, .data.ptr = request };
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = request};
     request->watched = epoll_ctl(request->server->gone_epoll, EPOLL_CTL_ADD, request->fd, &event) == 0;
 }
 
@@ -120,22 +120,27 @@ static http_request_t *open_request(http_server_t *server, struct MHD_Connection
 {
     http_request_t *request = calloc(1, sizeof *request);
     QN_ASSERT(request != NULL);
-    *request = (http_request_t){ .server = server, .connection = connection, .method = strdup(method),
-                                 .path = strdup(path), .next = server->requests };
+    *request = (http_request_t){.server = server,
+                                .connection = connection,
+                                .method = strdup(method),
+                                .path = strdup(path),
+                                .next = server->requests};
     QN_ASSERT(request->method && request->path);
     if (server->requests) server->requests->previous = request;
     server->requests = request;
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     request->fd = info ? info->connect_fd : -1;
     const char *id = http_request_header(request, "x-request-id");
-    if (id && (id[0] == '\0' || strlen(id) > HTTP_REQUEST_ID_MAX || !is_printable(id))) request->bad_id = true;
-    else if (id) http_request_set_id(request, id);
+    if (id && (id[0] == '\0' || strlen(id) > HTTP_REQUEST_ID_MAX || !is_printable(id)))
+        request->bad_id = true;
+    else if (id)
+        http_request_set_id(request, id);
     return request;
 }
 
 static void refuse(http_request_t *request, int status)
 {
-    reply_buffer_t body = { 0 };
+    reply_buffer_t body = {0};
     request->server->callbacks.refuse(request->server->callbacks.context, request, status, &body);
     http_request_reply(request, status, "application/json", NULL, 0, &body);
 }
@@ -161,9 +166,12 @@ static void take_body(http_request_t *request, const char *data, size_t bytes)
 static void dispatch(http_request_t *request)
 {
     request->dispatched = true;
-    if (request->bad_id) refuse(request, 400);
-    else if (request->body_bytes > request->server->limits.max_body_bytes) refuse(request, 413);
-    else request->server->callbacks.request(request->server->callbacks.context, request);
+    if (request->bad_id)
+        refuse(request, 400);
+    else if (request->body_bytes > request->server->limits.max_body_bytes)
+        refuse(request, 413);
+    else
+        request->server->callbacks.request(request->server->callbacks.context, request);
 }
 
 static enum MHD_Result queue_response(http_request_t *request)
@@ -213,8 +221,10 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         request->done = true;
         server->callbacks.gone(server->callbacks.context, request);
     }
-    if (request->previous) request->previous->next = request->next;
-    else server->requests = request->next;
+    if (request->previous)
+        request->previous->next = request->next;
+    else
+        server->requests = request->next;
     if (request->next) request->next->previous = request->previous;
     if (request->response) MHD_destroy_response(request->response);
     reply_buffer_fini(&request->body);
@@ -265,19 +275,19 @@ qn_err_t http_server_create(int listen_fd, const http_server_limits_t *limits, c
 {
     http_server_t *server = calloc(1, sizeof *server);
     QN_ASSERT(server != NULL);
-    *server = (http_server_t){ .limits = *limits, .callbacks = *callbacks, .quiesced_fd = -1 };
+    *server = (http_server_t){.limits = *limits, .callbacks = *callbacks, .quiesced_fd = -1};
     server->gone_epoll = epoll_create1(EPOLL_CLOEXEC);
     if (server->gone_epoll < 0) {
         close(listen_fd);
         free(server);
         return qn_fail(QN_ERR_IO, "epoll_create1: %s", strerror(errno));
     }
-    server->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_access, server,
-        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT, limits->max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, limits->idle_timeout_s,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_END);
+    server->daemon =
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_access, server,
+                         MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT, limits->max_connections,
+                         MHD_OPTION_CONNECTION_TIMEOUT, limits->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
+                         MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_END);
     if (!server->daemon) {
         close(listen_fd);
         close(server->gone_epoll);

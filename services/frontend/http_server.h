@@ -14,7 +14,7 @@
 #include "services/frontend/reply_buffer.h"
 
 #define HTTP_REQUEST_ID_MAX 256
-#define HTTP_HEADERS_MAX 8               /* of one reply, content-type and x-request-id not counted */
+#define HTTP_HEADERS_MAX 8                /* of one reply, content-type and x-request-id not counted */
 #define HTTP_STREAM_BYTES_MAX (16u << 20) /* unsent stream data: a client that reads slower is dropped */
 
 typedef struct http_server http_server_t;
@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     size_t max_body_bytes;
     unsigned max_connections;
-    unsigned idle_timeout_s;             /* of a connection that neither sends nor waits for an answer */
+    unsigned idle_timeout_s; /* of a connection that neither sends nor waits for an answer */
 } http_server_limits_t;
 
 /* Serves `listen_fd` (taken: closed by the server). Returns owned. */
@@ -55,7 +55,7 @@ void http_server_quiesce(http_server_t *server);
 /* Views, valid until the answer is complete. */
 const char *http_request_method(const http_request_t *request);
 const char *http_request_path(const http_request_t *request);
-const char *http_request_id(const http_request_t *request);     /* x-request-id: the client's, or "" */
+const char *http_request_id(const http_request_t *request); /* x-request-id: the client's, or "" */
 const char *http_request_header(const http_request_t *request, const char *name); /* NULL: none */
 const char *http_request_query(const http_request_t *request, const char *name);  /* ?name=...; NULL: none */
 const char *http_request_body(const http_request_t *request, size_t *ret_bytes);

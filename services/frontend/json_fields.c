@@ -20,10 +20,14 @@ static bool too_deep(const char *body, size_t bytes)
     size_t depth = 0;
     bool quoted = false;
     for (size_t i = 0; i < bytes; i++) {
-        if (quoted && body[i] == '\\') i++;
-        else if (body[i] == '"') quoted = !quoted;
-        else if (!quoted && (body[i] == '{' || body[i] == '[') && ++depth > JSON_FIELDS_DEPTH_MAX) return true;
-        else if (!quoted && (body[i] == '}' || body[i] == ']') && depth > 0) depth--;
+        if (quoted && body[i] == '\\')
+            i++;
+        else if (body[i] == '"')
+            quoted = !quoted;
+        else if (!quoted && (body[i] == '{' || body[i] == '[') && ++depth > JSON_FIELDS_DEPTH_MAX)
+            return true;
+        else if (!quoted && (body[i] == '}' || body[i] == ']') && depth > 0)
+            depth--;
     }
     return false;
 }
@@ -153,8 +157,7 @@ static bool read_field(const json_t *value, const char *param, const json_field_
         if (!json_fields_integer(value, param, INT64_MIN, INT64_MAX, &number, ret_error)) return false;
         *(uint64_t *)(void *)target = (uint64_t)number;
         return true;
-    case JSON_FIELD_FLOAT:
-        return read_float(value, param, field, (float *)(void *)target, ret_error);
+    case JSON_FIELD_FLOAT: return read_float(value, param, field, (float *)(void *)target, ret_error);
     }
     return false;
 }

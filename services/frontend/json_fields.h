@@ -12,19 +12,19 @@
 #include "services/frontend/http_error.h"
 
 typedef enum {
-    JSON_FIELD_FLAG,      /* bool */
-    JSON_FIELD_UNSIGNED,  /* uint32_t */
-    JSON_FIELD_SIGNED,    /* int32_t */
-    JSON_FIELD_SEED,      /* uint64_t; any 64-bit integer, a negative one as its two's complement */
-    JSON_FIELD_FLOAT,     /* float */
+    JSON_FIELD_FLAG,     /* bool */
+    JSON_FIELD_UNSIGNED, /* uint32_t */
+    JSON_FIELD_SIGNED,   /* int32_t */
+    JSON_FIELD_SEED,     /* uint64_t; any 64-bit integer, a negative one as its two's complement */
+    JSON_FIELD_FLOAT,    /* float */
 } json_field_kind_t;
 
 typedef struct {
     const char *name;
     json_field_kind_t kind;
-    size_t offset;        /* of the target in the struct */
-    double min, max;      /* inclusive; not for flags and seeds */
-    size_t given_offset;  /* of a bool set when the field is present; 0: none */
+    size_t offset;       /* of the target in the struct */
+    double min, max;     /* inclusive; not for flags and seeds */
+    size_t given_offset; /* of a bool set when the field is present; 0: none */
 } json_field_t;
 
 /* Parses a whole body that must be one JSON object. Refuses (400) duplicate members, lone surrogates, numbers that do

@@ -36,10 +36,14 @@ size_t json_utf8_length(const char *text, size_t bytes)
     /* The table of RFC 3629 §4: the first byte decides the length and narrows the second. */
     unsigned low = 0x80, high = 0xBF;
     size_t length;
-    if (at[0] >= 0xC2 && at[0] <= 0xDF) length = 2;
-    else if (at[0] >= 0xE0 && at[0] <= 0xEF) length = 3;
-    else if (at[0] >= 0xF0 && at[0] <= 0xF4) length = 4;
-    else return 0;
+    if (at[0] >= 0xC2 && at[0] <= 0xDF)
+        length = 2;
+    else if (at[0] >= 0xE0 && at[0] <= 0xEF)
+        length = 3;
+    else if (at[0] >= 0xF0 && at[0] <= 0xF4)
+        length = 4;
+    else
+        return 0;
     if (at[0] == 0xE0) low = 0xA0;
     if (at[0] == 0xED) high = 0x9F;
     if (at[0] == 0xF0) low = 0x90;
@@ -64,7 +68,8 @@ bool json_utf8_valid(const char *text, size_t bytes)
 uint32_t json_utf8_characters(const char *text, size_t bytes)
 {
     uint32_t count = 0;
-    for (size_t i = 0; i < bytes; i++) count += ((unsigned char)text[i] & 0xC0) != 0x80;
+    for (size_t i = 0; i < bytes; i++)
+        count += ((unsigned char)text[i] & 0xC0) != 0x80;
     return count;
 }
 
@@ -91,8 +96,10 @@ static void put_quoted(reply_buffer_t *out, const char *text, size_t bytes)
         bool escape = length == 0 || byte < 0x20 || byte == '"' || byte == '\\' || byte == 0x7F;
         if (escape) {
             reply_buffer_append(out, text + plain, at - plain);
-            if (length == 0) reply_buffer_append(out, "\xEF\xBF\xBD", 3);
-            else put_escape(out, byte);
+            if (length == 0)
+                reply_buffer_append(out, "\xEF\xBF\xBD", 3);
+            else
+                put_escape(out, byte);
             plain = at + 1;
         }
         at += length ? length : 1;
@@ -119,8 +126,10 @@ void json_put_text(json_writer_t *writer, const char *text, size_t bytes)
 
 void json_put_string(json_writer_t *writer, const char *text)
 {
-    if (text) json_put_text(writer, text, strlen(text));
-    else json_put_null(writer);
+    if (text)
+        json_put_text(writer, text, strlen(text));
+    else
+        json_put_null(writer);
 }
 
 static void put_word(json_writer_t *writer, const char *word)

@@ -13,11 +13,11 @@
 #include "services/frontend/reply_buffer.h"
 
 typedef struct {
-    reply_buffer_t *out;  /* borrowed */
-    bool comma;           /* the next value or member is not the first of its container */
+    reply_buffer_t *out; /* borrowed */
+    bool comma;          /* the next value or member is not the first of its container */
 } json_writer_t;
 
-static inline json_writer_t json_writer_on(reply_buffer_t *out) { return (json_writer_t){ .out = out }; }
+static inline json_writer_t json_writer_on(reply_buffer_t *out) { return (json_writer_t){.out = out}; }
 
 /* `bracket` is '{' or '['. */
 void json_put_open(json_writer_t *writer, char bracket);

@@ -19,13 +19,15 @@
 
 static qn_err_t bad(const char *text)
 {
-    return qn_fail(QN_ERR_CONFIG, "frontend.listen is \"%s\"; write host:port, [v6]:port, :port or unix:PATH "
-                   "(at most 107 bytes)", text);
+    return qn_fail(QN_ERR_CONFIG,
+                   "frontend.listen is \"%s\"; write host:port, [v6]:port, :port or unix:PATH "
+                   "(at most 107 bytes)",
+                   text);
 }
 
 qn_err_t listen_address_parse(const char *text, listen_address_t *ret_address)
 {
-    listen_address_t address = { 0 };
+    listen_address_t address = {0};
     if (strncmp(text, "unix:", 5) == 0) {
         size_t length = strlen(text + 5);
         if (length == 0 || length >= sizeof address.path) return bad(text);
@@ -64,8 +66,10 @@ static qn_err_t remove_stale(const struct sockaddr_un *name)
                  errno == ECONNREFUSED;
     close(probe);
     if (!stale)
-        return qn_fail(QN_ERR_EXISTS, "frontend.listen: unix:%s is served by another process, or is no socket; stop it "
-                       "or choose another path", name->sun_path);
+        return qn_fail(QN_ERR_EXISTS,
+                       "frontend.listen: unix:%s is served by another process, or is no socket; stop it "
+                       "or choose another path",
+                       name->sun_path);
     if (unlink(name->sun_path) < 0) return qn_fail(QN_ERR_IO, "unlink %s: %s", name->sun_path, strerror(errno));
     return QN_OK;
 }
@@ -82,15 +86,17 @@ static qn_err_t bind_and_listen(int fd, const struct sockaddr *name, socklen_t b
 
 static qn_err_t open_unix(const listen_address_t *address, int *ret_fd)
 {
-    struct sockaddr_un name = { .sun_family = AF_UNIX };
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
     memcpy(name.sun_path, address->path, sizeof name.sun_path);
     qn_err_t err = remove_stale(&name);
     if (err != QN_OK) return err;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return qn_fail(QN_ERR_IO, "socket: %s", strerror(errno));
     err = bind_and_listen(fd, (const struct sockaddr *)&name, sizeof name, address->path);
-    if (err != QN_OK) close(fd);
-    else *ret_fd = fd;
+    if (err != QN_OK)
+        close(fd);
+    else
+        *ret_fd = fd;
     return err;
 }
 
@@ -102,8 +108,10 @@ static qn_err_t open_inet(const struct addrinfo *info, const char *shown, int *r
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on); /* connections of the last life may linger */
     if (info->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
     qn_err_t err = bind_and_listen(fd, info->ai_addr, info->ai_addrlen, shown);
-    if (err != QN_OK) close(fd);
-    else *ret_fd = fd;
+    if (err != QN_OK)
+        close(fd);
+    else
+        *ret_fd = fd;
     return err;
 }
 
@@ -112,9 +120,9 @@ qn_err_t listen_address_open(const listen_address_t *address, int *ret_fd)
     if (address->is_unix) return open_unix(address, ret_fd);
     char shown[QN_ENDPOINT_MAX + 16];
     snprintf(shown, sizeof shown, "%s:%s", address->host, address->port);
-    struct addrinfo hints = { .ai_family = AF_UNSPEC,
-                              .ai_socktype = SOCK_STREAM,
-                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     /* No host: the v6 wildcard, which takes v4 too; without v6 in the kernel the list's next entry is v4. */
     const char *host = address->host[0] ? address->host : NULL;
@@ -133,7 +141,11 @@ qn_err_t listen_address_open(const listen_address_t *address, int *ret_fd)
 
 void listen_address_of(int fd, char *ret_text, size_t room)
 {
-    union { struct sockaddr any; struct sockaddr_un local; struct sockaddr_storage storage; } name = { 0 };
+    union {
+        struct sockaddr any;
+        struct sockaddr_un local;
+        struct sockaddr_storage storage;
+    } name = {0};
     socklen_t bytes = sizeof name;
     char host[64] = "?", port[8] = "?";
     if (getsockname(fd, &name.any, &bytes) == 0 && name.any.sa_family == AF_UNIX) {

@@ -10,9 +10,9 @@
 
 typedef struct {
     bool is_unix;
-    char host[QN_ENDPOINT_MAX];  /* "" = all addresses; brackets removed */
-    char port[8];                /* decimal; "0" = any free one */
-    char path[108];              /* sun_path */
+    char host[QN_ENDPOINT_MAX]; /* "" = all addresses; brackets removed */
+    char port[8];               /* decimal; "0" = any free one */
+    char path[108];             /* sun_path */
 } listen_address_t;
 
 /* QN_ERR_CONFIG names the key and the form expected. */

@@ -40,7 +40,8 @@ prometheus_t *prometheus_create(void)
 void prometheus_destroy(prometheus_t **page)
 {
     if (!*page) return;
-    for (size_t i = 0; i < (*page)->count; i++) reply_buffer_fini(&(*page)->families[i].samples);
+    for (size_t i = 0; i < (*page)->count; i++)
+        reply_buffer_fini(&(*page)->families[i].samples);
     free((*page)->families);
     free(*page);
     *page = NULL;
@@ -101,14 +102,18 @@ void prometheus_add(prometheus_t *page, const char *service, const qn_stat_row_t
 {
     family_t *family = find_family(page, row);
     if (!family) return;
-    if (row->kind == QN_STAT_HISTOGRAM_NS) add_histogram(family, service, row);
-    else reply_buffer_printf(&family->samples, "%s{service=\"%s\"} %" PRIu64 "\n", family->name, service, row->value);
+    if (row->kind == QN_STAT_HISTOGRAM_NS)
+        add_histogram(family, service, row);
+    else
+        reply_buffer_printf(&family->samples, "%s{service=\"%s\"} %" PRIu64 "\n", family->name, service, row->value);
 }
 
 void prometheus_write(const prometheus_t *page, reply_buffer_t *out)
 {
     static const char *const types[] = {
-        [QN_STAT_COUNTER] = "counter", [QN_STAT_GAUGE] = "gauge", [QN_STAT_HISTOGRAM_NS] = "histogram",
+        [QN_STAT_COUNTER] = "counter",
+        [QN_STAT_GAUGE] = "gauge",
+        [QN_STAT_HISTOGRAM_NS] = "histogram",
     };
     for (size_t i = 0; i < page->count; i++) {
         const family_t *family = &page->families[i];

@@ -18,7 +18,8 @@ static void reserve(reply_buffer_t *buffer, size_t more)
     size_t need = buffer->bytes + more;
     if (need <= buffer->capacity) return;
     size_t capacity = buffer->capacity ? buffer->capacity : 256;
-    while (capacity < need) capacity *= 2;
+    while (capacity < need)
+        capacity *= 2;
     buffer->data = realloc(buffer->data, capacity);
     QN_ASSERT(buffer->data != NULL);
     buffer->capacity = capacity;
@@ -61,12 +62,12 @@ char *reply_buffer_take(reply_buffer_t *buffer, size_t *ret_bytes)
     reserve(buffer, 1);
     char *data = buffer->data;
     *ret_bytes = buffer->bytes;
-    *buffer = (reply_buffer_t){ 0 };
+    *buffer = (reply_buffer_t){0};
     return data;
 }
 
 void reply_buffer_fini(reply_buffer_t *buffer)
 {
     free(buffer->data);
-    *buffer = (reply_buffer_t){ 0 };
+    *buffer = (reply_buffer_t){0};
 }

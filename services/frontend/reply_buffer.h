@@ -7,7 +7,7 @@
 
 /* A zeroed buffer is empty and ready. `data` is not NUL-terminated. */
 typedef struct {
-    char *data;      /* owned; NULL while nothing was ever appended */
+    char *data; /* owned; NULL while nothing was ever appended */
     size_t bytes, capacity;
 } reply_buffer_t;
 

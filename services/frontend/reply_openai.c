@@ -12,11 +12,11 @@
 /* Part of a choice that one reply or chunk shows. */
 typedef struct {
     const choice_t *choice;
-    bool echo;                       /* the prompt comes first */
-    uint32_t text_from, text_to;     /* bytes of the output */
+    bool echo;                   /* the prompt comes first */
+    uint32_t text_from, text_to; /* bytes of the output */
     uint32_t token_from, token_to;
     uint32_t offset_bytes, offset_characters; /* where token_from's text begins, the echoed prompt not counted */
-    bool end;                        /* with finish_reason */
+    bool end;                                 /* with finish_reason */
 } part_t;
 
 static void put_head(json_writer_t *writer, const exchange_t *exchange, const char *model)
@@ -49,8 +49,8 @@ static void put_usage(json_writer_t *writer, const exchange_t *exchange)
 
 static bool same_piece(const reply_token_t *a, const reply_token_t *b)
 {
-    return a->id == b->id || (a->piece_bytes > 0 && a->piece_bytes == b->piece_bytes &&
-                              memcmp(a->piece, b->piece, a->piece_bytes) == 0);
+    return a->id == b->id ||
+           (a->piece_bytes > 0 && a->piece_bytes == b->piece_bytes && memcmp(a->piece, b->piece, a->piece_bytes) == 0);
 }
 
 /* {token: logprob}: member names must differ, so of tokens that look the same the chosen one, else the likeliest,
@@ -101,14 +101,18 @@ static void each_token(json_writer_t *writer, const char *key, const part_t *par
 static void put_logprob(json_writer_t *writer, const reply_token_t *token, bool as_ids)
 {
     (void)as_ids;
-    if (token->has_logprob) json_put_float(writer, token->logprob);
-    else json_put_null(writer);
+    if (token->has_logprob)
+        json_put_float(writer, token->logprob);
+    else
+        json_put_null(writer);
 }
 
 static void put_top_or_null(json_writer_t *writer, const reply_token_t *token, bool as_ids)
 {
-    if (token->has_logprob) put_top(writer, token, as_ids);
-    else json_put_null(writer);
+    if (token->has_logprob)
+        put_top(writer, token, as_ids);
+    else
+        json_put_null(writer);
 }
 
 /* Moves a cursor over the output text, counting characters. */
@@ -170,8 +174,10 @@ static void put_ranked(json_writer_t *writer, const reply_token_t *token, uint32
     json_put_key(writer, "logprob");
     json_put_float(writer, token->logprob);
     json_put_key(writer, "rank");
-    if (rank) json_put_unsigned(writer, rank);
-    else json_put_null(writer);
+    if (rank)
+        json_put_unsigned(writer, rank);
+    else
+        json_put_null(writer);
     json_put_key(writer, "decoded_token");
     reply_put_token(writer, token, false);
     json_put_close(writer, '}');
@@ -215,7 +221,8 @@ static void put_ids(json_writer_t *writer, const part_t *part, bool with_prompt)
     }
     json_put_open(writer, '[');
     uint32_t count = reply_prompt_ids(part->choice);
-    for (uint32_t i = 0; i < count; i++) json_put_unsigned(writer, reply_prompt_id(part->choice, i));
+    for (uint32_t i = 0; i < count; i++)
+        json_put_unsigned(writer, reply_prompt_id(part->choice, i));
     json_put_close(writer, ']');
 }
 
@@ -249,7 +256,7 @@ static void put_text(json_writer_t *writer, const part_t *part)
         return;
     }
     generation_text_t prompt = reply_echo(choice);
-    reply_buffer_t both = { 0 };
+    reply_buffer_t both = {0};
     reply_buffer_append(&both, prompt.data, prompt.bytes);
     reply_buffer_append(&both, text, part->text_to - part->text_from);
     json_put_text(writer, both.bytes ? both.data : "", both.bytes);
@@ -265,8 +272,10 @@ static void put_choice(json_writer_t *writer, const part_t *part, uint32_t index
     put_text(writer, part);
     put_logprobs(writer, part);
     json_put_member_string(writer, "finish_reason", part->end ? reply_finish(choice) : NULL);
-    if (part->end) put_stop_reason(writer, choice);
-    else json_put_member_null(writer, "stop_reason");
+    if (part->end)
+        put_stop_reason(writer, choice);
+    else
+        json_put_member_null(writer, "stop_reason");
     if (generation->show_prompt_logprobs) put_prompt_logprobs(writer, choice);
     if (generation->return_token_ids) put_ids(writer, part, is_first);
     json_put_close(writer, '}');
@@ -284,8 +293,11 @@ void reply_openai_write(const exchange_t *exchange, const char *model, reply_buf
         exchange_rank(exchange, prompt, order);
         for (uint32_t i = 0; i < generation->n; i++) {
             const choice_t *choice = &exchange->choices[prompt * generation->best_of + order[i]];
-            part_t part = { .choice = choice, .echo = generation->echo, .text_to = reply_visible_text(choice),
-                            .token_to = reply_visible_tokens(choice), .end = true };
+            part_t part = {.choice = choice,
+                           .echo = generation->echo,
+                           .text_to = reply_visible_text(choice),
+                           .token_to = reply_visible_tokens(choice),
+                           .end = true};
             put_choice(&writer, &part, prompt * generation->n + i, true);
         }
     }
@@ -306,10 +318,14 @@ bool reply_openai_chunk(choice_t *choice, const char *model, reply_buffer_t *out
 {
     const exchange_t *exchange = choice->exchange;
     part_t part = {
-        .choice = choice, .echo = exchange->generation.echo && !choice->opened,
-        .text_from = choice->shown_text, .text_to = reply_visible_text(choice),
-        .token_from = choice->shown_tokens, .token_to = reply_visible_tokens(choice),
-        .offset_bytes = choice->offset_bytes, .offset_characters = choice->offset_characters,
+        .choice = choice,
+        .echo = exchange->generation.echo && !choice->opened,
+        .text_from = choice->shown_text,
+        .text_to = reply_visible_text(choice),
+        .token_from = choice->shown_tokens,
+        .token_to = reply_visible_tokens(choice),
+        .offset_bytes = choice->offset_bytes,
+        .offset_characters = choice->offset_characters,
         .end = choice->ended,
     };
     if (choice->shown_end || !is_worth_a_chunk(&part)) return false;
@@ -319,8 +335,10 @@ bool reply_openai_chunk(choice_t *choice, const char *model, reply_buffer_t *out
     json_put_open(&writer, '[');
     put_choice(&writer, &part, choice->index, !choice->opened);
     json_put_close(&writer, ']');
-    if (exchange->generation.continuous_usage) put_usage(&writer, exchange);
-    else if (exchange->generation.include_usage) json_put_member_null(&writer, "usage");
+    if (exchange->generation.continuous_usage)
+        put_usage(&writer, exchange);
+    else if (exchange->generation.include_usage)
+        json_put_member_null(&writer, "usage");
     json_put_close(&writer, '}');
     if (part.token_to > part.token_from)
         advance(choice, choice->tokens.rows[part.token_to - 1].text_end, &choice->offset_bytes,

@@ -39,9 +39,9 @@ generation_text_t reply_echo(const choice_t *choice)
 {
     uint32_t index = choice_prompt(choice);
     const prompt_facts_t *facts = &choice->exchange->facts[index];
-    if (facts->wants_text) return (generation_text_t){ .data = facts->text.data, .bytes = facts->text.bytes };
+    if (facts->wants_text) return (generation_text_t){.data = facts->text.data, .bytes = facts->text.bytes};
     if (generation_of(choice)->truncate_prompt_tokens) /* the kept tokens' bytes, one after the other */
-        return (generation_text_t){ .data = facts->ids.pieces.data, .bytes = facts->ids.pieces.bytes };
+        return (generation_text_t){.data = facts->ids.pieces.data, .bytes = facts->ids.pieces.bytes};
     return generation_of(choice)->prompts[index].text;
 }
 
@@ -65,8 +65,12 @@ static reply_token_t row_view(const token_log_t *log, uint32_t index, uint32_t t
 {
     const token_row_t *row = &log->rows[index];
     return (reply_token_t){
-        .id = row->token.id, .has_logprob = true, .logprob = shown_logprob(row->token.logprob),
-        .piece = token_log_piece(log, &row->token), .piece_bytes = row->token.piece_bytes, .log = log,
+        .id = row->token.id,
+        .has_logprob = true,
+        .logprob = shown_logprob(row->token.logprob),
+        .piece = token_log_piece(log, &row->token),
+        .piece_bytes = row->token.piece_bytes,
+        .log = log,
         .tops = row->top_count ? log->tops + row->top_offset : NULL,
         .top_count = row->top_count < tops ? row->top_count : tops,
     };
@@ -86,7 +90,7 @@ uint32_t reply_prompt_rows(const choice_t *choice)
 static reply_token_t first_token(const choice_t *choice)
 {
     const prompt_facts_t *facts = &choice->exchange->facts[choice_prompt(choice)];
-    reply_token_t token = { .id = reply_prompt_id(choice, 0), .piece = "" };
+    reply_token_t token = {.id = reply_prompt_id(choice, 0), .piece = ""};
     if (facts->has_ids) {
         token.piece = token_log_piece(&facts->ids, &facts->ids.rows[0].token);
         token.piece_bytes = facts->ids.rows[0].token.piece_bytes;
@@ -106,9 +110,11 @@ reply_token_t reply_alternative(const reply_token_t *token, uint32_t index)
 {
     const token_entry_t *entry = &token->tops[index];
     return (reply_token_t){
-        .id = entry->id, .has_logprob = true,
+        .id = entry->id,
+        .has_logprob = true,
         .logprob = entry->id == token->id ? token->logprob : shown_logprob(entry->logprob),
-        .piece = token_log_piece(token->log, entry), .piece_bytes = entry->piece_bytes,
+        .piece = token_log_piece(token->log, entry),
+        .piece_bytes = entry->piece_bytes,
     };
 }
 
@@ -143,7 +149,7 @@ void reply_put_token_key(json_writer_t *writer, const reply_token_t *token, bool
 
 reply_usage_t reply_usage(const exchange_t *exchange)
 {
-    reply_usage_t usage = { 0 };
+    reply_usage_t usage = {0};
     for (uint32_t i = 0; i < exchange->choice_count; i++) {
         const choice_t *choice = &exchange->choices[i];
         usage.completion_tokens += reply_generated_tokens(choice);

@@ -13,10 +13,10 @@
 typedef struct {
     uint32_t id;
     bool has_logprob;
-    float logprob;               /* finite; what is below -9999 is -9999, as in vLLM */
+    float logprob; /* finite; what is below -9999 is -9999, as in vLLM */
     const char *piece;
     size_t piece_bytes;
-    const token_log_t *log;      /* of the alternatives */
+    const token_log_t *log; /* of the alternatives */
     const token_entry_t *tops;
     uint32_t top_count;
 } reply_token_t;

@@ -14,14 +14,15 @@ void reply_query_tokens(const token_log_t *tokens, uint32_t max_model_len, bool 
     json_put_member_unsigned(&writer, "max_model_len", max_model_len);
     json_put_key(&writer, "tokens");
     json_put_open(&writer, '[');
-    for (uint32_t i = 0; i < tokens->count; i++) json_put_unsigned(&writer, tokens->rows[i].token.id);
+    for (uint32_t i = 0; i < tokens->count; i++)
+        json_put_unsigned(&writer, tokens->rows[i].token.id);
     json_put_close(&writer, ']');
     json_put_key(&writer, "token_strs");
     if (with_pieces) {
         json_put_open(&writer, '[');
         for (uint32_t i = 0; i < tokens->count; i++) {
             const token_entry_t *entry = &tokens->rows[i].token;
-            reply_token_t token = { .piece = token_log_piece(tokens, entry), .piece_bytes = entry->piece_bytes };
+            reply_token_t token = {.piece = token_log_piece(tokens, entry), .piece_bytes = entry->piece_bytes};
             reply_put_token(&writer, &token, false);
         }
         json_put_close(&writer, ']');
@@ -75,8 +76,10 @@ void reply_query_flushed(uint32_t freed_blocks, reply_buffer_t *out)
 static void put_length(json_writer_t *writer, const char *key, uint32_t value, bool known)
 {
     json_put_key(writer, key);
-    if (known) json_put_unsigned(writer, value);
-    else json_put_null(writer);
+    if (known)
+        json_put_unsigned(writer, value);
+    else
+        json_put_null(writer);
 }
 
 void reply_query_model(const served_model_t *model, json_writer_t *writer)
@@ -107,11 +110,14 @@ void reply_query_model_info(const served_model_t *model, json_writer_t *writer)
     json_put_member_string(writer, "kv_dtype", model->described ? model->kv_dtype : NULL);
     json_put_member_unsigned(writer, "weights_bytes", model->weights_bytes);
     json_put_key(writer, "bos_id");
-    if (model->described && model->bos_id >= 0) json_put_signed(writer, model->bos_id);
-    else json_put_null(writer);
+    if (model->described && model->bos_id >= 0)
+        json_put_signed(writer, model->bos_id);
+    else
+        json_put_null(writer);
     json_put_key(writer, "eos_ids");
     json_put_open(writer, '[');
-    for (uint32_t i = 0; i < model->eos_id_count; i++) json_put_unsigned(writer, model->eos_ids[i]);
+    for (uint32_t i = 0; i < model->eos_id_count; i++)
+        json_put_unsigned(writer, model->eos_ids[i]);
     json_put_close(writer, ']');
     json_put_close(writer, '}');
 }

@@ -12,10 +12,10 @@
 
 /* What is known of the model served. `id` is set from the start, the rest by memory's description. */
 typedef struct {
-    char id[257];                  /* ModelDescription.model has at most 256 bytes */
+    char id[257]; /* ModelDescription.model has at most 256 bytes */
     char path[QN_PATH_MAX];
     char architecture[QN_NAME_MAX];
-    const char *kv_dtype;          /* "f32" */
+    const char *kv_dtype; /* "f32" */
     bool described;
     uint32_t vocab_size, max_model_len, block_tokens, block_count;
     int32_t bos_id;
@@ -23,13 +23,13 @@ typedef struct {
     uint32_t eos_id_count;
     uint64_t weights_bytes;
     qn_generation_config_t defaults; /* generation_config.json's */
-    int64_t created_s;             /* Unix time the frontend started */
+    int64_t created_s;               /* Unix time the frontend started */
 } served_model_t;
 
 typedef struct {
     uint32_t block_tokens, total_blocks, used_blocks, cached_blocks, free_blocks, sequences;
     uint64_t block_bytes, lookups, lookup_tokens, hit_tokens, evictions, grants, grants_short, flushes;
-    const char *policy;            /* C string */
+    const char *policy; /* C string */
 } cache_figures_t;
 
 /* vLLM's {"count", "max_model_len", "tokens", "token_strs"}. */

@@ -12,11 +12,15 @@
 static void put_triple(json_writer_t *writer, const reply_token_t *token, bool with_text)
 {
     json_put_open(writer, '[');
-    if (token->has_logprob) json_put_float(writer, token->logprob);
-    else json_put_null(writer);
+    if (token->has_logprob)
+        json_put_float(writer, token->logprob);
+    else
+        json_put_null(writer);
     json_put_unsigned(writer, token->id);
-    if (with_text) reply_put_token(writer, token, false);
-    else json_put_null(writer);
+    if (with_text)
+        reply_put_token(writer, token, false);
+    else
+        json_put_null(writer);
     json_put_close(writer, ']');
 }
 
@@ -100,9 +104,12 @@ static void put_id(json_writer_t *writer, const choice_t *choice)
     const exchange_t *exchange = choice->exchange;
     const char *rid = exchange->generation.prompts[choice_prompt(choice)].rid;
     char id[QN_CLIENT_REQUEST_MAX + 16];
-    if (rid) snprintf(id, sizeof id, "%s", rid);
-    else if (exchange->choice_count > 1) snprintf(id, sizeof id, "%s_%u", exchange->client_id, choice->index);
-    else snprintf(id, sizeof id, "%s", exchange->client_id);
+    if (rid)
+        snprintf(id, sizeof id, "%s", rid);
+    else if (exchange->choice_count > 1)
+        snprintf(id, sizeof id, "%s_%u", exchange->client_id, choice->index);
+    else
+        snprintf(id, sizeof id, "%s", exchange->client_id);
     json_put_member_string(writer, "id", id);
 }
 
@@ -144,7 +151,8 @@ void reply_sglang_write(const exchange_t *exchange, uint64_t now_ns, reply_buffe
     json_writer_t writer = json_writer_on(out);
     bool is_list = exchange->generation.is_list || exchange->choice_count > 1;
     if (is_list) json_put_open(&writer, '[');
-    for (uint32_t i = 0; i < exchange->choice_count; i++) put_choice(&writer, &exchange->choices[i], false, now_ns);
+    for (uint32_t i = 0; i < exchange->choice_count; i++)
+        put_choice(&writer, &exchange->choices[i], false, now_ns);
     if (is_list) json_put_close(&writer, ']');
 }
 

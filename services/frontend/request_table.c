@@ -11,9 +11,9 @@
 #include "common/assert.h"
 
 struct request_table {
-    exchange_t **items;        /* by first_id, ascending: ids are given out in order */
+    exchange_t **items; /* by first_id, ascending: ids are given out in order */
     uint32_t count, capacity;
-    uint32_t active;           /* choices and queries */
+    uint32_t active; /* choices and queries */
     uint64_t next_id;
     exchange_t *dirty_first, *dirty_last;
 };
@@ -56,7 +56,8 @@ static void exchange_free(exchange_t *exchange)
 void request_table_destroy(request_table_t **table)
 {
     if (!*table) return;
-    for (uint32_t i = 0; i < (*table)->count; i++) exchange_free((*table)->items[i]);
+    for (uint32_t i = 0; i < (*table)->count; i++)
+        exchange_free((*table)->items[i]);
     free((*table)->items);
     free(*table);
     *table = NULL;
@@ -105,12 +106,12 @@ exchange_t *request_table_open_generation(request_table_t *table, generation_t *
     exchange_t *exchange = open_exchange(table, EXCHANGE_GENERATION, choices + FACT_IDS * generation->prompt_count);
     table->active += choices;
     exchange->generation = *generation;
-    *generation = (generation_t){ 0 };
+    *generation = (generation_t){0};
     exchange->choices = zalloc(choices, sizeof *exchange->choices);
     exchange->choice_count = choices;
     exchange->facts = zalloc(exchange->generation.prompt_count, sizeof *exchange->facts);
     for (uint32_t i = 0; i < choices; i++)
-        exchange->choices[i] = (choice_t){ .request = exchange->first_id + i, .exchange = exchange, .index = i };
+        exchange->choices[i] = (choice_t){.request = exchange->first_id + i, .exchange = exchange, .index = i};
     decide_facts(exchange);
     return exchange;
 }
@@ -130,8 +131,10 @@ static uint32_t search(const request_table_t *table, uint64_t id)
     uint32_t low = 0, high = table->count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (table->items[middle]->first_id + table->items[middle]->id_count <= id) low = middle + 1;
-        else high = middle;
+        if (table->items[middle]->first_id + table->items[middle]->id_count <= id)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -141,8 +144,10 @@ static void unmark(request_table_t *table, exchange_t *exchange)
     exchange_t *before = NULL;
     for (exchange_t *at = table->dirty_first; at; before = at, at = at->next_dirty) {
         if (at != exchange) continue;
-        if (before) before->next_dirty = at->next_dirty;
-        else table->dirty_first = at->next_dirty;
+        if (before)
+            before->next_dirty = at->next_dirty;
+        else
+            table->dirty_first = at->next_dirty;
         if (table->dirty_last == at) table->dirty_last = before;
         return;
     }
@@ -164,15 +169,16 @@ void request_table_close(request_table_t *table, exchange_t **exchange)
 reference_t request_table_find(const request_table_t *table, uint64_t id)
 {
     uint32_t index = search(table, id);
-    if (index == table->count || id < table->items[index]->first_id) return (reference_t){ .kind = REFERENCE_NONE };
+    if (index == table->count || id < table->items[index]->first_id) return (reference_t){.kind = REFERENCE_NONE};
     exchange_t *exchange = table->items[index];
     uint32_t offset = (uint32_t)(id - exchange->first_id);
-    if (exchange->kind == EXCHANGE_QUERY) return (reference_t){ .kind = REFERENCE_QUERY, .exchange = exchange };
+    if (exchange->kind == EXCHANGE_QUERY) return (reference_t){.kind = REFERENCE_QUERY, .exchange = exchange};
     if (offset < exchange->choice_count)
-        return (reference_t){ .kind = REFERENCE_CHOICE, .exchange = exchange, .index = offset };
+        return (reference_t){.kind = REFERENCE_CHOICE, .exchange = exchange, .index = offset};
     offset -= exchange->choice_count;
-    return (reference_t){ .kind = (reference_kind_t)(REFERENCE_TEXT + offset % FACT_IDS), .exchange = exchange,
-                          .index = offset / FACT_IDS };
+    return (reference_t){.kind = (reference_kind_t)(REFERENCE_TEXT + offset % FACT_IDS),
+                         .exchange = exchange,
+                         .index = offset / FACT_IDS};
 }
 
 uint64_t exchange_facts_id(const exchange_t *exchange, uint32_t prompt, reference_kind_t kind)
@@ -195,8 +201,10 @@ void request_table_mark(request_table_t *table, exchange_t *exchange)
     if (exchange->dirty) return;
     exchange->dirty = true;
     exchange->next_dirty = NULL;
-    if (table->dirty_last) table->dirty_last->next_dirty = exchange;
-    else table->dirty_first = exchange;
+    if (table->dirty_last)
+        table->dirty_last->next_dirty = exchange;
+    else
+        table->dirty_first = exchange;
     table->dirty_last = exchange;
 }
 

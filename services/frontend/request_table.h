@@ -23,29 +23,37 @@ typedef struct {
     choice_finish_t finish;
     bool by_stop_id, by_stop_string;
     uint32_t stop_id;
-    uint16_t stop_string;      /* index into generation.stop */
+    uint16_t stop_string; /* index into generation.stop */
 } choice_end_t;
 
 /* Stages of a request's way, in order; ns of the one clock, 0: not reached. */
 enum {
-    STAGE_RECEIVED, STAGE_ENCODE_BEGIN, STAGE_SUBMITTED, STAGE_QUEUED, STAGE_PLANNED, STAGE_EXECUTED, STAGE_COMPUTED,
-    STAGE_RESULTED, STAGE_DETOKENIZED, STAGE_COUNT,
+    STAGE_RECEIVED,
+    STAGE_ENCODE_BEGIN,
+    STAGE_SUBMITTED,
+    STAGE_QUEUED,
+    STAGE_PLANNED,
+    STAGE_EXECUTED,
+    STAGE_COMPUTED,
+    STAGE_RESULTED,
+    STAGE_DETOKENIZED,
+    STAGE_COUNT,
 };
 
 typedef struct exchange exchange_t;
 
 typedef struct {
-    uint64_t request;            /* id the other services know */
-    exchange_t *exchange;        /* view */
-    uint32_t index;              /* in exchange->choices: prompt * best_of + choice */
-    reply_buffer_t text;         /* all output text so far, valid UTF-8 */
-    token_log_t tokens;          /* all generated tokens */
-    token_log_t prompt;          /* prompt tokens with log-probabilities; row 0 says nothing, see prompt_facts_t */
+    uint64_t request;     /* id the other services know */
+    exchange_t *exchange; /* view */
+    uint32_t index;       /* in exchange->choices: prompt * best_of + choice */
+    reply_buffer_t text;  /* all output text so far, valid UTF-8 */
+    token_log_t tokens;   /* all generated tokens */
+    token_log_t prompt;   /* prompt tokens with log-probabilities; row 0 says nothing, see prompt_facts_t */
     bool ended;
-    choice_end_t end;            /* when ended */
+    choice_end_t end; /* when ended */
     uint64_t stages[STAGE_COUNT];
-    uint64_t last_ns;            /* when its last token was seen; 0: none yet */
-    uint32_t timed_tokens;       /* tokens that were there then */
+    uint64_t last_ns;      /* when its last token was seen; 0: none yet */
+    uint32_t timed_tokens; /* tokens that were there then */
     /* what a stream has shown */
     uint32_t shown_text, shown_tokens;
     uint32_t offset_bytes, offset_characters; /* where the next token's text begins, for text_offset */
@@ -54,9 +62,9 @@ typedef struct {
 
 /* What a reply needs to know of a prompt besides what was generated from it. */
 typedef struct {
-    bool wants_text;             /* echo of a prompt given as ids */
-    bool wants_ids;              /* ids of a prompt given as text, with their bytes */
-    bool wants_first;            /* bytes of the first token of a prompt given as ids */
+    bool wants_text;  /* echo of a prompt given as ids */
+    bool wants_ids;   /* ids of a prompt given as text, with their bytes */
+    bool wants_first; /* bytes of the first token of a prompt given as ids */
     bool has_text, has_ids, has_first;
     reply_buffer_t text;
     token_log_t ids;
@@ -68,39 +76,45 @@ typedef enum { EXCHANGE_GENERATION, EXCHANGE_QUERY } exchange_kind_t;
 struct exchange {
     exchange_kind_t kind;
     route_t route;
-    void *connection;            /* the HTTP request that waits; not touched here */
+    void *connection; /* the HTTP request that waits; not touched here */
     char client_id[QN_CLIENT_REQUEST_MAX + 1];
-    uint64_t first_id;           /* first internal id; also orders exchanges by age */
-    uint32_t id_count;           /* ids first_id .. first_id + id_count - 1 belong to it */
-    int64_t created_s;           /* Unix time */
-    uint64_t received_ns;        /* the one clock */
-    uint64_t deadline_ns;        /* a query is given up then; UINT64_MAX: never */
-    uint64_t written_ns;         /* last time the stream got bytes */
-    uint64_t first_token_ns;     /* 0: none yet */
+    uint64_t first_id;       /* first internal id; also orders exchanges by age */
+    uint32_t id_count;       /* ids first_id .. first_id + id_count - 1 belong to it */
+    int64_t created_s;       /* Unix time */
+    uint64_t received_ns;    /* the one clock */
+    uint64_t deadline_ns;    /* a query is given up then; UINT64_MAX: never */
+    uint64_t written_ns;     /* last time the stream got bytes */
+    uint64_t first_token_ns; /* 0: none yet */
     bool research;
     bool stream_begun;
-    bool dirty;                  /* something arrived since the last look; in the dirty list */
+    bool dirty; /* something arrived since the last look; in the dirty list */
     bool failed;
-    http_error_t error;          /* when failed */
-    bool want_pieces;            /* /tokenize with return_token_strs */
-    bool answered;               /* a query's answer is in `body` */
+    http_error_t error; /* when failed */
+    bool want_pieces;   /* /tokenize with return_token_strs */
+    bool answered;      /* a query's answer is in `body` */
     reply_buffer_t body;
-    generation_t generation;     /* EXCHANGE_GENERATION; owned */
-    choice_t *choices;           /* owned; choice_count of them */
+    generation_t generation; /* EXCHANGE_GENERATION; owned */
+    choice_t *choices;       /* owned; choice_count of them */
     uint32_t choice_count, ended_count;
-    prompt_facts_t *facts;       /* owned; one per prompt */
-    uint32_t facts_missing;      /* answers still awaited before anything can be shown */
+    prompt_facts_t *facts;  /* owned; one per prompt */
+    uint32_t facts_missing; /* answers still awaited before anything can be shown */
     exchange_t *next_dirty;
 };
 
 /* What an id means. */
-typedef enum { REFERENCE_NONE, REFERENCE_CHOICE, REFERENCE_TEXT, REFERENCE_IDS, REFERENCE_FIRST, REFERENCE_QUERY }
-    reference_kind_t;
+typedef enum {
+    REFERENCE_NONE,
+    REFERENCE_CHOICE,
+    REFERENCE_TEXT,
+    REFERENCE_IDS,
+    REFERENCE_FIRST,
+    REFERENCE_QUERY
+} reference_kind_t;
 
 typedef struct {
     reference_kind_t kind;
     exchange_t *exchange;
-    uint32_t index;              /* of the choice or the prompt */
+    uint32_t index; /* of the choice or the prompt */
 } reference_t;
 
 typedef struct request_table request_table_t;
@@ -136,9 +150,9 @@ void request_table_mark(request_table_t *table, exchange_t *exchange);
 exchange_t *request_table_take_dirty(request_table_t *table);
 
 typedef enum {
-    CHOICE_NEW,       /* something was new */
-    CHOICE_REPEATED,  /* all of it was known: dropped */
-    CHOICE_GAP,       /* something before it is missing: nothing was taken */
+    CHOICE_NEW,      /* something was new */
+    CHOICE_REPEATED, /* all of it was known: dropped */
+    CHOICE_GAP,      /* something before it is missing: nothing was taken */
 } choice_outcome_t;
 
 /* Text [position, position + bytes) of the output. */

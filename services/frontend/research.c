@@ -9,15 +9,13 @@
 #include "services/frontend/reply_parts.h"
 
 /* The hop that ends at each stage. */
-static const struct { const char *from, *to; } hops[STAGE_COUNT] = {
-    [STAGE_ENCODE_BEGIN] = { "frontend", "tokenizer" },
-    [STAGE_SUBMITTED] = { "tokenizer", "tokenizer" },
-    [STAGE_QUEUED] = { "tokenizer", "scheduler" },
-    [STAGE_PLANNED] = { "scheduler", "scheduler" },
-    [STAGE_EXECUTED] = { "scheduler", "compute" },
-    [STAGE_COMPUTED] = { "compute", "compute" },
-    [STAGE_RESULTED] = { "compute", "scheduler" },
-    [STAGE_DETOKENIZED] = { "scheduler", "tokenizer" },
+static const struct {
+    const char *from, *to;
+} hops[STAGE_COUNT] = {
+    [STAGE_ENCODE_BEGIN] = {"frontend", "tokenizer"}, [STAGE_SUBMITTED] = {"tokenizer", "tokenizer"},
+    [STAGE_QUEUED] = {"tokenizer", "scheduler"},      [STAGE_PLANNED] = {"scheduler", "scheduler"},
+    [STAGE_EXECUTED] = {"scheduler", "compute"},      [STAGE_COMPUTED] = {"compute", "compute"},
+    [STAGE_RESULTED] = {"compute", "scheduler"},      [STAGE_DETOKENIZED] = {"scheduler", "tokenizer"},
 };
 
 static void put_hop(json_writer_t *writer, const char *from, const char *to, uint64_t begin_ns, uint64_t end_ns)

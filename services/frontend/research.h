@@ -6,11 +6,11 @@
 #include "services/frontend/request_table.h"
 
 typedef struct {
-    const char *method;           /* route name */
+    const char *method; /* route name */
     uint64_t received_ns, now_ns;
-    uint32_t epoch;               /* of the frontend */
-    const char *reason;           /* why the answer is what it is; NULL: told from the exchange */
-    const exchange_t *exchange;   /* NULL: no other service was asked */
+    uint32_t epoch;             /* of the frontend */
+    const char *reason;         /* why the answer is what it is; NULL: told from the exchange */
+    const exchange_t *exchange; /* NULL: no other service was asked */
 } research_t;
 
 /* Writes {"service", "method", "execution_time_us", "hops": [{"from", "to", "us"}, ...], "epoch", "reason"}. Hops are

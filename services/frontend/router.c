@@ -13,30 +13,30 @@ enum { GET = 1, POST = 2 };
 typedef struct {
     const char *path;
     unsigned methods;
-    bool prefix;       /* the path goes on: at least one character follows */
+    bool prefix; /* the path goes on: at least one character follows */
     route_t route;
 } row_t;
 
 static const row_t rows[] = {
-    { "/v1/completions", POST, false, ROUTE_COMPLETIONS },
-    { "/generate", POST, false, ROUTE_GENERATE },
-    { "/tokenize", POST, false, ROUTE_TOKENIZE },
-    { "/detokenize", POST, false, ROUTE_DETOKENIZE },
-    { "/v1/models", GET, false, ROUTE_MODELS },
-    { "/v1/models/", GET, true, ROUTE_MODEL },
-    { "/health", GET, false, ROUTE_HEALTH },
-    { "/ready", GET, false, ROUTE_READY },
-    { "/ping", GET | POST, false, ROUTE_PING },
-    { "/version", GET, false, ROUTE_VERSION },
-    { "/services", GET, false, ROUTE_SERVICES },
-    { "/cache/stats", GET, false, ROUTE_CACHE_STATS },
-    { "/flush_cache", GET | POST, false, ROUTE_FLUSH_CACHE }, /* SGLang takes both */
-    { "/abort_request", POST, false, ROUTE_ABORT_REQUEST },
-    { "/metrics", GET, false, ROUTE_METRICS },
-    { "/model_info", GET, false, ROUTE_MODEL_INFO },
-    { "/get_model_info", GET, false, ROUTE_MODEL_INFO }, /* SGLang's older names */
-    { "/server_info", GET, false, ROUTE_SERVER_INFO },
-    { "/get_server_info", GET, false, ROUTE_SERVER_INFO },
+    {"/v1/completions", POST, false, ROUTE_COMPLETIONS},
+    {"/generate", POST, false, ROUTE_GENERATE},
+    {"/tokenize", POST, false, ROUTE_TOKENIZE},
+    {"/detokenize", POST, false, ROUTE_DETOKENIZE},
+    {"/v1/models", GET, false, ROUTE_MODELS},
+    {"/v1/models/", GET, true, ROUTE_MODEL},
+    {"/health", GET, false, ROUTE_HEALTH},
+    {"/ready", GET, false, ROUTE_READY},
+    {"/ping", GET | POST, false, ROUTE_PING},
+    {"/version", GET, false, ROUTE_VERSION},
+    {"/services", GET, false, ROUTE_SERVICES},
+    {"/cache/stats", GET, false, ROUTE_CACHE_STATS},
+    {"/flush_cache", GET | POST, false, ROUTE_FLUSH_CACHE}, /* SGLang takes both */
+    {"/abort_request", POST, false, ROUTE_ABORT_REQUEST},
+    {"/metrics", GET, false, ROUTE_METRICS},
+    {"/model_info", GET, false, ROUTE_MODEL_INFO},
+    {"/get_model_info", GET, false, ROUTE_MODEL_INFO}, /* SGLang's older names */
+    {"/server_info", GET, false, ROUTE_SERVER_INFO},
+    {"/get_server_info", GET, false, ROUTE_SERVER_INFO},
 };
 
 static const char *const names[ROUTE_COUNT] = {
@@ -80,7 +80,7 @@ static unsigned method_bit(const char *method)
 
 router_outcome_t router_find(const char *method, const char *path, router_match_t *ret_match)
 {
-    *ret_match = (router_match_t){ .route = ROUTE_NONE, .name = names[ROUTE_NONE], .rest = "" };
+    *ret_match = (router_match_t){.route = ROUTE_NONE, .name = names[ROUTE_NONE], .rest = ""};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const char *rest;
         if (!row_matches(&rows[i], path, &rest)) continue;

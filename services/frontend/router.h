@@ -5,22 +5,38 @@
 #include <stddef.h>
 
 typedef enum {
-    ROUTE_NONE, ROUTE_COMPLETIONS, ROUTE_GENERATE, ROUTE_TOKENIZE, ROUTE_DETOKENIZE, ROUTE_MODELS, ROUTE_MODEL,
-    ROUTE_HEALTH, ROUTE_READY, ROUTE_PING, ROUTE_VERSION, ROUTE_SERVICES, ROUTE_CACHE_STATS, ROUTE_FLUSH_CACHE,
-    ROUTE_ABORT_REQUEST, ROUTE_METRICS, ROUTE_MODEL_INFO, ROUTE_SERVER_INFO, ROUTE_COUNT,
+    ROUTE_NONE,
+    ROUTE_COMPLETIONS,
+    ROUTE_GENERATE,
+    ROUTE_TOKENIZE,
+    ROUTE_DETOKENIZE,
+    ROUTE_MODELS,
+    ROUTE_MODEL,
+    ROUTE_HEALTH,
+    ROUTE_READY,
+    ROUTE_PING,
+    ROUTE_VERSION,
+    ROUTE_SERVICES,
+    ROUTE_CACHE_STATS,
+    ROUTE_FLUSH_CACHE,
+    ROUTE_ABORT_REQUEST,
+    ROUTE_METRICS,
+    ROUTE_MODEL_INFO,
+    ROUTE_SERVER_INFO,
+    ROUTE_COUNT,
 } route_t;
 
 typedef enum {
     ROUTER_FOUND,
-    ROUTER_NO_PATH,    /* 404 */
-    ROUTER_NO_METHOD,  /* 405; ret_allow names the methods that exist */
+    ROUTER_NO_PATH,   /* 404 */
+    ROUTER_NO_METHOD, /* 405; ret_allow names the methods that exist */
 } router_outcome_t;
 
 typedef struct {
     route_t route;
-    const char *name;  /* "completions"; static */
-    const char *rest;  /* view of what followed the path of a prefix route ("/v1/models/"), else "" */
-    char allow[32];    /* for ROUTER_NO_METHOD: "GET, HEAD" */
+    const char *name; /* "completions"; static */
+    const char *rest; /* view of what followed the path of a prefix route ("/v1/models/"), else "" */
+    char allow[32];   /* for ROUTER_NO_METHOD: "GET, HEAD" */
 } router_match_t;
 
 /* HEAD is answered where GET is. `ret_match` is written for every outcome. */

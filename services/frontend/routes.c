@@ -49,8 +49,8 @@ void frontend_refuse(void *context, http_request_t *request, int status, reply_b
 static void reply_no_route(frontend_t *frontend, http_request_t *request, router_outcome_t outcome, const char *allow)
 {
     http_error_t error;
-    reply_buffer_t body = { 0 };
-    http_header_t header = { "Allow", allow };
+    reply_buffer_t body = {0};
+    http_header_t header = {"Allow", allow};
     if (outcome == ROUTER_NO_METHOD)
         http_error_set(&error, 405, NULL, "%.16s is not allowed for %.128s; allowed: %s.", http_request_method(request),
                        http_request_path(request), allow);
@@ -70,8 +70,10 @@ static bool check_content_type(const http_request_t *request, http_error_t *ret_
     if ((length == 16 && strncasecmp(type, "application/json", 16) == 0) ||
         (length > 5 && strncasecmp(type + length - 5, "+json", 5) == 0))
         return true;
-    http_error_set(ret_error, 415, NULL, "The content type is %.64s; send application/json "
-                   "(curl: -H 'content-type: application/json').", type);
+    http_error_set(ret_error, 415, NULL,
+                   "The content type is %.64s; send application/json "
+                   "(curl: -H 'content-type: application/json').",
+                   type);
     return false;
 }
 
@@ -97,8 +99,10 @@ static void set_busy(http_error_t *ret_error, const frontend_t *frontend)
 
 static void set_full(http_error_t *ret_error, qn_send_outcome_t outcome, const char *service)
 {
-    http_error_set(ret_error, 503, NULL, outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
-                   : "The %s service has just ended. Try again.", service);
+    http_error_set(ret_error, 503, NULL,
+                   outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
+                                           : "The %s service has just ended. Try again.",
+                   service);
 }
 
 /* ---- generation ---- */
@@ -109,7 +113,8 @@ static generation_limits_t limits_of(const frontend_t *frontend)
     qn_generation_config_t defaults = of_model ? frontend->model.defaults : QN_GENERATION_CONFIG_NEUTRAL;
     uint32_t configured = (uint32_t)frontend->config->frontend.default_max_tokens;
     return (generation_limits_t){
-        .model = frontend->model.id, .vocab_size = frontend->model.vocab_size,
+        .model = frontend->model.id,
+        .vocab_size = frontend->model.vocab_size,
         .max_model_len = frontend->model.max_model_len,
         .default_max_tokens = configured ? configured : defaults.max_tokens,
         .defaults = defaults,
@@ -148,7 +153,7 @@ static void route_generation(frontend_t *frontend, http_request_t *request, rout
 {
     generation_api_t api = route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
     generation_limits_t limits = limits_of(frontend);
-    generation_t generation = { 0 };
+    generation_t generation = {0};
     http_error_t error;
     size_t bytes;
     const char *body = http_request_body(request, &bytes);
@@ -199,16 +204,16 @@ typedef struct {
 } tokenize_fields_t;
 
 static const json_field_t tokenize_fields[] = {
-    { "add_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, add_special), 0, 0, 0 },
-    { "return_token_strs", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, with_pieces), 0, 0, 0 },
-    { "skip_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, skip_special), 0, 0, 0 },
+    {"add_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, add_special), 0, 0, 0},
+    {"return_token_strs", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, with_pieces), 0, 0, 0},
+    {"skip_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, skip_special), 0, 0, 0},
 };
 
 /* False: *ret_error. */
 static bool parse_tokenize(const frontend_t *frontend, const json_t *root, tokenize_fields_t *ret_fields,
                            http_error_t *ret_error)
 {
-    *ret_fields = (tokenize_fields_t){ .add_special = true };
+    *ret_fields = (tokenize_fields_t){.add_special = true};
     return generation_check_model(root, frontend->model.id, ret_error) &&
            json_fields_read(root, "", tokenize_fields, sizeof tokenize_fields / sizeof tokenize_fields[0], ret_fields,
                             ret_error);
@@ -286,7 +291,7 @@ static bool read_abort(const http_request_t *request, const json_t *root, const 
     *ret_id = http_request_query(request, "rid");
     if (!*ret_id) *ret_id = http_request_query(request, "request_id");
     if (*ret_id) return true;
-    const char *const names[] = { "rid", "request_id" };
+    const char *const names[] = {"rid", "request_id"};
     for (size_t i = 0; i < 2; i++) {
         const json_t *value = json_object_get(root, names[i]);
         if (!value || json_is_null(value)) continue;
@@ -297,7 +302,8 @@ static bool read_abort(const http_request_t *request, const json_t *root, const 
     }
     *ret_id = NULL;
     if (json_is_true(json_object_get(root, "abort_all"))) return true;
-    http_error_set(ret_error, 400, "rid", "rid (or request_id) is missing: the x-request-id of the request to end; or "
+    http_error_set(ret_error, 400, "rid",
+                   "rid (or request_id) is missing: the x-request-id of the request to end; or "
                    "\"abort_all\": true.");
     return false;
 }
@@ -314,7 +320,7 @@ static void route_abort(frontend_t *frontend, http_request_t *request)
         frontend_reply_error(frontend, request, ROUTE_ABORT_REQUEST, &error);
         return;
     }
-    reply_buffer_t reply = { 0 };
+    reply_buffer_t reply = {0};
     reply_buffer_printf(&reply, "{\"aborted\":%u}", frontend_abort(frontend, id));
     json_decref(root);
     frontend_reply_json(frontend, request, ROUTE_ABORT_REQUEST, 200, &reply);

@@ -17,7 +17,7 @@ static const qn_service_t services[] = {
 
 static qn_peer_status_t status_of(const frontend_t *frontend, qn_service_t service)
 {
-    qn_peer_status_t status = { 0 };
+    qn_peer_status_t status = {0};
     if (service != QN_SERVICE_FRONTEND) {
         qn_daemon_peer_status(frontend->daemon, service, &status);
         return status;
@@ -66,13 +66,13 @@ static void put_health(const frontend_t *frontend, bool good, reply_buffer_t *ou
 static void route_health(frontend_t *frontend, http_request_t *request, route_t route)
 {
     bool good = all_ready(frontend);
-    reply_buffer_t body = { 0 };
+    reply_buffer_t body = {0};
     put_health(frontend, good, &body);
     if (good) {
         frontend_reply_json(frontend, request, route, 200, &body);
         return;
     }
-    http_header_t header = { "Retry-After", "1" };
+    http_header_t header = {"Retry-After", "1"};
     frontend_count_status(frontend, route, 503);
     http_request_reply(request, 503, "application/json", &header, 1, &body);
 }
@@ -101,7 +101,8 @@ static void put_services(const frontend_t *frontend, reply_buffer_t *out)
     json_put_open(&writer, '{');
     json_put_key(&writer, "services");
     json_put_open(&writer, '[');
-    for (size_t i = 0; i < SERVICE_COUNT; i++) put_service(frontend, services[i], &writer);
+    for (size_t i = 0; i < SERVICE_COUNT; i++)
+        put_service(frontend, services[i], &writer);
     json_put_close(&writer, ']');
     json_put_close(&writer, '}');
 }
@@ -154,7 +155,7 @@ static void put_server_info(const frontend_t *frontend, reply_buffer_t *out)
 
 static void add_gauge(prometheus_t *page, const char *service, const char *name, const char *help, uint64_t value)
 {
-    qn_stat_row_t row = { .name = name, .unit = "", .help = help, .kind = QN_STAT_GAUGE, .value = value };
+    qn_stat_row_t row = {.name = name, .unit = "", .help = help, .kind = QN_STAT_GAUGE, .value = value};
     prometheus_add(page, service, &row);
 }
 
@@ -173,7 +174,7 @@ static void add_page(const frontend_t *frontend, prometheus_t *page, const char 
 
 static void route_metrics(frontend_t *frontend, http_request_t *request)
 {
-    reply_buffer_t body = { 0 };
+    reply_buffer_t body = {0};
     prometheus_t *page = prometheus_create();
     for (size_t i = 0; i < SERVICE_COUNT; i++) {
         const char *name = qn_service_enum.names[services[i]];
@@ -183,7 +184,8 @@ static void route_metrics(frontend_t *frontend, http_request_t *request)
                   status.alive && status.state == QN_STATE_READY);
         add_gauge(page, name, "service_restarts", "Boots of the service before the present one", status.restarts);
     }
-    for (size_t i = 0; i < SERVICE_COUNT; i++) add_page(frontend, page, qn_service_enum.names[services[i]]);
+    for (size_t i = 0; i < SERVICE_COUNT; i++)
+        add_page(frontend, page, qn_service_enum.names[services[i]]);
     prometheus_write(page, &body);
     prometheus_destroy(&page);
     frontend_count_status(frontend, ROUTE_METRICS, 200);
@@ -221,7 +223,7 @@ void frontend_status_route(frontend_t *frontend, http_request_t *request, const 
         route_metrics(frontend, request);
         return;
     }
-    reply_buffer_t body = { 0 };
+    reply_buffer_t body = {0};
     if (put_status(frontend, match, &body)) {
         frontend_reply_data(frontend, request, match->route, 200, frontend_wants_research(frontend, request),
                             received_ns, NULL, "read from what the frontend knows", &body);

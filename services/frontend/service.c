@@ -16,11 +16,11 @@
 #include "services/frontend/handlers.h"
 #include "services/frontend/listen_address.h"
 
-#define IDLE_TIMEOUT_S 75        /* nginx's default: proxies keep connections about as long */
+#define IDLE_TIMEOUT_S 75 /* nginx's default: proxies keep connections about as long */
 #define CANCEL_RETRY_NS 2000000ull
 #define BOOT_IDS 1000000000000ull /* request ids per boot: ids of two lives never meet */
 
-#define ROW(row, name, kind, unit, help) [FRONTEND_STAT_##row] = { "frontend_" name, QN_STAT_##kind, unit, help }
+#define ROW(row, name, kind, unit, help) [FRONTEND_STAT_##row] = {"frontend_" name, QN_STAT_##kind, unit, help}
 
 static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(COMPLETIONS_2XX, "completions_2xx", COUNTER, "requests", "Completions answered"),
@@ -75,7 +75,8 @@ static int inherited_socket(void)
         bool is_unit = length > 7 && strcmp(names[i] + length - 7, ".socket") == 0;
         if (found < 0 && (strcmp(names[i], "http") == 0 || is_unit)) found = SD_LISTEN_FDS_START + i;
     }
-    for (int i = 0; i < count; i++) free(names[i]);
+    for (int i = 0; i < count; i++)
+        free(names[i]);
     free(names);
     return found;
 }
@@ -98,10 +99,7 @@ static void on_gone(void *context, http_request_t *request)
     frontend_forget(frontend, exchange, QN_CANCEL_REASON_CLIENT_GONE);
 }
 
-static void on_sent(void *context, size_t bytes)
-{
-    frontend_count(context, FRONTEND_STAT_SENT_BYTES, bytes);
-}
+static void on_sent(void *context, size_t bytes) { frontend_count(context, FRONTEND_STAT_SENT_BYTES, bytes); }
 
 static qn_err_t open_http(frontend_t *frontend)
 {
@@ -112,15 +110,21 @@ static qn_err_t open_http(frontend_t *frontend)
     listen_address_of(fd, shown, sizeof shown);
     http_server_limits_t limits = {
         .max_body_bytes = frontend->config->frontend.max_body_bytes,
-        .max_connections = (unsigned)frontend->config->frontend.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S,
+        .max_connections = (unsigned)frontend->config->frontend.max_connections,
+        .idle_timeout_s = IDLE_TIMEOUT_S,
     };
     http_server_callbacks_t callbacks = {
-        .context = frontend, .request = frontend_request, .gone = on_gone, .refuse = frontend_refuse, .sent = on_sent,
+        .context = frontend,
+        .request = frontend_request,
+        .gone = on_gone,
+        .refuse = frontend_refuse,
+        .sent = on_sent,
     };
     err = http_server_create(fd, &limits, &callbacks, &frontend->http);
     if (err != QN_OK) return err;
     http_server_fds(frontend->http, frontend->http_fds);
-    for (int i = 0; i < 2 && err == QN_OK; i++) err = qn_daemon_watch(frontend->daemon, frontend->http_fds[i]);
+    for (int i = 0; i < 2 && err == QN_OK; i++)
+        err = qn_daemon_watch(frontend->daemon, frontend->http_fds[i]);
     if (err != QN_OK) return err;
     qn_log_notice("listening on %s", shown);
     qn_daemon_set_state(frontend->daemon, QN_STATE_READY, shown);
@@ -134,7 +138,8 @@ static void name_model(frontend_t *frontend)
     char path[QN_PATH_MAX] = "";
     if (qn_paths_model(frontend->config, path, sizeof path) != QN_OK)
         snprintf(path, sizeof path, "%s", frontend->config->model.path);
-    for (size_t end = strlen(path); end > 1 && path[end - 1] == '/'; end--) path[end - 1] = '\0';
+    for (size_t end = strlen(path); end > 1 && path[end - 1] == '/'; end--)
+        path[end - 1] = '\0';
     const char *last = strrchr(path, '/');
     const char *id = frontend->config->model.id[0] ? frontend->config->model.id : last ? last + 1 : path;
     snprintf(model->path, sizeof model->path, "%s", path);
@@ -148,7 +153,8 @@ static void service_fini(void **state)
     frontend_t *frontend = *state;
     if (!frontend) return;
     if (frontend->http) {
-        for (int i = 0; i < 2; i++) qn_daemon_unwatch(frontend->daemon, frontend->http_fds[i]);
+        for (int i = 0; i < 2; i++)
+            qn_daemon_unwatch(frontend->daemon, frontend->http_fds[i]);
     }
     http_server_destroy(&frontend->http);
     request_table_destroy(&frontend->table);
@@ -252,16 +258,13 @@ static void service_drain(void *state)
     qn_daemon_set_state(frontend->daemon, QN_STATE_DRAINING, "finishing what runs; no new requests");
 }
 
-static bool service_drained(const void *state)
-{
-    return request_table_count(((const frontend_t *)state)->table) == 0;
-}
+static bool service_drained(const void *state) { return request_table_count(((const frontend_t *)state)->table) == 0; }
 
 const qn_daemon_descriptor_t qn_frontend_daemon = {
     .service = QN_SERVICE_FRONTEND,
     .name = "frontend",
-    .dials = (const qn_service_t[]){ QN_SERVICE_TOKENIZER, QN_SERVICE_SCHEDULER, QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE,
-                                     QN_SERVICE_NONE },
+    .dials = (const qn_service_t[]){QN_SERVICE_TOKENIZER, QN_SERVICE_SCHEDULER, QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE,
+                                    QN_SERVICE_NONE},
     .handlers = frontend_handlers,
     .stats = frontend_stats,
     .stat_count = FRONTEND_STAT_COUNT,

@@ -22,8 +22,10 @@ static void *grow(void *items, uint32_t count, uint32_t *capacity, size_t item_b
 
 static token_entry_t make_entry(token_log_t *log, uint32_t id, float logprob, const void *piece, uint16_t piece_bytes)
 {
-    token_entry_t entry = { .id = id, .logprob = logprob, .piece_offset = (uint32_t)log->pieces.bytes,
-                            .piece_bytes = piece_bytes };
+    token_entry_t entry = {.id = id,
+                           .logprob = logprob,
+                           .piece_offset = (uint32_t)log->pieces.bytes,
+                           .piece_bytes = piece_bytes};
     reply_buffer_append(&log->pieces, piece, piece_bytes);
     return entry;
 }
@@ -33,7 +35,9 @@ void token_log_add(token_log_t *log, uint32_t id, float logprob, uint32_t text_e
 {
     log->rows = grow(log->rows, log->count, &log->capacity, sizeof *log->rows);
     log->rows[log->count++] = (token_row_t){
-        .token = make_entry(log, id, logprob, piece, piece_bytes), .text_end = text_end, .top_offset = log->top_count,
+        .token = make_entry(log, id, logprob, piece, piece_bytes),
+        .text_end = text_end,
+        .top_offset = log->top_count,
     };
 }
 
@@ -54,7 +58,8 @@ double token_log_mean(const token_log_t *log)
 {
     if (log->count == 0) return -INFINITY;
     double sum = 0;
-    for (uint32_t i = 0; i < log->count; i++) sum += log->rows[i].token.logprob;
+    for (uint32_t i = 0; i < log->count; i++)
+        sum += log->rows[i].token.logprob;
     return sum / log->count;
 }
 
@@ -63,5 +68,5 @@ void token_log_fini(token_log_t *log)
     free(log->rows);
     free(log->tops);
     reply_buffer_fini(&log->pieces);
-    *log = (token_log_t){ 0 };
+    *log = (token_log_t){0};
 }

@@ -8,23 +8,23 @@
 
 typedef struct {
     uint32_t id;
-    float logprob;          /* natural log; NaN: has none (the first token of a prompt) */
-    uint32_t piece_offset;  /* into `pieces` */
+    float logprob;         /* natural log; NaN: has none (the first token of a prompt) */
+    uint32_t piece_offset; /* into `pieces` */
     uint16_t piece_bytes;
 } token_entry_t;
 
 typedef struct {
     token_entry_t token;
-    uint32_t text_end;      /* bytes of output text once this token's text is out */
-    uint32_t top_offset;    /* into `tops`: alternatives, most likely first */
+    uint32_t text_end;   /* bytes of output text once this token's text is out */
+    uint32_t top_offset; /* into `tops`: alternatives, most likely first */
     uint8_t top_count;
 } token_row_t;
 
 /* A zeroed log is empty and ready. */
 typedef struct {
-    token_row_t *rows;      /* owned */
+    token_row_t *rows; /* owned */
     uint32_t count, capacity;
-    token_entry_t *tops;    /* owned */
+    token_entry_t *tops; /* owned */
     uint32_t top_count, top_capacity;
     reply_buffer_t pieces;
 } token_log_t;

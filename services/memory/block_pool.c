@@ -19,10 +19,10 @@
 typedef struct {
     uint64_t id;
     uint64_t salt;
-    uint32_t next;             /* in its bucket, or in the list of unused entries */
-    uint32_t block_count;      /* entries of its table */
-    uint32_t committed;        /* tokens */
-    bool chained;              /* its full blocks up to `committed` end at `tail` in the index */
+    uint32_t next;        /* in its bucket, or in the list of unused entries */
+    uint32_t block_count; /* entries of its table */
+    uint32_t committed;   /* tokens */
+    bool chained;         /* its full blocks up to `committed` end at `tail` in the index */
     prefix_place_t tail;
 } sequence_t;
 
@@ -31,22 +31,22 @@ struct block_pool {
     const eviction_policy_t *eviction;
     void *eviction_state;
     prefix_index_t *index;
-    uint32_t *references;      /* [blocks] */
-    uint64_t *hits;            /* [blocks] */
-    uint32_t *free_blocks;     /* stack [blocks] */
+    uint32_t *references;  /* [blocks] */
+    uint64_t *hits;        /* [blocks] */
+    uint32_t *free_blocks; /* stack [blocks] */
     uint32_t free_count, cached_count;
-    uint64_t use;              /* logical time */
+    uint64_t use; /* logical time */
 
-    sequence_t *sequences;     /* [sequences_max] */
-    uint32_t *buckets;         /* [bucket_mask + 1] */
+    sequence_t *sequences; /* [sequences_max] */
+    uint32_t *buckets;     /* [bucket_mask + 1] */
     uint32_t bucket_mask;
-    uint32_t unused_sequence;  /* list head */
+    uint32_t unused_sequence; /* list head */
     uint32_t sequence_count;
-    uint32_t *tables;          /* [sequences_max, table_max] */
+    uint32_t *tables; /* [sequences_max, table_max] */
     uint32_t table_max;
-    uint32_t *pending;         /* [sequences_max, block_tokens]: ids of the last, partly committed block */
+    uint32_t *pending; /* [sequences_max, block_tokens]: ids of the last, partly committed block */
 
-    uint32_t *scratch;         /* [blocks], for check */
+    uint32_t *scratch; /* [blocks], for check */
     block_pool_stats_t stats;
 };
 
@@ -88,8 +88,7 @@ static bool allocate(block_pool_t *pool)
     pool->buckets = calloc((size_t)pool->bucket_mask + 1, sizeof *pool->buckets);
     /* calloc checks the product of its two arguments; the first is one checked here */
     size_t entries;
-    if (__builtin_mul_overflow((size_t)sequences, (size_t)pool->table_max, &entries))
-        return false;
+    if (__builtin_mul_overflow((size_t)sequences, (size_t)pool->table_max, &entries)) return false;
     pool->tables = calloc(entries, sizeof *pool->tables);
     pool->pending = calloc((size_t)sequences * pool->options.block_tokens, sizeof *pool->pending);
     pool->eviction_state = pool->eviction->create(blocks);
@@ -111,16 +110,13 @@ static void make_all_free(block_pool_t *pool)
 qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool)
 {
     qn_err_t err = check_options(options);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     block_pool_t *pool = calloc(1, sizeof *pool);
-    if (pool == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "block pool: out of memory");
+    if (pool == NULL) return qn_fail(QN_ERR_NO_MEMORY, "block pool: out of memory");
     pool->options = *options;
     pool->eviction = options->eviction != NULL ? options->eviction : &eviction_lru;
     pool->table_max = blocks_for(pool, options->tokens_max);
-    if (pool->table_max > options->block_count)
-        pool->table_max = options->block_count;
+    if (pool->table_max > options->block_count) pool->table_max = options->block_count;
     uint32_t buckets = 16;
     while (buckets < options->sequences_max)
         buckets *= 2;
@@ -141,10 +137,8 @@ qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **r
 void block_pool_destroy(block_pool_t **pool)
 {
     block_pool_t *self = *pool;
-    if (self == NULL)
-        return;
-    if (self->eviction_state != NULL)
-        self->eviction->destroy(self->eviction_state);
+    if (self == NULL) return;
+    if (self->eviction_state != NULL) self->eviction->destroy(self->eviction_state);
     prefix_index_destroy(&self->index);
     free(self->references);
     free(self->hits);
@@ -169,8 +163,7 @@ static uint32_t *bucket_of(const block_pool_t *pool, uint64_t id)
 static sequence_t *find_sequence(const block_pool_t *pool, uint64_t id)
 {
     for (uint32_t i = *bucket_of(pool, id); i != NONE; i = pool->sequences[i].next)
-        if (pool->sequences[i].id == id)
-            return &pool->sequences[i];
+        if (pool->sequences[i].id == id) return &pool->sequences[i];
     return NULL;
 }
 
@@ -229,8 +222,7 @@ static uint32_t unindex(block_pool_t *pool, uint32_t block)
     uint32_t count = prefix_index_remove(pool->index, block, &removed);
     uint32_t freed = 0;
     for (uint32_t i = count; i-- > 0;) {
-        if (pool->references[removed[i]] > 0)
-            continue;
+        if (pool->references[removed[i]] > 0) continue;
         leave_cached(pool, removed[i]);
         make_free(pool, removed[i]);
         freed++;
@@ -241,15 +233,14 @@ static uint32_t unindex(block_pool_t *pool, uint32_t block)
 static void evict_one(block_pool_t *pool)
 {
     uint32_t block = pool->eviction->choose(pool->eviction_state);
-    QN_ASSERT(block < pool->options.block_count);                                            /* a policy's bug ... */
-    QN_ASSERT(pool->references[block] == 0 && prefix_index_contains(pool->index, block));    /* ... ends the process */
+    QN_ASSERT(block < pool->options.block_count);                                         /* a policy's bug ... */
+    QN_ASSERT(pool->references[block] == 0 && prefix_index_contains(pool->index, block)); /* ... ends the process */
     pool->stats.evictions += unindex(pool, block);
 }
 
 static uint32_t take_fresh(block_pool_t *pool)
 {
-    if (pool->free_count == 0)
-        evict_one(pool);
+    if (pool->free_count == 0) evict_one(pool);
     uint32_t block = pool->free_blocks[--pool->free_count];
     QN_ASSERT(pool->references[block] == 0);
     pool->references[block] = 1;
@@ -258,16 +249,14 @@ static uint32_t take_fresh(block_pool_t *pool)
 
 static void hold_shared(block_pool_t *pool, uint32_t block)
 {
-    if (pool->references[block]++ == 0)
-        leave_cached(pool, block);
+    if (pool->references[block]++ == 0) leave_cached(pool, block);
     pool->hits[block]++;
 }
 
 static void let_go(block_pool_t *pool, uint32_t block)
 {
     QN_ASSERT(pool->references[block] > 0);
-    if (--pool->references[block] > 0)
-        return;
+    if (--pool->references[block] > 0) return;
     if (!prefix_index_contains(pool->index, block)) {
         make_free(pool, block);
         return;
@@ -289,19 +278,15 @@ static void let_go(block_pool_t *pool, uint32_t block)
 static uint32_t find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                             uint32_t blocks_max, uint32_t *ret_blocks)
 {
-    if (!pool->options.prefix_cache || ids_count == 0)
-        return 0;
+    if (!pool->options.prefix_cache || ids_count == 0) return 0;
     uint32_t full = (ids_count - 1) / pool->options.block_tokens;
     uint32_t limit = full < blocks_max ? full : blocks_max;
     prefix_place_t place = PREFIX_ROOT;
     uint32_t found = 0;
     for (; found < limit; found++) {
-        uint32_t block =
-            prefix_index_find(pool->index, place, salt, ids + (size_t)found * pool->options.block_tokens);
-        if (block == PREFIX_INDEX_NONE)
-            break;
-        if (ret_blocks != NULL)
-            ret_blocks[found] = block;
+        uint32_t block = prefix_index_find(pool->index, place, salt, ids + (size_t)found * pool->options.block_tokens);
+        if (block == PREFIX_INDEX_NONE) break;
+        if (ret_blocks != NULL) ret_blocks[found] = block;
         place = prefix_index_place(pool->index, block);
     }
     return found;
@@ -316,18 +301,15 @@ static block_pool_outcome_t refuse_short(block_pool_t *pool)
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
                                      const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant)
 {
-    if (find_sequence(pool, sequence_id) != NULL)
-        return BLOCK_POOL_ALREADY_OPEN;
+    if (find_sequence(pool, sequence_id) != NULL) return BLOCK_POOL_ALREADY_OPEN;
     uint32_t needed = blocks_for(pool, tokens);
-    if (pool->unused_sequence == NONE || needed > pool->table_max)
-        return refuse_short(pool);
+    if (pool->unused_sequence == NONE || needed > pool->table_max) return refuse_short(pool);
     uint32_t *table = pool->tables + (size_t)pool->unused_sequence * pool->table_max;
     uint32_t shared = find_prefix(pool, salt, ids, ids_count, needed, table);
     uint32_t revived = 0; /* shared blocks that are cached now, and so cannot be evicted for the fresh ones */
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[table[i]] == 0;
-    if (needed - shared > block_pool_available(pool) - revived)
-        return refuse_short(pool);
+    if (needed - shared > block_pool_available(pool) - revived) return refuse_short(pool);
 
     pool->use++;
     sequence_t *sequence = add_sequence(pool, sequence_id, salt);
@@ -350,13 +332,11 @@ block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id,
                                        block_pool_grant_t *ret_grant)
 {
     sequence_t *sequence = find_sequence(pool, sequence_id);
-    if (sequence == NULL)
-        return BLOCK_POOL_UNKNOWN;
+    if (sequence == NULL) return BLOCK_POOL_UNKNOWN;
     uint32_t needed = blocks_for(pool, tokens);
     uint32_t first = sequence->block_count;
     uint32_t fresh = needed > first ? needed - first : 0;
-    if (needed > pool->table_max || fresh > block_pool_available(pool))
-        return refuse_short(pool);
+    if (needed > pool->table_max || fresh > block_pool_available(pool)) return refuse_short(pool);
     pool->use++;
     uint32_t *table = table_of(pool, sequence);
     for (uint32_t i = first; i < first + fresh; i++)
@@ -379,8 +359,7 @@ static void release_sequence(block_pool_t *pool, sequence_t *sequence)
 bool block_pool_release(block_pool_t *pool, uint64_t sequence_id)
 {
     sequence_t *sequence = find_sequence(pool, sequence_id);
-    if (sequence == NULL)
-        return false;
+    if (sequence == NULL) return false;
     release_sequence(pool, sequence);
     return true;
 }
@@ -399,8 +378,7 @@ uint32_t block_pool_release_all(block_pool_t *pool)
 /* Enters a held, just completed block into the index after the sequence's tail (rules 4, 8, 9). */
 static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block, const uint32_t *ids)
 {
-    if (!pool->options.prefix_cache || !sequence->chained)
-        return;
+    if (!pool->options.prefix_cache || !sequence->chained) return;
     if (!prefix_index_valid(pool->index, sequence->tail)) {
         sequence->chained = false;
         return;
@@ -422,12 +400,10 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t positi
                        uint32_t ids_count)
 {
     sequence_t *sequence = find_sequence(pool, sequence_id);
-    if (sequence == NULL || position > sequence->committed)
-        return false;
+    if (sequence == NULL || position > sequence->committed) return false;
     uint32_t block_tokens = pool->options.block_tokens;
     uint64_t end = (uint64_t)position + ids_count;
-    if (end > (uint64_t)sequence->block_count * block_tokens)
-        return false;
+    if (end > (uint64_t)sequence->block_count * block_tokens) return false;
     pool->use++;
     uint32_t *pending = pending_of(pool, sequence);
     const uint32_t *table = table_of(pool, sequence);
@@ -435,8 +411,7 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t positi
         uint32_t at = sequence->committed;
         pending[at % block_tokens] = ids[at - position];
         sequence->committed++;
-        if (sequence->committed % block_tokens == 0)
-            index_block(pool, sequence, table[at / block_tokens], pending);
+        if (sequence->committed % block_tokens == 0) index_block(pool, sequence, table[at / block_tokens], pending);
     }
     return true;
 }
@@ -450,8 +425,7 @@ uint32_t block_pool_flush(block_pool_t *pool)
 {
     uint32_t freed = 0;
     for (uint32_t block = 0; block < pool->options.block_count && prefix_index_count(pool->index) > 0; block++)
-        if (prefix_index_contains(pool->index, block))
-            freed += unindex(pool, block);
+        if (prefix_index_contains(pool->index, block)) freed += unindex(pool, block);
     pool->stats.flushes++;
     return freed;
 }
@@ -461,8 +435,7 @@ uint32_t block_pool_flush(block_pool_t *pool)
 const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence_id, uint32_t *ret_count)
 {
     const sequence_t *sequence = find_sequence(pool, sequence_id);
-    if (sequence == NULL)
-        return NULL;
+    if (sequence == NULL) return NULL;
     *ret_count = sequence->block_count;
     return table_of(pool, sequence);
 }
@@ -479,10 +452,7 @@ bool block_pool_indexed(const block_pool_t *pool, uint32_t block)
     return prefix_index_contains(pool->index, block);
 }
 
-uint32_t block_pool_available(const block_pool_t *pool)
-{
-    return pool->free_count + pool->cached_count;
-}
+uint32_t block_pool_available(const block_pool_t *pool) { return pool->free_count + pool->cached_count; }
 
 void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats)
 {
@@ -504,8 +474,7 @@ static const char *count_references(const block_pool_t *pool, uint32_t *seen)
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         for (uint32_t j = pool->buckets[i]; j != NONE; j = pool->sequences[j].next) {
             const sequence_t *sequence = &pool->sequences[j];
-            if (++sequences > pool->sequence_count)
-                return "block pool: more sequences in buckets than counted";
+            if (++sequences > pool->sequence_count) return "block pool: more sequences in buckets than counted";
             if (sequence->block_count > pool->table_max ||
                 sequence->committed > sequence->block_count * (uint64_t)pool->options.block_tokens)
                 return "block pool: a sequence has committed more than its table holds";
@@ -527,8 +496,7 @@ const char *block_pool_check(const block_pool_t *pool)
     uint32_t *seen = pool->scratch;
     memset(seen, 0, pool->options.block_count * sizeof *seen);
     const char *broken = count_references(pool, seen);
-    if (broken != NULL)
-        return broken;
+    if (broken != NULL) return broken;
     uint32_t held = 0, cached = 0;
     for (uint32_t block = 0; block < pool->options.block_count; block++) {
         if (seen[block] != pool->references[block])

@@ -38,40 +38,40 @@
 typedef struct block_pool block_pool_t;
 
 typedef struct {
-    uint32_t block_count;          /* 1 .. 2^28 */
-    uint32_t block_tokens;         /* 1 .. 1024 */
-    uint32_t sequences_max;        /* sequences open at once, 1 .. 65536 */
-    uint32_t tokens_max;           /* of one sequence; a lease for more is short of blocks */
-    bool prefix_cache;             /* false: nothing enters the index, blocks become free at once */
+    uint32_t block_count;              /* 1 .. 2^28 */
+    uint32_t block_tokens;             /* 1 .. 1024 */
+    uint32_t sequences_max;            /* sequences open at once, 1 .. 65536 */
+    uint32_t tokens_max;               /* of one sequence; a lease for more is short of blocks */
+    bool prefix_cache;                 /* false: nothing enters the index, blocks become free at once */
     const eviction_policy_t *eviction; /* borrowed, outlives the pool; NULL: eviction_lru */
 } block_pool_options_t;
 
 /* Values of GrantOutcome (schemas/grant.fbs). */
 typedef enum {
     BLOCK_POOL_GRANTED = 0,
-    BLOCK_POOL_SHORT = 1,          /* not enough blocks, or sequences_max are open; nothing changed */
-    BLOCK_POOL_UNKNOWN = 2,        /* the sequence is not open */
-    BLOCK_POOL_ALREADY_OPEN = 3,   /* opened twice; nothing changed */
+    BLOCK_POOL_SHORT = 1,        /* not enough blocks, or sequences_max are open; nothing changed */
+    BLOCK_POOL_UNKNOWN = 2,      /* the sequence is not open */
+    BLOCK_POOL_ALREADY_OPEN = 3, /* opened twice; nothing changed */
 } block_pool_outcome_t;
 
 /* Entries [first_block, first_block + block_count) of the sequence's block table. */
 typedef struct {
     uint32_t first_block;
     uint32_t block_count;
-    uint32_t cached_tokens;        /* open: leading tokens that are resident (multiple of block_tokens); else 0 */
-    const uint32_t *blocks;        /* view of the new entries, valid until the next call that changes the pool */
+    uint32_t cached_tokens; /* open: leading tokens that are resident (multiple of block_tokens); else 0 */
+    const uint32_t *blocks; /* view of the new entries, valid until the next call that changes the pool */
 } block_pool_grant_t;
 
 typedef struct {
     uint32_t block_tokens, total_blocks;
     uint32_t held_blocks, cached_blocks, free_blocks; /* sum: total_blocks */
     uint32_t sequences;
-    uint64_t lookups;              /* opens that brought ids */
-    uint64_t lookup_tokens;        /* their ids */
-    uint64_t hit_tokens;           /* of those, found */
-    uint64_t evictions;            /* blocks */
+    uint64_t lookups;       /* opens that brought ids */
+    uint64_t lookup_tokens; /* their ids */
+    uint64_t hit_tokens;    /* of those, found */
+    uint64_t evictions;     /* blocks */
     uint64_t grants, grants_short, flushes;
-    const char *policy;            /* name of the eviction policy */
+    const char *policy; /* name of the eviction policy */
 } block_pool_stats_t;
 
 /* Takes all memory it will ever use (about 100 + 4 * block_tokens bytes per block, 4 bytes per table entry of

@@ -16,13 +16,13 @@
 /* What a policy may know of a block that nobody references any more. */
 typedef struct {
     uint32_t block;
-    uint32_t depth;       /* index of the block in its prefix: 0 holds the first tokens of a prompt */
-    uint64_t use;         /* logical time of its last release; larger is later */
-    uint64_t hits;        /* sequences that found it in the index since it was written */
+    uint32_t depth; /* index of the block in its prefix: 0 holds the first tokens of a prompt */
+    uint64_t use;   /* logical time of its last release; larger is later */
+    uint64_t hits;  /* sequences that found it in the index since it was written */
 } eviction_candidate_t;
 
 typedef struct {
-    uint32_t version;     /* EVICTION_ABI_VERSION */
+    uint32_t version; /* EVICTION_ABI_VERSION */
     const char *name;
     /* State for blocks [0, block_count); all its memory is taken here. NULL: out of memory. */
     void *(*create)(uint32_t block_count);

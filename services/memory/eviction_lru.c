@@ -20,17 +20,13 @@ typedef struct {
 static void *lru_create(uint32_t block_count)
 {
     lru_t *lru = malloc(sizeof *lru + ((size_t)block_count + 1) * sizeof(lru_link_t));
-    if (lru == NULL)
-        return NULL;
+    if (lru == NULL) return NULL;
     lru->block_count = block_count;
     lru->links[block_count] = (lru_link_t){.previous = block_count, .next = block_count};
     return lru;
 }
 
-static void lru_destroy(void *state)
-{
-    free(state);
-}
+static void lru_destroy(void *state) { free(state); }
 
 static void lru_add(void *state, const eviction_candidate_t *candidate)
 {

@@ -35,12 +35,14 @@ static uint64_t merge_lane(uint64_t hash, uint64_t lane) { return (hash ^ round_
 /* Four lanes over the 32-byte stripes; moves *bytes behind them. */
 static uint64_t hash_stripes(const uint8_t **bytes, const uint8_t *end, uint64_t seed)
 {
-    uint64_t lanes[4] = { seed + PRIME_1 + PRIME_2, seed + PRIME_2, seed, seed - PRIME_1 };
+    uint64_t lanes[4] = {seed + PRIME_1 + PRIME_2, seed + PRIME_2, seed, seed - PRIME_1};
     for (; end - *bytes >= 32; *bytes += 32) {
-        for (int i = 0; i < 4; i++) lanes[i] = round_lane(lanes[i], read_64(*bytes + 8 * i));
+        for (int i = 0; i < 4; i++)
+            lanes[i] = round_lane(lanes[i], read_64(*bytes + 8 * i));
     }
     uint64_t hash = rotate(lanes[0], 1) + rotate(lanes[1], 7) + rotate(lanes[2], 12) + rotate(lanes[3], 18);
-    for (int i = 0; i < 4; i++) hash = merge_lane(hash, lanes[i]);
+    for (int i = 0; i < 4; i++)
+        hash = merge_lane(hash, lanes[i]);
     return hash;
 }
 
@@ -49,12 +51,14 @@ uint64_t fingerprint_bytes(const void *bytes_pointer, size_t length, uint64_t se
     if (length == 0) bytes_pointer = "";
     const uint8_t *bytes = bytes_pointer, *end = bytes + length;
     uint64_t hash = (length >= 32 ? hash_stripes(&bytes, end, seed) : seed + PRIME_5) + length;
-    for (; end - bytes >= 8; bytes += 8) hash = rotate(hash ^ round_lane(0, read_64(bytes)), 27) * PRIME_1 + PRIME_4;
+    for (; end - bytes >= 8; bytes += 8)
+        hash = rotate(hash ^ round_lane(0, read_64(bytes)), 27) * PRIME_1 + PRIME_4;
     if (end - bytes >= 4) {
         hash = rotate(hash ^ read_32(bytes) * PRIME_1, 23) * PRIME_2 + PRIME_3;
         bytes += 4;
     }
-    for (; bytes < end; bytes++) hash = rotate(hash ^ *bytes * PRIME_5, 11) * PRIME_1;
+    for (; bytes < end; bytes++)
+        hash = rotate(hash ^ *bytes * PRIME_5, 11) * PRIME_1;
     hash = (hash ^ hash >> 33) * PRIME_2;
     hash = (hash ^ hash >> 29) * PRIME_3;
     return hash ^ hash >> 32;

@@ -52,11 +52,15 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .eos_ids = config->eos,
         .eos_ids_count = config->eos_count,
         .bos_id = config->bos,
-        .default_sampling = {
-            .temperature = generation->temperature, .top_p = generation->top_p, .min_p = generation->min_p,
-            .repetition_penalty = generation->repetition_penalty, .top_k = generation->top_k,
-            .max_tokens = generation->max_tokens,
-        },
+        .default_sampling =
+            {
+                .temperature = generation->temperature,
+                .top_p = generation->top_p,
+                .min_p = generation->min_p,
+                .repetition_penalty = generation->repetition_penalty,
+                .top_k = generation->top_k,
+                .max_tokens = generation->max_tokens,
+            },
         .block_tokens = (uint32_t)service->config->memory.block_tokens,
         .block_count = service->model.kv.block_count,
         .kv_dtype = service->model.kv_dtype,
@@ -65,7 +69,7 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .kv = &kv,
     };
     if (asker->want_tensors) {
-        reply.config_json = (qn_text_t){ .data = directory->config_text, .bytes = (uint32_t)directory->config_bytes };
+        reply.config_json = (qn_text_t){.data = directory->config_text, .bytes = (uint32_t)directory->config_bytes};
         reply.tensors = service->tensors;
         reply.tensors_count = (uint32_t)weights_count(service->model.weights);
     }
@@ -76,10 +80,13 @@ static void handle_describe(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
     const qn_describe_t *describe = message;
-    memory_asker_t asker = { .peer = from, .request = describe->head.request, .want_tensors = describe->want_tensors };
-    if (service->loaded) answer_describe(service, &asker);
-    else if (service->asker_count < QN_PEERS_MAX) service->askers[service->asker_count++] = asker;
-    else qn_daemon_refuse(service->daemon, from, asker.request, 503, NULL, "too many ask for the model while it loads");
+    memory_asker_t asker = {.peer = from, .request = describe->head.request, .want_tensors = describe->want_tensors};
+    if (service->loaded)
+        answer_describe(service, &asker);
+    else if (service->asker_count < QN_PEERS_MAX)
+        service->askers[service->asker_count++] = asker;
+    else
+        qn_daemon_refuse(service->daemon, from, asker.request, 503, NULL, "too many ask for the model while it loads");
 }
 
 qn_err_t memory_publish_model(memory_service_t *service)
@@ -90,14 +97,19 @@ qn_err_t memory_publish_model(memory_service_t *service)
     if (!service->tensors) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the list of %zu tensors", count);
     for (size_t i = 0; i < count; i++) {
         const weights_tensor_t *tensor = weights_at(weights, i);
-        service->tensors[i] = (qn_tensor_t){
-            .name = qn_text(tensor->name), .dtype = weights_format_dtype(tensor->scalar),
-            .shape = tensor->shape, .shape_count = tensor->rank, .offset = tensor->offset, .bytes = tensor->bytes,
-            .layout = tensor->layout == QN_LAYOUT_PANELS ? QN_TENSOR_LAYOUT_PANELS : QN_TENSOR_LAYOUT_ROWS,
-            .group = tensor->group };
+        service->tensors[i] = (qn_tensor_t){.name = qn_text(tensor->name),
+                                            .dtype = weights_format_dtype(tensor->scalar),
+                                            .shape = tensor->shape,
+                                            .shape_count = tensor->rank,
+                                            .offset = tensor->offset,
+                                            .bytes = tensor->bytes,
+                                            .layout = tensor->layout == QN_LAYOUT_PANELS ? QN_TENSOR_LAYOUT_PANELS
+                                                                                         : QN_TENSOR_LAYOUT_ROWS,
+                                            .group = tensor->group};
     }
     service->loaded = true;
-    for (size_t i = 0; i < service->asker_count; i++) answer_describe(service, &service->askers[i]);
+    for (size_t i = 0; i < service->asker_count; i++)
+        answer_describe(service, &service->askers[i]);
     service->asker_count = 0;
     return QN_OK;
 }
@@ -142,7 +154,7 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
     if (fresh) kept_regions_put(region);
     qn_region_t wire;
     qn_region_describe(region, &wire);
-    qn_reserved_t reply = { .head.request = request, .region = &wire };
+    qn_reserved_t reply = {.head.request = request, .region = &wire};
     send_or_log(service, from, QN_MESSAGE_RESERVED, &reply);
 }
 
@@ -159,16 +171,18 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
                        uint32_t *block_count, qn_grant_item_t *ret_item)
 {
     block_pool_t *pool = service->model.pool;
-    block_pool_grant_t grant = { 0 };
+    block_pool_grant_t grant = {0};
     block_pool_outcome_t outcome = BLOCK_POOL_SHORT;
     if (blocks_for(service, item->tokens) <= MEMORY_GRANT_BLOCKS_MAX - *block_count) {
         if (item->open)
             outcome = block_pool_open(pool, item->sequence, item->salt, item->tokens,
                                       ids_at(lease->ids, item->ids_offset, item->ids_count), item->ids_count, &grant);
-        else outcome = block_pool_extend(pool, item->sequence, item->tokens, &grant);
+        else
+            outcome = block_pool_extend(pool, item->sequence, item->tokens, &grant);
     }
-    *ret_item = (qn_grant_item_t){ .sequence = item->sequence, .block_offset = *block_count,
-                                   .outcome = (qn_grant_outcome_t)outcome };
+    *ret_item = (qn_grant_item_t){.sequence = item->sequence,
+                                  .block_offset = *block_count,
+                                  .outcome = (qn_grant_outcome_t)outcome};
     if (outcome != BLOCK_POOL_GRANTED) return;
     if (grant.block_count) /* views of no blocks may be NULL */
         memcpy(service->grant_blocks + *block_count, grant.blocks, grant.block_count * sizeof *grant.blocks);
@@ -194,8 +208,9 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     const qn_lease_t *lease = message;
     if (!require_model(service, from, lease->head.request)) return;
     if (from.service != QN_SERVICE_SCHEDULER || !check_lease(lease)) {
-        qn_daemon_refuse(service->daemon, from, lease->head.request, 400, "items", from.service != QN_SERVICE_SCHEDULER
-                         ? "only the scheduler holds leases" : "an item's ids lie outside ids");
+        qn_daemon_refuse(service->daemon, from, lease->head.request, 400, "items",
+                         from.service != QN_SERVICE_SCHEDULER ? "only the scheduler holds leases"
+                                                              : "an item's ids lie outside ids");
         return;
     }
     uint32_t block_count = 0;
@@ -205,10 +220,14 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     block_pool_stats_t stats;
     block_pool_stats(service->model.pool, &stats);
     qn_grant_t reply = {
-        .head.request = lease->head.request, .batch = lease->batch,
-        .items = service->grant_items, .items_count = lease->items_count,
-        .blocks = service->grant_blocks, .blocks_count = block_count,
-        .free_blocks = stats.free_blocks, .cached_blocks = stats.cached_blocks,
+        .head.request = lease->head.request,
+        .batch = lease->batch,
+        .items = service->grant_items,
+        .items_count = lease->items_count,
+        .blocks = service->grant_blocks,
+        .blocks_count = block_count,
+        .free_blocks = stats.free_blocks,
+        .cached_blocks = stats.cached_blocks,
     };
     send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
 }
@@ -252,12 +271,21 @@ static void handle_cache_query(void *state, qn_peer_t from, const void *message)
     block_pool_stats(service->model.pool, &stats);
     qn_cache_stats_t reply = {
         .head.request = query->head.request,
-        .block_tokens = stats.block_tokens, .block_bytes = service->model.block_bytes,
-        .total_blocks = stats.total_blocks, .used_blocks = stats.held_blocks,
-        .cached_blocks = stats.cached_blocks, .free_blocks = stats.free_blocks,
-        .sequences = stats.sequences, .lookups = stats.lookups, .lookup_tokens = stats.lookup_tokens,
-        .hit_tokens = stats.hit_tokens, .evictions = stats.evictions, .grants = stats.grants,
-        .grants_short = stats.grants_short, .flushes = stats.flushes, .policy = qn_text(stats.policy),
+        .block_tokens = stats.block_tokens,
+        .block_bytes = service->model.block_bytes,
+        .total_blocks = stats.total_blocks,
+        .used_blocks = stats.held_blocks,
+        .cached_blocks = stats.cached_blocks,
+        .free_blocks = stats.free_blocks,
+        .sequences = stats.sequences,
+        .lookups = stats.lookups,
+        .lookup_tokens = stats.lookup_tokens,
+        .hit_tokens = stats.hit_tokens,
+        .evictions = stats.evictions,
+        .grants = stats.grants,
+        .grants_short = stats.grants_short,
+        .flushes = stats.flushes,
+        .policy = qn_text(stats.policy),
     };
     send_or_log(service, from, QN_MESSAGE_CACHE_STATS, &reply);
 }
@@ -267,18 +295,18 @@ static void handle_flush_cache(void *state, qn_peer_t from, const void *message)
     memory_service_t *service = state;
     const qn_flush_cache_t *flush = message;
     if (!require_model(service, from, flush->head.request)) return;
-    qn_flushed_t reply = { .head.request = flush->head.request, .freed_blocks = block_pool_flush(service->model.pool) };
+    qn_flushed_t reply = {.head.request = flush->head.request, .freed_blocks = block_pool_flush(service->model.pool)};
     qn_log_info("prefix cache flushed: %" PRIu32 " blocks freed", reply.freed_blocks);
     send_or_log(service, from, QN_MESSAGE_FLUSHED, &reply);
 }
 
 const qn_handler_t memory_handlers[] = {
-    { QN_MESSAGE_DESCRIBE, handle_describe },
-    { QN_MESSAGE_RESERVE, handle_reserve },
-    { QN_MESSAGE_LEASE, handle_lease },
-    { QN_MESSAGE_RELEASE, handle_release },
-    { QN_MESSAGE_COMMIT, handle_commit },
-    { QN_MESSAGE_CACHE_QUERY, handle_cache_query },
-    { QN_MESSAGE_FLUSH_CACHE, handle_flush_cache },
-    { QN_MESSAGE_NONE, NULL },
+    {QN_MESSAGE_DESCRIBE, handle_describe},
+    {QN_MESSAGE_RESERVE, handle_reserve},
+    {QN_MESSAGE_LEASE, handle_lease},
+    {QN_MESSAGE_RELEASE, handle_release},
+    {QN_MESSAGE_COMMIT, handle_commit},
+    {QN_MESSAGE_CACHE_QUERY, handle_cache_query},
+    {QN_MESSAGE_FLUSH_CACHE, handle_flush_cache},
+    {QN_MESSAGE_NONE, NULL},
 };

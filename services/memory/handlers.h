@@ -11,7 +11,7 @@
 #include "services/memory/loader.h"
 #include "services/memory/region_table.h"
 
-#define MEMORY_GRANT_ITEMS_MAX 4096       /* Lease.items and Grant.items */
+#define MEMORY_GRANT_ITEMS_MAX 4096        /* Lease.items and Grant.items */
 #define MEMORY_GRANT_BLOCKS_MAX (1u << 20) /* Grant.blocks */
 
 /* Somebody who asked before the model was there. */
@@ -24,16 +24,16 @@ typedef struct {
 typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
-    region_table_t *regions;          /* weights and KV too, once loaded */
+    region_table_t *regions; /* weights and KV too, once loaded */
     qn_fd_server_t *fd_server;
-    loader_t *loader;                 /* NULL once loaded */
+    loader_t *loader; /* NULL once loaded */
     bool loaded;
-    loader_result_t model;            /* when loaded; its two regions have moved to `regions` */
-    qn_tensor_t *tensors;             /* as ModelDescription carries them; views of model.weights */
+    loader_result_t model; /* when loaded; its two regions have moved to `regions` */
+    qn_tensor_t *tensors;  /* as ModelDescription carries them; views of model.weights */
     memory_asker_t askers[QN_PEERS_MAX];
     size_t asker_count;
-    qn_grant_item_t *grant_items;     /* MEMORY_GRANT_ITEMS_MAX */
-    uint32_t *grant_blocks;           /* MEMORY_GRANT_BLOCKS_MAX; touched only as far as used */
+    qn_grant_item_t *grant_items; /* MEMORY_GRANT_ITEMS_MAX */
+    uint32_t *grant_blocks;       /* MEMORY_GRANT_BLOCKS_MAX; touched only as far as used */
     uint64_t progress_shown_ns;
 } memory_service_t;
 

@@ -28,7 +28,8 @@ static void stored_name(const qn_mapping_t *region, char ret_name[static STORED_
 {
     if (qn_region_share(region) == QN_SHARE_MEMFD)
         snprintf(ret_name, STORED_NAME_MAX, PREFIX "%s", qn_region_name(region));
-    else snprintf(ret_name, STORED_NAME_MAX, PREFIX "%s@%" PRIu64, qn_region_name(region), qn_region_bytes(region));
+    else
+        snprintf(ret_name, STORED_NAME_MAX, PREFIX "%s@%" PRIu64, qn_region_name(region), qn_region_bytes(region));
 }
 
 static void forget(const char *stored)

@@ -28,9 +28,10 @@ static qn_err_t asked_too_much(const kv_size_request_t *request, uint64_t room)
     if (!request->device)
         return qn_fail(QN_ERR_LIMIT, "memory.kv_bytes asks for %" PRIu64 " bytes and %" PRIu64 " are free",
                        request->asked_bytes, request->free_bytes);
-    return qn_fail(QN_ERR_LIMIT, "memory.kv_bytes asks for %" PRIu64 " bytes and at most %" PRIu64 " can be had: %"
-                   PRIu64 " are free, of which compute needs about %" PRIu64, request->asked_bytes, room,
-                   request->free_bytes, request->reserve_bytes);
+    return qn_fail(QN_ERR_LIMIT,
+                   "memory.kv_bytes asks for %" PRIu64 " bytes and at most %" PRIu64 " can be had: %" PRIu64
+                   " are free, of which compute needs about %" PRIu64,
+                   request->asked_bytes, room, request->free_bytes, request->reserve_bytes);
 }
 
 qn_err_t kv_size_decide(const kv_size_request_t *request, kv_size_t *ret_size)
@@ -43,13 +44,16 @@ qn_err_t kv_size_decide(const kv_size_request_t *request, kv_size_t *ret_size)
     if (request->asked_bytes > room) return asked_too_much(request, room);
     if (!request->asked_bytes) blocks = smaller(blocks, per_sequence * request->max_sequences);
     if (blocks == 0 || (blocks < per_sequence && request->max_model_len_asked))
-        return qn_fail(QN_ERR_CONFIG, "a KV cache of %" PRIu64 " bytes holds %" PRIu64 " tokens, a sequence of "
+        return qn_fail(QN_ERR_CONFIG,
+                       "a KV cache of %" PRIu64 " bytes holds %" PRIu64 " tokens, a sequence of "
                        "max_model_len needs %" PRIu32 " (%" PRIu64 " bytes): raise memory.kv_bytes or lower "
-                       "model.max_model_len", budget, blocks * request->block_tokens, request->max_model_len,
+                       "model.max_model_len",
+                       budget, blocks * request->block_tokens, request->max_model_len,
                        per_sequence * request->block_bytes);
     uint64_t length = smaller(blocks * request->block_tokens, request->max_model_len);
-    *ret_size = (kv_size_t){ .block_count = (uint32_t)blocks, .bytes = blocks * request->block_bytes,
-                             .max_model_len = (uint32_t)length };
+    *ret_size = (kv_size_t){.block_count = (uint32_t)blocks,
+                            .bytes = blocks * request->block_bytes,
+                            .max_model_len = (uint32_t)length};
     return QN_OK;
 }
 

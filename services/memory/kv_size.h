@@ -11,23 +11,23 @@
 #define KV_SIZE_BLOCKS_MAX (1u << 28) /* as block_pool.h */
 
 typedef struct {
-    uint64_t block_bytes;        /* of one block over all layers */
+    uint64_t block_bytes; /* of one block over all layers */
     uint32_t block_tokens;
-    uint32_t max_model_len;      /* tokens of one sequence */
-    bool max_model_len_asked;    /* configured: may not be lowered */
-    uint32_t max_sequences;      /* running at once */
-    uint64_t asked_bytes;        /* memory.kv_bytes; 0 = auto */
-    uint64_t free_bytes;         /* what the host or the device still has */
+    uint32_t max_model_len;   /* tokens of one sequence */
+    bool max_model_len_asked; /* configured: may not be lowered */
+    uint32_t max_sequences;   /* running at once */
+    uint64_t asked_bytes;     /* memory.kv_bytes; 0 = auto */
+    uint64_t free_bytes;      /* what the host or the device still has */
     /* A device serves this model alone; a host has other things to do. All zero: a host. */
     bool device;
-    uint64_t reserve_bytes;      /* of free_bytes: what compute will need there */
-    uint64_t largest_bytes;      /* no region may be larger; 0 = no bound */
+    uint64_t reserve_bytes; /* of free_bytes: what compute will need there */
+    uint64_t largest_bytes; /* no region may be larger; 0 = no bound */
 } kv_size_request_t;
 
 typedef struct {
     uint32_t block_count;
-    uint64_t bytes;              /* block_count * block_bytes */
-    uint32_t max_model_len;      /* as requested, or lowered to what the blocks hold when it was not asked for */
+    uint64_t bytes;         /* block_count * block_bytes */
+    uint32_t max_model_len; /* as requested, or lowered to what the blocks hold when it was not asked for */
 } kv_size_t;
 
 /* auto: every sequence can reach max_model_len, but at most a quarter of what a host has free, or all that a device has

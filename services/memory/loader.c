@@ -26,9 +26,9 @@ struct loader {
     int event_fd;
     weights_progress_t progress;
     _Atomic uint64_t total_bytes;
-    loader_result_t result;      /* written by the thread before it signals */
+    loader_result_t result; /* written by the thread before it signals */
     qn_err_t err;
-    char text[QN_ERR_TEXT_MAX];  /* qn_err_text and qn_err_origin are per thread: they are carried over */
+    char text[QN_ERR_TEXT_MAX]; /* qn_err_text and qn_err_origin are per thread: they are carried over */
     char origin[QN_NAME_MAX];
 };
 
@@ -107,10 +107,11 @@ static qn_err_t check_room(const loader_t *loader, uint64_t bytes)
     if (!compute)
         return qn_fail(QN_ERR_NO_MEMORY, "%s needs %" PRIu64 " bytes for its weights, %" PRIu64 " are free", id, bytes,
                        free_bytes);
-    return qn_fail(QN_ERR_NO_MEMORY, "%s needs %" PRIu64 " bytes for its weights and about %" PRIu64 " to compute, %"
-                   PRIu64 " are free on device %" PRId32 ": end what else uses it (nvidia-smi), choose a smaller model "
-                   "or another compute.device, or lower scheduler.max_step_tokens", id, bytes, compute, free_bytes,
-                   device);
+    return qn_fail(QN_ERR_NO_MEMORY,
+                   "%s needs %" PRIu64 " bytes for its weights and about %" PRIu64 " to compute, %" PRIu64
+                   " are free on device %" PRId32 ": end what else uses it (nvidia-smi), choose a smaller model "
+                   "or another compute.device, or lower scheduler.max_step_tokens",
+                   id, bytes, compute, free_bytes, device);
 }
 
 static qn_err_t load_weights(loader_t *loader)
@@ -128,8 +129,9 @@ static qn_err_t load_weights(loader_t *loader)
     /* A device has no room for a KV cache that took all there was, and other weights than those before. */
     if (share != QN_SHARE_MEMFD) drop_kept(&loader->kept_kv);
     qn_err_t err = check_room(loader, bytes);
-    if (!err) err = region_table_make(loader->table, LOADER_WEIGHTS_ID, QN_REGION_KIND_WEIGHTS, "weights", bytes,
-                                      &result->weights_region);
+    if (!err)
+        err = region_table_make(loader->table, LOADER_WEIGHTS_ID, QN_REGION_KIND_WEIGHTS, "weights", bytes,
+                                &result->weights_region);
     if (err) return err;
     atomic_store(&loader->total_bytes, bytes);
     err = weights_fill(result->weights, result->weights_region, load_threads(share), &loader->progress);
@@ -162,8 +164,9 @@ static qn_err_t size_kv(loader_t *loader)
     if (!err) err = kv_size_decide(&request, &result->kv);
     if (!err && result->kv.max_model_len < result->directory->max_model_len)
         qn_log_notice("the KV cache holds %" PRIu32 " tokens: max_model_len is %" PRIu32 " instead of %" PRIu32
-                      "; raise memory.kv_bytes for more", result->kv.block_count * request.block_tokens,
-                      result->kv.max_model_len, result->directory->max_model_len);
+                      "; raise memory.kv_bytes for more",
+                      result->kv.block_count * request.block_tokens, result->kv.max_model_len,
+                      result->directory->max_model_len);
     return err;
 }
 
@@ -190,8 +193,8 @@ static qn_err_t make_kv(loader_t *loader)
         result->kv_kept = true;
         return QN_OK;
     }
-    qn_err_t err = region_table_make(loader->table, LOADER_KV_ID, QN_REGION_KIND_KV, "kv", result->kv.bytes,
-                                     &result->kv_region);
+    qn_err_t err =
+        region_table_make(loader->table, LOADER_KV_ID, QN_REGION_KIND_KV, "kv", result->kv.bytes, &result->kv_region);
     /* Otherwise it grows as it is used: most of it never is. */
     if (!err && strcmp(loader->config->memory.huge_pages, "all") == 0)
         qn_region_make_huge(result->kv_region, 0, result->kv.bytes);
@@ -314,7 +317,7 @@ bool loader_take(loader_t *loader, qn_err_t *ret_err, loader_result_t *ret_resul
         return true;
     }
     *ret_result = loader->result;
-    loader->result = (loader_result_t){ 0 };
+    loader->result = (loader_result_t){0};
     return true;
 }
 

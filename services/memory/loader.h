@@ -28,8 +28,8 @@ typedef struct {
     kv_size_t kv;
     uint64_t block_bytes;
     qn_dtype_t kv_dtype;
-    uint64_t load_ns;            /* from start to finish */
-    bool weights_kept, kv_kept;  /* taken over from the service manager: nothing was read, nothing was made */
+    uint64_t load_ns;           /* from start to finish */
+    bool weights_kept, kv_kept; /* taken over from the service manager: nothing was read, nothing was made */
 } loader_result_t;
 
 typedef struct loader loader_t;

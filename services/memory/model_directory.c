@@ -21,13 +21,17 @@ static qn_err_t read_text(const char *directory, const char *name, bool may_miss
     *ret_bytes = 0;
     if (!file && errno == ENOENT && may_miss) return QN_OK;
     if (!file)
-        return qn_fail(errno == ENOENT || errno == ENOTDIR ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s (model.path must "
-                       "be a Hugging Face model directory)", path, strerror(errno));
+        return qn_fail(errno == ENOENT || errno == ENOTDIR ? QN_ERR_NOT_FOUND : QN_ERR_IO,
+                       "%s: %s (model.path must "
+                       "be a Hugging Face model directory)",
+                       path, strerror(errno));
     char *text = malloc(MODEL_DIRECTORY_TEXT_MAX + 1);
     size_t bytes = text ? fread(text, 1, MODEL_DIRECTORY_TEXT_MAX + 1, file) : 0;
     qn_err_t err = QN_OK;
-    if (!text) err = qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", path);
-    else if (ferror(file)) err = qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
+    if (!text)
+        err = qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", path);
+    else if (ferror(file))
+        err = qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
     else if (bytes > MODEL_DIRECTORY_TEXT_MAX)
         err = qn_fail(QN_ERR_INVALID, "%s: more than %u bytes", path, MODEL_DIRECTORY_TEXT_MAX);
     fclose(file);
@@ -89,8 +93,10 @@ qn_err_t model_directory_read(const qn_config_values_t *values, model_directory_
     model_directory_t *directory = calloc(1, sizeof *directory);
     if (!directory) return qn_fail(QN_ERR_NO_MEMORY, "model directory: no memory");
     qn_err_t err = read_all(values, directory);
-    if (err) model_directory_free(&directory);
-    else *ret_directory = directory;
+    if (err)
+        model_directory_free(&directory);
+    else
+        *ret_directory = directory;
     return err;
 }
 

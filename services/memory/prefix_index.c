@@ -12,9 +12,9 @@
 #define NONE PREFIX_INDEX_NONE
 
 typedef struct {
-    uint64_t content;        /* 0: no entry */
-    uint64_t before;         /* content number of the parent; at depth 0 the salt */
-    uint32_t parent;         /* block, NONE at depth 0 */
+    uint64_t content; /* 0: no entry */
+    uint64_t before;  /* content number of the parent; at depth 0 the salt */
+    uint32_t parent;  /* block, NONE at depth 0 */
     uint32_t first_child;
     uint32_t next_sibling, previous_sibling;
     uint32_t next_in_bucket;
@@ -27,10 +27,10 @@ struct prefix_index {
     uint32_t bucket_mask;
     uint32_t count;
     uint64_t last_content;
-    entry_t *entries;        /* [block_count] */
-    uint32_t *ids;           /* [block_count, block_tokens] */
-    uint32_t *buckets;       /* [bucket_mask + 1] */
-    uint32_t *removed;       /* [block_count] */
+    entry_t *entries;  /* [block_count] */
+    uint32_t *ids;     /* [block_count, block_tokens] */
+    uint32_t *buckets; /* [bucket_mask + 1] */
+    uint32_t *removed; /* [block_count] */
 };
 
 static uint32_t bucket_count_for(uint32_t block_count)
@@ -44,8 +44,7 @@ static uint32_t bucket_count_for(uint32_t block_count)
 qn_err_t prefix_index_create(uint32_t block_count, uint32_t block_tokens, prefix_index_t **ret_index)
 {
     prefix_index_t *index = calloc(1, sizeof *index);
-    if (index == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "prefix index: out of memory");
+    if (index == NULL) return qn_fail(QN_ERR_NO_MEMORY, "prefix index: out of memory");
     uint32_t buckets = bucket_count_for(block_count);
     index->block_count = block_count;
     index->block_tokens = block_tokens;
@@ -67,8 +66,7 @@ qn_err_t prefix_index_create(uint32_t block_count, uint32_t block_tokens, prefix
 
 void prefix_index_destroy(prefix_index_t **index)
 {
-    if (*index == NULL)
-        return;
+    if (*index == NULL) return;
     free((*index)->entries);
     free((*index)->ids);
     free((*index)->buckets);
@@ -118,12 +116,10 @@ static void link_entry(prefix_index_t *index, uint32_t block)
     index->buckets[entry->bucket] = block;
     entry->previous_sibling = NONE;
     entry->next_sibling = NONE;
-    if (entry->parent == NONE)
-        return;
+    if (entry->parent == NONE) return;
     entry_t *parent = &index->entries[entry->parent];
     entry->next_sibling = parent->first_child;
-    if (parent->first_child != NONE)
-        index->entries[parent->first_child].previous_sibling = block;
+    if (parent->first_child != NONE) index->entries[parent->first_child].previous_sibling = block;
     parent->first_child = block;
 }
 
@@ -134,8 +130,7 @@ static void unlink_entry(prefix_index_t *index, uint32_t block)
     while (*link != block)
         link = &index->entries[*link].next_in_bucket;
     *link = entry->next_in_bucket;
-    if (entry->next_sibling != NONE)
-        index->entries[entry->next_sibling].previous_sibling = entry->previous_sibling;
+    if (entry->next_sibling != NONE) index->entries[entry->next_sibling].previous_sibling = entry->previous_sibling;
     if (entry->previous_sibling != NONE)
         index->entries[entry->previous_sibling].next_sibling = entry->next_sibling;
     else if (entry->parent != NONE)
@@ -193,10 +188,7 @@ uint32_t prefix_index_remove(prefix_index_t *index, uint32_t block, const uint32
     return count;
 }
 
-bool prefix_index_contains(const prefix_index_t *index, uint32_t block)
-{
-    return index->entries[block].content != 0;
-}
+bool prefix_index_contains(const prefix_index_t *index, uint32_t block) { return index->entries[block].content != 0; }
 
 prefix_place_t prefix_index_place(const prefix_index_t *index, uint32_t block)
 {
@@ -215,10 +207,7 @@ uint32_t prefix_index_depth(const prefix_index_t *index, uint32_t block)
     return index->entries[block].depth;
 }
 
-uint32_t prefix_index_count(const prefix_index_t *index)
-{
-    return index->count;
-}
+uint32_t prefix_index_count(const prefix_index_t *index) { return index->count; }
 
 static bool listed_by_parent(const prefix_index_t *index, uint32_t block)
 {
@@ -238,10 +227,8 @@ const char *prefix_index_check(const prefix_index_t *index)
                 return "prefix index: a bucket holds a block that has no entry there";
             if (bucket_of(index, entry->parent == NONE, entry->before, ids_of(index, block)) != bucket)
                 return "prefix index: an entry is in the wrong bucket";
-            if (++in_buckets > index->count)
-                return "prefix index: more entries in buckets than counted";
-            if (entry->parent == NONE)
-                continue;
+            if (++in_buckets > index->count) return "prefix index: more entries in buckets than counted";
+            if (entry->parent == NONE) continue;
             if (index->entries[entry->parent].content != entry->before || entry->content <= entry->before)
                 return "prefix index: an entry follows a block that is not in the index";
             if (entry->depth != index->entries[entry->parent].depth + 1 || !listed_by_parent(index, block))

@@ -42,7 +42,8 @@ void region_table_destroy(region_table_t **table_pointer)
 {
     region_table_t *table = *table_pointer;
     if (!table) return;
-    for (size_t i = 0; i < table->count; i++) qn_region_close(&table->regions[i]);
+    for (size_t i = 0; i < table->count; i++)
+        qn_region_close(&table->regions[i]);
     free(table);
     *table_pointer = NULL;
 }
@@ -50,16 +51,23 @@ void region_table_destroy(region_table_t **table_pointer)
 qn_err_t region_table_make(const region_table_t *table, uint64_t id, qn_region_kind_t kind, const char *name,
                            uint64_t bytes, qn_mapping_t **ret_region)
 {
-    qn_region_spec_t spec = { .id = id, .kind = kind, .share = table->share, .device = table->device, .bytes = bytes,
-                              .epoch = table->epoch, .name = name, .fd_socket = table->fd_socket,
-                              .huge_pages = table->huge_pages };
+    qn_region_spec_t spec = {.id = id,
+                             .kind = kind,
+                             .share = table->share,
+                             .device = table->device,
+                             .bytes = bytes,
+                             .epoch = table->epoch,
+                             .name = name,
+                             .fd_socket = table->fd_socket,
+                             .huge_pages = table->huge_pages};
     return qn_region_create(&spec, ret_region);
 }
 
 static size_t index_of(const region_table_t *table, const char *name)
 {
     size_t index = 0;
-    while (index < table->count && strcmp(qn_region_name(table->regions[index]), name) != 0) index++;
+    while (index < table->count && strcmp(qn_region_name(table->regions[index]), name) != 0)
+        index++;
     return index;
 }
 
@@ -95,14 +103,15 @@ static qn_err_t check_free(const region_table_t *table, const char *name, uint64
     if (table->share != QN_SHARE_MEMFD) return QN_OK;
     qn_err_t err = qn_region_free_bytes(table->share, table->device, &free_bytes);
     if (!err && bytes > free_bytes / 2)
-        err = qn_fail(QN_ERR_LIMIT, "region '%s': %" PRIu64 " bytes are more than half of the %" PRIu64 " that are "
-                      "free: lower memory.kv_bytes or scheduler.max_step_tokens", name, bytes, free_bytes);
+        err = qn_fail(QN_ERR_LIMIT,
+                      "region '%s': %" PRIu64 " bytes are more than half of the %" PRIu64 " that are "
+                      "free: lower memory.kv_bytes or scheduler.max_step_tokens",
+                      name, bytes, free_bytes);
     return err;
 }
 
 qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, const char *name_text, size_t name_bytes,
-                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh,
-                              qn_mapping_t **ret_old)
+                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh, qn_mapping_t **ret_old)
 {
     char name[QN_NAME_MAX];
     qn_err_t err = copy_name(name_text, name_bytes, name);
@@ -122,8 +131,10 @@ qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, cons
         table->next_id++;
         /* Prefill reads and writes them all, many times a step; small pages cost it some percent. */
         if (kind == QN_REGION_KIND_ACTIVATIONS) qn_region_make_huge(region, 0, bytes);
-        if (known) *ret_old = table->regions[index];
-        else table->count++;
+        if (known)
+            *ret_old = table->regions[index];
+        else
+            table->count++;
         table->regions[index] = region;
     }
     *ret_region = table->regions[index];

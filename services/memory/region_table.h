@@ -10,7 +10,7 @@
 #include "common/err.h"
 #include "common/region.h"
 
-#define REGION_TABLE_MAX 64   /* weights, KV, and what compute reserves: a handful; taps later */
+#define REGION_TABLE_MAX 64 /* weights, KV, and what compute reserves: a handful; taps later */
 
 typedef struct region_table region_table_t;
 
@@ -33,8 +33,7 @@ qn_err_t region_table_add(region_table_t *table, qn_mapping_t **region);
  * or one of another kind; QN_ERR_LIMIT: more than half of what a host has free, or too many; QN_ERR_NO_MEMORY: more
  * than a device has free. */
 qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, const char *name, size_t name_bytes,
-                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh,
-                              qn_mapping_t **ret_old);
+                              uint64_t bytes, const qn_mapping_t **ret_region, bool *ret_fresh, qn_mapping_t **ret_old);
 
 /* The share of this table's regions, and their device. */
 qn_share_t region_table_backing(const region_table_t *table, int32_t *ret_device);

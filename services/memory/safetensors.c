@@ -18,15 +18,18 @@
 #include "common/limits.h"
 #include "services/memory/safetensors_internal.h"
 
-static const struct { const char *name; size_t bytes; } dtypes[SAFETENSORS_DTYPE_COUNT] = {
-    [SAFETENSORS_BOOL] = { "BOOL", 1 },       [SAFETENSORS_U8] = { "U8", 1 },
-    [SAFETENSORS_I8] = { "I8", 1 },           [SAFETENSORS_F8_E4M3] = { "F8_E4M3", 1 },
-    [SAFETENSORS_F8_E5M2] = { "F8_E5M2", 1 }, [SAFETENSORS_F8_E8M0] = { "F8_E8M0", 1 },
-    [SAFETENSORS_I16] = { "I16", 2 },         [SAFETENSORS_U16] = { "U16", 2 },
-    [SAFETENSORS_F16] = { "F16", 2 },         [SAFETENSORS_BF16] = { "BF16", 2 },
-    [SAFETENSORS_I32] = { "I32", 4 },         [SAFETENSORS_U32] = { "U32", 4 },
-    [SAFETENSORS_F32] = { "F32", 4 },         [SAFETENSORS_I64] = { "I64", 8 },
-    [SAFETENSORS_U64] = { "U64", 8 },         [SAFETENSORS_F64] = { "F64", 8 },
+static const struct {
+    const char *name;
+    size_t bytes;
+} dtypes[SAFETENSORS_DTYPE_COUNT] = {
+    [SAFETENSORS_BOOL] = {"BOOL", 1},       [SAFETENSORS_U8] = {"U8", 1},
+    [SAFETENSORS_I8] = {"I8", 1},           [SAFETENSORS_F8_E4M3] = {"F8_E4M3", 1},
+    [SAFETENSORS_F8_E5M2] = {"F8_E5M2", 1}, [SAFETENSORS_F8_E8M0] = {"F8_E8M0", 1},
+    [SAFETENSORS_I16] = {"I16", 2},         [SAFETENSORS_U16] = {"U16", 2},
+    [SAFETENSORS_F16] = {"F16", 2},         [SAFETENSORS_BF16] = {"BF16", 2},
+    [SAFETENSORS_I32] = {"I32", 4},         [SAFETENSORS_U32] = {"U32", 4},
+    [SAFETENSORS_F32] = {"F32", 4},         [SAFETENSORS_I64] = {"I64", 8},
+    [SAFETENSORS_U64] = {"U64", 8},         [SAFETENSORS_F64] = {"F64", 8},
 };
 
 /* ---- life ---- */
@@ -41,7 +44,8 @@ safetensors_t *safetensors_new(size_t files)
         free(checkpoint);
         return NULL;
     }
-    for (size_t i = 0; i < files; i++) checkpoint->files[i].fd = -1;
+    for (size_t i = 0; i < files; i++)
+        checkpoint->files[i].fd = -1;
     return checkpoint;
 }
 
@@ -104,8 +108,8 @@ static qn_err_t parse_shape(const json_t *entry, const char *path, safetensors_t
     if (!json_is_array(shape)) return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has no shape", path, tensor->name);
     size_t rank = json_array_size(shape);
     if (rank > SAFETENSORS_RANK_MAX)
-        return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has %zu dimensions, at most %d are allowed", path,
-                       tensor->name, rank, SAFETENSORS_RANK_MAX);
+        return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has %zu dimensions, at most %d are allowed", path, tensor->name,
+                       rank, SAFETENSORS_RANK_MAX);
     uint64_t bytes = dtypes[tensor->dtype].bytes;
     for (size_t i = 0; i < rank; i++) {
         if (!read_count(json_array_get(shape, i), &tensor->shape[i]))
@@ -131,8 +135,10 @@ static qn_err_t parse_offsets(const json_t *entry, const checkpoint_file_t *file
         return qn_fail(QN_ERR_INVALID, "%s: tensor '%s': data_offsets run backwards (%" PRIu64 " to %" PRIu64 ")",
                        file->path, tensor->name, begin, end);
     if (end > data_bytes)
-        return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' ends at data byte %" PRIu64 ", but the file has only %" PRIu64
-                       ": truncated download?", file->path, tensor->name, end, data_bytes);
+        return qn_fail(QN_ERR_INVALID,
+                       "%s: tensor '%s' ends at data byte %" PRIu64 ", but the file has only %" PRIu64
+                       ": truncated download?",
+                       file->path, tensor->name, end, data_bytes);
     if (end - begin != shape_bytes)
         return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' spans %" PRIu64 " bytes, its shape and dtype %s take %" PRIu64,
                        file->path, tensor->name, end - begin, dtypes[tensor->dtype].name, shape_bytes);
@@ -151,7 +157,7 @@ static qn_err_t parse_tensor(safetensors_t *checkpoint, unsigned file_index, uin
     if (err) return err;
     if (!json_is_object(entry))
         return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' is not described by an object", file->path, name);
-    safetensors_tensor_t tensor = { .name = name, .file_index = file_index };
+    safetensors_tensor_t tensor = {.name = name, .file_index = file_index};
     uint64_t shape_bytes = 0;
     if ((err = parse_dtype(entry, file->path, &tensor))) return err;
     if ((err = parse_shape(entry, file->path, &tensor, &shape_bytes))) return err;
@@ -215,11 +221,13 @@ static qn_err_t load_header(const checkpoint_file_t *file, json_t **ret_header, 
     if (file->length < 8)
         return qn_fail(QN_ERR_INVALID, "%s: %" PRIu64 " bytes are too few for a safetensors file", file->path,
                        file->length);
-    for (int i = 7; i >= 0; i--) header_bytes = header_bytes << 8 | file->bytes[i];
+    for (int i = 7; i >= 0; i--)
+        header_bytes = header_bytes << 8 | file->bytes[i];
     if (header_bytes > file->length - 8)
-        return qn_fail(QN_ERR_INVALID, "%s: the header claims %" PRIu64 " bytes, the file has %" PRIu64
-                       ": truncated, or not a safetensors file (a git-lfs pointer?)", file->path, header_bytes,
-                       file->length);
+        return qn_fail(QN_ERR_INVALID,
+                       "%s: the header claims %" PRIu64 " bytes, the file has %" PRIu64
+                       ": truncated, or not a safetensors file (a git-lfs pointer?)",
+                       file->path, header_bytes, file->length);
     if (header_bytes > SAFETENSORS_HEADER_BYTES_MAX)
         return qn_fail(QN_ERR_INVALID, "%s: the header has %" PRIu64 " bytes, at most %u are allowed", file->path,
                        header_bytes, SAFETENSORS_HEADER_BYTES_MAX);
@@ -227,8 +235,7 @@ static qn_err_t load_header(const checkpoint_file_t *file, json_t **ret_header, 
         return qn_fail(QN_ERR_INVALID, "%s: the header does not begin with '{'", file->path);
     json_error_t error;
     *ret_header = json_loadb((const char *)file->bytes + 8, header_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!*ret_header)
-        return qn_fail(QN_ERR_INVALID, "%s: header byte %d: %s", file->path, error.position, error.text);
+    if (!*ret_header) return qn_fail(QN_ERR_INVALID, "%s: header byte %d: %s", file->path, error.position, error.text);
     *ret_data_start = 8 + header_bytes;
     return QN_OK;
 }
@@ -245,7 +252,8 @@ static qn_err_t parse_file(safetensors_t *checkpoint, unsigned file_index)
     const char *name;
     json_t *entry;
     if (!err) {
-        json_object_foreach (header, name, entry) {
+        json_object_foreach(header, name, entry)
+        {
             if (strcmp(name, "__metadata__") == 0) continue;
             if ((err = parse_tensor(checkpoint, file_index, data_start, name, entry))) break;
         }
@@ -260,8 +268,7 @@ qn_err_t safetensors_add_file(safetensors_t *checkpoint, int directory_fd, const
     struct stat info;
     file->path = qn_arena_strndup(&checkpoint->arena, path, strlen(path));
     file->fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->fd < 0)
-        return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s", path, strerror(errno));
+    if (file->fd < 0) return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s", path, strerror(errno));
     if (fstat(file->fd, &info) < 0) return qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode)) return qn_fail(QN_ERR_INVALID, "%s: not a regular file", path);
     if (info.st_size == 0) return qn_fail(QN_ERR_INVALID, "%s: empty file", path);
@@ -286,9 +293,10 @@ static int by_name(const void *left, const void *right, void *tensors_pointer)
 qn_err_t safetensors_build_index(safetensors_t *checkpoint)
 {
     checkpoint->by_name = malloc((checkpoint->count + 1) * sizeof *checkpoint->by_name);
-    if (!checkpoint->by_name) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the index of %zu tensors",
-                                             checkpoint->count);
-    for (size_t i = 0; i < checkpoint->count; i++) checkpoint->by_name[i] = (uint32_t)i;
+    if (!checkpoint->by_name)
+        return qn_fail(QN_ERR_NO_MEMORY, "no memory for the index of %zu tensors", checkpoint->count);
+    for (size_t i = 0; i < checkpoint->count; i++)
+        checkpoint->by_name[i] = (uint32_t)i;
     if (checkpoint->count > 1)
         qsort_r(checkpoint->by_name, checkpoint->count, sizeof *checkpoint->by_name, by_name, checkpoint->tensors);
     for (size_t i = 1; i < checkpoint->count; i++) {
@@ -309,8 +317,10 @@ const safetensors_tensor_t *safetensors_find(const safetensors_t *checkpoint, co
         const safetensors_tensor_t *tensor = &checkpoint->tensors[checkpoint->by_name[middle]];
         int order = strcmp(name, tensor->name);
         if (order == 0) return tensor;
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }
@@ -323,8 +333,10 @@ qn_err_t safetensors_open_one(int directory_fd, const char *name, const char *pa
     if (!checkpoint) return qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", path);
     qn_err_t err = safetensors_add_file(checkpoint, directory_fd, name, path);
     if (!err) err = safetensors_build_index(checkpoint);
-    if (err) safetensors_close(&checkpoint);
-    else *ret_checkpoint = checkpoint;
+    if (err)
+        safetensors_close(&checkpoint);
+    else
+        *ret_checkpoint = checkpoint;
     return err;
 }
 
@@ -343,13 +355,18 @@ qn_err_t safetensors_open_bytes(const void *bytes, size_t length, const char *la
     safetensors_t *checkpoint = safetensors_new(1);
     if (!checkpoint) return qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", label);
     checkpoint->files[0] = (checkpoint_file_t){
-        .path = qn_arena_strndup(&checkpoint->arena, label, strlen(label)), .fd = -1, .bytes = bytes, .length = length,
+        .path = qn_arena_strndup(&checkpoint->arena, label, strlen(label)),
+        .fd = -1,
+        .bytes = bytes,
+        .length = length,
     };
     checkpoint->file_count = 1;
     qn_err_t err = parse_file(checkpoint, 0);
     if (!err) err = safetensors_build_index(checkpoint);
-    if (err) safetensors_close(&checkpoint);
-    else *ret_checkpoint = checkpoint;
+    if (err)
+        safetensors_close(&checkpoint);
+    else
+        *ret_checkpoint = checkpoint;
     return err;
 }
 
@@ -393,7 +410,8 @@ size_t safetensors_dtype_bytes(safetensors_dtype_t dtype) { return dtypes[dtype]
 uint64_t safetensors_elements(const safetensors_tensor_t *tensor)
 {
     uint64_t elements = 1;
-    for (unsigned i = 0; i < tensor->rank; i++) elements *= tensor->shape[i];
+    for (unsigned i = 0; i < tensor->rank; i++)
+        elements *= tensor->shape[i];
     return elements;
 }
 
@@ -420,14 +438,13 @@ qn_err_t safetensors_read_f32(const safetensors_tensor_t *tensor, uint64_t first
     const uint8_t *source = tensor->data + first * dtypes[tensor->dtype].bytes;
     uint16_t narrow;
     switch (tensor->dtype) {
-    case SAFETENSORS_F32:
-        memcpy(ret_values, source, count * sizeof *ret_values);
-        return QN_OK;
+    case SAFETENSORS_F32: memcpy(ret_values, source, count * sizeof *ret_values); return QN_OK;
     case SAFETENSORS_BF16:
     case SAFETENSORS_F16:
         for (uint64_t i = 0; i < count; i++) {
             memcpy(&narrow, source + 2 * i, sizeof narrow);
-            ret_values[i] = tensor->dtype == SAFETENSORS_F16 ? safetensors_widen_f16(narrow) : widen_bits((uint32_t)narrow << 16);
+            ret_values[i] =
+                tensor->dtype == SAFETENSORS_F16 ? safetensors_widen_f16(narrow) : widen_bits((uint32_t)narrow << 16);
         }
         return QN_OK;
     default:

@@ -16,26 +16,40 @@
 
 #include "common/err.h"
 
-#define SAFETENSORS_RANK_MAX 8                    /* as Tensor.shape in common.fbs */
-#define SAFETENSORS_NAME_MAX 256                  /* bytes, as Tensor.name in common.fbs */
+#define SAFETENSORS_RANK_MAX 8                   /* as Tensor.shape in common.fbs */
+#define SAFETENSORS_NAME_MAX 256                 /* bytes, as Tensor.name in common.fbs */
 #define SAFETENSORS_HEADER_BYTES_MAX (16u << 20) /* QN_TENSORS_MAX tensors of 256 bytes; the JSON tree takes 20x */
 #define SAFETENSORS_FILES_MAX 512                /* each holds a descriptor; the largest models have about 200 */
 
 typedef enum {
-    SAFETENSORS_BOOL, SAFETENSORS_U8, SAFETENSORS_I8, SAFETENSORS_F8_E4M3, SAFETENSORS_F8_E5M2, SAFETENSORS_F8_E8M0,
-    SAFETENSORS_I16, SAFETENSORS_U16, SAFETENSORS_F16, SAFETENSORS_BF16, SAFETENSORS_I32, SAFETENSORS_U32,
-    SAFETENSORS_F32, SAFETENSORS_I64, SAFETENSORS_U64, SAFETENSORS_F64, SAFETENSORS_DTYPE_COUNT
+    SAFETENSORS_BOOL,
+    SAFETENSORS_U8,
+    SAFETENSORS_I8,
+    SAFETENSORS_F8_E4M3,
+    SAFETENSORS_F8_E5M2,
+    SAFETENSORS_F8_E8M0,
+    SAFETENSORS_I16,
+    SAFETENSORS_U16,
+    SAFETENSORS_F16,
+    SAFETENSORS_BF16,
+    SAFETENSORS_I32,
+    SAFETENSORS_U32,
+    SAFETENSORS_F32,
+    SAFETENSORS_I64,
+    SAFETENSORS_U64,
+    SAFETENSORS_F64,
+    SAFETENSORS_DTYPE_COUNT
 } safetensors_dtype_t;
 
 typedef struct {
-    const char *name;                         /* view, ≤ SAFETENSORS_NAME_MAX bytes, no NUL inside */
+    const char *name; /* view, ≤ SAFETENSORS_NAME_MAX bytes, no NUL inside */
     safetensors_dtype_t dtype;
-    unsigned rank;                            /* 0: a scalar */
-    uint64_t shape[SAFETENSORS_RANK_MAX];     /* row-major, outermost first; may hold 0 */
+    unsigned rank;                        /* 0: a scalar */
+    uint64_t shape[SAFETENSORS_RANK_MAX]; /* row-major, outermost first; may hold 0 */
     uint64_t bytes;
-    uint64_t file_offset;                     /* of the first byte, from the start of the file (for pread) */
+    uint64_t file_offset; /* of the first byte, from the start of the file (for pread) */
     unsigned file_index;
-    const uint8_t *data;                      /* view of the mapping; any alignment (see safetensors_read_f32) */
+    const uint8_t *data; /* view of the mapping; any alignment (see safetensors_read_f32) */
 } safetensors_tensor_t;
 
 typedef struct safetensors safetensors_t;

@@ -34,17 +34,22 @@ static qn_err_t list_shards(json_t *map, const char *index_path, const char **na
     size_t count = 0;
     const char *tensor;
     qn_err_t err = seen ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", index_path);
-    json_object_foreach (map, tensor, value) {
+    json_object_foreach(map, tensor, value)
+    {
         const char *name = json_string_value(value);
         if (err) break;
-        if (!name) err = qn_fail(QN_ERR_INVALID, "%s: the file of tensor '%.64s' is not a text", index_path, tensor);
-        else if (json_object_get(seen, name)) continue;
-        else if ((err = check_shard_name(name, index_path))) break;
+        if (!name)
+            err = qn_fail(QN_ERR_INVALID, "%s: the file of tensor '%.64s' is not a text", index_path, tensor);
+        else if (json_object_get(seen, name))
+            continue;
+        else if ((err = check_shard_name(name, index_path)))
+            break;
         else if (count == SAFETENSORS_FILES_MAX)
             err = qn_fail(QN_ERR_LIMIT, "%s: more than %d shards", index_path, SAFETENSORS_FILES_MAX);
         else if (json_object_set_new(seen, name, json_true()) < 0)
             err = qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", index_path);
-        else names[count++] = name;
+        else
+            names[count++] = name;
     }
     json_decref(seen);
     if (!err && count == 0) err = qn_fail(QN_ERR_INVALID, "%s: weight_map is empty", index_path);
@@ -59,7 +64,8 @@ static qn_err_t check_weight_map(const safetensors_t *checkpoint, json_t *map, c
 {
     const char *name;
     json_t *value;
-    json_object_foreach (map, name, value) {
+    json_object_foreach(map, name, value)
+    {
         const safetensors_tensor_t *tensor = safetensors_find(checkpoint, name);
         if (!tensor)
             return qn_fail(QN_ERR_INVALID, "%s: tensor '%.128s' is not in %.128s", index_path, name,
@@ -77,8 +83,10 @@ static qn_err_t load_index(int directory_fd, const char *index_path, json_t **re
     int fd = openat(directory_fd, "model.safetensors.index.json", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat info;
     if (fd < 0)
-        return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s (nor is there a model.safetensors); "
-                       "model.load_format dummy invents weights", index_path, strerror(errno));
+        return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO,
+                       "%s: %s (nor is there a model.safetensors); "
+                       "model.load_format dummy invents weights",
+                       index_path, strerror(errno));
     qn_err_t err = QN_OK;
     if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode))
         err = qn_fail(QN_ERR_INVALID, "%s: not a regular file", index_path);
@@ -111,8 +119,10 @@ static qn_err_t open_shards(const json_t *index, int directory_fd, const char *d
     }
     if (!err) err = safetensors_build_index(checkpoint);
     if (!err) err = check_weight_map(checkpoint, map, index_path);
-    if (err) safetensors_close(&checkpoint);
-    else *ret_checkpoint = checkpoint;
+    if (err)
+        safetensors_close(&checkpoint);
+    else
+        *ret_checkpoint = checkpoint;
     return err;
 }
 

@@ -14,12 +14,12 @@ typedef struct {
 } checkpoint_file_t;
 
 struct safetensors {
-    qn_arena_t arena;                /* names and paths */
+    qn_arena_t arena; /* names and paths */
     checkpoint_file_t *files;
     size_t file_count;
-    safetensors_tensor_t *tensors;   /* by file, then offset */
+    safetensors_tensor_t *tensors; /* by file, then offset */
     size_t count, capacity;
-    uint32_t *by_name;               /* indices into `tensors`, sorted by name */
+    uint32_t *by_name; /* indices into `tensors`, sorted by name */
 };
 
 /* An empty checkpoint with room for `files` files; NULL: no memory. */

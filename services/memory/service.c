@@ -14,43 +14,58 @@
 #include "services/memory/handlers.h"
 #include "services/memory/kept_regions.h"
 
-#define PROGRESS_NS 250000000ull      /* between two states "loading 3.1 of 14.0 GiB" */
+#define PROGRESS_NS 250000000ull       /* between two states "loading 3.1 of 14.0 GiB" */
 #define PROGRESS_LINE_NS 2000000000ull /* between two log lines of it, on a terminal */
 
 enum {
-    MEMORY_STAT_FREE, MEMORY_STAT_HELD, MEMORY_STAT_CACHED, MEMORY_STAT_SEQUENCES, MEMORY_STAT_LOOKUPS,
-    MEMORY_STAT_LOOKUP_TOKENS, MEMORY_STAT_HIT_TOKENS, MEMORY_STAT_EVICTIONS, MEMORY_STAT_GRANTS, MEMORY_STAT_SHORT,
-    MEMORY_STAT_FLUSHES, MEMORY_STAT_WEIGHTS, MEMORY_STAT_KV, MEMORY_STAT_ACTIVATIONS, MEMORY_STAT_STEP_IO,
-    MEMORY_STAT_STATE, MEMORY_STAT_TAP, MEMORY_STAT_LOAD, MEMORY_STAT_FDS, MEMORY_STAT_COUNT,
+    MEMORY_STAT_FREE,
+    MEMORY_STAT_HELD,
+    MEMORY_STAT_CACHED,
+    MEMORY_STAT_SEQUENCES,
+    MEMORY_STAT_LOOKUPS,
+    MEMORY_STAT_LOOKUP_TOKENS,
+    MEMORY_STAT_HIT_TOKENS,
+    MEMORY_STAT_EVICTIONS,
+    MEMORY_STAT_GRANTS,
+    MEMORY_STAT_SHORT,
+    MEMORY_STAT_FLUSHES,
+    MEMORY_STAT_WEIGHTS,
+    MEMORY_STAT_KV,
+    MEMORY_STAT_ACTIVATIONS,
+    MEMORY_STAT_STEP_IO,
+    MEMORY_STAT_STATE,
+    MEMORY_STAT_TAP,
+    MEMORY_STAT_LOAD,
+    MEMORY_STAT_FDS,
+    MEMORY_STAT_COUNT,
 };
 
 static const qn_stat_spec_t memory_stats[MEMORY_STAT_COUNT] = {
-    [MEMORY_STAT_FREE] = { "memory_free_blocks", QN_STAT_GAUGE, "blocks", "KV blocks whose content means nothing" },
-    [MEMORY_STAT_HELD] = { "memory_held_blocks", QN_STAT_GAUGE, "blocks", "KV blocks referenced by a sequence" },
-    [MEMORY_STAT_CACHED] = { "memory_cached_blocks", QN_STAT_GAUGE, "blocks",
-        "Unreferenced KV blocks kept for their prefix" },
-    [MEMORY_STAT_SEQUENCES] = { "memory_sequences", QN_STAT_GAUGE, "sequences", "Sequences with a lease" },
-    [MEMORY_STAT_LOOKUPS] = { "memory_prefix_lookups", QN_STAT_COUNTER, "lookups",
-        "Leases that looked for a resident prefix" },
-    [MEMORY_STAT_LOOKUP_TOKENS] = { "memory_prefix_lookup_tokens", QN_STAT_COUNTER, "tokens",
-        "Tokens of prompts looked up" },
-    [MEMORY_STAT_HIT_TOKENS] = { "memory_prefix_hit_tokens", QN_STAT_COUNTER, "tokens",
-        "Tokens of those found resident" },
-    [MEMORY_STAT_EVICTIONS] = { "memory_evictions", QN_STAT_COUNTER, "blocks",
-        "Cached KV blocks given to another sequence" },
-    [MEMORY_STAT_GRANTS] = { "memory_grants", QN_STAT_COUNTER, "leases", "Leases granted" },
-    [MEMORY_STAT_SHORT] = { "memory_grants_short", QN_STAT_COUNTER, "leases", "Leases refused for want of blocks" },
-    [MEMORY_STAT_FLUSHES] = { "memory_flushes", QN_STAT_COUNTER, "flushes", "Flushes of the prefix cache" },
-    [MEMORY_STAT_WEIGHTS] = { "memory_weights_bytes", QN_STAT_GAUGE, "bytes", "Size of the weights region" },
-    [MEMORY_STAT_KV] = { "memory_kv_bytes", QN_STAT_GAUGE, "bytes", "Size of the KV region" },
-    [MEMORY_STAT_ACTIVATIONS] = { "memory_activations_bytes", QN_STAT_GAUGE, "bytes",
-        "Size of the activation regions" },
-    [MEMORY_STAT_STEP_IO] = { "memory_step_io_bytes", QN_STAT_GAUGE, "bytes", "Size of the step input/output regions" },
-    [MEMORY_STAT_STATE] = { "memory_state_bytes", QN_STAT_GAUGE, "bytes", "Size of the sequence state regions" },
-    [MEMORY_STAT_TAP] = { "memory_tap_bytes", QN_STAT_GAUGE, "bytes", "Size of the tap regions" },
-    [MEMORY_STAT_LOAD] = { "memory_load_milliseconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model" },
-    [MEMORY_STAT_FDS] = { "memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors",
-        "Requests answered at the fd socket" },
+    [MEMORY_STAT_FREE] = {"memory_free_blocks", QN_STAT_GAUGE, "blocks", "KV blocks whose content means nothing"},
+    [MEMORY_STAT_HELD] = {"memory_held_blocks", QN_STAT_GAUGE, "blocks", "KV blocks referenced by a sequence"},
+    [MEMORY_STAT_CACHED] = {"memory_cached_blocks", QN_STAT_GAUGE, "blocks",
+                            "Unreferenced KV blocks kept for their prefix"},
+    [MEMORY_STAT_SEQUENCES] = {"memory_sequences", QN_STAT_GAUGE, "sequences", "Sequences with a lease"},
+    [MEMORY_STAT_LOOKUPS] = {"memory_prefix_lookups", QN_STAT_COUNTER, "lookups",
+                             "Leases that looked for a resident prefix"},
+    [MEMORY_STAT_LOOKUP_TOKENS] = {"memory_prefix_lookup_tokens", QN_STAT_COUNTER, "tokens",
+                                   "Tokens of prompts looked up"},
+    [MEMORY_STAT_HIT_TOKENS] = {"memory_prefix_hit_tokens", QN_STAT_COUNTER, "tokens",
+                                "Tokens of those found resident"},
+    [MEMORY_STAT_EVICTIONS] = {"memory_evictions", QN_STAT_COUNTER, "blocks",
+                               "Cached KV blocks given to another sequence"},
+    [MEMORY_STAT_GRANTS] = {"memory_grants", QN_STAT_COUNTER, "leases", "Leases granted"},
+    [MEMORY_STAT_SHORT] = {"memory_grants_short", QN_STAT_COUNTER, "leases", "Leases refused for want of blocks"},
+    [MEMORY_STAT_FLUSHES] = {"memory_flushes", QN_STAT_COUNTER, "flushes", "Flushes of the prefix cache"},
+    [MEMORY_STAT_WEIGHTS] = {"memory_weights_bytes", QN_STAT_GAUGE, "bytes", "Size of the weights region"},
+    [MEMORY_STAT_KV] = {"memory_kv_bytes", QN_STAT_GAUGE, "bytes", "Size of the KV region"},
+    [MEMORY_STAT_ACTIVATIONS] = {"memory_activations_bytes", QN_STAT_GAUGE, "bytes", "Size of the activation regions"},
+    [MEMORY_STAT_STEP_IO] = {"memory_step_io_bytes", QN_STAT_GAUGE, "bytes", "Size of the step input/output regions"},
+    [MEMORY_STAT_STATE] = {"memory_state_bytes", QN_STAT_GAUGE, "bytes", "Size of the sequence state regions"},
+    [MEMORY_STAT_TAP] = {"memory_tap_bytes", QN_STAT_GAUGE, "bytes", "Size of the tap regions"},
+    [MEMORY_STAT_LOAD] = {"memory_load_milliseconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model"},
+    [MEMORY_STAT_FDS] = {"memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors",
+                         "Requests answered at the fd socket"},
 };
 
 /* ---- start and end ---- */
@@ -82,13 +97,14 @@ static void service_fini(void **state)
 /* memory.share, where "auto" is what compute.backend takes. */
 static qn_err_t choose_share(const qn_config_values_t *config, qn_share_t *ret_share, int32_t *ret_device)
 {
-    static const char *const names[] = { [QN_SHARE_MEMFD] = "memfd", [QN_SHARE_CUDA_IPC] = "cuda_ipc",
-                                         [QN_SHARE_CUDA_VMM] = "cuda_vmm" };
+    static const char *const names[] = {
+        [QN_SHARE_MEMFD] = "memfd", [QN_SHARE_CUDA_IPC] = "cuda_ipc", [QN_SHARE_CUDA_VMM] = "cuda_vmm"};
     bool cuda = strcmp(config->compute.backend, "cuda") == 0;
     const char *wanted = config->memory.share;
     if (strcmp(wanted, "auto") == 0) wanted = cuda ? "cuda_ipc" : "memfd";
     size_t share = 0;
-    while (share < sizeof names / sizeof *names && strcmp(names[share], wanted) != 0) share++;
+    while (share < sizeof names / sizeof *names && strcmp(names[share], wanted) != 0)
+        share++;
     if (share == sizeof names / sizeof *names) return qn_fail(QN_ERR_CONFIG, "memory.share: there is no '%s'", wanted);
     if ((share != QN_SHARE_MEMFD) != cuda)
         return qn_fail(QN_ERR_CONFIG, "memory.share is %s but compute.backend is %s: leave memory.share at auto",
@@ -109,8 +125,10 @@ static qn_err_t take_kept(memory_service_t *service, const char *fd_socket, qn_m
     qn_err_t err = QN_OK;
     for (size_t i = 0; i < count; i++) {
         const char *name = qn_region_name(kept[i]);
-        if (strcmp(name, "weights") == 0 && !*ret_weights) *ret_weights = kept[i];
-        else if (strcmp(name, "kv") == 0 && !*ret_kv) *ret_kv = kept[i];
+        if (strcmp(name, "weights") == 0 && !*ret_weights)
+            *ret_weights = kept[i];
+        else if (strcmp(name, "kv") == 0 && !*ret_kv)
+            *ret_kv = kept[i];
         else if (!err && !region_table_find_name(service->regions, name))
             err = region_table_add(service->regions, &kept[i]);
         if (kept[i] != *ret_weights && kept[i] != *ret_kv) qn_region_close(&kept[i]);
@@ -131,8 +149,9 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     qn_err_t err = choose_share(config, &share, &device);
     /* A GPU that cannot be used is said now, not when the model has been looked at. */
     if (!err) err = qn_region_probe(share, device);
-    if (!err) err = region_table_create(share, device, qn_daemon_epoch(service->daemon), fd_socket,
-                                        strcmp(config->memory.huge_pages, "off") != 0, &service->regions);
+    if (!err)
+        err = region_table_create(share, device, qn_daemon_epoch(service->daemon), fd_socket,
+                                  strcmp(config->memory.huge_pages, "off") != 0, &service->regions);
     if (!err) err = qn_fd_server_create(fd_socket, find_fd, service, &service->fd_server);
     if (!err) err = qn_daemon_watch(service->daemon, qn_fd_server_fd(service->fd_server));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
@@ -234,8 +253,10 @@ static void finish_loading(memory_service_t *service, uint64_t now_ns)
     if (!err) err = own_region(service, &service->model.weights_region, service->model.weights_kept);
     if (!err) err = own_region(service, &service->model.kv_region, service->model.kv_kept);
     if (!err) err = memory_publish_model(service);
-    if (!err) log_model(service);
-    else qn_daemon_fail(service->daemon, err);
+    if (!err)
+        log_model(service);
+    else
+        qn_daemon_fail(service->daemon, err);
 }
 
 /* ---- tick ---- */
@@ -271,8 +292,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     memory_service_t *service = state;
     unsigned answered = qn_fd_server_serve(service->fd_server);
-    if (answered)
-        qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, MEMORY_STAT_FDS, answered);
+    if (answered) qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, MEMORY_STAT_FDS, answered);
     if (service->loader) finish_loading(service, now_ns);
     publish_stats(service);
     return service->loader ? now_ns + PROGRESS_NS : UINT64_MAX;
@@ -294,7 +314,7 @@ static void service_check(const void *state)
 const qn_daemon_descriptor_t qn_memory_daemon = {
     .service = QN_SERVICE_MEMORY,
     .name = "memory",
-    .dials = (const qn_service_t[]){ QN_SERVICE_NONE },
+    .dials = (const qn_service_t[]){QN_SERVICE_NONE},
     .handlers = memory_handlers,
     .stats = memory_stats,
     .stat_count = MEMORY_STAT_COUNT,

@@ -67,14 +67,21 @@ static qn_err_t place_tensor(weights_t *weights, const qn_model_tensor_t *wanted
     qn_err_t err = qn_weight_bytes(weight.scalar, weight.layout, weight.group, wanted->shape[0], inputs, &bytes);
     if (err || bytes > QN_REGION_BYTES_MAX || offset > QN_REGION_BYTES_MAX - bytes)
         return qn_fail(QN_ERR_LIMIT, "the model is larger than 2^46 bytes (at tensor '%s')", wanted->name);
-    *placed = (weights_tensor_t){
-        .name = qn_arena_strndup(&weights->arena, wanted->name, strlen(wanted->name)), .scalar = weight.scalar,
-        .layout = weight.layout, .group = weight.group, .rank = wanted->rank,
-        .shape = { wanted->shape[0], wanted->rank == 2 ? wanted->shape[1] : 0 }, .offset = offset, .bytes = bytes };
-    weights->origins[weights->count] = (weights_origin_t){
-        .dtype = dtype, .transposed = wanted->transposed, .source_first = wanted->source_first,
-        .source_outputs = wanted->source_outputs, .outputs = wanted->shape[0], .inputs = inputs,
-        .role = wanted->role };
+    *placed = (weights_tensor_t){.name = qn_arena_strndup(&weights->arena, wanted->name, strlen(wanted->name)),
+                                 .scalar = weight.scalar,
+                                 .layout = weight.layout,
+                                 .group = weight.group,
+                                 .rank = wanted->rank,
+                                 .shape = {wanted->shape[0], wanted->rank == 2 ? wanted->shape[1] : 0},
+                                 .offset = offset,
+                                 .bytes = bytes};
+    weights->origins[weights->count] = (weights_origin_t){.dtype = dtype,
+                                                          .transposed = wanted->transposed,
+                                                          .source_first = wanted->source_first,
+                                                          .source_outputs = wanted->source_outputs,
+                                                          .outputs = wanted->shape[0],
+                                                          .inputs = inputs,
+                                                          .role = wanted->role};
     weights->order[weights->count] = (uint32_t)weights->count;
     weights->bytes = offset + bytes;
     weights->count++;
@@ -92,7 +99,7 @@ static void print_shape(char *ret_text, size_t size, const uint64_t *shape, uint
 /* By its name, or by what is left of it in a checkpoint of the model without its head. */
 static const safetensors_tensor_t *find_source(const safetensors_t *checkpoint, const char *name)
 {
-    static const char *const prefixes[] = { "model.", "transformer." };
+    static const char *const prefixes[] = {"model.", "transformer."};
     const safetensors_tensor_t *found = safetensors_find(checkpoint, name);
     for (size_t i = 0; !found && i < sizeof prefixes / sizeof *prefixes; i++) {
         size_t length = strlen(prefixes[i]);
@@ -106,10 +113,12 @@ static qn_err_t check_source(const safetensors_t *checkpoint, const qn_model_ten
 {
     char found_shape[200], wanted_shape[64];
     if (!found)
-        return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' is missing: is the download complete, and is config.json of "
-                       "the same model?", directory, wanted->source);
+        return qn_fail(QN_ERR_INVALID,
+                       "%s: tensor '%s' is missing: is the download complete, and is config.json of "
+                       "the same model?",
+                       directory, wanted->source);
     const char *path = safetensors_file_path(checkpoint, found->file_index);
-    uint64_t shape[2] = { wanted->source_outputs, wanted->shape[1] };
+    uint64_t shape[2] = {wanted->source_outputs, wanted->shape[1]};
     if (wanted->transposed) {
         shape[0] = wanted->shape[1];
         shape[1] = wanted->source_outputs;
@@ -137,8 +146,8 @@ static int by_source(const void *left, const void *right, void *weights_pointer)
 }
 
 /* Every tensor of the model, found and placed; counts what else there is. */
-static qn_err_t place_checkpoint(const char *directory, const qn_model_config_t *config,
-                                 const weights_format_t *format, weights_t *weights)
+static qn_err_t place_checkpoint(const char *directory, const qn_model_config_t *config, const weights_format_t *format,
+                                 weights_t *weights)
 {
     size_t count = qn_model_tensor_count(config), sources = 0;
     for (size_t i = 0; i < count; i++) {
@@ -165,8 +174,8 @@ static uint64_t hash_table(const weights_t *weights, uint64_t hash)
 {
     for (size_t i = 0; i < weights->count; i++) {
         const weights_tensor_t *tensor = &weights->tensors[i];
-        uint64_t numbers[6] = { tensor->scalar, tensor->layout, tensor->group, tensor->rank, tensor->offset,
-                                tensor->bytes };
+        uint64_t numbers[6] = {tensor->scalar, tensor->layout, tensor->group,
+                               tensor->rank,   tensor->offset, tensor->bytes};
         hash = fingerprint_bytes(tensor->name, strlen(tensor->name), hash);
         hash = fingerprint_bytes(numbers, sizeof numbers, hash);
         hash = fingerprint_bytes(tensor->shape, sizeof tensor->shape, hash);
@@ -180,7 +189,7 @@ static qn_err_t hash_files(const safetensors_t *checkpoint, uint64_t *hash)
         struct stat info;
         if (fstat(safetensors_file_fd(checkpoint, i), &info) < 0)
             return qn_fail(QN_ERR_IO, "%s: %s", safetensors_file_path(checkpoint, i), strerror(errno));
-        uint64_t numbers[3] = { (uint64_t)info.st_size, (uint64_t)info.st_mtim.tv_sec, (uint64_t)info.st_mtim.tv_nsec };
+        uint64_t numbers[3] = {(uint64_t)info.st_size, (uint64_t)info.st_mtim.tv_sec, (uint64_t)info.st_mtim.tv_nsec};
         *hash = fingerprint_bytes(numbers, sizeof numbers, *hash);
     }
     return QN_OK;
@@ -196,8 +205,9 @@ static qn_err_t hash_samples(const weights_t *weights, uint64_t *hash)
         uint64_t offset = source->file_offset + (source->bytes - bytes) / 2;
         ssize_t got = pread(safetensors_file_fd(weights->checkpoint, source->file_index), sample, bytes, (off_t)offset);
         if (got != (ssize_t)bytes)
-            return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s", safetensors_file_path(weights->checkpoint,
-                           source->file_index), source->name, got < 0 ? strerror(errno) : "the file became shorter");
+            return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s",
+                           safetensors_file_path(weights->checkpoint, source->file_index), source->name,
+                           got < 0 ? strerror(errno) : "the file became shorter");
         *hash = fingerprint_bytes(sample, bytes, *hash);
     }
     return QN_OK;
@@ -233,8 +243,10 @@ qn_err_t weights_plan(const char *directory, const qn_model_config_t *config, co
     }
     weights->checkpoint = checkpoint;
     err = plan_checkpoint(directory, config, format, weights);
-    if (err) weights_destroy(&weights);
-    else *ret_weights = weights;
+    if (err)
+        weights_destroy(&weights);
+    else
+        *ret_weights = weights;
     return err;
 }
 

@@ -27,21 +27,21 @@
 #define WEIGHTS_THREADS_MAX 16
 
 typedef struct {
-    const char *name;              /* view of the plan */
+    const char *name; /* view of the plan */
     qn_scalar_t scalar;
     qn_layout_t layout;
-    uint32_t group;                /* int4, else 0 */
-    uint32_t rank;                 /* 1 or 2 */
-    uint64_t shape[2];             /* [outputs, inputs], or [outputs] */
-    uint64_t offset, bytes;        /* in the region */
+    uint32_t group;         /* int4, else 0 */
+    uint32_t rank;          /* 1 or 2 */
+    uint64_t shape[2];      /* [outputs, inputs], or [outputs] */
+    uint64_t offset, bytes; /* in the region */
 } weights_tensor_t;
 
 typedef struct weights weights_t;
 
 /* Shared with the thread that fills; zero it first. */
 typedef struct {
-    _Atomic uint64_t done_bytes;   /* of the region */
-    atomic_bool cancel;            /* set: weights_fill ends soon with QN_ERR_CANCELLED */
+    _Atomic uint64_t done_bytes; /* of the region */
+    atomic_bool cancel;          /* set: weights_fill ends soon with QN_ERR_CANCELLED */
 } weights_progress_t;
 
 /* Plans the checkpoint in `directory`. QN_ERR_NOT_FOUND, QN_ERR_INVALID, QN_ERR_UNSUPPORTED; the text names file and

@@ -36,8 +36,10 @@ uint64_t weights_chunk_outputs(const weights_t *weights, size_t tensor)
     const weights_origin_t *origin = &weights->origins[tensor];
     uint64_t row_bytes = origin->inputs * element_bytes(origin), count;
     if (is_copied(weights, tensor)) return COPY_BYTES / row_bytes ? COPY_BYTES / row_bytes : 1;
-    if (origin->transposed) count = TURN_BYTES / (origin->inputs * sizeof(float));
-    else count = CONVERT_BYTES / row_bytes;
+    if (origin->transposed)
+        count = TURN_BYTES / (origin->inputs * sizeof(float));
+    else
+        count = CONVERT_BYTES / row_bytes;
     count = count / QN_PANEL_ROWS * QN_PANEL_ROWS;
     return count ? count : QN_PANEL_ROWS;
 }
@@ -50,7 +52,8 @@ void weights_chunk_place(const weights_t *weights, const weights_chunk_t *chunk,
     if (tensor->layout == QN_LAYOUT_PANELS) {
         unit = QN_PANEL_ROWS;
         each = qn_panel_bytes(tensor->scalar, tensor->group, inputs);
-    } else each = inputs * qn_scalar_bytes(tensor->scalar);
+    } else
+        each = inputs * qn_scalar_bytes(tensor->scalar);
     *ret_offset = chunk->first / unit * each;
     *ret_bytes = (chunk->count + unit - 1) / unit * each;
 }
@@ -74,7 +77,7 @@ uint64_t weights_chunk_bytes_max(const weights_t *weights)
     uint64_t most = 0;
     for (size_t i = 0; i < weights->count; i++) {
         uint64_t offset, bytes;
-        weights_chunk_place(weights, &(weights_chunk_t){ i, 0, largest_chunk(weights, i) }, &offset, &bytes);
+        weights_chunk_place(weights, &(weights_chunk_t){i, 0, largest_chunk(weights, i)}, &offset, &bytes);
         if (bytes > most) most = bytes;
     }
     return most;
@@ -98,8 +101,9 @@ static void measure_buffers(const weights_t *weights, size_t tensor, uint64_t *r
 qn_err_t weights_buffers_make(const weights_t *weights, weights_buffers_t *ret_buffers)
 {
     uint64_t raw = 1, rows = 1;
-    for (size_t i = 0; i < weights->count; i++) measure_buffers(weights, i, &raw, &rows);
-    *ret_buffers = (weights_buffers_t){ .raw = malloc(raw), .rows = malloc(rows * sizeof(float)) };
+    for (size_t i = 0; i < weights->count; i++)
+        measure_buffers(weights, i, &raw, &rows);
+    *ret_buffers = (weights_buffers_t){.raw = malloc(raw), .rows = malloc(rows * sizeof(float))};
     if (!ret_buffers->raw || !ret_buffers->rows)
         return qn_fail(QN_ERR_NO_MEMORY, "weights: no memory for the buffers of a thread");
     return QN_OK;
@@ -158,9 +162,9 @@ static bool is_norm(qn_tensor_role_t role)
 
 weights_invention_t weights_invention(const weights_t *weights, size_t tensor)
 {
-    return (weights_invention_t){ .repeated = is_norm(weights->origins[tensor].role),
-                                  .value = round_bf16(weights->dummy_norm),
-                                  .stream = mix_counter(weights->seed ^ mix_counter(tensor)) };
+    return (weights_invention_t){.repeated = is_norm(weights->origins[tensor].role),
+                                 .value = round_bf16(weights->dummy_norm),
+                                 .stream = mix_counter(weights->seed ^ mix_counter(tensor))};
 }
 
 /* Four neighbours share a random word, 16 bits each -> (-1, 1) -> standard deviation 0.02, since a uniform on (-a, a)
@@ -188,9 +192,12 @@ static qn_err_t fetch(const weights_t *weights, size_t tensor, uint64_t first, u
 
 static void widen(safetensors_dtype_t dtype, const uint8_t *raw, uint64_t count, float *ret_values)
 {
-    if (dtype == SAFETENSORS_F32) memcpy(ret_values, raw, count * sizeof *ret_values);
-    else if (dtype == SAFETENSORS_BF16) qn_weight_widen_bf16(raw, count, ret_values);
-    else qn_weight_widen_f16(raw, count, ret_values);
+    if (dtype == SAFETENSORS_F32)
+        memcpy(ret_values, raw, count * sizeof *ret_values);
+    else if (dtype == SAFETENSORS_BF16)
+        qn_weight_widen_bf16(raw, count, ret_values);
+    else
+        qn_weight_widen_f16(raw, count, ret_values);
 }
 
 /* ---- into the format ---- */
@@ -246,8 +253,10 @@ static qn_err_t store(const weights_t *weights, const weights_chunk_t *chunk, co
     for (uint64_t i = 0; i < panels; i++) {
         if (has_finite_scales(tensor, origin->inputs, target + i * each)) continue;
         const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, origin->source);
-        return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' holds infinity or NaN, which has no quantised form; set "
-                       "model.quantize to none to load it all the same", path_of(weights, source), source->name);
+        return qn_fail(QN_ERR_INVALID,
+                       "%s: tensor '%s' holds infinity or NaN, which has no quantised form; set "
+                       "model.quantize to none to load it all the same",
+                       path_of(weights, source), source->name);
     }
     return QN_OK;
 }
@@ -261,7 +270,7 @@ static qn_err_t convert(const weights_t *weights, const weights_chunk_t *chunk, 
     qn_err_t err = fetch(weights, chunk->tensor, (origin->source_first + chunk->first) * inputs, chunk->count * inputs,
                          buffers->raw);
     for (uint64_t first = chunk->first; !err && first < end; first += QN_PANEL_ROWS) {
-        weights_chunk_t part = { chunk->tensor, first, end - first < QN_PANEL_ROWS ? end - first : QN_PANEL_ROWS };
+        weights_chunk_t part = {chunk->tensor, first, end - first < QN_PANEL_ROWS ? end - first : QN_PANEL_ROWS};
         uint64_t offset, base, bytes;
         weights_chunk_place(weights, &part, &offset, &bytes);
         weights_chunk_place(weights, chunk, &base, &bytes);
@@ -282,14 +291,15 @@ static void turn(const weights_origin_t *origin, const uint8_t *raw, uint64_t ro
         for (uint64_t m = 0; m < rows; m++) {
             float tile[TURN_TILE];
             widen(origin->dtype, raw + m * stride + first * element_bytes(origin), wide, tile);
-            for (uint64_t o = 0; o < wide; o++) values[(first + o) * origin->inputs + m] = tile[o];
+            for (uint64_t o = 0; o < wide; o++)
+                values[(first + o) * origin->inputs + m] = tile[o];
         }
     }
 }
 
 /* Reads the source block by block, in whole rows: the outputs of the chunk are columns of it. */
-static qn_err_t convert_turned(const weights_t *weights, const weights_chunk_t *chunk,
-                               const weights_buffers_t *buffers, uint8_t *target)
+static qn_err_t convert_turned(const weights_t *weights, const weights_chunk_t *chunk, const weights_buffers_t *buffers,
+                               uint8_t *target)
 {
     const weights_origin_t *origin = &weights->origins[chunk->tensor];
     uint64_t step = turned_rows(origin), column = origin->source_first + chunk->first;

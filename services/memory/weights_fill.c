@@ -20,11 +20,11 @@ typedef struct {
     const qn_mapping_t *region;
     weights_target_t target;
     weights_progress_t *progress;
-    pthread_mutex_t mutex;         /* guards the rest */
-    uint64_t next_slice;           /* offset in the region; its size when all are taken, or none is wanted any more */
-    size_t next;                   /* in weights->order */
-    uint64_t next_output;          /* of that tensor */
-    qn_err_t err;                  /* the first failure, which stops all; its text, since qn_err_text is per thread */
+    pthread_mutex_t mutex; /* guards the rest */
+    uint64_t next_slice;   /* offset in the region; its size when all are taken, or none is wanted any more */
+    size_t next;           /* in weights->order */
+    uint64_t next_output;  /* of that tensor */
+    qn_err_t err;          /* the first failure, which stops all; its text, since qn_err_text is per thread */
     char text[QN_ERR_TEXT_MAX];
 } fill_job_t;
 
@@ -68,7 +68,7 @@ static bool take_chunk(fill_job_t *job, weights_chunk_t *ret_chunk)
             size_t tensor = weights->order[job->next];
             uint64_t left = weights->origins[tensor].outputs - job->next_output;
             uint64_t count = weights_chunk_outputs(weights, tensor);
-            *ret_chunk = (weights_chunk_t){ tensor, job->next_output, left < count ? left : count };
+            *ret_chunk = (weights_chunk_t){tensor, job->next_output, left < count ? left : count};
             job->next_output += ret_chunk->count;
             taken = true;
         }
@@ -113,7 +113,8 @@ static void *fill_worker(void *job_pointer)
     weights_buffers_t buffers;
     qn_err_t err = weights_buffers_make(job->weights, &buffers);
     if (!err) make_huge(job);
-    while (!err && take_chunk(job, &chunk)) err = fill_chunk(job, &chunk, &buffers);
+    while (!err && take_chunk(job, &chunk))
+        err = fill_chunk(job, &chunk, &buffers);
     if (err) record_failure(job, err);
     weights_buffers_free(&buffers);
     return NULL;
@@ -124,9 +125,11 @@ static void fill_by_threads(fill_job_t *job, unsigned threads)
 {
     pthread_t workers[WEIGHTS_THREADS_MAX];
     unsigned started = 0;
-    while (started + 1 < threads && pthread_create(&workers[started], NULL, fill_worker, job) == 0) started++;
+    while (started + 1 < threads && pthread_create(&workers[started], NULL, fill_worker, job) == 0)
+        started++;
     fill_worker(job);
-    for (unsigned i = 0; i < started; i++) pthread_join(workers[i], NULL);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(workers[i], NULL);
 }
 
 /* ---- dummy weights, made where they belong ---- */
@@ -149,8 +152,10 @@ static void invent_all(fill_job_t *job)
         uint64_t count = tensor->bytes / sizeof how.value;
         qn_err_t err = how.repeated ? target->kind->repeat(target, tensor->offset, count, how.value)
                                     : target->kind->invent(target, tensor->offset, count, how.stream);
-        if (err) record_failure(job, err);
-        else atomic_fetch_add(&job->progress->done_bytes, tensor->bytes);
+        if (err)
+            record_failure(job, err);
+        else
+            atomic_fetch_add(&job->progress->done_bytes, tensor->bytes);
     }
 }
 
@@ -173,10 +178,14 @@ static qn_err_t fill(fill_job_t *job, unsigned threads)
     bool invented = is_invented(job);
     qn_err_t err = target->kind->open(target, threads, invented ? 1 : weights_chunk_bytes_max(job->weights));
     if (err) return err;
-    if (invented) invent_all(job);
-    else fill_by_threads(job, threads);
-    if (job->err) err = qn_fail(job->err, "%s", job->text);
-    else err = target->kind->finish(target);
+    if (invented)
+        invent_all(job);
+    else
+        fill_by_threads(job, threads);
+    if (job->err)
+        err = qn_fail(job->err, "%s", job->text);
+    else
+        err = target->kind->finish(target);
     target->kind->close(target);
     return err;
 }
@@ -186,9 +195,12 @@ qn_err_t weights_fill(const weights_t *weights, const qn_mapping_t *region, unsi
 {
     QN_ASSERT(threads >= 1 && threads <= WEIGHTS_THREADS_MAX && qn_region_bytes(region) == weights->bytes);
     QN_ASSERT(weights->dummy || weights->checkpoint);
-    fill_job_t job = { .weights = weights, .region = region, .progress = progress,
-                       .target = { .kind = kind_of(region), .base = qn_region_pointer(region),
-                                   .device = qn_region_device(region) } };
+    fill_job_t job = {.weights = weights,
+                      .region = region,
+                      .progress = progress,
+                      .target = {.kind = kind_of(region),
+                                 .base = qn_region_pointer(region),
+                                 .device = qn_region_device(region)}};
     pthread_mutex_init(&job.mutex, NULL);
     qn_err_t err = fill(&job, threads);
     pthread_mutex_destroy(&job.mutex);

@@ -13,15 +13,19 @@ qn_err_t weights_format_choose(const qn_config_values_t *config, weights_format_
     const char *layout = config->model.layout, *quantize = config->model.quantize;
     bool cuda = strcmp(config->compute.backend, "cuda") == 0, quantized = strcmp(quantize, "none") != 0;
     if (cuda && quantized)
-        return qn_fail(QN_ERR_CONFIG, "model.quantize is %s, but compute.backend cuda computes with the checkpoint's "
-                       "numbers only: set model.quantize to none", quantize);
+        return qn_fail(QN_ERR_CONFIG,
+                       "model.quantize is %s, but compute.backend cuda computes with the checkpoint's "
+                       "numbers only: set model.quantize to none",
+                       quantize);
     if (cuda && strcmp(layout, "panels") == 0)
         return qn_fail(QN_ERR_CONFIG, "model.layout is panels, which only the CPU reads, but compute.backend is cuda: "
-                       "leave model.layout at auto");
+                                      "leave model.layout at auto");
     if (quantized && strcmp(layout, "rows") == 0)
-        return qn_fail(QN_ERR_CONFIG, "model.quantize is %s, which needs model.layout panels, but that is rows: leave "
-                       "model.layout at auto", quantize);
-    weights_format_t format = { .layout = cuda || strcmp(layout, "rows") == 0 ? QN_LAYOUT_ROWS : QN_LAYOUT_PANELS };
+        return qn_fail(QN_ERR_CONFIG,
+                       "model.quantize is %s, which needs model.layout panels, but that is rows: leave "
+                       "model.layout at auto",
+                       quantize);
+    weights_format_t format = {.layout = cuda || strcmp(layout, "rows") == 0 ? QN_LAYOUT_ROWS : QN_LAYOUT_PANELS};
     if (strcmp(quantize, "int8") == 0) format.quantize = WEIGHTS_QUANTIZE_INT8;
     if (strcmp(quantize, "int4") == 0) {
         format.quantize = WEIGHTS_QUANTIZE_INT4;
@@ -34,7 +38,7 @@ qn_err_t weights_format_choose(const qn_config_values_t *config, weights_format_
 void weights_format_of(const weights_format_t *format, const qn_model_tensor_t *tensor, bool wide,
                        qn_weight_t *ret_weight)
 {
-    qn_weight_t weight = { .scalar = wide ? QN_SCALAR_F32 : QN_SCALAR_BF16 };
+    qn_weight_t weight = {.scalar = wide ? QN_SCALAR_F32 : QN_SCALAR_BF16};
     if (tensor->use != QN_TENSOR_PLAIN) {
         weight.layout = format->layout;
         if (format->quantize != WEIGHTS_QUANTIZE_NONE) weight.scalar = QN_SCALAR_INT8;

@@ -15,9 +15,9 @@ typedef enum { WEIGHTS_QUANTIZE_NONE, WEIGHTS_QUANTIZE_INT8, WEIGHTS_QUANTIZE_IN
 
 /* Of all weights; all zero is "as the checkpoint has them". */
 typedef struct {
-    qn_layout_t layout;            /* of the matrices of products, embedding and head */
-    weights_quantize_t quantize;   /* NONE unless layout is PANELS */
-    uint32_t group;                /* INT4: 32 or 64, else 0 */
+    qn_layout_t layout;          /* of the matrices of products, embedding and head */
+    weights_quantize_t quantize; /* NONE unless layout is PANELS */
+    uint32_t group;              /* INT4: 32 or 64, else 0 */
 } weights_format_t;
 
 /* From model.layout, model.quantize, model.quantize_group and compute.backend. QN_ERR_CONFIG: they contradict each

@@ -9,24 +9,24 @@
 
 /* Where a tensor comes from. */
 typedef struct {
-    uint32_t source;               /* index in `checkpoint` */
-    safetensors_dtype_t dtype;     /* F32, F16 or BF16; BF16 for dummy */
-    bool transposed;               /* the source is [inputs, source_outputs] */
+    uint32_t source;           /* index in `checkpoint` */
+    safetensors_dtype_t dtype; /* F32, F16 or BF16; BF16 for dummy */
+    bool transposed;           /* the source is [inputs, source_outputs] */
     uint64_t source_first, source_outputs;
-    uint64_t outputs, inputs;      /* of the tensor; one input for rank 1 */
+    uint64_t outputs, inputs; /* of the tensor; one input for rank 1 */
     qn_tensor_role_t role;
 } weights_origin_t;
 
 struct weights {
-    qn_arena_t arena;              /* names of the tensors */
+    qn_arena_t arena; /* names of the tensors */
     weights_tensor_t *tensors;
-    weights_origin_t *origins;     /* one per tensor */
-    uint32_t *order;               /* tensors in the order of their sources' bytes */
+    weights_origin_t *origins; /* one per tensor */
+    uint32_t *order;           /* tensors in the order of their sources' bytes */
     size_t count, left_out;
     uint64_t bytes, fingerprint;
-    safetensors_t *checkpoint;     /* NULL: dummy, or files closed */
+    safetensors_t *checkpoint; /* NULL: dummy, or files closed */
     bool dummy;
-    uint64_t seed;                 /* dummy */
+    uint64_t seed; /* dummy */
     float dummy_norm;
 };
 
@@ -38,15 +38,15 @@ typedef struct {
 
 /* What one thread needs to bring chunks of a plan. */
 typedef struct {
-    uint8_t *raw;                  /* bytes of the source */
-    float *rows;                   /* the same, widened */
+    uint8_t *raw; /* bytes of the source */
+    float *rows;  /* the same, widened */
 } weights_buffers_t;
 
 /* How a tensor of a dummy plan is made, in bf16: all of one value (norms), or of a stream of random numbers, four
  * neighbours from each: kernels/cuda/load.h makes the same. */
 typedef struct {
     bool repeated;
-    uint16_t value;                /* bits of bf16 */
+    uint16_t value; /* bits of bf16 */
     uint64_t stream;
 } weights_invention_t;
 

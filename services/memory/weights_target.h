@@ -32,9 +32,9 @@ typedef struct {
 
 struct weights_target {
     const weights_target_kind_t *kind;
-    uint8_t *base;             /* of the region */
+    uint8_t *base; /* of the region */
     int32_t device;
-    void *loader;              /* device: the pinned buffers */
+    void *loader; /* device: the pinned buffers */
 };
 
 extern const weights_target_kind_t weights_target_host;

@@ -52,23 +52,24 @@ static bool check_ids(const admission_model_t *model, const ledger_submission_t 
     return true;
 }
 
-bool admission_check(const admission_model_t *model, const ledger_submission_t *submission,
-                     uint32_t *ret_generated_max, admission_refusal_t *ret_refusal)
+bool admission_check(const admission_model_t *model, const ledger_submission_t *submission, uint32_t *ret_generated_max,
+                     admission_refusal_t *ret_refusal)
 {
     uint32_t prompt = submission->prompt_tokens;
     uint32_t most = submission->sampling.max_tokens;
-    if (!check_ids(model, submission, ret_refusal))
-        return false;
+    if (!check_ids(model, submission, ret_refusal)) return false;
     if (prompt > model->max_model_len - (most > 0)) {
         admission_refuse(ret_refusal, 400, 0, "prompt",
                          "the prompt has %u tokens, but the model's maximum length is %u tokens, at least one of them "
-                         "generated; shorten the prompt", prompt, model->max_model_len);
+                         "generated; shorten the prompt",
+                         prompt, model->max_model_len);
         return false;
     }
     if (prompt > model->pool_tokens) {
         admission_refuse(ret_refusal, 400, 0, "prompt",
                          "the prompt has %u tokens and can never fit the KV cache of %u tokens; shorten the prompt or "
-                         "raise memory.kv_bytes", prompt, model->pool_tokens);
+                         "raise memory.kv_bytes",
+                         prompt, model->pool_tokens);
         return false;
     }
     uint32_t by_length = model->max_model_len - prompt;

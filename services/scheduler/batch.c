@@ -33,8 +33,7 @@ qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch
     if (slot_count < 1 || slot_count > QN_SLOTS_MAX)
         return qn_fail(QN_ERR_CONFIG, "scheduler.max_sequences %u is outside 1..%d", slot_count, QN_SLOTS_MAX);
     batch_t *batch = calloc(1, sizeof *batch);
-    if (batch == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "batch: out of memory");
+    if (batch == NULL) return qn_fail(QN_ERR_NO_MEMORY, "batch: out of memory");
     batch->ledger = ledger;
     batch->slot_count = batch->free_slots = slot_count;
     if (!allocate(batch, ledger_requests_max(ledger))) {
@@ -52,8 +51,7 @@ qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch
 void batch_destroy(batch_t **batch)
 {
     batch_t *self = *batch;
-    if (self == NULL)
-        return;
+    if (self == NULL) return;
     for (uint32_t i = 0; i < BATCH_STEPS_MAX; i++)
         free(self->steps[i].runs);
     free(self->last.runs);
@@ -100,16 +98,11 @@ static sequence_t *sequence_at(const batch_t *batch, uint32_t index)
 static uint32_t *phase_count(batch_t *batch, sequence_phase_t phase)
 {
     switch (phase) {
-    case SEQUENCE_WAITING:
-        return &batch->waiting_count;
-    case SEQUENCE_LEASING:
-        return &batch->leasing_count;
-    case SEQUENCE_RUNNING:
-        return &batch->running_count;
-    case SEQUENCE_RETIRING:
-        return &batch->retiring_count;
-    case SEQUENCE_NONE:
-        break;
+    case SEQUENCE_WAITING: return &batch->waiting_count;
+    case SEQUENCE_LEASING: return &batch->leasing_count;
+    case SEQUENCE_RUNNING: return &batch->running_count;
+    case SEQUENCE_RETIRING: return &batch->retiring_count;
+    case SEQUENCE_NONE: break;
     }
     return NULL;
 }
@@ -118,10 +111,8 @@ static void move_to(batch_t *batch, sequence_t *sequence, sequence_phase_t phase
 {
     uint32_t *from = phase_count(batch, sequence->phase);
     uint32_t *to = phase_count(batch, phase);
-    if (from != NULL)
-        --*from;
-    if (to != NULL)
-        ++*to;
+    if (from != NULL) --*from;
+    if (to != NULL) ++*to;
     sequence->phase = phase;
 }
 
@@ -137,8 +128,7 @@ static void take_slot(batch_t *batch, sequence_t *sequence)
 
 static void leave_slot(batch_t *batch, sequence_t *sequence)
 {
-    if (sequence->slot == BATCH_NO_SLOT)
-        return;
+    if (sequence->slot == BATCH_NO_SLOT) return;
     batch->slot_owner[sequence->slot] = BATCH_NOBODY;
     batch->free_slots++;
     sequence->slot = BATCH_NO_SLOT;
@@ -182,8 +172,7 @@ void batch_add(batch_t *batch, request_t *request)
 {
     sequence_t *sequence = sequence_at(batch, request->index);
     QN_ASSERT(sequence->phase == SEQUENCE_NONE);
-    if (request->finish != REQUEST_UNFINISHED)
-        return;
+    if (request->finish != REQUEST_UNFINISHED) return;
     *sequence = (sequence_t){.request = request, .slot = BATCH_NO_SLOT};
     move_to(batch, sequence, SEQUENCE_WAITING);
 }
@@ -192,18 +181,11 @@ void batch_end(batch_t *batch, uint32_t index)
 {
     sequence_t *sequence = sequence_at(batch, index);
     switch (sequence->phase) {
-    case SEQUENCE_NONE:
-        break;
-    case SEQUENCE_WAITING:
-        settle(batch, sequence);
-        break;
+    case SEQUENCE_NONE: break;
+    case SEQUENCE_WAITING: settle(batch, sequence); break;
     case SEQUENCE_LEASING: /* the Release follows the Lease on the same link: whatever it gave comes back */
-    case SEQUENCE_RUNNING:
-        retire(batch, sequence, false);
-        break;
-    case SEQUENCE_RETIRING:
-        sequence->requeue = false;
-        break;
+    case SEQUENCE_RUNNING: retire(batch, sequence, false); break;
+    case SEQUENCE_RETIRING: sequence->requeue = false; break;
     }
 }
 
@@ -247,8 +229,7 @@ static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, co
                        (grant->cached_tokens == 0 || (opened && sequence->shared));
     for (uint32_t i = 0; i < grant->block_count; i++)
         table_fits = table_fits && grant->blocks[i] < batch->total_blocks;
-    if (table_fits && cached_fits)
-        return QN_OK;
+    if (table_fits && cached_fits) return QN_OK;
     return qn_fail(QN_ERR_PEER,
                    "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
                    "its lease of %u tokens",
@@ -262,8 +243,7 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
         memcpy(batch_table(batch, sequence) + grant->first_block, grant->blocks,
                grant->block_count * sizeof *grant->blocks);
     sequence->block_count += grant->block_count;
-    if (sequence->phase != SEQUENCE_LEASING)
-        return;
+    if (sequence->phase != SEQUENCE_LEASING) return;
     request_t *request = sequence->request;
     sequence->planned = sequence->proven = sequence->committed = grant->cached_tokens;
     if (!request->admitted)
@@ -277,12 +257,10 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
 {
     request_t *request = ledger_find(batch->ledger, grant->sequence);
     sequence_t *sequence = request != NULL ? sequence_at(batch, request->index) : NULL;
-    if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch)
-        return QN_OK;
+    if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch) return QN_OK;
     if (grant->outcome == BATCH_GRANTED) {
         qn_err_t err = check_grant(batch, sequence, grant);
-        if (err < 0)
-            return err;
+        if (err < 0) return err;
         sequence->lease_batch = 0;
         accept_grant(batch, sequence, grant);
         return QN_OK;
@@ -325,8 +303,7 @@ void batch_released(batch_t *batch, uint32_t index)
 void batch_forget_shortage(batch_t *batch)
 {
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
-        if (batch->slot_owner[slot] != BATCH_NOBODY)
-            batch->sequences[batch->slot_owner[slot]].short_of_blocks = false;
+        if (batch->slot_owner[slot] != BATCH_NOBODY) batch->sequences[batch->slot_owner[slot]].short_of_blocks = false;
 }
 
 uint32_t batch_committable(const batch_t *batch, uint32_t index)
@@ -368,8 +345,7 @@ void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
     step->token_count += run->token_count;
     sequence->planned += run->token_count;
     sequence->last_step = step->step;
-    if (sequence->request->timeline.planned_ns == 0)
-        sequence->request->timeline.planned_ns = step->sent_ns;
+    if (sequence->request->timeline.planned_ns == 0) sequence->request->timeline.planned_ns = step->sent_ns;
 }
 
 void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)
@@ -380,10 +356,7 @@ void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)
     batch->slot_live[sequence->slot] = true;
 }
 
-void batch_slot_retired(batch_t *batch, uint32_t slot)
-{
-    batch->slot_live[slot] = false;
-}
+void batch_slot_retired(batch_t *batch, uint32_t slot) { batch->slot_live[slot] = false; }
 
 /* ---- peers replaced ---- */
 
@@ -398,8 +371,7 @@ void batch_compute_lost(batch_t *batch)
     void_steps(batch);
     memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
-        if (batch->slot_owner[slot] == BATCH_NOBODY)
-            continue;
+        if (batch->slot_owner[slot] == BATCH_NOBODY) continue;
         sequence_t *sequence = &batch->sequences[batch->slot_owner[slot]];
         const request_t *request = sequence->request;
         /* The score of a prompt token comes from the run before it, whose logits went with the old compute. */
@@ -418,8 +390,7 @@ void batch_memory_lost(batch_t *batch)
     while (batch->retiring_count > 0)
         batch_released(batch, batch->retiring[0]);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
-        if (batch->slot_owner[slot] != BATCH_NOBODY)
-            wait_again(batch, &batch->sequences[batch->slot_owner[slot]]);
+        if (batch->slot_owner[slot] != BATCH_NOBODY) wait_again(batch, &batch->sequences[batch->slot_owner[slot]]);
 }
 
 /* ---- invariants ---- */
@@ -435,17 +406,14 @@ static const char *check_sequence(const batch_t *batch, const sequence_t *sequen
         return "batch: a slot is owned by another sequence than says so";
     if (sequence->phase != SEQUENCE_RETIRING && sequence->request->finish != REQUEST_UNFINISHED)
         return "batch: a finished request is not retiring";
-    if (sequence->phase != SEQUENCE_RUNNING)
-        return NULL;
+    if (sequence->phase != SEQUENCE_RUNNING) return NULL;
     uint32_t known = request_known_tokens(sequence->request);
     if (sequence->committed > sequence->proven || sequence->proven > sequence->planned)
         return "batch: committed <= proven <= planned does not hold";
-    if (sequence->planned > known + 1 || sequence->proven > known)
-        return "batch: more is planned or proven than known";
+    if (sequence->planned > known + 1 || sequence->proven > known) return "batch: more is planned or proven than known";
     if (sequence->planned > request_run_limit(sequence->request) || sequence->planned > batch_capacity(batch, sequence))
         return "batch: planned past the end of the sequence or of its blocks";
-    if (sequence->blocks_sent > sequence->block_count)
-        return "batch: compute was told of blocks that are not there";
+    if (sequence->blocks_sent > sequence->block_count) return "batch: compute was told of blocks that are not there";
     if (sequence->planned > sequence->proven && batch->step_count == 0)
         return "batch: something is planned and no step is without a result";
     return NULL;
@@ -456,8 +424,7 @@ const char *batch_check(const batch_t *batch)
     uint32_t counts[5] = {0}, slots = 0;
     for (uint32_t i = 0; i < ledger_requests_max(batch->ledger); i++) {
         const char *broken = check_sequence(batch, &batch->sequences[i]);
-        if (broken != NULL)
-            return broken;
+        if (broken != NULL) return broken;
         counts[batch->sequences[i].phase]++;
     }
     if (counts[SEQUENCE_WAITING] != batch->waiting_count || counts[SEQUENCE_LEASING] != batch->leasing_count ||

@@ -23,7 +23,7 @@
 
 #define BATCH_NO_SLOT UINT32_MAX
 #define BATCH_NOBODY UINT32_MAX
-#define BATCH_STEPS_MAX 2          /* plans without a result: 1 + lookahead */
+#define BATCH_STEPS_MAX 2 /* plans without a result: 1 + lookahead */
 
 typedef enum {
     SEQUENCE_NONE = 0,
@@ -34,24 +34,24 @@ typedef enum {
 } sequence_phase_t;
 
 typedef struct {
-    request_t *request;            /* borrowed from the ledger; NULL when phase is NONE */
+    request_t *request; /* borrowed from the ledger; NULL when phase is NONE */
     sequence_phase_t phase;
-    uint32_t slot;                 /* LEASING and RUNNING, else BATCH_NO_SLOT */
-    uint32_t block_count;          /* granted: entries of its row of batch.tables */
-    uint32_t blocks_sent;          /* of those, known to compute */
+    uint32_t slot;        /* LEASING and RUNNING, else BATCH_NO_SLOT */
+    uint32_t block_count; /* granted: entries of its row of batch.tables */
+    uint32_t blocks_sent; /* of those, known to compute */
     uint32_t planned, proven, committed;
-    uint32_t lease_tokens;         /* asked for */
-    uint64_t lease_batch;          /* the Lease that is not answered; 0 = none */
-    uint64_t last_step;            /* last plan that runs it */
-    uint32_t retiring_at;          /* its place in batch.retiring */
-    bool shared;                   /* opened with ids: may have prefix hits */
-    bool slot_set;                 /* compute knows its slot */
-    bool short_of_blocks;          /* its last extension was refused; cleared when blocks come back */
-    bool requeue;                  /* RETIRING: waits again afterwards */
+    uint32_t lease_tokens; /* asked for */
+    uint64_t lease_batch;  /* the Lease that is not answered; 0 = none */
+    uint64_t last_step;    /* last plan that runs it */
+    uint32_t retiring_at;  /* its place in batch.retiring */
+    bool shared;           /* opened with ids: may have prefix hits */
+    bool slot_set;         /* compute knows its slot */
+    bool short_of_blocks;  /* its last extension was refused; cleared when blocks come back */
+    bool requeue;          /* RETIRING: waits again afterwards */
 } sequence_t;
 
 typedef struct {
-    uint32_t index;                /* of the sequence */
+    uint32_t index; /* of the sequence */
     uint32_t slot;
     uint32_t position, token_count;
     bool from_slot, sample;
@@ -62,37 +62,37 @@ typedef struct {
     uint64_t sent_ns;
     uint32_t run_count;
     uint32_t token_count;
-    batch_run_t *runs;             /* [slot_count], by slot */
+    batch_run_t *runs; /* [slot_count], by slot */
 } batch_step_t;
 
 typedef struct {
-    ledger_t *ledger;              /* borrowed */
+    ledger_t *ledger; /* borrowed */
     uint32_t slot_count;
-    sequence_t *sequences;         /* [requests_max], by ledger index */
-    uint32_t *slot_owner;          /* [slot_count]: sequence index or BATCH_NOBODY */
-    bool *slot_live;               /* [slot_count]: compute holds something there */
+    sequence_t *sequences; /* [requests_max], by ledger index */
+    uint32_t *slot_owner;  /* [slot_count]: sequence index or BATCH_NOBODY */
+    bool *slot_live;       /* [slot_count]: compute holds something there */
     uint32_t free_slots;
-    uint32_t *retiring;            /* [requests_max]: indices */
+    uint32_t *retiring; /* [requests_max]: indices */
     uint32_t waiting_count, leasing_count, running_count, retiring_count;
 
-    uint32_t block_tokens, total_blocks, table_max;   /* 0 until configured */
-    uint32_t *tables;              /* [slot_count, table_max] */
-    uint32_t available_blocks;     /* free or evictable, as of the last grant */
+    uint32_t block_tokens, total_blocks, table_max; /* 0 until configured */
+    uint32_t *tables;                               /* [slot_count, table_max] */
+    uint32_t available_blocks;                      /* free or evictable, as of the last grant */
 
-    batch_step_t steps[BATCH_STEPS_MAX];   /* without a result, oldest first */
+    batch_step_t steps[BATCH_STEPS_MAX]; /* without a result, oldest first */
     uint32_t step_count;
-    uint64_t last_step;            /* given out */
-    uint64_t void_step;            /* results up to this one mean nothing: compute or memory was replaced */
-    uint64_t release_count;        /* grows when blocks of an ended sequence come back */
-    uint64_t open_refusals;        /* grows when memory refuses to open a lease */
+    uint64_t last_step;     /* given out */
+    uint64_t void_step;     /* results up to this one mean nothing: compute or memory was replaced */
+    uint64_t release_count; /* grows when blocks of an ended sequence come back */
+    uint64_t open_refusals; /* grows when memory refuses to open a lease */
 
     /* Of the last result. */
     uint32_t *changed; /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */
     uint32_t changed_count;
     uint32_t masked_count;
-    batch_step_t last;             /* its step; runs as above */
-    uint32_t *run_of_slot;         /* scratch */
-    ledger_token_t *tokens;        /* scratch [slot_count] */
+    batch_step_t last;      /* its step; runs as above */
+    uint32_t *run_of_slot;  /* scratch */
+    ledger_token_t *tokens; /* scratch [slot_count] */
 } batch_t;
 
 typedef struct {
@@ -126,7 +126,7 @@ typedef struct {
     uint64_t lease_batch;
     uint64_t sequence;
     uint32_t first_block, block_count, cached_tokens;
-    const uint32_t *blocks;        /* borrowed */
+    const uint32_t *blocks; /* borrowed */
     batch_grant_outcome_t outcome;
 } batch_grant_t;
 

@@ -22,13 +22,11 @@ static qn_err_t match_tokens(batch_t *batch, const batch_step_t *step, const bat
             batch->run_of_slot[step->runs[i].slot] = i;
             samples++;
         }
-    if (samples != result->token_count)
-        return misfit(result, "it gives another number of tokens than runs sample", 0);
+    if (samples != result->token_count) return misfit(result, "it gives another number of tokens than runs sample", 0);
     for (uint32_t i = 0; i < result->token_count; i++) {
         const batch_token_t *token = &result->tokens[i];
         uint32_t run = token->slot < batch->slot_count ? batch->run_of_slot[token->slot] : UINT32_MAX;
-        if (run == UINT32_MAX)
-            return misfit(result, "a token of a slot that did not sample", token->request);
+        if (run == UINT32_MAX) return misfit(result, "a token of a slot that did not sample", token->request);
         batch->run_of_slot[token->slot] = UINT32_MAX; /* once only */
         const batch_run_t *planned = &step->runs[run];
         const request_t *request = batch->sequences[planned->index].request;
@@ -57,8 +55,7 @@ static qn_err_t match_prompt(const batch_t *batch, const batch_result_t *result)
         if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
             token->position >= request->prompt_tokens)
             return misfit(result, "a prompt score nobody asked for", token->request);
-        if (token->position > next)
-            return misfit(result, "a gap in prompt scores", token->request);
+        if (token->position > next) return misfit(result, "a gap in prompt scores", token->request);
         next = token->position == next ? next + 1 : next; /* below: its prompt is run again */
     }
     return QN_OK;
@@ -83,16 +80,12 @@ static void prove(batch_t *batch, const batch_step_t *step, const batch_result_t
     }
 }
 
-static void note_change(batch_t *batch, uint32_t index)
-{
-    batch->changed[batch->changed_count++] = index;
-}
+static void note_change(batch_t *batch, uint32_t index) { batch->changed[batch->changed_count++] = index; }
 
 /* Stores the alternatives of the token that stands at `at` of the generated ones. */
 static void keep_alternatives(request_t *request, uint32_t at, const request_alternative_t *top, uint32_t count)
 {
-    if (request->top == NULL)
-        return;
+    if (request->top == NULL) return;
     uint32_t kept = count < request->sampling.top_logprobs ? count : request->sampling.top_logprobs;
     memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top, kept * sizeof *top);
     request->top_counts[at] = (uint8_t)kept;
@@ -106,8 +99,7 @@ static void take_tokens(batch_t *batch, const batch_result_t *result, const requ
         request_t *request = ledger_find(batch->ledger, token->request);
         const request_alternative_t *alternatives = *top;
         *top += token->top_count;
-        if (request->finish != REQUEST_UNFINISHED)
-            continue;
+        if (request->finish != REQUEST_UNFINISHED) continue;
         keep_alternatives(request, request->generated_tokens, alternatives, token->top_count);
         if (request->generated_tokens == 0) {
             request->timeline.executed_ns = result->begin_ns;
@@ -130,8 +122,7 @@ static void take_prompt(batch_t *batch, const batch_result_t *result, const requ
         request_t *request = ledger_find(batch->ledger, token->request);
         const request_alternative_t *alternatives = top;
         top += token->top_count;
-        if (token->position < request->prompt.known)
-            continue; /* its prompt is run again */
+        if (token->position < request->prompt.known) continue; /* its prompt is run again */
         uint32_t wanted = request->sampling.top_logprobs;
         uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
         request->prompt.logprobs[token->position] = token->logprob;
@@ -147,14 +138,11 @@ static void find_ends(batch_t *batch, const batch_step_t *step)
     for (uint32_t i = 0; i < step->run_count; i++) {
         const sequence_t *sequence = &batch->sequences[step->runs[i].index];
         request_t *request = sequence->request;
-        if (request->finish != REQUEST_UNFINISHED)
-            continue;
+        if (request->finish != REQUEST_UNFINISHED) continue;
         bool ended = request->stopped || (request->generated_tokens == request->generated_max &&
                                           sequence->proven >= request_run_limit(request));
-        if (ended || request->sampling.prompt_logprobs)
-            note_change(batch, request->index);
-        if (!ended)
-            continue;
+        if (ended || request->sampling.prompt_logprobs) note_change(batch, request->index);
+        if (!ended) continue;
         ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
         batch_end(batch, request->index);
     }
@@ -185,17 +173,13 @@ qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
 {
     batch->changed_count = batch->masked_count = 0;
     batch->last.step = 0;
-    if (result->step <= batch->void_step)
-        return QN_OK;
+    if (result->step <= batch->void_step) return QN_OK;
     if (batch->step_count == 0 || result->step != batch->steps[0].step)
         return misfit(result, "it is not the oldest plan without a result", 0);
-    if (!alternatives_fit(result))
-        return misfit(result, "its alternatives do not add up", 0);
+    if (!alternatives_fit(result)) return misfit(result, "its alternatives do not add up", 0);
     qn_err_t err = match_tokens(batch, &batch->steps[0], result);
-    if (err == QN_OK)
-        err = match_prompt(batch, result);
-    if (err < 0)
-        return err;
+    if (err == QN_OK) err = match_prompt(batch, result);
+    if (err < 0) return err;
     pop_step(batch);
     prove(batch, &batch->last, result);
     const request_alternative_t *top = result->top;

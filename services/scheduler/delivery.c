@@ -10,16 +10,16 @@
 #define CLIENTS_MAX (2 * QN_PEERS_MAX) /* refused in one round: the living, and some that just died */
 
 typedef struct {
-    uint32_t tokens;           /* generated tokens told */
-    uint32_t scores;           /* prompt positions told, from 1 */
-    uint32_t sending_tokens;   /* what both will be when the message is sent */
+    uint32_t tokens;         /* generated tokens told */
+    uint32_t scores;         /* prompt positions told, from 1 */
+    uint32_t sending_tokens; /* what both will be when the message is sent */
     bool queued, held, ended, sending_end;
 } told_t;
 
 struct delivery {
     const ledger_t *ledger;
-    told_t *told;                      /* [requests_max] */
-    uint32_t *queue;                   /* [requests_max] */
+    told_t *told;    /* [requests_max] */
+    uint32_t *queue; /* [requests_max] */
     uint32_t queue_count;
     request_client_t refused[CLIENTS_MAX];
     uint32_t refused_count;
@@ -32,8 +32,7 @@ struct delivery {
 qn_err_t delivery_create(const ledger_t *ledger, delivery_t **ret_delivery)
 {
     delivery_t *delivery = calloc(1, sizeof *delivery);
-    if (delivery == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "delivery: out of memory");
+    if (delivery == NULL) return qn_fail(QN_ERR_NO_MEMORY, "delivery: out of memory");
     uint32_t requests = ledger_requests_max(ledger);
     delivery->ledger = ledger;
     delivery->told = calloc(requests, sizeof *delivery->told);
@@ -53,8 +52,7 @@ qn_err_t delivery_create(const ledger_t *ledger, delivery_t **ret_delivery)
 
 void delivery_destroy(delivery_t **delivery)
 {
-    if (*delivery == NULL)
-        return;
+    if (*delivery == NULL) return;
     free((*delivery)->told);
     free((*delivery)->queue);
     free((*delivery)->tokens);
@@ -81,8 +79,7 @@ static bool owes(const told_t *told, const request_t *request)
 void delivery_note(delivery_t *delivery, uint32_t index)
 {
     told_t *told = &delivery->told[index];
-    if (told->queued)
-        return;
+    if (told->queued) return;
     told->queued = true;
     delivery->queue[delivery->queue_count++] = index;
 }
@@ -96,10 +93,7 @@ void delivery_restart(delivery_t *delivery, uint32_t index)
     delivery_note(delivery, index);
 }
 
-void delivery_hold(delivery_t *delivery, uint32_t index, bool held)
-{
-    delivery->told[index].held = held;
-}
+void delivery_hold(delivery_t *delivery, uint32_t index, bool held) { delivery->told[index].held = held; }
 
 void delivery_drop(delivery_t *delivery, uint32_t index)
 {
@@ -111,10 +105,7 @@ void delivery_drop(delivery_t *delivery, uint32_t index)
     told->held = false;
 }
 
-bool delivery_done(const delivery_t *delivery, uint32_t index)
-{
-    return delivery->told[index].ended;
-}
+bool delivery_done(const delivery_t *delivery, uint32_t index) { return delivery->told[index].ended; }
 
 /* ---- messages ---- */
 
@@ -126,8 +117,7 @@ static bool same_client(request_client_t a, request_client_t b)
 static bool is_refused(const delivery_t *delivery, request_client_t client)
 {
     for (uint32_t i = 0; i < delivery->refused_count; i++)
-        if (same_client(delivery->refused[i], client))
-            return true;
+        if (same_client(delivery->refused[i], client)) return true;
     return delivery->refused_count == CLIENTS_MAX;
 }
 
@@ -172,8 +162,7 @@ static bool add_token(delivery_t *delivery, const request_t *request, uint32_t p
 {
     delivery_message_t *message = &delivery->message;
     uint8_t top_count = request->top_counts != NULL ? request->top_counts[position] : 0;
-    if (message->token_count == DELIVERY_TOKENS_MAX || message->top_count + top_count > DELIVERY_TOP_MAX)
-        return false;
+    if (message->token_count == DELIVERY_TOKENS_MAX || message->top_count + top_count > DELIVERY_TOP_MAX) return false;
     delivery->tokens[message->token_count++] = (delivery_token_t){
         .request = request->id,
         .position = position,
@@ -182,8 +171,8 @@ static bool add_token(delivery_t *delivery, const request_t *request, uint32_t p
         .top_count = top_count,
     };
     if (top_count > 0)
-        memcpy(delivery->top + message->top_count,
-               request->top + (size_t)position * request->sampling.top_logprobs, top_count * sizeof *request->top);
+        memcpy(delivery->top + message->top_count, request->top + (size_t)position * request->sampling.top_logprobs,
+               top_count * sizeof *request->top);
     message->top_count += top_count;
     return true;
 }
@@ -195,14 +184,12 @@ static void fill_request(delivery_t *delivery, const request_t *request)
     uint32_t position = told->tokens;
     bool room = message->first_count < DELIVERY_ENDS_MAX && message->end_count < DELIVERY_ENDS_MAX;
     while (room && position < request->generated_tokens && add_token(delivery, request, position)) {
-        if (position == 0)
-            delivery->firsts[message->first_count++] = request;
+        if (position == 0) delivery->firsts[message->first_count++] = request;
         position++;
     }
     told->sending_tokens = position;
     told->sending_end = room && position == request->generated_tokens && request->finish != REQUEST_UNFINISHED;
-    if (told->sending_end)
-        delivery->ends[message->end_count++] = request;
+    if (told->sending_end) delivery->ends[message->end_count++] = request;
 }
 
 /* The queue's first request whose client takes messages; it decides whose message this is. */
@@ -211,8 +198,7 @@ static const request_t *choose(const delivery_t *delivery)
     for (uint32_t i = 0; i < delivery->queue_count; i++) {
         const request_t *request = ledger_at(delivery->ledger, delivery->queue[i]);
         const told_t *told = &delivery->told[delivery->queue[i]];
-        if (!told->held && owes(told, request) && !is_refused(delivery, request->client))
-            return request;
+        if (!told->held && owes(told, request) && !is_refused(delivery, request->client)) return request;
     }
     return NULL;
 }
@@ -220,8 +206,7 @@ static const request_t *choose(const delivery_t *delivery)
 bool delivery_next(delivery_t *delivery, delivery_message_t *ret_message)
 {
     const request_t *first = choose(delivery);
-    if (first == NULL)
-        return false;
+    if (first == NULL) return false;
     delivery->message = (delivery_message_t){
         .client = first->client,
         .tokens = delivery->tokens,
@@ -263,14 +248,12 @@ void delivery_sent(delivery_t *delivery)
 
 void delivery_refused(delivery_t *delivery)
 {
-    if (delivery->refused_count < CLIENTS_MAX)
-        delivery->refused[delivery->refused_count++] = delivery->message.client;
+    if (delivery->refused_count < CLIENTS_MAX) delivery->refused[delivery->refused_count++] = delivery->message.client;
 }
 
 bool delivery_pending(const delivery_t *delivery)
 {
     for (uint32_t i = 0; i < delivery->queue_count; i++)
-        if (!delivery->told[delivery->queue[i]].held)
-            return true;
+        if (!delivery->told[delivery->queue[i]].held) return true;
     return false;
 }

@@ -10,15 +10,15 @@
 #include "common/err.h"
 #include "services/scheduler/ledger.h"
 
-#define DELIVERY_TOKENS_MAX 16384u           /* TokenBatch.tokens */
-#define DELIVERY_TOP_MAX 327680u             /* TokenBatch.top */
-#define DELIVERY_ENDS_MAX 4096u              /* TokenBatch.ends, .timelines */
+#define DELIVERY_TOKENS_MAX 16384u /* TokenBatch.tokens */
+#define DELIVERY_TOP_MAX 327680u   /* TokenBatch.top */
+#define DELIVERY_ENDS_MAX 4096u    /* TokenBatch.ends, .timelines */
 
 typedef struct delivery delivery_t;
 
 typedef struct {
     uint64_t request;
-    uint32_t position;                       /* among the generated tokens */
+    uint32_t position; /* among the generated tokens */
     uint32_t id;
     float logprob;
     uint8_t top_count;
@@ -29,11 +29,11 @@ typedef struct {
     request_client_t client;
     const request_t *scores; /* not NULL: prompt scores [scores_begin, scores_end) of this request ... */
     uint32_t scores_begin, scores_end;
-    uint8_t scores_top_count;                /* ... with so many alternatives each; else: */
+    uint8_t scores_top_count; /* ... with so many alternatives each; else: */
     const delivery_token_t *tokens;
-    const request_alternative_t *top;        /* of the tokens, in order */
-    const request_t *const *ends;            /* finished requests */
-    const request_t *const *firsts;          /* requests whose first token is in `tokens`: their timelines */
+    const request_alternative_t *top; /* of the tokens, in order */
+    const request_t *const *ends;     /* finished requests */
+    const request_t *const *firsts;   /* requests whose first token is in `tokens`: their timelines */
     uint32_t token_count, top_count, end_count, first_count;
 } delivery_message_t;
 

@@ -122,11 +122,8 @@ static void handle_submit(void *state, qn_peer_t from, const void *message)
         count(service, SCHEDULER_STAT_SUBMITTED, 1);
         count(service, SCHEDULER_STAT_PROMPT_TOKENS, submission.prompt_tokens);
         break;
-    case SCHEDULER_RESUMED:
-        break;
-    case SCHEDULER_REFUSED:
-        refuse(service, from, submission.id, &refusal);
-        break;
+    case SCHEDULER_RESUMED: break;
+    case SCHEDULER_REFUSED: refuse(service, from, submission.id, &refusal); break;
     }
 }
 
@@ -145,8 +142,7 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
     const qn_model_description_t *description = message;
-    if (!qn_peer_equal(from, service->memory))
-        return;
+    if (!qn_peer_equal(from, service->memory)) return;
     scheduler_model_t model = {
         .vocab_size = description->vocab_size,
         .max_model_len = description->max_model_len,
@@ -161,8 +157,7 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
                        ": longer requests are clipped or refused; raise memory.kv_bytes",
                        pool_tokens, model.max_model_len);
     qn_err_t err = scheduler_memory_up(service->scheduler, &model);
-    if (err < 0)
-        qn_daemon_fail(service->daemon, err);
+    if (err < 0) qn_daemon_fail(service->daemon, err);
 }
 
 static bool read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_grant)
@@ -184,8 +179,7 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
     const qn_grant_t *grant = message;
-    if (!qn_peer_equal(from, service->memory))
-        return;
+    if (!qn_peer_equal(from, service->memory)) return;
     qn_arena_reset(&service->arena);
     batch_grant_t *grants = qn_arena_zalloc(&service->arena, grant->items_count, sizeof *grants);
     qn_err_t err = QN_OK;
@@ -194,10 +188,9 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
             err = qn_fail(QN_ERR_PEER, "memory granted sequence %" PRIu64 " blocks outside its message",
                           grants[i].sequence);
     if (err == QN_OK)
-        err = scheduler_grant(service->scheduler, grants, grant->items_count,
-                              grant->free_blocks + grant->cached_blocks);
-    if (err < 0)
-        qn_daemon_fail(service->daemon, err);
+        err =
+            scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks);
+    if (err < 0) qn_daemon_fail(service->daemon, err);
 }
 
 /* ---- compute ---- */
@@ -256,8 +249,7 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
     const qn_step_result_t *result = message;
-    if (!qn_peer_equal(from, service->compute))
-        return;
+    if (!qn_peer_equal(from, service->compute)) return;
     uint64_t now_ns = qn_clock_now_ns();
     qn_arena_reset(&service->arena);
     batch_result_t translated = {

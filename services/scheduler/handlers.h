@@ -35,13 +35,13 @@ typedef struct {
     qn_daemon_t *daemon;
     scheduler_t *scheduler;
     ledger_memory_t ledger;
-    qn_arena_t arena;             /* of the message being translated */
-    qn_peer_t memory, compute;    /* epoch 0: not up */
-    bool compute_ready;           /* it takes plans */
-    bool compute_unsure;          /* READY may be of before it lost its slots: not believed until compute_sure_ns, */
-    uint64_t compute_sure_ns;     /* or until it was seen not READY */
+    qn_arena_t arena;          /* of the message being translated */
+    qn_peer_t memory, compute; /* epoch 0: not up */
+    bool compute_ready;        /* it takes plans */
+    bool compute_unsure;       /* READY may be of before it lost its slots: not believed until compute_sure_ns, */
+    uint64_t compute_sure_ns;  /* or until it was seen not READY */
     bool draining, announced_ready;
-    uint64_t last_end_ns;         /* of the last step, while others were to run; 0 = none */
+    uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];

@@ -23,14 +23,14 @@ typedef struct {
     _Atomic uint64_t magic;              /* written last when formatting */
     uint32_t request_bytes, token_bytes; /* sizes of the record structs: the version */
     uint64_t area_bytes;
-    uint64_t first_sequence[2];          /* of the records of each area */
-    _Atomic uint64_t active;             /* 0 or 1: the switch of a compaction */
+    uint64_t first_sequence[2]; /* of the records of each area */
+    _Atomic uint64_t active;    /* 0 or 1: the switch of a compaction */
 } header_t;
 
 typedef struct {
-    request_t request;                   /* request.prompt_tokens == 0: unused */
-    uint32_t next_in_bucket;             /* or in the list of unused entries */
-    uint32_t previous, next;             /* by arrival */
+    request_t request;       /* request.prompt_tokens == 0: unused */
+    uint32_t next_in_bucket; /* or in the list of unused entries */
+    uint32_t previous, next; /* by arrival */
 } entry_t;
 
 struct ledger {
@@ -40,8 +40,8 @@ struct ledger {
     size_t area_bytes, used_bytes;
     uint64_t next_sequence;
     uint64_t next_arrival;
-    uint64_t reserved_bytes;             /* records of the living with all they may generate */
-    uint64_t living_bytes;               /* records of the living as they are, before padding */
+    uint64_t reserved_bytes; /* records of the living with all they may generate */
+    uint64_t living_bytes;   /* records of the living as they are, before padding */
     uint64_t compactions;
 
     entry_t *entries;
@@ -65,10 +65,7 @@ static entry_t *entry_of(const ledger_t *ledger, const request_t *request)
     return &ledger->entries[request->index];
 }
 
-static uint64_t reservation(const request_t *request)
-{
-    return RECORD_BYTES(ledger_request_payload(request, true));
-}
+static uint64_t reservation(const request_t *request) { return RECORD_BYTES(ledger_request_payload(request, true)); }
 
 /* Gives the request in `filled` (its arrays move) an entry at the end of the arrival list. */
 static request_t *add_entry(ledger_t *ledger, const request_t *filled)
@@ -122,10 +119,7 @@ static void remove_entry(ledger_t *ledger, request_t *request)
 /* ---- records ---- */
 
 /* The head of the first free bytes of the active area. */
-static uint8_t *tail(const ledger_t *ledger)
-{
-    return ledger->areas[ledger->active] + ledger->used_bytes;
-}
+static uint8_t *tail(const ledger_t *ledger) { return ledger->areas[ledger->active] + ledger->used_bytes; }
 
 static void seal(ledger_t *ledger, ledger_record_type_t type, size_t payload_bytes)
 {
@@ -146,8 +140,8 @@ static void compact(ledger_t *ledger)
         size_t bytes = ledger_request_payload(request, false);
         QN_ASSERT(RECORD_BYTES(bytes) + sizeof(uint64_t) <= ledger->area_bytes - used);
         ledger_request_write(request, ledger_record_payload(at));
-        used += ledger_record_seal(at, ledger->area_bytes - used, ledger->next_sequence++, LEDGER_RECORD_REQUEST,
-                                   bytes);
+        used +=
+            ledger_record_seal(at, ledger->area_bytes - used, ledger->next_sequence++, LEDGER_RECORD_REQUEST, bytes);
     }
     ledger->header->first_sequence[other] = first;
     atomic_store_explicit(&ledger->header->active, other, memory_order_release);
@@ -162,8 +156,7 @@ static uint8_t *make_room(ledger_t *ledger, size_t payload_bytes)
     size_t needed = RECORD_BYTES(payload_bytes) + sizeof(uint64_t);
     bool full = ledger->used_bytes + needed > ledger->area_bytes;
     bool wasteful = ledger->used_bytes > COMPACT_BYTES && ledger->used_bytes > 4 * ledger->living_bytes;
-    if (full || wasteful)
-        compact(ledger);
+    if (full || wasteful) compact(ledger);
     QN_ASSERT(ledger->used_bytes + needed <= ledger->area_bytes);
     return ledger_record_payload(tail(ledger));
 }
@@ -187,8 +180,7 @@ static bool replay_request(ledger_t *ledger, const uint8_t *payload, size_t byte
         return false;
     }
     add_entry(ledger, &request);
-    if (request.arrival >= ledger->next_arrival)
-        ledger->next_arrival = request.arrival + 1;
+    if (request.arrival >= ledger->next_arrival) ledger->next_arrival = request.arrival + 1;
     return true;
 }
 
@@ -203,8 +195,7 @@ static void add_token(ledger_t *ledger, request_t *request, uint32_t id, float l
 
 static bool replay_tokens(ledger_t *ledger, const uint8_t *payload, size_t bytes)
 {
-    if (bytes % sizeof(record_token_t) != 0)
-        return false;
+    if (bytes % sizeof(record_token_t) != 0) return false;
     for (; bytes > 0; payload += sizeof(record_token_t), bytes -= sizeof(record_token_t)) {
         record_token_t token;
         memcpy(&token, payload, sizeof token);
@@ -220,31 +211,23 @@ static bool replay_tokens(ledger_t *ledger, const uint8_t *payload, size_t bytes
 static bool replay_change(ledger_t *ledger, uint32_t type, const uint8_t *payload, size_t bytes)
 {
     record_change_t change;
-    if (bytes != sizeof change)
-        return false;
+    if (bytes != sizeof change) return false;
     memcpy(&change, payload, sizeof change);
     request_t *request = ledger_find(ledger, change.request);
-    if (request == NULL)
-        return false;
+    if (request == NULL) return false;
     switch (type) {
     case LEDGER_RECORD_FINISH:
         request->finish = (request_finish_t)change.value;
         return change.value >= REQUEST_STOP && change.value <= REQUEST_ERROR;
-    case LEDGER_RECORD_FORGET:
-        remove_entry(ledger, request);
-        return true;
+    case LEDGER_RECORD_FORGET: remove_entry(ledger, request); return true;
     case LEDGER_RECORD_CLIP:
-        if (change.value < request->generated_tokens || change.value > request->generated_max)
-            return false;
+        if (change.value < request->generated_tokens || change.value > request->generated_max) return false;
         ledger->reserved_bytes -= reservation(request);
         request->generated_max = change.value;
         ledger->reserved_bytes += reservation(request);
         return true;
-    case LEDGER_RECORD_ADOPT:
-        request->client = change.client;
-        return true;
-    default:
-        return false;
+    case LEDGER_RECORD_ADOPT: request->client = change.client; return true;
+    default: return false;
     }
 }
 
@@ -253,10 +236,8 @@ static bool replay_record(ledger_t *ledger, const uint8_t *at)
     record_head_t head;
     memcpy(&head, at, sizeof head);
     const uint8_t *payload = at + sizeof head;
-    if (head.type == LEDGER_RECORD_REQUEST)
-        return replay_request(ledger, payload, head.payload_bytes);
-    if (head.type == LEDGER_RECORD_TOKENS)
-        return replay_tokens(ledger, payload, head.payload_bytes);
+    if (head.type == LEDGER_RECORD_REQUEST) return replay_request(ledger, payload, head.payload_bytes);
+    if (head.type == LEDGER_RECORD_TOKENS) return replay_tokens(ledger, payload, head.payload_bytes);
     return replay_change(ledger, head.type, payload, head.payload_bytes);
 }
 
@@ -265,17 +246,15 @@ static void replay(ledger_t *ledger, ledger_replay_t *ret_replay)
     ledger->active = (uint32_t)(atomic_load(&ledger->header->active) & 1);
     ledger->next_sequence = ledger->header->first_sequence[ledger->active];
     for (;;) {
-        size_t bytes = ledger_record_check(tail(ledger), ledger->area_bytes - ledger->used_bytes,
-                                           ledger->next_sequence);
-        if (bytes == 0 || !replay_record(ledger, tail(ledger)))
-            break;
+        size_t bytes =
+            ledger_record_check(tail(ledger), ledger->area_bytes - ledger->used_bytes, ledger->next_sequence);
+        if (bytes == 0 || !replay_record(ledger, tail(ledger))) break;
         ledger->used_bytes += bytes;
         ledger->next_sequence++;
         ret_replay->records++;
     }
     ret_replay->requests = ledger->count;
-    if (ledger->area_bytes - ledger->used_bytes < sizeof(uint64_t))
-        return;
+    if (ledger->area_bytes - ledger->used_bytes < sizeof(uint64_t)) return;
     uint32_t torn;
     memcpy(&torn, tail(ledger), sizeof torn);
     ret_replay->torn_bytes = torn;
@@ -312,8 +291,7 @@ static bool allocate_entries(ledger_t *ledger, uint32_t requests_max)
     ledger->bucket_mask = buckets - 1;
     ledger->entries = calloc(requests_max, sizeof *ledger->entries);
     ledger->buckets = malloc(buckets * sizeof *ledger->buckets);
-    if (ledger->entries == NULL || ledger->buckets == NULL)
-        return false;
+    if (ledger->entries == NULL || ledger->buckets == NULL) return false;
     memset(ledger->buckets, 0xff, buckets * sizeof *ledger->buckets);
     for (uint32_t i = 0; i < requests_max; i++)
         ledger->entries[i].next_in_bucket = i + 1 < requests_max ? i + 1 : NONE;
@@ -338,8 +316,7 @@ qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t *
     ledger->areas[1] = ledger->areas[0] + ledger->area_bytes;
     ledger->next_arrival = 1;
     *ret_replay = (ledger_replay_t){.formatted = !header_fits(ledger->header, ledger->area_bytes)};
-    if (ret_replay->formatted)
-        format(ledger, ledger->area_bytes);
+    if (ret_replay->formatted) format(ledger, ledger->area_bytes);
     replay(ledger, ret_replay);
     *ret_ledger = ledger;
     return QN_OK;
@@ -347,8 +324,7 @@ qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t *
 
 void ledger_close(ledger_t **ledger)
 {
-    if (*ledger == NULL)
-        return;
+    if (*ledger == NULL) return;
     for (uint32_t i = 0; (*ledger)->entries != NULL && i < (*ledger)->requests_max; i++)
         ledger_request_fini(&(*ledger)->entries[i].request);
     free((*ledger)->entries);
@@ -395,8 +371,7 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
         return LEDGER_FULL;
     }
     memcpy(request.ids, submission->prompt_ids, 4 * (size_t)submission->prompt_tokens);
-    if (submission->stop_count > 0)
-        memcpy(request.stop_ids, submission->stop_ids, 4 * (size_t)submission->stop_count);
+    if (submission->stop_count > 0) memcpy(request.stop_ids, submission->stop_ids, 4 * (size_t)submission->stop_count);
     if (submission->bias_count > 0)
         memcpy(request.bias, submission->bias, sizeof *request.bias * submission->bias_count);
     size_t bytes = ledger_request_payload(&request, false);
@@ -409,8 +384,7 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
 
 void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t count)
 {
-    if (count == 0)
-        return;
+    if (count == 0) return;
     size_t bytes = count * sizeof(record_token_t);
     uint8_t *payload = make_room(ledger, bytes);
     for (uint32_t i = 0; i < count; i++) {
@@ -432,8 +406,7 @@ void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t coun
 void ledger_clip(ledger_t *ledger, request_t *request, uint32_t generated_max)
 {
     QN_ASSERT(generated_max >= request->generated_tokens && generated_max <= request->generated_max);
-    if (generated_max == request->generated_max)
-        return;
+    if (generated_max == request->generated_max) return;
     write_change(ledger, LEDGER_RECORD_CLIP, request, generated_max);
     ledger->reserved_bytes -= reservation(request);
     request->generated_max = generated_max;
@@ -449,8 +422,7 @@ void ledger_adopt(ledger_t *ledger, request_t *request, request_client_t client)
 void ledger_finish(ledger_t *ledger, request_t *request, request_finish_t finish)
 {
     QN_ASSERT(finish != REQUEST_UNFINISHED);
-    if (request->finish != REQUEST_UNFINISHED)
-        return;
+    if (request->finish != REQUEST_UNFINISHED) return;
     write_change(ledger, LEDGER_RECORD_FINISH, request, finish);
     request->finish = finish;
 }
@@ -468,15 +440,13 @@ void ledger_forget(ledger_t *ledger, request_t **request)
 request_t *ledger_find(const ledger_t *ledger, uint64_t id)
 {
     for (uint32_t i = *bucket_of(ledger, id); i != NONE; i = ledger->entries[i].next_in_bucket)
-        if (ledger->entries[i].request.id == id)
-            return &ledger->entries[i].request;
+        if (ledger->entries[i].request.id == id) return &ledger->entries[i].request;
     return NULL;
 }
 
 request_t *ledger_at(const ledger_t *ledger, uint32_t index)
 {
-    if (index >= ledger->requests_max || ledger->entries[index].request.prompt_tokens == 0)
-        return NULL;
+    if (index >= ledger->requests_max || ledger->entries[index].request.prompt_tokens == 0) return NULL;
     return &ledger->entries[index].request;
 }
 
@@ -486,15 +456,9 @@ request_t *ledger_next(const ledger_t *ledger, const request_t *after)
     return next == NONE ? NULL : &ledger->entries[next].request;
 }
 
-uint32_t ledger_count(const ledger_t *ledger)
-{
-    return ledger->count;
-}
+uint32_t ledger_count(const ledger_t *ledger) { return ledger->count; }
 
-uint32_t ledger_requests_max(const ledger_t *ledger)
-{
-    return ledger->requests_max;
-}
+uint32_t ledger_requests_max(const ledger_t *ledger) { return ledger->requests_max; }
 
 void ledger_usage(const ledger_t *ledger, ledger_usage_t *ret_usage)
 {

@@ -26,10 +26,10 @@
 typedef struct ledger ledger_t;
 
 typedef struct {
-    bool formatted;            /* the mapping held no ledger (of this version): an empty one was made */
-    uint32_t requests;         /* living ones found */
-    uint64_t records;          /* valid records read */
-    uint64_t torn_bytes;       /* of the record that ended the replay; 0 = the tail was clean */
+    bool formatted;      /* the mapping held no ledger (of this version): an empty one was made */
+    uint32_t requests;   /* living ones found */
+    uint64_t records;    /* valid records read */
+    uint64_t torn_bytes; /* of the record that ended the replay; 0 = the tail was clean */
 } ledger_replay_t;
 
 /* What a client submits; all pointers are borrowed for the call. */
@@ -44,20 +44,20 @@ typedef struct {
     uint32_t prompt_tokens;
     uint32_t generated_max;
     const uint32_t *stop_ids;
-    uint32_t stop_count;       /* <= QN_STOP_IDS_MAX */
+    uint32_t stop_count; /* <= QN_STOP_IDS_MAX */
     const request_bias_t *bias;
-    uint32_t bias_count;       /* <= QN_LOGIT_BIAS_MAX */
+    uint32_t bias_count; /* <= QN_LOGIT_BIAS_MAX */
 } ledger_submission_t;
 
 typedef enum {
     LEDGER_ACCEPTED,
-    LEDGER_EXISTS,             /* this id lives already */
-    LEDGER_FULL,               /* requests_max, or space for what it may generate */
+    LEDGER_EXISTS, /* this id lives already */
+    LEDGER_FULL,   /* requests_max, or space for what it may generate */
 } ledger_outcome_t;
 
 typedef struct {
-    uint32_t index;            /* of the request's entry */
-    uint32_t position;         /* prompt_tokens + generated_tokens: tokens come in order */
+    uint32_t index;    /* of the request's entry */
+    uint32_t position; /* prompt_tokens + generated_tokens: tokens come in order */
     uint32_t id;
     float logprob;
     bool stopped;
@@ -92,8 +92,8 @@ uint32_t ledger_count(const ledger_t *ledger);
 uint32_t ledger_requests_max(const ledger_t *ledger);
 
 typedef struct {
-    uint64_t area_bytes, used_bytes;   /* of the active area */
-    uint64_t reserved_bytes;           /* what the living requests may come to need, compacted */
+    uint64_t area_bytes, used_bytes; /* of the active area */
+    uint64_t reserved_bytes;         /* what the living requests may come to need, compacted */
     uint64_t compactions;
 } ledger_usage_t;
 void ledger_usage(const ledger_t *ledger, ledger_usage_t *ret_usage);

@@ -23,8 +23,7 @@ static int find_inherited(void)
     int found = -1;
     int count = sd_listen_fds_with_names(0, &names);
     for (int i = 0; i < count; i++) {
-        if (found < 0 && strcmp(names[i], NAME) == 0)
-            found = SD_LISTEN_FDS_START + i;
+        if (found < 0 && strcmp(names[i], NAME) == 0) found = SD_LISTEN_FDS_START + i;
         free(names[i]);
     }
     free(names);
@@ -33,8 +32,7 @@ static int find_inherited(void)
 
 static void store(ledger_memory_t *memory)
 {
-    if (getenv("NOTIFY_SOCKET") == NULL)
-        return;
+    if (getenv("NOTIFY_SOCKET") == NULL) return;
     int status = sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" NAME, &memory->fd, 1);
     memory->kept = status > 0;
     if (status < 0)
@@ -45,8 +43,7 @@ static void store(ledger_memory_t *memory)
 static qn_err_t map(ledger_memory_t *memory)
 {
     memory->base = mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd, 0);
-    if (memory->base != MAP_FAILED)
-        return QN_OK;
+    if (memory->base != MAP_FAILED) return QN_OK;
     memory->base = NULL;
     return qn_fail(QN_ERR_IO, "ledger: cannot map %zu bytes: %s", memory->bytes, strerror(errno));
 }
@@ -65,8 +62,7 @@ qn_err_t ledger_memory_open(size_t bytes, ledger_memory_t *ret_memory)
         memory.fd = memfd_create("quintet-ledger", MFD_CLOEXEC);
         if (memory.fd < 0 || ftruncate(memory.fd, (off_t)bytes) < 0) {
             qn_err_t err = qn_fail(QN_ERR_IO, "ledger: cannot make a memfd of %zu bytes: %s", bytes, strerror(errno));
-            if (memory.fd >= 0)
-                close(memory.fd);
+            if (memory.fd >= 0) close(memory.fd);
             return err;
         }
     }

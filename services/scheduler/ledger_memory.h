@@ -12,8 +12,8 @@ typedef struct {
     void *base;
     size_t bytes;
     int fd;
-    bool inherited;      /* from the service manager: there may be requests in it */
-    bool kept;           /* a service manager holds it: it outlives this process */
+    bool inherited; /* from the service manager: there may be requests in it */
+    bool kept;      /* a service manager holds it: it outlives this process */
 } ledger_memory_t;
 
 /* Maps the descriptor named "ledger" that the service manager passed, or a new memfd of `bytes` (sparse: pages are

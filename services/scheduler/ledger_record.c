@@ -49,8 +49,7 @@ static uint32_t crc_portable(uint32_t crc, const uint8_t *data, size_t bytes)
 uint32_t ledger_crc32c(uint32_t crc, const void *data, size_t bytes)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2"))
-        return ~crc_hardware(~crc, data, bytes);
+    if (__builtin_cpu_supports("sse4.2")) return ~crc_hardware(~crc, data, bytes);
 #endif
     return ~crc_portable(~crc, data, bytes);
 }
@@ -66,8 +65,7 @@ size_t ledger_request_payload(const request_t *request, bool all_tokens)
 
 static uint8_t *put(uint8_t *at, const void *data, size_t bytes)
 {
-    if (bytes > 0)
-        memcpy(at, data, bytes);
+    if (bytes > 0) memcpy(at, data, bytes);
     return at + bytes;
 }
 
@@ -99,10 +97,7 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
 }
 
 /* At least one element, so that a missing array always means out of memory. */
-static void *array(size_t count, size_t bytes)
-{
-    return calloc(count > 0 ? count : 1, bytes);
-}
+static void *array(size_t count, size_t bytes) { return calloc(count > 0 ? count : 1, bytes); }
 
 static bool allocate_alternatives(request_t *request)
 {
@@ -128,12 +123,11 @@ qn_err_t ledger_request_allocate(request_t *request)
     request->logprobs = array(request->generated_max, sizeof *request->logprobs);
     request->bias = array(request->bias_count, sizeof *request->bias);
     bool whole = request->ids != NULL && request->logprobs != NULL && request->bias != NULL;
-    if (request->sampling.top_logprobs > 0)
-        whole = whole && allocate_alternatives(request);
-    if (request->sampling.prompt_logprobs)
-        whole = whole && allocate_prompt_scores(request);
-    return whole ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "ledger: no memory for a request of %u tokens",
-                                   request->prompt_tokens + request->generated_max);
+    if (request->sampling.top_logprobs > 0) whole = whole && allocate_alternatives(request);
+    if (request->sampling.prompt_logprobs) whole = whole && allocate_prompt_scores(request);
+    return whole ? QN_OK
+                 : qn_fail(QN_ERR_NO_MEMORY, "ledger: no memory for a request of %u tokens",
+                           request->prompt_tokens + request->generated_max);
 }
 
 void ledger_request_fini(request_t *request)
@@ -180,16 +174,14 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
 
 static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)
 {
-    if (bytes > 0)
-        memcpy(data, at, bytes);
+    if (bytes > 0) memcpy(data, at, bytes);
     return at + bytes;
 }
 
 qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *ret_request)
 {
     record_request_t fixed;
-    if (bytes < sizeof fixed)
-        return qn_fail(QN_ERR_INVALID, "ledger: a request record of %zu bytes", bytes);
+    if (bytes < sizeof fixed) return qn_fail(QN_ERR_INVALID, "ledger: a request record of %zu bytes", bytes);
     payload = get(payload, &fixed, sizeof fixed);
     if (!counts_fit(&fixed))
         return qn_fail(QN_ERR_INVALID, "ledger: request %llu has impossible counts", (unsigned long long)fixed.id);
@@ -198,8 +190,7 @@ qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *re
         return qn_fail(QN_ERR_INVALID, "ledger: request %llu has another size than its counts say",
                        (unsigned long long)fixed.id);
     qn_err_t err = ledger_request_allocate(ret_request);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     payload = get(payload, ret_request->ids, 4 * (size_t)request_known_tokens(ret_request));
     payload = get(payload, ret_request->logprobs, 4 * (size_t)ret_request->generated_tokens);
     payload = get(payload, ret_request->stop_ids, 4 * (size_t)ret_request->stop_count);
@@ -220,8 +211,10 @@ size_t ledger_record_seal(uint8_t *at, size_t room, uint64_t sequence, ledger_re
 {
     size_t bytes = RECORD_BYTES(payload_bytes);
     QN_ASSERT(bytes + sizeof(uint64_t) <= room && bytes <= UINT32_MAX);
-    record_head_t head = {
-        .bytes = (uint32_t)bytes, .sequence = sequence, .type = type, .payload_bytes = (uint32_t)payload_bytes};
+    record_head_t head = {.bytes = (uint32_t)bytes,
+                          .sequence = sequence,
+                          .type = type,
+                          .payload_bytes = (uint32_t)payload_bytes};
     head.crc = record_crc(&head, ledger_record_payload(at));
     memset(at + bytes, 0, sizeof(uint64_t)); /* a stale record there must not follow this one */
     memcpy(at + offsetof(record_head_t, sequence), &head.sequence, sizeof head - offsetof(record_head_t, sequence));
@@ -235,8 +228,7 @@ size_t ledger_record_seal(uint8_t *at, size_t room, uint64_t sequence, ledger_re
 size_t ledger_record_check(const uint8_t *at, size_t room, uint64_t sequence)
 {
     record_head_t head;
-    if (room < sizeof head)
-        return 0;
+    if (room < sizeof head) return 0;
     memcpy(&head, at, sizeof head);
     if (head.sequence != sequence || head.bytes > room || head.payload_bytes > room ||
         head.bytes != RECORD_BYTES(head.payload_bytes))

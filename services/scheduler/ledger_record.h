@@ -6,20 +6,20 @@
 #include "services/scheduler/ledger.h"
 
 typedef enum {
-    LEDGER_RECORD_REQUEST = 1,  /* record_request_t, ids, log-probs, stop ids, bias: a request with its tokens so far */
-    LEDGER_RECORD_TOKENS = 2,   /* record_token_t [n] */
-    LEDGER_RECORD_FINISH = 3,   /* record_change_t; value = request_finish_t */
-    LEDGER_RECORD_FORGET = 4,   /* record_change_t */
-    LEDGER_RECORD_CLIP = 5,     /* record_change_t; value = generated_max */
-    LEDGER_RECORD_ADOPT = 6,    /* record_change_t; client */
+    LEDGER_RECORD_REQUEST = 1, /* record_request_t, ids, log-probs, stop ids, bias: a request with its tokens so far */
+    LEDGER_RECORD_TOKENS = 2,  /* record_token_t [n] */
+    LEDGER_RECORD_FINISH = 3,  /* record_change_t; value = request_finish_t */
+    LEDGER_RECORD_FORGET = 4,  /* record_change_t */
+    LEDGER_RECORD_CLIP = 5,    /* record_change_t; value = generated_max */
+    LEDGER_RECORD_ADOPT = 6,   /* record_change_t; client */
 } ledger_record_type_t;
 
 typedef struct {
-    uint32_t bytes;             /* of the whole record, a multiple of 8; 0 = end of the area */
-    uint32_t crc;               /* CRC-32C of all that follows this field, after that of `bytes` */
-    uint64_t sequence;          /* one more than the record before */
+    uint32_t bytes;    /* of the whole record, a multiple of 8; 0 = end of the area */
+    uint32_t crc;      /* CRC-32C of all that follows this field, after that of `bytes` */
+    uint64_t sequence; /* one more than the record before */
     uint32_t type;
-    uint32_t payload_bytes;     /* before padding */
+    uint32_t payload_bytes; /* before padding */
 } record_head_t;
 
 typedef struct {
@@ -66,10 +66,7 @@ void ledger_request_fini(request_t *request);
  * at any instruction leaves either no record or a whole one. The payload stands at ledger_record_payload(at) already.
  * Returns the record's bytes. */
 size_t ledger_record_seal(uint8_t *at, size_t room, uint64_t sequence, ledger_record_type_t type, size_t payload_bytes);
-static inline uint8_t *ledger_record_payload(uint8_t *at)
-{
-    return at + sizeof(record_head_t);
-}
+static inline uint8_t *ledger_record_payload(uint8_t *at) { return at + sizeof(record_head_t); }
 /* Bytes of the valid record at `at` with this sequence number, or 0. */
 size_t ledger_record_check(const uint8_t *at, size_t room, uint64_t sequence);
 

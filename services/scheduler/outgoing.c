@@ -67,8 +67,9 @@ static const qn_slot_block_t *write_blocks(scheduler_service_t *service, const p
 {
     qn_slot_block_t *blocks = qn_arena_zalloc(&service->arena, plan->block_count, sizeof *blocks);
     for (uint32_t i = 0; i < plan->block_count; i++)
-        blocks[i] = (qn_slot_block_t){
-            .slot = plan->blocks[i].slot, .index = plan->blocks[i].index, .block = plan->blocks[i].block};
+        blocks[i] = (qn_slot_block_t){.slot = plan->blocks[i].slot,
+                                      .index = plan->blocks[i].index,
+                                      .block = plan->blocks[i].block};
     return blocks;
 }
 
@@ -145,11 +146,9 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         bool built;
         uint64_t begin_ns = qn_clock_now_ns();
         qn_err_t err = scheduler_plan(service->scheduler, now_ns, &plan, &built);
-        if (err < 0 || !built)
-            return err;
+        if (err < 0 || !built) return err;
         err = send_plan(service, &plan);
-        if (err < 0)
-            return err;
+        if (err < 0) return err;
         measure_plan(service, &plan, now_ns);
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
                             qn_clock_now_ns() - begin_ns);
@@ -197,8 +196,7 @@ static qn_err_t send_leases(scheduler_service_t *service, const plan_traffic_t *
                                      .ids_offset = offset,
                                      .ids_count = lease->ids_count,
                                      .open = lease->open};
-        if (lease->ids_count > 0)
-            memcpy(ids + offset, lease->ids, lease->ids_count * sizeof *ids);
+        if (lease->ids_count > 0) memcpy(ids + offset, lease->ids, lease->ids_count * sizeof *ids);
         offset += lease->ids_count;
     }
     qn_lease_t message = {.batch = traffic->lease_batch,
@@ -213,16 +211,13 @@ qn_err_t scheduler_send_traffic(scheduler_service_t *service, uint64_t now_ns, u
 {
     plan_traffic_t traffic;
     qn_err_t err = scheduler_traffic(service->scheduler, now_ns, &traffic);
-    if (err < 0)
-        return err;
-    if (traffic.commit_count > 0)
-        err = send_commits(service, &traffic);
+    if (err < 0) return err;
+    if (traffic.commit_count > 0) err = send_commits(service, &traffic);
     if (err == QN_OK && traffic.release_count > 0) {
         qn_release_t message = {.sequences = traffic.releases, .sequences_count = traffic.release_count};
         err = send_to_peer(service, service->memory, QN_MESSAGE_RELEASE, &message);
     }
-    if (err == QN_OK && traffic.lease_count > 0)
-        err = send_leases(service, &traffic);
+    if (err == QN_OK && traffic.lease_count > 0) err = send_leases(service, &traffic);
     *ret_again_ns = traffic.again_ns;
     return err;
 }
@@ -336,8 +331,9 @@ void scheduler_send_tokens(scheduler_service_t *service)
     delivery_message_t message;
     delivery_begin(delivery);
     while (delivery_next(delivery, &message)) {
-        qn_peer_t to = {
-            .epoch = message.client.epoch, .service = message.client.service, .instance = message.client.instance};
+        qn_peer_t to = {.epoch = message.client.epoch,
+                        .service = message.client.service,
+                        .instance = message.client.instance};
         qn_arena_reset(&service->arena);
         qn_send_outcome_t outcome =
             message.scores != NULL ? send_scores(service, to, &message) : send_token_batch(service, to, &message);

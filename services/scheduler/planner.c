@@ -35,9 +35,10 @@ static bool allocate(planner_t *planner)
 static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
 {
     if (options->max_step_tokens < slots || options->max_step_tokens > QN_STEP_TOKENS_MAX)
-        return qn_fail(QN_ERR_CONFIG, "scheduler.max_step_tokens %u is outside %u (scheduler.max_sequences)..%d: every "
-                                      "running sequence takes a token of a step", options->max_step_tokens, slots,
-                       QN_STEP_TOKENS_MAX);
+        return qn_fail(QN_ERR_CONFIG,
+                       "scheduler.max_step_tokens %u is outside %u (scheduler.max_sequences)..%d: every "
+                       "running sequence takes a token of a step",
+                       options->max_step_tokens, slots, QN_STEP_TOKENS_MAX);
     if (options->prefill_chunk_tokens < 1)
         return qn_fail(QN_ERR_CONFIG, "scheduler.prefill_chunk_tokens is 0: no prompt would ever be run");
     if (options->lookahead + 1 > BATCH_STEPS_MAX)
@@ -49,11 +50,9 @@ static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
 qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy_t *policy, planner_t **ret_planner)
 {
     qn_err_t err = check_options(options, batch->slot_count);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     planner_t *planner = calloc(1, sizeof *planner);
-    if (planner == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "planner: out of memory");
+    if (planner == NULL) return qn_fail(QN_ERR_NO_MEMORY, "planner: out of memory");
     planner->options = *options;
     planner->batch = batch;
     planner->policy = policy;
@@ -68,8 +67,7 @@ qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy
 void planner_destroy(planner_t **planner)
 {
     planner_t *self = *planner;
-    if (self == NULL)
-        return;
+    if (self == NULL) return;
     free(self->retire);
     free(self->sets);
     free(self->blocks);
@@ -92,20 +90,13 @@ void planner_destroy(planner_t **planner)
 void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count)
 {
     QN_ASSERT(count <= PLANNER_EOS_MAX);
-    if (count > 0)
-        memcpy(planner->eos_ids, ids, count * sizeof *ids);
+    if (count > 0) memcpy(planner->eos_ids, ids, count * sizeof *ids);
     planner->eos_count = count;
 }
 
-void planner_memory_lost(planner_t *planner)
-{
-    planner->admission_blocked = false;
-}
+void planner_memory_lost(planner_t *planner) { planner->admission_blocked = false; }
 
-void planner_counts(const planner_t *planner, planner_counts_t *ret_counts)
-{
-    *ret_counts = planner->counts;
-}
+void planner_counts(const planner_t *planner, planner_counts_t *ret_counts) { *ret_counts = planner->counts; }
 
 void planner_note(planner_t *planner, const char *reason)
 {
@@ -136,8 +127,7 @@ uint32_t planner_lease_tokens(const planner_t *planner, const sequence_t *sequen
 
 static uint32_t policy_state(const sequence_t *sequence)
 {
-    if (sequence->phase != SEQUENCE_RUNNING)
-        return QN_POLICY_WAITING;
+    if (sequence->phase != SEQUENCE_RUNNING) return QN_POLICY_WAITING;
     return planner_prefill_tokens(sequence) > 1 ? QN_POLICY_PREFILL : QN_POLICY_DECODE;
 }
 

@@ -22,16 +22,16 @@
 #include "services/scheduler/batch.h"
 #include "services/scheduler/policy.h"
 
-#define PLANNER_REASONS_MAX 64            /* StepPlan.reasons */
+#define PLANNER_REASONS_MAX 64 /* StepPlan.reasons */
 #define PLANNER_EOS_MAX QN_STOP_IDS_MAX
 #define PLANNER_NEVER UINT64_MAX
 
 typedef struct planner planner_t;
 
 typedef struct {
-    uint32_t max_step_tokens;             /* >= slots of the batch, <= QN_STEP_TOKENS_MAX */
-    uint32_t prefill_chunk_tokens;        /* >= 1 */
-    uint32_t lookahead;                   /* 0 or 1 */
+    uint32_t max_step_tokens;      /* >= slots of the batch, <= QN_STEP_TOKENS_MAX */
+    uint32_t prefill_chunk_tokens; /* >= 1 */
+    uint32_t lookahead;            /* 0 or 1 */
 } planner_options_t;
 
 /* As SlotSet of schemas/step_plan.fbs; offsets into the plan's vectors. */
@@ -68,7 +68,7 @@ typedef struct {
     uint64_t sequence;
     uint64_t salt;
     uint32_t tokens;
-    const uint32_t *ids;                  /* view into the ledger */
+    const uint32_t *ids; /* view into the ledger */
     uint32_t ids_count;
     bool open;
 } plan_lease_t;
@@ -87,7 +87,7 @@ typedef struct {
     const plan_lease_t *leases;
     uint32_t commit_count, release_count, lease_count;
     uint64_t lease_batch;
-    uint64_t again_ns;                    /* call again then, though nothing arrives; PLANNER_NEVER */
+    uint64_t again_ns; /* call again then, though nothing arrives; PLANNER_NEVER */
 } plan_traffic_t;
 
 typedef struct {

@@ -21,30 +21,30 @@ struct planner {
     uint32_t eos_ids[PLANNER_EOS_MAX];
     uint32_t eos_count;
 
-    plan_t plan;                       /* its views are these: */
-    uint32_t *retire;                  /* [slots] */
-    plan_set_t *sets;                  /* [slots] */
-    plan_block_t *blocks;              /* [PLAN_BLOCKS_MAX] */
-    plan_run_t *runs;                  /* [slots] */
-    uint32_t *ids;                     /* [PLAN_IDS_MAX] */
-    uint32_t *stop_ids;                /* [slots * QN_STOP_IDS_MAX] */
-    request_bias_t *bias;              /* [PLAN_BIAS_MAX] */
+    plan_t plan;                                /* its views are these: */
+    uint32_t *retire;                           /* [slots] */
+    plan_set_t *sets;                           /* [slots] */
+    plan_block_t *blocks;                       /* [PLAN_BLOCKS_MAX] */
+    plan_run_t *runs;                           /* [slots] */
+    uint32_t *ids;                              /* [PLAN_IDS_MAX] */
+    uint32_t *stop_ids;                         /* [slots * QN_STOP_IDS_MAX] */
+    request_bias_t *bias;                       /* [PLAN_BIAS_MAX] */
     char (*reasons)[QN_POLICY_REASON_MAX];      /* of the plan [PLANNER_REASONS_MAX] */
     char (*next_reasons)[QN_POLICY_REASON_MAX]; /* gathered for the next one */
     uint32_t next_reason_count, reasons_dropped;
 
-    uint32_t *tokens_of_slot;          /* [slots] */
-    qn_policy_sequence_t *view;        /* [requests_max] */
-    qn_policy_part_t *parts;           /* [slots] */
+    uint32_t *tokens_of_slot;   /* [slots] */
+    qn_policy_sequence_t *view; /* [requests_max] */
+    qn_policy_part_t *parts;    /* [slots] */
     qn_policy_admit_t admit;
 
-    plan_commit_t *commits;            /* [TRAFFIC_ITEMS_MAX] */
-    uint64_t *releases;                /* [TRAFFIC_ITEMS_MAX] */
-    plan_lease_t *leases;              /* [TRAFFIC_ITEMS_MAX] */
+    plan_commit_t *commits; /* [TRAFFIC_ITEMS_MAX] */
+    uint64_t *releases;     /* [TRAFFIC_ITEMS_MAX] */
+    plan_lease_t *leases;   /* [TRAFFIC_ITEMS_MAX] */
     uint64_t last_lease_batch;
     bool admission_blocked;
-    uint64_t blocked_release_count;    /* of the batch, when it was blocked */
-    uint64_t seen_refusals;            /* of the batch */
+    uint64_t blocked_release_count; /* of the batch, when it was blocked */
+    uint64_t seen_refusals;         /* of the batch */
     uint64_t retry_ns;
     planner_counts_t counts;
 };

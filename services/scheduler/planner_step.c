@@ -13,8 +13,7 @@
 static sequence_t *owner_of(const planner_t *planner, uint32_t slot)
 {
     uint32_t index = planner->batch->slot_owner[slot];
-    if (index == BATCH_NOBODY || planner->batch->sequences[index].phase != SEQUENCE_RUNNING)
-        return NULL;
+    if (index == BATCH_NOBODY || planner->batch->sequences[index].phase != SEQUENCE_RUNNING) return NULL;
     return &planner->batch->sequences[index];
 }
 
@@ -22,8 +21,7 @@ static sequence_t *owner_of(const planner_t *planner, uint32_t slot)
 static bool decodes(const sequence_t *sequence)
 {
     uint32_t known = request_known_tokens(sequence->request);
-    if (sequence->planned >= request_run_limit(sequence->request) || sequence->planned > known)
-        return false;
+    if (sequence->planned >= request_run_limit(sequence->request) || sequence->planned > known) return false;
     return known - sequence->planned <= 1;
 }
 
@@ -59,8 +57,7 @@ static uint32_t show_prefills(planner_t *planner)
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = owner_of(planner, slot);
-        if (sequence == NULL || planner_prefill_tokens(sequence) <= 1 || room_for(planner, sequence) == 0)
-            continue;
+        if (sequence == NULL || planner_prefill_tokens(sequence) <= 1 || room_for(planner, sequence) == 0) continue;
         qn_policy_sequence_t shown;
         planner_show(planner, sequence, &shown);
         insert_by_arrival(planner->view, count++, &shown);
@@ -72,15 +69,13 @@ static qn_err_t choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t de
 {
     uint32_t count = show_prefills(planner);
     uint32_t budget = planner->options.max_step_tokens - decode_tokens;
-    if (count == 0 || budget == 0)
-        return QN_OK;
+    if (count == 0 || budget == 0) return QN_OK;
     qn_policy_view_t view = planner_view(planner, now_ns, count);
     qn_policy_share_t share = {.parts = planner->parts};
     bool must_progress = decode_tokens == 0 && planner->batch->step_count == 0;
-    qn_err_t err = policy_share(planner->policy, &view, budget, planner->options.prefill_chunk_tokens, must_progress,
-                                &share);
-    if (err < 0)
-        return err;
+    qn_err_t err =
+        policy_share(planner->policy, &view, budget, planner->options.prefill_chunk_tokens, must_progress, &share);
+    if (err < 0) return err;
     for (uint32_t i = 0; i < share.count; i++) {
         const request_t *request = ledger_find(planner->batch->ledger, share.parts[i].id);
         const sequence_t *sequence = &planner->batch->sequences[request->index];
@@ -103,7 +98,7 @@ static void reset_plan(planner_t *planner)
         .ids = planner->ids,
         .stop_ids = planner->stop_ids,
         .bias = planner->bias,
-        .reasons = (const char (*)[QN_POLICY_REASON_MAX])planner->reasons,
+        .reasons = (const char(*)[QN_POLICY_REASON_MAX])planner->reasons,
     };
 }
 
@@ -121,8 +116,7 @@ static uint32_t add_ids(planner_t *planner, const uint32_t *ids, uint32_t count)
 {
     uint32_t offset = planner->plan.id_count;
     QN_ASSERT(count <= PLAN_IDS_MAX - offset);
-    if (count > 0)
-        memcpy(planner->ids + offset, ids, count * sizeof *ids);
+    if (count > 0) memcpy(planner->ids + offset, ids, count * sizeof *ids);
     planner->plan.id_count += count;
     return offset;
 }
@@ -132,14 +126,12 @@ static uint32_t add_stop_ids(planner_t *planner, const request_t *request)
 {
     uint32_t *stop_ids = planner->stop_ids + planner->plan.stop_id_count;
     uint32_t count = request->stop_count;
-    if (count > 0)
-        memcpy(stop_ids, request->stop_ids, count * sizeof *stop_ids);
+    if (count > 0) memcpy(stop_ids, request->stop_ids, count * sizeof *stop_ids);
     for (uint32_t i = 0; !request->sampling.ignore_eos && i < planner->eos_count && count < QN_STOP_IDS_MAX; i++) {
         bool named = false;
         for (uint32_t j = 0; j < count; j++)
             named = named || stop_ids[j] == planner->eos_ids[i];
-        if (!named)
-            stop_ids[count++] = planner->eos_ids[i];
+        if (!named) stop_ids[count++] = planner->eos_ids[i];
     }
     planner->plan.stop_id_count += count;
     return count;
@@ -182,8 +174,7 @@ static uint32_t tell_slot(planner_t *planner, sequence_t *sequence)
 {
     batch_t *batch = planner->batch;
     plan_t *plan = &planner->plan;
-    if (!sequence->slot_set)
-        add_set(planner, sequence);
+    if (!sequence->slot_set) add_set(planner, sequence);
     const uint32_t *table = batch_table(batch, sequence);
     uint32_t told = sequence->slot_set ? sequence->blocks_sent : 0;
     for (; told < sequence->block_count && plan->block_count < PLAN_BLOCKS_MAX; told++)
@@ -227,8 +218,7 @@ static void add_retired(planner_t *planner)
     batch_t *batch = planner->batch;
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         uint32_t index = batch->slot_owner[slot];
-        if (!batch->slot_live[slot] || (index != BATCH_NOBODY && batch->sequences[index].slot_set))
-            continue;
+        if (!batch->slot_live[slot] || (index != BATCH_NOBODY && batch->sequences[index].slot_set)) continue;
         planner->retire[planner->plan.retire_count++] = slot;
         batch_slot_retired(batch, slot);
     }
@@ -236,10 +226,10 @@ static void add_retired(planner_t *planner)
 
 static void take_reasons(planner_t *planner)
 {
-    char (*taken)[QN_POLICY_REASON_MAX] = planner->next_reasons;
+    char(*taken)[QN_POLICY_REASON_MAX] = planner->next_reasons;
     planner->next_reasons = planner->reasons;
     planner->reasons = taken;
-    planner->plan.reasons = (const char (*)[QN_POLICY_REASON_MAX])taken;
+    planner->plan.reasons = (const char(*)[QN_POLICY_REASON_MAX])taken;
     planner->plan.reason_count = planner->next_reason_count;
     if (planner->reasons_dropped > 0)
         snprintf(taken[planner->plan.reason_count++], QN_POLICY_REASON_MAX, "and %u more decisions",
@@ -254,14 +244,11 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
     add_retired(planner);
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         uint32_t tokens = planner->tokens_of_slot[slot];
-        if (tokens == 0)
-            continue;
+        if (tokens == 0) continue;
         sequence_t *sequence = owner_of(planner, slot);
-        if (!fits(planner, sequence, tokens))
-            continue; /* in the next plan: the first of a plan always fits */
+        if (!fits(planner, sequence, tokens)) continue; /* in the next plan: the first of a plan always fits */
         uint32_t room = tell_slot(planner, sequence);
-        if (room > 0)
-            add_run(planner, step, sequence, tokens < room ? tokens : room);
+        if (room > 0) add_run(planner, step, sequence, tokens < room ? tokens : room);
     }
     take_reasons(planner);
     planner->counts.from_slot_runs += planner->plan.from_slot_count;
@@ -270,17 +257,14 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
 qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
-    if (planner->batch->running_count == 0 || planner->batch->step_count > planner->options.lookahead)
-        return QN_OK;
+    if (planner->batch->running_count == 0 || planner->batch->step_count > planner->options.lookahead) return QN_OK;
     uint32_t decode_tokens = choose_decodes(planner);
     qn_err_t err = choose_prefills(planner, now_ns, decode_tokens);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     uint32_t chosen = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++)
         chosen += planner->tokens_of_slot[slot];
-    if (chosen == 0)
-        return QN_OK;
+    if (chosen == 0) return QN_OK;
     reset_plan(planner);
     fill_plan(planner, now_ns);
     *ret_plan = planner->plan;

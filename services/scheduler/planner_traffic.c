@@ -10,8 +10,7 @@
 static sequence_t *running_at(const planner_t *planner, uint32_t slot)
 {
     uint32_t index = planner->batch->slot_owner[slot];
-    if (index == BATCH_NOBODY || planner->batch->sequences[index].phase != SEQUENCE_RUNNING)
-        return NULL;
+    if (index == BATCH_NOBODY || planner->batch->sequences[index].phase != SEQUENCE_RUNNING) return NULL;
     return &planner->batch->sequences[index];
 }
 
@@ -37,10 +36,8 @@ static const sequence_t *find_needy(const planner_t *planner, const sequence_t *
     const sequence_t *needy = NULL, *first = NULL;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
-        if (sequence == NULL)
-            continue;
-        if (first == NULL || sequence->request->arrival < first->request->arrival)
-            first = sequence;
+        if (sequence == NULL) continue;
+        if (first == NULL || sequence->request->arrival < first->request->arrival) first = sequence;
         if (starves(planner, sequence) && (needy == NULL || sequence->request->arrival < needy->request->arrival))
             needy = sequence;
     }
@@ -54,8 +51,7 @@ static uint32_t show_candidates(planner_t *planner, const sequence_t *first)
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
-        if (sequence == NULL || sequence == first)
-            continue;
+        if (sequence == NULL || sequence == first) continue;
         uint32_t at = count++;
         for (; at > 0 && planner->view[at - 1].arrival > sequence->request->arrival; at--)
             planner->view[at] = planner->view[at - 1];
@@ -83,8 +79,7 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     qn_policy_view_t view = planner_view(planner, now_ns, count);
     qn_policy_preempt_t choice;
     qn_err_t err = policy_preempt(planner->policy, &view, needy->request->id, &choice);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     batch_preempt(batch, ledger_find(batch->ledger, choice.id)->index);
     planner_note(planner, choice.reason);
     planner->counts.preemptions++;
@@ -98,8 +93,7 @@ static void add_commit(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
 {
     const sequence_t *sequence = &planner->batch->sequences[index];
     uint32_t end = batch_committable(planner->batch, index);
-    if (end <= sequence->committed || traffic->commit_count == TRAFFIC_ITEMS_MAX)
-        return;
+    if (end <= sequence->committed || traffic->commit_count == TRAFFIC_ITEMS_MAX) return;
     planner->commits[traffic->commit_count++] = (plan_commit_t){
         .sequence = sequence->request->id,
         .position = sequence->committed,
@@ -113,8 +107,7 @@ static void add_commits(planner_t *planner, plan_traffic_t *traffic)
 {
     const batch_t *batch = planner->batch;
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
-        if (running_at(planner, slot) != NULL)
-            add_commit(planner, traffic, batch->slot_owner[slot]);
+        if (running_at(planner, slot) != NULL) add_commit(planner, traffic, batch->slot_owner[slot]);
     for (uint32_t i = 0; i < batch->retiring_count; i++)
         add_commit(planner, traffic, batch->retiring[i]);
 }
@@ -124,8 +117,7 @@ static void add_releases(planner_t *planner, plan_traffic_t *traffic)
     batch_t *batch = planner->batch;
     for (uint32_t i = batch->retiring_count; i-- > 0 && traffic->release_count < TRAFFIC_ITEMS_MAX;) {
         uint32_t index = batch->retiring[i];
-        if (!batch_releasable(batch, index))
-            continue;
+        if (!batch_releasable(batch, index)) continue;
         planner->releases[traffic->release_count++] = batch->sequences[index].request->id;
         batch_released(batch, index);
     }
@@ -141,8 +133,7 @@ static void add_lease(planner_t *planner, plan_traffic_t *traffic, const plan_le
 
 static bool wants_extension(const planner_t *planner, const sequence_t *sequence)
 {
-    if (sequence->lease_batch != 0 || sequence->short_of_blocks)
-        return false;
+    if (sequence->lease_batch != 0 || sequence->short_of_blocks) return false;
     uint32_t block_tokens = planner->batch->block_tokens;
     uint32_t headroom = block_tokens > 8 ? block_tokens : 8;
     uint32_t capacity = batch_capacity(planner->batch, sequence);
@@ -157,8 +148,7 @@ static void add_extensions(planner_t *planner, plan_traffic_t *traffic)
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
-        if (sequence == NULL || !wants_extension(planner, sequence))
-            continue;
+        if (sequence == NULL || !wants_extension(planner, sequence)) continue;
         uint32_t at = count++;
         for (; at > 0 && batch->sequences[order[at - 1]].request->arrival > sequence->request->arrival; at--)
             order[at] = order[at - 1];
@@ -177,8 +167,7 @@ static bool somebody_is_short(const planner_t *planner)
 {
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
-        if (sequence != NULL && sequence->short_of_blocks)
-            return true;
+        if (sequence != NULL && sequence->short_of_blocks) return true;
     }
     return false;
 }
@@ -188,8 +177,7 @@ static const sequence_t *first_waiting(const planner_t *planner)
     const batch_t *batch = planner->batch;
     const request_t *request = ledger_next(batch->ledger, NULL);
     for (; request != NULL; request = ledger_next(batch->ledger, request))
-        if (batch->sequences[request->index].phase == SEQUENCE_WAITING)
-            return &batch->sequences[request->index];
+        if (batch->sequences[request->index].phase == SEQUENCE_WAITING) return &batch->sequences[request->index];
     return NULL;
 }
 
@@ -201,8 +189,7 @@ static bool admission_is_open(planner_t *planner, uint64_t now_ns, uint64_t *aga
         planner->seen_refusals = batch->open_refusals;
         block_admission(planner, now_ns);
     }
-    if (somebody_is_short(planner))
-        return false;
+    if (somebody_is_short(planner)) return false;
     if (!planner->admission_blocked || batch->release_count != planner->blocked_release_count) {
         planner->admission_blocked = false;
         return true;
@@ -210,8 +197,7 @@ static bool admission_is_open(planner_t *planner, uint64_t now_ns, uint64_t *aga
     qn_policy_sequence_t shown;
     planner_show(planner, first_waiting(planner), &shown);
     bool idle = batch->running_count + batch->retiring_count + batch->leasing_count == 0;
-    if (!idle && batch->available_blocks < shown.blocks_wanted + 2 * batch->running_count)
-        return false;
+    if (!idle && batch->available_blocks < shown.blocks_wanted + 2 * batch->running_count) return false;
     if (now_ns < planner->retry_ns) {
         *again_ns = planner->retry_ns;
         return false;
@@ -257,15 +243,13 @@ static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint
     qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner));
     uint32_t most = batch->free_slots < QN_POLICY_ADMISSIONS_MAX ? batch->free_slots : QN_POLICY_ADMISSIONS_MAX;
     qn_err_t err = policy_admit(planner->policy, &view, most, &planner->admit);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     uint64_t ids = 0;
     for (uint32_t i = 0; i < planner->admit.count; i++) {
         const qn_policy_admission_t *admission = &planner->admit.admissions[i];
         const request_t *request = ledger_find(batch->ledger, admission->id);
         ids += request_known_tokens(request);
-        if (i > 0 && ids > LEASE_IDS_MAX)
-            break;
+        if (i > 0 && ids > LEASE_IDS_MAX) break;
         open_lease(planner, traffic, request->index);
         planner_note(planner, admission->reason);
     }
@@ -282,16 +266,13 @@ qn_err_t planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *re
         .again_ns = PLANNER_NEVER,
     };
     qn_err_t err = preempt(planner, now_ns, &traffic.again_ns);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     add_commits(planner, &traffic);
     add_releases(planner, &traffic);
     add_extensions(planner, &traffic);
     err = add_admissions(planner, &traffic, now_ns);
-    if (err < 0)
-        return err;
-    if (traffic.lease_count > 0)
-        planner->last_lease_batch = traffic.lease_batch;
+    if (err < 0) return err;
+    if (traffic.lease_count > 0) planner->last_lease_batch = traffic.lease_batch;
     *ret_traffic = traffic;
     return QN_OK;
 }

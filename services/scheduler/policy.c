@@ -12,15 +12,14 @@
 
 struct policy {
     const qn_policy_t *functions;
-    void *library;                 /* NULL when built in */
+    void *library; /* NULL when built in */
 };
 
 static const qn_policy_t *find_builtin(const char *name)
 {
     static const qn_policy_t *const builtin[] = {&policy_fcfs, &policy_priority};
     for (size_t i = 0; i < sizeof builtin / sizeof *builtin; i++)
-        if (strcmp(builtin[i]->name, name) == 0)
-            return builtin[i];
+        if (strcmp(builtin[i]->name, name) == 0) return builtin[i];
     return NULL;
 }
 
@@ -49,11 +48,9 @@ static qn_err_t check_functions(const qn_policy_t *functions, const char *from)
 qn_err_t policy_wrap(const qn_policy_t *functions, policy_t **ret_policy)
 {
     qn_err_t err = check_functions(functions, "(wrapped)");
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     policy_t *policy = calloc(1, sizeof *policy);
-    if (policy == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "policy: out of memory");
+    if (policy == NULL) return qn_fail(QN_ERR_NO_MEMORY, "policy: out of memory");
     policy->functions = functions;
     *ret_policy = policy;
     return QN_OK;
@@ -62,14 +59,13 @@ qn_err_t policy_wrap(const qn_policy_t *functions, policy_t **ret_policy)
 static qn_err_t load(const char *path, void **ret_library, const qn_policy_t **ret_functions)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL)
-        return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: %s", path, dlerror());
+    if (library == NULL) return qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: %s", path, dlerror());
     qn_policy_entry_t entry;
     void *symbol = dlsym(library, QN_POLICY_SYMBOL);
     memcpy(&entry, &symbol, sizeof entry); /* ISO C has no cast from object to function pointer */
-    qn_err_t err = symbol == NULL ? qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: it does not export %s()", path,
-                                            QN_POLICY_SYMBOL)
-                                  : check_functions(*ret_functions = entry(), path);
+    qn_err_t err = symbol == NULL
+                       ? qn_fail(QN_ERR_CONFIG, "scheduler.policy %s: it does not export %s()", path, QN_POLICY_SYMBOL)
+                       : check_functions(*ret_functions = entry(), path);
     if (err < 0)
         dlclose(library);
     else
@@ -87,8 +83,7 @@ qn_err_t policy_open(const char *name, policy_t **ret_policy)
                        "is the path of a shared object",
                        name);
     qn_err_t err = functions == NULL ? load(name, &library, &functions) : QN_OK;
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     err = policy_wrap(functions, ret_policy);
     if (err < 0 && library != NULL)
         dlclose(library);
@@ -99,26 +94,20 @@ qn_err_t policy_open(const char *name, policy_t **ret_policy)
 
 void policy_close(policy_t **policy)
 {
-    if (*policy == NULL)
-        return;
-    if ((*policy)->library != NULL)
-        dlclose((*policy)->library);
+    if (*policy == NULL) return;
+    if ((*policy)->library != NULL) dlclose((*policy)->library);
     free(*policy);
     *policy = NULL;
 }
 
-const char *policy_name(const policy_t *policy)
-{
-    return policy->functions->name;
-}
+const char *policy_name(const policy_t *policy) { return policy->functions->name; }
 
 /* ---- checks ---- */
 
 static const qn_policy_sequence_t *offered(const qn_policy_view_t *view, uint64_t id)
 {
     for (uint32_t i = 0; i < view->sequence_count; i++)
-        if (view->sequences[i].id == id)
-            return &view->sequences[i];
+        if (view->sequences[i].id == id) return &view->sequences[i];
     return NULL;
 }
 
@@ -130,18 +119,14 @@ static qn_err_t broke(const policy_t *policy, const char *function, const char *
                    policy->functions->name, function, rule, (unsigned long long)id);
 }
 
-static void terminate(char reason[QN_POLICY_REASON_MAX])
-{
-    reason[QN_POLICY_REASON_MAX - 1] = '\0';
-}
+static void terminate(char reason[QN_POLICY_REASON_MAX]) { reason[QN_POLICY_REASON_MAX - 1] = '\0'; }
 
 qn_err_t policy_admit(policy_t *policy, const qn_policy_view_t *view, uint32_t admissions_max,
                       qn_policy_admit_t *ret_admit)
 {
     ret_admit->count = 0;
     policy->functions->admit(view, admissions_max, ret_admit);
-    if (ret_admit->count > admissions_max)
-        return broke(policy, "admit", "names more than it may", 0);
+    if (ret_admit->count > admissions_max) return broke(policy, "admit", "names more than it may", 0);
     for (uint32_t i = 0; i < ret_admit->count; i++) {
         qn_policy_admission_t *admission = &ret_admit->admissions[i];
         terminate(admission->reason);
@@ -175,14 +160,11 @@ qn_err_t policy_share(policy_t *policy, const qn_policy_view_t *view, uint32_t b
             return broke(policy, "share", "deals more tokens than the request has or the chunk allows, or none",
                          part->id);
         for (uint32_t j = 0; j < i; j++)
-            if (parts[j].id == part->id)
-                return broke(policy, "share", "names a request twice", part->id);
+            if (parts[j].id == part->id) return broke(policy, "share", "names a request twice", part->id);
         dealt += part->tokens;
     }
-    if (dealt > budget_tokens)
-        return broke(policy, "share", "deals more tokens than the step has", 0);
-    if (must_progress && dealt == 0)
-        return broke(policy, "share", "deals nothing although nothing else runs", 0);
+    if (dealt > budget_tokens) return broke(policy, "share", "deals more tokens than the step has", 0);
+    if (must_progress && dealt == 0) return broke(policy, "share", "deals nothing although nothing else runs", 0);
     return QN_OK;
 }
 

@@ -17,8 +17,7 @@ static const qn_policy_sequence_t *next_in_order(const qn_policy_view_t *view, c
     const qn_policy_sequence_t *best = NULL;
     for (uint32_t i = 0; i < view->sequence_count; i++) {
         const qn_policy_sequence_t *one = &view->sequences[i];
-        if ((previous == NULL || before(previous, one)) && (best == NULL || before(one, best)))
-            best = one;
+        if ((previous == NULL || before(previous, one)) && (best == NULL || before(one, best))) best = one;
     }
     return best;
 }
@@ -55,8 +54,7 @@ static void preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_pree
 {
     const qn_policy_sequence_t *last = &view->sequences[0];
     for (uint32_t i = 1; i < view->sequence_count; i++)
-        if (before(last, &view->sequences[i]))
-            last = &view->sequences[i];
+        if (before(last, &view->sequences[i])) last = &view->sequences[i];
     ret_preempt->id = last->id;
     snprintf(ret_preempt->reason, sizeof ret_preempt->reason,
              "priority: %llu (priority %d) gives %u blocks back; %llu needs "

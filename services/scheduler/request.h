@@ -55,7 +55,7 @@ typedef struct {
 
 typedef enum {
     REQUEST_UNFINISHED = 0,
-    REQUEST_STOP = 1,          /* a stop id, or a stop string the tokenizer saw */
+    REQUEST_STOP = 1, /* a stop id, or a stop string the tokenizer saw */
     REQUEST_LENGTH = 2,
     REQUEST_CANCELLED = 3,
     REQUEST_ERROR = 4,
@@ -63,36 +63,36 @@ typedef enum {
 
 /* Log-probabilities of prompt tokens; position 0 has none. Kept only when they were asked for. */
 typedef struct {
-    uint32_t known;                  /* positions [1, known) are there */
-    float *logprobs;                 /* [prompt_tokens] */
-    uint8_t *top_counts;             /* [prompt_tokens] */
-    request_alternative_t *top;      /* [prompt_tokens, top_logprobs], NULL when none are wanted */
+    uint32_t known;             /* positions [1, known) are there */
+    float *logprobs;            /* [prompt_tokens] */
+    uint8_t *top_counts;        /* [prompt_tokens] */
+    request_alternative_t *top; /* [prompt_tokens, top_logprobs], NULL when none are wanted */
 } request_prompt_scores_t;
 
 typedef struct {
     uint64_t id;
-    uint32_t index;                  /* of its ledger entry, below requests_max; stable while it lives */
-    uint64_t arrival;                /* order of arrival, never used twice */
+    uint32_t index;   /* of its ledger entry, below requests_max; stable while it lives */
+    uint64_t arrival; /* order of arrival, never used twice */
     request_client_t client;
     int32_t priority;
-    uint64_t salt;                   /* hash of cache_salt; 0 = none */
+    uint64_t salt; /* hash of cache_salt; 0 = none */
     request_sampling_t sampling;
     request_timeline_t timeline;
     uint32_t prompt_tokens;
     uint32_t generated_tokens;
-    uint32_t generated_max;          /* max_tokens, clipped to what the model and the KV pool hold */
-    uint32_t cached_tokens;          /* of the prompt, found in the prefix index at first */
+    uint32_t generated_max; /* max_tokens, clipped to what the model and the KV pool hold */
+    uint32_t cached_tokens; /* of the prompt, found in the prefix index at first */
     uint32_t preemptions;
     uint32_t stop_count, bias_count;
-    uint32_t stop_ids[QN_STOP_IDS_MAX];  /* of the request; the model's own are added when a slot is set */
-    request_bias_t *bias;            /* [bias_count] */
-    uint32_t *ids;                   /* [prompt_tokens + generated_max] */
-    float *logprobs;                 /* [generated_max] */
-    uint8_t *top_counts;             /* [generated_max]; NULL when top_logprobs is 0 */
-    request_alternative_t *top;      /* [generated_max, top_logprobs] */
+    uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
+    request_bias_t *bias;               /* [bias_count] */
+    uint32_t *ids;                      /* [prompt_tokens + generated_max] */
+    float *logprobs;                    /* [generated_max] */
+    uint8_t *top_counts;                /* [generated_max]; NULL when top_logprobs is 0 */
+    request_alternative_t *top;         /* [generated_max, top_logprobs] */
     request_prompt_scores_t prompt;
-    bool stopped;                    /* the last token is one of its stop ids */
-    bool admitted;                   /* has been given blocks once */
+    bool stopped;  /* the last token is one of its stop ids */
+    bool admitted; /* has been given blocks once */
     request_finish_t finish;
 } request_t;
 
@@ -113,8 +113,7 @@ static inline uint32_t request_run_limit(const request_t *request)
  * of its prompt, which need a run). */
 static inline bool request_complete(const request_t *request)
 {
-    if (request->stopped || request->generated_tokens < request->generated_max)
-        return request->stopped;
+    if (request->stopped || request->generated_tokens < request->generated_max) return request->stopped;
     return request->generated_max > 0 || !request->sampling.prompt_logprobs || request->prompt_tokens == 1;
 }
 

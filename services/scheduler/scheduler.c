@@ -19,11 +19,11 @@ struct scheduler {
     planner_t *planner;
     delivery_t *delivery;
 
-    uint64_t *orphan_ns;               /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
+    uint64_t *orphan_ns; /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
     uint64_t next_orphan_ns;
-    bool *checked;                     /* [requests_max]: against the model */
+    bool *checked; /* [requests_max]: against the model */
     uint32_t unchecked_count;
-    uint32_t *ending;                  /* [requests_max]: finished, not forgotten */
+    uint32_t *ending; /* [requests_max]: finished, not forgotten */
     bool *is_ending;
     uint32_t ending_count;
 
@@ -39,8 +39,7 @@ struct scheduler {
 static void note(scheduler_t *scheduler, const request_t *request)
 {
     delivery_note(scheduler->delivery, request->index);
-    if (request->finish == REQUEST_UNFINISHED || scheduler->is_ending[request->index])
-        return;
+    if (request->finish == REQUEST_UNFINISHED || scheduler->is_ending[request->index]) return;
     scheduler->is_ending[request->index] = true;
     scheduler->ending[scheduler->ending_count++] = request->index;
 }
@@ -49,8 +48,7 @@ static void make_orphan(scheduler_t *scheduler, const request_t *request, uint64
 {
     uint64_t deadline_ns = now_ns + SCHEDULER_ORPHAN_NS;
     scheduler->orphan_ns[request->index] = deadline_ns;
-    if (deadline_ns < scheduler->next_orphan_ns)
-        scheduler->next_orphan_ns = deadline_ns;
+    if (deadline_ns < scheduler->next_orphan_ns) scheduler->next_orphan_ns = deadline_ns;
     delivery_hold(scheduler->delivery, request->index, true);
 }
 
@@ -72,8 +70,7 @@ static void enter(scheduler_t *scheduler, const request_t *request, bool checked
 
 static void forget(scheduler_t *scheduler, request_t *request)
 {
-    if (!scheduler->checked[request->index])
-        scheduler->unchecked_count--;
+    if (!scheduler->checked[request->index]) scheduler->unchecked_count--;
     ledger_forget(scheduler->ledger, &request);
 }
 
@@ -86,8 +83,7 @@ static qn_err_t allocate(scheduler_t *scheduler)
     scheduler->checked = calloc(requests, sizeof *scheduler->checked);
     scheduler->ending = calloc(requests, sizeof *scheduler->ending);
     scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
-    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending)
-        return QN_OK;
+    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
 }
 
@@ -106,14 +102,10 @@ static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
     uint32_t requests_max = options->queue_limit + options->max_sequences;
     if (err == QN_OK)
         err = ledger_open(options->ledger_base, options->ledger_bytes, requests_max, &scheduler->ledger, ret_replay);
-    if (err == QN_OK)
-        err = allocate(scheduler);
-    if (err == QN_OK)
-        err = batch_create(scheduler->ledger, options->max_sequences, &scheduler->batch);
-    if (err == QN_OK)
-        err = planner_create(&options->planner, scheduler->batch, scheduler->policy, &scheduler->planner);
-    if (err == QN_OK)
-        err = delivery_create(scheduler->ledger, &scheduler->delivery);
+    if (err == QN_OK) err = allocate(scheduler);
+    if (err == QN_OK) err = batch_create(scheduler->ledger, options->max_sequences, &scheduler->batch);
+    if (err == QN_OK) err = planner_create(&options->planner, scheduler->batch, scheduler->policy, &scheduler->planner);
+    if (err == QN_OK) err = delivery_create(scheduler->ledger, &scheduler->delivery);
     return err;
 }
 
@@ -121,8 +113,7 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
                           ledger_replay_t *ret_replay)
 {
     scheduler_t *scheduler = calloc(1, sizeof *scheduler);
-    if (scheduler == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "scheduler: out of memory");
+    if (scheduler == NULL) return qn_fail(QN_ERR_NO_MEMORY, "scheduler: out of memory");
     scheduler->options = *options;
     scheduler->next_orphan_ns = NO_DEADLINE;
     qn_err_t err = build(scheduler, ret_replay);
@@ -142,8 +133,7 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
 void scheduler_destroy(scheduler_t **scheduler)
 {
     scheduler_t *self = *scheduler;
-    if (self == NULL)
-        return;
+    if (self == NULL) return;
     delivery_destroy(&self->delivery);
     planner_destroy(&self->planner);
     batch_destroy(&self->batch);
@@ -159,24 +149,19 @@ void scheduler_destroy(scheduler_t **scheduler)
 
 /* ---- clients ---- */
 
-static bool has_model(const scheduler_t *scheduler)
-{
-    return scheduler->limits.vocab_size > 0;
-}
+static bool has_model(const scheduler_t *scheduler) { return scheduler->limits.vocab_size > 0; }
 
 /* It lives already: the client may be a new one, and knows nothing for sure. */
 static void resume(scheduler_t *scheduler, request_t *request, request_client_t client)
 {
-    if (memcmp(&request->client, &client, sizeof client) != 0)
-        ledger_adopt(scheduler->ledger, request, client);
+    if (memcmp(&request->client, &client, sizeof client) != 0) ledger_adopt(scheduler->ledger, request, client);
     give_client(scheduler, request);
     delivery_restart(scheduler->delivery, request->index);
 }
 
 static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
 {
-    if (request->finish != REQUEST_UNFINISHED)
-        return;
+    if (request->finish != REQUEST_UNFINISHED) return;
     ledger_finish(scheduler->ledger, request, finish);
     batch_end(scheduler->batch, request->index);
     note(scheduler, request);
@@ -185,8 +170,7 @@ static void end(scheduler_t *scheduler, request_t *request, request_finish_t fin
 /* Nothing is left to run: nothing was to be generated, or a scheduler died between the last token and the end. */
 static void end_if_complete(scheduler_t *scheduler, request_t *request)
 {
-    if (request_complete(request))
-        end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+    if (request_complete(request)) end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
 }
 
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
@@ -203,29 +187,28 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
         return SCHEDULER_REFUSED;
     }
     accepted.generated_max = submission->sampling.max_tokens;
-    if (has_model(scheduler) &&
-        !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
+    if (has_model(scheduler) && !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
         return SCHEDULER_REFUSED;
     accepted.timeline.queued_ns = now_ns;
     uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
     if (living >= scheduler->options.queue_limit ||
         ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
-        admission_refuse(ret_refusal, 429, 1000, NULL, "the queue is full: %u requests are running or waiting, "
-                         "scheduler.queue_limit is %u; try again later", living, scheduler->options.queue_limit);
+        admission_refuse(ret_refusal, 429, 1000, NULL,
+                         "the queue is full: %u requests are running or waiting, "
+                         "scheduler.queue_limit is %u; try again later",
+                         living, scheduler->options.queue_limit);
         return SCHEDULER_REFUSED;
     }
     batch_add(scheduler->batch, request);
     enter(scheduler, request, has_model(scheduler));
-    if (has_model(scheduler))
-        end_if_complete(scheduler, request);
+    if (has_model(scheduler)) end_if_complete(scheduler, request);
     return SCHEDULER_ACCEPTED;
 }
 
 void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t finish)
 {
     request_t *request = ledger_find(scheduler->ledger, id);
-    if (request != NULL)
-        end(scheduler, request, finish);
+    if (request != NULL) end(scheduler, request, finish);
 }
 
 void scheduler_cancel_all(scheduler_t *scheduler)
@@ -254,8 +237,7 @@ void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 {
     const request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (is_of(request, client))
-            give_client(scheduler, request);
+        if (is_of(request, client)) give_client(scheduler, request);
 }
 
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
@@ -279,12 +261,9 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
         .bias_count = request->bias_count,
     };
     uint32_t generated_max;
-    if (!admission_check(&scheduler->limits, &submission, &generated_max, ret_refusal))
-        return false;
-    if (generated_max < request->generated_tokens)
-        generated_max = request->generated_tokens;
-    if (generated_max < request->generated_max)
-        ledger_clip(scheduler->ledger, request, generated_max);
+    if (!admission_check(&scheduler->limits, &submission, &generated_max, ret_refusal)) return false;
+    if (generated_max < request->generated_tokens) generated_max = request->generated_tokens;
+    if (generated_max < request->generated_max) ledger_clip(scheduler->ledger, request, generated_max);
     end_if_complete(scheduler, request);
     return true;
 }
@@ -292,16 +271,13 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
 bool scheduler_next_refusal(scheduler_t *scheduler, uint64_t *ret_request, request_client_t *ret_client,
                             admission_refusal_t *ret_refusal)
 {
-    if (!has_model(scheduler))
-        return false;
+    if (!has_model(scheduler)) return false;
     request_t *request = scheduler->unchecked_count > 0 ? ledger_next(scheduler->ledger, NULL) : NULL;
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        if (scheduler->checked[request->index] || request->finish != REQUEST_UNFINISHED)
-            continue;
+        if (scheduler->checked[request->index] || request->finish != REQUEST_UNFINISHED) continue;
         scheduler->checked[request->index] = true;
         scheduler->unchecked_count--;
-        if (check_late(scheduler, request, ret_refusal))
-            continue;
+        if (check_late(scheduler, request, ret_refusal)) continue;
         *ret_request = request->id;
         *ret_client = request->client;
         end(scheduler, request, REQUEST_ERROR);
@@ -322,26 +298,23 @@ static bool same_model(const scheduler_model_t *a, const scheduler_model_t *b)
 
 qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *model)
 {
-    if (model->block_count == 0)
-        return qn_fail(QN_ERR_PEER, "memory has no KV blocks; raise memory.kv_bytes");
+    if (model->block_count == 0) return qn_fail(QN_ERR_PEER, "memory has no KV blocks; raise memory.kv_bytes");
     bool known = same_model(model, &scheduler->model);
-    if (known && scheduler->memory_is_up)
-        return QN_OK;
+    if (known && scheduler->memory_is_up) return QN_OK;
     scheduler_memory_lost(scheduler);
     uint64_t pool_tokens = (uint64_t)model->block_count * model->block_tokens;
     uint32_t most = pool_tokens < UINT32_MAX ? (uint32_t)pool_tokens : UINT32_MAX;
-    qn_err_t err = known ? QN_OK
-                         : batch_configure(scheduler->batch, model->block_tokens, model->block_count,
-                                           model->max_model_len);
-    if (err < 0)
-        return err;
+    qn_err_t err =
+        known ? QN_OK
+              : batch_configure(scheduler->batch, model->block_tokens, model->block_count, model->max_model_len);
+    if (err < 0) return err;
     scheduler->model = *model;
-    scheduler->limits = (admission_model_t){
-        .vocab_size = model->vocab_size, .max_model_len = model->max_model_len, .pool_tokens = most};
+    scheduler->limits = (admission_model_t){.vocab_size = model->vocab_size,
+                                            .max_model_len = model->max_model_len,
+                                            .pool_tokens = most};
     planner_set_eos(scheduler->planner, model->eos_ids, model->eos_count);
     scheduler->memory_is_up = true;
-    if (known)
-        return QN_OK;
+    if (known) return QN_OK;
     memset(scheduler->checked, 0, ledger_requests_max(scheduler->ledger) * sizeof *scheduler->checked);
     scheduler->unchecked_count = ledger_count(scheduler->ledger);
     return QN_OK;
@@ -366,20 +339,15 @@ void scheduler_compute_lost(scheduler_t *scheduler)
     scheduler->compute_is_up = false;
 }
 
-bool scheduler_running(const scheduler_t *scheduler)
-{
-    return scheduler->memory_is_up && scheduler->compute_is_up;
-}
+bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_is_up && scheduler->compute_is_up; }
 
 qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
 {
-    if (!scheduler->memory_is_up)
-        return QN_OK;
+    if (!scheduler->memory_is_up) return QN_OK;
     scheduler->batch->available_blocks = available_blocks;
     for (uint32_t i = 0; i < count; i++) {
         qn_err_t err = batch_grant(scheduler->batch, &grants[i]);
-        if (err < 0)
-            return err;
+        if (err < 0) return err;
     }
     return QN_OK;
 }
@@ -390,13 +358,11 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
     batch_t *batch = scheduler->batch;
     qn_err_t err = batch_result(batch, result);
     *ret_step = &batch->last;
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     scheduler->masked_runs += batch->masked_count;
     for (uint32_t i = 0; i < batch->changed_count; i++) {
         request_t *request = ledger_at(scheduler->ledger, batch->changed[i]);
-        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0)
-            request->timeline.resulted_ns = now_ns;
+        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0) request->timeline.resulted_ns = now_ns;
         note(scheduler, request);
     }
     return QN_OK;
@@ -416,10 +382,7 @@ qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic
     return scheduler->memory_is_up ? planner_traffic(scheduler->planner, now_ns, ret_traffic) : QN_OK;
 }
 
-delivery_t *scheduler_delivery(scheduler_t *scheduler)
-{
-    return scheduler->delivery;
-}
+delivery_t *scheduler_delivery(scheduler_t *scheduler) { return scheduler->delivery; }
 
 static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
 {
@@ -440,8 +403,7 @@ static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
 
 uint64_t scheduler_tidy(scheduler_t *scheduler, uint64_t now_ns)
 {
-    if (scheduler->next_orphan_ns <= now_ns)
-        end_orphans(scheduler, now_ns);
+    if (scheduler->next_orphan_ns <= now_ns) end_orphans(scheduler, now_ns);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < scheduler->ending_count; i++) {
         uint32_t index = scheduler->ending[i];
@@ -472,26 +434,16 @@ void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_coun
     planner_counts(scheduler->planner, &ret_counts->planner);
 }
 
-const batch_t *scheduler_batch(const scheduler_t *scheduler)
-{
-    return scheduler->batch;
-}
+const batch_t *scheduler_batch(const scheduler_t *scheduler) { return scheduler->batch; }
 
-const ledger_t *scheduler_ledger(const scheduler_t *scheduler)
-{
-    return scheduler->ledger;
-}
+const ledger_t *scheduler_ledger(const scheduler_t *scheduler) { return scheduler->ledger; }
 
-const char *scheduler_policy_name(const scheduler_t *scheduler)
-{
-    return policy_name(scheduler->policy);
-}
+const char *scheduler_policy_name(const scheduler_t *scheduler) { return policy_name(scheduler->policy); }
 
 const char *scheduler_check(const scheduler_t *scheduler)
 {
     const char *broken = batch_check(scheduler->batch);
-    if (broken != NULL)
-        return broken;
+    if (broken != NULL) return broken;
     uint32_t ending = 0;
     const request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {

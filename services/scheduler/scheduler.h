@@ -17,11 +17,11 @@ typedef struct scheduler scheduler_t;
 
 typedef struct {
     planner_options_t planner;
-    uint32_t max_sequences;         /* slots */
-    uint32_t queue_limit;           /* requests in the ledger */
-    const char *policy;             /* name or path */
+    uint32_t max_sequences;              /* slots */
+    uint32_t queue_limit;                /* requests in the ledger */
+    const char *policy;                  /* name or path */
     const qn_policy_t *policy_functions; /* not NULL: these instead (borrowed; tests) */
-    void *ledger_base;              /* shared mapping, borrowed */
+    void *ledger_base;                   /* shared mapping, borrowed */
     size_t ledger_bytes;
 } scheduler_options_t;
 
@@ -34,7 +34,7 @@ typedef struct {
 
 typedef enum {
     SCHEDULER_ACCEPTED,
-    SCHEDULER_RESUMED,              /* it lives already: its client is told everything from the start */
+    SCHEDULER_RESUMED, /* it lives already: its client is told everything from the start */
     SCHEDULER_REFUSED,
 } scheduler_submit_outcome_t;
 

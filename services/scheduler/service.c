@@ -14,8 +14,8 @@
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
 #define LEDGER_BYTES ((size_t)1 << 30)
-#define RETRY_NS 1000000ull      /* a tokenizer took nothing: try again */
-#define WATCH_NS 20000000ull     /* while compute is not ready: look at its heartbeats */
+#define RETRY_NS 1000000ull  /* a tokenizer took nothing: try again */
+#define WATCH_NS 20000000ull /* while compute is not ready: look at its heartbeats */
 /* Compute empties its slots when memory is replaced and says STARTING meanwhile. When that was not seen this long after
  * memory came back, it was too short to be seen. */
 #define UNSEEN_NS 1000000000ull
@@ -62,8 +62,7 @@ static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
 static void service_fini(void **state)
 {
     scheduler_service_t *service = *state;
-    if (service == NULL)
-        return;
+    if (service == NULL) return;
     scheduler_destroy(&service->scheduler);
     ledger_memory_close(&service->ledger);
     qn_arena_fini(&service->arena);
@@ -78,15 +77,13 @@ static void log_start(const scheduler_service_t *service, const ledger_replay_t 
                 service->ledger.kept ? ", kept by the service manager" : "", replay->requests, replay->records);
     if (service->ledger.inherited && replay->formatted)
         qn_log_warning("the inherited ledger is of another version: it was emptied");
-    if (replay->torn_bytes > 0)
-        qn_log_notice("the last record of the ledger was torn and is rolled back");
+    if (replay->torn_bytes > 0) qn_log_notice("the last record of the ledger was torn and is rolled back");
 }
 
 static qn_err_t open_service(scheduler_service_t *service, const qn_config_values_t *config)
 {
     qn_err_t err = ledger_memory_open(LEDGER_BYTES, &service->ledger);
-    if (err < 0)
-        return err;
+    if (err < 0) return err;
     scheduler_options_t options = {
         .planner = {.max_step_tokens = (uint32_t)config->scheduler.max_step_tokens,
                     .prefill_chunk_tokens = (uint32_t)config->scheduler.prefill_chunk_tokens,
@@ -99,16 +96,14 @@ static qn_err_t open_service(scheduler_service_t *service, const qn_config_value
     };
     ledger_replay_t replay;
     err = scheduler_create(&options, qn_clock_now_ns(), &service->scheduler, &replay);
-    if (err == QN_OK)
-        log_start(service, &replay);
+    if (err == QN_OK) log_start(service, &replay);
     return err;
 }
 
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
 {
     scheduler_service_t *service = calloc(1, sizeof *service);
-    if (service == NULL)
-        return qn_fail(QN_ERR_NO_MEMORY, "no memory for the scheduler");
+    if (service == NULL) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the scheduler");
     service->daemon = daemon;
     service->ledger.fd = -1;
     qn_arena_init(&service->arena, 0);
@@ -135,10 +130,8 @@ static void memory_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_e
 {
     if (event == QN_PEER_UP) {
         qn_describe_t describe = {.want_tensors = false};
-        if (service->memory.epoch != 0)
-            lose_memory(service);
-        if (service->compute_unsure)
-            service->compute_sure_ns = qn_clock_now_ns() + UNSEEN_NS;
+        if (service->memory.epoch != 0) lose_memory(service);
+        if (service->compute_unsure) service->compute_sure_ns = qn_clock_now_ns() + UNSEEN_NS;
         service->memory = peer;
         qn_daemon_send(service->daemon, peer, QN_MESSAGE_DESCRIBE, &describe);
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->memory)) {
@@ -166,12 +159,8 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     scheduler_service_t *service = state;
     request_client_t client = {.epoch = peer.epoch, .service = peer.service, .instance = peer.instance};
     switch (peer.service) {
-    case QN_SERVICE_MEMORY:
-        memory_event(service, peer, event);
-        break;
-    case QN_SERVICE_COMPUTE:
-        compute_event(service, peer, event);
-        break;
+    case QN_SERVICE_MEMORY: memory_event(service, peer, event); break;
+    case QN_SERVICE_COMPUTE: compute_event(service, peer, event); break;
     default:
         if (event == QN_PEER_UP)
             scheduler_client_up(service->scheduler, client);
@@ -186,13 +175,11 @@ static void watch_compute(scheduler_service_t *service, uint64_t now_ns)
 {
     qn_peer_status_t status;
     qn_daemon_peer_status(service->daemon, QN_SERVICE_COMPUTE, &status);
-    bool ready = service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) &&
-                 status.state == QN_STATE_READY;
-    if (!ready || now_ns >= service->compute_sure_ns)
-        service->compute_unsure = false;
+    bool ready =
+        service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) && status.state == QN_STATE_READY;
+    if (!ready || now_ns >= service->compute_sure_ns) service->compute_unsure = false;
     ready = ready && !service->compute_unsure;
-    if (ready == service->compute_ready)
-        return;
+    if (ready == service->compute_ready) return;
     service->compute_ready = ready;
     service->last_end_ns = 0;
     if (ready)
@@ -212,8 +199,7 @@ void scheduler_doubt_compute(scheduler_service_t *service, uint64_t sure_ns)
 static void announce(scheduler_service_t *service)
 {
     bool ready = scheduler_running(service->scheduler);
-    if (service->draining || ready == service->announced_ready)
-        return;
+    if (service->draining || ready == service->announced_ready) return;
     char text[QN_REASON_MAX];
     snprintf(text, sizeof text, "policy %s", scheduler_policy_name(service->scheduler));
     service->announced_ready = ready;
@@ -244,17 +230,12 @@ static void publish_stats(scheduler_service_t *service)
 static qn_err_t decide(scheduler_service_t *service, uint64_t now_ns, uint64_t *ret_again_ns)
 {
     qn_err_t err = scheduler_send_refusals(service);
-    if (err == QN_OK)
-        err = scheduler_send_plans(service, now_ns);
-    if (err == QN_OK)
-        err = scheduler_send_traffic(service, now_ns, ret_again_ns);
+    if (err == QN_OK) err = scheduler_send_plans(service, now_ns);
+    if (err == QN_OK) err = scheduler_send_traffic(service, now_ns, ret_again_ns);
     return err;
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
@@ -268,10 +249,8 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     }
     scheduler_send_tokens(service);
     again_ns = earlier(again_ns, scheduler_tidy(service->scheduler, now_ns));
-    if (delivery_pending(scheduler_delivery(service->scheduler)))
-        again_ns = earlier(again_ns, now_ns + RETRY_NS);
-    if (service->compute.epoch != 0 && !service->compute_ready)
-        again_ns = earlier(again_ns, now_ns + WATCH_NS);
+    if (delivery_pending(scheduler_delivery(service->scheduler))) again_ns = earlier(again_ns, now_ns + RETRY_NS);
+    if (service->compute.epoch != 0 && !service->compute_ready) again_ns = earlier(again_ns, now_ns + WATCH_NS);
     announce(service);
     publish_stats(service);
     return again_ns;
@@ -285,8 +264,7 @@ static void service_drain(void *state)
     scheduler_service_t *service = state;
     service->draining = true;
     scheduler_drain(service->scheduler, !service->ledger.kept);
-    if (!service->ledger.kept && !scheduler_running(service->scheduler))
-        scheduler_cancel_all(service->scheduler);
+    if (!service->ledger.kept && !scheduler_running(service->scheduler)) scheduler_cancel_all(service->scheduler);
 }
 
 static bool service_drained(const void *state)
@@ -300,8 +278,7 @@ static void service_check(const void *state)
 {
     const scheduler_service_t *service = state;
     const char *broken = scheduler_check(service->scheduler);
-    if (broken != NULL)
-        qn_log_error("%s", broken);
+    if (broken != NULL) qn_log_error("%s", broken);
     QN_ASSERT(broken == NULL);
 }
 

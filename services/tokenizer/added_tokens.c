@@ -9,16 +9,13 @@
 
 #include "common/assert.h"
 
-void added_tokens_init(added_tokens_t *set)
-{
-    *set = (added_tokens_t){ .only_first = -2, .node_count = 1 };
-}
+void added_tokens_init(added_tokens_t *set) { *set = (added_tokens_t){.only_first = -2, .node_count = 1}; }
 
 void added_tokens_fini(added_tokens_t *set)
 {
     free(set->tokens);
     free(set->nodes);
-    *set = (added_tokens_t){ .only_first = -2, .node_count = 1 };
+    *set = (added_tokens_t){.only_first = -2, .node_count = 1};
 }
 
 static uint32_t new_node(added_tokens_t *set, uint8_t byte)
@@ -28,14 +25,15 @@ static uint32_t new_node(added_tokens_t *set, uint8_t byte)
         set->nodes = realloc(set->nodes, set->node_capacity * sizeof *set->nodes);
         QN_ASSERT(set->nodes != NULL);
     }
-    set->nodes[set->node_count] = (added_node_t){ .byte = byte };
+    set->nodes[set->node_count] = (added_node_t){.byte = byte};
     return (uint32_t)set->node_count++;
 }
 
 static uint32_t child_with(const added_tokens_t *set, uint32_t node, uint8_t byte)
 {
     uint32_t child = set->nodes[node].child;
-    while (child && set->nodes[child].byte != byte) child = set->nodes[child].sibling;
+    while (child && set->nodes[child].byte != byte)
+        child = set->nodes[child].sibling;
     return child;
 }
 
@@ -55,7 +53,8 @@ void added_tokens_add(added_tokens_t *set, const void *content, size_t bytes, ad
     QN_ASSERT(bytes > 0);
     if (set->roots[text[0]] == 0) set->roots[text[0]] = new_node(set, text[0]);
     uint32_t node = set->roots[text[0]];
-    for (size_t i = 1; i < bytes; i++) node = child_made(set, node, text[i]);
+    for (size_t i = 1; i < bytes; i++)
+        node = child_made(set, node, text[i]);
     if (set->nodes[node].token) return;
     set->only_first = set->only_first == -2 || set->only_first == text[0] ? text[0] : -1;
     set->tokens = realloc(set->tokens, (set->token_count + 1) * sizeof *set->tokens);
@@ -71,13 +70,14 @@ static size_t next_candidate(const added_tokens_t *set, const uint8_t *text, siz
         const uint8_t *hit = memchr(text + at, set->only_first, length - at);
         return hit ? (size_t)(hit - text) : length;
     }
-    while (at < length && set->roots[text[at]] == 0) at++;
+    while (at < length && set->roots[text[at]] == 0)
+        at++;
     return at;
 }
 
 /* The longest string that begins at `at`: its token and end; NULL when none does. */
-static const added_token_t *longest_at(const added_tokens_t *set, const uint8_t *text, size_t length,
-                                       size_t at, size_t *ret_end)
+static const added_token_t *longest_at(const added_tokens_t *set, const uint8_t *text, size_t length, size_t at,
+                                       size_t *ret_end)
 {
     const added_token_t *found = NULL;
     uint32_t node = set->roots[text[at]];
@@ -99,8 +99,7 @@ static bool is_class_at(const unicode_classes_t *classes, const uint8_t *text, s
     return unicode_class(classes, unicode_decode(text + at, &bytes)) & mask;
 }
 
-static bool touches_word(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t start,
-                         size_t end)
+static bool touches_word(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t start, size_t end)
 {
     if (start > 0 && is_class_at(classes, text, unicode_step_back(text, start), UNICODE_WORD)) return true;
     return end < length && is_class_at(classes, text, end, UNICODE_WORD);
@@ -120,9 +119,9 @@ static void strip_around(const added_token_t *token, const unicode_classes_t *cl
         *end += unicode_lead_bytes(text[*end]);
 }
 
-bool added_tokens_next(const added_tokens_t *set, const unicode_classes_t *classes, const uint8_t *text,
-                       size_t length, bool skip_special, added_walk_t *walk, const added_token_t **ret_token,
-                       size_t *ret_start, size_t *ret_end)
+bool added_tokens_next(const added_tokens_t *set, const unicode_classes_t *classes, const uint8_t *text, size_t length,
+                       bool skip_special, added_walk_t *walk, const added_token_t **ret_token, size_t *ret_start,
+                       size_t *ret_end)
 {
     if (set->only_first == -2) return false;
     for (;;) {

@@ -32,10 +32,10 @@ typedef struct {
 typedef struct {
     added_token_t *tokens; /* owned */
     size_t token_count;
-    added_node_t *nodes;   /* owned; nodes[0] is unused */
+    added_node_t *nodes; /* owned; nodes[0] is unused */
     size_t node_count, node_capacity;
-    uint32_t roots[256];   /* first nodes by byte */
-    int only_first;        /* the byte all strings begin with, -1: several, -2: no strings */
+    uint32_t roots[256]; /* first nodes by byte */
+    int only_first;      /* the byte all strings begin with, -1: several, -2: no strings */
 } added_tokens_t;
 
 void added_tokens_init(added_tokens_t *set);
@@ -51,8 +51,8 @@ typedef struct {
 
 /* Finds the next match from walk on, with `skip_special` ignoring special ones. Writes the token and the
  * range it takes; false when there is none. */
-bool added_tokens_next(const added_tokens_t *set, const unicode_classes_t *classes, const uint8_t *text,
-                       size_t length, bool skip_special, added_walk_t *walk, const added_token_t **ret_token,
-                       size_t *ret_start, size_t *ret_end);
+bool added_tokens_next(const added_tokens_t *set, const unicode_classes_t *classes, const uint8_t *text, size_t length,
+                       bool skip_special, added_walk_t *walk, const added_token_t **ret_token, size_t *ret_start,
+                       size_t *ret_end);
 
 #endif

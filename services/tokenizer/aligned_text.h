@@ -36,26 +36,26 @@ static inline void aligned_text_fini(aligned_text_t *out)
 {
     text_buffer_fini(&out->text);
     free(out->spans);
-    *out = (aligned_text_t){ 0 };
+    *out = (aligned_text_t){0};
 }
 
 static inline text_view_t aligned_text_view(const aligned_text_t *text, size_t base)
 {
     const uint8_t *bytes = text->text.bytes ? text->text.bytes : (const uint8_t *)"";
-    return (text_view_t){ bytes, text->text.length, text->is_aligned ? text->spans : NULL, base };
+    return (text_view_t){bytes, text->text.length, text->is_aligned ? text->spans : NULL, base};
 }
 
 /* Where byte `at` (< length) of a view came from. */
 static inline tokenizer_span_t text_view_span(const text_view_t *view, size_t at)
 {
     if (view->spans) return view->spans[at];
-    return (tokenizer_span_t){ (uint32_t)(view->base + at), (uint32_t)(view->base + at + 1) };
+    return (tokenizer_span_t){(uint32_t)(view->base + at), (uint32_t)(view->base + at + 1)};
 }
 
 static inline text_view_t text_view_part(const text_view_t *view, size_t start, size_t end)
 {
-    return (text_view_t){ view->bytes + start, end - start, view->spans ? view->spans + start : NULL,
-                          view->base + start };
+    return (text_view_t){view->bytes + start, end - start, view->spans ? view->spans + start : NULL,
+                         view->base + start};
 }
 
 static inline void aligned_text_reserve(aligned_text_t *out, size_t more)
@@ -73,7 +73,8 @@ static inline void aligned_text_put(aligned_text_t *out, const void *bytes, size
     if (length == 0) return;
     aligned_text_reserve(out, length);
     if (out->is_aligned)
-        for (size_t i = 0; i < length; i++) out->spans[out->text.length + i] = span;
+        for (size_t i = 0; i < length; i++)
+            out->spans[out->text.length + i] = span;
     memcpy(out->text.bytes + out->text.length, bytes, length);
     out->text.length += length;
 }
@@ -84,7 +85,8 @@ static inline void aligned_text_copy(aligned_text_t *out, const text_view_t *fro
     if (start == end) return;
     aligned_text_reserve(out, end - start);
     if (out->is_aligned)
-        for (size_t i = start; i < end; i++) out->spans[out->text.length + i - start] = text_view_span(from, i);
+        for (size_t i = start; i < end; i++)
+            out->spans[out->text.length + i - start] = text_view_span(from, i);
     memcpy(out->text.bytes + out->text.length, from->bytes + start, end - start);
     out->text.length += end - start;
 }

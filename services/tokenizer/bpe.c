@@ -11,8 +11,8 @@
 #include "services/tokenizer/bpe_tables.h"
 #include "services/tokenizer/unicode_classes.h"
 
-#define WORDS_AHEAD 16         /* words whose table entries are on their way from memory */
-#define SHORT_WORD 64          /* symbols a 64-bit mask can hold */
+#define WORDS_AHEAD 16          /* words whose table entries are on their way from memory */
+#define SHORT_WORD 64           /* symbols a 64-bit mask can hold */
 #define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
 
 /* One 32-byte entry answers for a word of up to 15 bytes; two share a cache line. */
@@ -20,7 +20,7 @@
 #define SMALL_BYTES_MAX 15
 #define SMALL_IDS_MAX 3
 typedef struct {
-    uint64_t low, high; /* the word, zero-padded; its length in the top byte; high 0: free */
+    uint64_t low, high;          /* the word, zero-padded; its length in the top byte; high 0: free */
     uint32_t ids[SMALL_IDS_MAX]; /* when there are more, the first two are their place in the ring */
     uint32_t count;
 } cache_entry_t;
@@ -32,7 +32,7 @@ typedef struct {
 #define RING_BYTES (1u << 20)
 typedef struct {
     uint64_t hash;
-    uint64_t place;  /* bytes ever written to the ring before this one; 0: free */
+    uint64_t place; /* bytes ever written to the ring before this one; 0: free */
     uint16_t bytes;
     uint16_t count;
 } long_entry_t;
@@ -127,7 +127,7 @@ static bool add_fallback(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t
                          bool is_first, bool is_last, size_t start)
 {
     if (!bpe->has_fallback) return false;
-    text_buffer_t piece = { 0 };
+    text_buffer_t piece = {0};
     if (!is_first && bpe->prefix) text_buffer_append(&piece, bpe->prefix, strlen(bpe->prefix));
     text_buffer_append(&piece, character, bytes);
     if (is_last && bpe->suffix) text_buffer_append(&piece, bpe->suffix, strlen(bpe->suffix));
@@ -200,7 +200,8 @@ static void merge_short(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t 
     size_t count = scratch->count;
     uint32_t *ids = scratch->ids, *ends = scratch->ends, ranks[SHORT_WORD];
     uint64_t alive = count == 64 ? UINT64_MAX : (1ull << count) - 1;
-    for (size_t i = 0; i + 1 < count; i++) ranks[i] = first_rank(bpe, word, ids, i);
+    for (size_t i = 0; i + 1 < count; i++)
+        ranks[i] = first_rank(bpe, word, ids, i);
     ranks[count - 1] = BPE_NO_RANK;
     for (;;) {
         uint32_t best = BPE_NO_RANK;
@@ -332,8 +333,10 @@ size_t bpe_encode_spans(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t 
         add_symbol(scratch, id, bytes);
     } else {
         start_word(bpe, scratch, word, bytes);
-        if (scratch->count > SHORT_WORD) merge_long(bpe, scratch, word);
-        else if (scratch->count > 1) merge_short(bpe, scratch, word);
+        if (scratch->count > SHORT_WORD)
+            merge_long(bpe, scratch, word);
+        else if (scratch->count > 1)
+            merge_short(bpe, scratch, word);
     }
     *ret_ids = scratch->ids;
     *ret_ends = scratch->ends;
@@ -431,12 +434,12 @@ static const uint8_t *ring_at(const bpe_scratch_t *scratch, uint64_t place)
     return scratch->ring_place - place > RING_BYTES ? NULL : scratch->ring + place % RING_BYTES;
 }
 
-static void ring_put(bpe_scratch_t *scratch, long_entry_t *entry, uint64_t hash, const uint8_t *word,
-                     size_t bytes, const uint32_t *ids, size_t count)
+static void ring_put(bpe_scratch_t *scratch, long_entry_t *entry, uint64_t hash, const uint8_t *word, size_t bytes,
+                     const uint32_t *ids, size_t count)
 {
     uint64_t place;
     uint8_t *at = ring_take(scratch, ring_bytes(bytes, count), &place);
-    *entry = (long_entry_t){ hash, place, (uint16_t)bytes, (uint16_t)count };
+    *entry = (long_entry_t){hash, place, (uint16_t)bytes, (uint16_t)count};
     memcpy(at, word, bytes);
     memcpy(at + ring_bytes(bytes, 0), ids, count * sizeof *ids);
 }
@@ -452,8 +455,8 @@ static const uint32_t *ring_get(const bpe_scratch_t *scratch, const long_entry_t
 }
 
 /* Words too long for the small cache: the long cache, else fresh. Writes a view of the ids. */
-static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word,
-                                        size_t bytes, const uint32_t **ret_ids)
+static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
+                                        const uint32_t **ret_ids)
 {
     if (bytes > LONG_BYTES_MAX) return encode_fresh(bpe, scratch, word, bytes, ret_ids);
     uint64_t hash = hash_long(word, bytes);
@@ -465,16 +468,15 @@ static size_t encode_through_long_cache(const bpe_t *bpe, bpe_scratch_t *scratch
     return count;
 }
 
-static __attribute__((noinline)) void encode_missed(const bpe_t *bpe, bpe_scratch_t *scratch,
-                                                    const uint8_t *word, size_t bytes, uint64_t low,
-                                                    uint64_t high, cache_entry_t *set,
+static __attribute__((noinline)) void encode_missed(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word,
+                                                    size_t bytes, uint64_t low, uint64_t high, cache_entry_t *set,
                                                     tokenizer_tokens_t *tokens)
 {
     const uint32_t *ids;
     size_t count = encode_fresh(bpe, scratch, word, bytes, &ids);
     append_ids(tokens, ids, count);
     if (count > SMALL_BYTES_MAX) return; /* byte-fallback of affixes; room is promised for a token per byte */
-    cache_entry_t entry = { .low = low, .high = high, .count = (uint32_t)count };
+    cache_entry_t entry = {.low = low, .high = high, .count = (uint32_t)count};
     if (count <= SMALL_IDS_MAX) {
         memcpy(entry.ids, ids, count * sizeof *ids);
     } else {
@@ -517,8 +519,8 @@ static inline __attribute__((always_inline)) void encode_small(const bpe_t *bpe,
 {
     for (size_t at = key.hash & bpe->whole_mask; bpe->whole_words[at].meta; at = (at + 1) & bpe->whole_mask) {
         const bpe_whole_word_t *known = &bpe->whole_words[at];
-        bool is_same = known->low == key.low && (key.high & 0x00FFFFFFFFFFFFFFull) == known->high &&
-                       known->meta >> 28 == bytes;
+        bool is_same =
+            known->low == key.low && (key.high & 0x00FFFFFFFFFFFFFFull) == known->high && known->meta >> 28 == bytes;
         if (!is_same) continue;
         tokens->ids[tokens->count++] = known->meta & ((1u << 28) - 1);
         return;
@@ -526,8 +528,10 @@ static inline __attribute__((always_inline)) void encode_small(const bpe_t *bpe,
     cache_entry_t *set = scratch->cache[(key.hash >> 32) % CACHE_SETS];
     for (int way = 0; way < 2; way++) {
         if (set[way].low != key.low || set[way].high != key.high) continue;
-        if (set[way].count <= SMALL_IDS_MAX) memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
-        else if (!copy_from_ring(scratch, &set[way], tokens)) break;
+        if (set[way].count <= SMALL_IDS_MAX)
+            memcpy(tokens->ids + tokens->count, set[way].ids, sizeof set[way].ids);
+        else if (!copy_from_ring(scratch, &set[way], tokens))
+            break;
         tokens->count += set[way].count;
         return;
     }
@@ -544,8 +548,8 @@ static void encode_reserved(const bpe_t *bpe, bpe_scratch_t *scratch, const uint
     token_list_reserve(tokens, promised);
 }
 
-static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
-                       size_t readable, tokenizer_tokens_t *tokens)
+static void encode_one(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes, size_t readable,
+                       tokenizer_tokens_t *tokens)
 {
     if (bytes <= 15) {
         token_list_reserve(tokens, bytes);
@@ -574,8 +578,8 @@ static size_t cut_end(const bpe_t *bpe, const uint8_t *word, size_t start, size_
     return bytes;
 }
 
-void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
-                     size_t readable, tokenizer_tokens_t *tokens)
+void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes, size_t readable,
+                     tokenizer_tokens_t *tokens)
 {
     if (bytes == 0) return;
     if (!bpe->is_splittable || bpe->is_byte) {
@@ -589,8 +593,8 @@ void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *wo
     }
 }
 
-void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length,
-                      size_t start, const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens)
+void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length, size_t start,
+                      const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens)
 {
     word_key_t keys[WORDS_AHEAD];
     for (size_t first = 0; first < count; first += WORDS_AHEAD) {
@@ -605,8 +609,10 @@ void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *t
         token_list_reserve(tokens, 15 * WORDS_AHEAD);
         for (size_t i = first; i < last; start = ends[i++]) {
             size_t bytes = ends[i] - start;
-            if (bytes <= 15) encode_small(bpe, scratch, text + start, bytes, keys[i - first], tokens);
-            else encode_reserved(bpe, scratch, text + start, bytes, tokens, 15 * (last - i));
+            if (bytes <= 15)
+                encode_small(bpe, scratch, text + start, bytes, keys[i - first], tokens);
+            else
+                encode_reserved(bpe, scratch, text + start, bytes, tokens, 15 * (last - i));
         }
     }
 }

@@ -41,16 +41,16 @@ typedef struct bpe {
     uint64_t *pairs;            /* hash table: left << 44 | right << 24 | rank; all ones: free; owned */
     unsigned pair_shift;
     size_t pair_mask;
-    uint64_t *pair_filter;      /* a bit per hash of a pair; clear: the pair is not in the table; owned */
-    uint32_t *merged_ids;       /* [merge_count] by rank, owned */
-    bool is_affine;             /* merged_ids[rank] == rank + affine_base: no look-up needed */
+    uint64_t *pair_filter; /* a bit per hash of a pair; clear: the pair is not in the table; owned */
+    uint32_t *merged_ids;  /* [merge_count] by rank, owned */
+    bool is_affine;        /* merged_ids[rank] == rank + affine_base: no look-up needed */
     uint32_t affine_base;
     size_t merge_count;
-    uint32_t (*byte_ranks)[256]; /* is_byte: rank of [left][right] bytes, UINT32_MAX: none; owned */
-    uint64_t *whole;            /* bit per id: encoding its piece gives just it; owned */
+    uint32_t (*byte_ranks)[256];   /* is_byte: rank of [left][right] bytes, UINT32_MAX: none; owned */
+    uint64_t *whole;               /* bit per id: encoding its piece gives just it; owned */
     bpe_whole_word_t *whole_words; /* hash table of the short ones, owned */
     size_t whole_mask;
-    uint64_t *joins;            /* 256 x 256 bits: a character that ends with this byte and one that begins with
+    uint64_t *joins; /* 256 x 256 bits: a character that ends with this byte and one that begins with
                                  * that byte meet inside some piece; owned */
 } bpe_t;
 
@@ -73,12 +73,12 @@ void bpe_scratch_forget(bpe_scratch_t *scratch);
 
 /* Appends the tokens of one word. `readable` bytes may be read from `word` on (>= bytes): lets short words
  * be compared 16 bytes at a time. */
-void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,
-                     size_t readable, tokenizer_tokens_t *tokens);
+void bpe_encode_word(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes, size_t readable,
+                     tokenizer_tokens_t *tokens);
 
 /* Appends the tokens of the words text[0, ends[0]), [ends[0], ends[1]), … ; the fast path. */
-void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length,
-                      size_t start, const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens);
+void bpe_encode_words(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *text, size_t length, size_t start,
+                      const uint32_t *ends, size_t count, tokenizer_tokens_t *tokens);
 
 /* Encodes one word past the cache and writes views of its ids and of the end offset of each token in the
  * word, valid until the next call with this scratch. Returns how many. */

@@ -14,7 +14,8 @@ void bpe_init(bpe_t *bpe, size_t merge_count)
 {
     QN_ASSERT(merge_count < (1u << BPE_RANK_BITS) - 1);
     unsigned bits = 6;
-    while (((size_t)1 << bits) < merge_count * 2) bits++;
+    while (((size_t)1 << bits) < merge_count * 2)
+        bits++;
     bpe->pair_shift = 64 - bits;
     bpe->pair_mask = ((size_t)1 << bits) - 1;
     bpe->pairs = malloc((bpe->pair_mask + 1) * sizeof *bpe->pairs);
@@ -38,7 +39,7 @@ void bpe_fini(bpe_t *bpe)
     free(bpe->whole_words);
     free(bpe->joins);
     free(bpe->byte_ranks);
-    *bpe = (bpe_t){ 0 };
+    *bpe = (bpe_t){0};
 }
 
 void bpe_add_merge(bpe_t *bpe, uint32_t left, uint32_t right, uint32_t merged)
@@ -55,7 +56,7 @@ static void find_start_ids(bpe_t *bpe)
 {
     for (unsigned i = 0; i < 256; i++) {
         static const char digits[] = "0123456789ABCDEF";
-        const char fallback[] = { '<', '0', 'x', digits[i >> 4], digits[i & 15], '>' };
+        const char fallback[] = {'<', '0', 'x', digits[i >> 4], digits[i & 15], '>'};
         uint8_t byte = (uint8_t)i;
         bpe->fallback_ids[i] = vocabulary_find(&bpe->pieces, fallback, sizeof fallback);
         bpe->start_ids[i] = vocabulary_find(&bpe->pieces, &byte, 1);
@@ -145,8 +146,8 @@ static void find_whole(bpe_t *bpe)
         const vocabulary_entry_t *entry = &bpe->pieces.entries[i];
         const uint32_t *ids, *ends;
         if (entry->length == 0 || entry->length > WHOLE_ASKED_BYTES_MAX) continue;
-        size_t count = bpe_encode_spans(bpe, scratch, bpe->pieces.pool.bytes + entry->offset, entry->length,
-                                        &ids, &ends);
+        size_t count =
+            bpe_encode_spans(bpe, scratch, bpe->pieces.pool.bytes + entry->offset, entry->length, &ids, &ends);
         if (count == 1 && ids[0] == entry->id) bpe->whole[entry->id >> 6] |= 1ull << (entry->id & 63);
     }
     bpe_scratch_close(&scratch);
@@ -179,14 +180,16 @@ static void add_whole_word(bpe_t *bpe, const uint8_t *piece, size_t bytes, uint3
     uint64_t low, high;
     bpe_load_key(piece, bytes, bytes, &low, &high);
     size_t at = bpe_fold(low, high) & bpe->whole_mask;
-    while (bpe->whole_words[at].meta) at = (at + 1) & bpe->whole_mask;
-    bpe->whole_words[at] = (bpe_whole_word_t){ low, (uint32_t)high, (uint32_t)bytes << 28 | id };
+    while (bpe->whole_words[at].meta)
+        at = (at + 1) & bpe->whole_mask;
+    bpe->whole_words[at] = (bpe_whole_word_t){low, (uint32_t)high, (uint32_t)bytes << 28 | id};
 }
 
 static void find_whole_words(bpe_t *bpe)
 {
     size_t slots = 64;
-    while (slots < bpe->pieces.count * 2) slots *= 2;
+    while (slots < bpe->pieces.count * 2)
+        slots *= 2;
     bpe->whole_mask = slots - 1;
     bpe->whole_words = calloc(slots, sizeof *bpe->whole_words);
     QN_ASSERT(bpe->whole_words != NULL);

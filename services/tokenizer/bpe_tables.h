@@ -11,7 +11,8 @@
 
 #define BPE_NO_RANK UINT32_MAX
 #define BPE_FREE_PAIR UINT64_MAX
-#define BPE_FILTER_BITS 2 /* four filter bits for each slot: half of the pairs asked for are not there, and the filter
+#define BPE_FILTER_BITS \
+    2 /* four filter bits for each slot: half of the pairs asked for are not there, and the filter
                            * fits the near caches, the table does not */
 
 static inline uint64_t bpe_fold(uint64_t low, uint64_t high)
@@ -43,9 +44,9 @@ static inline void bpe_load_key_exactly(const uint8_t *word, size_t bytes, uint6
 
 /* A word of 1..15 bytes as two integers: its bytes in order, padded with zeros, and its length. */
 static inline void bpe_load_key(const uint8_t *word, size_t bytes, size_t readable, uint64_t *ret_low,
-                            uint64_t *ret_high)
+                                uint64_t *ret_high)
 {
-    uint64_t key[2] = { 0, 0 };
+    uint64_t key[2] = {0, 0};
     if (__builtin_expect(readable >= 16, 1)) {
         memcpy(key, word, 16);
         key[0] &= bytes >= 8 ? UINT64_MAX : (1ull << (8 * bytes)) - 1;
@@ -86,12 +87,12 @@ static inline uint32_t bpe_pair_rank(const bpe_t *bpe, uint32_t left, uint32_t r
 
 /* A character's piece with the prefix and suffix its place asks for. */
 static inline uint32_t bpe_character_id(const bpe_t *bpe, const uint8_t *character, unsigned bytes, bool is_first,
-                             bool is_last)
+                                        bool is_last)
 {
     if (!bpe->prefix && !bpe->suffix) {
         return bytes == 1 ? bpe->start_ids[character[0]] : vocabulary_find(&bpe->pieces, character, bytes);
     }
-    text_buffer_t piece = { 0 };
+    text_buffer_t piece = {0};
     if (!is_first && bpe->prefix) text_buffer_append(&piece, bpe->prefix, strlen(bpe->prefix));
     text_buffer_append(&piece, character, bytes);
     if (is_last && bpe->suffix) text_buffer_append(&piece, bpe->suffix, strlen(bpe->suffix));

@@ -51,8 +51,7 @@ qn_err_t component_json_character(const json_t *json, const char *where, const c
     qn_err_t err = component_json_string(json, where, key, &text, &bytes);
     if (err) return err;
     if (bytes > 0) *ret = unicode_decode((const uint8_t *)text, &size);
-    if (bytes == 0 || size != bytes)
-        return qn_fail(QN_ERR_INVALID, "%s.%s: must be exactly one character", where, key);
+    if (bytes == 0 || size != bytes) return qn_fail(QN_ERR_INVALID, "%s.%s: must be exactly one character", where, key);
     return QN_OK;
 }
 
@@ -92,12 +91,17 @@ static const struct {
     const char *type;
     normalizer_kind_t kind;
 } normalizer_types[] = {
-    { "NFC", NORMALIZER_NFC },         { "NFD", NORMALIZER_NFD },
-    { "NFKC", NORMALIZER_NFKC },       { "NFKD", NORMALIZER_NFKD },
-    { "Lowercase", NORMALIZER_LOWERCASE }, { "Strip", NORMALIZER_STRIP },
-    { "StripAccents", NORMALIZER_STRIP_ACCENTS }, { "Prepend", NORMALIZER_PREPEND },
-    { "Replace", NORMALIZER_REPLACE }, { "ByteLevel", NORMALIZER_BYTE_LEVEL },
-    { "Nmt", NORMALIZER_NMT },
+    {"NFC", NORMALIZER_NFC},
+    {"NFD", NORMALIZER_NFD},
+    {"NFKC", NORMALIZER_NFKC},
+    {"NFKD", NORMALIZER_NFKD},
+    {"Lowercase", NORMALIZER_LOWERCASE},
+    {"Strip", NORMALIZER_STRIP},
+    {"StripAccents", NORMALIZER_STRIP_ACCENTS},
+    {"Prepend", NORMALIZER_PREPEND},
+    {"Replace", NORMALIZER_REPLACE},
+    {"ByteLevel", NORMALIZER_BYTE_LEVEL},
+    {"Nmt", NORMALIZER_NMT},
 };
 
 static qn_err_t load_normalizer_members(const json_t *json, const char *where, normalizer_step_t *step)
@@ -176,8 +180,8 @@ static qn_err_t load_replace(const json_t *json, const char *where, decoder_stag
 static qn_err_t load_metaspace(const json_t *json, const char *where, decoder_stage_t *stage)
 {
     const char *scheme = json_string_value(json_object_get(json, "prepend_scheme"));
-    stage->keeps_first = json_is_false(json_object_get(json, "add_prefix_space")) ||
-                         (scheme && strcmp(scheme, "never") == 0);
+    stage->keeps_first =
+        json_is_false(json_object_get(json, "add_prefix_space")) || (scheme && strcmp(scheme, "never") == 0);
     return component_json_character(json, where, "replacement", &stage->character);
 }
 
@@ -200,10 +204,13 @@ static const struct {
     decoder_kind_t kind;
     qn_err_t (*load)(const json_t *json, const char *where, decoder_stage_t *stage);
 } decoder_types[] = {
-    { "ByteLevel", DECODER_BYTE_LEVEL, load_nothing }, { "ByteFallback", DECODER_BYTE_FALLBACK, load_nothing },
-    { "Metaspace", DECODER_METASPACE, load_metaspace }, { "Fuse", DECODER_FUSE, load_nothing },
-    { "Strip", DECODER_STRIP, load_strip },             { "Replace", DECODER_REPLACE, load_replace },
-    { "BPEDecoder", DECODER_BPE, load_bpe_decoder },
+    {"ByteLevel", DECODER_BYTE_LEVEL, load_nothing},
+    {"ByteFallback", DECODER_BYTE_FALLBACK, load_nothing},
+    {"Metaspace", DECODER_METASPACE, load_metaspace},
+    {"Fuse", DECODER_FUSE, load_nothing},
+    {"Strip", DECODER_STRIP, load_strip},
+    {"Replace", DECODER_REPLACE, load_replace},
+    {"BPEDecoder", DECODER_BPE, load_bpe_decoder},
 };
 
 static qn_err_t load_decoder(const json_t *json, const char *where, int depth, decoder_t *decoder)

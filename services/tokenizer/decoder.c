@@ -29,13 +29,15 @@ static void stage_take(const chain_t *chain, size_t index, part_t part);
 
 static void pass(const chain_t *chain, size_t index, part_t part)
 {
-    if (index + 1 < chain->decoder->count) stage_take(chain, index + 1, part);
-    else text_buffer_append(chain->out, part.bytes, part.length);
+    if (index + 1 < chain->decoder->count)
+        stage_take(chain, index + 1, part);
+    else
+        text_buffer_append(chain->out, part.bytes, part.length);
 }
 
 static void pass_whole(const chain_t *chain, size_t index, const void *bytes, size_t length)
 {
-    pass(chain, index, (part_t){ bytes, length, true, true });
+    pass(chain, index, (part_t){bytes, length, true, true});
 }
 
 static void take_join_spaces(const chain_t *chain, size_t index, part_t part)
@@ -51,7 +53,7 @@ static void pass_fused(const chain_t *chain, size_t index, const uint8_t *bytes,
 {
     decoder_stage_state_t *own = &chain->state->stages[index];
     if (length == 0) return;
-    pass(chain, index, (part_t){ bytes, length, !own->in_piece, false });
+    pass(chain, index, (part_t){bytes, length, !own->in_piece, false});
     own->in_piece = true;
 }
 
@@ -100,7 +102,7 @@ static void take_byte_level(const chain_t *chain, size_t index, part_t part)
     /* Whether a piece is mapped depends on all of it. */
     text_buffer_append(&own->held, part.bytes, part.length);
     if (!part.ends) return;
-    text_buffer_t mapped = { 0 };
+    text_buffer_t mapped = {0};
     byte_level_map(own->held.bytes, own->held.length, &mapped);
     own->held.length = 0;
     take_raw_bytes(chain, index, mapped.bytes, mapped.length);
@@ -126,7 +128,8 @@ static int fallback_byte(const uint8_t *piece, size_t length)
 
 static void pass_replacements(const chain_t *chain, size_t index, size_t count)
 {
-    for (size_t i = 0; i < count; i++) pass_whole(chain, index, REPLACEMENT, 3);
+    for (size_t i = 0; i < count; i++)
+        pass_whole(chain, index, REPLACEMENT, 3);
 }
 
 static void fallback_run_add(const chain_t *chain, size_t index, uint8_t byte)
@@ -156,8 +159,10 @@ static void fallback_run_end(const chain_t *chain, size_t index)
     own->broken = false;
     own->run.length = own->checked = 0;
     if (length == 0) return;
-    if (is_whole) pass_whole(chain, index, own->run.bytes, length);
-    else pass_replacements(chain, index, length);
+    if (is_whole)
+        pass_whole(chain, index, own->run.bytes, length);
+    else
+        pass_replacements(chain, index, length);
 }
 
 static void take_byte_fallback(const chain_t *chain, size_t index, part_t part)
@@ -182,7 +187,7 @@ static void take_byte_fallback(const chain_t *chain, size_t index, part_t part)
     }
     text_buffer_append(&own->held, part.bytes, part.length);
     if (!part.ends && own->held.length <= 6) return;
-    part_t joined = { own->held.bytes, own->held.length, true, part.ends };
+    part_t joined = {own->held.bytes, own->held.length, true, part.ends};
     own->held.length = 0;
     int byte = part.ends ? fallback_byte(joined.bytes, joined.length) : -1;
     if (byte >= 0) {
@@ -208,11 +213,13 @@ static void take_metaspace(const chain_t *chain, size_t index, part_t part)
     for (size_t at = 0; at < part.length;) {
         unsigned size;
         uint32_t code = unicode_decode(part.bytes + at, &size);
-        if (code != stage->character) text_buffer_append(work, part.bytes + at, size);
-        else if (!own->in_piece) text_buffer_append(work, " ", 1);
+        if (code != stage->character)
+            text_buffer_append(work, part.bytes + at, size);
+        else if (!own->in_piece)
+            text_buffer_append(work, " ", 1);
         at += size;
     }
-    pass(chain, index, (part_t){ work->bytes, work->length, part.begins, part.ends });
+    pass(chain, index, (part_t){work->bytes, work->length, part.begins, part.ends});
 }
 
 static void take_fuse(const chain_t *chain, size_t index, part_t part)
@@ -224,7 +231,8 @@ static void strip_release(text_buffer_t *work, const decoder_stage_t *stage, uin
 {
     uint8_t character[4];
     unsigned size = unicode_encode(stage->character, character);
-    for (uint32_t i = 0; i < count; i++) text_buffer_append(work, character, size);
+    for (uint32_t i = 0; i < count; i++)
+        text_buffer_append(work, character, size);
 }
 
 static void take_strip(const chain_t *chain, size_t index, part_t part)
@@ -256,13 +264,13 @@ static void take_strip(const chain_t *chain, size_t index, part_t part)
         at += size;
     }
     if (part.ends) own->held_same = 0;
-    pass(chain, index, (part_t){ work->bytes, work->length, part.begins, part.ends });
+    pass(chain, index, (part_t){work->bytes, work->length, part.begins, part.ends});
 }
 
 /* Replaces every match in a whole piece. A pattern that gives up on a text leaves the rest as it is. */
 static void replace_all(const decoder_stage_t *stage, const uint8_t *text, size_t length, text_buffer_t *out)
 {
-    pattern_work_t work = { 0 };
+    pattern_work_t work = {0};
     pattern_walk_t walk = pattern_walk(text, length);
     size_t done = 0, start, end;
     bool found;
@@ -294,7 +302,8 @@ static size_t decided_bytes(const decoder_stage_t *stage, const uint8_t *text, s
     pattern_walk_t walk = pattern_walk(text, length);
     size_t done = 0, start, end;
     bool found;
-    while (pattern_next(stage->pattern, NULL, &walk, &found, &start, &end) == QN_OK && found) done = end;
+    while (pattern_next(stage->pattern, NULL, &walk, &found, &start, &end) == QN_OK && found)
+        done = end;
     return length - held_suffix(text + done, length - done, literal, literal_bytes);
 }
 
@@ -305,11 +314,11 @@ static void take_replace(const chain_t *chain, size_t index, part_t part)
     if (part.begins) own->in_piece = false;
     text_buffer_append(&own->held, part.bytes, part.length);
     size_t ready = part.ends ? own->held.length : decided_bytes(stage, own->held.bytes, own->held.length);
-    text_buffer_t work = { 0 };
+    text_buffer_t work = {0};
     replace_all(stage, own->held.bytes, ready, &work);
     text_buffer_drop(&own->held, ready);
     if (work.length > 0 || part.ends) {
-        pass(chain, index, (part_t){ work.bytes, work.length, !own->in_piece, part.ends });
+        pass(chain, index, (part_t){work.bytes, work.length, !own->in_piece, part.ends});
         own->in_piece = true;
     }
     text_buffer_fini(&work);
@@ -321,7 +330,7 @@ static void bpe_release(const chain_t *chain, size_t index, bool is_last)
     decoder_stage_t stage = chain->decoder->stages[index];
     stage.content = (uint8_t *)" ";
     stage.content_bytes = is_last ? 0 : 1;
-    text_buffer_t work = { 0 };
+    text_buffer_t work = {0};
     replace_all(&stage, own->held.bytes, own->held.length, &work);
     own->held.length = 0;
     pass_whole(chain, index, work.bytes, work.length);
@@ -359,9 +368,7 @@ static void stage_end(const chain_t *chain, size_t index)
     case DECODER_BYTE_LEVEL:
         if (own->tail_bytes > 0) pass_fused(chain, index, (const uint8_t *)REPLACEMENT, 3);
         /* fall through */
-    case DECODER_FUSE:
-        pass(chain, index, (part_t){ (const uint8_t *)"", 0, !own->in_piece, true });
-        break;
+    case DECODER_FUSE: pass(chain, index, (part_t){(const uint8_t *)"", 0, !own->in_piece, true}); break;
     case DECODER_BYTE_FALLBACK: fallback_run_end(chain, index); break;
     case DECODER_BPE:
         if (own->started) bpe_release(chain, index, true);
@@ -373,22 +380,26 @@ static void stage_end(const chain_t *chain, size_t index)
     }
 }
 
-void decoder_push(const decoder_t *decoder, decoder_state_t *state, const uint8_t *piece, size_t bytes,
-                  bool is_mapped, text_buffer_t *out)
+void decoder_push(const decoder_t *decoder, decoder_state_t *state, const uint8_t *piece, size_t bytes, bool is_mapped,
+                  text_buffer_t *out)
 {
-    chain_t chain = { decoder, state, out };
-    if (is_mapped) take_raw_bytes(&chain, 0, piece, bytes);
-    else if (decoder->count == 0) text_buffer_append(out, piece, bytes);
-    else stage_take(&chain, 0, (part_t){ piece, bytes, true, true });
+    chain_t chain = {decoder, state, out};
+    if (is_mapped)
+        take_raw_bytes(&chain, 0, piece, bytes);
+    else if (decoder->count == 0)
+        text_buffer_append(out, piece, bytes);
+    else
+        stage_take(&chain, 0, (part_t){piece, bytes, true, true});
 }
 
 void decoder_flush(const decoder_t *decoder, decoder_state_t *state, text_buffer_t *out)
 {
-    chain_t chain = { decoder, state, out };
-    for (size_t i = 0; i < decoder->count; i++) stage_end(&chain, i);
+    chain_t chain = {decoder, state, out};
+    for (size_t i = 0; i < decoder->count; i++)
+        stage_end(&chain, i);
 }
 
-void decoder_state_init(decoder_state_t *state) { *state = (decoder_state_t){ 0 }; }
+void decoder_state_init(decoder_state_t *state) { *state = (decoder_state_t){0}; }
 
 void decoder_state_fini(decoder_state_t *state)
 {
@@ -403,7 +414,7 @@ void decoder_state_reset(decoder_state_t *state)
     for (size_t i = 0; i < DECODER_STAGES_MAX; i++) {
         text_buffer_t held = state->stages[i].held, run = state->stages[i].run;
         held.length = run.length = 0;
-        state->stages[i] = (decoder_stage_state_t){ .held = held, .run = run };
+        state->stages[i] = (decoder_stage_state_t){.held = held, .run = run};
     }
 }
 
@@ -413,5 +424,5 @@ void decoder_fini(decoder_t *decoder)
         pattern_close(&decoder->stages[i].pattern);
         free(decoder->stages[i].content);
     }
-    *decoder = (decoder_t){ 0 };
+    *decoder = (decoder_t){0};
 }

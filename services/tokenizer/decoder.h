@@ -73,8 +73,8 @@ void decoder_state_fini(decoder_state_t *state);
 void decoder_state_reset(decoder_state_t *state);
 
 /* Feeds one piece, appends to `out` what became final: valid UTF-8 if the pieces are. */
-void decoder_push(const decoder_t *decoder, decoder_state_t *state, const uint8_t *piece, size_t bytes,
-                  bool is_mapped, text_buffer_t *out);
+void decoder_push(const decoder_t *decoder, decoder_state_t *state, const uint8_t *piece, size_t bytes, bool is_mapped,
+                  text_buffer_t *out);
 /* End of the sequence: appends the rest. */
 void decoder_flush(const decoder_t *decoder, decoder_state_t *state, text_buffer_t *out);
 

@@ -8,14 +8,14 @@
 
 void detokenizer_init(detokenizer_t *d, const tokenizer_t *t, unsigned flags)
 {
-    *d = (detokenizer_t){ .tokenizer = t, .flags = flags };
+    *d = (detokenizer_t){.tokenizer = t, .flags = flags};
     decoder_state_init(&d->state);
 }
 
 void detokenizer_fini(detokenizer_t *d)
 {
     decoder_state_fini(&d->state);
-    *d = (detokenizer_t){ 0 };
+    *d = (detokenizer_t){0};
 }
 
 /* With a byte-level decoder ids were mapped to bytes at load. */

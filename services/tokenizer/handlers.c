@@ -21,7 +21,7 @@
 typedef struct {
     qn_peer_t frontend;
     bool want_pieces, skip_special;
-    qn_submit_t submit;          /* ids, stop ids, bias and salt are owned copies */
+    qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */
     char *salt;
 } owner_t;
 
@@ -72,7 +72,8 @@ static void request_close(tokenizer_service_t *service, stream_t *stream)
 void tokenizer_close_all(tokenizer_service_t *service)
 {
     size_t cursor = 0;
-    for (stream_t *stream; (stream = streams_next(service->streams, &cursor)); cursor = 0) request_close(service, stream);
+    for (stream_t *stream; (stream = streams_next(service->streams, &cursor)); cursor = 0)
+        request_close(service, stream);
 }
 
 static void refuse(tokenizer_service_t *service, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
@@ -100,7 +101,8 @@ static bool encode_prompt(tokenizer_service_t *service, qn_peer_t from, const qn
         return false;
     } else {
         unsigned flags = TOKENIZER_PARSE_SPECIAL | (encode->add_special ? TOKENIZER_ADD_SPECIAL : 0);
-        if (tokenizer_encode(service->tokenizer, service->scratch, encode->prompt.data, encode->prompt.bytes, flags, tokens) != QN_OK) {
+        if (tokenizer_encode(service->tokenizer, service->scratch, encode->prompt.data, encode->prompt.bytes, flags,
+                             tokens) != QN_OK) {
             refuse(service, from, request, 400, "prompt", qn_err_text());
             return false;
         }
@@ -109,15 +111,16 @@ static bool encode_prompt(tokenizer_service_t *service, qn_peer_t from, const qn
         observe(service, TOKENIZER_STAT_ENCODE_TIME, begin_ns);
     }
     if (tokens->count == 0 || tokens->count > QN_PROMPT_TOKENS_MAX) {
-        refuse(service, from, request, 400, "prompt", tokens->count == 0
-            ? "the prompt has no tokens; give at least one" : "the prompt has more than 1048576 tokens");
+        refuse(service, from, request, 400, "prompt",
+               tokens->count == 0 ? "the prompt has no tokens; give at least one"
+                                  : "the prompt has more than 1048576 tokens");
         return false;
     }
     return true;
 }
 
-static bool open_stream(tokenizer_service_t *service, qn_peer_t from, const qn_encode_t *encode,
-                        const uint32_t *ids, size_t id_count, stream_t **ret_stream)
+static bool open_stream(tokenizer_service_t *service, qn_peer_t from, const qn_encode_t *encode, const uint32_t *ids,
+                        size_t id_count, stream_t **ret_stream)
 {
     const char *stop[QN_STOP_STRINGS_MAX];
     size_t stop_bytes[QN_STOP_STRINGS_MAX];
@@ -127,16 +130,24 @@ static bool open_stream(tokenizer_service_t *service, qn_peer_t from, const qn_e
     }
     size_t context = id_count < CONTEXT_TOKENS ? id_count : CONTEXT_TOKENS;
     stream_spec_t spec = {
-        .request = encode->head.request, .skip_special = encode->skip_special, .include_stop = encode->include_stop,
-        .min_tokens = encode->sampling.min_tokens, .stop = stop, .stop_bytes = stop_bytes,
+        .request = encode->head.request,
+        .skip_special = encode->skip_special,
+        .include_stop = encode->include_stop,
+        .min_tokens = encode->sampling.min_tokens,
+        .stop = stop,
+        .stop_bytes = stop_bytes,
         .stop_count = service->tokenizer ? encode->stop_count : 0,
-        .stop_ids = encode->stop_ids, .stop_id_count = encode->stop_ids_count,
-        .context_ids = ids + id_count - context, .context_count = context,
+        .stop_ids = encode->stop_ids,
+        .stop_id_count = encode->stop_ids_count,
+        .context_ids = ids + id_count - context,
+        .context_count = context,
     };
     switch (streams_open(service->streams, &spec, ret_stream)) {
     case STREAM_OPENED: return true;
     case STREAM_EXISTS: refuse(service, from, spec.request, 400, "request", "this request id runs already"); break;
-    case STREAM_NO_ROOM: refuse(service, from, spec.request, 429, NULL, "the tokenizer holds as many requests as it may; try again"); break;
+    case STREAM_NO_ROOM:
+        refuse(service, from, spec.request, 429, NULL, "the tokenizer holds as many requests as it may; try again");
+        break;
     case STREAM_BAD_STOP: refuse(service, from, spec.request, 400, "stop", qn_err_text()); break;
     }
     return false;
@@ -162,21 +173,28 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
     owner->frontend = from;
     owner->want_pieces = encode->want_pieces;
     owner->skip_special = encode->skip_special;
-    owner->salt = encode->cache_salt.bytes ? copy_of(encode->cache_salt.data, (size_t)encode->cache_salt.bytes + 1) : NULL;
+    owner->salt =
+        encode->cache_salt.bytes ? copy_of(encode->cache_salt.data, (size_t)encode->cache_salt.bytes + 1) : NULL;
     owner->submit = (qn_submit_t){
         .head.request = encode->head.request,
-        .prompt_ids = copy_of(ids, id_count * sizeof *ids), .prompt_ids_count = (uint32_t)id_count,
+        .prompt_ids = copy_of(ids, id_count * sizeof *ids),
+        .prompt_ids_count = (uint32_t)id_count,
         .sampling = encode->sampling,
         .stop_ids = copy_of(encode->stop_ids, encode->stop_ids_count * sizeof *encode->stop_ids),
         .stop_ids_count = encode->stop_ids_count,
-        .bias = copy_of(encode->bias, encode->bias_count * sizeof *encode->bias), .bias_count = encode->bias_count,
-        .priority = encode->priority, .cache_salt = qn_text(owner->salt),
-        .timeline = { .request = encode->head.request, .received_ns = encode->received_ns, .encode_begin_ns = begin_ns,
-                      .submitted_ns = qn_clock_now_ns() },
+        .bias = copy_of(encode->bias, encode->bias_count * sizeof *encode->bias),
+        .bias_count = encode->bias_count,
+        .priority = encode->priority,
+        .cache_salt = qn_text(owner->salt),
+        .timeline = {.request = encode->head.request,
+                     .received_ns = encode->received_ns,
+                     .encode_begin_ns = begin_ns,
+                     .submitted_ns = qn_clock_now_ns()},
     };
     stream->owner = owner;
     /* With no scheduler it waits: tokenizer_submit_all sends it when one is up. */
-    if (scheduler.epoch && qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_SUBMIT, &owner->submit) == QN_SEND_FULL) {
+    if (scheduler.epoch &&
+        qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_SUBMIT, &owner->submit) == QN_SEND_FULL) {
         refuse(service, from, encode->head.request, 503, NULL, "the scheduler is behind; try again");
         request_close(service, stream);
     }
@@ -193,7 +211,7 @@ void tokenizer_submit_all(tokenizer_service_t *service, qn_peer_t scheduler)
 
 static void send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
 {
-    qn_cancel_t cancel = { .head.request = request, .reason = reason };
+    qn_cancel_t cancel = {.head.request = request, .reason = reason};
     qn_daemon_send(service->daemon, qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER), QN_MESSAGE_CANCEL, &cancel);
 }
 
@@ -222,9 +240,11 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
         return;
     }
     const owner_t *owner = stream->owner;
-    add_end(service, stream, (qn_sequence_end_t){
-        .request = stream->request, .prompt_tokens = owner->submit.prompt_ids_count,
-        .generated_tokens = stream->token_count, .finish = QN_FINISH_CANCELLED });
+    add_end(service, stream,
+            (qn_sequence_end_t){.request = stream->request,
+                                .prompt_tokens = owner->submit.prompt_ids_count,
+                                .generated_tokens = stream->token_count,
+                                .finish = QN_FINISH_CANCELLED});
     request_close(service, stream);
 }
 
@@ -246,7 +266,10 @@ static void add_text_token(tokenizer_service_t *service, outgoing_box_t *box, co
                            float logprob, uint8_t top_count)
 {
     qn_text_token_t token = {
-        .id = id, .logprob = logprob, .text_end = (uint32_t)stream->text_bytes, .top_count = top_count,
+        .id = id,
+        .logprob = logprob,
+        .text_end = (uint32_t)stream->text_bytes,
+        .top_count = top_count,
         .piece_bytes = ((const owner_t *)stream->owner)->want_pieces ? add_piece(service, &box->pieces, id) : 0,
     };
     text_buffer_append(&box->tokens, &token, sizeof token);
@@ -263,10 +286,13 @@ static void add_delta(outgoing_box_t *box, const stream_t *stream, uint32_t text
         return;
     }
     qn_delta_t delta = {
-        .request = stream->request, .text_position = (uint32_t)stream->text_bytes - text_bytes,
-        .text_offset = (uint32_t)box->text.length - text_bytes, .text_bytes = text_bytes,
+        .request = stream->request,
+        .text_position = (uint32_t)stream->text_bytes - text_bytes,
+        .text_offset = (uint32_t)box->text.length - text_bytes,
+        .text_bytes = text_bytes,
         .token_position = stream->token_count - tokens,
-        .token_offset = (uint32_t)(box->tokens.length / sizeof(qn_text_token_t)) - token_entries, .token_count = tokens,
+        .token_offset = (uint32_t)(box->tokens.length / sizeof(qn_text_token_t)) - token_entries,
+        .token_count = tokens,
     };
     text_buffer_append(&box->deltas, &delta, sizeof delta);
 }
@@ -281,14 +307,15 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
     switch (stream_push(stream, token->position, token->id, &box->text)) {
     case STREAM_TOKEN_REPEATED: return;
     case STREAM_TOKEN_GAP:
-        qn_log_error("request %lu: token %u came, %u was next; the request is cancelled", (unsigned long)stream->request,
-                     token->position, stream->token_count);
+        qn_log_error("request %lu: token %u came, %u was next; the request is cancelled",
+                     (unsigned long)stream->request, token->position, stream->token_count);
         send_cancel(service, stream->request, QN_CANCEL_REASON_CLIENT_GONE);
         return;
     case STREAM_TOKEN_TAKEN: break;
     }
     add_text_token(service, box, stream, token->id, token->logprob, token->top_count);
-    for (uint8_t i = 0; i < token->top_count; i++) add_text_token(service, box, stream, top[i].id, top[i].logprob, 0);
+    for (uint8_t i = 0; i < token->top_count; i++)
+        add_text_token(service, box, stream, top[i].id, top[i].logprob, 0);
     add_delta(box, stream, (uint32_t)(box->text.length - before), 1u + token->top_count);
     if (stream->stopped && !was_stopped) {
         count(service, TOKENIZER_STAT_STOP_STRINGS, 1);
@@ -318,7 +345,8 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
     for (uint32_t i = 0; i < batch->tokens_count; i++) {
         const qn_sampled_token_t *token = &batch->tokens[i];
         if (batch->top_count - top < token->top_count) {
-            qn_log_error("TokenBatch of step %lu has too few alternatives; the rest is dropped", (unsigned long)batch->step);
+            qn_log_error("TokenBatch of step %lu has too few alternatives; the rest is dropped",
+                         (unsigned long)batch->step);
             break;
         }
         stream_t *stream = streams_find(service->streams, token->request);
@@ -331,7 +359,8 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
         outgoing_box_t *box = tokenizer_outgoing_box(service, ((const owner_t *)stream->owner)->frontend);
         text_buffer_append(&box->timelines, &batch->timelines[i], sizeof batch->timelines[i]);
     }
-    for (uint32_t i = 0; i < batch->ends_count; i++) take_end(service, &batch->ends[i]);
+    for (uint32_t i = 0; i < batch->ends_count; i++)
+        take_end(service, &batch->ends[i]);
     count(service, TOKENIZER_STAT_DETOKENIZED_TOKENS, batch->tokens_count);
     observe(service, TOKENIZER_STAT_DETOKENIZE_TIME, begin_ns);
 }
@@ -345,7 +374,7 @@ static void handle_prompt_logprobs(void *state, qn_peer_t from, const void *mess
     const stream_t *stream = streams_find(service->streams, reply.head.request);
     if (!stream) return;
     const owner_t *owner = stream->owner;
-    text_buffer_t lengths = { 0 };
+    text_buffer_t lengths = {0};
     service->text.length = 0;
     for (uint32_t i = 0; owner->want_pieces && i < reply.ids_count + reply.top_count; i++) {
         uint32_t id = i < reply.ids_count ? reply.ids[i] : reply.top[i - reply.ids_count].id;
@@ -391,8 +420,10 @@ static void handle_tokenize(void *state, qn_peer_t from, const void *message)
         return;
     }
     const tokenizer_tokens_t *tokens = &service->tokens;
-    qn_tokenized_t reply = { .head.request = tokenize->head.request, .ids = tokens->ids, .ids_count = (uint32_t)tokens->count };
-    text_buffer_t lengths = { 0 };
+    qn_tokenized_t reply = {.head.request = tokenize->head.request,
+                            .ids = tokens->ids,
+                            .ids_count = (uint32_t)tokens->count};
+    text_buffer_t lengths = {0};
     service->text.length = 0;
     for (size_t i = 0; tokenize->want_pieces && i < tokens->count; i++) {
         uint16_t piece_bytes = add_piece(service, &service->text, tokens->ids[i]);
@@ -428,19 +459,16 @@ static void handle_detokenize(void *state, qn_peer_t from, const void *message)
                      detokenize->skip_special ? TOKENIZER_SKIP_SPECIAL : 0, &service->text);
     qn_detokenized_t reply = {
         .head.request = detokenize->head.request,
-        .text = { .data = service->text.length ? (const char *)service->text.bytes : "", .bytes = (uint32_t)service->text.length },
+        .text = {.data = service->text.length ? (const char *)service->text.bytes : "",
+                 .bytes = (uint32_t)service->text.length},
     };
     if (qn_daemon_send(service->daemon, from, QN_MESSAGE_DETOKENIZED, &reply) == QN_SEND_FULL)
         qn_log_warning("frontend epoch %u is behind: a Detokenized reply was dropped", from.epoch);
 }
 
 const qn_handler_t tokenizer_handlers[] = {
-    { QN_MESSAGE_ENCODE, handle_encode },
-    { QN_MESSAGE_CANCEL, handle_cancel },
-    { QN_MESSAGE_TOKEN_BATCH, handle_token_batch },
-    { QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs },
-    { QN_MESSAGE_REFUSAL, handle_refusal },
-    { QN_MESSAGE_TOKENIZE, handle_tokenize },
-    { QN_MESSAGE_DETOKENIZE, handle_detokenize },
-    { QN_MESSAGE_NONE, NULL },
+    {QN_MESSAGE_ENCODE, handle_encode},           {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch}, {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
+    {QN_MESSAGE_REFUSAL, handle_refusal},         {QN_MESSAGE_TOKENIZE, handle_tokenize},
+    {QN_MESSAGE_DETOKENIZE, handle_detokenize},   {QN_MESSAGE_NONE, NULL},
 };

@@ -7,8 +7,13 @@
 #include "services/tokenizer/tokenizer.h"
 
 enum {
-    TOKENIZER_STAT_ENCODED_TOKENS, TOKENIZER_STAT_ENCODED_BYTES, TOKENIZER_STAT_DETOKENIZED_TOKENS,
-    TOKENIZER_STAT_STREAMS, TOKENIZER_STAT_STOP_STRINGS, TOKENIZER_STAT_ENCODE_TIME, TOKENIZER_STAT_DETOKENIZE_TIME,
+    TOKENIZER_STAT_ENCODED_TOKENS,
+    TOKENIZER_STAT_ENCODED_BYTES,
+    TOKENIZER_STAT_DETOKENIZED_TOKENS,
+    TOKENIZER_STAT_STREAMS,
+    TOKENIZER_STAT_STOP_STRINGS,
+    TOKENIZER_STAT_ENCODE_TIME,
+    TOKENIZER_STAT_DETOKENIZE_TIME,
     TOKENIZER_STAT_COUNT,
 };
 
@@ -16,12 +21,12 @@ typedef struct tokenizer_outgoing tokenizer_outgoing_t;
 
 typedef struct {
     qn_daemon_t *daemon;
-    tokenizer_t *tokenizer;          /* NULL: token ids only */
+    tokenizer_t *tokenizer; /* NULL: token ids only */
     tokenizer_scratch_t *scratch;
     streams_t *streams;
-    tokenizer_tokens_t tokens;       /* reused by every encode */
-    text_buffer_t text;              /* reused by every reply */
-    tokenizer_outgoing_t *outgoing;  /* deltas per frontend, sent by the tick */
+    tokenizer_tokens_t tokens;      /* reused by every encode */
+    text_buffer_t text;             /* reused by every reply */
+    tokenizer_outgoing_t *outgoing; /* deltas per frontend, sent by the tick */
 } tokenizer_service_t;
 
 extern const qn_handler_t tokenizer_handlers[];

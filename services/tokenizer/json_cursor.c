@@ -165,7 +165,7 @@ bool json_cursor_value(json_cursor_t *cursor, json_slice_t *ret)
             if (c == '}' || c == ']') depth--;
         }
     }
-    *ret = (json_slice_t){ cursor->text + begin, cursor->at - begin };
+    *ret = (json_slice_t){cursor->text + begin, cursor->at - begin};
     return depth == 0 && ret->length > 0;
 }
 

@@ -25,10 +25,7 @@ typedef struct {
     size_t length;
 } json_slice_t;
 
-static inline json_cursor_t json_cursor(json_slice_t slice)
-{
-    return (json_cursor_t){ slice.text, slice.length, 0 };
-}
+static inline json_cursor_t json_cursor(json_slice_t slice) { return (json_cursor_t){slice.text, slice.length, 0}; }
 
 /* The next byte that is not white space, without taking it; '\0' at the end. */
 char json_cursor_peek(json_cursor_t *cursor);

@@ -17,7 +17,7 @@ void normalizer_fini(normalizer_t *normalizer)
         pattern_close(&normalizer->steps[i].pattern);
         free(normalizer->steps[i].content);
     }
-    *normalizer = (normalizer_t){ 0 };
+    *normalizer = (normalizer_t){0};
 }
 
 void normalizer_work_fini(normalizer_work_t *work)
@@ -26,13 +26,13 @@ void normalizer_work_fini(normalizer_work_t *work)
     aligned_text_fini(&work->texts[1]);
     free(work->codes);
     pattern_work_fini(&work->pattern_work);
-    *work = (normalizer_work_t){ 0 };
+    *work = (normalizer_work_t){0};
 }
 
 /* Span of a range of bytes taken as one. */
 static tokenizer_span_t range_span(const text_view_t *view, size_t start, size_t end)
 {
-    return (tokenizer_span_t){ text_view_span(view, start).start, text_view_span(view, end - 1).end };
+    return (tokenizer_span_t){text_view_span(view, start).start, text_view_span(view, end - 1).end};
 }
 
 static bool is_ascii(const text_view_t *view)
@@ -55,13 +55,12 @@ static utf8proc_option_t form_options(normalizer_kind_t kind)
 }
 
 /* Normalizes bytes [start, end), which neither side can interact with. */
-static void put_normal_form(normalizer_work_t *work, utf8proc_option_t options, const text_view_t *view,
-                            size_t start, size_t end, aligned_text_t *out)
+static void put_normal_form(normalizer_work_t *work, utf8proc_option_t options, const text_view_t *view, size_t start,
+                            size_t end, aligned_text_t *out)
 {
     for (;;) {
-        utf8proc_ssize_t count =
-            utf8proc_decompose(view->bytes + start, (utf8proc_ssize_t)(end - start), work->codes,
-                               (utf8proc_ssize_t)work->code_capacity, options);
+        utf8proc_ssize_t count = utf8proc_decompose(view->bytes + start, (utf8proc_ssize_t)(end - start), work->codes,
+                                                    (utf8proc_ssize_t)work->code_capacity, options);
         if (count < 0) { /* cannot happen on valid UTF-8 of bounded length; keep the text */
             aligned_text_copy(out, view, start, end);
             return;
@@ -187,8 +186,8 @@ static bool nmt_drops(uint32_t code)
 static bool nmt_is_space(uint32_t code)
 {
     return code == 0x09 || code == 0x0A || code == 0x0C || code == 0x0D || code == 0x1680 ||
-           (code >= 0x200B && code <= 0x200F) || code == 0x2028 || code == 0x2029 || code == 0x2581 ||
-           code == 0xFEFF || code == 0xFFFD;
+           (code >= 0x200B && code <= 0x200F) || code == 0x2028 || code == 0x2029 || code == 0x2581 || code == 0xFEFF ||
+           code == 0xFFFD;
 }
 
 static void run_nmt(const text_view_t *view, aligned_text_t *out)
@@ -197,14 +196,16 @@ static void run_nmt(const text_view_t *view, aligned_text_t *out)
     for (size_t at = 0; at < view->length; at += bytes) {
         uint32_t code = unicode_decode(view->bytes + at, &bytes);
         if (nmt_drops(code)) continue;
-        if (nmt_is_space(code)) aligned_text_put(out, " ", 1, range_span(view, at, at + bytes));
-        else aligned_text_copy(out, view, at, at + bytes);
+        if (nmt_is_space(code))
+            aligned_text_put(out, " ", 1, range_span(view, at, at + bytes));
+        else
+            aligned_text_copy(out, view, at, at + bytes);
     }
 }
 
 static void run_byte_level(const text_view_t *view, aligned_text_t *out)
 {
-    tokenizer_span_t span = { 0, 0 }; /* all bytes of a character come from the whole of it */
+    tokenizer_span_t span = {0, 0}; /* all bytes of a character come from the whole of it */
     for (size_t at = 0; at < view->length; at++) {
         uint8_t character[4];
         if ((view->bytes[at] & 0xC0) != 0x80) span = range_span(view, at, at + unicode_lead_bytes(view->bytes[at]));
@@ -218,8 +219,7 @@ static void run_byte_level(const text_view_t *view, aligned_text_t *out)
 static void run_prepend(const normalizer_step_t *step, const text_view_t *view, aligned_text_t *out)
 {
     if (view->length == 0) return;
-    aligned_text_put(out, step->content, step->content_bytes,
-                     range_span(view, 0, unicode_lead_bytes(view->bytes[0])));
+    aligned_text_put(out, step->content, step->content_bytes, range_span(view, 0, unicode_lead_bytes(view->bytes[0])));
     aligned_text_copy(out, view, 0, view->length);
 }
 
@@ -235,8 +235,8 @@ static qn_err_t run_replace(const normalizer_step_t *step, normalizer_work_t *wo
         if (err) return err;
         if (!found) break;
         aligned_text_copy(out, view, done, start);
-        tokenizer_span_t span = start < end ? range_span(view, start, end)
-                                            : text_view_span(view, end > 0 ? end - 1 : 0);
+        tokenizer_span_t span =
+            start < end ? range_span(view, start, end) : text_view_span(view, end > 0 ? end - 1 : 0);
         aligned_text_put(out, step->content, step->content_bytes, span);
         done = end;
         if (out->text.length > TOKENIZER_NORMALIZED_BYTES_MAX) break;
@@ -245,8 +245,8 @@ static qn_err_t run_replace(const normalizer_step_t *step, normalizer_work_t *wo
     return QN_OK;
 }
 
-static qn_err_t run_step(const normalizer_step_t *step, const unicode_classes_t *classes,
-                         normalizer_work_t *work, const text_view_t *view, aligned_text_t *out)
+static qn_err_t run_step(const normalizer_step_t *step, const unicode_classes_t *classes, normalizer_work_t *work,
+                         const text_view_t *view, aligned_text_t *out)
 {
     switch (step->kind) {
     case NORMALIZER_NFC:
@@ -270,8 +270,8 @@ static bool leaves_alone(const normalizer_step_t *step, const text_view_t *view)
     return step->kind <= NORMALIZER_NFKD && is_ascii(view);
 }
 
-qn_err_t normalizer_run(const normalizer_t *normalizer, const unicode_classes_t *classes,
-                        normalizer_work_t *work, text_view_t view, bool is_aligned, text_view_t *ret)
+qn_err_t normalizer_run(const normalizer_t *normalizer, const unicode_classes_t *classes, normalizer_work_t *work,
+                        text_view_t view, bool is_aligned, text_view_t *ret)
 {
     size_t base = view.base;
     for (size_t i = 0, target = 0; i < normalizer->count; i++) {

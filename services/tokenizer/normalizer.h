@@ -55,7 +55,7 @@ void normalizer_work_fini(normalizer_work_t *work);
 
 /* Runs all steps on `view`. *ret is a view of the result, of `view` itself when nothing changed, valid
  * until the next call with this work. Fails with QN_ERR_LIMIT. */
-qn_err_t normalizer_run(const normalizer_t *normalizer, const unicode_classes_t *classes,
-                        normalizer_work_t *work, text_view_t view, bool is_aligned, text_view_t *ret);
+qn_err_t normalizer_run(const normalizer_t *normalizer, const unicode_classes_t *classes, normalizer_work_t *work,
+                        text_view_t view, bool is_aligned, text_view_t *ret);
 
 #endif

@@ -11,9 +11,9 @@
 #include "common/limits.h"
 #include "common/log.h"
 
-#define DELTAS_MAX 16384         /* TextDelta.deltas */
-#define ENDS_MAX 4096            /* TextDelta.ends, .timelines */
-#define TEXT_TOKENS_MAX 344064   /* TextDelta.tokens */
+#define DELTAS_MAX 16384       /* TextDelta.deltas */
+#define ENDS_MAX 4096          /* TextDelta.ends, .timelines */
+#define TEXT_TOKENS_MAX 344064 /* TextDelta.tokens */
 
 struct tokenizer_outgoing {
     outgoing_box_t boxes[QN_PEERS_MAX];
@@ -28,21 +28,24 @@ tokenizer_outgoing_t *tokenizer_outgoing_create(void)
 
 static void box_empty(outgoing_box_t *box)
 {
-    text_buffer_t *parts[] = { &box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) parts[i]->length = 0;
+    text_buffer_t *parts[] = {&box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        parts[i]->length = 0;
 }
 
 static void box_free(outgoing_box_t *box)
 {
-    text_buffer_t *parts[] = { &box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) text_buffer_fini(parts[i]);
-    box->frontend = (qn_peer_t){ 0 };
+    text_buffer_t *parts[] = {&box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        text_buffer_fini(parts[i]);
+    box->frontend = (qn_peer_t){0};
 }
 
 void tokenizer_outgoing_destroy(tokenizer_outgoing_t **outgoing)
 {
     if (!*outgoing) return;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) box_free(&(*outgoing)->boxes[i]);
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        box_free(&(*outgoing)->boxes[i]);
     free(*outgoing);
     *outgoing = NULL;
 }
@@ -63,16 +66,21 @@ static outgoing_box_t *outgoing_find(tokenizer_outgoing_t *outgoing, qn_peer_t f
 static qn_send_outcome_t box_send(tokenizer_service_t *service, const outgoing_box_t *box)
 {
     qn_text_delta_t delta = {
-        .deltas = (const void *)box->deltas.bytes, .deltas_count = (uint32_t)(box->deltas.length / sizeof(qn_delta_t)),
-        .text = { .data = box->text.length ? (const char *)box->text.bytes : "", .bytes = (uint32_t)box->text.length },
-        .tokens = (const void *)box->tokens.bytes, .tokens_count = (uint32_t)(box->tokens.length / sizeof(qn_text_token_t)),
-        .pieces = box->pieces.bytes, .pieces_count = (uint32_t)box->pieces.length,
-        .ends = (const void *)box->ends.bytes, .ends_count = (uint32_t)(box->ends.length / sizeof(qn_sequence_end_t)),
+        .deltas = (const void *)box->deltas.bytes,
+        .deltas_count = (uint32_t)(box->deltas.length / sizeof(qn_delta_t)),
+        .text = {.data = box->text.length ? (const char *)box->text.bytes : "", .bytes = (uint32_t)box->text.length},
+        .tokens = (const void *)box->tokens.bytes,
+        .tokens_count = (uint32_t)(box->tokens.length / sizeof(qn_text_token_t)),
+        .pieces = box->pieces.bytes,
+        .pieces_count = (uint32_t)box->pieces.length,
+        .ends = (const void *)box->ends.bytes,
+        .ends_count = (uint32_t)(box->ends.length / sizeof(qn_sequence_end_t)),
         .timelines = (const void *)box->timelines.bytes,
         .timelines_count = (uint32_t)(box->timelines.length / sizeof(qn_timeline_t)),
     };
     uint64_t now_ns = qn_clock_now_ns();
-    for (uint32_t i = 0; i < delta.timelines_count; i++) ((qn_timeline_t *)box->timelines.bytes)[i].detokenized_ns = now_ns;
+    for (uint32_t i = 0; i < delta.timelines_count; i++)
+        ((qn_timeline_t *)box->timelines.bytes)[i].detokenized_ns = now_ns;
     return qn_daemon_send(service->daemon, box->frontend, QN_MESSAGE_TEXT_DELTA, &delta);
 }
 
@@ -82,15 +90,18 @@ bool tokenizer_outgoing_flush(tokenizer_service_t *service)
     for (size_t i = 0; i < QN_PEERS_MAX; i++) {
         outgoing_box_t *box = &service->outgoing->boxes[i];
         if (box->frontend.epoch == 0 || (box->deltas.length == 0 && box->ends.length == 0)) continue;
-        if (box_send(service, box) == QN_SEND_FULL) all = false;
-        else box_empty(box); /* sent, or nobody is there to read it */
+        if (box_send(service, box) == QN_SEND_FULL)
+            all = false;
+        else
+            box_empty(box); /* sent, or nobody is there to read it */
     }
     return all;
 }
 
 static bool box_is_full(const outgoing_box_t *box)
 {
-    return box->deltas.length / sizeof(qn_delta_t) >= DELTAS_MAX || box->ends.length / sizeof(qn_sequence_end_t) >= ENDS_MAX ||
+    return box->deltas.length / sizeof(qn_delta_t) >= DELTAS_MAX ||
+           box->ends.length / sizeof(qn_sequence_end_t) >= ENDS_MAX ||
            box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > TEXT_TOKENS_MAX ||
            box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;
 }

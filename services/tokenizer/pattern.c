@@ -27,7 +27,7 @@ void pattern_work_fini(pattern_work_t *work)
     pcre2_match_data_free(work->match_data);
     pcre2_match_context_free(work->match_context);
     pcre2_jit_stack_free(work->jit_stack);
-    *work = (pattern_work_t){ 0 };
+    *work = (pattern_work_t){0};
 }
 
 /* Rewriting of Oniguruma's Ruby syntax. `in_class`: between [ and ]. */
@@ -41,7 +41,7 @@ typedef struct {
 
 static void put(rewrite_t *r, const char *text) { text_buffer_append(&r->out, text, strlen(text)); }
 
-#define WORD_IN_CLASS                                                              \
+#define WORD_IN_CLASS                                                           \
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define WORD_MEMBERS WORD_IN_CLASS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
@@ -52,19 +52,18 @@ static void put(rewrite_t *r, const char *text) { text_buffer_append(&r->out, te
 static bool put_shorthand(rewrite_t *r, char letter)
 {
     if (!r->in_class && (letter == 'b' || letter == 'B')) {
-        put(r, letter == 'b' ? "(?:(?<=[" WORD_MEMBERS "])(?![" WORD_MEMBERS "])|(?<![" WORD_MEMBERS
-                               "])(?=[" WORD_MEMBERS "]))"
-                             : "(?:(?<=[" WORD_MEMBERS "])(?=[" WORD_MEMBERS "])|(?<![" WORD_MEMBERS
-                               "])(?![" WORD_MEMBERS "]))");
+        put(r, letter == 'b'
+                   ? "(?:(?<=[" WORD_MEMBERS "])(?![" WORD_MEMBERS "])|(?<![" WORD_MEMBERS "])(?=[" WORD_MEMBERS "]))"
+                   : "(?:(?<=[" WORD_MEMBERS "])(?=[" WORD_MEMBERS "])|(?<![" WORD_MEMBERS "])(?![" WORD_MEMBERS "]))");
         return true;
     }
     static const struct {
         char letter;
         const char *members;
     } positive[] = {
-        { 's', "\\t-\\r\\x{85}\\p{Z}" },
-        { 'w', WORD_MEMBERS },
-        { 'h', "0-9a-fA-F" },
+        {'s', "\\t-\\r\\x{85}\\p{Z}"},
+        {'w', WORD_MEMBERS},
+        {'h', "0-9a-fA-F"},
     };
     for (size_t i = 0; i < sizeof positive / sizeof *positive; i++) {
         bool is_negated = letter == positive[i].letter - 'a' + 'A';
@@ -93,7 +92,8 @@ static void rewrite_escape(rewrite_t *r)
 static void rewrite_group(rewrite_t *r)
 {
     size_t at = r->at + 2;
-    while (at < r->bytes && strchr("imx-", r->text[at]) && r->text[at] != '\0') at++;
+    while (at < r->bytes && strchr("imx-", r->text[at]) && r->text[at] != '\0')
+        at++;
     bool is_option = at < r->bytes && (r->text[at] == ':' || r->text[at] == ')');
     put(r, "(?");
     r->at += 2;
@@ -110,9 +110,10 @@ static qn_err_t rewrite_class_character(rewrite_t *r)
     bool is_set_operation = c == '&' && r->at + 1 < r->bytes && r->text[r->at + 1] == '&';
     bool is_nested = c == '[' && !(r->at + 1 < r->bytes && r->text[r->at + 1] == ':');
     if (is_set_operation || is_nested)
-        return qn_fail(QN_ERR_UNSUPPORTED, "%s: the expression uses %s inside [] at byte %zu, which this build "
-                       "does not read; rewrite it with a lookahead", r->where,
-                       is_nested ? "a nested class" : "the set operation &&", r->at);
+        return qn_fail(QN_ERR_UNSUPPORTED,
+                       "%s: the expression uses %s inside [] at byte %zu, which this build "
+                       "does not read; rewrite it with a lookahead",
+                       r->where, is_nested ? "a nested class" : "the set operation &&", r->at);
     if (c == '[') { /* [:alpha:] */
         const char *end = memmem(r->text + r->at, r->bytes - r->at, ":]", 2);
         size_t take = end ? (size_t)(end - (r->text + r->at)) + 2 : 1;
@@ -164,15 +165,15 @@ static qn_err_t rewrite(rewrite_t *r)
 
 static qn_err_t compile(const char *text, size_t bytes, const char *where, pattern_t *pattern)
 {
-    rewrite_t r = { .text = text, .bytes = bytes, .where = where };
+    rewrite_t r = {.text = text, .bytes = bytes, .where = where};
     qn_err_t err = rewrite(&r);
     if (!err) {
         int code = 0;
         PCRE2_SIZE offset = 0;
         /* Ruby's ^ and $ always work by line. */
-        pattern->code = pcre2_compile(r.out.length ? r.out.bytes : (const uint8_t *)"", r.out.length,
-                                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code,
-                                      &offset, NULL);
+        pattern->code =
+            pcre2_compile(r.out.length ? r.out.bytes : (const uint8_t *)"", r.out.length,
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code, &offset, NULL);
         if (!pattern->code) {
             char reason[120];
             pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
@@ -227,8 +228,8 @@ const uint8_t *pattern_literal(const pattern_t *pattern, size_t *ret_bytes)
 static bool find_literal(const pattern_t *pattern, pattern_walk_t *walk, size_t *ret_start, size_t *ret_end)
 {
     if (walk->next >= walk->length) return false;
-    const uint8_t *hit = memmem(walk->text + walk->next, walk->length - walk->next, pattern->literal,
-                                pattern->literal_bytes);
+    const uint8_t *hit =
+        memmem(walk->text + walk->next, walk->length - walk->next, pattern->literal, pattern->literal_bytes);
     if (!hit) return false;
     *ret_start = (size_t)(hit - walk->text);
     *ret_end = *ret_start + pattern->literal_bytes;
@@ -280,4 +281,3 @@ qn_err_t pattern_next(const pattern_t *pattern, pattern_work_t *work, pattern_wa
     }
     return QN_OK;
 }
-

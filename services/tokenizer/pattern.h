@@ -42,7 +42,7 @@ typedef struct {
 
 static inline pattern_walk_t pattern_walk(const uint8_t *text, size_t length)
 {
-    return (pattern_walk_t){ text, length, 0, SIZE_MAX };
+    return (pattern_walk_t){text, length, 0, SIZE_MAX};
 }
 
 /* Finds the next match: *ret_found says whether, [*ret_start, *ret_end) where. Matches do not overlap; an

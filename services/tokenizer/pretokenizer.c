@@ -20,8 +20,9 @@ typedef struct pretokenizer_match match_t;
 
 void pretokenizer_fini(pretokenizer_t *pretokenizer)
 {
-    for (size_t i = 0; i < pretokenizer->count; i++) pattern_close(&pretokenizer->steps[i].pattern);
-    *pretokenizer = (pretokenizer_t){ 0 };
+    for (size_t i = 0; i < pretokenizer->count; i++)
+        pattern_close(&pretokenizer->steps[i].pattern);
+    *pretokenizer = (pretokenizer_t){0};
 }
 
 void pretokenizer_work_fini(pretokenizer_work_t *work)
@@ -32,7 +33,7 @@ void pretokenizer_work_fini(pretokenizer_work_t *work)
     }
     free(work->matches);
     pattern_work_fini(&work->pattern_work);
-    *work = (pretokenizer_work_t){ 0 };
+    *work = (pretokenizer_work_t){0};
 }
 
 static void add_word(pretokenizer_words_t *list, size_t start, size_t end)
@@ -43,7 +44,7 @@ static void add_word(pretokenizer_words_t *list, size_t start, size_t end)
         list->words = realloc(list->words, list->capacity * sizeof *list->words);
         QN_ASSERT(list->words != NULL);
     }
-    list->words[list->count++] = (pretokenizer_word_t){ (uint32_t)start, (uint32_t)end };
+    list->words[list->count++] = (pretokenizer_word_t){(uint32_t)start, (uint32_t)end};
 }
 
 static void add_match(pretokenizer_work_t *work, size_t start, size_t end, bool is_match)
@@ -53,7 +54,7 @@ static void add_match(pretokenizer_work_t *work, size_t start, size_t end, bool 
         work->matches = realloc(work->matches, work->match_capacity * sizeof *work->matches);
         QN_ASSERT(work->matches != NULL);
     }
-    work->matches[work->match_count++] = (match_t){ (uint32_t)start, (uint32_t)end, is_match };
+    work->matches[work->match_count++] = (match_t){(uint32_t)start, (uint32_t)end, is_match};
 }
 
 /* ---- finding ---- */
@@ -131,7 +132,8 @@ static void find_words(const search_t *s)
     for (size_t at = s->start; at < s->end;) {
         int kind = word_kind(s, at, &bytes);
         size_t end = at + bytes;
-        while (end < s->end && word_kind(s, end, &bytes) == kind) end += bytes;
+        while (end < s->end && word_kind(s, end, &bytes) == kind)
+            end += bytes;
         add_match(s->work, at, end, kind != 0);
         at = end;
     }
@@ -213,12 +215,11 @@ static void cut(const search_t *s, pretokenizer_words_t *out)
     }
 }
 
-static qn_err_t run_split(const pretokenizer_step_t *step, const unicode_classes_t *classes,
-                          pretokenizer_work_t *work, const text_view_t *view,
-                          const pretokenizer_words_t *words, pretokenizer_words_t *out)
+static qn_err_t run_split(const pretokenizer_step_t *step, const unicode_classes_t *classes, pretokenizer_work_t *work,
+                          const text_view_t *view, const pretokenizer_words_t *words, pretokenizer_words_t *out)
 {
     for (size_t i = 0; i < words->count; i++) {
-        search_t search = { step, classes, work, view->bytes, words->words[i].start, words->words[i].end };
+        search_t search = {step, classes, work, view->bytes, words->words[i].start, words->words[i].end};
         qn_err_t err = find_matches(&search);
         if (err) return err;
         cut(&search, out);
@@ -246,7 +247,7 @@ static void run_fixed_length(const pretokenizer_step_t *step, const text_view_t 
 static tokenizer_span_t first_character_span(const text_view_t *view, size_t at)
 {
     size_t last = at + unicode_lead_bytes(view->bytes[at]) - 1;
-    return (tokenizer_span_t){ text_view_span(view, at).start, text_view_span(view, last).end };
+    return (tokenizer_span_t){text_view_span(view, at).start, text_view_span(view, last).end};
 }
 
 static void run_prefix_space(const text_view_t *view, const pretokenizer_words_t *words, aligned_text_t *text,
@@ -266,7 +267,7 @@ static void run_byte_level(const text_view_t *view, const pretokenizer_words_t *
 {
     for (size_t i = 0; i < words->count; i++) {
         size_t start = text->text.length;
-        tokenizer_span_t span = { 0, 0 }; /* all bytes of a character come from the whole of it */
+        tokenizer_span_t span = {0, 0}; /* all bytes of a character come from the whole of it */
         for (size_t at = words->words[i].start; at < words->words[i].end; at++) {
             uint8_t character[4];
             if ((view->bytes[at] & 0xC0) != 0x80) span = first_character_span(view, at);
@@ -282,8 +283,7 @@ static bool begins_with(const pretokenizer_step_t *step, const uint8_t *at, size
     return available >= step->literal_bytes && memcmp(at, step->literal, step->literal_bytes) == 0;
 }
 
-static bool metaspace_prepends(const pretokenizer_step_t *step, const text_view_t *view,
-                               pretokenizer_word_t word)
+static bool metaspace_prepends(const pretokenizer_step_t *step, const text_view_t *view, pretokenizer_word_t word)
 {
     const uint8_t *first = view->bytes + word.start;
     if (step->prepend == PRETOKENIZER_PREPEND_NEVER) return false;
@@ -303,8 +303,8 @@ static void cut_before_literal(const pretokenizer_step_t *step, const uint8_t *t
     add_word(out, start, end);
 }
 
-static void run_metaspace(const pretokenizer_step_t *step, const text_view_t *view,
-                          const pretokenizer_words_t *words, aligned_text_t *text, pretokenizer_words_t *out)
+static void run_metaspace(const pretokenizer_step_t *step, const text_view_t *view, const pretokenizer_words_t *words,
+                          aligned_text_t *text, pretokenizer_words_t *out)
 {
     for (size_t i = 0; i < words->count; i++) {
         pretokenizer_word_t word = words->words[i];
@@ -318,8 +318,10 @@ static void run_metaspace(const pretokenizer_step_t *step, const text_view_t *vi
             if (space) aligned_text_put(text, step->literal, step->literal_bytes, text_view_span(view, stop));
             at = stop + (space != NULL);
         }
-        if (step->splits) cut_before_literal(step, text->text.bytes, start, text->text.length, out);
-        else add_word(out, start, text->text.length);
+        if (step->splits)
+            cut_before_literal(step, text->text.bytes, start, text->text.length, out);
+        else
+            add_word(out, start, text->text.length);
     }
 }
 
@@ -331,9 +333,9 @@ static bool changes_text(const pretokenizer_step_t *step)
            step->kind == PRETOKENIZER_METASPACE;
 }
 
-static qn_err_t run_step(const pretokenizer_step_t *step, const unicode_classes_t *classes,
-                         pretokenizer_work_t *work, const text_view_t *view, const pretokenizer_words_t *words,
-                         aligned_text_t *text, pretokenizer_words_t *out)
+static qn_err_t run_step(const pretokenizer_step_t *step, const unicode_classes_t *classes, pretokenizer_work_t *work,
+                         const text_view_t *view, const pretokenizer_words_t *words, aligned_text_t *text,
+                         pretokenizer_words_t *out)
 {
     switch (step->kind) {
     case PRETOKENIZER_SPLIT: return run_split(step, classes, work, view, words, out);

@@ -26,8 +26,8 @@ typedef enum {
 typedef enum {
     PRETOKENIZER_FIND_SCANNER, /* pieces of a known expression: all of the text matches */
     PRETOKENIZER_FIND_PATTERN,
-    PRETOKENIZER_FIND_CLASS,   /* each character of the classes in `mask` */
-    PRETOKENIZER_FIND_WORDS,   /* \w+|[^\w\s]+ */
+    PRETOKENIZER_FIND_CLASS, /* each character of the classes in `mask` */
+    PRETOKENIZER_FIND_WORDS, /* \w+|[^\w\s]+ */
 } pretokenizer_find_t;
 
 typedef enum {
@@ -48,7 +48,7 @@ typedef struct {
     pretokenizer_kind_t kind;
     pretokenizer_find_t find;
     pretokenizer_behavior_t behavior;
-    bool invert;        /* SPLIT: what does not match counts as the match */
+    bool invert; /* SPLIT: what does not match counts as the match */
     scanner_fn *scan;
     pattern_t *pattern; /* owned */
     unsigned mask;

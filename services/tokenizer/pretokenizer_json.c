@@ -14,7 +14,7 @@ static qn_err_t add_step(const char *where, pretokenizer_t *pretokenizer, pretok
     if (pretokenizer->count == PRETOKENIZER_STEPS_MAX)
         return qn_fail(QN_ERR_LIMIT, "%s: more than %d pre-tokenizers", where, PRETOKENIZER_STEPS_MAX);
     *ret = &pretokenizer->steps[pretokenizer->count++];
-    **ret = (pretokenizer_step_t){ .kind = kind };
+    **ret = (pretokenizer_step_t){.kind = kind};
     return QN_OK;
 }
 
@@ -31,8 +31,7 @@ static qn_err_t add_class_split(const char *where, pretokenizer_t *pretokenizer,
     return QN_OK;
 }
 
-static qn_err_t load_behavior(const json_t *json, const char *where, bool is_optional,
-                              pretokenizer_behavior_t *ret)
+static qn_err_t load_behavior(const json_t *json, const char *where, bool is_optional, pretokenizer_behavior_t *ret)
 {
     static const char *const names[] = {
         [PRETOKENIZER_REMOVED] = "Removed",
@@ -52,8 +51,10 @@ static qn_err_t load_behavior(const json_t *json, const char *where, bool is_opt
         *ret = (pretokenizer_behavior_t)i;
         return QN_OK;
     }
-    return qn_fail(QN_ERR_INVALID, "%s.behavior: must be Removed, Isolated, MergedWithPrevious, MergedWithNext "
-                   "or Contiguous", where);
+    return qn_fail(QN_ERR_INVALID,
+                   "%s.behavior: must be Removed, Isolated, MergedWithPrevious, MergedWithNext "
+                   "or Contiguous",
+                   where);
 }
 
 static qn_err_t load_split(const json_t *json, const char *where, pretokenizer_t *pretokenizer)
@@ -64,8 +65,7 @@ static qn_err_t load_split(const json_t *json, const char *where, pretokenizer_t
     if (!err) err = component_json_bool(json, where, "invert", 0, &step->invert);
     if (err) return err;
     const json_t *regex = json_object_get(json_object_get(json, "pattern"), "Regex");
-    if (json_is_string(regex))
-        step->scan = scanner_for_expression(json_string_value(regex), json_string_length(regex));
+    if (json_is_string(regex)) step->scan = scanner_for_expression(json_string_value(regex), json_string_length(regex));
     step->find = step->scan ? PRETOKENIZER_FIND_SCANNER : PRETOKENIZER_FIND_PATTERN;
     return step->scan ? QN_OK : component_json_pattern(json, where, &step->pattern);
 }
@@ -92,10 +92,14 @@ static qn_err_t load_prepend_scheme(const json_t *json, const char *where, preto
     const json_t *scheme = json_object_get(json, "prepend_scheme");
     const char *name = scheme ? json_string_value(scheme) : "always";
     bool adds_none = json_is_false(json_object_get(json, "add_prefix_space"));
-    if (name && strcmp(name, "always") == 0) *ret = PRETOKENIZER_PREPEND_ALWAYS;
-    else if (name && strcmp(name, "first") == 0) *ret = PRETOKENIZER_PREPEND_FIRST;
-    else if (name && strcmp(name, "never") == 0) *ret = PRETOKENIZER_PREPEND_NEVER;
-    else return qn_fail(QN_ERR_INVALID, "%s.prepend_scheme: must be always, first or never", where);
+    if (name && strcmp(name, "always") == 0)
+        *ret = PRETOKENIZER_PREPEND_ALWAYS;
+    else if (name && strcmp(name, "first") == 0)
+        *ret = PRETOKENIZER_PREPEND_FIRST;
+    else if (name && strcmp(name, "never") == 0)
+        *ret = PRETOKENIZER_PREPEND_NEVER;
+    else
+        return qn_fail(QN_ERR_INVALID, "%s.prepend_scheme: must be always, first or never", where);
     if (adds_none && *ret != PRETOKENIZER_PREPEND_NEVER)
         return qn_fail(QN_ERR_INVALID, "%s.add_prefix_space: false contradicts prepend_scheme; set that to never",
                        where);
@@ -183,12 +187,17 @@ static const struct {
     const char *type;
     qn_err_t (*load)(const json_t *json, const char *where, pretokenizer_t *pretokenizer);
 } types[] = {
-    { "Split", load_split },           { "ByteLevel", load_byte_level },
-    { "Metaspace", load_metaspace },   { "Digits", load_digits },
-    { "Punctuation", load_punctuation }, { "Whitespace", load_whitespace },
-    { "WhitespaceSplit", load_whitespace_split }, { "BertPreTokenizer", load_bert },
-    { "CharDelimiterSplit", load_delimiter }, { "Delimiter", load_delimiter },
-    { "FixedLength", load_fixed_length },
+    {"Split", load_split},
+    {"ByteLevel", load_byte_level},
+    {"Metaspace", load_metaspace},
+    {"Digits", load_digits},
+    {"Punctuation", load_punctuation},
+    {"Whitespace", load_whitespace},
+    {"WhitespaceSplit", load_whitespace_split},
+    {"BertPreTokenizer", load_bert},
+    {"CharDelimiterSplit", load_delimiter},
+    {"Delimiter", load_delimiter},
+    {"FixedLength", load_fixed_length},
 };
 
 static qn_err_t load(const json_t *json, const char *where, int depth, pretokenizer_t *pretokenizer)

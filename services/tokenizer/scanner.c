@@ -11,7 +11,7 @@ enum {
     LETTER = UNICODE_LETTER,
     NUMBER = UNICODE_NUMBER,
     SPACE = UNICODE_SPACE,
-    NOT_OTHER = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE, /* [\s\p{L}\p{N}] */
+    NOT_OTHER = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE,   /* [\s\p{L}\p{N}] */
     CAPITAL = UNICODE_UPPER | UNICODE_OTHER_LETTER | UNICODE_MARK, /* [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] */
     SMALL = UNICODE_LOWER | UNICODE_OTHER_LETTER | UNICODE_MARK,   /* [\p{Ll}\p{Lm}\p{Lo}\p{M}] */
 };
@@ -35,7 +35,8 @@ static inline unsigned class_at(const source_t *s, size_t at, unsigned *ret_byte
 static inline size_t run_in(const source_t *s, size_t at, unsigned mask)
 {
     for (;;) {
-        while (at < s->length && (s->classes->bytes[s->text[at]] & mask)) at++;
+        while (at < s->length && (s->classes->bytes[s->text[at]] & mask))
+            at++;
         if (at == s->length || s->text[at] < 0x80) return at;
         unsigned bytes;
         if (!(unicode_class(s->classes, unicode_decode(s->text + at, &bytes)) & mask)) return at;
@@ -47,7 +48,8 @@ static inline size_t run_in(const source_t *s, size_t at, unsigned mask)
 static inline size_t run_outside(const source_t *s, size_t at, unsigned mask)
 {
     for (;;) {
-        while (at < s->length && !(s->classes->bytes[s->text[at]] & (mask | UNICODE_NOT_ASCII))) at++;
+        while (at < s->length && !(s->classes->bytes[s->text[at]] & (mask | UNICODE_NOT_ASCII)))
+            at++;
         if (at == s->length || s->text[at] < 0x80) return at;
         unsigned bytes;
         if (unicode_class(s->classes, unicode_decode(s->text + at, &bytes)) & mask) return at;
@@ -122,7 +124,8 @@ static inline size_t other_end(const source_t *s, size_t at, bool slash)
     size_t word = at + (s->text[at] == ' ');
     size_t end = run_outside(s, word, NOT_OTHER);
     if (end == word) return at;
-    while (end < s->length && (is_newline(s->text[end]) || (slash && s->text[end] == '/'))) end++;
+    while (end < s->length && (is_newline(s->text[end]) || (slash && s->text[end] == '/')))
+        end++;
     return end;
 }
 
@@ -139,7 +142,8 @@ static inline size_t lines_end(const source_t *s, size_t at)
 static inline size_t number_end(const source_t *s, size_t at, unsigned most)
 {
     unsigned bytes;
-    for (unsigned i = 0; i < most && at < s->length && (class_at(s, at, &bytes) & NUMBER); i++) at += bytes;
+    for (unsigned i = 0; i < most && at < s->length && (class_at(s, at, &bytes) & NUMBER); i++)
+        at += bytes;
     return at;
 }
 
@@ -211,14 +215,14 @@ static inline size_t o200k_end(const source_t *s, size_t at)
     return end > at ? end : lines_end(s, at);
 }
 
-#define SCAN_WITH(end_of_piece)                                                                     \
-    source_t source = { classes, text, length };                                                    \
-    size_t count = 0, at = *position;                                                               \
-    while (count < max && at < length) {                                                            \
-        at = end_of_piece;                                                                          \
-        ret_ends[count++] = (uint32_t)at;                                                           \
-    }                                                                                               \
-    *position = at;                                                                                 \
+#define SCAN_WITH(end_of_piece)                \
+    source_t source = {classes, text, length}; \
+    size_t count = 0, at = *position;          \
+    while (count < max && at < length) {       \
+        at = end_of_piece;                     \
+        ret_ends[count++] = (uint32_t)at;      \
+    }                                          \
+    *position = at;                            \
     return count
 
 size_t scanner_gpt2(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t *position,
@@ -227,20 +231,20 @@ size_t scanner_gpt2(const unicode_classes_t *classes, const uint8_t *text, size_
     SCAN_WITH(gpt2_end(&source, at));
 }
 
-static size_t scanner_llama3(const unicode_classes_t *classes, const uint8_t *text, size_t length,
-                             size_t *position, uint32_t *ret_ends, size_t max)
+static size_t scanner_llama3(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t *position,
+                             uint32_t *ret_ends, size_t max)
 {
     SCAN_WITH(cl100k_end(&source, at, 3));
 }
 
-static size_t scanner_qwen2(const unicode_classes_t *classes, const uint8_t *text, size_t length,
-                            size_t *position, uint32_t *ret_ends, size_t max)
+static size_t scanner_qwen2(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t *position,
+                            uint32_t *ret_ends, size_t max)
 {
     SCAN_WITH(cl100k_end(&source, at, 1));
 }
 
-static size_t scanner_o200k(const unicode_classes_t *classes, const uint8_t *text, size_t length,
-                            size_t *position, uint32_t *ret_ends, size_t max)
+static size_t scanner_o200k(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t *position,
+                            uint32_t *ret_ends, size_t max)
 {
     SCAN_WITH(o200k_end(&source, at));
 }
@@ -249,17 +253,17 @@ static const struct {
     scanner_fn *scan;
     const char *expression;
 } known[] = {
-    { scanner_gpt2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+" },
-    { scanner_gpt2, "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+" },
-    { scanner_llama3, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
-                      " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
-    { scanner_qwen2, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
-                     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
-    { scanner_o200k, "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-                     "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-                     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
-                     "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|"
-                     "\\s+(?!\\S)|\\s+" },
+    {scanner_gpt2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
+    {scanner_gpt2, "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
+    {scanner_llama3, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+                     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {scanner_qwen2, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+                    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {scanner_o200k, "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+                    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+                    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+                    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|"
+                    "\\s+(?!\\S)|\\s+"},
 };
 
 scanner_fn *scanner_for_expression(const char *expression, size_t bytes)

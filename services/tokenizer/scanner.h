@@ -13,8 +13,8 @@
 
 /* Finds the end of the pieces from *position on, writes up to `max` of them to ret_ends, moves *position
  * to the last one and returns how many; 0 only at the end of the text. */
-typedef size_t scanner_fn(const unicode_classes_t *classes, const uint8_t *text, size_t length,
-                          size_t *position, uint32_t *ret_ends, size_t max);
+typedef size_t scanner_fn(const unicode_classes_t *classes, const uint8_t *text, size_t length, size_t *position,
+                          uint32_t *ret_ends, size_t max);
 
 /* GPT-2: also what ByteLevel with use_regex does. */
 scanner_fn scanner_gpt2;

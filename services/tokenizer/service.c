@@ -17,13 +17,17 @@
 #define RETRY_NS 1000000ull
 
 static const qn_stat_spec_t tokenizer_stats[TOKENIZER_STAT_COUNT] = {
-    [TOKENIZER_STAT_ENCODED_TOKENS] = { "tokenizer_encoded_tokens", QN_STAT_COUNTER, "tokens", "Tokens that texts were encoded to" },
-    [TOKENIZER_STAT_ENCODED_BYTES] = { "tokenizer_encoded_bytes", QN_STAT_COUNTER, "bytes", "Bytes of text encoded" },
-    [TOKENIZER_STAT_DETOKENIZED_TOKENS] = { "tokenizer_detokenized_tokens", QN_STAT_COUNTER, "tokens", "Generated tokens turned into text" },
-    [TOKENIZER_STAT_STREAMS] = { "tokenizer_streams", QN_STAT_GAUGE, "requests", "Requests being turned into text" },
-    [TOKENIZER_STAT_STOP_STRINGS] = { "tokenizer_stop_strings", QN_STAT_COUNTER, "requests", "Requests ended by a stop string" },
-    [TOKENIZER_STAT_ENCODE_TIME] = { "tokenizer_encode", QN_STAT_HISTOGRAM_NS, "seconds", "Time to encode one prompt" },
-    [TOKENIZER_STAT_DETOKENIZE_TIME] = { "tokenizer_detokenize", QN_STAT_HISTOGRAM_NS, "seconds", "Time to turn one TokenBatch into text" },
+    [TOKENIZER_STAT_ENCODED_TOKENS] = {"tokenizer_encoded_tokens", QN_STAT_COUNTER, "tokens",
+                                       "Tokens that texts were encoded to"},
+    [TOKENIZER_STAT_ENCODED_BYTES] = {"tokenizer_encoded_bytes", QN_STAT_COUNTER, "bytes", "Bytes of text encoded"},
+    [TOKENIZER_STAT_DETOKENIZED_TOKENS] = {"tokenizer_detokenized_tokens", QN_STAT_COUNTER, "tokens",
+                                           "Generated tokens turned into text"},
+    [TOKENIZER_STAT_STREAMS] = {"tokenizer_streams", QN_STAT_GAUGE, "requests", "Requests being turned into text"},
+    [TOKENIZER_STAT_STOP_STRINGS] = {"tokenizer_stop_strings", QN_STAT_COUNTER, "requests",
+                                     "Requests ended by a stop string"},
+    [TOKENIZER_STAT_ENCODE_TIME] = {"tokenizer_encode", QN_STAT_HISTOGRAM_NS, "seconds", "Time to encode one prompt"},
+    [TOKENIZER_STAT_DETOKENIZE_TIME] = {"tokenizer_detokenize", QN_STAT_HISTOGRAM_NS, "seconds",
+                                        "Time to turn one TokenBatch into text"},
 };
 
 static bool has_tokenizer_json(const char *directory)
@@ -97,7 +101,8 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     tokenizer_service_t *service = state;
-    qn_stats_set(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS, streams_count(service->streams));
+    qn_stats_set(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS,
+                 streams_count(service->streams));
     return tokenizer_outgoing_flush(service) ? UINT64_MAX : now_ns + RETRY_NS;
 }
 
@@ -109,7 +114,7 @@ static bool service_drained(const void *state)
 const qn_daemon_descriptor_t qn_tokenizer_daemon = {
     .service = QN_SERVICE_TOKENIZER,
     .name = "tokenizer",
-    .dials = (const qn_service_t[]){ QN_SERVICE_SCHEDULER, QN_SERVICE_NONE },
+    .dials = (const qn_service_t[]){QN_SERVICE_SCHEDULER, QN_SERVICE_NONE},
     .handlers = tokenizer_handlers,
     .stats = tokenizer_stats,
     .stat_count = TOKENIZER_STAT_COUNT,

@@ -9,7 +9,7 @@
 qn_err_t stop_strings_init(stop_strings_t *s, const char *const *strings, const size_t *lengths, size_t count,
                            bool include_stop)
 {
-    *s = (stop_strings_t){ 0 };
+    *s = (stop_strings_t){0};
     if (count > QN_STOP_STRINGS_MAX)
         return qn_fail(QN_ERR_LIMIT, "stop: %zu strings, at most %d are allowed", count, QN_STOP_STRINGS_MAX);
     for (size_t i = 0; i < count; i++) {

@@ -17,7 +17,7 @@
 
 typedef struct {
     size_t count;
-    bool include_stop;    /* release the stop string itself too */
+    bool include_stop; /* release the stop string itself too */
     bool matched;
     uint32_t match_index; /* which string, in the order given to init */
     uint64_t match_start; /* absolute byte offset of the match in the stream */

@@ -21,7 +21,8 @@ streams_t *streams_create(const tokenizer_t *tokenizer, size_t limit)
     streams_t *streams = calloc(1, sizeof *streams);
     QN_ASSERT(streams && limit > 0 && limit < SIZE_MAX / 4);
     size_t place_count = 16;
-    while (place_count < limit * 2) place_count *= 2;
+    while (place_count < limit * 2)
+        place_count *= 2;
     streams->places = calloc(place_count, sizeof *streams->places);
     QN_ASSERT(streams->places);
     streams->tokenizer = tokenizer;
@@ -150,7 +151,7 @@ stream_token_t stream_push(stream_t *stream, uint32_t position, uint32_t id, tex
     if (position > stream->token_count) return STREAM_TOKEN_GAP;
     stream->token_count++;
     if (!stream->has_text || is_silent(stream, id)) return STREAM_TOKEN_TAKEN;
-    text_buffer_t fresh = { 0 };
+    text_buffer_t fresh = {0};
     detokenizer_push(&stream->detokenizer, id, &fresh);
     stream_release(stream, &fresh, stream->token_count > stream->min_tokens, out);
     text_buffer_fini(&fresh);
@@ -160,7 +161,7 @@ stream_token_t stream_push(stream_t *stream, uint32_t position, uint32_t id, tex
 void stream_finish(stream_t *stream, text_buffer_t *out)
 {
     if (stream->stopped || !stream->has_text) return;
-    text_buffer_t fresh = { 0 };
+    text_buffer_t fresh = {0};
     detokenizer_flush(&stream->detokenizer, &fresh);
     stream_release(stream, &fresh, stream->token_count > stream->min_tokens, out);
     text_buffer_fini(&fresh);

@@ -15,16 +15,16 @@
 
 typedef struct {
     uint64_t request;
-    uint64_t text_bytes;      /* released so far: absolute position of the next byte of output text */
-    uint32_t token_count;     /* generated tokens taken: the next position expected */
-    uint32_t min_tokens;      /* stop strings are not looked for before this many */
-    bool stopped;             /* a stop string matched: later tokens give nothing */
-    uint32_t stopped_tokens;  /* token_count at the match */
-    bool has_text;            /* false: no tokenizer, token ids only */
+    uint64_t text_bytes;     /* released so far: absolute position of the next byte of output text */
+    uint32_t token_count;    /* generated tokens taken: the next position expected */
+    uint32_t min_tokens;     /* stop strings are not looked for before this many */
+    bool stopped;            /* a stop string matched: later tokens give nothing */
+    uint32_t stopped_tokens; /* token_count at the match */
+    bool has_text;           /* false: no tokenizer, token ids only */
     uint32_t silent_ids[QN_STOP_IDS_MAX], silent_count; /* stop ids, whose text is left out like a stop string's */
     detokenizer_t detokenizer;
     stop_strings_t stop;
-    void *owner;              /* the handlers' data about the request; freed by them */
+    void *owner; /* the handlers' data about the request; freed by them */
 } stream_t;
 
 typedef struct streams streams_t;

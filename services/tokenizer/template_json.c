@@ -39,7 +39,8 @@ static qn_err_t append_special(token_template_t *template, const json_t *json, c
 static qn_err_t append_text(token_template_t *template, const token_template_t *inner, const char *where)
 {
     qn_err_t err = QN_OK;
-    for (size_t i = 0; !err && i < inner->count; i++) err = append(template, inner->items[i], where);
+    for (size_t i = 0; !err && i < inner->count; i++)
+        err = append(template, inner->items[i], where);
     return err;
 }
 
@@ -52,11 +53,11 @@ static qn_err_t load_template(const json_t *json, const char *where, const token
     for (size_t i = 0; !err && i < json_array_size(single); i++) {
         const json_t *piece = json_array_get(single, i);
         const json_t *special = json_object_get(piece, "SpecialToken");
-        const char *id = json_string_value(json_object_get(special ? special : json_object_get(piece, "Sequence"),
-                                                           "id"));
+        const char *id =
+            json_string_value(json_object_get(special ? special : json_object_get(piece, "Sequence"), "id"));
         if (!id || (!special && strcmp(id, "A") != 0))
-            return qn_fail(QN_ERR_INVALID, "%s.single[%zu]: must be a SpecialToken with an id or the Sequence A",
-                           where, i);
+            return qn_fail(QN_ERR_INVALID, "%s.single[%zu]: must be a SpecialToken with an id or the Sequence A", where,
+                           i);
         err = special ? append_special(out, json, where, id) : append_text(out, inner, where);
     }
     return err;
@@ -77,7 +78,7 @@ static qn_err_t load_cls_sep(const json_t *json, const char *where, const token_
 static qn_err_t load(const json_t *json, const char *where, int depth, token_template_t *template)
 {
     const char *type = NULL;
-    token_template_t out = { .count = 0 };
+    token_template_t out = {.count = 0};
     qn_err_t err = component_json_type(json, where, &type);
     if (err) return err;
     if (strcmp(type, "ByteLevel") == 0) return QN_OK; /* trims offsets only */
@@ -92,16 +93,18 @@ static qn_err_t load(const json_t *json, const char *where, int depth, token_tem
         }
         return err;
     }
-    if (strcmp(type, "TemplateProcessing") == 0) err = load_template(json, where, template, &out);
+    if (strcmp(type, "TemplateProcessing") == 0)
+        err = load_template(json, where, template, &out);
     else if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
         err = load_cls_sep(json, where, template, &out);
-    else return component_json_unsupported(where, "post-processor", type);
+    else
+        return component_json_unsupported(where, "post-processor", type);
     if (!err) *template = out;
     return err;
 }
 
 qn_err_t template_json_load(const json_t *json, token_template_t *template)
 {
-    *template = (token_template_t){ .items = { TEMPLATE_TEXT }, .count = 1 };
+    *template = (token_template_t){.items = {TEMPLATE_TEXT}, .count = 1};
     return json && !json_is_null(json) ? load(json, "post_processor", 0, template) : QN_OK;
 }

@@ -23,7 +23,8 @@ static inline void text_buffer_reserve(text_buffer_t *buffer, size_t more)
     if (buffer->capacity - buffer->length >= more) return;
     QN_ASSERT(more < SIZE_MAX / 4 && buffer->length < SIZE_MAX / 4);
     size_t capacity = buffer->capacity ? buffer->capacity : 64;
-    while (capacity < buffer->length + more) capacity *= 2;
+    while (capacity < buffer->length + more)
+        capacity *= 2;
     buffer->bytes = realloc(buffer->bytes, capacity);
     QN_ASSERT(buffer->bytes != NULL);
     buffer->capacity = capacity;
@@ -49,7 +50,7 @@ static inline void text_buffer_drop(text_buffer_t *buffer, size_t count)
 static inline void text_buffer_fini(text_buffer_t *buffer)
 {
     free(buffer->bytes);
-    *buffer = (text_buffer_t){ 0 };
+    *buffer = (text_buffer_t){0};
 }
 
 #endif

@@ -19,7 +19,8 @@ static int hex_digit(char c)
 static int fallback_byte(const tokenizer_t *t, const char *piece, size_t bytes)
 {
     bool falls_back = false;
-    for (size_t i = 0; i < t->decoder.count; i++) falls_back |= t->decoder.stages[i].kind == DECODER_BYTE_FALLBACK;
+    for (size_t i = 0; i < t->decoder.count; i++)
+        falls_back |= t->decoder.stages[i].kind == DECODER_BYTE_FALLBACK;
     if (!falls_back || bytes != 6 || memcmp(piece, "<0x", 3) != 0 || piece[5] != '>') return -1;
     int high = hex_digit(piece[3]), low = hex_digit(piece[4]);
     return high < 0 || low < 0 ? -1 : high << 4 | low;
@@ -28,7 +29,7 @@ static int fallback_byte(const tokenizer_t *t, const char *piece, size_t bytes)
 /* Decodes "x" and the piece and drops the x: decoders that treat the first piece of a text otherwise see a second. */
 static void append_in_context(const tokenizer_t *t, const char *piece, size_t bytes, text_buffer_t *out)
 {
-    text_buffer_t text = { 0 };
+    text_buffer_t text = {0};
     decoder_state_t state;
     decoder_state_init(&state);
     decoder_push(&t->decoder, &state, (const uint8_t *)"x", 1, false, &text);
@@ -46,7 +47,7 @@ size_t tokenizer_token_bytes(const tokenizer_t *t, uint32_t id, text_buffer_t *o
     if (!piece) return 0;
     int byte = fallback_byte(t, piece, bytes);
     if (byte >= 0) {
-        text_buffer_append(out, &(uint8_t){ (uint8_t)byte }, 1);
+        text_buffer_append(out, &(uint8_t){(uint8_t)byte}, 1);
     } else if (t->decoded_ends) {
         uint32_t start = id ? t->decoded_ends[id - 1] : 0;
         text_buffer_append(out, t->decoded.bytes + start, t->decoded_ends[id] - start);

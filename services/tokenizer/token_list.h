@@ -30,7 +30,8 @@ static inline void token_list_reserve(tokenizer_tokens_t *tokens, size_t more)
     if (tokens->capacity >= need) return;
     QN_ASSERT(need < SIZE_MAX / 16);
     size_t capacity = tokens->capacity ? tokens->capacity : 256;
-    while (capacity < need) capacity *= 2;
+    while (capacity < need)
+        capacity *= 2;
     tokens->ids = realloc(tokens->ids, capacity * sizeof *tokens->ids);
     QN_ASSERT(tokens->ids != NULL);
     tokens->capacity = capacity;
@@ -60,7 +61,7 @@ static inline void tokenizer_tokens_fini(tokenizer_tokens_t *tokens)
 {
     free(tokens->ids);
     free(tokens->spans);
-    *tokens = (tokenizer_tokens_t){ 0 };
+    *tokens = (tokenizer_tokens_t){0};
 }
 
 #endif

@@ -33,8 +33,7 @@ static qn_err_t read_whole(int fd, const char *path, text_buffer_t *out)
         if (got < 0) return qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
         if (got == 0) return QN_OK;
         out->length += (size_t)got;
-        if (out->length == out->capacity)
-            return qn_fail(QN_ERR_IO, "%s: grew while it was read; try again", path);
+        if (out->length == out->capacity) return qn_fail(QN_ERR_IO, "%s: grew while it was read; try again", path);
     }
 }
 
@@ -60,9 +59,7 @@ static qn_err_t read_beside(const char *directory, const char *name, text_buffer
 
 static void clear_info(tokenizer_info_t *info)
 {
-    *info = (tokenizer_info_t){
-        .bos_id = -1, .eos_id = -1, .pad_id = -1, .unk_id = -1, .model_max_length = -1
-    };
+    *info = (tokenizer_info_t){.bos_id = -1, .eos_id = -1, .pad_id = -1, .unk_id = -1, .model_max_length = -1};
 }
 
 qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *config, size_t config_bytes,
@@ -79,8 +76,10 @@ qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *
     added_tokens_init(&t->normalized_set);
     qn_err_t err = tokenizer_json_load(t, json, json_bytes);
     if (!err && config) err = tokenizer_config_load(t, config, config_bytes);
-    if (err) tokenizer_close(&t);
-    else *ret = t;
+    if (err)
+        tokenizer_close(&t);
+    else
+        *ret = t;
     return err;
 }
 
@@ -105,15 +104,17 @@ static qn_err_t locate(const char *path, char *directory, char *file)
     strcpy(file, path);
     strcpy(directory, path);
     char *slash = strrchr(directory, '/');
-    if (slash) slash[slash == directory] = '\0';
-    else strcpy(directory, ".");
+    if (slash)
+        slash[slash == directory] = '\0';
+    else
+        strcpy(directory, ".");
     return QN_OK;
 }
 
 qn_err_t tokenizer_open(const char *path, tokenizer_t **ret)
 {
     char directory[QN_PATH_MAX + 64], file[QN_PATH_MAX + 64];
-    text_buffer_t json = { 0 }, config = { 0 }, chat = { 0 };
+    text_buffer_t json = {0}, config = {0}, chat = {0};
     qn_err_t err = locate(path, directory, file);
     if (!err) err = read_file(file, &json);
     if (!err) err = read_beside(directory, "tokenizer_config.json", &config);
@@ -206,7 +207,7 @@ static void append_word_spans(const encode_t *e, const text_view_t *text, size_t
         size_t first_at = start + from < end ? start + from : end - 1;
         size_t last_at = ends[i] > from ? start + ends[i] - 1 : first_at;
         tokenizer_span_t first = text_view_span(text, first_at), last = text_view_span(text, last_at);
-        token_list_append_span(e->tokens, ids[i], (tokenizer_span_t){ first.start, last.end });
+        token_list_append_span(e->tokens, ids[i], (tokenizer_span_t){first.start, last.end});
         from = ends[i];
     }
 }
@@ -215,8 +216,8 @@ static qn_err_t encode_words(const encode_t *e, const text_view_t *view, bool is
 {
     text_view_t text;
     const pretokenizer_words_t *words;
-    qn_err_t err = pretokenizer_run(&e->t->pretokenizer, &e->t->classes, &e->scratch->pretokenizer, *view,
-                                    is_aligned, &text, &words);
+    qn_err_t err = pretokenizer_run(&e->t->pretokenizer, &e->t->classes, &e->scratch->pretokenizer, *view, is_aligned,
+                                    &text, &words);
     if (err) return err;
     for (size_t i = 0; i < words->count; i++) {
         pretokenizer_word_t word = words->words[i];
@@ -236,7 +237,7 @@ static void append_added(const encode_t *e, const added_token_t *token, const te
         token_list_append(e->tokens, token->id);
         return;
     }
-    tokenizer_span_t span = { text_view_span(view, start).start, text_view_span(view, end - 1).end };
+    tokenizer_span_t span = {text_view_span(view, start).start, text_view_span(view, end - 1).end};
     token_list_append_span(e->tokens, token->id, span);
 }
 
@@ -258,11 +259,11 @@ static qn_err_t encode_segment(const encode_t *e, text_view_t view)
     bool is_aligned = e->with_spans || t->pretokenizer.needs_spans;
     qn_err_t err = normalizer_run(&t->normalizer, &t->classes, &e->scratch->normalizer, view, is_aligned, &view);
     if (err) return err;
-    added_walk_t walk = { 0, 0 };
+    added_walk_t walk = {0, 0};
     const added_token_t *token;
     size_t start, end, done = 0;
-    while (added_tokens_next(&t->normalized_set, &t->classes, view.bytes, view.length, e->skips_special, &walk,
-                             &token, &start, &end)) {
+    while (added_tokens_next(&t->normalized_set, &t->classes, view.bytes, view.length, e->skips_special, &walk, &token,
+                             &start, &end)) {
         text_view_t before = text_view_part(&view, done, start > done ? start : done);
         if ((err = encode_plain(e, &before, is_aligned)) != QN_OK) return err;
         append_added(e, token, &view, start, end);
@@ -274,12 +275,12 @@ static qn_err_t encode_segment(const encode_t *e, text_view_t view)
 
 static qn_err_t encode_text(const encode_t *e, const uint8_t *text, size_t bytes)
 {
-    text_view_t view = { text, bytes, NULL, 0 };
-    added_walk_t walk = { 0, 0 };
+    text_view_t view = {text, bytes, NULL, 0};
+    added_walk_t walk = {0, 0};
     const added_token_t *token;
     size_t start, end, done = 0;
-    while (added_tokens_next(&e->t->plain_set, &e->t->classes, text, bytes, e->skips_special, &walk, &token,
-                             &start, &end)) {
+    while (added_tokens_next(&e->t->plain_set, &e->t->classes, text, bytes, e->skips_special, &walk, &token, &start,
+                             &end)) {
         qn_err_t err = done < start ? encode_segment(e, text_view_part(&view, done, start)) : QN_OK;
         if (err) return err;
         append_added(e, token, &view, start, end);
@@ -293,15 +294,17 @@ static void apply_template(const token_template_t *template, bool with_spans, to
 {
     if (template->count == 1 && template->items[0] == TEMPLATE_TEXT) return;
     tokenizer_tokens_t text = *tokens;
-    *tokens = (tokenizer_tokens_t){ 0 };
+    *tokens = (tokenizer_tokens_t){0};
     for (size_t i = 0; i < template->count; i++) {
         bool is_text = template->items[i] == TEMPLATE_TEXT;
         size_t count = is_text ? text.count : 1;
         token_list_reserve(tokens, count);
         for (size_t k = 0; k < count; k++) {
             uint32_t id = is_text ? text.ids[k] : template->items[i];
-            if (with_spans) token_list_append_span(tokens, id, is_text ? text.spans[k] : (tokenizer_span_t){ 0, 0 });
-            else token_list_append(tokens, id);
+            if (with_spans)
+                token_list_append_span(tokens, id, is_text ? text.spans[k] : (tokenizer_span_t){0, 0});
+            else
+                token_list_append(tokens, id);
         }
     }
     tokenizer_tokens_fini(&text);
@@ -315,21 +318,23 @@ qn_err_t tokenizer_encode(const tokenizer_t *t, tokenizer_scratch_t *scratch, co
         return qn_fail(QN_ERR_LIMIT, "text: %zu bytes, at most %u are allowed", bytes, QN_TEXT_BYTES_MAX);
     size_t valid = unicode_valid_prefix((const uint8_t *)text, bytes);
     if (valid != bytes) return qn_fail(QN_ERR_INVALID, "text: is not UTF-8 at byte %zu", valid);
-    encode_t e = { t, scratch, !(flags & TOKENIZER_PARSE_SPECIAL), flags & TOKENIZER_WITH_SPANS, tokens };
+    encode_t e = {t, scratch, !(flags & TOKENIZER_PARSE_SPECIAL), flags & TOKENIZER_WITH_SPANS, tokens};
     qn_err_t err = encode_text(&e, (const uint8_t *)text, bytes);
-    if (err) tokens->count = 0;
-    else if (flags & TOKENIZER_ADD_SPECIAL) apply_template(&t->template, e.with_spans, tokens);
+    if (err)
+        tokens->count = 0;
+    else if (flags & TOKENIZER_ADD_SPECIAL)
+        apply_template(&t->template, e.with_spans, tokens);
     return err;
 }
 
 /* ---- decode ---- */
 
-void tokenizer_decode(const tokenizer_t *t, const uint32_t *ids, size_t count, unsigned flags,
-                      text_buffer_t *text)
+void tokenizer_decode(const tokenizer_t *t, const uint32_t *ids, size_t count, unsigned flags, text_buffer_t *text)
 {
     detokenizer_t d;
     detokenizer_init(&d, t, flags);
-    for (size_t i = 0; i < count; i++) detokenizer_push(&d, ids[i], text);
+    for (size_t i = 0; i < count; i++)
+        detokenizer_push(&d, ids[i], text);
     detokenizer_flush(&d, text);
     detokenizer_fini(&d);
 }

@@ -18,8 +18,8 @@
 #include "services/tokenizer/text_buffer.h"
 #include "services/tokenizer/token_list.h"
 
-#define TOKENIZER_JSON_BYTES_MAX (256u << 20)       /* the largest published ones have 35 MB */
-#define TOKENIZER_NORMALIZED_BYTES_MAX (64u << 20)  /* text after a normalizer that lengthens it */
+#define TOKENIZER_JSON_BYTES_MAX (256u << 20)      /* the largest published ones have 35 MB */
+#define TOKENIZER_NORMALIZED_BYTES_MAX (64u << 20) /* text after a normalizer that lengthens it */
 #define TOKENIZER_ADDED_TOKENS_MAX 65536
 #define TOKENIZER_PIECE_BYTES_MAX 65535
 
@@ -64,8 +64,7 @@ qn_err_t tokenizer_encode(const tokenizer_t *t, tokenizer_scratch_t *scratch, co
 
 /* Appends the text of ids to `text`. Ids that name no token add nothing. The result is valid UTF-8:
  * broken sequences became U+FFFD. */
-void tokenizer_decode(const tokenizer_t *t, const uint32_t *ids, size_t count, unsigned flags,
-                      text_buffer_t *text);
+void tokenizer_decode(const tokenizer_t *t, const uint32_t *ids, size_t count, unsigned flags, text_buffer_t *text);
 
 /* Number of different tokens, added ones included. */
 size_t tokenizer_vocab_size(const tokenizer_t *t);
@@ -83,7 +82,7 @@ typedef struct {
     int64_t bos_id, eos_id, pad_id, unk_id;
     const char *chat_template; /* Jinja source; the one named "default" when there are several */
     const char *tokenizer_class;
-    int64_t model_max_length;  /* in tokens; -1 when absent or absurdly large */
+    int64_t model_max_length; /* in tokens; -1 when absent or absurdly large */
 } tokenizer_info_t;
 
 const tokenizer_info_t *tokenizer_info(const tokenizer_t *t);

@@ -24,23 +24,23 @@ typedef struct {
 
 struct tokenizer {
     unicode_classes_t classes;
-    vocabulary_t raw_pieces;    /* byte-level models: pieces as written; else empty, bpe.pieces has them */
+    vocabulary_t raw_pieces; /* byte-level models: pieces as written; else empty, bpe.pieces has them */
     bpe_t bpe;
-    vocabulary_t added;         /* contents of added tokens */
-    vocabulary_t added_texts;   /* by id: what added tokens decode to (their normalized form) */
-    added_tokens_t plain_set;   /* looked for before normalizing */
+    vocabulary_t added;       /* contents of added tokens */
+    vocabulary_t added_texts; /* by id: what added tokens decode to (their normalized form) */
+    added_tokens_t plain_set; /* looked for before normalizing */
     added_tokens_t normalized_set;
-    uint64_t *special;          /* bit per id below id_limit, owned */
+    uint64_t *special; /* bit per id below id_limit, owned */
     uint32_t id_limit;
     normalizer_t normalizer;
     pretokenizer_t pretokenizer;
-    scanner_fn *scan;           /* the whole pre-tokenizer is this scanner over bytes; else NULL */
+    scanner_fn *scan; /* the whole pre-tokenizer is this scanner over bytes; else NULL */
     token_template_t template;
     decoder_t decoder;
-    text_buffer_t decoded;      /* with a byte-level decoder: bytes of all ids in a row … */
-    uint32_t *decoded_ends;     /* … [id_limit], owned; else NULL */
+    text_buffer_t decoded;  /* with a byte-level decoder: bytes of all ids in a row … */
+    uint32_t *decoded_ends; /* … [id_limit], owned; else NULL */
     tokenizer_info_t info;
-    qn_arena_t strings;         /* of info */
+    qn_arena_t strings; /* of info */
 };
 
 struct tokenizer_scratch {

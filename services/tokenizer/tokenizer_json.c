@@ -29,7 +29,7 @@ static qn_err_t broken(const json_cursor_t *cursor, const char *where)
 static qn_err_t find_members(json_slice_t object, const char *where, member_t *members, size_t count)
 {
     json_cursor_t cursor = json_cursor(object);
-    text_buffer_t escaped = { 0 };
+    text_buffer_t escaped = {0};
     bool first = true, more = true, ok = json_cursor_take(&cursor, '{');
     while (ok && (ok = json_cursor_more(&cursor, '}', &first, &more)) && more) {
         const char *key;
@@ -39,8 +39,7 @@ static qn_err_t find_members(json_slice_t object, const char *where, member_t *m
         ok = json_cursor_string_view(&cursor, &escaped, &key, &bytes) && json_cursor_take(&cursor, ':') &&
              json_cursor_value(&cursor, &value);
         for (size_t i = 0; ok && i < count; i++)
-            if (strlen(members[i].name) == bytes && memcmp(members[i].name, key, bytes) == 0)
-                members[i].slice = value;
+            if (strlen(members[i].name) == bytes && memcmp(members[i].name, key, bytes) == 0) members[i].slice = value;
     }
     ok = ok && json_cursor_at_end(&cursor);
     text_buffer_fini(&escaped);
@@ -53,14 +52,26 @@ static qn_err_t parse_slice(const member_t *member, json_t **ret)
     json_error_t error;
     if (!member->slice.text) return QN_OK;
     *ret = json_loadb(member->slice.text, member->slice.length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
-    return *ret ? QN_OK : qn_fail(QN_ERR_INVALID, "%s: not valid JSON: %s (line %d of it)", member->name,
-                                  error.text, error.line);
+    return *ret ? QN_OK
+                : qn_fail(QN_ERR_INVALID, "%s: not valid JSON: %s (line %d of it)", member->name, error.text,
+                          error.line);
 }
 
 /* ---- model ---- */
 
-enum { MODEL_TYPE, MODEL_VOCAB, MODEL_MERGES, MODEL_UNK, MODEL_PREFIX, MODEL_SUFFIX, MODEL_FUSE, MODEL_FALLBACK,
-       MODEL_IGNORE, MODEL_DROPOUT, MODEL_MEMBERS };
+enum {
+    MODEL_TYPE,
+    MODEL_VOCAB,
+    MODEL_MERGES,
+    MODEL_UNK,
+    MODEL_PREFIX,
+    MODEL_SUFFIX,
+    MODEL_FUSE,
+    MODEL_FALLBACK,
+    MODEL_IGNORE,
+    MODEL_DROPOUT,
+    MODEL_MEMBERS
+};
 
 typedef struct {
     tokenizer_t *t;
@@ -85,9 +96,10 @@ static qn_err_t load_vocabulary(model_load_t *load, vocabulary_t *pieces)
              json_cursor_uint32(&cursor, &id);
         if (!ok) break;
         if (id >= QN_VOCAB_MAX || bytes > TOKENIZER_PIECE_BYTES_MAX)
-            return qn_fail(QN_ERR_LIMIT, "model.vocab[\"%.*s\"]: id %u or length %zu is beyond the limits of %u ids "
-                           "and %u bytes", (int)(bytes < 40 ? bytes : 40), piece, id, bytes, QN_VOCAB_MAX,
-                           TOKENIZER_PIECE_BYTES_MAX);
+            return qn_fail(QN_ERR_LIMIT,
+                           "model.vocab[\"%.*s\"]: id %u or length %zu is beyond the limits of %u ids "
+                           "and %u bytes",
+                           (int)(bytes < 40 ? bytes : 40), piece, id, bytes, QN_VOCAB_MAX, TOKENIZER_PIECE_BYTES_MAX);
         vocabulary_add(pieces, piece, bytes, id);
     }
     return ok && json_cursor_at_end(&cursor) ? QN_OK : broken(&cursor, "model.vocab");
@@ -120,7 +132,7 @@ static bool read_legacy_merge(model_load_t *load, json_cursor_t *cursor, merge_t
     if (!json_cursor_string_view(cursor, &load->strings, &text, &bytes)) return false;
     const char *space = memchr(text, ' ', bytes);
     if (!space || memchr(space + 1, ' ', bytes - (size_t)(space + 1 - text))) return false;
-    *ret = (merge_t){ text, space + 1, (size_t)(space - text), bytes - (size_t)(space + 1 - text) };
+    *ret = (merge_t){text, space + 1, (size_t)(space - text), bytes - (size_t)(space + 1 - text)};
     return true;
 }
 
@@ -148,8 +160,10 @@ static qn_err_t add_merge(model_load_t *load, const vocabulary_t *pieces, const 
     uint32_t right = vocabulary_find(pieces, merge->right, merge->right_bytes);
     uint32_t merged = vocabulary_find(pieces, joined->bytes, joined->length);
     if (left == VOCABULARY_NO_ID || right == VOCABULARY_NO_ID || merged == VOCABULARY_NO_ID)
-        return qn_fail(QN_ERR_INVALID, "model.merges[%zu]: \"%.*s\" + \"%.*s\": a part or the result is not in "
-                       "model.vocab", index, (int)(merge->left_bytes < 40 ? merge->left_bytes : 40), merge->left,
+        return qn_fail(QN_ERR_INVALID,
+                       "model.merges[%zu]: \"%.*s\" + \"%.*s\": a part or the result is not in "
+                       "model.vocab",
+                       index, (int)(merge->left_bytes < 40 ? merge->left_bytes : 40), merge->left,
                        (int)(merge->right_bytes < 40 ? merge->right_bytes : 40), merge->right);
     bpe_add_merge(&load->t->bpe, left, right, merged);
     return QN_OK;
@@ -167,7 +181,7 @@ static qn_err_t load_merges(model_load_t *load, const vocabulary_t *pieces)
     size_t prefix = load->t->bpe.prefix ? strlen(load->t->bpe.prefix) : 0;
     bool first = true, more = true, ok = json_cursor_take(&cursor, '[');
     while (ok && (ok = json_cursor_more(&cursor, ']', &first, &more)) && more) {
-        merge_t merge = { 0 };
+        merge_t merge = {0};
         load->strings.length = 0;
         ok = json_cursor_peek(&cursor) == '[' ? read_pair_merge(load, &cursor, &merge)
                                               : read_legacy_merge(load, &cursor, &merge);
@@ -198,13 +212,14 @@ static bool may_work_on_bytes(const tokenizer_t *t, const vocabulary_t *raw)
 {
     const pretokenizer_t *steps = &t->pretokenizer;
     bool ends_in_bytes = steps->count > 0 && steps->steps[steps->count - 1].kind == PRETOKENIZER_BYTE_LEVEL;
-    for (size_t i = 0; i + 1 < steps->count; i++) ends_in_bytes &= steps->steps[i].kind != PRETOKENIZER_BYTE_LEVEL;
+    for (size_t i = 0; i + 1 < steps->count; i++)
+        ends_in_bytes &= steps->steps[i].kind != PRETOKENIZER_BYTE_LEVEL;
     return ends_in_bytes && !t->bpe.prefix && !t->bpe.suffix && has_all_bytes(raw);
 }
 
 static void map_pieces(const vocabulary_t *raw, vocabulary_t *bytes)
 {
-    text_buffer_t mapped = { 0 };
+    text_buffer_t mapped = {0};
     vocabulary_init(bytes, raw->count);
     for (size_t i = 0; i < raw->count; i++) {
         const vocabulary_entry_t *entry = &raw->entries[i];
@@ -249,8 +264,7 @@ static qn_err_t load_affix(const json_t *value, const char *where, char **ret)
 static qn_err_t load_flag(const json_t *value, const char *where, bool *ret)
 {
     *ret = json_is_true(value);
-    if (is_set(value) && !json_is_boolean(value))
-        return qn_fail(QN_ERR_INVALID, "%s: must be true or false", where);
+    if (is_set(value) && !json_is_boolean(value)) return qn_fail(QN_ERR_INVALID, "%s: must be true or false", where);
     return QN_OK;
 }
 
@@ -280,7 +294,7 @@ static qn_err_t check_model_type(const json_t *type)
 
 static qn_err_t load_model_tables(model_load_t *load)
 {
-    vocabulary_t raw = { 0 };
+    vocabulary_t raw = {0};
     qn_err_t err = load_vocabulary(load, &raw);
     if (!err) err = load_merges(load, &raw);
     if (err) {
@@ -291,20 +305,25 @@ static qn_err_t load_model_tables(model_load_t *load)
     place_pieces(t, &raw);
     const json_t *unknown = load->values[MODEL_UNK];
     if (is_set(unknown))
-        t->bpe.unknown_id = vocabulary_find(tokenizer_raw_pieces(t), json_string_value(unknown),
-                                            json_string_length(unknown));
+        t->bpe.unknown_id =
+            vocabulary_find(tokenizer_raw_pieces(t), json_string_value(unknown), json_string_length(unknown));
     bpe_finish(&t->bpe);
     return QN_OK;
 }
 
 static qn_err_t load_model(tokenizer_t *t, json_slice_t slice)
 {
-    model_load_t load = { .t = t, .members = {
-        [MODEL_TYPE] = { "type", { 0 } }, [MODEL_VOCAB] = { "vocab", { 0 } }, [MODEL_MERGES] = { "merges", { 0 } },
-        [MODEL_UNK] = { "unk_token", { 0 } }, [MODEL_PREFIX] = { "continuing_subword_prefix", { 0 } },
-        [MODEL_SUFFIX] = { "end_of_word_suffix", { 0 } }, [MODEL_FUSE] = { "fuse_unk", { 0 } },
-        [MODEL_FALLBACK] = { "byte_fallback", { 0 } }, [MODEL_IGNORE] = { "ignore_merges", { 0 } },
-        [MODEL_DROPOUT] = { "dropout", { 0 } } } };
+    model_load_t load = {.t = t,
+                         .members = {[MODEL_TYPE] = {"type", {0}},
+                                     [MODEL_VOCAB] = {"vocab", {0}},
+                                     [MODEL_MERGES] = {"merges", {0}},
+                                     [MODEL_UNK] = {"unk_token", {0}},
+                                     [MODEL_PREFIX] = {"continuing_subword_prefix", {0}},
+                                     [MODEL_SUFFIX] = {"end_of_word_suffix", {0}},
+                                     [MODEL_FUSE] = {"fuse_unk", {0}},
+                                     [MODEL_FALLBACK] = {"byte_fallback", {0}},
+                                     [MODEL_IGNORE] = {"ignore_merges", {0}},
+                                     [MODEL_DROPOUT] = {"dropout", {0}}}};
     qn_err_t err = find_members(slice, "model", load.members, MODEL_MEMBERS);
     for (size_t i = 0; !err && i < MODEL_MEMBERS; i++)
         if (i != MODEL_VOCAB && i != MODEL_MERGES) err = parse_slice(&load.members[i], &load.values[i]);
@@ -313,7 +332,8 @@ static qn_err_t load_model(tokenizer_t *t, json_slice_t slice)
         err = qn_fail(QN_ERR_INVALID, "model: must have vocab and merges");
     if (!err) err = load_model_options(&load);
     if (!err) err = load_model_tables(&load);
-    for (size_t i = 0; i < MODEL_MEMBERS; i++) json_decref(load.values[i]);
+    for (size_t i = 0; i < MODEL_MEMBERS; i++)
+        json_decref(load.values[i]);
     text_buffer_fini(&load.strings);
     text_buffer_fini(&load.joined);
     return err;
@@ -332,7 +352,7 @@ static qn_err_t read_added(const json_t *json, size_t index, added_load_t *ret)
 {
     char where[48];
     snprintf(where, sizeof where, "added_tokens[%zu]", index);
-    *ret = (added_load_t){ 0 };
+    *ret = (added_load_t){0};
     qn_err_t err = component_json_string(json, where, "content", &ret->content, &ret->bytes);
     if (!err) err = component_json_bool(json, where, "single_word", 0, &ret->token.single_word);
     if (!err) err = component_json_bool(json, where, "lstrip", 0, &ret->token.left_strip);
@@ -357,7 +377,7 @@ static uint32_t choose_id(const tokenizer_t *t, const added_load_t *added, uint3
 /* Registers one token; its searchable form is its content as the normalizer would leave it. */
 static qn_err_t add_added(tokenizer_t *t, added_load_t *added, uint32_t id, normalizer_work_t *work)
 {
-    text_view_t view = { (const uint8_t *)added->content, added->bytes, NULL, 0 };
+    text_view_t view = {(const uint8_t *)added->content, added->bytes, NULL, 0};
     added->token.id = id;
     if (added->is_normalized) {
         qn_err_t err = normalizer_run(&t->normalizer, &t->classes, work, view, false, &view);
@@ -366,14 +386,13 @@ static qn_err_t add_added(tokenizer_t *t, added_load_t *added, uint32_t id, norm
     vocabulary_add(&t->added, added->content, added->bytes, id);
     vocabulary_add(&t->added_texts, view.bytes, view.length, id);
     if (view.length == 0) return QN_OK; /* normalized away: can never be found */
-    added_tokens_add(added->is_normalized ? &t->normalized_set : &t->plain_set, view.bytes, view.length,
-                     added->token);
+    added_tokens_add(added->is_normalized ? &t->normalized_set : &t->plain_set, view.bytes, view.length, added->token);
     return QN_OK;
 }
 
 static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, vocabulary_t *special_contents)
 {
-    normalizer_work_t work = { 0 };
+    normalizer_work_t work = {0};
     uint32_t next_id = (uint32_t)tokenizer_raw_pieces(t)->count;
     qn_err_t err = QN_OK;
     for (size_t i = 0; !err && i < json_array_size(list); i++) {
@@ -400,8 +419,7 @@ static void mark_if_special(tokenizer_t *t, const vocabulary_t *contents, uint32
 {
     size_t bytes;
     const char *text = tokenizer_token_text(t, id, &bytes);
-    if (text && vocabulary_find(contents, text, bytes) != VOCABULARY_NO_ID)
-        t->special[id >> 6] |= 1ull << (id & 63);
+    if (text && vocabulary_find(contents, text, bytes) != VOCABULARY_NO_ID) t->special[id >> 6] |= 1ull << (id & 63);
 }
 
 static void mark_special(tokenizer_t *t, const vocabulary_t *contents)
@@ -410,7 +428,8 @@ static void mark_special(tokenizer_t *t, const vocabulary_t *contents)
     t->id_limit = raw->id_limit > t->added.id_limit ? raw->id_limit : t->added.id_limit;
     t->special = calloc((t->id_limit + 63) / 64 + 1, sizeof *t->special);
     QN_ASSERT(t->special != NULL);
-    for (size_t i = 0; i < t->added.count; i++) mark_if_special(t, contents, t->added.entries[i].id);
+    for (size_t i = 0; i < t->added.count; i++)
+        mark_if_special(t, contents, t->added.entries[i].id);
     for (size_t i = 0; i < contents->count; i++) {
         const vocabulary_entry_t *entry = &contents->entries[i];
         uint32_t id = vocabulary_find(raw, contents->pool.bytes + entry->offset, entry->length);
@@ -458,8 +477,7 @@ static qn_err_t check_template(const tokenizer_t *t)
 {
     for (size_t i = 0; i < t->template.count; i++)
         if (t->template.items[i] != TEMPLATE_TEXT && t->template.items[i] >= t->id_limit)
-            return qn_fail(QN_ERR_INVALID, "post_processor: adds the id %u, which no token has",
-                           t->template.items[i]);
+            return qn_fail(QN_ERR_INVALID, "post_processor: adds the id %u, which no token has", t->template.items[i]);
     return QN_OK;
 }
 
@@ -480,15 +498,19 @@ static qn_err_t load_parts(tokenizer_t *t, const member_t *members, json_t *cons
 
 qn_err_t tokenizer_json_load(tokenizer_t *t, const char *json, size_t bytes)
 {
-    member_t members[TOP_MEMBERS] = {
-        [TOP_VERSION] = { "version", { 0 } }, [TOP_ADDED] = { "added_tokens", { 0 } },
-        [TOP_NORMALIZER] = { "normalizer", { 0 } }, [TOP_PRETOKENIZER] = { "pre_tokenizer", { 0 } },
-        [TOP_POST] = { "post_processor", { 0 } }, [TOP_DECODER] = { "decoder", { 0 } },
-        [TOP_MODEL] = { "model", { 0 } } };
-    json_t *values[TOP_MEMBERS] = { 0 };
-    qn_err_t err = find_members((json_slice_t){ json, bytes }, "tokenizer.json", members, TOP_MEMBERS);
-    for (size_t i = 0; !err && i < TOP_MODEL; i++) err = parse_slice(&members[i], &values[i]);
+    member_t members[TOP_MEMBERS] = {[TOP_VERSION] = {"version", {0}},
+                                     [TOP_ADDED] = {"added_tokens", {0}},
+                                     [TOP_NORMALIZER] = {"normalizer", {0}},
+                                     [TOP_PRETOKENIZER] = {"pre_tokenizer", {0}},
+                                     [TOP_POST] = {"post_processor", {0}},
+                                     [TOP_DECODER] = {"decoder", {0}},
+                                     [TOP_MODEL] = {"model", {0}}};
+    json_t *values[TOP_MEMBERS] = {0};
+    qn_err_t err = find_members((json_slice_t){json, bytes}, "tokenizer.json", members, TOP_MEMBERS);
+    for (size_t i = 0; !err && i < TOP_MODEL; i++)
+        err = parse_slice(&members[i], &values[i]);
     if (!err) err = load_parts(t, members, values);
-    for (size_t i = 0; i < TOP_MEMBERS; i++) json_decref(values[i]);
+    for (size_t i = 0; i < TOP_MEMBERS; i++)
+        json_decref(values[i]);
     return err;
 }

@@ -25,7 +25,8 @@ static uint32_t run_end(const run_cursor_t *cursor)
 static void fill_block(run_cursor_t *cursor, uint32_t first, uint16_t *masks)
 {
     for (uint32_t i = 0; i < BLOCK_SIZE; i++) {
-        while (run_end(cursor) <= first + i) cursor->run++;
+        while (run_end(cursor) <= first + i)
+            cursor->run++;
         masks[i] = unicode_runs[cursor->run] & 0x7FF;
     }
 }
@@ -38,10 +39,11 @@ void unicode_classes_init(unicode_classes_t *classes)
     size_t capacity = 512, count = 0;
     uint16_t *masks = malloc(capacity * BLOCK_SIZE * sizeof *masks);
     QN_ASSERT(masks != NULL);
-    run_cursor_t cursor = { 0 };
+    run_cursor_t cursor = {0};
     for (uint32_t block = 0; block < BLOCK_COUNT; block++) {
         uint32_t first = block << UNICODE_BLOCK_BITS;
-        while (run_end(&cursor) <= first) cursor.run++;
+        while (run_end(&cursor) <= first)
+            cursor.run++;
         uint16_t mask = unicode_runs[cursor.run] & 0x7FF;
         bool is_uniform = run_end(&cursor) >= first + BLOCK_SIZE;
         if (is_uniform && uniform[mask] != 0xFFFF) {
@@ -127,9 +129,12 @@ static size_t common_prefix(const uint8_t *text, size_t length)
     while (length - at >= 3) {
         uint8_t lead = text[at], second = text[at + 1];
         bool is_tail = (second & 0xC0) == 0x80;
-        if (lead >= 0xC2 && lead < 0xE0 && is_tail) at += 2;
-        else if (lead > 0xE0 && lead < 0xED && is_tail && (text[at + 2] & 0xC0) == 0x80) at += 3;
-        else break;
+        if (lead >= 0xC2 && lead < 0xE0 && is_tail)
+            at += 2;
+        else if (lead > 0xE0 && lead < 0xED && is_tail && (text[at + 2] & 0xC0) == 0x80)
+            at += 3;
+        else
+            break;
     }
     return at;
 }

@@ -10,18 +10,18 @@
 #include <stdint.h>
 
 enum {
-    UNICODE_UPPER = 1 << 0,        /* Lu, Lt */
-    UNICODE_LOWER = 1 << 1,        /* Ll */
-    UNICODE_OTHER_LETTER = 1 << 2, /* Lm, Lo */
-    UNICODE_MARK = 1 << 3,         /* M */
-    UNICODE_NUMBER = 1 << 4,       /* N */
-    UNICODE_SPACE = 1 << 5,        /* White_Space */
-    UNICODE_PUNCTUATION = 1 << 6,  /* P, as the Punctuation pre-tokenizer knows it */
-    UNICODE_WORD = 1 << 7,         /* Alphabetic, M, Nd, Pc, Join_Control */
-    UNICODE_NFC_UNSAFE = 1 << 8,   /* may change, move or combine with what precedes under NFC */
-    UNICODE_JOINS_BEFORE = 1 << 9, /* in some normal form interacts with what precedes */
+    UNICODE_UPPER = 1 << 0,         /* Lu, Lt */
+    UNICODE_LOWER = 1 << 1,         /* Ll */
+    UNICODE_OTHER_LETTER = 1 << 2,  /* Lm, Lo */
+    UNICODE_MARK = 1 << 3,          /* M */
+    UNICODE_NUMBER = 1 << 4,        /* N */
+    UNICODE_SPACE = 1 << 5,         /* White_Space */
+    UNICODE_PUNCTUATION = 1 << 6,   /* P, as the Punctuation pre-tokenizer knows it */
+    UNICODE_WORD = 1 << 7,          /* Alphabetic, M, Nd, Pc, Join_Control */
+    UNICODE_NFC_UNSAFE = 1 << 8,    /* may change, move or combine with what precedes under NFC */
+    UNICODE_JOINS_BEFORE = 1 << 9,  /* in some normal form interacts with what precedes */
     UNICODE_UNNORMALIZED = 1 << 10, /* assigned later than the normal forms used here: left alone */
-    UNICODE_NOT_ASCII = 1 << 15,   /* only in `bytes` */
+    UNICODE_NOT_ASCII = 1 << 15,    /* only in `bytes` */
     UNICODE_LETTER = UNICODE_UPPER | UNICODE_LOWER | UNICODE_OTHER_LETTER,
 };
 
@@ -34,8 +34,8 @@ extern const size_t unicode_run_count;
 /* Two-stage table: masks[index[code >> 7] << 7 | code & 127]. */
 typedef struct {
     uint16_t index[UNICODE_CODE_POINTS >> UNICODE_BLOCK_BITS];
-    uint16_t *masks;         /* owned */
-    uint16_t bytes[256];     /* class of an ASCII byte; UNICODE_NOT_ASCII for all others */
+    uint16_t *masks;     /* owned */
+    uint16_t bytes[256]; /* class of an ASCII byte; UNICODE_NOT_ASCII for all others */
 } unicode_classes_t;
 
 /* Expands the runs; about 100 µs. */
@@ -78,7 +78,8 @@ static inline unsigned unicode_lead_bytes(uint8_t lead)
 /* Start of the character before `at` in valid UTF-8; `at` > 0. */
 static inline size_t unicode_step_back(const uint8_t *text, size_t at)
 {
-    do at--;
+    do
+        at--;
     while (at > 0 && (text[at] & 0xC0) == 0x80);
     return at;
 }

@@ -31,9 +31,10 @@ static uint32_t hash_bytes(const uint8_t *bytes, size_t length)
 
 void vocabulary_init(vocabulary_t *vocabulary, size_t expected)
 {
-    *vocabulary = (vocabulary_t){ 0 };
+    *vocabulary = (vocabulary_t){0};
     size_t slots = 64;
-    while (slots < expected * 2) slots *= 2;
+    while (slots < expected * 2)
+        slots *= 2;
     vocabulary->slots = calloc(slots, sizeof *vocabulary->slots);
     QN_ASSERT(vocabulary->slots != NULL);
     vocabulary->slot_mask = slots - 1;
@@ -45,20 +46,18 @@ void vocabulary_fini(vocabulary_t *vocabulary)
     free(vocabulary->entries);
     free(vocabulary->slots);
     free(vocabulary->by_id);
-    *vocabulary = (vocabulary_t){ 0 };
+    *vocabulary = (vocabulary_t){0};
 }
 
 /* The slot of a piece: the one that holds it or the free one where it belongs. */
-static vocabulary_slot_t *find_slot(const vocabulary_t *vocabulary, const uint8_t *piece, size_t bytes,
-                                    uint32_t hash)
+static vocabulary_slot_t *find_slot(const vocabulary_t *vocabulary, const uint8_t *piece, size_t bytes, uint32_t hash)
 {
     for (size_t at = hash & vocabulary->slot_mask;; at = (at + 1) & vocabulary->slot_mask) {
         vocabulary_slot_t *slot = &vocabulary->slots[at];
         if (slot->entry == 0) return slot;
         if (slot->hash != hash) continue;
         const vocabulary_entry_t *entry = &vocabulary->entries[slot->entry - 1];
-        if (entry->length == bytes && memcmp(vocabulary->pool.bytes + entry->offset, piece, bytes) == 0)
-            return slot;
+        if (entry->length == bytes && memcmp(vocabulary->pool.bytes + entry->offset, piece, bytes) == 0) return slot;
     }
 }
 
@@ -70,7 +69,8 @@ static void grow_slots(vocabulary_t *vocabulary)
     for (size_t i = 0; i <= vocabulary->slot_mask; i++) {
         if (vocabulary->slots[i].entry == 0) continue;
         size_t at = vocabulary->slots[i].hash & (slots - 1);
-        while (grown[at].entry) at = (at + 1) & (slots - 1);
+        while (grown[at].entry)
+            at = (at + 1) & (slots - 1);
         grown[at] = vocabulary->slots[i];
     }
     free(vocabulary->slots);
@@ -87,7 +87,7 @@ static uint32_t new_entry(vocabulary_t *vocabulary, const void *piece, size_t by
     }
     QN_ASSERT(vocabulary->pool.length + bytes < UINT32_MAX);
     vocabulary->entries[vocabulary->count] =
-        (vocabulary_entry_t){ (uint32_t)vocabulary->pool.length, (uint32_t)bytes, 0 };
+        (vocabulary_entry_t){(uint32_t)vocabulary->pool.length, (uint32_t)bytes, 0};
     text_buffer_append(&vocabulary->pool, piece, bytes);
     text_buffer_reserve(&vocabulary->pool, 1); /* the pool is never NULL: the empty piece has an address */
     return (uint32_t)++vocabulary->count;
@@ -97,7 +97,8 @@ static void name_id(vocabulary_t *vocabulary, uint32_t id, uint32_t entry)
 {
     if (id >= vocabulary->by_id_capacity) {
         size_t capacity = vocabulary->by_id_capacity ? vocabulary->by_id_capacity : 1024;
-        while (capacity <= id) capacity *= 2;
+        while (capacity <= id)
+            capacity *= 2;
         vocabulary->by_id = realloc(vocabulary->by_id, capacity * sizeof *vocabulary->by_id);
         QN_ASSERT(vocabulary->by_id != NULL);
         memset(vocabulary->by_id + vocabulary->by_id_capacity, 0,
@@ -113,7 +114,7 @@ void vocabulary_add(vocabulary_t *vocabulary, const void *piece, size_t bytes, u
     if ((vocabulary->count + 1) * 2 > vocabulary->slot_mask) grow_slots(vocabulary);
     uint32_t hash = hash_bytes(piece, bytes);
     vocabulary_slot_t *slot = find_slot(vocabulary, piece, bytes, hash);
-    if (slot->entry == 0) *slot = (vocabulary_slot_t){ hash, new_entry(vocabulary, piece, bytes) };
+    if (slot->entry == 0) *slot = (vocabulary_slot_t){hash, new_entry(vocabulary, piece, bytes)};
     vocabulary->entries[slot->entry - 1].id = id;
     name_id(vocabulary, id, slot->entry);
 }

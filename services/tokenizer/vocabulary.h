@@ -30,7 +30,7 @@ typedef struct {
     size_t count, capacity;
     size_t slot_mask;
     size_t by_id_capacity;
-    uint32_t id_limit;           /* largest id + 1 */
+    uint32_t id_limit; /* largest id + 1 */
 } vocabulary_t;
 
 /* `expected` entries: sizes the tables; more may be added. */

@@ -27,8 +27,10 @@ static void *runner_main(void *opaque)
 static void runner_start(runner_t *runner, const qn_daemon_descriptor_t *descriptor, const qn_config_t *config,
                          unsigned composed)
 {
-    *runner = (runner_t){ .descriptor = descriptor, .config = config, .composed = composed,
-                          .stop_fd = eventfd(0, EFD_CLOEXEC) };
+    *runner = (runner_t){.descriptor = descriptor,
+                         .config = config,
+                         .composed = composed,
+                         .stop_fd = eventfd(0, EFD_CLOEXEC)};
     assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
 }
 

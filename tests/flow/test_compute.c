@@ -23,15 +23,15 @@
 #define TOKENS 12
 
 /* Case 1 of tests/golden/default/golden.json. */
-static const uint32_t PROMPT[] = { 0, 36, 1345, 311, 224 };
-static const uint32_t EXPECTED[TOKENS] = { 20, 17, 224, 426, 1345, 311, 267, 2581, 315, 273, 430, 2414 };
+static const uint32_t PROMPT[] = {0, 36, 1345, 311, 224};
+static const uint32_t EXPECTED[TOKENS] = {20, 17, 224, 426, 1345, 311, 267, 2581, 315, 273, 430, 2414};
 #define PROMPT_TOKENS (sizeof PROMPT / sizeof PROMPT[0])
 
 typedef struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool done;                    /* every token and every refusal is there */
-    bool with_refusals;           /* sends a broken plan before every good one */
+    bool done;          /* every token and every refusal is there */
+    bool with_refusals; /* sends a broken plan before every good one */
     /* the client thread's alone until done */
     qn_daemon_t *daemon;
     qn_peer_t compute;
@@ -40,7 +40,7 @@ typedef struct {
     char refusal_param[65];
 } script_t;
 
-static script_t script = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+static script_t script = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 static char run_dir[64];
 static qn_config_t *config;
 
@@ -50,7 +50,7 @@ static qn_err_t client_init(qn_daemon_t *daemon, const qn_config_values_t *value
 {
     (void)values;
     script.daemon = daemon;
-    script.compute = (qn_peer_t){ 0 };
+    script.compute = (qn_peer_t){0};
     script.sent = script.received = script.refused = 0;
     script.step = 0;
     *ret_state = &script;
@@ -65,26 +65,35 @@ static void send_plan(const qn_step_plan_t *plan)
 /* Slot 9 holds nothing: refused, and nothing else is disturbed. */
 static void send_broken_plan(void)
 {
-    send_plan(&(qn_step_plan_t){ .step = ++script.step, .runs = &(qn_slot_run_t){ .slot = 9, .token_count = 1,
-                                 .from_slot = true }, .runs_count = 1 });
+    send_plan(&(qn_step_plan_t){.step = ++script.step,
+                                .runs = &(qn_slot_run_t){.slot = 9, .token_count = 1, .from_slot = true},
+                                .runs_count = 1});
 }
 
 static void send_first_plan(void)
 {
-    qn_slot_set_t set = { .request = 77, .slot = 3, .prompt_tokens = PROMPT_TOKENS,
-                          .sampling = { .top_p = 1, .repetition_penalty = 1, .logprobs = true, .max_tokens = TOKENS } };
-    qn_slot_block_t blocks[] = { { 3, 0, 5 }, { 3, 1, 2 } };
-    qn_slot_run_t run = { .slot = 3, .token_count = PROMPT_TOKENS, .sample = true };
-    send_plan(&(qn_step_plan_t){ .step = ++script.step, .sets = &set, .sets_count = 1, .blocks = blocks,
-                                 .blocks_count = 2, .runs = &run, .runs_count = 1, .ids = PROMPT,
-                                 .ids_count = PROMPT_TOKENS });
+    qn_slot_set_t set = {.request = 77,
+                         .slot = 3,
+                         .prompt_tokens = PROMPT_TOKENS,
+                         .sampling = {.top_p = 1, .repetition_penalty = 1, .logprobs = true, .max_tokens = TOKENS}};
+    qn_slot_block_t blocks[] = {{3, 0, 5}, {3, 1, 2}};
+    qn_slot_run_t run = {.slot = 3, .token_count = PROMPT_TOKENS, .sample = true};
+    send_plan(&(qn_step_plan_t){.step = ++script.step,
+                                .sets = &set,
+                                .sets_count = 1,
+                                .blocks = blocks,
+                                .blocks_count = 2,
+                                .runs = &run,
+                                .runs_count = 1,
+                                .ids = PROMPT,
+                                .ids_count = PROMPT_TOKENS});
 }
 
 static void send_next_plan(void)
 {
-    qn_slot_run_t run = { .slot = 3, .position = PROMPT_TOKENS + script.sent - 1, .token_count = 1,
-                          .from_slot = true, .sample = true };
-    send_plan(&(qn_step_plan_t){ .step = ++script.step, .runs = &run, .runs_count = 1 });
+    qn_slot_run_t run = {
+        .slot = 3, .position = PROMPT_TOKENS + script.sent - 1, .token_count = 1, .from_slot = true, .sample = true};
+    send_plan(&(qn_step_plan_t){.step = ++script.step, .runs = &run, .runs_count = 1});
 }
 
 static void settle(void)
@@ -106,8 +115,10 @@ static uint64_t client_tick(void *state, uint64_t now_ns)
     bool ready = script.compute.epoch && status.state == QN_STATE_READY;
     for (; ready && script.sent < TOKENS && script.sent < script.received + 2; script.sent++) {
         if (script.with_refusals) send_broken_plan();
-        if (script.sent == 0) send_first_plan();
-        else send_next_plan();
+        if (script.sent == 0)
+            send_first_plan();
+        else
+            send_next_plan();
     }
     settle();
     return now_ns + 2000000;
@@ -130,17 +141,18 @@ static void take_refusal(void *state, qn_peer_t from, const void *message)
     (void)state, (void)from;
     const qn_refusal_t *refusal = message;
     assert_int_equal(refusal->status, 400);
-    snprintf(script.refusal_param, sizeof script.refusal_param, "%.*s", (int)refusal->param.bytes,
-             refusal->param.data);
+    snprintf(script.refusal_param, sizeof script.refusal_param, "%.*s", (int)refusal->param.bytes, refusal->param.data);
     script.refused++;
 }
 
-static const qn_daemon_descriptor_t client = {
-    .service = QN_SERVICE_SCHEDULER, .name = "scheduler",
-    .dials = (const qn_service_t[]){ QN_SERVICE_COMPUTE, QN_SERVICE_NONE },
-    .handlers = (const qn_handler_t[]){ { QN_MESSAGE_STEP_RESULT, take_result },
-                                        { QN_MESSAGE_REFUSAL, take_refusal }, { QN_MESSAGE_NONE, NULL } },
-    .init = client_init, .tick = client_tick };
+static const qn_daemon_descriptor_t client = {.service = QN_SERVICE_SCHEDULER,
+                                              .name = "scheduler",
+                                              .dials = (const qn_service_t[]){QN_SERVICE_COMPUTE, QN_SERVICE_NONE},
+                                              .handlers = (const qn_handler_t[]){{QN_MESSAGE_STEP_RESULT, take_result},
+                                                                                 {QN_MESSAGE_REFUSAL, take_refusal},
+                                                                                 {QN_MESSAGE_NONE, NULL}},
+                                              .init = client_init,
+                                              .tick = client_tick};
 
 /* ---- running daemons ---- */
 
@@ -163,7 +175,8 @@ static void run_client(bool inproc, bool with_refusals)
     runner_t runner;
     start(&runner, &client, inproc);
     pthread_mutex_lock(&script.mutex);
-    while (!script.done && pthread_cond_timedwait(&script.changed, &script.mutex, &until) == 0) {}
+    while (!script.done && pthread_cond_timedwait(&script.changed, &script.mutex, &until) == 0) {
+    }
     bool done = script.done;
     pthread_mutex_unlock(&script.mutex);
     stop(&runner);
@@ -193,7 +206,7 @@ static void wait_for_models(uint64_t count)
 static int setup(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=64MiB"};
     snprintf(run_dir, sizeof run_dir, "/tmp/qn-flow-XXXXXX");
     assert_non_null(mkdtemp(run_dir));
     if (qn_config_load(NULL, sets, 2, run_dir, &config)) fail_msg("%s", qn_err_text());
@@ -216,12 +229,12 @@ static void serve(bool inproc)
     start(&compute, &qn_compute_daemon, inproc);
     run_client(inproc, true);
     assert_string_equal(script.refusal_param, "runs");
-    if (!inproc) {                /* threads of one process live and end together */
-        run_client(inproc, false);  /* another scheduler: the slot the first one left is free */
+    if (!inproc) {                 /* threads of one process live and end together */
+        run_client(inproc, false); /* another scheduler: the slot the first one left is free */
         stop(&memory);
         start(&memory, &qn_memory_daemon, inproc);
         wait_for_models(2);
-        run_client(inproc, false);  /* another memory: mapped again */
+        run_client(inproc, false); /* another memory: mapped again */
     }
     stop(&compute);
     stop(&memory);

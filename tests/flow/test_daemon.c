@@ -21,7 +21,7 @@
 /* What the test and its services share. */
 typedef struct {
     atomic_uint peers_up, peers_gone, answers, out_of_order, refusals;
-    atomic_uint wanted;          /* requests the client shall send */
+    atomic_uint wanted; /* requests the client shall send */
     atomic_uint server_epoch;
 } board_t;
 
@@ -61,19 +61,20 @@ static void server_lease(void *opaque, qn_peer_t from, const void *message)
 {
     state_t *state = opaque;
     const qn_lease_t *lease = message;
-    uint32_t blocks[3] = { 1, 2, 3 };
-    qn_grant_t grant = { .batch = lease->batch, .blocks = blocks, .blocks_count = lease->ids_count % 4 };
-    while (qn_daemon_send(state->daemon, from, QN_MESSAGE_GRANT, &grant) == QN_SEND_FULL) abort();
+    uint32_t blocks[3] = {1, 2, 3};
+    qn_grant_t grant = {.batch = lease->batch, .blocks = blocks, .blocks_count = lease->ids_count % 4};
+    while (qn_daemon_send(state->daemon, from, QN_MESSAGE_GRANT, &grant) == QN_SEND_FULL)
+        abort();
 }
 
 static uint64_t client_tick(void *opaque, uint64_t now_ns)
 {
     state_t *state = opaque;
     qn_peer_t server = qn_daemon_peer(state->daemon, QN_SERVICE_MEMORY);
-    uint32_t ids[64] = { 0 };
+    uint32_t ids[64] = {0};
     while (server.epoch && state->sent < atomic_load(&board.wanted)) {
         /* Lengths vary, so over ipc the frames land at every alignment. */
-        qn_lease_t lease = { .batch = state->sent + 1, .ids = ids, .ids_count = (uint32_t)(state->sent % 61) };
+        qn_lease_t lease = {.batch = state->sent + 1, .ids = ids, .ids_count = (uint32_t)(state->sent % 61)};
         if (qn_daemon_send(state->daemon, server, QN_MESSAGE_LEASE, &lease) != QN_SEND_OK) break;
         state->sent++;
     }
@@ -85,7 +86,8 @@ static void client_grant(void *opaque, qn_peer_t from, const void *message)
     (void)from;
     state_t *state = opaque;
     const qn_grant_t *grant = message;
-    if (grant->batch != state->expected || grant->blocks_count != ((grant->batch - 1) % 61) % 4) atomic_fetch_add(&board.out_of_order, 1);
+    if (grant->batch != state->expected || grant->blocks_count != ((grant->batch - 1) % 61) % 4)
+        atomic_fetch_add(&board.out_of_order, 1);
     state->expected = grant->batch + 1;
     atomic_fetch_add(&board.answers, 1);
 }
@@ -110,17 +112,28 @@ static void client_peer(void *opaque, qn_peer_t peer, qn_peer_event_t event)
     if (event == QN_PEER_GONE) atomic_fetch_add(&board.peers_gone, 1);
 }
 
-static const qn_handler_t server_handlers[] = { { QN_MESSAGE_LEASE, server_lease }, { QN_MESSAGE_NONE, NULL } };
-static const qn_handler_t client_handlers[] = {
-    { QN_MESSAGE_GRANT, client_grant }, { QN_MESSAGE_REFUSAL, client_refusal }, { QN_MESSAGE_NONE, NULL } };
+static const qn_handler_t server_handlers[] = {{QN_MESSAGE_LEASE, server_lease}, {QN_MESSAGE_NONE, NULL}};
+static const qn_handler_t client_handlers[] = {{QN_MESSAGE_GRANT, client_grant},
+                                               {QN_MESSAGE_REFUSAL, client_refusal},
+                                               {QN_MESSAGE_NONE, NULL}};
 static const qn_daemon_descriptor_t server_daemon = {
-    .service = QN_SERVICE_MEMORY, .name = "memory", .dials = (const qn_service_t[]){ QN_SERVICE_NONE },
-    .handlers = server_handlers, .init = test_init, .tick = server_tick, .fini = test_fini,
+    .service = QN_SERVICE_MEMORY,
+    .name = "memory",
+    .dials = (const qn_service_t[]){QN_SERVICE_NONE},
+    .handlers = server_handlers,
+    .init = test_init,
+    .tick = server_tick,
+    .fini = test_fini,
 };
 static const qn_daemon_descriptor_t client_daemon = {
-    .service = QN_SERVICE_SCHEDULER, .name = "scheduler",
-    .dials = (const qn_service_t[]){ QN_SERVICE_MEMORY, QN_SERVICE_NONE },
-    .handlers = client_handlers, .init = test_init, .peer = client_peer, .tick = client_tick, .fini = test_fini,
+    .service = QN_SERVICE_SCHEDULER,
+    .name = "scheduler",
+    .dials = (const qn_service_t[]){QN_SERVICE_MEMORY, QN_SERVICE_NONE},
+    .handlers = client_handlers,
+    .init = test_init,
+    .peer = client_peer,
+    .tick = client_tick,
+    .fini = test_fini,
 };
 
 static void wait_for(atomic_uint *value, unsigned wanted)
@@ -169,8 +182,16 @@ static void exchange(unsigned composed)
     assert_int_equal(runner_stop(&server), QN_OK);
 }
 
-static void test_daemon_inproc_delivers_all_in_order(void **state) { (void)state; exchange(all); }
-static void test_daemon_ipc_delivers_all_in_order(void **state) { (void)state; exchange(0); }
+static void test_daemon_inproc_delivers_all_in_order(void **state)
+{
+    (void)state;
+    exchange(all);
+}
+static void test_daemon_ipc_delivers_all_in_order(void **state)
+{
+    (void)state;
+    exchange(0);
+}
 
 static void restart(unsigned composed)
 {
@@ -191,8 +212,16 @@ static void restart(unsigned composed)
     assert_int_equal(runner_stop(&server), QN_OK);
 }
 
-static void test_daemon_restarted_server_is_another_epoch(void **state) { (void)state; restart(0); }
-static void test_daemon_restarted_in_a_composition_is_another_epoch(void **state) { (void)state; restart(all); }
+static void test_daemon_restarted_server_is_another_epoch(void **state)
+{
+    (void)state;
+    restart(0);
+}
+static void test_daemon_restarted_in_a_composition_is_another_epoch(void **state)
+{
+    (void)state;
+    restart(all);
+}
 
 static void test_daemon_second_start_is_refused(void **state)
 {
@@ -220,7 +249,8 @@ static void test_daemon_bad_frames_disturb_nobody(void **state)
     assert_int_equal(zsock_connect(stranger, "ipc://%s/memory.sock", run_dir), 0);
     for (int i = 0; i < 500; i++) {
         uint8_t noise[64];
-        for (size_t j = 0; j < sizeof noise; j++) noise[j] = (uint8_t)(i * 31 + (int)j * 7);
+        for (size_t j = 0; j < sizeof noise; j++)
+            noise[j] = (uint8_t)(i * 31 + (int)j * 7);
         memcpy(noise + 4, i % 2 ? "QLEA" : "XXXX", 4);
         assert_true(zmq_send(zsock_resolve(stranger), noise, (size_t)i % sizeof noise, i % 3 ? 0 : ZMQ_SNDMORE) >= 0);
     }
@@ -237,7 +267,7 @@ static void test_daemon_bad_frames_disturb_nobody(void **state)
 static void test_daemon_unhandled_message_is_refused(void **state)
 {
     (void)state;
-    qn_handler_t none[] = { { QN_MESSAGE_NONE, NULL } };
+    qn_handler_t none[] = {{QN_MESSAGE_NONE, NULL}};
     qn_daemon_descriptor_t deaf = server_daemon;
     deaf.handlers = none;
     runner_t server, client;

@@ -31,11 +31,11 @@ typedef struct {
     bool wanted, answered, no_answer; /* no_answer: done once it is sent */
     qn_message_type_t type, answer_type;
     const void *message;
-    uint8_t *answer;               /* owned frame */
+    uint8_t *answer; /* owned frame */
     size_t answer_bytes;
 } question_t;
 
-static question_t question = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+static question_t question = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 static char run_dir[64];
 static qn_config_t *config;
 static qn_arena_t arena;
@@ -80,11 +80,11 @@ static void keep_answer(qn_message_type_t type, const void *message)
     qn_arena_fini(&scratch);
 }
 
-#define KEEPER(name, type) \
+#define KEEPER(name, type)                                                    \
     static void keep_##name(void *state, qn_peer_t from, const void *message) \
-    { \
-        (void)state, (void)from; \
-        keep_answer(type, message); \
+    {                                                                         \
+        (void)state, (void)from;                                              \
+        keep_answer(type, message);                                           \
     }
 KEEPER(description, QN_MESSAGE_MODEL_DESCRIPTION)
 KEEPER(reserved, QN_MESSAGE_RESERVED)
@@ -93,17 +93,26 @@ KEEPER(cache_stats, QN_MESSAGE_CACHE_STATS)
 KEEPER(flushed, QN_MESSAGE_FLUSHED)
 KEEPER(refusal, QN_MESSAGE_REFUSAL)
 
-static const qn_handler_t client_handlers[] = {
-    { QN_MESSAGE_MODEL_DESCRIPTION, keep_description }, { QN_MESSAGE_RESERVED, keep_reserved },
-    { QN_MESSAGE_GRANT, keep_grant }, { QN_MESSAGE_CACHE_STATS, keep_cache_stats },
-    { QN_MESSAGE_FLUSHED, keep_flushed }, { QN_MESSAGE_REFUSAL, keep_refusal }, { QN_MESSAGE_NONE, NULL } };
-static const qn_service_t client_dials[] = { QN_SERVICE_MEMORY, QN_SERVICE_NONE };
-static const qn_daemon_descriptor_t scheduler_client = {
-    .service = QN_SERVICE_SCHEDULER, .name = "scheduler", .dials = client_dials, .handlers = client_handlers,
-    .init = client_init, .tick = client_tick };
-static const qn_daemon_descriptor_t compute_client = {
-    .service = QN_SERVICE_COMPUTE, .name = "compute", .dials = client_dials, .handlers = client_handlers,
-    .init = client_init, .tick = client_tick };
+static const qn_handler_t client_handlers[] = {{QN_MESSAGE_MODEL_DESCRIPTION, keep_description},
+                                               {QN_MESSAGE_RESERVED, keep_reserved},
+                                               {QN_MESSAGE_GRANT, keep_grant},
+                                               {QN_MESSAGE_CACHE_STATS, keep_cache_stats},
+                                               {QN_MESSAGE_FLUSHED, keep_flushed},
+                                               {QN_MESSAGE_REFUSAL, keep_refusal},
+                                               {QN_MESSAGE_NONE, NULL}};
+static const qn_service_t client_dials[] = {QN_SERVICE_MEMORY, QN_SERVICE_NONE};
+static const qn_daemon_descriptor_t scheduler_client = {.service = QN_SERVICE_SCHEDULER,
+                                                        .name = "scheduler",
+                                                        .dials = client_dials,
+                                                        .handlers = client_handlers,
+                                                        .init = client_init,
+                                                        .tick = client_tick};
+static const qn_daemon_descriptor_t compute_client = {.service = QN_SERVICE_COMPUTE,
+                                                      .name = "compute",
+                                                      .dials = client_dials,
+                                                      .handlers = client_handlers,
+                                                      .init = client_init,
+                                                      .tick = client_tick};
 
 /* ---- running daemons ---- */
 
@@ -123,7 +132,8 @@ static void put_question(qn_message_type_t type, const void *message, bool no_an
     question.answered = false;
     question.no_answer = no_answer;
     question.wanted = true;
-    while (!question.answered && pthread_cond_timedwait(&question.changed, &question.mutex, &until) == 0) {}
+    while (!question.answered && pthread_cond_timedwait(&question.changed, &question.mutex, &until) == 0) {
+    }
     bool answered = question.answered;
     pthread_mutex_unlock(&question.mutex);
     if (!answered) fail_msg("no answer to %s", qn_message_name(type));
@@ -137,7 +147,8 @@ static void ask(qn_message_type_t type, const void *message, qn_message_type_t a
         fail_msg("%s was answered by %s", qn_message_name(type), qn_message_name(question.answer_type));
     qn_arena_reset(&arena);
     assert_int_equal(qn_wire_decode(qn_wire_type(answer_type), question.answer, question.answer_bytes, &arena,
-                                    ret_answer), QN_OK);
+                                    ret_answer),
+                     QN_OK);
 }
 
 static void tell(qn_message_type_t type, const void *message) { put_question(type, message, true); }
@@ -151,7 +162,7 @@ static void load_config(const char *const *sets, size_t count)
 static int setup(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=64MiB"};
     qn_arena_init(&arena, 0);
     snprintf(run_dir, sizeof run_dir, "/tmp/qn-flow-XXXXXX");
     assert_non_null(mkdtemp(run_dir));
@@ -175,11 +186,11 @@ static int teardown(void **state)
 
 static void describe_and_compare(bool inproc)
 {
-    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB",
-                                        "model.layout=rows" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=64MiB",
+                                       "model.layout=rows"};
     load_config(sets, 3);
     runner_t memory, client;
-    qn_describe_t describe = { .want_tensors = true };
+    qn_describe_t describe = {.want_tensors = true};
     qn_model_description_t model;
     safetensors_t *checkpoint;
     start(&client, &compute_client, inproc); /* first, so that it asks while the model loads */
@@ -222,8 +233,16 @@ static void describe_and_compare(bool inproc)
     assert_int_equal(runner_stop(&client), QN_OK);
 }
 
-static void test_memory_describes_the_model_inproc(void **state) { (void)state; describe_and_compare(true); }
-static void test_memory_describes_the_model_ipc(void **state) { (void)state; describe_and_compare(false); }
+static void test_memory_describes_the_model_inproc(void **state)
+{
+    (void)state;
+    describe_and_compare(true);
+}
+static void test_memory_describes_the_model_ipc(void **state)
+{
+    (void)state;
+    describe_and_compare(false);
+}
 
 /* What the description says of a tensor is enough to read it. */
 static void check_described(const qn_tensor_t *tensor, const qn_mapping_t *weights, const safetensors_t *checkpoint,
@@ -231,11 +250,12 @@ static void check_described(const qn_tensor_t *tensor, const qn_mapping_t *weigh
 {
     const safetensors_tensor_t *source = safetensors_find(checkpoint, tensor->name.data);
     uint64_t inputs = tensor->shape_count == 2 ? tensor->shape[1] : 1, bytes = 0;
-    qn_weight_t weight = {
-        .data = (uint8_t *)qn_region_pointer(weights) + tensor->offset, .group = tensor->group,
-        .scalar = tensor->dtype == QN_DTYPE_I4 ? QN_SCALAR_INT4
-            : tensor->dtype == QN_DTYPE_I8 ? QN_SCALAR_INT8 : QN_SCALAR_BF16,
-        .layout = tensor->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS };
+    qn_weight_t weight = {.data = (uint8_t *)qn_region_pointer(weights) + tensor->offset,
+                          .group = tensor->group,
+                          .scalar = tensor->dtype == QN_DTYPE_I4   ? QN_SCALAR_INT4
+                                    : tensor->dtype == QN_DTYPE_I8 ? QN_SCALAR_INT8
+                                                                   : QN_SCALAR_BF16,
+                          .layout = tensor->layout == QN_TENSOR_LAYOUT_PANELS ? QN_LAYOUT_PANELS : QN_LAYOUT_ROWS};
     assert_int_equal(qn_weight_bytes(weight.scalar, weight.layout, weight.group, tensor->shape[0], inputs, &bytes),
                      QN_OK);
     assert_int_equal(tensor->bytes, bytes);
@@ -256,15 +276,20 @@ static void check_described(const qn_tensor_t *tensor, const qn_mapping_t *weigh
 static void test_memory_describes_packed_and_quantised_weights(void **state)
 {
     (void)state;
-    static const struct { const char *set; qn_dtype_t product, outer; uint32_t group; float tolerance; } cases[] = {
-        { "model.quantize=none", QN_DTYPE_BF16, QN_DTYPE_BF16, 0, 0 },
-        { "model.quantize=int8", QN_DTYPE_I8, QN_DTYPE_I8, 0, 0.004f },
-        { "model.quantize=int4", QN_DTYPE_I4, QN_DTYPE_I8, 32, 0.2f },
+    static const struct {
+        const char *set;
+        qn_dtype_t product, outer;
+        uint32_t group;
+        float tolerance;
+    } cases[] = {
+        {"model.quantize=none", QN_DTYPE_BF16, QN_DTYPE_BF16, 0, 0},
+        {"model.quantize=int8", QN_DTYPE_I8, QN_DTYPE_I8, 0, 0.004f},
+        {"model.quantize=int4", QN_DTYPE_I4, QN_DTYPE_I8, 32, 0.2f},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=64MiB", cases[i].set };
+        const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=64MiB", cases[i].set};
         runner_t memory, client;
-        qn_describe_t describe = { .want_tensors = true };
+        qn_describe_t describe = {.want_tensors = true};
         qn_model_description_t model;
         qn_mapping_t *weights = NULL;
         safetensors_t *checkpoint;
@@ -293,7 +318,7 @@ static void test_memory_describe_without_tensors_is_short(void **state)
 {
     (void)state;
     runner_t memory, client;
-    qn_describe_t describe = { .want_tensors = false };
+    qn_describe_t describe = {.want_tensors = false};
     qn_model_description_t model;
     start(&memory, &qn_memory_daemon, true);
     start(&client, &scheduler_client, true);
@@ -307,16 +332,16 @@ static void test_memory_describe_without_tensors_is_short(void **state)
 static void test_memory_unusable_model_ends_the_daemon(void **state)
 {
     (void)state;
-    static const struct { const char *set; qn_err_t err; } bad[] = {
-        { "model.path=/nonexistent", QN_ERR_NOT_FOUND },
-        { "model.path=tests/unit", QN_ERR_NOT_FOUND },
-        { "model.max_model_len=2049", QN_ERR_CONFIG },
-        { "memory.kv_bytes=1KiB", QN_ERR_CONFIG },
-        { "memory.share=cuda_vmm", QN_ERR_CONFIG },
-        { "model.layout=rows", QN_ERR_CONFIG },
+    static const struct {
+        const char *set;
+        qn_err_t err;
+    } bad[] = {
+        {"model.path=/nonexistent", QN_ERR_NOT_FOUND}, {"model.path=tests/unit", QN_ERR_NOT_FOUND},
+        {"model.max_model_len=2049", QN_ERR_CONFIG},   {"memory.kv_bytes=1KiB", QN_ERR_CONFIG},
+        {"memory.share=cuda_vmm", QN_ERR_CONFIG},      {"model.layout=rows", QN_ERR_CONFIG},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        const char *const sets[] = { "model.path=deploy/models/default", "model.quantize=int4", bad[i].set };
+        const char *const sets[] = {"model.path=deploy/models/default", "model.quantize=int4", bad[i].set};
         load_config(sets, 3);
         assert_int_equal(qn_daemon_run(&qn_memory_daemon, config, 0, eventfd(0, EFD_CLOEXEC)), bad[i].err);
     }
@@ -330,10 +355,11 @@ static uint32_t ids[TOKENS];
 
 static void lease(uint64_t sequence, bool open, uint32_t tokens, uint32_t ids_count, qn_grant_t *ret_grant)
 {
-    for (uint32_t i = 0; i < TOKENS; i++) ids[i] = i * 3;
-    qn_lease_item_t item = { .sequence = sequence, .tokens = tokens, .ids_count = ids_count, .open = open };
-    qn_lease_t message = { .batch = sequence + 100, .items = &item, .items_count = 1, .ids = ids,
-                           .ids_count = ids_count };
+    for (uint32_t i = 0; i < TOKENS; i++)
+        ids[i] = i * 3;
+    qn_lease_item_t item = {.sequence = sequence, .tokens = tokens, .ids_count = ids_count, .open = open};
+    qn_lease_t message = {
+        .batch = sequence + 100, .items = &item, .items_count = 1, .ids = ids, .ids_count = ids_count};
     ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_GRANT, ret_grant);
     assert_int_equal(ret_grant->batch, sequence + 100);
     assert_int_equal(ret_grant->items_count, 1);
@@ -342,20 +368,20 @@ static void lease(uint64_t sequence, bool open, uint32_t tokens, uint32_t ids_co
 
 static void commit(uint64_t sequence, uint32_t position, uint32_t count)
 {
-    qn_commit_item_t item = { .sequence = sequence, .position = position, .ids_offset = position, .ids_count = count };
-    qn_commit_t message = { .items = &item, .items_count = 1, .ids = ids, .ids_count = position + count };
+    qn_commit_item_t item = {.sequence = sequence, .position = position, .ids_offset = position, .ids_count = count};
+    qn_commit_t message = {.items = &item, .items_count = 1, .ids = ids, .ids_count = position + count};
     tell(QN_MESSAGE_COMMIT, &message);
 }
 
 static void release(uint64_t sequence)
 {
-    qn_release_t message = { .sequences = &sequence, .sequences_count = 1 };
+    qn_release_t message = {.sequences = &sequence, .sequences_count = 1};
     tell(QN_MESSAGE_RELEASE, &message);
 }
 
 static qn_cache_stats_t cache_stats(void)
 {
-    qn_cache_query_t query = { 0 };
+    qn_cache_query_t query = {0};
     qn_cache_stats_t stats;
     ask(QN_MESSAGE_CACHE_QUERY, &query, QN_MESSAGE_CACHE_STATS, &stats);
     assert_int_equal(stats.used_blocks + stats.cached_blocks + stats.free_blocks, stats.total_blocks);
@@ -364,7 +390,7 @@ static qn_cache_stats_t cache_stats(void)
 
 static void start_pair(runner_t *memory, runner_t *client, bool inproc)
 {
-    qn_describe_t describe = { 0 };
+    qn_describe_t describe = {0};
     qn_model_description_t model;
     start(memory, &qn_memory_daemon, inproc);
     start(client, &scheduler_client, inproc);
@@ -403,7 +429,7 @@ static void test_memory_lease_commit_share_release_flush(void **state)
     assert_int_equal(stats.cached_blocks, 2);
     assert_int_equal(stats.hit_tokens, 32);
     assert_int_equal(stats.sequences, 0);
-    qn_flush_cache_t flush = { 0 };
+    qn_flush_cache_t flush = {0};
     qn_flushed_t flushed;
     ask(QN_MESSAGE_FLUSH_CACHE, &flush, QN_MESSAGE_FLUSHED, &flushed);
     assert_int_equal(flushed.freed_blocks, 2);
@@ -434,15 +460,16 @@ static void test_memory_lease_beyond_one_grant_is_short(void **state)
 {
     (void)state;
     enum { ITEMS = 1030, FIT = 1024 };
-    static const char *const sets[] = { "model.path=tests/golden/llama3", "memory.block_tokens=1", "memory.kv_dtype=bf16",
-                                        "memory.kv_bytes=900MiB", "scheduler.queue_limit=2048" };
+    static const char *const sets[] = {"model.path=tests/golden/llama3", "memory.block_tokens=1",
+                                       "memory.kv_dtype=bf16", "memory.kv_bytes=900MiB", "scheduler.queue_limit=2048"};
     static qn_lease_item_t items[ITEMS];
     runner_t memory, client;
     qn_grant_t grant;
     load_config(sets, 5);
     start_pair(&memory, &client, true);
-    for (uint32_t i = 0; i < ITEMS; i++) items[i] = (qn_lease_item_t){ .sequence = i + 1, .tokens = 1024, .open = true };
-    qn_lease_t message = { .batch = 1, .items = items, .items_count = ITEMS };
+    for (uint32_t i = 0; i < ITEMS; i++)
+        items[i] = (qn_lease_item_t){.sequence = i + 1, .tokens = 1024, .open = true};
+    qn_lease_t message = {.batch = 1, .items = items, .items_count = ITEMS};
     ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_GRANT, &grant);
     assert_int_equal(grant.items_count, ITEMS);
     assert_int_equal(grant.blocks_count, FIT * 1024);
@@ -460,11 +487,13 @@ static void test_memory_bad_leases_are_refused(void **state)
     runner_t memory, client;
     qn_refusal_t refusal;
     start_pair(&memory, &client, true);
-    static const struct { uint32_t offset, count; } bad[] = { { 0, 5 }, { 4, 1 }, { 5, 0 }, { UINT32_MAX, 2 } };
+    static const struct {
+        uint32_t offset, count;
+    } bad[] = {{0, 5}, {4, 1}, {5, 0}, {UINT32_MAX, 2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        qn_lease_item_t item = { .sequence = 1, .tokens = 10, .open = true, .ids_offset = bad[i].offset,
-                                 .ids_count = bad[i].count };
-        qn_lease_t message = { .items = &item, .items_count = 1, .ids = ids, .ids_count = 4 };
+        qn_lease_item_t item = {
+            .sequence = 1, .tokens = 10, .open = true, .ids_offset = bad[i].offset, .ids_count = bad[i].count};
+        qn_lease_t message = {.items = &item, .items_count = 1, .ids = ids, .ids_count = 4};
         ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_REFUSAL, &refusal);
         assert_int_equal(refusal.status, 400);
     }
@@ -478,13 +507,13 @@ static void test_memory_only_the_scheduler_may_lease(void **state)
     (void)state;
     runner_t memory, client;
     qn_refusal_t refusal;
-    qn_describe_t describe = { 0 };
+    qn_describe_t describe = {0};
     qn_model_description_t model;
     start(&memory, &qn_memory_daemon, true);
     start(&client, &compute_client, true);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
-    qn_lease_item_t item = { .sequence = 1, .tokens = 10, .open = true };
-    qn_lease_t message = { .items = &item, .items_count = 1 };
+    qn_lease_item_t item = {.sequence = 1, .tokens = 10, .open = true};
+    qn_lease_t message = {.items = &item, .items_count = 1};
     ask(QN_MESSAGE_LEASE, &message, QN_MESSAGE_REFUSAL, &refusal);
     assert_int_equal(refusal.status, 400);
     runner_stop(&client);
@@ -518,7 +547,7 @@ static void test_memory_dead_scheduler_holds_nothing(void **state)
 
 static uint64_t reserve(const char *name, uint64_t bytes, uint64_t *ret_bytes)
 {
-    qn_reserve_t message = { .kind = QN_REGION_KIND_ACTIVATIONS, .bytes = bytes, .name = qn_text(name) };
+    qn_reserve_t message = {.kind = QN_REGION_KIND_ACTIVATIONS, .bytes = bytes, .name = qn_text(name)};
     qn_reserved_t reserved;
     ask(QN_MESSAGE_RESERVE, &message, QN_MESSAGE_RESERVED, &reserved);
     assert_string_equal(reserved.region->name.data, name);
@@ -551,21 +580,29 @@ static void test_memory_reserved_regions_are_kept_by_name(void **state)
 static void test_memory_bad_reservations_are_refused(void **state)
 {
     (void)state;
-    static const struct { qn_region_kind_t kind; const char *name; uint64_t bytes; int status; } bad[] = {
-        { QN_REGION_KIND_WEIGHTS, "scratch", 100, 400 }, { QN_REGION_KIND_KV, "scratch", 100, 400 },
-        { QN_REGION_KIND_STATE, "", 100, 400 }, { QN_REGION_KIND_STATE, "a:b", 100, 400 },
-        { QN_REGION_KIND_STATE, "kv", 100, 400 }, { QN_REGION_KIND_STATE, "slots", UINT64_MAX, 507 },
-        { QN_REGION_KIND_STATE, "slots", (uint64_t)1 << 45, 507 },
+    static const struct {
+        qn_region_kind_t kind;
+        const char *name;
+        uint64_t bytes;
+        int status;
+    } bad[] = {
+        {QN_REGION_KIND_WEIGHTS, "scratch", 100, 400},
+        {QN_REGION_KIND_KV, "scratch", 100, 400},
+        {QN_REGION_KIND_STATE, "", 100, 400},
+        {QN_REGION_KIND_STATE, "a:b", 100, 400},
+        {QN_REGION_KIND_STATE, "kv", 100, 400},
+        {QN_REGION_KIND_STATE, "slots", UINT64_MAX, 507},
+        {QN_REGION_KIND_STATE, "slots", (uint64_t)1 << 45, 507},
     };
     runner_t memory, client;
     qn_refusal_t refusal;
-    qn_describe_t describe = { 0 };
+    qn_describe_t describe = {0};
     qn_model_description_t model;
     start(&memory, &qn_memory_daemon, true);
     start(&client, &compute_client, true);
     ask(QN_MESSAGE_DESCRIBE, &describe, QN_MESSAGE_MODEL_DESCRIPTION, &model);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        qn_reserve_t message = { .kind = bad[i].kind, .bytes = bad[i].bytes, .name = qn_text(bad[i].name) };
+        qn_reserve_t message = {.kind = bad[i].kind, .bytes = bad[i].bytes, .name = qn_text(bad[i].name)};
         ask(QN_MESSAGE_RESERVE, &message, QN_MESSAGE_REFUSAL, &refusal);
         assert_int_equal(refusal.status, bad[i].status);
     }

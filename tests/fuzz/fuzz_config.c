@@ -31,7 +31,7 @@ static void check_round_trip(const qn_config_t *config)
     const qn_config_key_t *keys = qn_config_keys(&count);
     for (size_t i = 0; i < count; i++) {
         char set[QN_PATH_MAX + 128];
-        const char *sets[] = { set };
+        const char *sets[] = {set};
         qn_config_t *again = NULL;
         char *value = qn_config_get_text(config, keys[i].key);
         snprintf(set, sizeof set, "%s=%s", keys[i].key, value);

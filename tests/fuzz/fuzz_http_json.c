@@ -15,7 +15,8 @@ static void check_prompts(const generation_t *generation, const generation_limit
         const generation_prompt_t *prompt = &generation->prompts[i];
         QN_ASSERT((prompt->text.data != NULL) != (prompt->ids != NULL));
         QN_ASSERT(!prompt->ids || prompt->id_count >= 1);
-        for (uint32_t j = 0; j < prompt->id_count; j++) QN_ASSERT(prompt->ids[j] < limits->vocab_size);
+        for (uint32_t j = 0; j < prompt->id_count; j++)
+            QN_ASSERT(prompt->ids[j] < limits->vocab_size);
         if (prompt->text.data) QN_ASSERT(prompt->text.data[prompt->text.bytes] == '\0');
     }
 }
@@ -42,18 +43,20 @@ static void check(const generation_t *generation, const generation_limits_t *lim
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    const generation_limits_t limits = { .model = "default", .vocab_size = 1000, .requests_max = 256,
-                                         .defaults = QN_GENERATION_CONFIG_NEUTRAL };
+    const generation_limits_t limits = {.model = "default",
+                                        .vocab_size = 1000,
+                                        .requests_max = 256,
+                                        .defaults = QN_GENERATION_CONFIG_NEUTRAL};
     for (int api = GENERATION_COMPLETIONS; api <= GENERATION_GENERATE; api++) {
-        generation_t generation = { 0 };
-        http_error_t error = { 0 };
+        generation_t generation = {0};
+        http_error_t error = {0};
         if (generation_parse((generation_api_t)api, (const char *)data, bytes, &limits, &generation, &error)) {
             check(&generation, &limits);
             generation_fini(&generation);
             continue;
         }
         QN_ASSERT(error.status == 400 || error.status == 404);
-        reply_buffer_t out = { 0 };
+        reply_buffer_t out = {0};
         http_error_write(&error, &out);
         json_t *reply = json_loadb(out.data, out.bytes, JSON_REJECT_DUPLICATES, NULL);
         QN_ASSERT(reply);

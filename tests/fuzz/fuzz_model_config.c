@@ -16,9 +16,11 @@ static void check_shape(const qn_model_config_t *c)
     QN_ASSERT(c->vocab >= 1 && c->vocab <= QN_VOCAB_MAX && c->max_positions <= QN_POSITIONS_MAX);
     QN_ASSERT(c->experts <= QN_EXPERTS_MAX && c->experts_per_token <= c->experts && c->eos_count <= QN_STOP_IDS_MAX);
     QN_ASSERT(isfinite(c->attention_scale) && c->attention_scale > 0 && isfinite(c->embedding_multiplier));
-    for (uint32_t i = 0; i < c->eos_count; i++) QN_ASSERT(c->eos[i] < c->vocab);
+    for (uint32_t i = 0; i < c->eos_count; i++)
+        QN_ASSERT(c->eos[i] < c->vocab);
     bool sparse = false;
-    for (uint32_t i = 0; i < c->layers; i++) sparse = sparse || c->layer_is_sparse[i];
+    for (uint32_t i = 0; i < c->layers; i++)
+        sparse = sparse || c->layer_is_sparse[i];
     QN_ASSERT(sparse == (c->experts > 0));
 }
 
@@ -46,6 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_shape(&config);
     check_tensors(&config);
     qn_rope_frequencies(&config.rope, config.head_dim, frequencies);
-    for (uint32_t i = 0; i < config.head_dim / 2; i++) QN_ASSERT(isfinite(frequencies[i]));
+    for (uint32_t i = 0; i < config.head_dim / 2; i++)
+        QN_ASSERT(isfinite(frequencies[i]));
     return 0;
 }

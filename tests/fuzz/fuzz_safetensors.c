@@ -20,7 +20,7 @@ static void write_file(const char *name, const void *bytes, size_t length)
 
 static void remove_directory(void)
 {
-    static const char *const names[] = { "a.safetensors", "b.safetensors", "model.safetensors.index.json" };
+    static const char *const names[] = {"a.safetensors", "b.safetensors", "model.safetensors.index.json"};
     char path[128];
     for (size_t i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, names[i]);
@@ -51,7 +51,8 @@ static void walk(const safetensors_t *checkpoint)
         QN_ASSERT(strlen(tensor->name) <= SAFETENSORS_NAME_MAX && tensor->rank <= SAFETENSORS_RANK_MAX);
         QN_ASSERT(tensor->bytes == safetensors_elements(tensor) * safetensors_dtype_bytes(tensor->dtype));
         QN_ASSERT(tensor->file_offset + tensor->bytes <= safetensors_file_bytes(checkpoint, tensor->file_index));
-        for (uint64_t at = 0; at < tensor->bytes; at++) sink = (uint8_t)(sink + tensor->data[at]);
+        for (uint64_t at = 0; at < tensor->bytes; at++)
+            sink = (uint8_t)(sink + tensor->data[at]);
         if (safetensors_elements(tensor)) safetensors_read_f32(tensor, safetensors_elements(tensor) - 1, 1, &value);
         total += tensor->bytes;
     }

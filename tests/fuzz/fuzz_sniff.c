@@ -14,10 +14,9 @@ static void look_at(sniff_message_t *message, const sniff_filter_t *filter)
     qn_arena_t arena;
     qn_arena_init(&arena, 4096);
     sniff_message_decode(message, &slots, &arena);
-    if (filter)
-        sniff_filter_match(filter, message);
+    if (filter) sniff_filter_match(filter, message);
     if (message->content) {
-        sniff_line_t line = { .bytes = 0 };
+        sniff_line_t line = {.bytes = 0};
         sniff_summary_add(&line, message);
         QN_ASSERT(strlen(line.text) == line.bytes);
     }
@@ -34,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     qn_err_t err = sniff_filter_parse(text, &filter, &at);
     QN_ASSERT(!err == (filter != NULL) && at <= strlen(text));
     size_t skip = end ? length + 1 : bytes;
-    qn_tap_header_t header = { .direction = (uint8_t)(bytes & 1), .now_ns = 1, .service = "compute" };
+    qn_tap_header_t header = {.direction = (uint8_t)(bytes & 1), .now_ns = 1, .service = "compute"};
     sniff_message_t *message = sniff_message_new(&header, data + skip, bytes - skip, 0);
     QN_ASSERT(message != NULL);
     look_at(message, filter);

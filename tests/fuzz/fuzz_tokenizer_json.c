@@ -13,7 +13,7 @@
 
 static void decode_both_ways(const tokenizer_t *t, const tokenizer_tokens_t *tokens, unsigned flags)
 {
-    text_buffer_t whole = { 0 }, parts = { 0 };
+    text_buffer_t whole = {0}, parts = {0};
     detokenizer_t d;
     tokenizer_decode(t, tokens->ids, tokens->count, flags, &whole);
     detokenizer_init(&d, t, flags);
@@ -32,7 +32,7 @@ static void decode_both_ways(const tokenizer_t *t, const tokenizer_tokens_t *tok
 static void encode_all_ways(const tokenizer_t *t, const char *text, size_t bytes)
 {
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(t);
-    tokenizer_tokens_t tokens = { 0 }, spanned = { 0 };
+    tokenizer_tokens_t tokens = {0}, spanned = {0};
     for (unsigned flags = 0; flags < 4; flags++) { /* ADD_SPECIAL and PARSE_SPECIAL */
         qn_err_t err = tokenizer_encode(t, scratch, text, bytes, flags, &tokens);
         if (err) continue;

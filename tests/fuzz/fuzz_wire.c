@@ -35,8 +35,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     qn_arena_t arena;
     qn_arena_init(&arena, 4096);
-    if (bytes && data[0] == '{') fuzz_json(data, bytes, &arena);
-    else fuzz_frame(data, bytes, &arena);
+    if (bytes && data[0] == '{')
+        fuzz_json(data, bytes, &arena);
+    else
+        fuzz_frame(data, bytes, &arena);
     qn_arena_fini(&arena);
     return 0;
 }

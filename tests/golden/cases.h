@@ -15,22 +15,22 @@ typedef struct {
 } golden_case_t;
 
 typedef struct {
-    const char *name, *model;     /* directories: of what is expected, of the weights */
+    const char *name, *model; /* directories: of what is expected, of the weights */
     uint32_t model_len;
-    const char *config;           /* directory of config.json; NULL: that of the weights */
+    const char *config; /* directory of config.json; NULL: that of the weights */
 } golden_model_t;
 
 static const golden_model_t MODELS[] = {
-    { "tests/golden/llama3", "tests/golden/llama3", 128, NULL },
-    { "tests/golden/default", "deploy/models/default", 768, NULL },
-    { "tests/golden/mistral", "tests/golden/mistral", 128, NULL },
-    { "tests/golden/qwen2", "tests/golden/qwen2", 128, NULL },
-    { "tests/golden/qwen3", "tests/golden/qwen3", 128, NULL },
-    { "tests/golden/gpt2", "tests/golden/gpt2", 128, NULL },
-    { "tests/golden/gemma2", "tests/golden/gemma2", 128, NULL },
-    { "tests/golden/mixtral", "tests/golden/mixtral", 128, NULL },
-    { "tests/golden/qwen3moe", "tests/golden/qwen3moe", 128, NULL },
-    { "tests/golden/dynamic", "tests/golden/qwen2", 128, "tests/golden/dynamic" },
+    {"tests/golden/llama3", "tests/golden/llama3", 128, NULL},
+    {"tests/golden/default", "deploy/models/default", 768, NULL},
+    {"tests/golden/mistral", "tests/golden/mistral", 128, NULL},
+    {"tests/golden/qwen2", "tests/golden/qwen2", 128, NULL},
+    {"tests/golden/qwen3", "tests/golden/qwen3", 128, NULL},
+    {"tests/golden/gpt2", "tests/golden/gpt2", 128, NULL},
+    {"tests/golden/gemma2", "tests/golden/gemma2", 128, NULL},
+    {"tests/golden/mixtral", "tests/golden/mixtral", 128, NULL},
+    {"tests/golden/qwen3moe", "tests/golden/qwen3moe", 128, NULL},
+    {"tests/golden/dynamic", "tests/golden/qwen2", 128, "tests/golden/dynamic"},
 };
 #define MODEL_COUNT (sizeof MODELS / sizeof MODELS[0])
 #define DEFAULT_MODEL 1
@@ -49,7 +49,8 @@ ENGINE_HELPER uint32_t read_ids(const json_t *list, uint32_t *ids)
 {
     size_t count = json_array_size(list);
     assert_in_range(count, 1, ENGINE_TOKENS_MAX);
-    for (size_t i = 0; i < count; i++) ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
+    for (size_t i = 0; i < count; i++)
+        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
     return (uint32_t)count;
 }
 
@@ -68,17 +69,19 @@ typedef void (*row_check_t)(void *context, const float *expected, const float *l
 
 /* Rows [T, V] of golden.safetensors, or the last few. Steps of one token give each row in turn. */
 ENGINE_HELPER void walk_logits(engine_t *engine, const golden_case_t *want, const safetensors_tensor_t *tensor,
-                        row_check_t check, void *context)
+                               row_check_t check, void *context)
 {
     uint32_t vocab = engine->limits.vocab, have = (uint32_t)tensor->shape[0], rows;
     float *expected = malloc(vocab * sizeof *expected);
     engine_plan_t *p = malloc(sizeof *p);
     engine_sequence_t *s = calloc(1, sizeof *s);
-    *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens,
-                              .sampling = engine_greedy(), .chunk = 1 };
+    *s = (engine_sequence_t){.prompt = want->prompt,
+                             .prompt_tokens = want->prompt_tokens,
+                             .sampling = engine_greedy(),
+                             .chunk = 1};
     assert_int_equal(tensor->shape[1], vocab);
     for (uint32_t t = 0; t < want->prompt_tokens; t++) {
-        p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids };
+        p->plan = (step_plan_t){.sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids};
         if (!s->set) engine_plan_set(engine, p, s, 0);
         engine_plan_run(p, s);
         p->runs[0].sample = true;
@@ -90,7 +93,7 @@ ENGINE_HELPER void walk_logits(engine_t *engine, const golden_case_t *want, cons
         assert_int_equal(safetensors_read_f32(tensor, row * vocab, vocab, expected), QN_OK);
         check(context, expected, logits, vocab);
     }
-    p->plan = (step_plan_t){ .retire = &s->slot, .retire_count = 1 };
+    p->plan = (step_plan_t){.retire = &s->slot, .retire_count = 1};
     engine_step(engine, &p->plan);
     free(expected);
     free(p);
@@ -100,8 +103,10 @@ ENGINE_HELPER void walk_logits(engine_t *engine, const golden_case_t *want, cons
 ENGINE_HELPER double log_total(const float *logits, uint32_t vocab)
 {
     double best = logits[0], sum = 0;
-    for (uint32_t v = 1; v < vocab; v++) best = logits[v] > best ? logits[v] : best;
-    for (uint32_t v = 0; v < vocab; v++) sum += exp(logits[v] - best);
+    for (uint32_t v = 1; v < vocab; v++)
+        best = logits[v] > best ? logits[v] : best;
+    for (uint32_t v = 0; v < vocab; v++)
+        sum += exp(logits[v] - best);
     return best + log(sum);
 }
 

@@ -21,16 +21,16 @@
 
 typedef struct {
     const char *directory;
-    const char *kernels;          /* compute.kernels */
-    uint32_t isa;                 /* 0: this machine's */
-    uint32_t threads, sequences, step_tokens, model_len, block_tokens;  /* 0: 1, 4, 64, 256, 16 */
+    const char *kernels;                                               /* compute.kernels */
+    uint32_t isa;                                                      /* 0: this machine's */
+    uint32_t threads, sequences, step_tokens, model_len, block_tokens; /* 0: 1, 4, 64, 256, 16 */
     qn_scalar_t kv_scalar;
-    weights_format_t format;      /* zero: as the checkpoint has them */
-    uint32_t layers;              /* only the first ones; 0: all */
-    const char *config;           /* another directory's config.json and generation_config.json; NULL: its own */
-    const backend_t *backend;     /* NULL: the CPU's */
-    qn_share_t share;             /* of all regions; memfd for the CPU */
-    const char *activations;      /* compute.activations; NULL: auto */
+    weights_format_t format;  /* zero: as the checkpoint has them */
+    uint32_t layers;          /* only the first ones; 0: all */
+    const char *config;       /* another directory's config.json and generation_config.json; NULL: its own */
+    const backend_t *backend; /* NULL: the CPU's */
+    qn_share_t share;         /* of all regions; memfd for the CPU */
+    const char *activations;  /* compute.activations; NULL: auto */
     bool deterministic;
 } engine_options_t;
 
@@ -46,15 +46,15 @@ typedef struct {
     executor_t *executor;
     step_result_t result;
     uint64_t step;
-    void *logits;                 /* the host's copy where the device's memory is not its own */
+    void *logits; /* the host's copy where the device's memory is not its own */
 } engine_t;
 
-#define ENGINE_OK(call) \
-    do { \
-        if ((call) != QN_OK) { \
+#define ENGINE_OK(call)                                                              \
+    do {                                                                             \
+        if ((call) != QN_OK) {                                                       \
             fprintf(stderr, "%s: %s (%s)\n", #call, qn_err_text(), qn_err_origin()); \
-            abort(); \
-        } \
+            abort();                                                                 \
+        }                                                                            \
     } while (0)
 
 ENGINE_HELPER char *engine_read_text(const char *directory, const char *name, size_t *ret_bytes)
@@ -69,14 +69,19 @@ ENGINE_HELPER char *engine_read_text(const char *directory, const char *name, si
     return text;
 }
 
-static uint64_t engine_regions;   /* ids given so far */
+static uint64_t engine_regions; /* ids given so far */
 
 ENGINE_HELPER qn_mapping_t *engine_region(const engine_t *engine, qn_region_kind_t kind, uint64_t bytes)
 {
     qn_mapping_t *region;
     qn_share_t share = engine->options.share;
-    qn_region_spec_t spec = { .id = ++engine_regions, .kind = kind, .share = share, .name = "test",
-                              .device = share == QN_SHARE_MEMFD ? -1 : 0, .bytes = bytes, .epoch = 1 };
+    qn_region_spec_t spec = {.id = ++engine_regions,
+                             .kind = kind,
+                             .share = share,
+                             .name = "test",
+                             .device = share == QN_SHARE_MEMFD ? -1 : 0,
+                             .bytes = bytes,
+                             .epoch = 1};
     ENGINE_OK(qn_region_create(&spec, &region));
     return region;
 }
@@ -84,16 +89,20 @@ ENGINE_HELPER qn_mapping_t *engine_region(const engine_t *engine, qn_region_kind
 /* Filled with a NaN, so that reading what nobody wrote shows; device memory is as memory leaves it. */
 ENGINE_HELPER void *engine_memory(engine_t *engine, unsigned index, uint64_t bytes)
 {
-    static const qn_region_kind_t KINDS[ENGINE_REGIONS] = {
-        [ENGINE_KV] = QN_REGION_KIND_KV, [ENGINE_ACTIVATIONS] = QN_REGION_KIND_ACTIVATIONS,
-        [ENGINE_STATE] = QN_REGION_KIND_STATE, [ENGINE_STEP_IO] = QN_REGION_KIND_STEP_IO };
+    static const qn_region_kind_t KINDS[ENGINE_REGIONS] = {[ENGINE_KV] = QN_REGION_KIND_KV,
+                                                           [ENGINE_ACTIVATIONS] = QN_REGION_KIND_ACTIVATIONS,
+                                                           [ENGINE_STATE] = QN_REGION_KIND_STATE,
+                                                           [ENGINE_STEP_IO] = QN_REGION_KIND_STEP_IO};
     engine->regions[index] = engine_region(engine, KINDS[index], bytes);
     void *memory = qn_region_pointer(engine->regions[index]);
     if (engine->options.share == QN_SHARE_MEMFD) memset(memory, 0xa5, bytes);
     return memory;
 }
 
-ENGINE_HELPER void *engine_at(const engine_t *engine, unsigned index) { return qn_region_pointer(engine->regions[index]); }
+ENGINE_HELPER void *engine_at(const engine_t *engine, unsigned index)
+{
+    return qn_region_pointer(engine->regions[index]);
+}
 
 /* Memory's table of tensors as compute reads it. */
 ENGINE_HELPER void engine_bind(engine_t *engine, const qn_model_config_t *config, const weights_t *weights)
@@ -102,10 +111,15 @@ ENGINE_HELPER void engine_bind(engine_t *engine, const qn_model_config_t *config
     model_tensor_t *tensors = calloc(count, sizeof *tensors);
     for (size_t i = 0; i < count; i++) {
         const weights_tensor_t *from = weights_at(weights, i);
-        tensors[i] = (model_tensor_t){
-            .name = from->name, .supported = true, .scalar = from->scalar, .layout = from->layout,
-            .group = from->group, .shape = from->shape, .rank = from->rank, .offset = from->offset,
-            .bytes = from->bytes };
+        tensors[i] = (model_tensor_t){.name = from->name,
+                                      .supported = true,
+                                      .scalar = from->scalar,
+                                      .layout = from->layout,
+                                      .group = from->group,
+                                      .shape = from->shape,
+                                      .rank = from->rank,
+                                      .offset = from->offset,
+                                      .bytes = from->bytes};
     }
     ENGINE_OK(model_bind(config, tensors, count, qn_region_pointer(engine->weights), qn_region_bytes(engine->weights),
                          &engine->model));
@@ -128,7 +142,7 @@ ENGINE_HELPER void engine_load(engine_t *engine)
     weights_t *weights;
     ENGINE_OK(weights_plan(engine->options.directory, &config, &engine->options.format, &weights));
     engine->weights = engine_region(engine, QN_REGION_KIND_WEIGHTS, weights_bytes(weights));
-    ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){ 0 }));
+    ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){0}));
     engine_bind(engine, &config, weights);
     weights_destroy(&weights);
 }
@@ -147,8 +161,8 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     engine_load(engine);
     const qn_model_config_t *config = &engine->model->config;
     uint32_t blocks = (options.model_len + options.block_tokens - 1) / options.block_tokens * options.sequences;
-    engine->limits = step_limits_make(options.sequences, options.step_tokens, options.model_len,
-                                      options.block_tokens, blocks, config->vocab);
+    engine->limits = step_limits_make(options.sequences, options.step_tokens, options.model_len, options.block_tokens,
+                                      blocks, config->vocab);
     const backend_t *backend = options.backend;
     ENGINE_OK(backend->choose_activations(options.activations ? options.activations : "auto",
                                           engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
@@ -158,29 +172,39 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     uint64_t block_bytes;
     ENGINE_OK(qn_model_kv_block_bytes(config, options.block_tokens, qn_scalar_bytes(options.kv_scalar), &block_bytes));
     qn_kernel_case_t shape = runtime_kernel_case(config, options.block_tokens, options.kv_scalar);
-    executor_parts_t parts = {
-        .backend = backend, .deterministic = options.deterministic, .model = engine->model, .limits = engine->limits,
-        .now_ns = qn_clock_now_ns,
-        .activations = engine_memory(engine, ENGINE_ACTIVATIONS, sizes.activations_bytes),
-        .state = engine_memory(engine, ENGINE_STATE, sizes.state_bytes),
-        .step_io = engine_memory(engine, ENGINE_STEP_IO, sizes.step_io_bytes),
-        .kv = { .data = engine_memory(engine, ENGINE_KV, block_bytes * blocks), .scalar = options.kv_scalar,
-                .layers = config->layers, .blocks = blocks, .block_tokens = options.block_tokens,
-                .kv_heads = config->kv_heads, .head_dim = config->head_dim } };
-    if (options.isa) ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
-    else ENGINE_OK(backend->choose_kernels(options.kernels, &shape, &parts.kernels));
-    backend_stream_options_t stream = {
-        .threads = options.threads, .deterministic = options.deterministic, .shape = &shape,
-        .activations = engine->limits.activations, .max_sequences = options.sequences };
+    executor_parts_t parts = {.backend = backend,
+                              .deterministic = options.deterministic,
+                              .model = engine->model,
+                              .limits = engine->limits,
+                              .now_ns = qn_clock_now_ns,
+                              .activations = engine_memory(engine, ENGINE_ACTIVATIONS, sizes.activations_bytes),
+                              .state = engine_memory(engine, ENGINE_STATE, sizes.state_bytes),
+                              .step_io = engine_memory(engine, ENGINE_STEP_IO, sizes.step_io_bytes),
+                              .kv = {.data = engine_memory(engine, ENGINE_KV, block_bytes * blocks),
+                                     .scalar = options.kv_scalar,
+                                     .layers = config->layers,
+                                     .blocks = blocks,
+                                     .block_tokens = options.block_tokens,
+                                     .kv_heads = config->kv_heads,
+                                     .head_dim = config->head_dim}};
+    if (options.isa)
+        ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
+    else
+        ENGINE_OK(backend->choose_kernels(options.kernels, &shape, &parts.kernels));
+    backend_stream_options_t stream = {.threads = options.threads,
+                                       .deterministic = options.deterministic,
+                                       .shape = &shape,
+                                       .activations = engine->limits.activations,
+                                       .max_sequences = options.sequences};
     ENGINE_OK(backend->stream_create(&stream, &engine->stream));
     parts.stream = engine->stream;
     ENGINE_OK(executor_create(&parts, &engine->executor));
     ENGINE_OK(slot_book_create(&engine->limits, &engine->book));
-    engine->result = (step_result_t){
-        .tokens = calloc(options.sequences, sizeof(step_token_t)),
-        .prompt = calloc(options.step_tokens, sizeof(step_prompt_token_t)),
-        .top = calloc((size_t)(options.sequences + options.step_tokens) * QN_TOP_LOGPROBS_MAX,
-                      sizeof(qn_top_entry_t)) };
+    engine->result =
+        (step_result_t){.tokens = calloc(options.sequences, sizeof(step_token_t)),
+                        .prompt = calloc(options.step_tokens, sizeof(step_prompt_token_t)),
+                        .top = calloc((size_t)(options.sequences + options.step_tokens) * QN_TOP_LOGPROBS_MAX,
+                                      sizeof(qn_top_entry_t))};
     return engine;
 }
 
@@ -192,7 +216,8 @@ ENGINE_HELPER void engine_close(engine_t *engine)
     engine->options.backend->stream_destroy(&engine->stream);
     model_destroy(&engine->model);
     qn_region_close(&engine->weights);
-    for (unsigned i = 0; i < ENGINE_REGIONS; i++) qn_region_close(&engine->regions[i]);
+    for (unsigned i = 0; i < ENGINE_REGIONS; i++)
+        qn_region_close(&engine->regions[i]);
     free(engine->result.tokens);
     free(engine->result.prompt);
     free(engine->result.top);
@@ -232,12 +257,12 @@ ENGINE_HELPER const float *engine_logits(engine_t *engine, uint32_t *ret_rows)
 typedef struct {
     const uint32_t *prompt;
     uint32_t prompt_tokens, max_tokens, chunk;
-    uint32_t start_step;          /* joins the batch at this step */
+    uint32_t start_step; /* joins the batch at this step */
     const uint32_t *stop_ids;
     uint32_t stop_count;
     step_sampling_t sampling;
-    bool ids_not_slot;            /* decode from plan ids, as after a restart */
-    uint32_t resumed;             /* ids after the prompt's, in `prompt` too, that were generated before: run again */
+    bool ids_not_slot; /* decode from plan ids, as after a restart */
+    uint32_t resumed;  /* ids after the prompt's, in `prompt` too, that were generated before: run again */
     /* running */
     uint32_t slot, position, generated;
     bool set, ended;
@@ -249,7 +274,7 @@ typedef struct {
 
 ENGINE_HELPER step_sampling_t engine_greedy(void)
 {
-    return (step_sampling_t){ .top_p = 1, .repetition_penalty = 1, .logprobs = true };
+    return (step_sampling_t){.top_p = 1, .repetition_penalty = 1, .logprobs = true};
 }
 
 /* A scattered table, so that wrong addressing shows: entry i of slot s. */
@@ -271,20 +296,24 @@ ENGINE_HELPER void engine_plan_set(engine_t *engine, engine_plan_t *p, engine_se
 {
     s->slot = slot;
     s->set = true;
-    p->sets[p->plan.set_count++] = (step_set_t){
-        .request = 1000 + slot, .slot = slot, .prompt_tokens = s->prompt_tokens, .sampling = s->sampling,
-        .stop_offset = p->plan.stop_id_count, .stop_count = s->stop_count };
-    for (uint32_t i = 0; i < s->stop_count; i++) p->stop_ids[p->plan.stop_id_count++] = s->stop_ids[i];
+    p->sets[p->plan.set_count++] = (step_set_t){.request = 1000 + slot,
+                                                .slot = slot,
+                                                .prompt_tokens = s->prompt_tokens,
+                                                .sampling = s->sampling,
+                                                .stop_offset = p->plan.stop_id_count,
+                                                .stop_count = s->stop_count};
+    for (uint32_t i = 0; i < s->stop_count; i++)
+        p->stop_ids[p->plan.stop_id_count++] = s->stop_ids[i];
     uint32_t tokens = s->prompt_tokens + s->resumed + s->max_tokens;
     if (tokens > engine->limits.max_model_len) tokens = engine->limits.max_model_len;
     uint32_t count = (tokens + engine->limits.block_tokens - 1) / engine->limits.block_tokens;
     for (uint32_t i = 0; i < count; i++)
-        p->blocks[p->plan.block_count++] = (qn_table_entry_t){ slot, i, engine_block(engine, slot, i) };
+        p->blocks[p->plan.block_count++] = (qn_table_entry_t){slot, i, engine_block(engine, slot, i)};
 }
 
 ENGINE_HELPER void engine_plan_run(engine_plan_t *p, engine_sequence_t *s)
 {
-    step_run_t run = { .slot = s->slot, .position = s->position, .ids_offset = p->plan.id_count };
+    step_run_t run = {.slot = s->slot, .position = s->position, .ids_offset = p->plan.id_count};
     uint32_t known = s->prompt_tokens + s->resumed;
     if (s->position < known) {
         run.tokens = known - s->position;
@@ -324,8 +353,13 @@ ENGINE_HELPER void engine_run(engine_t *engine, engine_sequence_t *sequences, ui
     QN_ASSERT(p && count <= 64);
     uint32_t retire[64], retire_count = 0;
     for (uint32_t step = 0, ended = 0; ended < count; step++) {
-        p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
-                                 .stop_ids = p->stop_ids, .retire = retire, .retire_count = retire_count };
+        p->plan = (step_plan_t){.sets = p->sets,
+                                .blocks = p->blocks,
+                                .runs = p->runs,
+                                .ids = p->ids,
+                                .stop_ids = p->stop_ids,
+                                .retire = retire,
+                                .retire_count = retire_count};
         for (uint32_t i = 0; i < count; i++) {
             engine_sequence_t *s = &sequences[i];
             if (s->ended || s->start_step > step) continue;
@@ -335,10 +369,12 @@ ENGINE_HELPER void engine_run(engine_t *engine, engine_sequence_t *sequences, ui
         engine_step(engine, &p->plan);
         engine_take(engine, sequences, count);
         retire_count = ended = 0;
-        for (uint32_t i = 0; i < count; i++) ended += sequences[i].ended;
+        for (uint32_t i = 0; i < count; i++)
+            ended += sequences[i].ended;
     }
-    for (uint32_t i = 0; i < count; i++) retire[retire_count++] = sequences[i].slot;
-    p->plan = (step_plan_t){ .retire = retire, .retire_count = retire_count };
+    for (uint32_t i = 0; i < count; i++)
+        retire[retire_count++] = sequences[i].slot;
+    p->plan = (step_plan_t){.retire = retire, .retire_count = retire_count};
     engine_step(engine, &p->plan);
     free(p);
 }

@@ -14,10 +14,10 @@
 
 #define AVX2_ONLY QN_ISA_AVX2
 #define AVX512_ONLY (QN_ISA_AVX2 | QN_ISA_AVX512)
-#define ROWS { .layout = QN_LAYOUT_ROWS }
-#define PANELS { .layout = QN_LAYOUT_PANELS }
-#define INT8 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 }
-#define INT4(inputs) { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = (inputs) }
+#define ROWS {.layout = QN_LAYOUT_ROWS}
+#define PANELS {.layout = QN_LAYOUT_PANELS}
+#define INT8 {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8}
+#define INT4(inputs) {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = (inputs)}
 
 typedef struct {
     const char *kernels;
@@ -25,30 +25,37 @@ typedef struct {
     qn_scalar_t kv;
     bool ids_not_slot;
     weights_format_t format;
-    bool every_model;             /* else the first two, which tell as much of it as all would */
+    bool every_model; /* else the first two, which tell as much of it as all would */
 } golden_way_t;
 
 static const golden_way_t WAYS[] = {
-    { "reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false },
-    { "reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true },
-    { "", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false },
-    { "", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true },
-    { "", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false },
-    { "", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true },
-    { "", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false },
-    { "", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true },
-    { "", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true },
-    { "", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false },
+    {"reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
+    {"reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true},
+    {"", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
+    {"", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true},
+    {"", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false},
+    {"", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true},
+    {"", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false},
+    {"", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true},
+    {"", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true},
+    {"", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false},
 };
 #define WAY_COUNT (sizeof WAYS / sizeof WAYS[0])
 #define AS_SERVED 7
 
 static engine_t *open_way(const golden_model_t *model, const golden_way_t *way)
 {
-    return engine_open((engine_options_t){
-        .directory = model->model, .config = model->config, .kernels = way->kernels, .isa = way->isa,
-        .threads = way->threads, .block_tokens = way->block_tokens, .step_tokens = model->model_len,
-        .model_len = model->model_len, .kv_scalar = way->kv, .format = way->format, .sequences = 2 });
+    return engine_open((engine_options_t){.directory = model->model,
+                                          .config = model->config,
+                                          .kernels = way->kernels,
+                                          .isa = way->isa,
+                                          .threads = way->threads,
+                                          .block_tokens = way->block_tokens,
+                                          .step_tokens = model->model_len,
+                                          .model_len = model->model_len,
+                                          .kv_scalar = way->kv,
+                                          .format = way->format,
+                                          .sequences = 2});
 }
 
 static bool is_reference(const golden_way_t *way) { return strcmp(way->kernels, "reference") == 0; }
@@ -59,8 +66,12 @@ static bool is_slow(const golden_way_t *way) { return is_reference(way) || (way-
 static void run_case(engine_t *engine, const golden_case_t *want, const golden_way_t *way, engine_sequence_t *s)
 {
     uint32_t tokens = is_reference(way) && want->greedy_tokens > 12 ? 12 : want->greedy_tokens;
-    *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens, .max_tokens = tokens,
-                              .chunk = way->chunk, .sampling = engine_greedy(), .ids_not_slot = way->ids_not_slot };
+    *s = (engine_sequence_t){.prompt = want->prompt,
+                             .prompt_tokens = want->prompt_tokens,
+                             .max_tokens = tokens,
+                             .chunk = way->chunk,
+                             .sampling = engine_greedy(),
+                             .ids_not_slot = way->ids_not_slot};
     engine_run(engine, s, 1);
 }
 
@@ -107,8 +118,8 @@ static void test_golden_greedy_every_way_agrees_with_float32(void **state)
             }
             print_message("%s, kernels \"%s\" isa %x, %s, chunk %u, threads %u: largest difference %.2g\n",
                           MODELS[m].name, WAYS[w].kernels, WAYS[w].isa,
-                          WAYS[w].format.layout == QN_LAYOUT_PANELS ? "panels" : "rows", WAYS[w].chunk,
-                          WAYS[w].threads, (double)worst);
+                          WAYS[w].format.layout == QN_LAYOUT_PANELS ? "panels" : "rows", WAYS[w].chunk, WAYS[w].threads,
+                          (double)worst);
             engine_close(engine);
             json_decref(root);
         }
@@ -143,7 +154,10 @@ static void walk_model(const golden_model_t *model, const golden_way_t *way, uin
     free(want);
 }
 
-typedef struct { uint32_t rows; float worst; } logits_check_t;
+typedef struct {
+    uint32_t rows;
+    float worst;
+} logits_check_t;
 
 static void check_logits(void *context, const float *expected, const float *logits, uint32_t vocab)
 {
@@ -161,7 +175,7 @@ static void test_golden_logits_every_prompt_row_agrees_with_float32(void **state
 {
     (void)state;
     for (size_t m = 0; m < MODEL_COUNT; m++) {
-        logits_check_t c = { 0 };
+        logits_check_t c = {0};
         walk_model(&MODELS[m], &WAYS[AS_SERVED], UINT32_MAX, check_logits, &c);
         print_message("%s: %u rows of logits, largest difference %.2g\n", MODELS[m].name, c.rows, (double)c.worst);
         assert_true(c.rows > 0);
@@ -172,7 +186,7 @@ static void test_golden_logits_every_prompt_row_agrees_with_float32(void **state
 
 /* The reference's logits of every row, and how the same rows compare. */
 typedef struct {
-    float *logits;                /* [rows, V] */
+    float *logits; /* [rows, V] */
     uint32_t rows, compared;
     float worst;
 } exact_check_t;
@@ -195,14 +209,14 @@ static void compare_row(void *context, const float *expected, const float *logit
         if (!(fabsf(logits[v] - kept[v]) <= c->worst)) c->worst = fabsf(logits[v] - kept[v]);
 }
 
-#define EXACT_LONGEST 8    /* prompts compared with the reference, which takes its time */
+#define EXACT_LONGEST 8 /* prompts compared with the reference, which takes its time */
 #define QUALITY_LONGEST 40
 
 /* The largest difference between the reference's logits and those of kernels with f32 activations. */
 static float compare_exact(const golden_model_t *model, golden_way_t way)
 {
-    static const uint32_t EXACT[] = { AVX2_ONLY, AVX512_ONLY };
-    exact_check_t c = { 0 };
+    static const uint32_t EXACT[] = {AVX2_ONLY, AVX512_ONLY};
+    exact_check_t c = {0};
     way.kernels = "reference";
     walk_model(model, &way, EXACT_LONGEST, keep_row, &c);
     way.kernels = "";
@@ -219,16 +233,16 @@ static float compare_exact(const golden_model_t *model, golden_way_t way)
 /* Kernels with f32 activations compute what the reference does; those that round them too stay as close to float32. */
 static void check_quantised(const golden_model_t *model, const char *name, weights_format_t format, double bound)
 {
-    golden_way_t way = { .kernels = "", .isa = AVX2_ONLY, .threads = 2, .format = format };
-    quality_t exact = { 0 }, best = { 0 };
+    golden_way_t way = {.kernels = "", .isa = AVX2_ONLY, .threads = 2, .format = format};
+    quality_t exact = {0}, best = {0};
     float worst = compare_exact(model, way);
     walk_model(model, &way, QUALITY_LONGEST, add_quality, &exact);
     way.isa = 0;
     walk_model(model, &way, QUALITY_LONGEST, add_quality, &best);
     print_message("%s, %s: vector kernels within %.2g of the reference; divergence from float32 %.2g with f32 "
-                  "activations (same choice in %u of %u), %.2g with the best that fit (%u)\n", model->name, name,
-                  (double)worst, exact.divergence / exact.rows, exact.same, exact.rows, best.divergence / best.rows,
-                  best.same);
+                  "activations (same choice in %u of %u), %.2g with the best that fit (%u)\n",
+                  model->name, name, (double)worst, exact.divergence / exact.rows, exact.same, exact.rows,
+                  best.divergence / best.rows, best.same);
     if (!(worst <= 1e-3f)) fail_msg("the kernels disagree");
     if (!(exact.divergence <= bound * exact.rows && best.divergence <= bound * best.rows))
         fail_msg("more than %g", bound);
@@ -251,7 +265,7 @@ static void test_golden_quantised_weights_stay_close_to_float32(void **state)
 static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **state)
 {
     (void)state;
-    static const uint32_t CHUNKS[] = { 0, 1, 7, 16 };
+    static const uint32_t CHUNKS[] = {0, 1, 7, 16};
     golden_case_t *want = malloc(sizeof *want);
     engine_sequence_t *s = malloc(sizeof *s);
     float logits[512];
@@ -264,8 +278,11 @@ static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **stat
     assert_non_null(tensor);
     for (size_t c = 0; c < sizeof CHUNKS / sizeof CHUNKS[0]; c++) {
         engine_t *engine = open_way(&MODELS[0], &WAYS[AS_SERVED]);
-        *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens, .max_tokens = 1,
-                                  .chunk = CHUNKS[c], .sampling = engine_greedy() };
+        *s = (engine_sequence_t){.prompt = want->prompt,
+                                 .prompt_tokens = want->prompt_tokens,
+                                 .max_tokens = 1,
+                                 .chunk = CHUNKS[c],
+                                 .sampling = engine_greedy()};
         s->sampling.prompt_logprobs = true;
         engine_run(engine, s, 1);
         assert_int_equal(s->prompt_logprob_count, want->prompt_tokens - 1);
@@ -290,7 +307,7 @@ static void test_golden_bf16_kv_stays_close(void **state)
     (void)state;
     golden_case_t *want = malloc(sizeof *want);
     engine_sequence_t *s = malloc(sizeof *s);
-    golden_way_t way = { .kernels = "", .threads = 2, .kv = QN_SCALAR_BF16, .format = PANELS };
+    golden_way_t way = {.kernels = "", .threads = 2, .kv = QN_SCALAR_BF16, .format = PANELS};
     json_t *root, *cases = load_cases(&MODELS[DEFAULT_MODEL], &root);
     engine_t *engine = open_way(&MODELS[DEFAULT_MODEL], &way);
     uint32_t compared = 0;
@@ -327,10 +344,11 @@ static void test_golden_hidden_states_agree_layer_by_layer(void **state)
         float worst = 0;
         for (uint32_t layers = 1; hidden && layers + 1 < hidden->shape[0]; layers++) {
             engine_t *engine = engine_open((engine_options_t){
-                .directory = MODELS[m].model, .layers = layers, .step_tokens = MODELS[m].model_len,
-                .format = PANELS });
-            *s = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens, .max_tokens = 1,
-                                      .sampling = engine_greedy() };
+                .directory = MODELS[m].model, .layers = layers, .step_tokens = MODELS[m].model_len, .format = PANELS});
+            *s = (engine_sequence_t){.prompt = want->prompt,
+                                     .prompt_tokens = want->prompt_tokens,
+                                     .max_tokens = 1,
+                                     .sampling = engine_greedy()};
             engine_run(engine, s, 1);
             scratch_t scratch;
             scratch_place(&engine->model->config, &engine->limits, engine_at(engine, ENGINE_ACTIVATIONS),

@@ -47,7 +47,7 @@ static void check_ids(case_t *c, const char *text, size_t bytes, const json_t *i
 /* The spans of the tokens cover the text in order, and the ids are the same with and without them. */
 static void check_spans(case_t *c, const char *text, size_t bytes)
 {
-    tokenizer_tokens_t spanned = { 0 };
+    tokenizer_tokens_t spanned = {0};
     unsigned flags = TOKENIZER_PARSE_SPECIAL | TOKENIZER_WITH_SPANS;
     assert_int_equal(tokenizer_encode(c->tokenizer, c->scratch, text, bytes, flags, &spanned), QN_OK);
     assert_int_equal(spanned.count, c->tokens.count);
@@ -73,7 +73,7 @@ static void check_decoding(case_t *c, const char *want, size_t bytes, unsigned f
 static void check_incremental(case_t *c, unsigned flags)
 {
     detokenizer_t d;
-    text_buffer_t released = { 0 };
+    text_buffer_t released = {0};
     detokenizer_init(&d, c->tokenizer, flags);
     for (size_t i = 0; i < c->tokens.count; i++) {
         detokenizer_push(&d, c->tokens.ids[i], &released);
@@ -96,7 +96,7 @@ static void check_text(case_t *c, const json_t *text, const json_t *expected, si
     static const struct {
         const char *key;
         unsigned flags;
-    } kinds[] = { { "decoded_skip_special", TOKENIZER_SKIP_SPECIAL }, { "decoded", 0 } };
+    } kinds[] = {{"decoded_skip_special", TOKENIZER_SKIP_SPECIAL}, {"decoded", 0}};
     for (size_t k = 0; k < 2; k++) {
         const json_t *decoded = json_object_get(expected, kinds[k].key);
         if (json_array_size(decoded) == 0) continue; /* the reference has none of this kind */
@@ -110,7 +110,7 @@ static void check_text(case_t *c, const json_t *text, const json_t *expected, si
 
 static void check_tokenizer(const char *name)
 {
-    case_t c = { .name = name };
+    case_t c = {.name = name};
     char path[256];
     snprintf(path, sizeof path, FOLDER "%s.tokenizer.json", name);
     if (tokenizer_open(path, &c.tokenizer) != QN_OK) fail_msg("%s", qn_err_text());

@@ -11,14 +11,16 @@ typedef struct {
     arena_t arena;
     held_t held;
     random_t random;
-    char label[128];           /* the case at hand */
+    char label[128]; /* the case at hand */
     unsigned cases, failures;
-    double worst, allowed;     /* relative error that came nearest to its bound */
-    const float *terms;        /* of the next comparison: a term of each sum, rounded on its own; NULL: none */
+    double worst, allowed; /* relative error that came nearest to its bound */
+    const float *terms;    /* of the next comparison: a term of each sum, rounded on its own; NULL: none */
 } check_t;
 
 /* The same values for both sides. */
-typedef struct { qn_weight_t host, device; } pair_t;
+typedef struct {
+    qn_weight_t host, device;
+} pair_t;
 
 check_t check_begin(const char *op, qn_scalar_t activations, bool deterministic);
 /* Waits, and forgets the memory of the case. */

@@ -15,7 +15,7 @@ typedef struct {
 
 typedef struct {
     qn_attention_t host, device;
-    uint32_t rows;               /* of q and out */
+    uint32_t rows; /* of q and out */
 } problem_t;
 
 static uint32_t blocks_of(const shape_t *shape, uint32_t run)
@@ -34,7 +34,8 @@ static void make_tables(check_t *check, const shape_t *shape, problem_t *problem
     uint32_t *tables = hold(&check->held, (size_t)shape->runs * longest * sizeof *tables);
     qn_run_t *runs = hold(&check->held, shape->runs * sizeof *runs);
     uint32_t *order = hold(&check->held, blocks * sizeof *order), next = 0, first = 0;
-    for (uint32_t i = 0; i < blocks; i++) order[i] = i;
+    for (uint32_t i = 0; i < blocks; i++)
+        order[i] = i;
     for (uint32_t i = blocks; i > 1; i--) {
         uint32_t other = random_below(&check->random, i), kept = order[i - 1];
         order[i - 1] = order[other];
@@ -42,13 +43,13 @@ static void make_tables(check_t *check, const shape_t *shape, problem_t *problem
     }
     for (uint32_t i = 0; i < shape->runs; i++) {
         uint32_t slot = shape->runs - 1 - i;
-        runs[i] = (qn_run_t){ .slot = slot, .position = shape->positions[i], .tokens = shape->tokens[i],
-                              .first = first };
+        runs[i] = (qn_run_t){.slot = slot, .position = shape->positions[i], .tokens = shape->tokens[i], .first = first};
         first += shape->tokens[i];
-        for (uint32_t b = 0; b < blocks_of(shape, i); b++) tables[(size_t)slot * longest + b] = order[next++];
+        for (uint32_t b = 0; b < blocks_of(shape, i); b++)
+            tables[(size_t)slot * longest + b] = order[next++];
     }
     problem->rows = first;
-    problem->host.tables = (qn_slot_tables_t){ .block_tables = tables, .slots = shape->runs, .table_blocks = longest };
+    problem->host.tables = (qn_slot_tables_t){.block_tables = tables, .slots = shape->runs, .table_blocks = longest};
     problem->host.runs = runs;
     problem->host.kv.blocks = blocks;
     problem->device = problem->host;
@@ -58,11 +59,14 @@ static void make_tables(check_t *check, const shape_t *shape, problem_t *problem
 
 static problem_t make_problem(check_t *check, const shape_t *shape, qn_scalar_t kv_scalar)
 {
-    problem_t problem = { .host = { .layer = 1, .heads = shape->heads, .window = shape->window,
-                                    .scale = 1 / sqrtf((float)shape->head_dim), .softcap = shape->softcap,
-                                    .run_count = shape->runs } };
+    problem_t problem = {.host = {.layer = 1,
+                                  .heads = shape->heads,
+                                  .window = shape->window,
+                                  .scale = 1 / sqrtf((float)shape->head_dim),
+                                  .softcap = shape->softcap,
+                                  .run_count = shape->runs}};
     make_tables(check, shape, &problem);
-    qn_kv_t kv = { NULL, kv_scalar, 2, problem.host.kv.blocks, shape->block_tokens, shape->kv_heads, shape->head_dim };
+    qn_kv_t kv = {NULL, kv_scalar, 2, problem.host.kv.blocks, shape->block_tokens, shape->kv_heads, shape->head_dim};
     size_t kv_count = (size_t)2 * 2 * kv.blocks * kv.block_tokens * kv.kv_heads * kv.head_dim;
     size_t count = (size_t)problem.rows * shape->heads * shape->head_dim;
     pair_t cache = check_weight(check, kv_count, 1, 0, kv_scalar);
@@ -93,22 +97,22 @@ static void check_shape(check_t *check, const shape_t *shape, qn_scalar_t kv_sca
 }
 
 static const shape_t HEADS[] = {
-    { .heads = 4, .kv_heads = 4, .head_dim = 32, .block_tokens = 16 },
-    { .heads = 32, .kv_heads = 8, .head_dim = 64, .block_tokens = 16 },
-    { .heads = 14, .kv_heads = 2, .head_dim = 64, .block_tokens = 5, .window = 70 },
-    { .heads = 6, .kv_heads = 3, .head_dim = 80, .block_tokens = 16 },
-    { .heads = 8, .kv_heads = 8, .head_dim = 96, .block_tokens = 32 },
-    { .heads = 32, .kv_heads = 8, .head_dim = 128, .block_tokens = 16 },
-    { .heads = 28, .kv_heads = 4, .head_dim = 128, .block_tokens = 16, .window = 129 },
-    { .heads = 20, .kv_heads = 1, .head_dim = 128, .block_tokens = 16 },
-    { .heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .window = 100 },
-    { .heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .softcap = 50 },
-    { .heads = 16, .kv_heads = 8, .head_dim = 128, .block_tokens = 16, .window = 300, .softcap = 5 },
-    { .heads = 3, .kv_heads = 3, .head_dim = 112, .block_tokens = 16, .softcap = 20 },
+    {.heads = 4, .kv_heads = 4, .head_dim = 32, .block_tokens = 16},
+    {.heads = 32, .kv_heads = 8, .head_dim = 64, .block_tokens = 16},
+    {.heads = 14, .kv_heads = 2, .head_dim = 64, .block_tokens = 5, .window = 70},
+    {.heads = 6, .kv_heads = 3, .head_dim = 80, .block_tokens = 16},
+    {.heads = 8, .kv_heads = 8, .head_dim = 96, .block_tokens = 32},
+    {.heads = 32, .kv_heads = 8, .head_dim = 128, .block_tokens = 16},
+    {.heads = 28, .kv_heads = 4, .head_dim = 128, .block_tokens = 16, .window = 129},
+    {.heads = 20, .kv_heads = 1, .head_dim = 128, .block_tokens = 16},
+    {.heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .window = 100},
+    {.heads = 8, .kv_heads = 4, .head_dim = 256, .block_tokens = 16, .softcap = 50},
+    {.heads = 16, .kv_heads = 8, .head_dim = 128, .block_tokens = 16, .window = 300, .softcap = 5},
+    {.heads = 3, .kv_heads = 3, .head_dim = 112, .block_tokens = 16, .softcap = 20},
 };
 
-static const uint32_t LENGTHS[] = { 0, 1, 15, 16, 62, 63, 64, 65, 127, 200, 511, 700, 1500, 4095, 4200 };
-static const uint32_t CHUNKS[][2] = { { 0, 1 }, { 0, 70 }, { 3, 2 }, { 64, 64 }, { 100, 33 }, { 511, 3 }, { 17, 200 } };
+static const uint32_t LENGTHS[] = {0, 1, 15, 16, 62, 63, 64, 65, 127, 200, 511, 700, 1500, 4095, 4200};
+static const uint32_t CHUNKS[][2] = {{0, 1}, {0, 70}, {3, 2}, {64, 64}, {100, 33}, {511, 3}, {17, 200}};
 
 unsigned check_attention(qn_scalar_t activations)
 {
@@ -161,12 +165,15 @@ static void check_alone(check_t *check, const shape_t *shape, uint32_t index, bo
 unsigned check_attention_bits(void)
 {
     check_t check = check_begin("attention, bits", QN_SCALAR_BF16, true);
-    shape_t decode_all = { .heads = 8, .kv_heads = 2, .head_dim = 128, .block_tokens = 16 }, prefill_all = decode_all;
+    shape_t decode_all = {.heads = 8, .kv_heads = 2, .head_dim = 128, .block_tokens = 16}, prefill_all = decode_all;
     for (uint32_t i = 0; i < RUNS_MAX; i++)
         decode_all.positions[i] = 5 + i * 17 + i / 60 * 4000, decode_all.tokens[i] = 1;
-    for (uint32_t i = 0; i < 7; i++) prefill_all.positions[i] = CHUNKS[i][0], prefill_all.tokens[i] = CHUNKS[i][1];
+    for (uint32_t i = 0; i < 7; i++)
+        prefill_all.positions[i] = CHUNKS[i][0], prefill_all.tokens[i] = CHUNKS[i][1];
     decode_all.runs = RUNS_MAX, prefill_all.runs = 7;
-    for (uint32_t i = 3; i < RUNS_MAX; i += 12) check_alone(&check, &decode_all, i, true);
-    for (uint32_t i = 0; i < 7; i++) check_alone(&check, &prefill_all, i, false);
+    for (uint32_t i = 3; i < RUNS_MAX; i += 12)
+        check_alone(&check, &decode_all, i, true);
+    for (uint32_t i = 0; i < 7; i++)
+        check_alone(&check, &prefill_all, i, false);
     return check_end(&check);
 }

@@ -14,21 +14,21 @@ typedef struct {
 } product_shape_t;
 
 static const product_shape_t PRODUCTS[] = {
-    { 1, 2048, { 2048, 512, 512 }, true, false, false, false, false, 0 },
-    { 3, 1032, { 520, 64, 72 }, true, false, false, true, false, 0 },
-    { 8, 4096, { 4096, 1024, 1024 }, true, false, false, false, false, 0 },
-    { 9, 2048, { 600, 64, 64 }, true, false, false, false, false, 0 },
-    { 1, 2048, { 8192, 8192 }, true, true, false, false, false, QN_ACTIVATION_SILU },
-    { 5, 1040, { 700, 700 }, true, true, false, true, false, QN_ACTIVATION_GELU_TANH },
-    { 8, 520, { 77, 77 }, true, true, false, false, false, QN_ACTIVATION_GELU },
-    { 4, 2048, { 3000, 3000 }, false, true, false, false, false, QN_ACTIVATION_SILU },
-    { 17, 1040, { 300, 300 }, true, true, false, false, false, QN_ACTIVATION_SILU },
-    { 2, 512, { 40, 40 }, true, true, false, false, false, QN_ACTIVATION_RELU },
-    { 1, 8192, { 2048 }, false, false, true, false, false, 0 },
-    { 6, 1000, { 300 }, false, false, true, true, false, 0 },
-    { 1, 2048, { 30011 }, true, false, false, false, true, 0 },
-    { 7, 1032, { 3001 }, true, false, false, false, true, 0 },
-    { 12, 2048, { 3001 }, true, false, false, false, true, 0 },
+    {1, 2048, {2048, 512, 512}, true, false, false, false, false, 0},
+    {3, 1032, {520, 64, 72}, true, false, false, true, false, 0},
+    {8, 4096, {4096, 1024, 1024}, true, false, false, false, false, 0},
+    {9, 2048, {600, 64, 64}, true, false, false, false, false, 0},
+    {1, 2048, {8192, 8192}, true, true, false, false, false, QN_ACTIVATION_SILU},
+    {5, 1040, {700, 700}, true, true, false, true, false, QN_ACTIVATION_GELU_TANH},
+    {8, 520, {77, 77}, true, true, false, false, false, QN_ACTIVATION_GELU},
+    {4, 2048, {3000, 3000}, false, true, false, false, false, QN_ACTIVATION_SILU},
+    {17, 1040, {300, 300}, true, true, false, false, false, QN_ACTIVATION_SILU},
+    {2, 512, {40, 40}, true, true, false, false, false, QN_ACTIVATION_RELU},
+    {1, 8192, {2048}, false, false, true, false, false, 0},
+    {6, 1000, {300}, false, false, true, true, false, 0},
+    {1, 2048, {30011}, true, false, false, false, true, 0},
+    {7, 1032, {3001}, true, false, false, false, true, 0},
+    {12, 2048, {3001}, true, false, false, false, true, 0},
 };
 
 static void same_outputs(check_t *check, const void *got, const void *want, size_t bytes)
@@ -39,7 +39,8 @@ static void same_outputs(check_t *check, const void *got, const void *want, size
     check->cases++;
     if (memcmp(one, other, bytes) == 0) return;
     size_t at = 0;
-    while (((char *)one)[at] == ((char *)other)[at]) at++;
+    while (((char *)one)[at] == ((char *)other)[at])
+        at++;
     char text[96];
     snprintf(text, sizeof text, "not the parts' bits from byte %zu of %zu on", at, bytes);
     check_failed(check, text);
@@ -59,9 +60,12 @@ static void make_outputs(check_t *check, const product_shape_t *shape, const flo
         if (shape->residual) part->residual = part->out = check_push(check, residuals[p], count, QN_SCALAR_BF16);
     }
     if (shape->gated)
-        a->activation = (qn_activate_t){ .gate = a->matmul.parts[0].out, .up = a->matmul.parts[1].out,
-                                         .tokens = shape->tokens, .width = shape->outputs[0], .kind = shape->kind,
-                                         .out = check_poison(check, (size_t)shape->tokens * shape->outputs[0] * 2) };
+        a->activation = (qn_activate_t){.gate = a->matmul.parts[0].out,
+                                        .up = a->matmul.parts[1].out,
+                                        .tokens = shape->tokens,
+                                        .width = shape->outputs[0],
+                                        .kind = shape->kind,
+                                        .out = check_poison(check, (size_t)shape->tokens * shape->outputs[0] * 2)};
 }
 
 static void check_norm_matmul(check_t *check, const product_shape_t *shape)
@@ -70,19 +74,22 @@ static void check_norm_matmul(check_t *check, const product_shape_t *shape)
              shape->inputs, shape->outputs[0], shape->norm, shape->gated);
     size_t count = (size_t)shape->tokens * shape->inputs;
     void *x = check_push(check, check_values(check, count, 1, 500, QN_SCALAR_BF16), count, QN_SCALAR_BF16);
-    qn_norm_matmul_t fused = { .matmul = { .x = x, .tokens = shape->tokens, .inputs = shape->inputs },
-                               .logits = shape->logits };
-    const float *residuals[QN_MATMUL_PARTS] = { 0 };
+    qn_norm_matmul_t fused = {.matmul = {.x = x, .tokens = shape->tokens, .inputs = shape->inputs},
+                              .logits = shape->logits};
+    const float *residuals[QN_MATMUL_PARTS] = {0};
     if (shape->norm)
-        fused.norm = (qn_rmsnorm_t){ .x = x, .rows = shape->tokens, .width = shape->inputs, .eps = 1e-5f,
-                                     .weight = check_weight(check, shape->inputs, 1, 100, QN_SCALAR_BF16).device,
-                                     .weight_offset = shape->gated ? 1 : 0 };
+        fused.norm = (qn_rmsnorm_t){.x = x,
+                                    .rows = shape->tokens,
+                                    .width = shape->inputs,
+                                    .eps = 1e-5f,
+                                    .weight = check_weight(check, shape->inputs, 1, 100, QN_SCALAR_BF16).device,
+                                    .weight_offset = shape->gated ? 1 : 0};
     for (uint32_t p = 0; p < QN_MATMUL_PARTS && shape->outputs[p]; p++) {
         size_t o = shape->outputs[p];
         qn_matmul_part_t *part = &fused.matmul.parts[fused.matmul.part_count++];
         part->outputs = (uint32_t)o;
-        part->weight = check_weight(check, o * shape->inputs, 1 / sqrtf((float)shape->inputs), 1000,
-                                    QN_SCALAR_BF16).device;
+        part->weight =
+            check_weight(check, o * shape->inputs, 1 / sqrtf((float)shape->inputs), 1000, QN_SCALAR_BF16).device;
         if (shape->bias) part->bias = check_weight(check, o, 1, 50, QN_SCALAR_BF16).device;
         residuals[p] = check_values(check, shape->tokens * o, 1, 300, QN_SCALAR_BF16);
     }
@@ -112,10 +119,11 @@ typedef struct {
 } head_shape_t;
 
 static const head_shape_t HEADS[] = {
-    { 4, 4, 32, 16, 0, 0, false, true }, { 32, 8, 64, 16, 0, 0, false, true }, { 14, 2, 64, 5, 70, 0, false, true },
-    { 8, 8, 96, 32, 0, 0, true, true }, { 32, 8, 128, 16, 0, 0, true, true }, { 28, 4, 128, 16, 129, 30, false, true },
-    { 20, 1, 128, 16, 0, 0, false, false }, { 8, 4, 256, 16, 100, 50, true, true },
-    { 6, 3, 80, 16, 0, 0, true, true },   /* by its parts */
+    {4, 4, 32, 16, 0, 0, false, true},    {32, 8, 64, 16, 0, 0, false, true},
+    {14, 2, 64, 5, 70, 0, false, true},   {8, 8, 96, 32, 0, 0, true, true},
+    {32, 8, 128, 16, 0, 0, true, true},   {28, 4, 128, 16, 129, 30, false, true},
+    {20, 1, 128, 16, 0, 0, false, false}, {8, 4, 256, 16, 100, 50, true, true},
+    {6, 3, 80, 16, 0, 0, true, true}, /* by its parts */
 };
 
 /* What both sides start from: launches get copies. */
@@ -134,40 +142,52 @@ static void make_case(check_t *check, const head_shape_t *shape, uint32_t runs, 
         blocks += positions[i] / P + 1;
         if (positions[i] / P + 1 > longest) longest = positions[i] / P + 1;
     }
-    qn_kv_t kv = { NULL, QN_SCALAR_BF16, 2, blocks, P, shape->kv_heads, dim };
+    qn_kv_t kv = {NULL, QN_SCALAR_BF16, 2, blocks, P, shape->kv_heads, dim};
     uint32_t *table = hold(&check->held, (size_t)runs * longest * 4), next = blocks;
     qn_run_t *list = hold(&check->held, runs * sizeof *list);
     int64_t *rows = hold(&check->held, runs * 8);
     for (uint32_t i = 0; i < runs; i++) {
-        list[i] = (qn_run_t){ .slot = runs - 1 - i, .position = positions[i], .tokens = 1, .first = i };
+        list[i] = (qn_run_t){.slot = runs - 1 - i, .position = positions[i], .tokens = 1, .first = i};
         uint32_t *own = table + (size_t)list[i].slot * longest;
-        for (uint32_t b = 0; b <= positions[i] / P; b++) own[b] = --next;
-        rows[i] = i == 2 ? -1 : (int64_t)own[positions[i] / P] * P + positions[i] % P;   /* run 2 has ended */
+        for (uint32_t b = 0; b <= positions[i] / P; b++)
+            own[b] = --next;
+        rows[i] = i == 2 ? -1 : (int64_t)own[positions[i] / P] * P + positions[i] % P; /* run 2 has ended */
     }
     float *angles = hold(&check->held, (size_t)runs * dim * 4);
-    for (uint32_t i = 0; i < runs * dim; i++) angles[i] = cosf((float)i);
+    for (uint32_t i = 0; i < runs * dim; i++)
+        angles[i] = cosf((float)i);
     c->q_count = (size_t)runs * shape->heads * dim, c->k_count = (size_t)runs * shape->kv_heads * dim;
     c->q = check_values(check, c->q_count, 1.5f, 200, QN_SCALAR_BF16);
     c->k = check_values(check, c->k_count, 1, 200, QN_SCALAR_BF16);
     c->v = check_values(check, c->k_count, 1, 200, QN_SCALAR_BF16);
     size_t cache_count = (size_t)4 * blocks * P * shape->kv_heads * dim;
     c->cache_bytes = cache_count * 2;
-    c->cache = encode(&check->held, check_values(check, cache_count, 1, 0, QN_SCALAR_BF16), cache_count,
-                      QN_SCALAR_BF16);
-    c->a.attention = (qn_attention_t){
-        .kv = kv, .layer = 1, .heads = shape->heads, .window = shape->window, .scale = 1 / sqrtf((float)dim),
-        .softcap = shape->softcap, .run_count = runs, .runs = push(&check->arena, list, runs * sizeof *list),
-        .tables = { .block_tables = push(&check->arena, table, (size_t)runs * longest * 4), .slots = runs,
-                    .table_blocks = longest } };
-    c->a.write = (qn_kv_write_t){ .kv = kv, .layer = 1, .tokens = runs,
-                                  .kv_rows = push(&check->arena, rows, runs * 8) };
-    c->a.rope = (qn_rope_t){ .tokens = runs, .heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = dim };
+    c->cache =
+        encode(&check->held, check_values(check, cache_count, 1, 0, QN_SCALAR_BF16), cache_count, QN_SCALAR_BF16);
+    c->a.attention = (qn_attention_t){.kv = kv,
+                                      .layer = 1,
+                                      .heads = shape->heads,
+                                      .window = shape->window,
+                                      .scale = 1 / sqrtf((float)dim),
+                                      .softcap = shape->softcap,
+                                      .run_count = runs,
+                                      .runs = push(&check->arena, list, runs * sizeof *list),
+                                      .tables = {.block_tables = push(&check->arena, table, (size_t)runs * longest * 4),
+                                                 .slots = runs,
+                                                 .table_blocks = longest}};
+    c->a.write = (qn_kv_write_t){.kv = kv, .layer = 1, .tokens = runs, .kv_rows = push(&check->arena, rows, runs * 8)};
+    c->a.rope = (qn_rope_t){.tokens = runs, .heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = dim};
     if (shape->rope) c->a.rope.angles = push(&check->arena, angles, (size_t)runs * dim * 4);
     if (shape->qk_norm) {
-        c->a.q_norm = (qn_rmsnorm_t){ .rows = runs * shape->heads, .width = dim, .eps = 1e-6f, .weight_offset = 1,
-                                      .weight = check_weight(check, dim, 1, 0, QN_SCALAR_BF16).device };
-        c->a.k_norm = (qn_rmsnorm_t){ .rows = runs * shape->kv_heads, .width = dim, .eps = 1e-5f,
-                                      .weight = check_weight(check, dim, 1, 0, QN_SCALAR_F32).device };
+        c->a.q_norm = (qn_rmsnorm_t){.rows = runs * shape->heads,
+                                     .width = dim,
+                                     .eps = 1e-6f,
+                                     .weight_offset = 1,
+                                     .weight = check_weight(check, dim, 1, 0, QN_SCALAR_BF16).device};
+        c->a.k_norm = (qn_rmsnorm_t){.rows = runs * shape->kv_heads,
+                                     .width = dim,
+                                     .eps = 1e-5f,
+                                     .weight = check_weight(check, dim, 1, 0, QN_SCALAR_F32).device};
     }
 }
 
@@ -187,7 +207,7 @@ static qn_decode_attention_t own_arrays(check_t *check, const attention_case_t *
 
 static void check_decode_attention(check_t *check, const head_shape_t *shape, uint32_t runs, const uint32_t *positions)
 {
-    attention_case_t c = { 0 };
+    attention_case_t c = {0};
     snprintf(check->label, sizeof check->label, "decode_attention H %u K %u D %u window %u, %u runs from %u",
              shape->heads, shape->kv_heads, shape->head_dim, shape->window, runs, positions[0]);
     make_case(check, shape, runs, positions, &c);
@@ -200,13 +220,13 @@ static void check_decode_attention(check_t *check, const head_shape_t *shape, ui
     must_ok(qn_cuda_stream_wait(check->gpu));
     same_outputs(check, fused.write.kv.data, parts.write.kv.data, c.cache_bytes);
     size_t row = (size_t)shape->heads * shape->head_dim * 2;
-    for (uint32_t i = 0; i < runs; i++)   /* what a run that has ended gets is nobody's */
+    for (uint32_t i = 0; i < runs; i++) /* what a run that has ended gets is nobody's */
         if (i != 2)
             same_outputs(check, (char *)fused.attention.out + i * row, (char *)parts.attention.out + i * row, row);
     check_next(check);
 }
 
-static const uint32_t LENGTHS[] = { 0, 1, 200, 63, 64, 65, 127, 128, 511, 1023, 1500, 4095, 4096, 5000 };
+static const uint32_t LENGTHS[] = {0, 1, 200, 63, 64, 65, 127, 128, 511, 1023, 1500, 4095, 4096, 5000};
 #define LENGTH_COUNT (sizeof LENGTHS / sizeof LENGTHS[0])
 
 unsigned check_fused(void)
@@ -217,7 +237,8 @@ unsigned check_fused(void)
         for (unsigned i = 0; i < sizeof PRODUCTS / sizeof PRODUCTS[0]; i++)
             if (deterministic || PRODUCTS[i].tokens <= 8) check_norm_matmul(&check, &PRODUCTS[i]);
         for (unsigned h = 0; h < sizeof HEADS / sizeof HEADS[0]; h++) {
-            for (unsigned i = 0; i < LENGTH_COUNT; i++) check_decode_attention(&check, &HEADS[h], 1, &LENGTHS[i]);
+            for (unsigned i = 0; i < LENGTH_COUNT; i++)
+                check_decode_attention(&check, &HEADS[h], 1, &LENGTHS[i]);
             check_decode_attention(&check, &HEADS[h], 4, LENGTHS);
             check_decode_attention(&check, &HEADS[h], LENGTH_COUNT, LENGTHS);
         }

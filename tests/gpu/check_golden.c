@@ -20,23 +20,23 @@ typedef struct {
     qn_scalar_t kv;
     qn_share_t share;
     uint32_t chunk;
-    bool exact;                   /* greedy ids and log-probabilities must agree; else the distributions do */
+    bool exact; /* greedy ids and log-probabilities must agree; else the distributions do */
     bool deterministic;
 } way_t;
 
-#define TOLERANCE 1e-3f   /* of log-probabilities, and of the margin of a choice */
+#define TOLERANCE 1e-3f /* of log-probabilities, and of the margin of a choice */
 
 /* In f32 the bits differ from the CPU's by the order of additions only. bf16 is compared as a distribution: a router may
  * choose another expert for a tie that rounding made. */
 static const way_t WAYS[] = {
-    { "f32, plain kernels", "f32", "reference", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 0, true, false },
-    { "f32", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 7, true, false },
-    { "f32, cuda_vmm", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_VMM, 1, true, false },
-    { "bf16, plain kernels", "bf16", "reference", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, false },
-    { "bf16", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, false },
-    { "bf16, chunks of 7", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 7, false, false },
-    { "bf16, tokens one by one", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 1, false, false },
-    { "bf16, deterministic", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, true },
+    {"f32, plain kernels", "f32", "reference", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 0, true, false},
+    {"f32", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 7, true, false},
+    {"f32, cuda_vmm", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_VMM, 1, true, false},
+    {"bf16, plain kernels", "bf16", "reference", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, false},
+    {"bf16", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, false},
+    {"bf16, chunks of 7", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 7, false, false},
+    {"bf16, tokens one by one", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 1, false, false},
+    {"bf16, deterministic", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, true},
 };
 #define WAY_COUNT (sizeof WAYS / sizeof WAYS[0])
 #define FAST 4
@@ -44,10 +44,17 @@ static const way_t WAYS[] = {
 
 static engine_t *open_way(const golden_model_t *model, const way_t *way, uint32_t sequences)
 {
-    return engine_open((engine_options_t){
-        .directory = model->model, .config = model->config, .kernels = way->kernels, .step_tokens = STEP_TOKENS,
-        .model_len = model->model_len, .kv_scalar = way->kv, .sequences = sequences, .backend = backend_cuda(),
-        .share = way->share, .activations = way->activations, .deterministic = way->deterministic });
+    return engine_open((engine_options_t){.directory = model->model,
+                                          .config = model->config,
+                                          .kernels = way->kernels,
+                                          .step_tokens = STEP_TOKENS,
+                                          .model_len = model->model_len,
+                                          .kv_scalar = way->kv,
+                                          .sequences = sequences,
+                                          .backend = backend_cuda(),
+                                          .share = way->share,
+                                          .activations = way->activations,
+                                          .deterministic = way->deterministic});
 }
 
 static unsigned compare(const golden_case_t *want, const engine_sequence_t *got, const way_t *way, float *worst)
@@ -76,9 +83,11 @@ static void test_gpu_greedy_every_way_agrees_with_float32(void **state)
             unsigned before = failures;
             for (size_t i = 0; i < json_array_size(cases); i++) {
                 read_case(json_array_get(cases, i), want);
-                *got = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens,
-                                            .max_tokens = want->greedy_tokens, .chunk = WAYS[w].chunk,
-                                            .sampling = engine_greedy() };
+                *got = (engine_sequence_t){.prompt = want->prompt,
+                                           .prompt_tokens = want->prompt_tokens,
+                                           .max_tokens = want->greedy_tokens,
+                                           .chunk = WAYS[w].chunk,
+                                           .sampling = engine_greedy()};
                 engine_run(engine, got, 1);
                 failures += compare(want, got, &WAYS[w], &worst);
             }
@@ -102,7 +111,7 @@ static void test_gpu_bf16_stays_close_to_float32(void **state)
     unsigned failures = 0;
     for (size_t m = 0; m < MODEL_COUNT; m++) {
         char path[QN_PATH_MAX], name[32];
-        quality_t q = { 0 };
+        quality_t q = {0};
         json_t *root, *cases = load_cases(&MODELS[m], &root);
         safetensors_t *tensors;
         snprintf(path, sizeof path, "%s/golden.safetensors", MODELS[m].name);
@@ -113,7 +122,7 @@ static void test_gpu_bf16_stays_close_to_float32(void **state)
             snprintf(name, sizeof name, "logits_%zu", i);
             const safetensors_tensor_t *tensor = safetensors_find(tensors, name);
             assert_non_null(tensor);
-            q.left = (uint32_t)tensor->shape[0] - 1;  /* nothing follows the last row */
+            q.left = (uint32_t)tensor->shape[0] - 1; /* nothing follows the last row */
             q.targets = want->prompt + want->prompt_tokens - q.left;
             walk_logits(engine, want, tensor, add_quality, &q);
         }
@@ -134,14 +143,17 @@ static void test_gpu_bf16_stays_close_to_float32(void **state)
 
 #define BATCH 64
 #define BATCH_TOKENS 24
-#define BATCH_PROMPT 51   /* at most */
+#define BATCH_PROMPT 51 /* at most */
 
 /* Different prompts, lengths and samplings, begun at different steps. */
 static void make_sequence(engine_sequence_t *s, uint32_t i, const uint32_t *ids)
 {
-    *s = (engine_sequence_t){ .prompt = ids + i % 40, .prompt_tokens = 2 + i * 7 % (BATCH_PROMPT - 1),
-                              .max_tokens = BATCH_TOKENS, .chunk = i % 5 * 3, .start_step = i % 4,
-                              .sampling = engine_greedy() };
+    *s = (engine_sequence_t){.prompt = ids + i % 40,
+                             .prompt_tokens = 2 + i * 7 % (BATCH_PROMPT - 1),
+                             .max_tokens = BATCH_TOKENS,
+                             .chunk = i % 5 * 3,
+                             .start_step = i % 4,
+                             .sampling = engine_greedy()};
     if (i % 3) s->sampling.temperature = 0.8f, s->sampling.seed = i, s->sampling.top_p = 0.95f;
     if (i % 3 == 2) s->sampling.repetition_penalty = 1.2f;
 }
@@ -157,9 +169,9 @@ static bool resumes_alike(engine_t *engine, const engine_sequence_t *whole, uint
     memcpy(known + s->prompt_tokens, whole->ids, resumed * sizeof *known);
     s->prompt = known, s->resumed = resumed, s->max_tokens -= resumed, s->start_step = 0;
     engine_run(engine, s, 1);
-    bool alike = s->generated == whole->generated - resumed
-        && memcmp(s->ids, whole->ids + resumed, s->generated * sizeof *s->ids) == 0
-        && memcmp(s->logprobs, whole->logprobs + resumed, s->generated * sizeof *s->logprobs) == 0;
+    bool alike = s->generated == whole->generated - resumed &&
+                 memcmp(s->ids, whole->ids + resumed, s->generated * sizeof *s->ids) == 0 &&
+                 memcmp(s->logprobs, whole->logprobs + resumed, s->generated * sizeof *s->logprobs) == 0;
     free(s);
     return alike;
 }
@@ -167,23 +179,25 @@ static bool resumes_alike(engine_t *engine, const engine_sequence_t *whole, uint
 static void test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits(void **state)
 {
     (void)state;
-    const way_t way = { "", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, true };
+    const way_t way = {"", "bf16", "", QN_SCALAR_BF16, QN_SHARE_CUDA_IPC, 0, false, true};
     uint32_t ids[128], different = 0;
     engine_sequence_t *batch = malloc(BATCH * sizeof *batch), *alone = malloc(sizeof *alone);
     for (size_t m = 0; m < MODEL_COUNT; m++) {
         golden_model_t model = MODELS[m];
         model.model_len = 128;
         engine_t *engine = open_way(&model, &way, BATCH);
-        for (uint32_t i = 0; i < 128; i++) ids[i] = (i * 37 + 11) % engine->limits.vocab;
-        for (uint32_t i = 0; i < BATCH; i++) make_sequence(&batch[i], i, ids);
+        for (uint32_t i = 0; i < 128; i++)
+            ids[i] = (i * 37 + 11) % engine->limits.vocab;
+        for (uint32_t i = 0; i < BATCH; i++)
+            make_sequence(&batch[i], i, ids);
         engine_run(engine, batch, BATCH);
         for (uint32_t i = 0; i < BATCH; i += 7) {
             make_sequence(alone, i, ids);
             alone->start_step = 0;
             engine_run(engine, alone, 1);
-            different += alone->generated != batch[i].generated
-                || memcmp(alone->ids, batch[i].ids, alone->generated * sizeof *alone->ids) != 0
-                || memcmp(alone->logprobs, batch[i].logprobs, alone->generated * sizeof *alone->logprobs) != 0;
+            different += alone->generated != batch[i].generated ||
+                         memcmp(alone->ids, batch[i].ids, alone->generated * sizeof *alone->ids) != 0 ||
+                         memcmp(alone->logprobs, batch[i].logprobs, alone->generated * sizeof *alone->logprobs) != 0;
             different += !resumes_alike(engine, &batch[i], i, ids, 1 + i % (BATCH_TOKENS - 1));
         }
         print_message("%-22s deterministic: %u sequences differ\n", MODELS[m].name, different);
@@ -198,25 +212,30 @@ static void test_gpu_deterministic_alone_among_64_and_resumed_are_the_same_bits(
 static void test_gpu_f32_among_64_agrees_with_float32(void **state)
 {
     (void)state;
-    const way_t way = { "", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 0, true, false };
+    const way_t way = {"", "f32", "", QN_SCALAR_F32, QN_SHARE_CUDA_IPC, 0, true, false};
     unsigned failures = 0;
     engine_sequence_t *batch = malloc(BATCH * sizeof *batch);
     for (size_t m = 0; m < MODEL_COUNT; m++) {
         json_t *root, *list = load_cases(&MODELS[m], &root);
         size_t count = json_array_size(list);
         golden_case_t *cases = malloc(count * sizeof *cases);
-        for (size_t i = 0; i < count; i++) read_case(json_array_get(list, i), &cases[i]);
+        for (size_t i = 0; i < count; i++)
+            read_case(json_array_get(list, i), &cases[i]);
         for (uint32_t i = 0; i < BATCH; i++) {
             const golden_case_t *want = &cases[i % count];
-            batch[i] = (engine_sequence_t){ .prompt = want->prompt, .prompt_tokens = want->prompt_tokens,
-                                            .max_tokens = want->greedy_tokens, .chunk = 16, .start_step = i % 4,
-                                            .sampling = engine_greedy() };
+            batch[i] = (engine_sequence_t){.prompt = want->prompt,
+                                           .prompt_tokens = want->prompt_tokens,
+                                           .max_tokens = want->greedy_tokens,
+                                           .chunk = 16,
+                                           .start_step = i % 4,
+                                           .sampling = engine_greedy()};
         }
         engine_t *engine = open_way(&MODELS[m], &way, BATCH);
         engine_run(engine, batch, BATCH);
         unsigned before = failures;
         float worst = 0;
-        for (uint32_t i = 0; i < BATCH; i++) failures += compare(&cases[i % count], &batch[i], &way, &worst);
+        for (uint32_t i = 0; i < BATCH; i++)
+            failures += compare(&cases[i % count], &batch[i], &way, &worst);
         print_message("%-22s f32, 64 at once            %s  largest difference %.2g\n", MODELS[m].name,
                       failures == before ? "ok  " : "FAIL", (double)worst);
         engine_close(engine);

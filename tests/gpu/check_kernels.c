@@ -7,11 +7,16 @@
 
 check_t check_begin(const char *op, qn_scalar_t activations, bool deterministic)
 {
-    check_t check = { .op = op, .activations = activations, .random = { 20240601 } };
-    must_ok(qn_stream_create(&(qn_stream_options_t){ 0 }, &check.cpu));
-    must_ok(qn_cuda_stream_create(&(qn_cuda_options_t){
-        .activations = activations, .deterministic = deterministic, .dependent_launch = true, .max_sequences = 256,
-        .heads = 64, .kv_heads = 8, .head_dim = 256 }, &check.gpu));
+    check_t check = {.op = op, .activations = activations, .random = {20240601}};
+    must_ok(qn_stream_create(&(qn_stream_options_t){0}, &check.cpu));
+    must_ok(qn_cuda_stream_create(&(qn_cuda_options_t){.activations = activations,
+                                                       .deterministic = deterministic,
+                                                       .dependent_launch = true,
+                                                       .max_sequences = 256,
+                                                       .heads = 64,
+                                                       .kv_heads = 8,
+                                                       .head_dim = 256},
+                                  &check.gpu));
     arena_make(&check.arena, (size_t)1 << 30);
     return check;
 }
@@ -59,7 +64,7 @@ pair_t check_weight(check_t *check, size_t count, float deviation, uint32_t outl
 {
     void *bytes = encode(&check->held, check_values(check, count, deviation, outliers, scalar), count, scalar);
     void *device = push(&check->arena, bytes, count * qn_scalar_bytes(scalar));
-    return (pair_t){ { .data = bytes, .scalar = scalar }, { .data = device, .scalar = scalar } };
+    return (pair_t){{.data = bytes, .scalar = scalar}, {.data = device, .scalar = scalar}};
 }
 
 void check_failed(check_t *check, const char *what)
@@ -105,8 +110,13 @@ static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width,
     for (uint32_t i = 0; i < count; i++)
         rows[i] = random_below(&check->random, TABLE), positions[i] = random_below(&check->random, TABLE);
     float *want = hold(&check->held, (size_t)count * width * sizeof *want);
-    qn_embedding_t a = { .table = table.host, .ids = rows, .positions = positions, .tokens = count, .width = width,
-                         .multiplier = plain ? 1 : 48.5f, .out = want };
+    qn_embedding_t a = {.table = table.host,
+                        .ids = rows,
+                        .positions = positions,
+                        .tokens = count,
+                        .width = width,
+                        .multiplier = plain ? 1 : 48.5f,
+                        .out = want};
     if (!plain) a.position_table = position_table.host;
     qn_cpu_embedding(check->cpu, &a);
     a.table = table.device;
@@ -119,8 +129,9 @@ static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width,
                   plain ? 0 : 1e-4);
     if (table_scalar == check->activations && plain) {
         void *out = check_poison(check, (size_t)count * width * 4);
-        qn_cuda_gather_rows(check->gpu, &(qn_gather_rows_t){ .x = table.device.data, .rows = a.ids,
-                                                             .row_count = count, .width = width, .out = out });
+        qn_cuda_gather_rows(
+            check->gpu,
+            &(qn_gather_rows_t){.x = table.device.data, .rows = a.ids, .row_count = count, .width = width, .out = out});
         check_compare(check, out, check->activations, want, (size_t)count * width, 1e-9, 0);
     }
     check_next(check);
@@ -128,7 +139,7 @@ static void check_rows(check_t *check, qn_scalar_t table_scalar, uint32_t width,
 
 static unsigned check_embedding(qn_scalar_t activations)
 {
-    static const uint32_t WIDTHS[] = { 1, 8, 30, 64, 2048, 5000 };
+    static const uint32_t WIDTHS[] = {1, 8, 30, 64, 2048, 5000};
     check_t check = check_begin("embedding, gather", activations, false);
     for (unsigned i = 0; i < 6; i++)
         for (unsigned scalar = 0; scalar < 4; scalar++)
@@ -144,7 +155,7 @@ static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows,
     pair_t weight = check_weight(check, width, 1, 100, weight_scalar);
     float *x = check_values(check, count, 1, 300, check->activations), *want = hold(&check->held, count * sizeof *want);
     float *residual = check_values(check, count, 2, 300, check->activations);
-    qn_rmsnorm_t a = { .x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want };
+    qn_rmsnorm_t a = {.x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want};
     if (gemma) a.residual = residual, a.weight_offset = 1;
     qn_cpu_rmsnorm(check->cpu, &a);
     a.x = check_push(check, x, count, check->activations);
@@ -152,7 +163,7 @@ static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows,
     if (gemma) a.residual = check_push(check, residual, count, check->activations);
     a.out = check_poison(check, count * 4);
     qn_cuda_rmsnorm(check->gpu, &a);
-    double absolute = gemma ? check_rounding(check->activations) : 1e-9;   /* the sum may cancel */
+    double absolute = gemma ? check_rounding(check->activations) : 1e-9; /* the sum may cancel */
     check_compare(check, a.out, check->activations, want, count, check_rounding(check->activations), absolute);
     a.out = gemma ? (void *)a.residual : (void *)a.x;
     qn_cuda_rmsnorm(check->gpu, &a);
@@ -160,7 +171,7 @@ static void check_norm(check_t *check, qn_scalar_t weight_scalar, uint32_t rows,
     check_next(check);
 }
 
-static const uint32_t NORM_WIDTHS[] = { 3, 32, 64, 100, 128, 512, 520, 2048, 3001, 4096, 16384 };
+static const uint32_t NORM_WIDTHS[] = {3, 32, 64, 100, 128, 512, 520, 2048, 3001, 4096, 16384};
 #define NORM_WIDTH_COUNT (sizeof NORM_WIDTHS / sizeof NORM_WIDTHS[0])
 
 static unsigned check_rmsnorm(qn_scalar_t activations)
@@ -178,11 +189,12 @@ static void check_layer(check_t *check, qn_scalar_t weight_scalar, uint32_t rows
 {
     size_t count = (size_t)rows * width;
     snprintf(check->label, sizeof check->label, "rows %u width %u bias %d", rows, width, with_bias);
-    pair_t weight = check_weight(check, width, 1, 100, weight_scalar), bias = check_weight(check, width, 1, 0,
-                                                                                           weight_scalar);
+    pair_t weight = check_weight(check, width, 1, 100, weight_scalar),
+           bias = check_weight(check, width, 1, 0, weight_scalar);
     float *x = check_values(check, count, 1, 300, check->activations), *want = hold(&check->held, count * sizeof *want);
-    for (size_t i = 0; i < count; i++) x[i] = as_scalar(x[i] + 8, check->activations);
-    qn_layernorm_t a = { .x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want };
+    for (size_t i = 0; i < count; i++)
+        x[i] = as_scalar(x[i] + 8, check->activations);
+    qn_layernorm_t a = {.x = x, .weight = weight.host, .rows = rows, .width = width, .eps = 1e-5f, .out = want};
     if (with_bias) a.bias = bias.host;
     qn_cpu_layernorm(check->cpu, &a);
     a.x = check_push(check, x, count, check->activations);
@@ -213,8 +225,8 @@ static void check_gate(check_t *check, qn_activation_t kind, uint32_t tokens, ui
     snprintf(check->label, sizeof check->label, "kind %d tokens %u width %u gated %d", kind, tokens, width, gated);
     float *gate = check_values(check, count, 2, 100, check->activations);
     float *up = check_values(check, count, 1, 100, check->activations), *want = hold(&check->held, count * 4);
-    qn_activate_t a = { .gate = gate, .up = gated ? up : NULL, .tokens = tokens, .width = width, .kind = kind,
-                        .out = want };
+    qn_activate_t a = {
+        .gate = gate, .up = gated ? up : NULL, .tokens = tokens, .width = width, .kind = kind, .out = want};
     qn_cpu_activation(check->cpu, &a);
     a.gate = a.out = check_push(check, gate, count, check->activations);
     if (gated) a.up = check_push(check, up, count, check->activations);
@@ -243,7 +255,7 @@ static unsigned check_softcap(void)
     for (uint32_t rows = 1; rows < 9; rows += 7) {
         size_t count = (size_t)rows * 32003;
         float *x = check_values(&check, count, 20, 500, QN_SCALAR_F32);
-        qn_softcap_t a = { .x = check_push(&check, x, count, QN_SCALAR_F32), .rows = rows, .width = 32003, .cap = 30 };
+        qn_softcap_t a = {.x = check_push(&check, x, count, QN_SCALAR_F32), .rows = rows, .width = 32003, .cap = 30};
         qn_cuda_softcap(check.gpu, &a);
         void *device = a.x;
         a.x = x;
@@ -266,8 +278,15 @@ static void check_dynamic_angles(check_t *check, uint32_t tokens, uint32_t dim)
         lengths[t] = positions[t] + 1 + random_below(&check->random, 2000);
     }
     float *angles = hold(&check->held, (size_t)tokens * dim * 4);
-    qn_rope_angles_t a = { .positions = positions, .lengths = lengths, .theta = 10000, .factor = 4,
-                           .original_positions = 2048, .scale = 1, .tokens = tokens, .head_dim = dim, .out = angles };
+    qn_rope_angles_t a = {.positions = positions,
+                          .lengths = lengths,
+                          .theta = 10000,
+                          .factor = 4,
+                          .original_positions = 2048,
+                          .scale = 1,
+                          .tokens = tokens,
+                          .head_dim = dim,
+                          .out = angles};
     qn_cpu_rope_angles(check->cpu, &a);
     a.positions = push(&check->arena, positions, tokens * 4);
     a.lengths = push(&check->arena, lengths, tokens * 4);
@@ -284,11 +303,17 @@ static void check_rotation(check_t *check, uint32_t tokens, uint32_t heads, uint
     size_t q_count = (size_t)tokens * heads * dim, k_count = (size_t)tokens * kv_heads * dim;
     uint32_t *positions = hold(&check->held, tokens * sizeof *positions);
     float *frequencies = hold(&check->held, dim / 2 * sizeof *frequencies);
-    for (uint32_t t = 0; t < tokens; t++) positions[t] = random_below(&check->random, 131072);
-    for (uint32_t i = 0; i < dim / 2; i++) frequencies[i] = powf(500000, -2.0f * (float)i / (float)dim);
+    for (uint32_t t = 0; t < tokens; t++)
+        positions[t] = random_below(&check->random, 131072);
+    for (uint32_t i = 0; i < dim / 2; i++)
+        frequencies[i] = powf(500000, -2.0f * (float)i / (float)dim);
     float *angles = hold(&check->held, (size_t)tokens * dim * 4);
-    qn_rope_angles_t angle = { .positions = positions, .frequencies = frequencies, .scale = 1.25f, .tokens = tokens,
-                               .head_dim = dim, .out = angles };
+    qn_rope_angles_t angle = {.positions = positions,
+                              .frequencies = frequencies,
+                              .scale = 1.25f,
+                              .tokens = tokens,
+                              .head_dim = dim,
+                              .out = angles};
     qn_cpu_rope_angles(check->cpu, &angle);
     angle.positions = push(&check->arena, positions, tokens * sizeof *positions);
     angle.frequencies = push(&check->arena, frequencies, dim / 2 * sizeof *frequencies);
@@ -300,10 +325,20 @@ static void check_rotation(check_t *check, uint32_t tokens, uint32_t heads, uint
     float *k = check_values(check, k_count, 1, 300, check->activations);
     void *q_device = check_push(check, q, q_count, check->activations);
     void *k_device = check_push(check, k, k_count, check->activations);
-    qn_cpu_rope(check->cpu, &(qn_rope_t){ .angles = angles, .q = q, .k = k, .tokens = tokens, .heads = heads,
-                                          .kv_heads = kv_heads, .head_dim = dim });
-    qn_cuda_rope(check->gpu, &(qn_rope_t){ .angles = angle.out, .q = q_device, .k = k_device, .tokens = tokens,
-                                           .heads = heads, .kv_heads = kv_heads, .head_dim = dim });
+    qn_cpu_rope(check->cpu, &(qn_rope_t){.angles = angles,
+                                         .q = q,
+                                         .k = k,
+                                         .tokens = tokens,
+                                         .heads = heads,
+                                         .kv_heads = kv_heads,
+                                         .head_dim = dim});
+    qn_cuda_rope(check->gpu, &(qn_rope_t){.angles = angle.out,
+                                          .q = q_device,
+                                          .k = k_device,
+                                          .tokens = tokens,
+                                          .heads = heads,
+                                          .kv_heads = kv_heads,
+                                          .head_dim = dim});
     double rounding = check_rounding(check->activations), absolute = rounding / 10;
     check_compare(check, q_device, check->activations, q, q_count, rounding, absolute);
     check_compare(check, k_device, check->activations, k, k_count, rounding, absolute);
@@ -330,23 +365,26 @@ static void check_cache(check_t *check, qn_scalar_t kv_scalar, uint32_t kv_heads
     size_t row = (size_t)kv_heads * dim, count = (size_t)LAYERS * 2 * BLOCKS * P * row;
     float *cache = check_values(check, count, 1, 0, kv_scalar);
     void *host = encode(&check->held, cache, count, kv_scalar);
-    qn_kv_t kv = { host, kv_scalar, LAYERS, BLOCKS, P, kv_heads, dim }, on_device = kv;
+    qn_kv_t kv = {host, kv_scalar, LAYERS, BLOCKS, P, kv_heads, dim}, on_device = kv;
     on_device.data = push(&check->arena, host, count * qn_scalar_bytes(kv_scalar));
     float *k = check_values(check, TOKENS * row, 1, 100, check->activations);
     float *v = check_values(check, TOKENS * row, 1, 100, check->activations);
     int64_t rows[TOKENS];
-    for (int t = 0; t < TOKENS; t++) rows[t] = t == 4 ? -1 : (t * 7 + 3) % (BLOCKS * P);
-    qn_kv_write_t write = { .kv = kv, .layer = 1, .tokens = TOKENS, .k = k, .v = v, .kv_rows = rows };
+    for (int t = 0; t < TOKENS; t++)
+        rows[t] = t == 4 ? -1 : (t * 7 + 3) % (BLOCKS * P);
+    qn_kv_write_t write = {.kv = kv, .layer = 1, .tokens = TOKENS, .k = k, .v = v, .kv_rows = rows};
     qn_cpu_kv_write(check->cpu, &write);
-    write = (qn_kv_write_t){ .kv = on_device, .layer = 1, .tokens = TOKENS,
-                             .k = check_push(check, k, TOKENS * row, check->activations),
-                             .v = check_push(check, v, TOKENS * row, check->activations),
-                             .kv_rows = push(&check->arena, rows, sizeof rows) };
+    write = (qn_kv_write_t){.kv = on_device,
+                            .layer = 1,
+                            .tokens = TOKENS,
+                            .k = check_push(check, k, TOKENS * row, check->activations),
+                            .v = check_push(check, v, TOKENS * row, check->activations),
+                            .kv_rows = push(&check->arena, rows, sizeof rows)};
     qn_cuda_kv_write(check->gpu, &write);
-    static const qn_copy_t COPY[COPIES] = { { 0, 3 }, { 3, 5 }, { 1, 0 }, { 5, 8 }, { 2, 1 } };
-    qn_cpu_block_copy(check->cpu, &(qn_block_copy_args_t){ kv, COPY, COPIES });
+    static const qn_copy_t COPY[COPIES] = {{0, 3}, {3, 5}, {1, 0}, {5, 8}, {2, 1}};
+    qn_cpu_block_copy(check->cpu, &(qn_block_copy_args_t){kv, COPY, COPIES});
     const qn_copy_t *copies = push(&check->arena, COPY, sizeof COPY);
-    qn_cuda_block_copy(check->gpu, &(qn_block_copy_args_t){ on_device, copies, COPIES });
+    qn_cuda_block_copy(check->gpu, &(qn_block_copy_args_t){on_device, copies, COPIES});
     decode(host, count, kv_scalar, cache);
     check_compare(check, on_device.data, kv_scalar, cache, count, 1e-9, 0);
     check_next(check);
@@ -365,24 +403,31 @@ static unsigned check_kv(qn_scalar_t activations)
 
 /* ---- products ---- */
 
-typedef struct { const char *name; void (*launch)(qn_stream_t *, const void *); bool logits; } product_case_t;
+typedef struct {
+    const char *name;
+    void (*launch)(qn_stream_t *, const void *);
+    bool logits;
+} product_case_t;
 
 static const product_case_t PRODUCTS[] = {
-    { "cuda", qn_cuda_matmul, false }, { "plain", qn_cuda_matmul_plain, false }, { "thin", qn_cuda_matmul_thin, false },
-    { "blas", qn_cuda_matmul_blas, false }, { "logits", qn_cuda_matmul_logits, true },
+    {"cuda", qn_cuda_matmul, false},      {"plain", qn_cuda_matmul_plain, false},  {"thin", qn_cuda_matmul_thin, false},
+    {"blas", qn_cuda_matmul_blas, false}, {"logits", qn_cuda_matmul_logits, true},
 };
 
-typedef struct { uint32_t tokens, inputs, outputs[QN_MATMUL_PARTS]; } product_shape_t;
+typedef struct {
+    uint32_t tokens, inputs, outputs[QN_MATMUL_PARTS];
+} product_shape_t;
 
 static void check_product(check_t *check, const product_case_t *product, const product_shape_t *shape,
                           qn_scalar_t weight_scalar)
 {
     uint32_t parts = 0, t = shape->tokens, m = shape->inputs;
-    while (parts < QN_MATMUL_PARTS && shape->outputs[parts]) parts++;
+    while (parts < QN_MATMUL_PARTS && shape->outputs[parts])
+        parts++;
     snprintf(check->label, sizeof check->label, "%s T %u M %u O %u,%u,%u weights %u", product->name, t, m,
              shape->outputs[0], shape->outputs[1], shape->outputs[2], weight_scalar);
     float *x = check_values(check, (size_t)t * m, 1, 500, check->activations);
-    qn_matmul_t host = { .x = x, .tokens = t, .inputs = m, .part_count = parts }, device = host;
+    qn_matmul_t host = {.x = x, .tokens = t, .inputs = m, .part_count = parts}, device = host;
     device.x = check_push(check, x, (size_t)t * m, check->activations);
     qn_scalar_t out = product->logits ? QN_SCALAR_F32 : check->activations;
     float *wants[QN_MATMUL_PARTS], *terms = NULL;
@@ -391,7 +436,7 @@ static void check_product(check_t *check, const product_case_t *product, const p
         pair_t weight = check_weight(check, o * m, 1 / sqrtf((float)m), 1000, weight_scalar);
         pair_t bias = check_weight(check, o, 1, 50, weight_scalar);
         wants[p] = hold(&check->held, count * 4);
-        host.parts[p] = (qn_matmul_part_t){ .weight = weight.host, .out = wants[p], .outputs = (uint32_t)o };
+        host.parts[p] = (qn_matmul_part_t){.weight = weight.host, .out = wants[p], .outputs = (uint32_t)o};
         device.parts[p] = host.parts[p];
         device.parts[p].weight = weight.device;
         device.parts[p].out = check_poison(check, count * 4);
@@ -420,10 +465,23 @@ static void check_product(check_t *check, const product_case_t *product, const p
 }
 
 static const product_shape_t SHAPES[] = {
-    { 1, 64, { 16 } }, { 1, 2048, { 2048, 512, 512 } }, { 1, 8, { 1 } }, { 2, 4096, { 33 } }, { 3, 104, { 257, 5 } },
-    { 7, 1000, { 100, 30, 7 } }, { 8, 136, { 20000 } }, { 9, 136, { 31 } }, { 16, 264, { 520, 17001 } },
-    { 17, 96, { 64, 128 } }, { 33, 520, { 130 } }, { 40, 72, { 18000 } }, { 100, 256, { 384, 64, 64 } },
-    { 129, 1024, { 512 } }, { 5, 30, { 40 } }, { 20, 33, { 17 } }, { 3, 3080, { 100 } },
+    {1, 64, {16}},
+    {1, 2048, {2048, 512, 512}},
+    {1, 8, {1}},
+    {2, 4096, {33}},
+    {3, 104, {257, 5}},
+    {7, 1000, {100, 30, 7}},
+    {8, 136, {20000}},
+    {9, 136, {31}},
+    {16, 264, {520, 17001}},
+    {17, 96, {64, 128}},
+    {33, 520, {130}},
+    {40, 72, {18000}},
+    {100, 256, {384, 64, 64}},
+    {129, 1024, {512}},
+    {5, 30, {40}},
+    {20, 33, {17}},
+    {3, 3080, {100}},
 };
 
 static bool takes(const product_case_t *product, const product_shape_t *shape, qn_scalar_t weights, qn_scalar_t act)
@@ -454,11 +512,14 @@ static unsigned check_product_bits(void)
     uint16_t *x_device = check_push(&check, x, (size_t)ROWS * M, QN_SCALAR_BF16);
     uint16_t *all = check_poison(&check, ROWS * O * 2), *one = check_poison(&check, O * 2);
     uint16_t *want = hold(&check.held, O * 2), *got = hold(&check.held, O * 2);
-    static const uint32_t BATCHES[] = { 2, 8, 9, 16, 17, 32, 33, 70 };
-    for (unsigned j = 0; j < 10 * sizeof BATCHES / sizeof BATCHES[0]; j++) {   /* a race does not show each time */
+    static const uint32_t BATCHES[] = {2, 8, 9, 16, 17, 32, 33, 70};
+    for (unsigned j = 0; j < 10 * sizeof BATCHES / sizeof BATCHES[0]; j++) { /* a race does not show each time */
         unsigned i = j % (sizeof BATCHES / sizeof BATCHES[0]);
-        qn_matmul_t a = { .x = x_device, .tokens = BATCHES[i], .inputs = M, .part_count = 1,
-                          .parts = { { .weight = weight.device, .out = all, .outputs = O } } };
+        qn_matmul_t a = {.x = x_device,
+                         .tokens = BATCHES[i],
+                         .inputs = M,
+                         .part_count = 1,
+                         .parts = {{.weight = weight.device, .out = all, .outputs = O}}};
         qn_cuda_matmul(check.gpu, &a);
         uint32_t row = BATCHES[i] - 1;
         a.x = x_device + (size_t)row * M, a.tokens = 1, a.parts[0].out = one;
@@ -474,19 +535,32 @@ static unsigned check_product_bits(void)
 
 /* ---- all of them ---- */
 
-typedef struct { const char *name; unsigned (*check)(qn_scalar_t); } typed_check_t;
-typedef struct { const char *name; unsigned (*check)(void); } plain_check_t;
+typedef struct {
+    const char *name;
+    unsigned (*check)(qn_scalar_t);
+} typed_check_t;
+typedef struct {
+    const char *name;
+    unsigned (*check)(void);
+} plain_check_t;
 
 static const typed_check_t TYPED[] = {
-    { "embedding", check_embedding }, { "rmsnorm", check_rmsnorm }, { "layernorm", check_layernorm },
-    { "activation", check_activation }, { "rope", check_rope }, { "kv", check_kv }, { "matmul", check_matmul },
-    { "attention", check_attention }, { "moe", check_moe },
+    {"embedding", check_embedding},   {"rmsnorm", check_rmsnorm},     {"layernorm", check_layernorm},
+    {"activation", check_activation}, {"rope", check_rope},           {"kv", check_kv},
+    {"matmul", check_matmul},         {"attention", check_attention}, {"moe", check_moe},
 };
 static const plain_check_t PLAIN[] = {
-    { "softcap", check_softcap }, { "fused", check_fused }, { "moe_bits", check_moe_bits }, { "fill", check_fill },
-    { "memory", check_memory },
-    { "matmul_bits", check_product_bits }, { "attention_bits", check_attention_bits }, { "slots", check_slots },
-    { "logprobs", check_logprobs }, { "sampler", check_sampler }, { "lost", check_lost },
+    {"softcap", check_softcap},
+    {"fused", check_fused},
+    {"moe_bits", check_moe_bits},
+    {"fill", check_fill},
+    {"memory", check_memory},
+    {"matmul_bits", check_product_bits},
+    {"attention_bits", check_attention_bits},
+    {"slots", check_slots},
+    {"logprobs", check_logprobs},
+    {"sampler", check_sampler},
+    {"lost", check_lost},
 };
 
 static bool wanted(int argc, char **argv, const char *name)
@@ -507,7 +581,9 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof PLAIN / sizeof PLAIN[0]; i++)
         if (wanted(argc, argv, PLAIN[i].name)) failures += PLAIN[i].check();
-    if (failures) printf("%u checks FAILED\n", failures);
-    else printf("all checks passed\n");
+    if (failures)
+        printf("%u checks FAILED\n", failures);
+    else
+        printf("all checks passed\n");
     return failures ? 1 : 0;
 }

@@ -46,7 +46,11 @@ static void check_invented(check_t *check, qn_cuda_loader_t *loader, size_t coun
     check_next(check);
 }
 
-typedef struct { qn_cuda_loader_t *loader; uint8_t *to; unsigned first; } sender_t;
+typedef struct {
+    qn_cuda_loader_t *loader;
+    uint8_t *to;
+    unsigned first;
+} sender_t;
 
 static void *send_pieces(void *argument)
 {
@@ -66,10 +70,11 @@ static void check_sends(check_t *check, qn_cuda_loader_t *loader)
     pthread_t threads[THREADS];
     sender_t senders[THREADS];
     for (unsigned i = 0; i < THREADS; i++) {
-        senders[i] = (sender_t){ loader, device, i };
+        senders[i] = (sender_t){loader, device, i};
         if (pthread_create(&threads[i], NULL, send_pieces, &senders[i])) exit(70);
     }
-    for (unsigned i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
     must_ok(qn_cuda_loader_finish(loader));
     pull(got, device, PIECES * PIECE);
     check->cases++;
@@ -87,8 +92,9 @@ unsigned check_fill(void)
     check_t check = check_begin("load, fill", QN_SCALAR_BF16, false);
     qn_cuda_loader_t *loader;
     must_ok(qn_cuda_loader_create(0, 3, PIECE, &loader));
-    static const size_t COUNTS[] = { 1, 2, 3, 4, 5, 1023, 1024, 100003, 9000001 };
-    for (unsigned i = 0; i < 9; i++) check_invented(&check, loader, COUNTS[i]);
+    static const size_t COUNTS[] = {1, 2, 3, 4, 5, 1023, 1024, 100003, 9000001};
+    for (unsigned i = 0; i < 9; i++)
+        check_invented(&check, loader, COUNTS[i]);
     check_sends(&check, loader);
     qn_cuda_loader_destroy(&loader);
     return check_end(&check);

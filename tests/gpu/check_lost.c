@@ -19,13 +19,17 @@ unsigned check_lost_in_child(void)
 {
     qn_stream_t *stream;
     uint32_t *rows;
-    must_ok(qn_cuda_stream_create(&(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .max_sequences = 1, .heads = 1,
-                                                        .kv_heads = 1, .head_dim = 32 }, &stream));
+    must_ok(qn_cuda_stream_create(&(qn_cuda_options_t){.activations = QN_SCALAR_BF16,
+                                                       .max_sequences = 1,
+                                                       .heads = 1,
+                                                       .kv_heads = 1,
+                                                       .head_dim = 32},
+                                  &stream));
     must(cudaMalloc((void **)&rows, 4096), "rows");
     must(cudaMemset(rows, 0, 4096), "rows");
     const void *nowhere = (const void *)(uintptr_t)4096;
-    qn_cuda_gather_rows(stream, &(qn_gather_rows_t){ .x = nowhere, .rows = rows, .row_count = 1, .width = 32,
-                                                     .out = rows });
+    qn_cuda_gather_rows(stream,
+                        &(qn_gather_rows_t){.x = nowhere, .rows = rows, .row_count = 1, .width = 32, .out = rows});
     qn_err_t first = qn_cuda_stream_wait(stream);
     if (first != QN_ERR_DEVICE) return failed("not an error of the device");
     printf("lost device: \"%s\"  ok\n", qn_err_text());
@@ -35,7 +39,7 @@ unsigned check_lost_in_child(void)
 
 unsigned check_lost(void)
 {
-    char *arguments[] = { "check_kernels", "lost_in_child", NULL };
+    char *arguments[] = {"check_kernels", "lost_in_child", NULL};
     pid_t child;
     int status = 0;
     fflush(stdout);

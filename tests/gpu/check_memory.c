@@ -10,14 +10,19 @@
 #include "tests/gpu/check.h"
 #include "tests/gpu/checkpoint.h"
 
-static const weights_format_t ROWS = { .layout = QN_LAYOUT_ROWS };
-static const qn_share_t SHARES[] = { QN_SHARE_CUDA_IPC, QN_SHARE_CUDA_VMM };
+static const weights_format_t ROWS = {.layout = QN_LAYOUT_ROWS};
+static const qn_share_t SHARES[] = {QN_SHARE_CUDA_IPC, QN_SHARE_CUDA_VMM};
 
 static qn_region_spec_t spec_of(qn_share_t share, uint64_t bytes)
 {
     static uint64_t id = 1;
-    return (qn_region_spec_t){ .id = id++, .kind = QN_REGION_KIND_WEIGHTS, .share = share, .bytes = bytes, .epoch = 1,
-                               .device = share == QN_SHARE_MEMFD ? -1 : 0, .name = "check" };
+    return (qn_region_spec_t){.id = id++,
+                              .kind = QN_REGION_KIND_WEIGHTS,
+                              .share = share,
+                              .bytes = bytes,
+                              .epoch = 1,
+                              .device = share == QN_SHARE_MEMFD ? -1 : 0,
+                              .name = "check"};
 }
 
 static qn_mapping_t *make(qn_share_t share, uint64_t bytes)
@@ -38,13 +43,14 @@ static void expect(check_t *check, bool right, const char *what)
 
 static qn_mapping_t *filled(const weights_t *weights, qn_share_t share, unsigned threads)
 {
-    weights_progress_t progress = { 0 };
+    weights_progress_t progress = {0};
     qn_mapping_t *region = make(share, weights_bytes(weights));
     must_ok(weights_fill(weights, region, threads, &progress));
     uint64_t sum = 0;
-    for (size_t i = 0; i < weights_count(weights); i++) sum += weights_at(weights, i)->bytes;
-    if (progress.done_bytes != sum) fprintf(stderr, "progress says %" PRIu64 " of %" PRIu64 "\n", progress.done_bytes,
-                                            sum), exit(70);
+    for (size_t i = 0; i < weights_count(weights); i++)
+        sum += weights_at(weights, i)->bytes;
+    if (progress.done_bytes != sum)
+        fprintf(stderr, "progress says %" PRIu64 " of %" PRIu64 "\n", progress.done_bytes, sum), exit(70);
     return region;
 }
 
@@ -67,13 +73,33 @@ static void compare_weights(check_t *check, const weights_t *weights, const char
 
 static void check_models(check_t *check, const char *directory)
 {
-    static const char *const dtypes[] = { "BF16", "F32", "F16" };
+    static const char *const dtypes[] = {"BF16", "F32", "F16"};
     const qn_model_config_t configs[] = {
-        { .layers = 2, .hidden = 136, .heads = 4, .kv_heads = 2, .head_dim = 34, .intermediate = 203, .vocab = 40009,
-          .gated_mlp = true, .qkv_bias = true, .rope.type = QN_ROPE_DEFAULT },
-        { .architecture = QN_ARCHITECTURE_GPT2, .layers = 2, .hidden = 76, .heads = 2, .kv_heads = 2, .head_dim = 38,
-          .intermediate = 300, .vocab = 1031, .max_positions = 61, .norm = QN_NORM_LAYER, .rope.type = QN_ROPE_NONE,
-          .qkv_bias = true, .output_bias = true, .mlp_bias = true, .tie_embeddings = true },
+        {.layers = 2,
+         .hidden = 136,
+         .heads = 4,
+         .kv_heads = 2,
+         .head_dim = 34,
+         .intermediate = 203,
+         .vocab = 40009,
+         .gated_mlp = true,
+         .qkv_bias = true,
+         .rope.type = QN_ROPE_DEFAULT},
+        {.architecture = QN_ARCHITECTURE_GPT2,
+         .layers = 2,
+         .hidden = 76,
+         .heads = 2,
+         .kv_heads = 2,
+         .head_dim = 38,
+         .intermediate = 300,
+         .vocab = 1031,
+         .max_positions = 61,
+         .norm = QN_NORM_LAYER,
+         .rope.type = QN_ROPE_NONE,
+         .qkv_bias = true,
+         .output_bias = true,
+         .mlp_bias = true,
+         .tie_embeddings = true},
     };
     for (unsigned c = 0; c < 2; c++) {
         weights_t *weights;
@@ -91,11 +117,17 @@ static void check_models(check_t *check, const char *directory)
 
 static void check_cancel(check_t *check, qn_share_t share)
 {
-    const qn_model_config_t config = { .layers = 1, .hidden = 64, .heads = 1, .kv_heads = 1, .head_dim = 64,
-                                       .intermediate = 64, .vocab = 1000, .gated_mlp = true,
-                                       .rope.type = QN_ROPE_DEFAULT };
+    const qn_model_config_t config = {.layers = 1,
+                                      .hidden = 64,
+                                      .heads = 1,
+                                      .kv_heads = 1,
+                                      .head_dim = 64,
+                                      .intermediate = 64,
+                                      .vocab = 1000,
+                                      .gated_mlp = true,
+                                      .rope.type = QN_ROPE_DEFAULT};
     weights_t *weights;
-    weights_progress_t progress = { .cancel = true };
+    weights_progress_t progress = {.cancel = true};
     must_ok(weights_plan_dummy(&config, 1, &ROWS, &weights));
     qn_mapping_t *region = make(share, weights_bytes(weights));
     expect(check, weights_fill(weights, region, 3, &progress) == QN_ERR_CANCELLED && progress.done_bytes == 0,
@@ -146,8 +178,10 @@ static void check_adopt(check_t *check)
     must_ok(qn_region_adopt_device(fd, 0, BYTES, "", &adopted));
     pull(got, qn_region_pointer(adopted), BYTES);
     expect(check, memcmp(got, want, BYTES) == 0, "an adopted region has other bytes");
-    expect(check, qn_region_id(adopted) == id && qn_region_fingerprint(adopted) == 99 && qn_region_sealed(adopted) &&
-           qn_region_bytes(adopted) == BYTES && qn_region_fd(adopted) == fd, "an adopted region is another");
+    expect(check,
+           qn_region_id(adopted) == id && qn_region_fingerprint(adopted) == 99 && qn_region_sealed(adopted) &&
+               qn_region_bytes(adopted) == BYTES && qn_region_fd(adopted) == fd,
+           "an adopted region is another");
     qn_region_close(&adopted);
     held_free(&check->held);
 }
@@ -163,8 +197,10 @@ static void check_refusals(check_t *check, qn_share_t share)
     expect(check, qn_region_create(&spec, &region) == QN_ERR_LIMIT && strstr(qn_err_text(), "75 %"),
            "more than 75 % of the device was given");
     region = make(share, largest / 2);
-    expect(check, qn_region_create(&other, &second) == QN_ERR_NO_MEMORY && strstr(qn_err_text(), "are free") &&
-           strstr(qn_err_text(), "memory.kv_bytes"), "too little memory is not said clearly");
+    expect(check,
+           qn_region_create(&other, &second) == QN_ERR_NO_MEMORY && strstr(qn_err_text(), "are free") &&
+               strstr(qn_err_text(), "memory.kv_bytes"),
+           "too little memory is not said clearly");
     qn_region_close(&region);
     must_ok(qn_region_free_bytes(share, 0, &after));
     expect(check, after + ((uint64_t)64 << 20) > before, "a refused region left something behind");

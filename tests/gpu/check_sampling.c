@@ -9,7 +9,7 @@
 static void make_tables(check_t *check, uint32_t slots, uint32_t table_blocks, uint32_t vocab, qn_slot_tables_t *host,
                         qn_slot_tables_t *device)
 {
-    *host = (qn_slot_tables_t){ .slots = slots, .table_blocks = table_blocks, .vocab = vocab };
+    *host = (qn_slot_tables_t){.slots = slots, .table_blocks = table_blocks, .vocab = vocab};
     host->rows = hold(&check->held, slots * sizeof *host->rows);
     host->block_tables = hold(&check->held, (size_t)slots * table_blocks * sizeof *host->block_tables);
     host->stop_ids = hold(&check->held, slots * QN_STOP_IDS_MAX * sizeof *host->stop_ids);
@@ -56,19 +56,36 @@ static void same_tables(check_t *check, const qn_slot_tables_t *host, const qn_s
 
 static void update(check_t *check, const qn_slot_tables_t *host, const qn_slot_tables_t *device)
 {
-    static const uint32_t RETIRE[] = { 1, 3 }, STOP[] = { 7, 8, 9 };
-    static const qn_bias_entry_t BIAS[] = { { 5, 1.5f }, { 6, -2 } };
+    static const uint32_t RETIRE[] = {1, 3}, STOP[] = {7, 8, 9};
+    static const qn_bias_entry_t BIAS[] = {{5, 1.5f}, {6, -2}};
     uint32_t ids[40];
-    for (uint32_t i = 0; i < 40; i++) ids[i] = random_below(&check->random, VOCAB / 20);
+    for (uint32_t i = 0; i < 40; i++)
+        ids[i] = random_below(&check->random, VOCAB / 20);
     qn_slot_start_t starts[] = {
-        { .slot = 1, .stop_offset = 1, .history_offset = 3, .history_count = 30,
-          .row = { .seed = 9, .prompt_tokens = 20, .stop_count = 2, .temperature = 1, .top_p = 1, .penalties = 1,
-                   .repetition_penalty = 1.1f } },
-        { .slot = 4, .bias_offset = 0, .row = { .prompt_tokens = 5, .bias_count = 2, .last_token = 77 } },
+        {.slot = 1,
+         .stop_offset = 1,
+         .history_offset = 3,
+         .history_count = 30,
+         .row = {.seed = 9,
+                 .prompt_tokens = 20,
+                 .stop_count = 2,
+                 .temperature = 1,
+                 .top_p = 1,
+                 .penalties = 1,
+                 .repetition_penalty = 1.1f}},
+        {.slot = 4, .bias_offset = 0, .row = {.prompt_tokens = 5, .bias_count = 2, .last_token = 77}},
     };
-    qn_table_entry_t entries[] = { { 1, 0, 12 }, { 1, 1, 3 }, { 4, 0, 5 }, { 4, 7, 6 }, { 0, 2, 1 } };
-    qn_slot_update_t a = { .tables = *host, .retire = RETIRE, .retire_count = 2, .starts = starts, .start_count = 2,
-                           .entries = entries, .entry_count = 5, .ids = ids, .stop_ids = STOP, .bias = BIAS };
+    qn_table_entry_t entries[] = {{1, 0, 12}, {1, 1, 3}, {4, 0, 5}, {4, 7, 6}, {0, 2, 1}};
+    qn_slot_update_t a = {.tables = *host,
+                          .retire = RETIRE,
+                          .retire_count = 2,
+                          .starts = starts,
+                          .start_count = 2,
+                          .entries = entries,
+                          .entry_count = 5,
+                          .ids = ids,
+                          .stop_ids = STOP,
+                          .bias = BIAS};
     qn_cpu_slot_update(check->cpu, &a);
     a.tables = *device;
     a.retire = push(&check->arena, RETIRE, sizeof RETIRE);
@@ -85,12 +102,19 @@ static void read_inputs(check_t *check, const qn_slot_tables_t *host, const qn_s
     enum { T = 24 };
     uint32_t ids[T], want_ids[T], want_positions[T], want_lengths[T];
     int64_t want_rows[T];
-    for (uint32_t i = 0; i < T; i++) ids[i] = random_below(&check->random, VOCAB);
+    for (uint32_t i = 0; i < T; i++)
+        ids[i] = random_below(&check->random, VOCAB);
     /* slot 1 counts from 30 on: the run begins before; slot 3 is done; slot 4 takes its last token. */
-    qn_run_t runs[] = { { 1, 27, 5, 0, 2, 0 }, { 3, 4, 3, 5, 0, 0 }, { 4, 6, 1, 8, 0, 1 }, { 0, 33, 15, 9, 7, 0 } };
-    qn_step_input_t a = { .tables = *host, .runs = runs, .run_count = 4, .ids = ids, .block_tokens = BLOCK,
-                          .ret_ids = want_ids, .ret_positions = want_positions, .ret_lengths = want_lengths,
-                          .ret_kv_rows = want_rows };
+    qn_run_t runs[] = {{1, 27, 5, 0, 2, 0}, {3, 4, 3, 5, 0, 0}, {4, 6, 1, 8, 0, 1}, {0, 33, 15, 9, 7, 0}};
+    qn_step_input_t a = {.tables = *host,
+                         .runs = runs,
+                         .run_count = 4,
+                         .ids = ids,
+                         .block_tokens = BLOCK,
+                         .ret_ids = want_ids,
+                         .ret_positions = want_positions,
+                         .ret_lengths = want_lengths,
+                         .ret_kv_rows = want_rows};
     qn_cpu_step_input(check->cpu, &a);
     a.tables = *device;
     a.runs = push(&check->arena, runs, sizeof runs);
@@ -111,8 +135,10 @@ unsigned check_slots(void)
     check_t check = check_begin("slots", QN_SCALAR_BF16, false);
     qn_slot_tables_t host, device;
     make_tables(&check, SLOTS, TABLE_BLOCKS, VOCAB, &host, &device);
-    for (uint32_t i = 0; i < SLOTS * TABLE_BLOCKS; i++) host.block_tables[i] = 100 + i;
-    for (uint32_t i = 0; i < SLOTS * VOCAB; i++) host.counts[i] = i % 3;
+    for (uint32_t i = 0; i < SLOTS * TABLE_BLOCKS; i++)
+        host.block_tables[i] = 100 + i;
+    for (uint32_t i = 0; i < SLOTS * VOCAB; i++)
+        host.counts[i] = i % 3;
     push_tables(&check, &host, &device);
     update(&check, &host, &device);
     same_tables(&check, &host, &device);
@@ -130,8 +156,9 @@ static void same_top(check_t *check, const float *logits, const qn_top_entry_t *
 {
     for (uint32_t i = 0; i < count; i++) {
         float magnitude = fabsf(want[i].logprob) + fabsf(logits[want[i].id]), tolerance = 2e-5f + 5e-7f * magnitude;
-        if (fabsf(got[i].logprob - want[i].logprob) <= tolerance
-            && fabsf(logits[got[i].id] - logits[want[i].id]) <= tolerance) continue;
+        if (fabsf(got[i].logprob - want[i].logprob) <= tolerance &&
+            fabsf(logits[got[i].id] - logits[want[i].id]) <= tolerance)
+            continue;
         check_failed(check, "the best ids differ");
         return;
     }
@@ -140,7 +167,7 @@ static void same_top(check_t *check, const float *logits, const qn_top_entry_t *
 static void check_logprob_rows(check_t *check, uint32_t rows, uint32_t vocab, float deviation)
 {
     snprintf(check->label, sizeof check->label, "rows %u V %u", rows, vocab);
-    float *logits = check_values(check, (size_t)rows * vocab, deviation, 2000, QN_SCALAR_BF16);   /* many ties */
+    float *logits = check_values(check, (size_t)rows * vocab, deviation, 2000, QN_SCALAR_BF16); /* many ties */
     uint32_t *targets = hold(&check->held, rows * 4), *counts = hold(&check->held, rows * 4);
     for (uint32_t i = 0; i < rows; i++) {
         targets[i] = random_below(&check->random, vocab);
@@ -149,8 +176,13 @@ static void check_logprob_rows(check_t *check, uint32_t rows, uint32_t vocab, fl
     size_t top_bytes = (size_t)rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
     qn_top_entry_t *want_top = hold(&check->held, top_bytes), *got_top = hold(&check->held, top_bytes);
     float *want = hold(&check->held, rows * 4);
-    qn_logprobs_t a = { .logits = logits, .targets = targets, .top_counts = counts, .rows = rows, .vocab = vocab,
-                        .ret_logprobs = want, .ret_top = want_top };
+    qn_logprobs_t a = {.logits = logits,
+                       .targets = targets,
+                       .top_counts = counts,
+                       .rows = rows,
+                       .vocab = vocab,
+                       .ret_logprobs = want,
+                       .ret_top = want_top};
     qn_cpu_logprobs(check->cpu, &a);
     a.logits = push(&check->arena, logits, (size_t)rows * vocab * 4);
     a.targets = push(&check->arena, targets, rows * 4);
@@ -173,32 +205,42 @@ unsigned check_logprobs(void)
     check_logprob_rows(&check, 25, 1000, 3);
     check_logprob_rows(&check, 25, 32003, 3);
     check_logprob_rows(&check, 25, 128256, 2);
-    check_logprob_rows(&check, 22, 128256, 0);   /* all equal: no short list, ties by id */
+    check_logprob_rows(&check, 22, 128256, 0); /* all equal: no short list, ties by id */
     return check_end(&check);
 }
 
 /* ---- the sampler ---- */
 
 static const qn_slot_row_t ROWS[] = {
-    { .temperature = 0, .top_p = 1 },
-    { .temperature = 0, .top_p = 1, .logprobs = 1, .top_logprobs = 20 },
-    { .temperature = 1, .top_p = 1 },
-    { .temperature = 0.7f, .top_p = 1, .top_k = 50 },
-    { .temperature = 0.7f, .top_p = 1, .top_k = 1 },
-    { .temperature = 1, .top_p = 0.9f },
-    { .temperature = 1.3f, .top_p = 0.999f },
-    { .temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .logprobs = 1 },
-    { .temperature = 1, .top_p = 1, .top_k = 3000 },
-    { .temperature = 1, .top_p = 1, .min_p = 0.05f },
-    { .temperature = 1, .top_p = 0.9f, .top_k = 100, .min_p = 0.2f },
-    { .temperature = 0, .top_p = 1, .bias_count = 3 },
-    { .temperature = 1, .top_p = 0.8f, .bias_count = 3, .stop_count = 2, .min_tokens = 100 },
-    { .temperature = 0, .top_p = 1, .penalties = 1, .repetition_penalty = 1.3f, .presence_penalty = 0.5f,
-      .frequency_penalty = 0.25f },
-    { .temperature = 0.9f, .top_p = 0.9f, .penalties = 1, .repetition_penalty = 0.8f, .presence_penalty = -0.5f,
-      .frequency_penalty = 0.1f, .logprobs = 1, .top_logprobs = 5 },
-    { .temperature = 1, .top_p = 1, .done = 1 },
-    { .temperature = 0, .top_p = 1, .stop_count = 32 },
+    {.temperature = 0, .top_p = 1},
+    {.temperature = 0, .top_p = 1, .logprobs = 1, .top_logprobs = 20},
+    {.temperature = 1, .top_p = 1},
+    {.temperature = 0.7f, .top_p = 1, .top_k = 50},
+    {.temperature = 0.7f, .top_p = 1, .top_k = 1},
+    {.temperature = 1, .top_p = 0.9f},
+    {.temperature = 1.3f, .top_p = 0.999f},
+    {.temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .logprobs = 1},
+    {.temperature = 1, .top_p = 1, .top_k = 3000},
+    {.temperature = 1, .top_p = 1, .min_p = 0.05f},
+    {.temperature = 1, .top_p = 0.9f, .top_k = 100, .min_p = 0.2f},
+    {.temperature = 0, .top_p = 1, .bias_count = 3},
+    {.temperature = 1, .top_p = 0.8f, .bias_count = 3, .stop_count = 2, .min_tokens = 100},
+    {.temperature = 0,
+     .top_p = 1,
+     .penalties = 1,
+     .repetition_penalty = 1.3f,
+     .presence_penalty = 0.5f,
+     .frequency_penalty = 0.25f},
+    {.temperature = 0.9f,
+     .top_p = 0.9f,
+     .penalties = 1,
+     .repetition_penalty = 0.8f,
+     .presence_penalty = -0.5f,
+     .frequency_penalty = 0.1f,
+     .logprobs = 1,
+     .top_logprobs = 5},
+    {.temperature = 1, .top_p = 1, .done = 1},
+    {.temperature = 0, .top_p = 1, .stop_count = 32},
 };
 #define KINDS (sizeof ROWS / sizeof ROWS[0])
 
@@ -214,10 +256,12 @@ static void fill_slots(check_t *check, const qn_slot_tables_t *host)
             host->stop_ids[s * QN_STOP_IDS_MAX + i] = random_below(&check->random, host->vocab);
         for (uint32_t i = 0; i < 3; i++)
             host->bias[s * QN_LOGIT_BIAS_MAX + i] =
-                (qn_bias_entry_t){ random_below(&check->random, host->vocab), random_normal(&check->random, 10) };
+                (qn_bias_entry_t){random_below(&check->random, host->vocab), random_normal(&check->random, 10)};
         for (uint32_t v = 0; v < host->vocab && row->penalties; v++)
-            host->counts[(size_t)s * host->vocab + v] = random_below(&check->random, 8) ? 0
-                : random_below(&check->random, 3) | (random_below(&check->random, 2) ? QN_COUNT_PROMPT : 0);
+            host->counts[(size_t)s * host->vocab + v] =
+                random_below(&check->random, 8)
+                    ? 0
+                    : random_below(&check->random, 3) | (random_below(&check->random, 2) ? QN_COUNT_PROMPT : 0);
     }
 }
 
@@ -229,20 +273,28 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
     fill_slots(check, &host);
     push_tables(check, &host, &device);
     qn_sample_t *samples = hold(&check->held, rows * sizeof *samples);
-    for (uint32_t i = 0; i < rows; i++) samples[i] = (qn_sample_t){ .slot = rows - 1 - i, .position = 50 + i };
+    for (uint32_t i = 0; i < rows; i++)
+        samples[i] = (qn_sample_t){.slot = rows - 1 - i, .position = 50 + i};
     float *logits = check_values(check, (size_t)rows * vocab, deviation, 5000, logit_scalar);
     size_t result_bytes = rows * sizeof(qn_sample_result_t);
     size_t top_bytes = rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
     qn_sample_result_t *want = hold(&check->held, result_bytes), *got = hold(&check->held, result_bytes);
     qn_top_entry_t *want_top = hold(&check->held, top_bytes), *got_top = hold(&check->held, top_bytes);
-    qn_sampler_t a = { .tables = host, .samples = samples, .sample_count = rows, .logits = logits,
-                       .scratch = hold(&check->held, (size_t)rows * 2 * vocab * 4), .ret_results = want,
-                       .ret_top = want_top };
+    qn_sampler_t a = {.tables = host,
+                      .samples = samples,
+                      .sample_count = rows,
+                      .logits = logits,
+                      .scratch = hold(&check->held, (size_t)rows * 2 * vocab * 4),
+                      .ret_results = want,
+                      .ret_top = want_top};
     qn_cpu_sampler(check->cpu, &a);
-    a = (qn_sampler_t){ .tables = device, .samples = push(&check->arena, samples, rows * sizeof *samples),
-                        .sample_count = rows, .logits = push(&check->arena, logits, (size_t)rows * vocab * 4),
-                        .scratch = check_poison(check, (size_t)rows * 2 * vocab * 4),
-                        .ret_results = check_poison(check, result_bytes), .ret_top = check_poison(check, top_bytes) };
+    a = (qn_sampler_t){.tables = device,
+                       .samples = push(&check->arena, samples, rows * sizeof *samples),
+                       .sample_count = rows,
+                       .logits = push(&check->arena, logits, (size_t)rows * vocab * 4),
+                       .scratch = check_poison(check, (size_t)rows * 2 * vocab * 4),
+                       .ret_results = check_poison(check, result_bytes),
+                       .ret_top = check_poison(check, top_bytes)};
     qn_cuda_sampler(check->gpu, &a);
     must_ok(qn_cuda_stream_wait(check->gpu));
     pull(got, a.ret_results, result_bytes);
@@ -255,7 +307,8 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
         same_top(check, logits + (size_t)i * vocab, got_top + i * QN_TOP_LOGPROBS_MAX,
                  want_top + i * QN_TOP_LOGPROBS_MAX, got[i].masked ? 0 : top);
         if (got[i].masked != want[i].masked) check_failed(check, "a masked row");
-        if (got[i].id != want[i].id) other++;
+        if (got[i].id != want[i].id)
+            other++;
         else if (got[i].stopped != want[i].stopped || !(fabsf(got[i].logprob - want[i].logprob) <= 1e-4f))
             check_failed(check, "stop or log-probability");
         if (got[i].id != want[i].id && host.rows[samples[i].slot].temperature == 0)
@@ -274,9 +327,11 @@ unsigned check_sampler(void)
     other += sample(&check, 170, 32003, 3, QN_SCALAR_F32);
     other += sample(&check, 170, 32003, 3, QN_SCALAR_BF16);
     other += sample(&check, 68, 128256, 2.5f, QN_SCALAR_F32);
-    other += sample(&check, 34, 128256, 0.1f, QN_SCALAR_BF16);   /* flat, with ties: no short list */
+    other += sample(&check, 34, 128256, 0.1f, QN_SCALAR_BF16); /* flat, with ties: no short list */
     snprintf(check.label, sizeof check.label, "%u of %u rows drew another token", other, check.cases);
-    if (other * 200 > check.cases) check_failed(&check, "more than rounding explains");
-    else if (other) printf("  sampler: %s\n", check.label);
+    if (other * 200 > check.cases)
+        check_failed(&check, "more than rounding explains");
+    else if (other)
+        printf("  sampler: %s\n", check.label);
     return check_end(&check);
 }

@@ -29,12 +29,15 @@ static inline uint64_t checkpoint_header(const qn_model_config_t *config, const 
         if (tensor.source_first) continue; /* a further part of a source that is there already */
         uint64_t inputs = tensor.rank == 2 ? tensor.shape[1] : 1, bytes = tensor.source_outputs * inputs * width;
         char shape[64];
-        if (tensor.rank == 1) snprintf(shape, sizeof shape, "%" PRIu64, tensor.source_outputs);
-        else snprintf(shape, sizeof shape, "%" PRIu64 ",%" PRIu64, tensor.transposed ? inputs : tensor.source_outputs,
-                      tensor.transposed ? tensor.source_outputs : inputs);
-        used += (size_t)snprintf(text + used, size - used, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],"
-                                 "\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", at ? "," : "", tensor.source, dtype,
-                                 shape, at, at + bytes);
+        if (tensor.rank == 1)
+            snprintf(shape, sizeof shape, "%" PRIu64, tensor.source_outputs);
+        else
+            snprintf(shape, sizeof shape, "%" PRIu64 ",%" PRIu64, tensor.transposed ? inputs : tensor.source_outputs,
+                     tensor.transposed ? tensor.source_outputs : inputs);
+        used += (size_t)snprintf(text + used, size - used,
+                                 "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],"
+                                 "\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+                                 at ? "," : "", tensor.source, dtype, shape, at, at + bytes);
         at += bytes;
         if (used + 2 > size) exit(70);
     }
@@ -47,14 +50,15 @@ static inline uint64_t checkpoint_make(const char *directory, const qn_model_con
 {
     static char header[1 << 20], path[256];
     static uint32_t block[CHECKPOINT_BLOCK / 4];
-    random_t random = { 5 };
+    random_t random = {5};
     snprintf(path, sizeof path, "%s/model.safetensors", directory);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) perror(path), exit(70);
     uint64_t total = checkpoint_header(config, dtype, header, sizeof header), length = strlen(header);
     checkpoint_write(fd, &length, sizeof length);
     checkpoint_write(fd, header, length);
-    for (size_t i = 0; i < CHECKPOINT_BLOCK / 4; i++) block[i] = random_word(&random);
+    for (size_t i = 0; i < CHECKPOINT_BLOCK / 4; i++)
+        block[i] = random_word(&random);
     for (uint64_t left = total; left > 0;) {
         size_t bytes = left < CHECKPOINT_BLOCK ? left : CHECKPOINT_BLOCK;
         block[left % (CHECKPOINT_BLOCK / 4)]++; /* no two blocks are the same */

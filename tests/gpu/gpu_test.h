@@ -28,11 +28,14 @@ static inline void must_ok(qn_err_t err)
 
 /* ---- device memory: taken from one allocation, given back all at once ---- */
 
-typedef struct { char *base; size_t bytes, used; } arena_t;
+typedef struct {
+    char *base;
+    size_t bytes, used;
+} arena_t;
 
 static inline void arena_make(arena_t *arena, size_t bytes)
 {
-    *arena = (arena_t){ .bytes = bytes };
+    *arena = (arena_t){.bytes = bytes};
     must(cudaMalloc((void **)&arena->base, bytes), "device memory");
 }
 
@@ -63,7 +66,10 @@ static inline void pull(void *to, const void *from, size_t bytes)
 /* ---- host memory of one check ---- */
 
 #define HELD_MAX 256
-typedef struct { void *memory[HELD_MAX]; unsigned count; } held_t;
+typedef struct {
+    void *memory[HELD_MAX];
+    unsigned count;
+} held_t;
 
 static inline void *hold(held_t *held, size_t bytes)
 {
@@ -75,12 +81,15 @@ static inline void *hold(held_t *held, size_t bytes)
 
 static inline void held_free(held_t *held)
 {
-    while (held->count) free(held->memory[--held->count]);
+    while (held->count)
+        free(held->memory[--held->count]);
 }
 
 /* ---- values ---- */
 
-typedef struct { uint64_t state; } random_t;
+typedef struct {
+    uint64_t state;
+} random_t;
 
 static inline uint32_t random_word(random_t *random)
 {
@@ -101,7 +110,8 @@ static inline float random_uniform(random_t *random) { return (float)(random_wor
 static inline float random_normal(random_t *random, float deviation)
 {
     float sum = 0;
-    for (int i = 0; i < 4; i++) sum += random_uniform(random);
+    for (int i = 0; i < 4; i++)
+        sum += random_uniform(random);
     return (sum - 2) * 1.7320508f * deviation;
 }
 
@@ -124,15 +134,18 @@ static inline void fill(random_t *random, float *values, size_t count, float dev
 static inline void *encode(held_t *held, const float *values, size_t count, qn_scalar_t scalar)
 {
     void *bytes = hold(held, count * qn_scalar_bytes(scalar));
-    if (scalar == QN_SCALAR_F32) memcpy(bytes, values, count * sizeof *values);
+    if (scalar == QN_SCALAR_F32)
+        memcpy(bytes, values, count * sizeof *values);
     else
-        for (size_t i = 0; i < count; i++) ((uint16_t *)bytes)[i] = qn_f32_to_bf16(values[i]);
+        for (size_t i = 0; i < count; i++)
+            ((uint16_t *)bytes)[i] = qn_f32_to_bf16(values[i]);
     return bytes;
 }
 
 static inline void decode(const void *bytes, size_t count, qn_scalar_t scalar, float *ret_values)
 {
-    for (size_t i = 0; i < count; i++) ret_values[i] = qn_load(bytes, scalar, i);
+    for (size_t i = 0; i < count; i++)
+        ret_values[i] = qn_load(bytes, scalar, i);
 }
 
 #endif

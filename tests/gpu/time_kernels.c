@@ -6,10 +6,10 @@
  * Read next:         tools/kernel_runner.c (`quintet bench kernels`: all that are registered); time_step.c. */
 #include "tests/gpu/timing.h"
 
-#define ROTATE_BYTES ((size_t)512 << 20)   /* several times the cache */
+#define ROTATE_BYTES ((size_t)512 << 20) /* several times the cache */
 
-const model_shape_t LLAMA_1B = { "1B", 16, 2048, 32, 8, 64, 8192, 128256 };
-const model_shape_t LLAMA_8B = { "8B", 32, 4096, 32, 8, 128, 14336, 128256 };
+const model_shape_t LLAMA_1B = {"1B", 16, 2048, 32, 8, 64, 8192, 128256};
+const model_shape_t LLAMA_8B = {"8B", 32, 4096, 32, 8, 128, 14336, 128256};
 
 /* ---- the clock ---- */
 
@@ -29,7 +29,8 @@ void timing_fill(timing_t *timing, float deviation)
     size_t have = (size_t)16 << 20;
     uint16_t *values = malloc(have);
     if (!values) exit(70);
-    for (size_t i = 0; i < have / 2; i++) values[i] = qn_f32_to_bf16(random_normal(&timing->random, deviation));
+    for (size_t i = 0; i < have / 2; i++)
+        values[i] = qn_f32_to_bf16(random_normal(&timing->random, deviation));
     must(cudaMemcpy(timing->arena.base, values, have, cudaMemcpyHostToDevice), "fill");
     free(values);
     for (; have < timing->arena.bytes; have *= 2) {
@@ -57,10 +58,11 @@ double timing_run(timing_t *timing, unsigned launches, void (*launch)(void *cont
     enum { REPEATS = 7 };
     qn_cuda_graph_t *graph;
     double times[REPEATS];
-    launch(context, 0);   /* loads the kernel and asks the library, outside the capture */
+    launch(context, 0); /* loads the kernel and asks the library, outside the capture */
     must_ok(qn_cuda_stream_wait(timing->stream));
     must_ok(qn_cuda_capture_begin(timing->stream));
-    for (unsigned i = 0; i < launches; i++) launch(context, i);
+    for (unsigned i = 0; i < launches; i++)
+        launch(context, i);
     must_ok(qn_cuda_capture_end(timing->stream, &graph));
     must_ok(qn_cuda_graph_launch(timing->stream, graph));
     for (int i = 0; i < REPEATS; i++) {
@@ -108,16 +110,16 @@ static void launch_product(void *context, unsigned index)
 static void time_product(timing_t *timing, const char *name, void (*kernel)(qn_stream_t *, const void *),
                          const char *label, uint32_t tokens, uint32_t inputs, const uint32_t *outputs, bool residual)
 {
-    product_t p = { .timing = timing, .kernel = kernel,
-                    .matmul = { .tokens = tokens, .inputs = inputs } };
+    product_t p = {.timing = timing, .kernel = kernel, .matmul = {.tokens = tokens, .inputs = inputs}};
     double all = 0;
     timing->arena.used = 0;
     p.matmul.x = arena_take(&timing->arena, (size_t)tokens * inputs * 2);
     for (uint32_t i = 0; i < QN_MATMUL_PARTS && outputs[i]; i++) {
         void *out = arena_take(&timing->arena, (size_t)tokens * outputs[i] * 4);
-        p.matmul.parts[p.matmul.part_count++] = (qn_matmul_part_t){
-            .weight = { .scalar = QN_SCALAR_BF16 }, .out = out, .outputs = outputs[i],
-            .residual = residual ? out : NULL };
+        p.matmul.parts[p.matmul.part_count++] = (qn_matmul_part_t){.weight = {.scalar = QN_SCALAR_BF16},
+                                                                   .out = out,
+                                                                   .outputs = outputs[i],
+                                                                   .residual = residual ? out : NULL};
         all += outputs[i];
     }
     p.weight_bytes = (size_t)all * inputs * 2;
@@ -134,12 +136,18 @@ static void time_product(timing_t *timing, const char *name, void (*kernel)(qn_s
 static void time_products(timing_t *timing, const model_shape_t *model, bool library)
 {
     uint32_t e = model->hidden, q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
-    struct { const char *name; uint32_t inputs, outputs[QN_MATMUL_PARTS]; bool residual; } list[] = {
-        { "qkv", e, { q, kv, kv }, false }, { "o", q, { e, 0, 0 }, true },
-        { "gate+up", e, { model->intermediate, model->intermediate, 0 }, false },
-        { "down", model->intermediate, { e, 0, 0 }, true }, { "head", e, { model->vocab, 0, 0 }, false },
+    struct {
+        const char *name;
+        uint32_t inputs, outputs[QN_MATMUL_PARTS];
+        bool residual;
+    } list[] = {
+        {"qkv", e, {q, kv, kv}, false},
+        {"o", q, {e, 0, 0}, true},
+        {"gate+up", e, {model->intermediate, model->intermediate, 0}, false},
+        {"down", model->intermediate, {e, 0, 0}, true},
+        {"head", e, {model->vocab, 0, 0}, false},
     };
-    static const uint32_t THIN[] = { 1, 4, 8, 16, 32 }, BLAS[] = { 1, 16, 32, 64, 128, 256, 1024, 8192 };
+    static const uint32_t THIN[] = {1, 4, 8, 16, 32}, BLAS[] = {1, 16, 32, 64, 128, 256, 1024, 8192};
     for (unsigned i = 0; i < 5; i++) {
         char label[64];
         snprintf(label, sizeof label, "%s %s", model->name, list[i].name);
@@ -160,8 +168,14 @@ int main(int argc, char **argv)
     bool library = strcmp(only, "thin") != 0;
     if (strstr(only, "matmul") || !library) {
         timing_t timing;
-        timing_make(&timing, &(qn_cuda_options_t){ .activations = QN_SCALAR_BF16, .dependent_launch = true,
-                    .max_sequences = 256, .heads = 32, .kv_heads = 8, .head_dim = 128 }, (size_t)6 << 30);
+        timing_make(&timing,
+                    &(qn_cuda_options_t){.activations = QN_SCALAR_BF16,
+                                         .dependent_launch = true,
+                                         .max_sequences = 256,
+                                         .heads = 32,
+                                         .kv_heads = 8,
+                                         .head_dim = 128},
+                    (size_t)6 << 30);
         timing_fill(&timing, 0.05f);
         time_products(&timing, &LLAMA_1B, library);
         time_products(&timing, &LLAMA_8B, library);

@@ -47,13 +47,14 @@ static void *load_pieces(void *argument)
 
 static void time_threads(int fd, char *to, unsigned threads)
 {
-    load_t load = { .fd = fd, .to = to };
+    load_t load = {.fd = fd, .to = to};
     pthread_t list[THREADS_MAX];
     must_ok(qn_cuda_loader_create(0, threads + 2, PIECE, &load.loader));
     double begin = now_seconds();
     for (unsigned i = 0; i < threads; i++)
         if (pthread_create(&list[i], NULL, load_pieces, &load)) exit(70);
-    for (unsigned i = 0; i < threads; i++) pthread_join(list[i], NULL);
+    for (unsigned i = 0; i < threads; i++)
+        pthread_join(list[i], NULL);
     must_ok(qn_cuda_loader_finish(load.loader));
     double seconds = now_seconds() - begin;
     printf("%-20s page cache to device, %2u threads %13.1f GB/s\n", "load", threads,
@@ -68,7 +69,8 @@ static void time_invented(char *to)
     must_ok(qn_cuda_loader_invent(loader, to, FILE_BYTES / 2, 1));
     must_ok(qn_cuda_loader_finish(loader));
     double begin = now_seconds();
-    for (int i = 0; i < 10; i++) must_ok(qn_cuda_loader_invent(loader, to, FILE_BYTES / 2, 1));
+    for (int i = 0; i < 10; i++)
+        must_ok(qn_cuda_loader_invent(loader, to, FILE_BYTES / 2, 1));
     must_ok(qn_cuda_loader_finish(loader));
     double seconds = now_seconds() - begin;
     printf("%-20s invented on the device %21.1f GB/s\n", "load", 10 * (double)FILE_BYTES / seconds / 1e9);
@@ -78,16 +80,26 @@ static void time_invented(char *to)
 /* ---- as quintet-memory does it ---- */
 
 /* Three layers of Llama-3.1-8B. */
-static const qn_model_config_t SHAPE = {
-    .layers = 3, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .intermediate = 14336, .vocab = 128256,
-    .gated_mlp = true, .rope.type = QN_ROPE_DEFAULT };
+static const qn_model_config_t SHAPE = {.layers = 3,
+                                        .hidden = 4096,
+                                        .heads = 32,
+                                        .kv_heads = 8,
+                                        .head_dim = 128,
+                                        .intermediate = 14336,
+                                        .vocab = 128256,
+                                        .gated_mlp = true,
+                                        .rope.type = QN_ROPE_DEFAULT};
 
 static void time_fill(const weights_t *weights, qn_share_t share, unsigned threads, const char *what)
 {
-    weights_progress_t progress = { 0 };
+    weights_progress_t progress = {0};
     qn_mapping_t *region;
-    qn_region_spec_t spec = { .id = 1, .kind = QN_REGION_KIND_WEIGHTS, .share = share, .bytes = weights_bytes(weights),
-                              .epoch = 1, .name = "weights" };
+    qn_region_spec_t spec = {.id = 1,
+                             .kind = QN_REGION_KIND_WEIGHTS,
+                             .share = share,
+                             .bytes = weights_bytes(weights),
+                             .epoch = 1,
+                             .name = "weights"};
     double begin = now_seconds();
     must_ok(qn_region_create(&spec, &region));
     double middle = now_seconds();
@@ -101,7 +113,7 @@ static void time_fill(const weights_t *weights, qn_share_t share, unsigned threa
 
 static void time_weights(void)
 {
-    static const weights_format_t ROWS = { .layout = QN_LAYOUT_ROWS };
+    static const weights_format_t ROWS = {.layout = QN_LAYOUT_ROWS};
     char directory[] = "/tmp/quintet-load-XXXXXX";
     weights_t *weights;
     if (!mkdtemp(directory)) exit(70);
@@ -129,8 +141,9 @@ void time_load(void)
         if (pwrite(fd, block, PIECE, (off_t)at) != (ssize_t)PIECE) exit(70);
     free(block);
     arena_make(&arena, FILE_BYTES);
-    static const unsigned THREADS[] = { 1, 4, 8, 16 };
-    for (unsigned i = 0; i < 4; i++) time_threads(fd, arena.base, THREADS[i]);
+    static const unsigned THREADS[] = {1, 4, 8, 16};
+    for (unsigned i = 0; i < 4; i++)
+        time_threads(fd, arena.base, THREADS[i]);
     time_invented(arena.base);
     must(cudaFree(arena.base), "free");
     close(fd);

@@ -9,20 +9,20 @@
 #include <string.h>
 
 #define SIM_VOCAB 97u
-#define SIM_TOKENS_MAX 256u       /* of one sequence */
+#define SIM_TOKENS_MAX 256u /* of one sequence */
 
 /* The seed of the run under way: every failure names it. */
 static uint64_t sim_seed;
 
-#define SIM_CHECK(condition, ...)                                                                        \
-    do {                                                                                                 \
-        if (!(condition)) {                                                                              \
-            fprintf(stderr, "sim: seed %llu: ", (unsigned long long)sim_seed);                           \
-            fprintf(stderr, __VA_ARGS__);                                                                \
+#define SIM_CHECK(condition, ...)                                                                              \
+    do {                                                                                                       \
+        if (!(condition)) {                                                                                    \
+            fprintf(stderr, "sim: seed %llu: ", (unsigned long long)sim_seed);                                 \
+            fprintf(stderr, __VA_ARGS__);                                                                      \
             fprintf(stderr, "\n  rule: %s (%s:%d)\n  again: SIM_FIRST_SEED=%llu SIM_SEEDS=1 %s\n", #condition, \
-                    __FILE__, __LINE__, (unsigned long long)sim_seed, "build/tests/sim/test_sim");       \
-            abort();                                                                                     \
-        }                                                                                                \
+                    __FILE__, __LINE__, (unsigned long long)sim_seed, "build/tests/sim/test_sim");             \
+            abort();                                                                                           \
+        }                                                                                                      \
     } while (0)
 
 static inline uint64_t sim_mix(uint64_t a, uint64_t b)
@@ -36,10 +36,7 @@ typedef struct {
     uint64_t state;
 } sim_random_t;
 
-static inline uint64_t sim_next(sim_random_t *random)
-{
-    return sim_mix(random->state++, 0x2545f4914f6cdd1dull);
-}
+static inline uint64_t sim_next(sim_random_t *random) { return sim_mix(random->state++, 0x2545f4914f6cdd1dull); }
 
 /* In [low, high]. */
 static inline uint32_t sim_between(sim_random_t *random, uint32_t low, uint32_t high)
@@ -47,18 +44,14 @@ static inline uint32_t sim_between(sim_random_t *random, uint32_t low, uint32_t 
     return low + (uint32_t)(sim_next(random) % (high - low + 1));
 }
 
-static inline bool sim_chance(sim_random_t *random, uint32_t percent)
-{
-    return sim_next(random) % 100 < percent;
-}
+static inline bool sim_chance(sim_random_t *random, uint32_t percent) { return sim_next(random) % 100 < percent; }
 
 /* Returns owned. */
 static inline void *sim_copy(const void *data, size_t count, size_t bytes)
 {
     void *copy = malloc(count * bytes + 1);
     SIM_CHECK(copy != NULL, "out of memory");
-    if (count > 0)
-        memcpy(copy, data, count * bytes);
+    if (count > 0) memcpy(copy, data, count * bytes);
     return copy;
 }
 
@@ -74,16 +67,10 @@ static inline uint64_t sim_kv(const uint64_t *before, uint32_t position, uint32_
     return hash;
 }
 
-static inline uint32_t sim_sample(uint64_t kv, uint64_t seed)
-{
-    return (uint32_t)(sim_mix(kv, seed) % SIM_VOCAB);
-}
+static inline uint32_t sim_sample(uint64_t kv, uint64_t seed) { return (uint32_t)(sim_mix(kv, seed) % SIM_VOCAB); }
 
 /* Logits of a token as a log-probability of an id. */
-static inline float sim_logprob(uint64_t kv, uint32_t id)
-{
-    return -(float)(sim_mix(kv, id) % 100000) / 10000.0f;
-}
+static inline float sim_logprob(uint64_t kv, uint32_t id) { return -(float)(sim_mix(kv, id) % 100000) / 10000.0f; }
 
 static inline uint32_t sim_alternative(uint64_t kv, uint32_t rank)
 {

@@ -21,12 +21,12 @@ typedef struct {
     uint32_t stop_ids[4];
     request_bias_t bias[2];
     bool cancelled, must_be_refused;
-    uint32_t expected[SIM_TOKENS_MAX];      /* prompt and generated */
-    uint64_t expected_kv[SIM_TOKENS_MAX];   /* of each token that is run */
-    uint32_t expected_count;                /* generated */
+    uint32_t expected[SIM_TOKENS_MAX];    /* prompt and generated */
+    uint64_t expected_kv[SIM_TOKENS_MAX]; /* of each token that is run */
+    uint32_t expected_count;              /* generated */
     request_finish_t expected_finish;
-    uint32_t got_count;                     /* generated tokens that arrived */
-    uint32_t got_scores;                    /* prompt scores that arrived: positions [1, this) */
+    uint32_t got_count;  /* generated tokens that arrived */
+    uint32_t got_scores; /* prompt scores that arrived: positions [1, this) */
 } sim_request_t;
 
 /* A message on its way to a client: a deep copy. */
@@ -36,7 +36,11 @@ typedef struct {
     const float *score_logprobs;
     const request_alternative_t *score_top;
     uint32_t score_top_stride;
-    struct { uint64_t request; uint32_t generated; request_finish_t finish; } *ends;
+    struct {
+        uint64_t request;
+        uint32_t generated;
+        request_finish_t finish;
+    } *ends;
 } sim_delivery_t;
 
 static inline sim_delivery_t *sim_delivery_copy(const delivery_message_t *message)
@@ -78,14 +82,11 @@ static inline void sim_delivery_free(sim_delivery_t *copy)
 static inline bool sim_stops_at(const sim_request_t *request, uint32_t id, uint32_t generated, const uint32_t *eos,
                                 uint32_t eos_count)
 {
-    if (generated < request->submission.sampling.min_tokens)
-        return false;
+    if (generated < request->submission.sampling.min_tokens) return false;
     for (uint32_t i = 0; i < request->submission.stop_count; i++)
-        if (request->stop_ids[i] == id)
-            return true;
+        if (request->stop_ids[i] == id) return true;
     for (uint32_t i = 0; !request->submission.sampling.ignore_eos && i < eos_count; i++)
-        if (eos[i] == id)
-            return true;
+        if (eos[i] == id) return true;
     return false;
 }
 
@@ -129,8 +130,7 @@ static inline void sim_take_token(sim_request_t *request, const delivery_token_t
     for (uint32_t i = 0; i < token->top_count; i++)
         SIM_CHECK(top[i].id == sim_alternative(kv, i), "request %llu: token %u has another alternative %u",
                   (unsigned long long)request->id, token->position, i);
-    if (token->position == request->got_count)
-        request->got_count++;
+    if (token->position == request->got_count) request->got_count++;
 }
 
 static inline void sim_take_scores(sim_request_t *request, const sim_delivery_t *delivery)
@@ -146,8 +146,7 @@ static inline void sim_take_scores(sim_request_t *request, const sim_delivery_t 
             SIM_CHECK(delivery->score_top[at * delivery->score_top_stride + i].id == sim_alternative(at, i),
                       "request %llu: prompt token %u has another alternative", (unsigned long long)request->id, at);
     }
-    if (message->scores_end > request->got_scores)
-        request->got_scores = message->scores_end;
+    if (message->scores_end > request->got_scores) request->got_scores = message->scores_end;
 }
 
 static inline void sim_take_end(sim_request_t *request, uint32_t generated, request_finish_t finish)
@@ -157,11 +156,14 @@ static inline void sim_take_end(sim_request_t *request, uint32_t generated, requ
               "request %llu ends with %u tokens, %u came", (unsigned long long)request->id, generated,
               request->got_count);
     bool whole = generated == request->expected_count && finish == request->expected_finish;
-    SIM_CHECK(whole || (request->cancelled && finish == REQUEST_CANCELLED), "request %llu ends with %u of %u tokens, "
-              "finish %d", (unsigned long long)request->id, generated, request->expected_count, (int)finish);
+    SIM_CHECK(whole || (request->cancelled && finish == REQUEST_CANCELLED),
+              "request %llu ends with %u of %u tokens, "
+              "finish %d",
+              (unsigned long long)request->id, generated, request->expected_count, (int)finish);
     SIM_CHECK(!request->submission.sampling.prompt_logprobs || finish == REQUEST_CANCELLED ||
-              request->got_scores == request->submission.prompt_tokens, "request %llu ends with %u of %u prompt scores",
-              (unsigned long long)request->id, request->got_scores, request->submission.prompt_tokens);
+                  request->got_scores == request->submission.prompt_tokens,
+              "request %llu ends with %u of %u prompt scores", (unsigned long long)request->id, request->got_scores,
+              request->submission.prompt_tokens);
     request->state = SIM_ENDED;
 }
 

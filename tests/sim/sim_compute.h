@@ -22,15 +22,15 @@ typedef struct {
     uint32_t prompt_tokens, next_position, last_id, block_count, history_count, stop_count;
     uint32_t blocks[SIM_TOKENS_MAX], history[SIM_TOKENS_MAX], stop_ids[QN_STOP_IDS_MAX];
     request_sampling_t sampling;
-    uint64_t pending_kv;             /* prompt scores: the KV before the next chunk */
+    uint64_t pending_kv; /* prompt scores: the KV before the next chunk */
 } sim_slot_t;
 
 typedef struct {
     uint32_t slot_count, block_count, block_tokens, max_step_tokens;
     sim_slot_t *slots;
-    uint64_t *kv;                    /* [blocks, block_tokens]; memory's */
-    const block_pool_t *pool;        /* memory's, to check writes */
-    uint64_t *writer_salt;           /* [blocks] */
+    uint64_t *kv;             /* [blocks, block_tokens]; memory's */
+    const block_pool_t *pool; /* memory's, to check writes */
+    uint64_t *writer_salt;    /* [blocks] */
     uint64_t last_step;
 } sim_compute_t;
 
@@ -131,8 +131,7 @@ static inline void sim_check_write(const sim_compute_t *compute, const sim_slot_
 {
     uint32_t index = position / compute->block_tokens;
     uint32_t block = slot->blocks[index];
-    if (compute->pool == NULL || !current)
-        return;
+    if (compute->pool == NULL || !current) return;
     uint32_t count = 0;
     const uint32_t *table = block_pool_table(compute->pool, slot->request, &count);
     SIM_CHECK(table != NULL && index < count && table[index] == block,
@@ -153,8 +152,7 @@ static inline void sim_add_top(sim_result_t *out, uint64_t kv, uint32_t count)
 /* Scores of prompt tokens: each from the KV of the token before it; the last of a chunk waits for the next chunk. */
 static inline void sim_score(sim_slot_t *slot, sim_result_t *out, uint32_t position, uint32_t id, uint64_t kv)
 {
-    if (!slot->sampling.prompt_logprobs)
-        return;
+    if (!slot->sampling.prompt_logprobs) return;
     if (slot->pending && position < slot->prompt_tokens)
         out->prompt[out->result.prompt_count++] = (batch_prompt_token_t){.request = slot->request,
                                                                          .position = position,
@@ -182,11 +180,9 @@ static inline uint64_t sim_run_token(sim_compute_t *compute, sim_slot_t *slot, u
 
 static inline bool sim_is_stop(const sim_slot_t *slot, uint32_t id, uint32_t position)
 {
-    if (position - slot->prompt_tokens < slot->sampling.min_tokens)
-        return false;
+    if (position - slot->prompt_tokens < slot->sampling.min_tokens) return false;
     for (uint32_t i = 0; i < slot->stop_count; i++)
-        if (slot->stop_ids[i] == id)
-            return true;
+        if (slot->stop_ids[i] == id) return true;
     return false;
 }
 
@@ -222,8 +218,7 @@ static inline void sim_run(sim_compute_t *compute, const sim_plan_t *copy, const
         slot->done = token.stopped;
         token.top_count = slot->sampling.top_logprobs;
     }
-    if (run->sample)
-        out->tokens[out->result.token_count++] = token;
+    if (run->sample) out->tokens[out->result.token_count++] = token;
 }
 
 /* Executes a plan, or only its first `runs` runs (it was killed in the middle). */

@@ -26,10 +26,8 @@ static void random_share(const qn_policy_view_t *view, uint32_t budget, uint32_t
         uint32_t most = one->prefill_tokens < chunk ? one->prefill_tokens : chunk;
         most = most < budget ? most : budget;
         uint32_t tokens = (uint32_t)(sim_mix(hash, i) % (most + 1));
-        if (tokens == 0 && must && ret_share->count == 0)
-            tokens = 1;
-        if (tokens > 0)
-            ret_share->parts[ret_share->count++] = (qn_policy_part_t){.id = one->id, .tokens = tokens};
+        if (tokens == 0 && must && ret_share->count == 0) tokens = 1;
+        if (tokens > 0) ret_share->parts[ret_share->count++] = (qn_policy_part_t){.id = one->id, .tokens = tokens};
         budget -= tokens;
     }
     snprintf(ret_share->reason, sizeof ret_share->reason, "random");
@@ -41,8 +39,11 @@ static void random_preempt(const qn_policy_view_t *view, uint64_t needy, qn_poli
     snprintf(ret_preempt->reason, sizeof ret_preempt->reason, "random");
 }
 
-static const qn_policy_t random_policy = {.version = QN_POLICY_ABI_VERSION, .name = "random", .admit = random_admit,
-                                          .share = random_share, .preempt = random_preempt};
+static const qn_policy_t random_policy = {.version = QN_POLICY_ABI_VERSION,
+                                          .name = "random",
+                                          .admit = random_admit,
+                                          .share = random_share,
+                                          .preempt = random_preempt};
 
 static void draw_configuration(void)
 {
@@ -57,9 +58,8 @@ static void draw_configuration(void)
     w.model.max_model_len = sim_between(random, 8, 120);
     uint32_t one = (w.model.max_model_len + w.model.block_tokens - 1) / w.model.block_tokens;
     uint32_t tiny = one > 2 && sim_chance(random, 10) ? one - 1 : one; /* 10 %: not even one longest sequence fits */
-    w.pool_options.block_count = w.model.block_count = sim_chance(random, 60)
-                                                           ? sim_between(random, tiny, tiny + one)
-                                                           : sim_between(random, one, one * slots + 4);
+    w.pool_options.block_count = w.model.block_count =
+        sim_chance(random, 60) ? sim_between(random, tiny, tiny + one) : sim_between(random, one, one * slots + 4);
     w.pool_options.tokens_max = w.model.max_model_len;
     w.model.vocab_size = SIM_VOCAB;
     w.model.eos_count = sim_between(random, 0, 2);
@@ -74,8 +74,8 @@ static void draw_configuration(void)
         .policy = policies[sim_between(random, 0, 1)],
         .policy_functions = sim_chance(random, 30) ? &random_policy : NULL,
         .ledger_base = w.mapping,
-        .ledger_bytes = sim_chance(random, 50) ? LEDGER_BYTES
-                                               : LEDGER_BYTES_FOR(slots) / 8 * 8, /* small: it compacts */
+        .ledger_bytes =
+            sim_chance(random, 50) ? LEDGER_BYTES : LEDGER_BYTES_FOR(slots) / 8 * 8, /* small: it compacts */
     };
 }
 
@@ -120,20 +120,19 @@ static void draw_request(uint32_t at)
     if (earlier != NULL && sim_chance(random, 25)) { /* the next turn of a conversation: prompt and answer so far */
         uint32_t known = earlier->submission.prompt_tokens + earlier->expected_count;
         memcpy(request->prompt, earlier->expected, known * sizeof *request->prompt);
-        if (known > 0)
-            submission->prompt_tokens = sim_between(random, 1, known);
+        if (known > 0) submission->prompt_tokens = sim_between(random, 1, known);
     } else if (sim_chance(random, 50))
         request->prompt[submission->prompt_tokens - 1] = sim_between(random, 0, SIM_VOCAB - 1);
     for (uint32_t i = 0; i < submission->stop_count; i++)
         request->stop_ids[i] = sim_between(random, 0, SIM_VOCAB - 1);
     uint32_t pool_tokens = w.model.block_count * w.model.block_tokens;
-    admission_model_t limits = {
-        .vocab_size = SIM_VOCAB, .max_model_len = w.model.max_model_len, .pool_tokens = pool_tokens};
+    admission_model_t limits = {.vocab_size = SIM_VOCAB,
+                                .max_model_len = w.model.max_model_len,
+                                .pool_tokens = pool_tokens};
     admission_refusal_t refusal;
     uint32_t generated_max;
     request->must_be_refused = !admission_check(&limits, submission, &generated_max, &refusal);
-    if (!request->must_be_refused)
-        sim_predict(request, generated_max, w.model.eos_ids, w.model.eos_count);
+    if (!request->must_be_refused) sim_predict(request, generated_max, w.model.eos_ids, w.model.eos_count);
 }
 
 static void draw_load(void)

@@ -26,8 +26,8 @@ static void check_content(uint64_t sequence, uint32_t from, uint32_t to, const c
     const uint32_t *table = block_pool_table(w.pool, sequence, &count);
     for (uint32_t at = from; at < to; at++)
         SIM_CHECK(w.compute.kv[(size_t)table[at / block_tokens] * block_tokens + at % block_tokens] ==
-                      request->expected_kv[at], "%s: request %llu has foreign or stale KV at %u", what,
-                  (unsigned long long)sequence, at);
+                      request->expected_kv[at],
+                  "%s: request %llu has foreign or stale KV at %u", what, (unsigned long long)sequence, at);
 }
 
 static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_grant)
@@ -49,16 +49,14 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
     for (uint32_t i = 0; i < grant.block_count; i++) {
         bool shared = i < grant.cached_tokens / w.pool_options.block_tokens;
         SIM_CHECK(!shared || w.compute.writer_salt[grant.blocks[i]] == one->salt, "a prefix was shared across salts");
-        if (!shared)
-            w.compute.writer_salt[grant.blocks[i]] = find_request(one->sequence)->submission.salt;
+        if (!shared) w.compute.writer_salt[grant.blocks[i]] = find_request(one->sequence)->submission.salt;
     }
 }
 
 static void memory_takes(const event_t *event)
 {
     const traffic_t *traffic = event->payload;
-    if (event->to_epoch != w.memory_epoch || w.memory_epoch == 0)
-        return;
+    if (event->to_epoch != w.memory_epoch || w.memory_epoch == 0) return;
     for (uint32_t i = 0; i < traffic->commit_count; i++) {
         const plan_commit_t *commit = &traffic->commits[i];
         SIM_CHECK(block_pool_commit(w.pool, commit->sequence, commit->position, commit->ids, commit->ids_count),
@@ -67,8 +65,7 @@ static void memory_takes(const event_t *event)
     }
     for (uint32_t i = 0; i < traffic->release_count; i++)
         block_pool_release(w.pool, traffic->releases[i]);
-    if (traffic->lease_count == 0)
-        return;
+    if (traffic->lease_count == 0) return;
     grants_t grants = {.count = traffic->lease_count, .grants = calloc(traffic->lease_count, sizeof *grants.grants)};
     for (uint32_t i = 0; i < traffic->lease_count; i++)
         lease(traffic, i, &grants.grants[i]);
@@ -83,8 +80,7 @@ static void memory_takes(const event_t *event)
 
 static void begin_step(void)
 {
-    if (w.executing || w.plan_count == 0)
-        return;
+    if (w.executing || w.plan_count == 0) return;
     w.executing = true;
     push(w.now_ns + sim_between(&w.random, 20000, 800000), (event_t){.kind = STEP_DONE, .from_epoch = w.compute_epoch});
 }
@@ -98,8 +94,7 @@ static void enqueue(queued_plan_t plan)
 
 static void step_done(const event_t *event)
 {
-    if (event->from_epoch != w.compute_epoch)
-        return;
+    if (event->from_epoch != w.compute_epoch) return;
     queued_plan_t done = w.plans[0];
     memmove(w.plans, w.plans + 1, --w.plan_count * sizeof *w.plans);
     w.executing = false;
@@ -134,8 +129,7 @@ static void kill_compute(void)
         free(result);
     }
     for (uint32_t i = 0; i < w.plan_count; i++)
-        if (w.plans[i].plan != NULL)
-            sim_plan_free(w.plans[i].plan);
+        if (w.plans[i].plan != NULL) sim_plan_free(w.plans[i].plan);
     w.plan_count = 0;
     w.executing = false;
     memset(w.compute.slots, 0, w.compute.slot_count * sizeof *w.compute.slots);
@@ -148,8 +142,7 @@ static void kill_compute(void)
 
 static void kill_memory(void)
 {
-    if (w.memory_epoch == 0)
-        return;
+    if (w.memory_epoch == 0) return;
     uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
     push(gone_ns, (event_t){.kind = MEMORY_GONE, .from_epoch = w.memory_epoch});
     w.memory_epoch = 0;
@@ -157,8 +150,7 @@ static void kill_memory(void)
     w.compute.pool = NULL;
     block_pool_destroy(&w.pool);
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = MEMORY_START});
-    if (sim_chance(&w.random, 30))
-        kill_compute(); /* it cannot live without, or dies with it */
+    if (sim_chance(&w.random, 30)) kill_compute(); /* it cannot live without, or dies with it */
 }
 
 /* Undoes the end of what was written since `mapping_before`: a process that dies writes payloads in part, and the 8
@@ -168,8 +160,7 @@ static void tear_last_write(void)
     uint32_t first = 0, header_bytes = 4096;
     while (first < LEDGER_BYTES && w.mapping[first] == w.mapping_before[first])
         first++;
-    if (first == LEDGER_BYTES)
-        return;
+    if (first == LEDGER_BYTES) return;
     w.torn++;
     if (first < header_bytes) { /* a compaction: the other area is written, the switch is not thrown */
         memcpy(w.mapping, w.mapping_before, header_bytes);
@@ -178,15 +169,13 @@ static void tear_last_write(void)
     uint32_t head = first & ~7u, cut = head + sim_between(&w.random, 0, LEDGER_BYTES - head - 8);
     memcpy(w.mapping + head, w.mapping_before + head, 8);
     cut = sim_chance(&w.random, 50) ? head + sim_between(&w.random, 0, 200) : cut;
-    if (cut < LEDGER_BYTES)
-        memcpy(w.mapping + cut, w.mapping_before + cut, LEDGER_BYTES - cut);
+    if (cut < LEDGER_BYTES) memcpy(w.mapping + cut, w.mapping_before + cut, LEDGER_BYTES - cut);
 }
 
 /* The process dies: its heap is gone, and what it was about to write may be there in part. */
 static void kill_scheduler(bool torn)
 {
-    if (w.scheduler == NULL)
-        return;
+    if (w.scheduler == NULL) return;
     w.held_count = 0;
     const ledger_t *ledger = scheduler_ledger(w.scheduler);
     for (const request_t *one = ledger_next(ledger, NULL); one != NULL; one = ledger_next(ledger, one)) {
@@ -225,8 +214,7 @@ static void kill_client(uint32_t client)
     bool resubmits = sim_chance(&w.random, 50);
     for (uint32_t i = 0; i < w.request_count; i++) {
         sim_request_t *request = &w.requests[i];
-        if (request->client != client || request->state != SIM_OPEN)
-            continue;
+        if (request->client != client || request->state != SIM_OPEN) continue;
         request->got_count = 0;
         request->got_scores = 1;
         if (resubmits)
@@ -240,21 +228,12 @@ static void fault(uint64_t kind)
 {
     w.faults[kind]++;
     switch (kind) {
-    case 0:
-        kill_compute();
-        break;
-    case 1:
-        kill_memory();
-        break;
-    case 2:
-        kill_scheduler(sim_chance(&w.random, 50));
-        break;
-    case 3:
-        kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1));
-        break;
+    case 0: kill_compute(); break;
+    case 1: kill_memory(); break;
+    case 2: kill_scheduler(sim_chance(&w.random, 50)); break;
+    case 3: kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1)); break;
     default:
-        if (w.pool != NULL)
-            block_pool_flush(w.pool);
+        if (w.pool != NULL) block_pool_flush(w.pool);
         break;
     }
 }

@@ -13,17 +13,22 @@
 #define LEDGER_BYTES (256u * 1024)
 
 typedef enum {
-    TO_MEMORY,        /* traffic */
-    MEMORY_SEES,      /* a new scheduler (the old one is gone) */
+    TO_MEMORY,   /* traffic */
+    MEMORY_SEES, /* a new scheduler (the old one is gone) */
     GRANT,
-    TO_COMPUTE,       /* plan */
-    COMPUTE_SEES,     /* a new scheduler */
+    TO_COMPUTE,   /* plan */
+    COMPUTE_SEES, /* a new scheduler */
     STEP_DONE,
     RESULT,
     TO_CLIENT,
     SUBMIT,
     CANCEL,
-    MEMORY_GONE, MEMORY_UP, COMPUTE_GONE, COMPUTE_UP, CLIENT_GONE, CLIENT_UP,  /* the scheduler learns */
+    MEMORY_GONE,
+    MEMORY_UP,
+    COMPUTE_GONE,
+    COMPUTE_UP,
+    CLIENT_GONE,
+    CLIENT_UP, /* the scheduler learns */
     SCHEDULER_START,
     MEMORY_START,
     FAULT,
@@ -52,7 +57,7 @@ typedef struct {
 } grants_t;
 
 typedef struct {
-    sim_plan_t *plan;              /* NULL: forget all slots */
+    sim_plan_t *plan; /* NULL: forget all slots */
     uint32_t scheduler_epoch, memory_epoch;
 } queued_plan_t;
 
@@ -69,11 +74,11 @@ static struct {
     scheduler_model_t model;
     scheduler_t *scheduler;
     uint32_t scheduler_epoch;
-    uint32_t sees_memory, sees_compute;           /* epochs the scheduler talks to; 0 = none */
+    uint32_t sees_memory, sees_compute; /* epochs the scheduler talks to; 0 = none */
 
     block_pool_t *pool;
     block_pool_options_t pool_options;
-    uint32_t memory_epoch;                        /* 0 while it is down: memory_life counts */
+    uint32_t memory_epoch; /* 0 while it is down: memory_life counts */
     uint32_t memory_life, compute_life, compute_epoch;
     sim_compute_t compute;
     queued_plan_t plans[PLANS_MAX];
@@ -83,10 +88,14 @@ static struct {
     sim_request_t requests[SIM_REQUESTS_MAX];
     uint32_t request_count;
     uint32_t client_epoch[SIM_CLIENTS];
-    uint32_t client_sees;                         /* scheduler epoch the clients talk to; 0 = none */
+    uint32_t client_sees; /* scheduler epoch the clients talk to; 0 = none */
 
     /* What the ledger of the scheduler that died held: all of it must be found again. */
-    struct { uint64_t id; uint32_t generated; request_finish_t finish; } held[2 * SIM_REQUESTS_MAX];
+    struct {
+        uint64_t id;
+        uint32_t generated;
+        request_finish_t finish;
+    } held[2 * SIM_REQUESTS_MAX];
     uint32_t held_count;
 
     uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn;
@@ -107,8 +116,7 @@ static void push(uint64_t at_ns, event_t event)
     uint32_t i = w.queue_count++;
     for (; i > 0; i = (i - 1) / 2) {
         event_t *parent = &w.queue[(i - 1) / 2];
-        if (parent->at_ns < event.at_ns || (parent->at_ns == event.at_ns && parent->order < event.order))
-            break;
+        if (parent->at_ns < event.at_ns || (parent->at_ns == event.at_ns && parent->order < event.order)) break;
         w.queue[i] = *parent;
     }
     w.queue[i] = event;
@@ -125,12 +133,9 @@ static event_t pop(void)
     uint32_t i = 0;
     for (;;) {
         uint32_t child = 2 * i + 1;
-        if (child >= w.queue_count)
-            break;
-        if (child + 1 < w.queue_count && before(&w.queue[child + 1], &w.queue[child]))
-            child++;
-        if (before(&last, &w.queue[child]))
-            break;
+        if (child >= w.queue_count) break;
+        if (child + 1 < w.queue_count && before(&w.queue[child + 1], &w.queue[child])) child++;
+        if (before(&last, &w.queue[child])) break;
         w.queue[i] = w.queue[child];
         i = child;
     }
@@ -142,16 +147,14 @@ static event_t pop(void)
 static void send_over(int link, event_t event)
 {
     uint64_t at_ns = w.now_ns + sim_between(&w.random, 1000, 100000);
-    if (at_ns <= w.link_ns[link])
-        at_ns = w.link_ns[link] + 1;
+    if (at_ns <= w.link_ns[link]) at_ns = w.link_ns[link] + 1;
     w.link_ns[link] = at_ns;
     push(at_ns, event);
 }
 
 static void free_payload(const event_t *event)
 {
-    if (event->payload == NULL)
-        return;
+    if (event->payload == NULL) return;
     if (event->kind == TO_MEMORY) {
         traffic_t *traffic = event->payload;
         for (uint32_t i = 0; i < traffic->commit_count; i++)
@@ -179,8 +182,7 @@ static void free_payload(const event_t *event)
 static sim_request_t *find_request(uint64_t id)
 {
     for (uint32_t i = 0; i < w.request_count; i++)
-        if (w.requests[i].id == id)
-            return &w.requests[i];
+        if (w.requests[i].id == id) return &w.requests[i];
     SIM_CHECK(false, "nobody asked for request %llu", (unsigned long long)id);
     return NULL;
 }

@@ -35,8 +35,8 @@ static const sequence_t *oldest_running(void)
     const batch_t *batch = scheduler_batch(w.scheduler);
     const sequence_t *oldest = NULL;
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
-        const sequence_t *one = batch->slot_owner[slot] == BATCH_NOBODY ? NULL
-                                                                        : &batch->sequences[batch->slot_owner[slot]];
+        const sequence_t *one =
+            batch->slot_owner[slot] == BATCH_NOBODY ? NULL : &batch->sequences[batch->slot_owner[slot]];
         if (one != NULL && one->phase == SEQUENCE_RUNNING &&
             (oldest == NULL || one->request->arrival < oldest->request->arrival))
             oldest = one;
@@ -70,8 +70,7 @@ static void send_plans(void)
         bool built;
         qn_err_t err = scheduler_plan(w.scheduler, w.now_ns, &plan, &built);
         SIM_CHECK(err == QN_OK, "plan: %s", qn_err_text());
-        if (!built)
-            return;
+        if (!built) return;
         w.steps++;
         w.from_slot += plan.from_slot_count;
         for (uint32_t i = 0; i < plan.reason_count; i++)
@@ -105,8 +104,7 @@ static void send_tokens(void)
 
 static void set_timer(uint64_t at_ns)
 {
-    if (at_ns == UINT64_MAX || (w.timer_ns > w.now_ns && w.timer_ns <= at_ns))
-        return;
+    if (at_ns == UINT64_MAX || (w.timer_ns > w.now_ns && w.timer_ns <= at_ns)) return;
     w.timer_ns = at_ns > w.now_ns ? at_ns : w.now_ns + 1;
     push(w.timer_ns, (event_t){.kind = TIMER});
 }
@@ -125,8 +123,7 @@ static void take_refusals(void)
 
 static void tick(void)
 {
-    if (w.scheduler == NULL)
-        return;
+    if (w.scheduler == NULL) return;
     take_refusals();
     send_plans();
     const sequence_t *oldest = oldest_running();
@@ -136,13 +133,11 @@ static void tick(void)
     SIM_CHECK(err == QN_OK, "traffic: %s", qn_err_text());
     SIM_CHECK(oldest == NULL || (oldest->phase == SEQUENCE_RUNNING && oldest->request->id == oldest_id),
               "the oldest running request %llu was preempted", (unsigned long long)oldest_id);
-    if (traffic.commit_count + traffic.release_count + traffic.lease_count > 0)
-        send_traffic(&traffic);
+    if (traffic.commit_count + traffic.release_count + traffic.lease_count > 0) send_traffic(&traffic);
     send_tokens();
     set_timer(traffic.again_ns);
     set_timer(scheduler_tidy(w.scheduler, w.now_ns));
-    if (delivery_pending(scheduler_delivery(w.scheduler)))
-        set_timer(w.now_ns + 1000000);
+    if (delivery_pending(scheduler_delivery(w.scheduler))) set_timer(w.now_ns + 1000000);
 }
 
 static void start_scheduler(void)
@@ -156,7 +151,7 @@ static void start_scheduler(void)
     for (uint32_t i = 0; i < w.held_count; i++) {
         const request_t *found = ledger_find(scheduler_ledger(w.scheduler), w.held[i].id);
         SIM_CHECK(found != NULL && found->generated_tokens == w.held[i].generated &&
-                  (found->finish == w.held[i].finish || w.held[i].finish == REQUEST_UNFINISHED),
+                      (found->finish == w.held[i].finish || w.held[i].finish == REQUEST_UNFINISHED),
                   "request %llu is not found as it was", (unsigned long long)w.held[i].id);
     }
     send_over(LINK_TO_MEMORY, (event_t){.kind = MEMORY_SEES, .from_epoch = w.scheduler_epoch});
@@ -175,8 +170,7 @@ static void start_scheduler(void)
 static void submit(uint64_t id)
 {
     sim_request_t *request = find_request(id);
-    if (request->state != SIM_FUTURE && request->state != SIM_OPEN)
-        return;
+    if (request->state != SIM_FUTURE && request->state != SIM_OPEN) return;
     if (w.scheduler == NULL || w.client_sees != w.scheduler_epoch) {
         request->state = SIM_OPEN; /* the tokenizer holds it: CLIENT_UP submits */
         return;
@@ -190,8 +184,7 @@ static void submit(uint64_t id)
     admission_refusal_t refusal;
     scheduler_submit_outcome_t outcome = scheduler_submit(w.scheduler, &request->submission, w.now_ns, &refusal);
     request->state = SIM_OPEN;
-    if (outcome != SCHEDULER_REFUSED)
-        return;
+    if (outcome != SCHEDULER_REFUSED) return;
     SIM_CHECK(request->must_be_refused || refusal.status == 429, "request %llu was refused: %s", (unsigned long long)id,
               refusal.text);
     request->state = SIM_WAS_REFUSED;
@@ -199,38 +192,32 @@ static void submit(uint64_t id)
 
 static void client_up(uint32_t client)
 {
-    if (w.scheduler == NULL)
-        return;
+    if (w.scheduler == NULL) return;
     w.client_sees = w.scheduler_epoch;
-    scheduler_client_up(w.scheduler, (request_client_t){
-                                         .epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client});
+    scheduler_client_up(w.scheduler,
+                        (request_client_t){.epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client});
     for (uint32_t i = 0; i < w.request_count; i++) {
         sim_request_t *request = &w.requests[i];
-        if (request->client != client || request->state != SIM_OPEN)
-            continue;
+        if (request->client != client || request->state != SIM_OPEN) continue;
         submit(request->id);
-        if (request->cancelled)
-            scheduler_cancel(w.scheduler, request->id, REQUEST_CANCELLED);
+        if (request->cancelled) scheduler_cancel(w.scheduler, request->id, REQUEST_CANCELLED);
     }
 }
 
 static void client_takes(const event_t *event)
 {
     const sim_delivery_t *delivery = event->payload;
-    if (delivery == NULL || event->to_epoch != w.client_epoch[event->value])
-        return;
+    if (delivery == NULL || event->to_epoch != w.client_epoch[event->value]) return;
     const delivery_message_t *message = &delivery->message;
     if (message->scores != NULL) {
         sim_request_t *request = find_request(delivery->scores_request);
-        if (request->state == SIM_OPEN)
-            sim_take_scores(request, delivery);
+        if (request->state == SIM_OPEN) sim_take_scores(request, delivery);
         return;
     }
     uint32_t top = 0;
     for (uint32_t i = 0; i < message->token_count; i++) {
         sim_request_t *request = find_request(message->tokens[i].request);
-        if (request->state == SIM_OPEN)
-            sim_take_token(request, &message->tokens[i], message->top + top);
+        if (request->state == SIM_OPEN) sim_take_token(request, &message->tokens[i], message->top + top);
         top += message->tokens[i].top_count;
     }
     SIM_CHECK(top == message->top_count, "alternatives do not add up");
@@ -238,8 +225,7 @@ static void client_takes(const event_t *event)
         sim_request_t *request = find_request(delivery->ends[i].request);
         SIM_CHECK(request->state != SIM_ENDED || w.scheduler_epoch > 1, "request %llu ends twice",
                   (unsigned long long)request->id);
-        if (request->state == SIM_OPEN)
-            sim_take_end(request, delivery->ends[i].generated, delivery->ends[i].finish);
+        if (request->state == SIM_OPEN) sim_take_end(request, delivery->ends[i].generated, delivery->ends[i].finish);
     }
 }
 
@@ -256,8 +242,7 @@ static void handle_peer(const event_t *event)
         }
         break;
     case MEMORY_UP:
-        if (event->from_epoch != w.memory_epoch || w.sees_memory == event->from_epoch)
-            break;
+        if (event->from_epoch != w.memory_epoch || w.sees_memory == event->from_epoch) break;
         w.sees_memory = event->from_epoch;
         err = scheduler_memory_up(w.scheduler, &w.model);
         break;
@@ -268,13 +253,11 @@ static void handle_peer(const event_t *event)
         }
         break;
     case COMPUTE_UP:
-        if (event->from_epoch != w.compute_epoch || w.sees_compute == event->from_epoch)
-            break;
+        if (event->from_epoch != w.compute_epoch || w.sees_compute == event->from_epoch) break;
         w.sees_compute = event->from_epoch;
         scheduler_compute_up(w.scheduler);
         break;
-    default:
-        break;
+    default: break;
     }
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
 }
@@ -282,8 +265,7 @@ static void handle_peer(const event_t *event)
 static void take_grants(const event_t *event)
 {
     const grants_t *grants = event->payload;
-    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_memory)
-        return;
+    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_memory) return;
     qn_err_t err = scheduler_grant(w.scheduler, grants->grants, grants->count, grants->available);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
 }
@@ -291,8 +273,7 @@ static void take_grants(const event_t *event)
 static void take_result(const event_t *event)
 {
     sim_result_t *result = event->payload;
-    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute)
-        return;
+    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute) return;
     const batch_step_t *step;
     qn_err_t err = scheduler_result(w.scheduler, &result->result, w.now_ns, &step);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
@@ -301,91 +282,65 @@ static void take_result(const event_t *event)
 static void cancel(uint64_t id)
 {
     sim_request_t *request = find_request(id);
-    if (request->state != SIM_OPEN)
-        return;
+    if (request->state != SIM_OPEN) return;
     request->cancelled = true;
-    if (w.scheduler != NULL && w.client_sees == w.scheduler_epoch)
-        scheduler_cancel(w.scheduler, id, REQUEST_CANCELLED);
+    if (w.scheduler != NULL && w.client_sees == w.scheduler_epoch) scheduler_cancel(w.scheduler, id, REQUEST_CANCELLED);
 }
 
 /* Memory and compute see a new scheduler, which proves the old one dead. */
 static void see_scheduler(const event_t *event)
 {
     if (event->kind == MEMORY_SEES) {
-        if (w.pool != NULL)
-            block_pool_release_all(w.pool);
+        if (w.pool != NULL) block_pool_release_all(w.pool);
         return;
     }
     uint32_t kept = w.executing ? 1 : 0;
     while (w.plan_count > kept)
-        if (w.plans[--w.plan_count].plan != NULL)
-            sim_plan_free(w.plans[w.plan_count].plan);
+        if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
     enqueue((queued_plan_t){0});
 }
 
 static void handle(event_t *event)
 {
     switch (event->kind) {
-    case TO_MEMORY:
-        memory_takes(event);
-        break;
+    case TO_MEMORY: memory_takes(event); break;
     case MEMORY_SEES:
-    case COMPUTE_SEES:
-        see_scheduler(event);
-        break;
-    case GRANT:
-        take_grants(event);
-        break;
+    case COMPUTE_SEES: see_scheduler(event); break;
+    case GRANT: take_grants(event); break;
     case TO_COMPUTE:
-        if (event->to_epoch != w.compute_epoch)
-            break;
-        enqueue((queued_plan_t){
-            .plan = event->payload, .scheduler_epoch = event->from_epoch, .memory_epoch = (uint32_t)event->value});
+        if (event->to_epoch != w.compute_epoch) break;
+        enqueue((queued_plan_t){.plan = event->payload,
+                                .scheduler_epoch = event->from_epoch,
+                                .memory_epoch = (uint32_t)event->value});
         event->payload = NULL;
         break;
-    case STEP_DONE:
-        step_done(event);
-        break;
-    case RESULT:
-        take_result(event);
-        break;
-    case TO_CLIENT:
-        client_takes(event);
-        break;
+    case STEP_DONE: step_done(event); break;
+    case RESULT: take_result(event); break;
+    case TO_CLIENT: client_takes(event); break;
     case SUBMIT:
-        if (w.next_request < w.request_count && w.requests[w.next_request].id == event->value)
-            w.next_request++;
+        if (w.next_request < w.request_count && w.requests[w.next_request].id == event->value) w.next_request++;
         submit(event->value);
         break;
-    case CANCEL:
-        cancel(event->value);
-        break;
+    case CANCEL: cancel(event->value); break;
     case MEMORY_GONE:
     case MEMORY_UP:
     case COMPUTE_GONE:
     case COMPUTE_UP:
-        if (w.scheduler != NULL)
-            handle_peer(event);
+        if (w.scheduler != NULL) handle_peer(event);
         break;
     case CLIENT_GONE:
         if (w.scheduler != NULL)
-            scheduler_client_gone(w.scheduler, (request_client_t){.epoch = event->from_epoch, .service = 2,
-                                                                  .instance = (uint8_t)event->value}, w.now_ns);
+            scheduler_client_gone(w.scheduler,
+                                  (request_client_t){.epoch = event->from_epoch,
+                                                     .service = 2,
+                                                     .instance = (uint8_t)event->value},
+                                  w.now_ns);
         break;
-    case CLIENT_UP:
-        client_up((uint32_t)event->value);
-        break;
-    case SCHEDULER_START:
-        start_scheduler();
-        break;
-    case MEMORY_START:
-        start_memory();
-        break;
-    case FAULT:
-        fault(event->value);
-        break;
-    case TIMER:
-        break;
+    case CLIENT_UP: client_up((uint32_t)event->value); break;
+    case SCHEDULER_START: start_scheduler(); break;
+    case MEMORY_START: start_memory(); break;
+    case FAULT: fault(event->value); break;
+    case TIMER: break;
     }
 }
 
@@ -461,8 +416,7 @@ static void finish(uint64_t events)
     scheduler_destroy(&w.scheduler);
     block_pool_destroy(&w.pool);
     while (w.plan_count > 0)
-        if (w.plans[--w.plan_count].plan != NULL)
-            sim_plan_free(w.plans[w.plan_count].plan);
+        if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
     free(w.compute.slots);
     free(w.compute.kv);
     free(w.compute.writer_salt);
@@ -489,8 +443,7 @@ static void run_seed(uint64_t seed, bool verbose, uint64_t damage_at)
         tick();
         check_invariants();
         SIM_CHECK(++events < EVENTS_MAX, "it never ends");
-        if (events == damage_at)
-            damage_store();
+        if (events == damage_at) damage_store();
     }
     check_end();
     if (verbose)
@@ -533,8 +486,7 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     for (uint64_t seed = first; seed < first + seeds; seed++)
         run_seed(seed, getenv("SIM_VERBOSE") != NULL, 0);
     report(seeds);
-    if (seeds < 300)
-        return;
+    if (seeds < 300) return;
     /* what the seeds are meant to reach, they reach */
     assert_true(total.hits > 0 && total.preemptions > 0 && total.from_slot > 0 && total.masked > 0);
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
@@ -553,8 +505,7 @@ static void test_sim_one_wrong_number_in_the_store_is_noticed(void **state)
         assert_true(child >= 0);
         if (child == 0) {
             signal(SIGABRT, SIG_DFL);
-            if (freopen("/dev/null", "w", stderr) == NULL)
-                _exit(0);
+            if (freopen("/dev/null", "w", stderr) == NULL) _exit(0);
             run_seed(seed, false, 300);
             _exit(0);
         }
@@ -573,8 +524,7 @@ int main(void)
     };
     w.mapping = aligned_alloc(64, LEDGER_BYTES);
     w.mapping_before = malloc(LEDGER_BYTES);
-    if (w.mapping == NULL || w.mapping_before == NULL)
-        return 1;
+    if (w.mapping == NULL || w.mapping_before == NULL) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(w.mapping);
     free(w.mapping_before);

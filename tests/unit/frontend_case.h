@@ -33,11 +33,15 @@
 struct qn_daemon {
     qn_stats_t *stats;
     char folder[64];
-    qn_arena_t arena;             /* of all decoded messages */
-    struct { qn_message_type_t type; qn_service_t to; const void *message; } sent[SENT_MAX];
+    qn_arena_t arena; /* of all decoded messages */
+    struct {
+        qn_message_type_t type;
+        qn_service_t to;
+        const void *message;
+    } sent[SENT_MAX];
     size_t sent_count, taken;
     qn_peer_t peers[QN_SERVICE_TOOL + 1];
-    qn_send_outcome_t outcome;    /* what every send says */
+    qn_send_outcome_t outcome; /* what every send says */
     qn_state_t state;
     int fds[2];
     size_t fd_count;
@@ -91,14 +95,18 @@ qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon) { return daemon->stats; }
 
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status)
 {
-    *ret_status = (qn_peer_status_t){ .peer = daemon->peers[service], .alive = daemon->peers[service].epoch != 0,
-                                      .state = QN_STATE_READY, .pid = 1000u + service, .uptime_ms = 1500,
-                                      .build = "test", .transport = "ipc" };
+    *ret_status = (qn_peer_status_t){.peer = daemon->peers[service],
+                                     .alive = daemon->peers[service].epoch != 0,
+                                     .state = QN_STATE_READY,
+                                     .pid = 1000u + service,
+                                     .uptime_ms = 1500,
+                                     .build = "test",
+                                     .transport = "ipc"};
 }
 
 void qn_daemon_self_status(const qn_daemon_t *daemon, qn_peer_status_t *ret_status)
 {
-    *ret_status = (qn_peer_status_t){ .state = daemon->state, .pid = 1, .build = "test", .restarts = 2 };
+    *ret_status = (qn_peer_status_t){.state = daemon->state, .pid = 1, .build = "test", .restarts = 2};
 }
 
 /* ---- the case: one frontend, its peers, its clients ---- */
@@ -107,19 +115,19 @@ typedef struct {
     qn_daemon_t daemon;
     qn_config_t *config;
     void *frontend;
-    uint64_t ahead_ns;            /* added to the clock that ticks see */
+    uint64_t ahead_ns; /* added to the clock that ticks see */
 } case_t;
 
 typedef struct {
     int fd;
-    reply_buffer_t in;            /* all bytes received, NUL-terminated by client_text */
+    reply_buffer_t in; /* all bytes received, NUL-terminated by client_text */
     bool closed;
 } client_t;
 
 static inline void peer_event(case_t *test, qn_service_t service, uint32_t epoch, qn_peer_event_t event)
 {
-    qn_peer_t peer = { .epoch = epoch, .service = service };
-    test->daemon.peers[service] = event == QN_PEER_GONE ? (qn_peer_t){ 0 } : peer;
+    qn_peer_t peer = {.epoch = epoch, .service = service};
+    test->daemon.peers[service] = event == QN_PEER_GONE ? (qn_peer_t){0} : peer;
     qn_frontend_daemon.peer(test->frontend, peer, event);
 }
 
@@ -141,9 +149,9 @@ static inline void deliver(case_t *test, qn_message_type_t type, const void *mes
 
 static inline void describe(case_t *test)
 {
-    uint32_t eos[] = { 0 };
+    uint32_t eos[] = {0};
     qn_model_description_t message = QN_MODEL_DESCRIPTION_INIT;
-    message.default_sampling = (qn_sampling_t){ .temperature = 1, .top_p = 1, .repetition_penalty = 1 };
+    message.default_sampling = (qn_sampling_t){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     message.model = qn_text("tiny");
     message.vocab_size = 1000;
     message.max_model_len = 2048;
@@ -160,12 +168,13 @@ static inline int setup_with(void **state, const char *const *sets, size_t set_c
     assert_non_null(mkdtemp(test->daemon.folder));
     char listen[96];
     snprintf(listen, sizeof listen, "frontend.listen=unix:%s/http", test->daemon.folder);
-    const char *all[8] = { listen };
-    for (size_t i = 0; i < set_count; i++) all[i + 1] = sets[i];
+    const char *all[8] = {listen};
+    for (size_t i = 0; i < set_count; i++)
+        all[i + 1] = sets[i];
     if (qn_config_load(NULL, all, set_count + 1, test->daemon.folder, &test->config) != QN_OK)
         fail_msg("%s", qn_err_text());
-    const qn_stat_spec_t *tables[] = { qn_frontend_daemon.stats, qn_frontend_daemon.stats };
-    size_t counts[] = { 1, qn_frontend_daemon.stat_count };
+    const qn_stat_spec_t *tables[] = {qn_frontend_daemon.stats, qn_frontend_daemon.stats};
+    size_t counts[] = {1, qn_frontend_daemon.stat_count};
     assert_int_equal(qn_stats_create(test->daemon.folder, "frontend", 77, tables, counts, 2, &test->daemon.stats),
                      QN_OK);
     if (qn_frontend_daemon.init(&test->daemon, qn_config_values(test->config), &test->frontend) != QN_OK)
@@ -181,7 +190,7 @@ static inline int setup(void **state) { return setup_with(state, NULL, 0); }
 
 static inline int setup_small(void **state)
 {
-    static const char *const sets[] = { "frontend.queue_limit=2", "frontend.max_body_bytes=1024" };
+    static const char *const sets[] = {"frontend.queue_limit=2", "frontend.max_body_bytes=1024"};
     return setup_with(state, sets, 2);
 }
 
@@ -204,9 +213,9 @@ static inline int teardown(void **state)
 
 static inline client_t client_open(case_t *test, const char *text)
 {
-    struct sockaddr_un name = { .sun_family = AF_UNIX };
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
     snprintf(name.sun_path, sizeof name.sun_path, "%s/http", test->daemon.folder);
-    client_t client = { .fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0) };
+    client_t client = {.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0)};
     assert_int_equal(connect(client.fd, (struct sockaddr *)&name, sizeof name), 0);
     assert_int_equal(write(client.fd, text, strlen(text)), (ssize_t)strlen(text));
     return client;
@@ -241,7 +250,8 @@ static inline void client_read(client_t *client)
 {
     char data[65536];
     ssize_t bytes;
-    while ((bytes = read(client->fd, data, sizeof data)) > 0) reply_buffer_append(&client->in, data, (size_t)bytes);
+    while ((bytes = read(client->fd, data, sizeof data)) > 0)
+        reply_buffer_append(&client->in, data, (size_t)bytes);
     if (bytes == 0 || (bytes < 0 && errno != EAGAIN)) client->closed = true;
 }
 
@@ -257,9 +267,9 @@ static inline const char *client_text(client_t *client)
 static inline void pump(case_t *test, client_t *client)
 {
     tick(test);
-    struct pollfd items[3] = { { .fd = test->daemon.fds[0], .events = POLLIN },
-                               { .fd = test->daemon.fds[1], .events = POLLIN },
-                               { .fd = client ? client->fd : -1, .events = POLLIN } };
+    struct pollfd items[3] = {{.fd = test->daemon.fds[0], .events = POLLIN},
+                              {.fd = test->daemon.fds[1], .events = POLLIN},
+                              {.fd = client ? client->fd : -1, .events = POLLIN}};
     poll(items, 3, 1);
     if (client) client_read(client);
 }
@@ -305,7 +315,8 @@ static inline void expect_reply(case_t *test, client_t client, int status, const
 /* The next message that the frontend sent; fails when it is of another type. */
 static inline const void *take_sent(case_t *test, client_t *client, qn_message_type_t type)
 {
-    for (int i = 0; i < PUMPS_MAX && test->daemon.taken == test->daemon.sent_count; i++) pump(test, client);
+    for (int i = 0; i < PUMPS_MAX && test->daemon.taken == test->daemon.sent_count; i++)
+        pump(test, client);
     if (test->daemon.taken == test->daemon.sent_count) fail_msg("no %s was sent", qn_message_name(type));
     size_t index = test->daemon.taken++;
     if (test->daemon.sent[index].type != type)
@@ -319,22 +330,32 @@ static inline void send_text(case_t *test, uint64_t request, uint32_t text_posit
                              uint32_t token_position, uint32_t id)
 {
     uint32_t bytes = (uint32_t)strlen(text);
-    qn_delta_t delta = { .request = request, .text_position = text_position, .text_bytes = bytes,
-                         .token_position = token_position, .token_count = 1 };
-    qn_text_token_t token = { .id = id, .logprob = -1, .text_end = text_position + bytes };
-    qn_text_delta_t message = { .deltas = &delta, .deltas_count = 1, .text = qn_text(text), .tokens = &token,
-                                .tokens_count = 1 };
+    qn_delta_t delta = {.request = request,
+                        .text_position = text_position,
+                        .text_bytes = bytes,
+                        .token_position = token_position,
+                        .token_count = 1};
+    qn_text_token_t token = {.id = id, .logprob = -1, .text_end = text_position + bytes};
+    qn_text_delta_t message = {
+        .deltas = &delta, .deltas_count = 1, .text = qn_text(text), .tokens = &token, .tokens_count = 1};
     deliver(test, QN_MESSAGE_TEXT_DELTA, &message);
 }
 
 static inline void send_end(case_t *test, uint64_t request, qn_finish_t finish, uint32_t generated)
 {
-    qn_sequence_end_t end = { .request = request, .prompt_tokens = 3, .cached_tokens = 1, .generated_tokens = generated,
-                              .finish = finish };
-    qn_timeline_t timeline = { .request = request, .received_ns = 1000, .encode_begin_ns = 2000, .submitted_ns = 4000,
-                               .queued_ns = 5000, .planned_ns = 6000, .executed_ns = 7000, .computed_ns = 8000,
-                               .resulted_ns = 9000, .detokenized_ns = 9500 };
-    qn_text_delta_t message = { .ends = &end, .ends_count = 1, .timelines = &timeline, .timelines_count = 1 };
+    qn_sequence_end_t end = {
+        .request = request, .prompt_tokens = 3, .cached_tokens = 1, .generated_tokens = generated, .finish = finish};
+    qn_timeline_t timeline = {.request = request,
+                              .received_ns = 1000,
+                              .encode_begin_ns = 2000,
+                              .submitted_ns = 4000,
+                              .queued_ns = 5000,
+                              .planned_ns = 6000,
+                              .executed_ns = 7000,
+                              .computed_ns = 8000,
+                              .resulted_ns = 9000,
+                              .detokenized_ns = 9500};
+    qn_text_delta_t message = {.ends = &end, .ends_count = 1, .timelines = &timeline, .timelines_count = 1};
     deliver(test, QN_MESSAGE_TEXT_DELTA, &message);
 }
 

@@ -51,7 +51,7 @@ CHECK_HELPER qn_weight_t check_weight(float *values, size_t count, qn_scalar_t s
             values[i] = qn_bf16_to_f32(((uint16_t *)data)[i]);
         }
     }
-    return (qn_weight_t){ .data = data, .scalar = scalar };
+    return (qn_weight_t){.data = data, .scalar = scalar};
 }
 
 /* The row of the registry; NULL when this machine cannot run it. */
@@ -69,11 +69,11 @@ CHECK_HELPER const qn_kernel_t *check_kernel(qn_op_t op, const char *name)
 CHECK_HELPER qn_stream_t *check_stream(uint32_t threads)
 {
     qn_stream_t *stream;
-    assert_int_equal(qn_stream_create(&(qn_stream_options_t){ .threads = threads }, &stream), QN_OK);
+    assert_int_equal(qn_stream_create(&(qn_stream_options_t){.threads = threads}, &stream), QN_OK);
     return stream;
 }
 
-static const char *const CHECK_FAST[] = { "avx2", "avx512" };
+static const char *const CHECK_FAST[] = {"avx2", "avx512"};
 #define CHECK_FAST_COUNT 2
 
 #endif

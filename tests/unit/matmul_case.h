@@ -5,7 +5,9 @@
 
 #include "kernels/weight_layout.h"
 
-typedef struct { uint32_t tokens, inputs, outputs; } shape_t;
+typedef struct {
+    uint32_t tokens, inputs, outputs;
+} shape_t;
 
 typedef struct {
     const char *name;
@@ -15,18 +17,18 @@ typedef struct {
 } format_t;
 
 static const format_t FORMATS[] = {
-    { "rows f32", QN_LAYOUT_ROWS, QN_SCALAR_F32, 0 },
-    { "rows bf16", QN_LAYOUT_ROWS, QN_SCALAR_BF16, 0 },
-    { "panels f32", QN_LAYOUT_PANELS, QN_SCALAR_F32, 0 },
-    { "panels bf16", QN_LAYOUT_PANELS, QN_SCALAR_BF16, 0 },
-    { "panels int8", QN_LAYOUT_PANELS, QN_SCALAR_INT8, 0 },
-    { "panels int4 by 32", QN_LAYOUT_PANELS, QN_SCALAR_INT4, 32 },
-    { "panels int4 by 64", QN_LAYOUT_PANELS, QN_SCALAR_INT4, 64 },
+    {"rows f32", QN_LAYOUT_ROWS, QN_SCALAR_F32, 0},
+    {"rows bf16", QN_LAYOUT_ROWS, QN_SCALAR_BF16, 0},
+    {"panels f32", QN_LAYOUT_PANELS, QN_SCALAR_F32, 0},
+    {"panels bf16", QN_LAYOUT_PANELS, QN_SCALAR_BF16, 0},
+    {"panels int8", QN_LAYOUT_PANELS, QN_SCALAR_INT8, 0},
+    {"panels int4 by 32", QN_LAYOUT_PANELS, QN_SCALAR_INT4, 32},
+    {"panels int4 by 64", QN_LAYOUT_PANELS, QN_SCALAR_INT4, 64},
 };
 #define FORMAT_COUNT (sizeof FORMATS / sizeof FORMATS[0])
 
 typedef struct {
-    float *x, *values, *bias_values, *residual;  /* values: of the weights as stored, [O, M] */
+    float *x, *values, *bias_values, *residual; /* values: of the weights as stored, [O, M] */
     qn_weight_t weight, bias;
 } operands_t;
 
@@ -42,11 +44,11 @@ CHECK_HELPER qn_weight_t check_format(float *values, const shape_t *shape, const
 {
     size_t count = (size_t)shape->outputs * shape->inputs;
     if (format->layout == QN_LAYOUT_ROWS) return check_weight(values, count, format->scalar);
-    qn_weight_t weight = { .scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group };
+    qn_weight_t weight = {.scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group};
     uint64_t bytes;
     assert_int_equal(qn_weight_bytes(weight.scalar, weight.layout, weight.group, shape->outputs, shape->inputs, &bytes),
                      QN_OK);
-    void *data = aligned_alloc(64, bytes);  /* to the byte, so that a read beyond the end is found */
+    void *data = aligned_alloc(64, bytes); /* to the byte, so that a read beyond the end is found */
     assert_non_null(data);
     qn_weight_pack(weight.scalar, weight.group, shape->outputs, shape->inputs, 0, qn_panel_count(shape->outputs),
                    values, data);
@@ -65,8 +67,8 @@ CHECK_HELPER operands_t make_operands(const shape_t *shape, const format_t *form
     o.bias_values = check_values(shape->outputs, seed + 2, false);
     o.residual = check_values((size_t)shape->tokens * shape->outputs, seed + 3, false);
     o.weight = check_format(o.values, shape, format);
-    o.bias = check_weight(o.bias_values, shape->outputs,
-                          format->scalar == QN_SCALAR_F32 ? QN_SCALAR_BF16 : QN_SCALAR_F32);
+    o.bias =
+        check_weight(o.bias_values, shape->outputs, format->scalar == QN_SCALAR_F32 ? QN_SCALAR_BF16 : QN_SCALAR_F32);
     return o;
 }
 
@@ -87,11 +89,17 @@ CHECK_HELPER void multiply(const qn_kernel_t *kernel, qn_stream_t *stream, const
     size_t count = (size_t)tokens * shape->outputs;
     void *scratch = check_aligned(qn_matmul_scratch_bytes(tokens, shape->inputs));
     out[count] = 1234.5f;
-    kernel->launch(stream, &(qn_matmul_t){
-        .x = o->x + (size_t)first * shape->inputs, .tokens = tokens, .inputs = shape->inputs, .part_count = 1,
-        .parts = { { .weight = o->weight, .bias = extras ? o->bias : (qn_weight_t){ 0 }, .outputs = shape->outputs,
-                     .residual = extras ? o->residual + (size_t)first * shape->outputs : NULL, .out = out } },
-        .scratch = scratch });
+    kernel->launch(stream,
+                   &(qn_matmul_t){.x = o->x + (size_t)first * shape->inputs,
+                                  .tokens = tokens,
+                                  .inputs = shape->inputs,
+                                  .part_count = 1,
+                                  .parts = {{.weight = o->weight,
+                                             .bias = extras ? o->bias : (qn_weight_t){0},
+                                             .outputs = shape->outputs,
+                                             .residual = extras ? o->residual + (size_t)first * shape->outputs : NULL,
+                                             .out = out}},
+                                  .scratch = scratch});
     assert_true(out[count] == 1234.5f);
     free(scratch);
 }

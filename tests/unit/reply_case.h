@@ -16,8 +16,8 @@
 
 static inline exchange_t *reply_case(request_table_t *table, generation_api_t api, const char *body)
 {
-    generation_limits_t limits = { .requests_max = 4096 };
-    generation_t generation = { 0 };
+    generation_limits_t limits = {.requests_max = 4096};
+    generation_t generation = {0};
     http_error_t error;
     if (!generation_parse(api, body, strlen(body), &limits, &generation, &error)) fail_msg("%s", error.message);
     exchange_t *exchange = request_table_open_generation(table, &generation);
@@ -37,7 +37,7 @@ static inline void reply_case_token(choice_t *choice, uint32_t id, float logprob
 
 static inline void reply_case_end(choice_t *choice, choice_finish_t finish, uint32_t prompt_tokens)
 {
-    choice_end_t end = { .finish = finish, .prompt_tokens = prompt_tokens, .generated_tokens = choice->tokens.count };
+    choice_end_t end = {.finish = finish, .prompt_tokens = prompt_tokens, .generated_tokens = choice->tokens.count};
     choice_end(choice, &end);
 }
 

@@ -34,8 +34,7 @@ static inline void case_open(case_t *self, scheduler_options_t options)
     *self = (case_t){.mapping = calloc(1, bytes), .options = options, .now_ns = 1000};
     self->options.ledger_base = self->mapping;
     self->options.ledger_bytes = bytes;
-    if (self->options.policy == NULL)
-        self->options.policy = "fcfs";
+    if (self->options.policy == NULL) self->options.policy = "fcfs";
     assert_int_equal(scheduler_create(&self->options, self->now_ns, &self->scheduler, &replay), QN_OK);
 }
 
@@ -60,8 +59,7 @@ static inline scheduler_submit_outcome_t case_submit_as(case_t *self, uint64_t i
     uint32_t ids[64];
     for (uint32_t i = 0; i < prompt_tokens; i++)
         ids[i] = 10 + i;
-    if (sampling.repetition_penalty == 0)
-        sampling.repetition_penalty = 1;
+    if (sampling.repetition_penalty == 0) sampling.repetition_penalty = 1;
     ledger_submission_t submission = {
         .id = id, .client = case_client, .sampling = sampling, .prompt_ids = ids, .prompt_tokens = prompt_tokens};
     return scheduler_submit(self->scheduler, &submission, self->now_ns, ret_refusal);

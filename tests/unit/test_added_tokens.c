@@ -11,60 +11,34 @@ typedef struct {
 } row_t;
 
 static const row_t rows[] = {
-    { "[{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]",
-      "null", "a<s>b",
-      "|a|<s>|b", "|a|<|s|>|b" },
-    { "[{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]",
-      "null", "<s><s>",
-      "|<s>|<s>", "|<|s|>|<|s|>" },
-    { "[{\"content\":\"ab\",\"normalized\":false},{\"content\":\"abc\",\"normalized\":false}]",
-      "null", "abcab",
-      "|abc|ab", "|abc|ab" },
-    { "[{\"content\":\"ab\",\"single_word\":true,\"normalized\":false}]",
-      "null", "ab xab ab! é ab",
-      "|ab| |x|a|b| |ab|!| |é| |ab", "|ab| |x|a|b| |ab|!| |é| |ab" },
-    { "[{\"content\":\"ab\",\"single_word\":true,\"normalized\":false}]",
-      "null", "éab abé ab",
-      "|é|a|b| |a|b|é| |ab", "|é|a|b| |a|b|é| |ab" },
-    { "[{\"content\":\"ab\",\"lstrip\":true,\"normalized\":false}]",
-      "null", "x  ab b",
-      "|x|ab| |b", "|x|ab| |b" },
-    { "[{\"content\":\"ab\",\"rstrip\":true,\"normalized\":false}]",
-      "null", "xab  b",
-      "|x|ab|b", "|x|ab|b" },
-    { "[{\"content\":\"ab\",\"lstrip\":true,\"rstrip\":true,\"normalized\":false}]",
-      "null", "ab  ab ab",
-      "|ab|ab|ab", "|ab|ab|ab" },
-    { "[{\"content\":\" \",\"lstrip\":true,\"rstrip\":true,\"normalized\":false}]",
-      "null", "a   b",
-      "|a| |b", "|a| |b" },
-    { "[{\"content\":\"AB\",\"normalized\":true}]",
-      "{\"type\":\"Lowercase\"}", "xabAB",
-      "|x|ab|ab", "|x|ab|ab" },
-    { "[{\"content\":\"AB\",\"normalized\":false}]",
-      "{\"type\":\"Lowercase\"}", "xabAB",
-      "|x|a|b|AB", "|x|a|b|AB" },
-    { "[{\"content\":\"ab\",\"normalized\":true}]",
-      "null", "abab",
-      "|ab|ab", "|ab|ab" },
-    { "[{\"content\":\"A\",\"normalized\":true},{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]",
-      "{\"type\":\"Lowercase\"}", "a<s>A<S>",
-      "|a|<s>|a|<|s|>", "|a|<|s|>|a|<|s|>" },
-    { "[{\"content\":\"a\",\"normalized\":true}]",
-      "{\"type\":\"Prepend\",\"prepend\":\"▁\"}", "ab ba",
-      "|▁a|b| |b|▁a", "|▁a|b| |b|▁a" },
-    { "[{\"content\":\"é\",\"normalized\":false}]",
-      "null", "aéb",
-      "|a|é|b", "|a|é|b" },
-    { "[]",
-      "null", "ab",
-      "|a|b", "|a|b" },
+    {"[{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]", "null", "a<s>b", "|a|<s>|b", "|a|<|s|>|b"},
+    {"[{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]", "null", "<s><s>", "|<s>|<s>", "|<|s|>|<|s|>"},
+    {"[{\"content\":\"ab\",\"normalized\":false},{\"content\":\"abc\",\"normalized\":false}]", "null", "abcab",
+     "|abc|ab", "|abc|ab"},
+    {"[{\"content\":\"ab\",\"single_word\":true,\"normalized\":false}]", "null", "ab xab ab! é ab",
+     "|ab| |x|a|b| |ab|!| |é| |ab", "|ab| |x|a|b| |ab|!| |é| |ab"},
+    {"[{\"content\":\"ab\",\"single_word\":true,\"normalized\":false}]", "null", "éab abé ab", "|é|a|b| |a|b|é| |ab",
+     "|é|a|b| |a|b|é| |ab"},
+    {"[{\"content\":\"ab\",\"lstrip\":true,\"normalized\":false}]", "null", "x  ab b", "|x|ab| |b", "|x|ab| |b"},
+    {"[{\"content\":\"ab\",\"rstrip\":true,\"normalized\":false}]", "null", "xab  b", "|x|ab|b", "|x|ab|b"},
+    {"[{\"content\":\"ab\",\"lstrip\":true,\"rstrip\":true,\"normalized\":false}]", "null", "ab  ab ab", "|ab|ab|ab",
+     "|ab|ab|ab"},
+    {"[{\"content\":\" \",\"lstrip\":true,\"rstrip\":true,\"normalized\":false}]", "null", "a   b", "|a| |b", "|a| |b"},
+    {"[{\"content\":\"AB\",\"normalized\":true}]", "{\"type\":\"Lowercase\"}", "xabAB", "|x|ab|ab", "|x|ab|ab"},
+    {"[{\"content\":\"AB\",\"normalized\":false}]", "{\"type\":\"Lowercase\"}", "xabAB", "|x|a|b|AB", "|x|a|b|AB"},
+    {"[{\"content\":\"ab\",\"normalized\":true}]", "null", "abab", "|ab|ab", "|ab|ab"},
+    {"[{\"content\":\"A\",\"normalized\":true},{\"content\":\"<s>\",\"normalized\":false,\"special\":true}]",
+     "{\"type\":\"Lowercase\"}", "a<s>A<S>", "|a|<s>|a|<|s|>", "|a|<|s|>|a|<|s|>"},
+    {"[{\"content\":\"a\",\"normalized\":true}]", "{\"type\":\"Prepend\",\"prepend\":\"▁\"}", "ab ba", "|▁a|b| |b|▁a",
+     "|▁a|b| |b|▁a"},
+    {"[{\"content\":\"é\",\"normalized\":false}]", "null", "aéb", "|a|é|b", "|a|é|b"},
+    {"[]", "null", "ab", "|a|b", "|a|b"},
 };
 
 static void check(const row_t *row, unsigned flags, const char *want)
 {
-    tokenizer_t *t = case_opened(
-        (case_json_t){ .vocab = vocab, .added_tokens = row->added, .normalizer = row->normalizer });
+    tokenizer_t *t =
+        case_opened((case_json_t){.vocab = vocab, .added_tokens = row->added, .normalizer = row->normalizer});
     const char *got = case_encode(t, row->text, flags);
     if (strcmp(got, want) != 0)
         fail_msg("%s %s on \"%s\": %s, expected %s", row->added, row->normalizer, row->text, got, want);
@@ -83,10 +57,10 @@ static void test_added_tokens_flags_give_expected_tokens(void **state)
 static void test_added_tokens_new_ids_follow_the_vocabulary(void **state)
 {
     (void)state;
-    tokenizer_t *t = case_opened((case_json_t){
-        .vocab = "{\"a\":0,\"b\":1}",
-        .added_tokens = "[{\"id\":1,\"content\":\"b\",\"special\":true},{\"id\":2,\"content\":\"<x>\"},"
-                        "{\"id\":3,\"content\":\"<y>\",\"special\":true}]" });
+    tokenizer_t *t = case_opened(
+        (case_json_t){.vocab = "{\"a\":0,\"b\":1}",
+                      .added_tokens = "[{\"id\":1,\"content\":\"b\",\"special\":true},{\"id\":2,\"content\":\"<x>\"},"
+                                      "{\"id\":3,\"content\":\"<y>\",\"special\":true}]"});
     uint32_t id = 99;
     size_t bytes;
     assert_int_equal(tokenizer_vocab_size(t), 4);

@@ -1,10 +1,11 @@
 /* Units of services/scheduler/batch.c: what peers say is checked, stale answers are ignored, ends are found. */
 #include "tests/unit/scheduler_case.h"
 
-static const scheduler_options_t options = {
-    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1},
-    .max_sequences = 2,
-    .queue_limit = 8};
+static const scheduler_options_t options = {.planner = {.max_step_tokens = 32,
+                                                        .prefill_chunk_tokens = 32,
+                                                        .lookahead = 1},
+                                            .max_sequences = 2,
+                                            .queue_limit = 8};
 
 /* Request 1 of 5 tokens runs; its first plan is out. */
 static void open_running(case_t *self)
@@ -54,8 +55,9 @@ static void test_batch_result_that_does_not_fit_its_plan_is_refused(void **state
                      QN_ERR_PEER); /* it lives */
     case_close(&c);
     open_running(&c); /* scores nobody asked for */
-    assert_int_equal(give(&c, (batch_result_t){.step = 1, .tokens = &good, .token_count = 1, .prompt = &score,
-                                               .prompt_count = 1}), QN_ERR_PEER);
+    assert_int_equal(
+        give(&c, (batch_result_t){.step = 1, .tokens = &good, .token_count = 1, .prompt = &score, .prompt_count = 1}),
+        QN_ERR_PEER);
     case_close(&c);
 }
 
@@ -81,9 +83,12 @@ static void test_batch_grant_that_does_not_fit_its_lease_is_refused(void **state
     (void)state;
     uint32_t blocks[20] = {0};
     blocks[3] = 64; /* there are 64 */
-    const struct { uint32_t first, count, cached; qn_err_t err; } table[] = {
-        {0, 3, 0, QN_OK},        {0, 3, 4, QN_OK},        {0, 2, 0, QN_ERR_PEER}, {1, 3, 0, QN_ERR_PEER},
-        {0, 17, 0, QN_ERR_PEER}, {0, 4, 0, QN_ERR_PEER},  {0, 3, 3, QN_ERR_PEER}, {0, 3, 8, QN_ERR_PEER},
+    const struct {
+        uint32_t first, count, cached;
+        qn_err_t err;
+    } table[] = {
+        {0, 3, 0, QN_OK},        {0, 3, 4, QN_OK},       {0, 2, 0, QN_ERR_PEER}, {1, 3, 0, QN_ERR_PEER},
+        {0, 17, 0, QN_ERR_PEER}, {0, 4, 0, QN_ERR_PEER}, {0, 3, 3, QN_ERR_PEER}, {0, 3, 8, QN_ERR_PEER},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         case_t c;
@@ -92,8 +97,12 @@ static void test_batch_grant_that_does_not_fit_its_lease_is_refused(void **state
         case_submit(&c, 1, 5, 6); /* run limit 10: three blocks */
         case_traffic(&c);
         assert_int_equal(c.traffic.leases[0].tokens, 10);
-        batch_grant_t grant = {.lease_batch = c.traffic.lease_batch, .sequence = 1, .first_block = table[i].first,
-                               .block_count = table[i].count, .cached_tokens = table[i].cached, .blocks = blocks};
+        batch_grant_t grant = {.lease_batch = c.traffic.lease_batch,
+                               .sequence = 1,
+                               .first_block = table[i].first,
+                               .block_count = table[i].count,
+                               .cached_tokens = table[i].cached,
+                               .blocks = blocks};
         assert_int_equal(scheduler_grant(c.scheduler, &grant, 1, 0), table[i].err);
         case_close(&c);
     }
@@ -148,12 +157,9 @@ static void test_batch_cancel_in_every_phase_returns_blocks_once(void **state)
         case_open(&c, options);
         case_up(&c);
         case_submit(&c, 1, 5, 6);
-        if (phase >= 1)
-            case_traffic(&c);
-        if (phase >= 2)
-            case_grant(&c, &c.traffic.leases[0], c.traffic.lease_batch, BATCH_GRANTED, 0);
-        if (phase >= 3)
-            assert_true(case_plan(&c));
+        if (phase >= 1) case_traffic(&c);
+        if (phase >= 2) case_grant(&c, &c.traffic.leases[0], c.traffic.lease_batch, BATCH_GRANTED, 0);
+        if (phase >= 3) assert_true(case_plan(&c));
         scheduler_cancel(c.scheduler, 1, REQUEST_CANCELLED);
         scheduler_cancel(c.scheduler, 1, REQUEST_STOP); /* too late */
         case_traffic(&c);

@@ -23,8 +23,7 @@ static block_pool_t *make(uint32_t blocks, bool prefix_cache)
 static void check(const block_pool_t *pool)
 {
     const char *broken = block_pool_check(pool);
-    if (broken != NULL)
-        fail_msg("%s", broken);
+    if (broken != NULL) fail_msg("%s", broken);
 }
 
 static void expect(const block_pool_t *pool, uint32_t held, uint32_t cached, uint32_t free_blocks)
@@ -76,7 +75,9 @@ static void test_block_pool_create_options_out_of_range_refused(void **state)
 static void test_block_pool_open_takes_exactly_the_blocks_needed(void **state)
 {
     (void)state;
-    static const struct { uint32_t tokens, blocks; } table[] = {{1, 1}, {4, 1}, {5, 2}, {8, 2}, {9, 3}, {16, 4}};
+    static const struct {
+        uint32_t tokens, blocks;
+    } table[] = {{1, 1}, {4, 1}, {5, 2}, {8, 2}, {9, 3}, {16, 4}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         block_pool_t *pool = make(4, true);
         block_pool_grant_t grant;
@@ -202,9 +203,9 @@ static void test_block_pool_eviction_takes_the_least_recently_used_last_blocks_f
 {
     (void)state;
     block_pool_t *pool = make(6, true);
-    open_and_commit(pool, 1, 0, 100, 9);  /* blocks a0 a1 + partial */
+    open_and_commit(pool, 1, 0, 100, 9); /* blocks a0 a1 + partial */
     assert_true(block_pool_release(pool, 1));
-    open_and_commit(pool, 2, 0, 200, 9);  /* b0 b1 + partial */
+    open_and_commit(pool, 2, 0, 200, 9); /* b0 b1 + partial */
     assert_true(block_pool_release(pool, 2));
     expect(pool, 0, 4, 2);
     block_pool_grant_t grant;
@@ -245,11 +246,11 @@ static void test_block_pool_commit_repeats_are_skipped_gaps_refused(void **state
     block_pool_grant_t grant;
     assert_false(block_pool_commit(pool, 1, 0, ids(100), 1));
     assert_int_equal(block_pool_open(pool, 1, 0, 10, NULL, 0, &grant), BLOCK_POOL_GRANTED);
-    assert_false(block_pool_commit(pool, 1, 1, ids(101), 1));      /* a gap */
+    assert_false(block_pool_commit(pool, 1, 1, ids(101), 1)); /* a gap */
     assert_true(block_pool_commit(pool, 1, 0, ids(100), 3));
-    assert_true(block_pool_commit(pool, 1, 0, ids(100), 6));       /* 3 of them again */
-    assert_true(block_pool_commit(pool, 1, 2, ids(102), 2));       /* all again */
-    assert_false(block_pool_commit(pool, 1, 6, ids(106), 7));      /* past its 3 blocks */
+    assert_true(block_pool_commit(pool, 1, 0, ids(100), 6));  /* 3 of them again */
+    assert_true(block_pool_commit(pool, 1, 2, ids(102), 2));  /* all again */
+    assert_false(block_pool_commit(pool, 1, 6, ids(106), 7)); /* past its 3 blocks */
     assert_true(block_pool_commit(pool, 1, 6, ids(106), 6));
     assert_int_equal(block_pool_lookup(pool, 0, ids(100), 13), 12);
     check(pool);

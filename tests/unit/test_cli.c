@@ -21,27 +21,30 @@ static bool number_given;
 static cli_texts_t texts;
 
 static const cli_option_t options[] = {
-    { "flag", 'f', CLI_FLAG, &flag, NULL, NULL, "a flag", 0, 0 },
-    { "other", 'o', CLI_FLAG, &other, NULL, NULL, "another", 0, 0 },
-    { "text", 't', CLI_TEXT, &text, NULL, "TEXT", "a text", 0, 0 },
-    { "count", 'c', CLI_COUNT, &count, NULL, "N", "a count", 1, 10 },
-    { "number", 'n', CLI_NUMBER, &number, &number_given, "X", "a number", 0, 1 },
-    { "texts", 0, CLI_TEXTS, &texts, NULL, "TEXT", "texts", 0, 0 },
+    {"flag", 'f', CLI_FLAG, &flag, NULL, NULL, "a flag", 0, 0},
+    {"other", 'o', CLI_FLAG, &other, NULL, NULL, "another", 0, 0},
+    {"text", 't', CLI_TEXT, &text, NULL, "TEXT", "a text", 0, 0},
+    {"count", 'c', CLI_COUNT, &count, NULL, "N", "a count", 1, 10},
+    {"number", 'n', CLI_NUMBER, &number, &number_given, "X", "a number", 0, 1},
+    {"texts", 0, CLI_TEXTS, &texts, NULL, "TEXT", "texts", 0, 0},
 };
-static const cli_command_t command = { .name = "test", .arguments = "", .summary = "Tests.", .options = options,
-                                       .option_count = sizeof options / sizeof *options };
+static const cli_command_t command = {.name = "test",
+                                      .arguments = "",
+                                      .summary = "Tests.",
+                                      .options = options,
+                                      .option_count = sizeof options / sizeof *options};
 
 /* Splits `line` at blanks and parses it; the words left are joined in `ret_rest`. */
 static int parse(const char *line, char ret_rest[128])
 {
     static char buffer[512];
-    char *argv[64] = { "test" };
+    char *argv[64] = {"test"};
     int argc = 1;
     flag = other = number_given = false;
     text = NULL;
     count = 5;
     number = 0.5;
-    texts = (cli_texts_t){ .count = 0 };
+    texts = (cli_texts_t){.count = 0};
     strcpy(buffer, line);
     for (char *word = strtok(buffer, " "); word; word = strtok(NULL, " "))
         argv[argc++] = word;
@@ -56,20 +59,25 @@ static int parse(const char *line, char ret_rest[128])
 static void test_cli_parse_values_and_rest(void **state)
 {
     (void)state;
-    static const struct { const char *line, *rest; bool flag, other; const char *text; uint64_t count; double number; }
-    cases[] = {
-        { "", "", false, false, NULL, 5, 0.5 },
-        { "one two", "one two", false, false, NULL, 5, 0.5 },
-        { "-f one --other two", "one two", true, true, NULL, 5, 0.5 },
-        { "-fo", "", true, true, NULL, 5, 0.5 },
-        { "-fot x", "", true, true, "x", 5, 0.5 },
-        { "-tx -c7", "", false, false, "x", 7, 0.5 },
-        { "--text x --count 1 --number 1", "", false, false, "x", 1, 1 },
-        { "--text=x --count=10 --number=0", "", false, false, "x", 10, 0 },
-        { "--text= y", "y", false, false, "", 5, 0.5 },
-        { "--text --flag", "", false, false, "--flag", 5, 0.5 },
-        { "-n 1e-1 -", "-", false, false, NULL, 5, 0.1 },
-        { "-f -- -o --text x", "-o --text x", true, false, NULL, 5, 0.5 },
+    static const struct {
+        const char *line, *rest;
+        bool flag, other;
+        const char *text;
+        uint64_t count;
+        double number;
+    } cases[] = {
+        {"", "", false, false, NULL, 5, 0.5},
+        {"one two", "one two", false, false, NULL, 5, 0.5},
+        {"-f one --other two", "one two", true, true, NULL, 5, 0.5},
+        {"-fo", "", true, true, NULL, 5, 0.5},
+        {"-fot x", "", true, true, "x", 5, 0.5},
+        {"-tx -c7", "", false, false, "x", 7, 0.5},
+        {"--text x --count 1 --number 1", "", false, false, "x", 1, 1},
+        {"--text=x --count=10 --number=0", "", false, false, "x", 10, 0},
+        {"--text= y", "y", false, false, "", 5, 0.5},
+        {"--text --flag", "", false, false, "--flag", 5, 0.5},
+        {"-n 1e-1 -", "-", false, false, NULL, 5, 0.1},
+        {"-f -- -o --text x", "-o --text x", true, false, NULL, 5, 0.5},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char rest[128];
@@ -78,8 +86,7 @@ static void test_cli_parse_values_and_rest(void **state)
         assert_int_equal(flag, cases[i].flag);
         assert_int_equal(other, cases[i].other);
         assert_int_equal(text != NULL, cases[i].text != NULL);
-        if (text)
-            assert_string_equal(text, cases[i].text);
+        if (text) assert_string_equal(text, cases[i].text);
         assert_int_equal(count, cases[i].count);
         assert_true(number == cases[i].number);
     }
@@ -89,15 +96,13 @@ static void test_cli_parse_wrong_use_is_refused(void **state)
 {
     (void)state;
     static const char *const lines[] = {
-        "--falg", "--fla", "-z", "-fz", "--text", "-t", "--flag=x", "--count 0", "--count 11", "--count x",
-        "--count -1", "--count +1", "--count 1.5", "--count=", "--number 1.01", "--number -0.1", "--number nan",
-        "--number inf",
-        "--number 0.5x", "--texts",
+        "--falg",        "--fla",         "-z",           "-fz",          "--text",        "-t",          "--flag=x",
+        "--count 0",     "--count 11",    "--count x",    "--count -1",   "--count +1",    "--count 1.5", "--count=",
+        "--number 1.01", "--number -0.1", "--number nan", "--number inf", "--number 0.5x", "--texts",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char rest[128];
-        if (parse(lines[i], rest) != EX_USAGE)
-            fail_msg("\"%s\" is taken", lines[i]);
+        if (parse(lines[i], rest) != EX_USAGE) fail_msg("\"%s\" is taken", lines[i]);
     }
     char rest[128];
     assert_int_equal(parse("--help --nonsense", rest), EX_OK);
@@ -129,10 +134,18 @@ static void test_cli_parse_given_tells_a_default_from_a_value(void **state)
 static void test_cli_nearest_suggests_near_words_only(void **state)
 {
     (void)state;
-    static const char *const words[] = { "generate", "tokenize", "up", "sniff" };
-    static const struct { const char *word, *nearest; } cases[] = {
-        { "generate", "generate" }, { "genrate", "generate" }, { "tokenise", "tokenize" }, { "snif", "sniff" },
-        { "xy", NULL }, { "", NULL }, { "completely-different", NULL }, { "u", NULL },
+    static const char *const words[] = {"generate", "tokenize", "up", "sniff"};
+    static const struct {
+        const char *word, *nearest;
+    } cases[] = {
+        {"generate", "generate"},
+        {"genrate", "generate"},
+        {"tokenise", "tokenize"},
+        {"snif", "sniff"},
+        {"xy", NULL},
+        {"", NULL},
+        {"completely-different", NULL},
+        {"u", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *nearest = cli_nearest(cases[i].word, words, 4);

@@ -25,7 +25,8 @@ static void test_arena_pieces_are_aligned_apart_and_reused(void **state)
             memset(pieces[i], (int)i, i + 1);
         }
         for (size_t i = 0; i < 200; i++)
-            for (size_t j = 0; j <= i; j++) assert_int_equal(pieces[i][j], (unsigned char)i);
+            for (size_t j = 0; j <= i; j++)
+                assert_int_equal(pieces[i][j], (unsigned char)i);
         qn_arena_reset(&arena);
     }
     qn_arena_fini(&arena);
@@ -44,7 +45,7 @@ static void test_err_keeps_the_text_even_when_it_quotes_itself(void **state)
 static void test_endpoint_forms(void **state)
 {
     (void)state;
-    qn_config_values_t config = { 0 };
+    qn_config_values_t config = {0};
     char endpoint[QN_ENDPOINT_MAX], deep[200];
     config.scheduler.endpoint = (char *)"ipc";
     assert_int_equal(qn_endpoint_outer(&config, "/run/q", QN_SERVICE_SCHEDULER, endpoint), QN_OK);

@@ -77,7 +77,7 @@ static void test_config_layers_override_in_order(void **state)
 {
     (void)state;
     const char *text = "scheduler:\n  max_sequences: 2\n  max_step_tokens: 20\n  queue_limit: 200\n";
-    const char *const sets[] = { "scheduler.queue_limit=1", "scheduler.queue_limit=204" };
+    const char *const sets[] = {"scheduler.queue_limit=1", "scheduler.queue_limit=204"};
     setenv("QUINTET_SCHEDULER_MAX_STEP_TOKENS", "23", 1);
     setenv("QUINTET_SCHEDULER_QUEUE_LIMIT", "203", 1);
     qn_config_t *config = load(text, sets, COUNT(sets));
@@ -101,27 +101,29 @@ static void test_config_layers_override_in_order(void **state)
 static void test_config_good_files_are_taken(void **state)
 {
     (void)state;
-    static const struct { const char *text, *key, *value; } cases[] = {
-        { "", "scheduler.policy", "fcfs" },
-        { "# nothing\n", "scheduler.policy", "fcfs" },
-        { "---\n", "scheduler.policy", "fcfs" },
-        { "scheduler:\n", "scheduler.policy", "fcfs" },
-        { "scheduler: { policy: ./p.so }\n", "scheduler.policy", "./p.so" },
-        { "\xef\xbb\xbfscheduler:\n  policy: \"a b\"\n", "scheduler.policy", "a b" },
-        { "model:\r\n  id: 'caf\xc3\xa9'\r\n", "model.id", "caf\xc3\xa9" },
-        { "model:\n  id: 7\n", "model.id", "7" },
-        { "model: {path: /models/tiny//}\n", "model.id", "tiny" },
-        { "model: {path: /models/tiny}\n", "tokenizer.path", "/models/tiny" },
-        { "model: {seed: 9223372036854775807}\n", "model.seed", "9223372036854775807" },
-        { "memory: {prefix_cache: false}\n", "memory.prefix_cache", "false" },
-        { "memory: {kv_bytes: 3GiB}\n", "memory.kv_bytes", "3GiB" },
-        { "memory: {kv_bytes: \"4097\"}\n", "memory.kv_bytes", "4097" },
-        { "memory: {kv_bytes: 64TiB}\n", "memory.kv_bytes", "64TiB" },
-        { "memory: {endpoint: 'tcp://10.0.0.1:9000'}\n", "memory.endpoint", "tcp://10.0.0.1:9000" },
-        { "frontend: {listen: '[::1]:80'}\n", "frontend.listen", "[::1]:80" },
-        { "frontend: {listen: 'unix:/tmp/q.sock'}\n", "frontend.listen", "unix:/tmp/q.sock" },
-        { "frontend: {max_body_bytes: 1KiB}\n", "frontend.max_body_bytes", "1KiB" },
-        { "up: {composed: 'scheduler,memory'}\n", "up.composed", "scheduler,memory" },
+    static const struct {
+        const char *text, *key, *value;
+    } cases[] = {
+        {"", "scheduler.policy", "fcfs"},
+        {"# nothing\n", "scheduler.policy", "fcfs"},
+        {"---\n", "scheduler.policy", "fcfs"},
+        {"scheduler:\n", "scheduler.policy", "fcfs"},
+        {"scheduler: { policy: ./p.so }\n", "scheduler.policy", "./p.so"},
+        {"\xef\xbb\xbfscheduler:\n  policy: \"a b\"\n", "scheduler.policy", "a b"},
+        {"model:\r\n  id: 'caf\xc3\xa9'\r\n", "model.id", "caf\xc3\xa9"},
+        {"model:\n  id: 7\n", "model.id", "7"},
+        {"model: {path: /models/tiny//}\n", "model.id", "tiny"},
+        {"model: {path: /models/tiny}\n", "tokenizer.path", "/models/tiny"},
+        {"model: {seed: 9223372036854775807}\n", "model.seed", "9223372036854775807"},
+        {"memory: {prefix_cache: false}\n", "memory.prefix_cache", "false"},
+        {"memory: {kv_bytes: 3GiB}\n", "memory.kv_bytes", "3GiB"},
+        {"memory: {kv_bytes: \"4097\"}\n", "memory.kv_bytes", "4097"},
+        {"memory: {kv_bytes: 64TiB}\n", "memory.kv_bytes", "64TiB"},
+        {"memory: {endpoint: 'tcp://10.0.0.1:9000'}\n", "memory.endpoint", "tcp://10.0.0.1:9000"},
+        {"frontend: {listen: '[::1]:80'}\n", "frontend.listen", "[::1]:80"},
+        {"frontend: {listen: 'unix:/tmp/q.sock'}\n", "frontend.listen", "unix:/tmp/q.sock"},
+        {"frontend: {max_body_bytes: 1KiB}\n", "frontend.max_body_bytes", "1KiB"},
+        {"up: {composed: 'scheduler,memory'}\n", "up.composed", "scheduler,memory"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         qn_config_t *config = load(cases[i].text, NULL, 0);
@@ -135,26 +137,47 @@ static void test_config_good_files_are_taken(void **state)
 static void test_config_numbers_stop_at_their_limits(void **state)
 {
     (void)state;
-    static const struct { const char *set; bool good; } cases[] = {
-        { "scheduler.max_sequences=1", true },      { "scheduler.max_sequences=0", false },
-        { "scheduler.max_sequences=1024", true },   { "scheduler.max_sequences=1025", false },
-        { "scheduler.lookahead=1", true },          { "scheduler.lookahead=2", false },
-        { "frontend.max_body_bytes=8MiB", true },   { "frontend.max_body_bytes=8388609", false },
-        { "frontend.max_body_bytes=1024", true },   { "frontend.max_body_bytes=1023", false },
-        { "model.seed=9223372036854775807", true }, { "model.seed=9223372036854775808", false },
-        { "model.seed=18446744073709551616", false }, { "model.seed=0", true },
-        { "memory.kv_bytes=64TiB", true },          { "memory.kv_bytes=16777216TiB", false },
-        { "memory.kv_bytes=1.5GiB", false },        { "memory.kv_bytes=1GB", false },
-        { "scheduler.lookahead=", false },          { "scheduler.lookahead= 1", false },
-        { "scheduler.lookahead=+1", false },        { "scheduler.lookahead=0x1", false },
-        { "memory.prefix_cache=yes", false },       { "memory.prefix_cache=true", true },
-        { "frontend.listen=:8000", true },          { "memory.endpoint=tcp://:1", false },
-        { "frontend.listen=a:65535", true },
-        { "frontend.listen=a:65536", false },       { "frontend.listen=::1:80", false },
-        { "frontend.listen=unix:", false },         { "compute.endpoint=ipc://x", false },
-        { "up.composed=frontend,", false },         { "up.composed=all,memory", false },
-        { "model.load_format=auto|dummy", false },  { "model.load_format=", false },
-        { "=1", false },                            { "scheduler", false },
+    static const struct {
+        const char *set;
+        bool good;
+    } cases[] = {
+        {"scheduler.max_sequences=1", true},
+        {"scheduler.max_sequences=0", false},
+        {"scheduler.max_sequences=1024", true},
+        {"scheduler.max_sequences=1025", false},
+        {"scheduler.lookahead=1", true},
+        {"scheduler.lookahead=2", false},
+        {"frontend.max_body_bytes=8MiB", true},
+        {"frontend.max_body_bytes=8388609", false},
+        {"frontend.max_body_bytes=1024", true},
+        {"frontend.max_body_bytes=1023", false},
+        {"model.seed=9223372036854775807", true},
+        {"model.seed=9223372036854775808", false},
+        {"model.seed=18446744073709551616", false},
+        {"model.seed=0", true},
+        {"memory.kv_bytes=64TiB", true},
+        {"memory.kv_bytes=16777216TiB", false},
+        {"memory.kv_bytes=1.5GiB", false},
+        {"memory.kv_bytes=1GB", false},
+        {"scheduler.lookahead=", false},
+        {"scheduler.lookahead= 1", false},
+        {"scheduler.lookahead=+1", false},
+        {"scheduler.lookahead=0x1", false},
+        {"memory.prefix_cache=yes", false},
+        {"memory.prefix_cache=true", true},
+        {"frontend.listen=:8000", true},
+        {"memory.endpoint=tcp://:1", false},
+        {"frontend.listen=a:65535", true},
+        {"frontend.listen=a:65536", false},
+        {"frontend.listen=::1:80", false},
+        {"frontend.listen=unix:", false},
+        {"compute.endpoint=ipc://x", false},
+        {"up.composed=frontend,", false},
+        {"up.composed=all,memory", false},
+        {"model.load_format=auto|dummy", false},
+        {"model.load_format=", false},
+        {"=1", false},
+        {"scheduler", false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         qn_config_t *config = NULL;
@@ -169,58 +192,59 @@ static void test_config_numbers_stop_at_their_limits(void **state)
 static void test_config_bad_file_is_refused_with_line_and_remedy(void **state)
 {
     (void)state;
-    static const struct { const char *text, *message; } cases[] = {
-        { "model:\n  seed: 1\nscheduler:\n  polcy: fcfs\n",
-          "config.yaml:4: unknown key scheduler.polcy; did you mean scheduler.policy?" },
-        { "policy: fcfs\n", "config.yaml:1: unknown key policy; did you mean scheduler.policy?" },
-        { "memory:\n  lookahead: 1\n", "config.yaml:2: unknown key memory.lookahead; did you mean scheduler.lookahead?" },
-        { "memory:\n  quite_different: 1\n",
-          "config.yaml:2: unknown key memory.quite_different; quintet config keys lists them" },
-        { "schedular:\n  policy: fcfs\n", "config.yaml:1: unknown section schedular; did you mean scheduler?" },
-        { "gpu:\n  policy: fcfs\n", "config.yaml:1: unknown section gpu; see quintet config keys" },
-        { "scheduler:\n  lookahead: 1\n  policy: fcfs\n  lookahead: 1\n",
-          "config.yaml:4: scheduler.lookahead appears twice (first in line 2)" },
-        { "scheduler:\n  lookahead: 1\nmemory:\nscheduler:\n  policy: fcfs\n",
-          "config.yaml:4: section scheduler appears twice (first in line 1)" },
-        { "scheduler:\n  lookahead: many\n",
-          "config.yaml:2: scheduler.lookahead must be a whole number, not \"many\"" },
-        { "scheduler:\n  lookahead: \"1\"\n",
-          "config.yaml:2: scheduler.lookahead must be a number, not text; write it without quotes" },
-        { "memory:\n  prefix_cache: yes\n", "config.yaml:2: memory.prefix_cache must be true or false, not \"yes\"" },
-        { "memory:\n  prefix_cache: \"true\"\n",
-          "config.yaml:2: memory.prefix_cache must be true or false, not text; write it without quotes" },
-        { "memory:\n  kv_bytes: 2GB\n",
-          "config.yaml:2: memory.kv_bytes must be a number of bytes, as 4096, 64KiB or 2GiB, not \"2GB\"" },
-        { "frontend:\n  max_body_bytes: 1GiB\n",
-          "config.yaml:2: frontend.max_body_bytes must be from 1KiB to 8MiB, not 1GiB" },
-        { "scheduler:\n  max_sequences: 0\n", "config.yaml:2: scheduler.max_sequences must be from 1 to 1024, not 0" },
-        { "memory:\n  kv_dtype: f16\n", "config.yaml:2: memory.kv_dtype must be one of auto|f32|bf16, not \"f16\"" },
-        { "frontend:\n  listen: 8000\n",
-          "config.yaml:2: frontend.listen must be host:port, [v6]:port, :port or unix:PATH, not \"8000\"" },
-        { "memory:\n  endpoint: ipc:///tmp/x\n",
-          "config.yaml:2: memory.endpoint must be ipc or tcp://host:port, not \"ipc:///tmp/x\"" },
-        { "model:\n  path:\n",
-          "config.yaml:2: model.path has no value; write one (\"\" is the empty text) or remove the line" },
-        { "model:\n  path: ~\n",
-          "config.yaml:2: model.path has no value; write one (\"\" is the empty text) or remove the line" },
-        { "model:\n  path: \"a\\0b\"\n", "config.yaml:2: model.path must be without control characters" },
-        { "model:\n  id: \"a\\tb\"\n", "config.yaml:2: model.id must be without control characters, not \"a\tb\"" },
-        { "model: tiny\n", "config.yaml:1: model is a section: write its keys below it, indented" },
-        { "model:\n  path: [a, b]\n", "config.yaml:2: model.path takes one value, not a list" },
-        { "model:\n  path:\n    deep: 1\n", "config.yaml:2: model.path takes one value, not a section" },
-        { "model:\n  ? [a]\n  : 1\n", "config.yaml:2: a key must be a word" },
-        { "- model\n", "config.yaml:1: expected sections, as \"scheduler:\", and keys below them" },
-        { "just words\n", "config.yaml:1: expected sections, as \"scheduler:\", and keys below them" },
-        { "model: &m\n  id: a\n", "config.yaml:1: anchors and aliases are not allowed; write the value" },
-        { "model:\n  id: &m a\n", "config.yaml:2: anchors and aliases are not allowed; write the value" },
-        { "model:\n  id: *m\n", "config.yaml:2: anchors and aliases are not allowed; write the value" },
-        { "model:\n  id: !!str a\n", "config.yaml:2: tags (!) are not allowed; write the value" },
-        { "model:\n  <<: a\n", "config.yaml:2: unknown key model.<<; quintet config keys lists them" },
-        { "model:\n\tid: a\n", "config.yaml:2: indented with a tab; use spaces" },
-        { "model:\n  id: a\n---\nmodel:\n  id: b\n",
-          "config.yaml:3: a second document begins here; a configuration is one" },
-        { "model:\n  id: \xff\xfe\n", "config.yaml:2: not UTF-8 text: invalid leading UTF-8 octet" },
-        { "model:\n  id: a\n\n  path: \xc3(\n", "config.yaml:4: not UTF-8 text: invalid trailing UTF-8 octet" },
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"model:\n  seed: 1\nscheduler:\n  polcy: fcfs\n",
+         "config.yaml:4: unknown key scheduler.polcy; did you mean scheduler.policy?"},
+        {"policy: fcfs\n", "config.yaml:1: unknown key policy; did you mean scheduler.policy?"},
+        {"memory:\n  lookahead: 1\n", "config.yaml:2: unknown key memory.lookahead; did you mean scheduler.lookahead?"},
+        {"memory:\n  quite_different: 1\n",
+         "config.yaml:2: unknown key memory.quite_different; quintet config keys lists them"},
+        {"schedular:\n  policy: fcfs\n", "config.yaml:1: unknown section schedular; did you mean scheduler?"},
+        {"gpu:\n  policy: fcfs\n", "config.yaml:1: unknown section gpu; see quintet config keys"},
+        {"scheduler:\n  lookahead: 1\n  policy: fcfs\n  lookahead: 1\n",
+         "config.yaml:4: scheduler.lookahead appears twice (first in line 2)"},
+        {"scheduler:\n  lookahead: 1\nmemory:\nscheduler:\n  policy: fcfs\n",
+         "config.yaml:4: section scheduler appears twice (first in line 1)"},
+        {"scheduler:\n  lookahead: many\n", "config.yaml:2: scheduler.lookahead must be a whole number, not \"many\""},
+        {"scheduler:\n  lookahead: \"1\"\n",
+         "config.yaml:2: scheduler.lookahead must be a number, not text; write it without quotes"},
+        {"memory:\n  prefix_cache: yes\n", "config.yaml:2: memory.prefix_cache must be true or false, not \"yes\""},
+        {"memory:\n  prefix_cache: \"true\"\n",
+         "config.yaml:2: memory.prefix_cache must be true or false, not text; write it without quotes"},
+        {"memory:\n  kv_bytes: 2GB\n",
+         "config.yaml:2: memory.kv_bytes must be a number of bytes, as 4096, 64KiB or 2GiB, not \"2GB\""},
+        {"frontend:\n  max_body_bytes: 1GiB\n",
+         "config.yaml:2: frontend.max_body_bytes must be from 1KiB to 8MiB, not 1GiB"},
+        {"scheduler:\n  max_sequences: 0\n", "config.yaml:2: scheduler.max_sequences must be from 1 to 1024, not 0"},
+        {"memory:\n  kv_dtype: f16\n", "config.yaml:2: memory.kv_dtype must be one of auto|f32|bf16, not \"f16\""},
+        {"frontend:\n  listen: 8000\n",
+         "config.yaml:2: frontend.listen must be host:port, [v6]:port, :port or unix:PATH, not \"8000\""},
+        {"memory:\n  endpoint: ipc:///tmp/x\n",
+         "config.yaml:2: memory.endpoint must be ipc or tcp://host:port, not \"ipc:///tmp/x\""},
+        {"model:\n  path:\n",
+         "config.yaml:2: model.path has no value; write one (\"\" is the empty text) or remove the line"},
+        {"model:\n  path: ~\n",
+         "config.yaml:2: model.path has no value; write one (\"\" is the empty text) or remove the line"},
+        {"model:\n  path: \"a\\0b\"\n", "config.yaml:2: model.path must be without control characters"},
+        {"model:\n  id: \"a\\tb\"\n", "config.yaml:2: model.id must be without control characters, not \"a\tb\""},
+        {"model: tiny\n", "config.yaml:1: model is a section: write its keys below it, indented"},
+        {"model:\n  path: [a, b]\n", "config.yaml:2: model.path takes one value, not a list"},
+        {"model:\n  path:\n    deep: 1\n", "config.yaml:2: model.path takes one value, not a section"},
+        {"model:\n  ? [a]\n  : 1\n", "config.yaml:2: a key must be a word"},
+        {"- model\n", "config.yaml:1: expected sections, as \"scheduler:\", and keys below them"},
+        {"just words\n", "config.yaml:1: expected sections, as \"scheduler:\", and keys below them"},
+        {"model: &m\n  id: a\n", "config.yaml:1: anchors and aliases are not allowed; write the value"},
+        {"model:\n  id: &m a\n", "config.yaml:2: anchors and aliases are not allowed; write the value"},
+        {"model:\n  id: *m\n", "config.yaml:2: anchors and aliases are not allowed; write the value"},
+        {"model:\n  id: !!str a\n", "config.yaml:2: tags (!) are not allowed; write the value"},
+        {"model:\n  <<: a\n", "config.yaml:2: unknown key model.<<; quintet config keys lists them"},
+        {"model:\n\tid: a\n", "config.yaml:2: indented with a tab; use spaces"},
+        {"model:\n  id: a\n---\nmodel:\n  id: b\n",
+         "config.yaml:3: a second document begins here; a configuration is one"},
+        {"model:\n  id: \xff\xfe\n", "config.yaml:2: not UTF-8 text: invalid leading UTF-8 octet"},
+        {"model:\n  id: a\n\n  path: \xc3(\n", "config.yaml:4: not UTF-8 text: invalid trailing UTF-8 octet"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         expect_failure(cases[i].text, strlen(cases[i].text), cases[i].message);
@@ -231,13 +255,15 @@ static void test_config_bad_file_is_refused_with_line_and_remedy(void **state)
 static void test_config_broken_yaml_names_its_line(void **state)
 {
     (void)state;
-    static const struct { const char *text, *begin; } cases[] = {
-        { "model:\n  id: \"a\n", "config.yaml:" },
-        { "model:\n  id: a: b\n", "config.yaml:2: not YAML: " },
-        { "model:\n   id: a\n  path: b\n", "config.yaml:3: not YAML: " },
-        { "model: {id: a\n", "config.yaml:2: not YAML: " },
-        { "model:\n  id: @a\n", "config.yaml:2: not YAML: " },
-        { "%YAML 9.9\n---\nmodel:\n", "config.yaml:1: not YAML: " },
+    static const struct {
+        const char *text, *begin;
+    } cases[] = {
+        {"model:\n  id: \"a\n", "config.yaml:"},
+        {"model:\n  id: a: b\n", "config.yaml:2: not YAML: "},
+        {"model:\n   id: a\n  path: b\n", "config.yaml:3: not YAML: "},
+        {"model: {id: a\n", "config.yaml:2: not YAML: "},
+        {"model:\n  id: @a\n", "config.yaml:2: not YAML: "},
+        {"%YAML 9.9\n---\nmodel:\n", "config.yaml:1: not YAML: "},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         qn_config_t *config = NULL;
@@ -288,20 +314,22 @@ static void test_config_missing_or_huge_file_is_refused(void **state)
 static void test_config_environment_knows_keys_and_ignores_the_rest(void **state)
 {
     (void)state;
-    static const struct { const char *name, *value, *message; } cases[] = {
-        { "QUINTET_URL", "http://x", NULL },
-        { "QUINTET_FRONTEND_SERVICE_HOST", "10.0.0.1", NULL },
-        { "QUINTET_FRONTEND_PORT", "tcp://10.0.0.1:8000", NULL },
-        { "QUINTET_FRONTEND_PORT_8000_TCP_ADDR", "10.0.0.1", NULL },
-        { "QUINTET_SOMETHING_ELSE", "1", NULL },
-        { "NOT_QUINTET_SCHEDULER_POLCY", "1", NULL },
-        { "QUINTET_SCHEDULER_POLCY", "fcfs",
-          "environment QUINTET_SCHEDULER_POLCY: unknown key; did you mean QUINTET_SCHEDULER_POLICY?" },
-        { "QUINTET_RUNDIR", "/x", "environment QUINTET_RUNDIR: unknown key; did you mean QUINTET_RUN_DIR?" },
-        { "QUINTET_MEMORY_SOMETHING", "1",
-          "environment QUINTET_MEMORY_SOMETHING: unknown key; unset it, or see quintet config keys" },
-        { "QUINTET_SCHEDULER_LOOKAHEAD", "2",
-          "environment QUINTET_SCHEDULER_LOOKAHEAD: scheduler.lookahead must be from 0 to 1, not 2" },
+    static const struct {
+        const char *name, *value, *message;
+    } cases[] = {
+        {"QUINTET_URL", "http://x", NULL},
+        {"QUINTET_FRONTEND_SERVICE_HOST", "10.0.0.1", NULL},
+        {"QUINTET_FRONTEND_PORT", "tcp://10.0.0.1:8000", NULL},
+        {"QUINTET_FRONTEND_PORT_8000_TCP_ADDR", "10.0.0.1", NULL},
+        {"QUINTET_SOMETHING_ELSE", "1", NULL},
+        {"NOT_QUINTET_SCHEDULER_POLCY", "1", NULL},
+        {"QUINTET_SCHEDULER_POLCY", "fcfs",
+         "environment QUINTET_SCHEDULER_POLCY: unknown key; did you mean QUINTET_SCHEDULER_POLICY?"},
+        {"QUINTET_RUNDIR", "/x", "environment QUINTET_RUNDIR: unknown key; did you mean QUINTET_RUN_DIR?"},
+        {"QUINTET_MEMORY_SOMETHING", "1",
+         "environment QUINTET_MEMORY_SOMETHING: unknown key; unset it, or see quintet config keys"},
+        {"QUINTET_SCHEDULER_LOOKAHEAD", "2",
+         "environment QUINTET_SCHEDULER_LOOKAHEAD: scheduler.lookahead must be from 0 to 1, not 2"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         qn_config_t *config = NULL;
@@ -317,11 +345,13 @@ static void test_config_environment_knows_keys_and_ignores_the_rest(void **state
 static void test_config_bad_set_is_refused(void **state)
 {
     (void)state;
-    static const struct { const char *set, *message; } cases[] = {
-        { "scheduler.polcy=x", "--set scheduler.polcy=x: unknown key scheduler.polcy; did you mean scheduler.policy?" },
-        { "lookahead=1", "--set lookahead=1: unknown key lookahead; did you mean scheduler.lookahead?" },
-        { "scheduler.policy", "--set scheduler.policy: expected key=value, as --set scheduler.max_sequences=16" },
-        { "scheduler.lookahead=9", "--set scheduler.lookahead=9: scheduler.lookahead must be from 0 to 1, not 9" },
+    static const struct {
+        const char *set, *message;
+    } cases[] = {
+        {"scheduler.polcy=x", "--set scheduler.polcy=x: unknown key scheduler.polcy; did you mean scheduler.policy?"},
+        {"lookahead=1", "--set lookahead=1: unknown key lookahead; did you mean scheduler.lookahead?"},
+        {"scheduler.policy", "--set scheduler.policy: expected key=value, as --set scheduler.max_sequences=16"},
+        {"scheduler.lookahead=9", "--set scheduler.lookahead=9: scheduler.lookahead must be from 0 to 1, not 9"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         qn_config_t *config = NULL;
@@ -354,17 +384,25 @@ static void test_config_run_dir_is_bounded(void **state)
 static void test_config_suggest_takes_near_keys_only(void **state)
 {
     (void)state;
-    static const struct { const char *key, *nearest; } cases[] = {
-        { "scheduler.policy", "scheduler.policy" }, { "scheduler.poilcy", "scheduler.policy" },
-        { "sheduler.policy", "scheduler.policy" },  { "memory.kvbytes", "memory.kv_bytes" },
-        { "rundir", "run_dir" },                    { "listen", "frontend.listen" },
-        { "completely.other", NULL },               { "", NULL },
-        { "x", NULL },
+    static const struct {
+        const char *key, *nearest;
+    } cases[] = {
+        {"scheduler.policy", "scheduler.policy"},
+        {"scheduler.poilcy", "scheduler.policy"},
+        {"sheduler.policy", "scheduler.policy"},
+        {"memory.kvbytes", "memory.kv_bytes"},
+        {"rundir", "run_dir"},
+        {"listen", "frontend.listen"},
+        {"completely.other", NULL},
+        {"", NULL},
+        {"x", NULL},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *nearest = qn_config_suggest(cases[i].key);
-        if (cases[i].nearest) assert_string_equal(nearest, cases[i].nearest);
-        else assert_null(nearest);
+        if (cases[i].nearest)
+            assert_string_equal(nearest, cases[i].nearest);
+        else
+            assert_null(nearest);
     }
 }
 
@@ -372,8 +410,10 @@ static void test_config_arguments_are_taken_and_the_rest_kept(void **state)
 {
     (void)state;
     write_bytes("model:\n  seed: 5\n", 17);
-    char *argv[] = { "quintet", "up", "--config=config.yaml", "--inproc", "--set", "log.level=debug", "--run-dir",
-                     "/tmp/other", "--", "--set", NULL };
+    char *argv[] = {"quintet",   "up",         "--config=config.yaml",
+                    "--inproc",  "--set",      "log.level=debug",
+                    "--run-dir", "/tmp/other", "--",
+                    "--set",     NULL};
     int argc = (int)COUNT(argv) - 1;
     qn_config_t *config = NULL;
     assert_int_equal(qn_config_from_arguments(&argc, argv, true, &config), QN_OK);
@@ -392,15 +432,17 @@ static void test_config_arguments_are_taken_and_the_rest_kept(void **state)
 static void test_config_arguments_unknown_or_without_value_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *argument, *message; } cases[] = {
-        { "--confg", "unknown argument --confg; --help shows what there is" },
-        { "--set", "--set needs a value" },
-        { "--run-dir", "--run-dir needs a value" },
-        { "extra", "unknown argument extra; --help shows what there is" },
-        { "--configuration", "unknown argument --configuration; --help shows what there is" },
+    static const struct {
+        const char *argument, *message;
+    } cases[] = {
+        {"--confg", "unknown argument --confg; --help shows what there is"},
+        {"--set", "--set needs a value"},
+        {"--run-dir", "--run-dir needs a value"},
+        {"extra", "unknown argument extra; --help shows what there is"},
+        {"--configuration", "unknown argument --configuration; --help shows what there is"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        char *argv[] = { "quintet-memory", (char *)(uintptr_t)cases[i].argument, NULL };
+        char *argv[] = {"quintet-memory", (char *)(uintptr_t)cases[i].argument, NULL};
         int argc = 2;
         qn_config_t *config = NULL;
         assert_int_equal(qn_config_from_arguments(&argc, argv, false, &config), QN_ERR_INVALID);

@@ -10,9 +10,9 @@ static const char added[] = "[{\"id\":0,\"content\":\"<s>\",\"special\":true,\"n
                             "{\"id\":1,\"content\":\"</s>\",\"special\":true,\"normalized\":false}]";
 
 #define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}"
-#define LLAMA2                                                                                            \
-    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"▁\"},"          \
-    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"                                 \
+#define LLAMA2                                                                                   \
+    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"▁\"}," \
+    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"                        \
     "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
 #define METASPACE(scheme) \
     "{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"" scheme "\",\"split\":true}"
@@ -30,57 +30,67 @@ typedef struct {
 } row_t;
 
 static const row_t rows[] = {
-    { NULL, { 2, 3, 2 }, 3, "a Ġb a", 0 },
-    { NULL, { 0, 2 }, 2, "a", TOKENIZER_SKIP_SPECIAL },
-    { BYTE_LEVEL, { 2, 3 }, 2, "a b", 0 },
-    { BYTE_LEVEL, { 4, 5 }, 2, "é", 0 },
-    { BYTE_LEVEL, { 6, 7, 8, 2 }, 4, "€a", 0 },
-    { BYTE_LEVEL, { 4, 2 }, 2, "\xEF\xBF\xBD" "a", 0 },
-    { BYTE_LEVEL, { 6, 7 }, 2, "\xEF\xBF\xBD", 0 },
-    { BYTE_LEVEL, { 5 }, 1, "\xEF\xBF\xBD", 0 },
-    { BYTE_LEVEL, { 6, 6, 7, 8 }, 4, "\xEF\xBF\xBD€", 0 },
-    { BYTE_LEVEL, { 21, 5 }, 2, "\xEF\xBF\xBD", 0 },       /* one subpart of a character */
-    { BYTE_LEVEL, { 21, 4 }, 2, "\xEF\xBF\xBD\xEF\xBF\xBD", 0 },
-    { BYTE_LEVEL, { 0, 2, 16, 1 }, 4, "<s>a日</s>", 0 },
-    { BYTE_LEVEL, { 0, 2, 1, 999 }, 4, "a", TOKENIZER_SKIP_SPECIAL },
-    { LLAMA2, { 9, 9 }, 2, "x x", 0 },
-    { LLAMA2, { 10, 10, 9 }, 3, "  x", 0 },
-    { LLAMA2, { 9, 11, 12, 2 }, 4, "xéa", 0 },
-    { LLAMA2, { 9, 11, 12 }, 3, "xé", 0 },
-    { LLAMA2, { 9, 11 }, 2, "x\xEF\xBF\xBD", 0 },
-    { LLAMA2, { 14, 14, 13, 14, 2 }, 5,
-      "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" "a", 0 }, /* one bad byte spoils the run */
-    { LLAMA2, { 14, 2, 13 }, 3, "Aa\xEF\xBF\xBD", 0 },
-    { LLAMA2, { 19 }, 1, "\x0F", 0 },
-    { LLAMA2, { 0, 9 }, 2, "x", TOKENIZER_SKIP_SPECIAL },
-    { METASPACE("always"), { 9, 9 }, 2, "x x", 0 },
-    { METASPACE("first"), { 10, 9 }, 2, " x", 0 },
-    { METASPACE("never"), { 9, 9 }, 2, " x x", 0 },
-    { "{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", { 2, 15, 15 }, 3, "alo lo", 0 },
-    { "{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", { 2 }, 0, "", 0 },
-    { STRIP("1", "1"), { 18, 2, 20 }, 3, "b", 0 },
-    { AFTER_FUSE(STRIP("1", "2")), { 18, 20, 20, 2, 18 }, 5, "aababa", 0 },
-    { AFTER_FUSE(STRIP("9", "9")), { 18, 18 }, 2, "", 0 },
-    { AFTER_FUSE(REPLACE("String", "aba", "_")), { 20, 20, 20, 2 }, 4, "_b_", 0 },
-    { AFTER_FUSE(REPLACE("String", "aab", "_")), { 18, 18, 20, 18, 20 }, 5, "aaa_a_", 0 },
-    { AFTER_FUSE(REPLACE("Regex", "a+", "_")), { 18, 18, 20, 2 }, 4, "_b_", 0 },
-    { REPLACE("Regex", "a+", "_"), { 18, 18, 20 }, 3, "___b", 0 },
-    { AFTER_FUSE("{\"type\":\"ByteFallback\"}"), { 14 }, 1, "A", 0 },
-    { AFTER_FUSE("{\"type\":\"ByteFallback\"}"), { 14, 2 }, 2, "<0x41>a", 0 },
-    { AFTER_FUSE(BYTE_LEVEL), { 4, 5, 3 }, 3, "é b", 0 },
-    { AFTER_FUSE(BYTE_LEVEL), { 4, 16 }, 2, "Ã日", 0 }, /* one unmapped character: all stays */
+    {NULL, {2, 3, 2}, 3, "a Ġb a", 0},
+    {NULL, {0, 2}, 2, "a", TOKENIZER_SKIP_SPECIAL},
+    {BYTE_LEVEL, {2, 3}, 2, "a b", 0},
+    {BYTE_LEVEL, {4, 5}, 2, "é", 0},
+    {BYTE_LEVEL, {6, 7, 8, 2}, 4, "€a", 0},
+    {BYTE_LEVEL,
+     {4, 2},
+     2,
+     "\xEF\xBF\xBD"
+     "a",
+     0},
+    {BYTE_LEVEL, {6, 7}, 2, "\xEF\xBF\xBD", 0},
+    {BYTE_LEVEL, {5}, 1, "\xEF\xBF\xBD", 0},
+    {BYTE_LEVEL, {6, 6, 7, 8}, 4, "\xEF\xBF\xBD€", 0},
+    {BYTE_LEVEL, {21, 5}, 2, "\xEF\xBF\xBD", 0}, /* one subpart of a character */
+    {BYTE_LEVEL, {21, 4}, 2, "\xEF\xBF\xBD\xEF\xBF\xBD", 0},
+    {BYTE_LEVEL, {0, 2, 16, 1}, 4, "<s>a日</s>", 0},
+    {BYTE_LEVEL, {0, 2, 1, 999}, 4, "a", TOKENIZER_SKIP_SPECIAL},
+    {LLAMA2, {9, 9}, 2, "x x", 0},
+    {LLAMA2, {10, 10, 9}, 3, "  x", 0},
+    {LLAMA2, {9, 11, 12, 2}, 4, "xéa", 0},
+    {LLAMA2, {9, 11, 12}, 3, "xé", 0},
+    {LLAMA2, {9, 11}, 2, "x\xEF\xBF\xBD", 0},
+    {LLAMA2,
+     {14, 14, 13, 14, 2},
+     5,
+     "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+     "a",
+     0}, /* one bad byte spoils the run */
+    {LLAMA2, {14, 2, 13}, 3, "Aa\xEF\xBF\xBD", 0},
+    {LLAMA2, {19}, 1, "\x0F", 0},
+    {LLAMA2, {0, 9}, 2, "x", TOKENIZER_SKIP_SPECIAL},
+    {METASPACE("always"), {9, 9}, 2, "x x", 0},
+    {METASPACE("first"), {10, 9}, 2, " x", 0},
+    {METASPACE("never"), {9, 9}, 2, " x x", 0},
+    {"{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", {2, 15, 15}, 3, "alo lo", 0},
+    {"{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", {2}, 0, "", 0},
+    {STRIP("1", "1"), {18, 2, 20}, 3, "b", 0},
+    {AFTER_FUSE(STRIP("1", "2")), {18, 20, 20, 2, 18}, 5, "aababa", 0},
+    {AFTER_FUSE(STRIP("9", "9")), {18, 18}, 2, "", 0},
+    {AFTER_FUSE(REPLACE("String", "aba", "_")), {20, 20, 20, 2}, 4, "_b_", 0},
+    {AFTER_FUSE(REPLACE("String", "aab", "_")), {18, 18, 20, 18, 20}, 5, "aaa_a_", 0},
+    {AFTER_FUSE(REPLACE("Regex", "a+", "_")), {18, 18, 20, 2}, 4, "_b_", 0},
+    {REPLACE("Regex", "a+", "_"), {18, 18, 20}, 3, "___b", 0},
+    {AFTER_FUSE("{\"type\":\"ByteFallback\"}"), {14}, 1, "A", 0},
+    {AFTER_FUSE("{\"type\":\"ByteFallback\"}"), {14, 2}, 2, "<0x41>a", 0},
+    {AFTER_FUSE(BYTE_LEVEL), {4, 5, 3}, 3, "é b", 0},
+    {AFTER_FUSE(BYTE_LEVEL), {4, 16}, 2, "Ã日", 0}, /* one unmapped character: all stays */
 };
 
 static tokenizer_t *open_row(const row_t *row)
 {
-    return case_opened((case_json_t){ .vocab = vocab, .added_tokens = added, .decoder = row->decoder });
+    return case_opened((case_json_t){.vocab = vocab, .added_tokens = added, .decoder = row->decoder});
 }
 
 static void assert_text(const row_t *row, size_t index, const text_buffer_t *text)
 {
-    bool is_same = text->length == strlen(row->text) && (!text->length || !memcmp(text->bytes, row->text, text->length));
-    if (!is_same) fail_msg("row %zu: \"%.*s\", expected \"%s\"", index, (int)text->length, (const char *)text->bytes,
-                           row->text);
+    bool is_same =
+        text->length == strlen(row->text) && (!text->length || !memcmp(text->bytes, row->text, text->length));
+    if (!is_same)
+        fail_msg("row %zu: \"%.*s\", expected \"%s\"", index, (int)text->length, (const char *)text->bytes, row->text);
 }
 
 static void test_detokenizer_whole_equals_expected(void **state)
@@ -88,7 +98,7 @@ static void test_detokenizer_whole_equals_expected(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tokenizer_t *t = open_row(&rows[i]);
-        text_buffer_t text = { 0 };
+        text_buffer_t text = {0};
         tokenizer_decode(t, rows[i].ids, rows[i].count, rows[i].flags, &text);
         assert_text(&rows[i], i, &text);
         text_buffer_fini(&text);
@@ -104,7 +114,7 @@ static void test_detokenizer_every_cut_equals_whole(void **state)
         tokenizer_t *t = open_row(&rows[i]);
         for (size_t cut = 0; cut <= rows[i].count; cut++) {
             detokenizer_t d, rebuilt;
-            text_buffer_t text = { 0 }, work = { 0 };
+            text_buffer_t text = {0}, work = {0};
             detokenizer_init(&d, t, rows[i].flags);
             detokenizer_init(&rebuilt, t, rows[i].flags);
             for (size_t k = 0; k < cut; k++) {
@@ -114,7 +124,8 @@ static void test_detokenizer_every_cut_equals_whole(void **state)
             detokenizer_skip(&rebuilt, rows[i].ids, cut, &work);
             assert_int_equal(rebuilt.byte_count, text.length);
             assert_int_equal(rebuilt.token_count, cut);
-            for (size_t k = cut; k < rows[i].count; k++) detokenizer_push(&rebuilt, rows[i].ids[k], &text);
+            for (size_t k = cut; k < rows[i].count; k++)
+                detokenizer_push(&rebuilt, rows[i].ids[k], &text);
             detokenizer_flush(&rebuilt, &text);
             assert_int_equal(rebuilt.byte_count, text.length);
             assert_text(&rows[i], i, &text);
@@ -130,9 +141,9 @@ static void test_detokenizer_every_cut_equals_whole(void **state)
 static void test_detokenizer_half_character_is_held(void **state)
 {
     (void)state;
-    tokenizer_t *t = open_row(&(row_t){ .decoder = BYTE_LEVEL });
+    tokenizer_t *t = open_row(&(row_t){.decoder = BYTE_LEVEL});
     detokenizer_t d;
-    text_buffer_t text = { 0 };
+    text_buffer_t text = {0};
     detokenizer_init(&d, t, 0);
     assert_int_equal(detokenizer_push(&d, 2, &text), 1);
     assert_int_equal(detokenizer_push(&d, 6, &text), 0);
@@ -150,9 +161,9 @@ static void test_detokenizer_half_character_is_held(void **state)
 static void test_detokenizer_fallback_run_is_held_until_it_ends(void **state)
 {
     (void)state;
-    tokenizer_t *t = open_row(&(row_t){ .decoder = LLAMA2 });
+    tokenizer_t *t = open_row(&(row_t){.decoder = LLAMA2});
     detokenizer_t d;
-    text_buffer_t text = { 0 };
+    text_buffer_t text = {0};
     detokenizer_init(&d, t, 0);
     assert_int_equal(detokenizer_push(&d, 9, &text), 1);
     assert_int_equal(detokenizer_push(&d, 11, &text), 0);

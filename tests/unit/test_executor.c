@@ -18,14 +18,14 @@
 #define BATCH 16
 #define PROMPT_MAX 48
 #define NEW_TOKENS 6
-#define ALL_AVX2 "avx2"  /* open_way makes it the best of that instruction set */
+#define ALL_AVX2 "avx2" /* open_way makes it the best of that instruction set */
 
-#ifdef QN_CHECKED  /* is slow: fewer layers, and of every kind of sequence one */
+#ifdef QN_CHECKED /* is slow: fewer layers, and of every kind of sequence one */
 #define EVERY 5
 #define LAYERS 2
 #else
 #define EVERY 1
-#define LAYERS 0    /* all */
+#define LAYERS 0 /* all */
 #endif
 
 /* Sixteen different sequences: prompts of 1 to 46 tokens, greedy, random, penalised. */
@@ -33,10 +33,14 @@ static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_
 {
     for (uint32_t i = 0; i < BATCH; i++) {
         uint32_t tokens = 1 + 3 * i;
-        for (uint32_t t = 0; t < tokens; t++) prompts[i][t] = (t * 31 + i * 17 + t * t) % 512;
-        s[i] = (engine_sequence_t){ .prompt = prompts[i], .prompt_tokens = tokens, .max_tokens = NEW_TOKENS,
-                                    .chunk = chunk, .start_step = staggered ? (i + i / 5) % 5 : 0,
-                                    .sampling = engine_greedy() };
+        for (uint32_t t = 0; t < tokens; t++)
+            prompts[i][t] = (t * 31 + i * 17 + t * t) % 512;
+        s[i] = (engine_sequence_t){.prompt = prompts[i],
+                                   .prompt_tokens = tokens,
+                                   .max_tokens = NEW_TOKENS,
+                                   .chunk = chunk,
+                                   .start_step = staggered ? (i + i / 5) % 5 : 0,
+                                   .sampling = engine_greedy()};
         if (i % 4 >= 1) s[i].sampling.temperature = 0.9f, s[i].sampling.seed = 100 + i;
         if (i % 4 >= 2) s[i].sampling.top_k = 40, s[i].sampling.top_p = 0.9f;
         if (i % 4 == 3) s[i].sampling.repetition_penalty = 1.3f, s[i].sampling.frequency_penalty = 0.2f;
@@ -45,9 +49,13 @@ static void make_sequences(uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_
 
 static engine_t *open_engine(uint32_t threads, qn_scalar_t kv)
 {
-    return engine_open((engine_options_t){ .directory = MODEL, .threads = threads, .sequences = BATCH,
-                                           .step_tokens = 512, .model_len = 64, .kv_scalar = kv,
-                                           .format = { .layout = QN_LAYOUT_PANELS } });
+    return engine_open((engine_options_t){.directory = MODEL,
+                                          .threads = threads,
+                                          .sequences = BATCH,
+                                          .step_tokens = 512,
+                                          .model_len = 64,
+                                          .kv_scalar = kv,
+                                          .format = {.layout = QN_LAYOUT_PANELS}});
 }
 
 static void expect_same(const engine_sequence_t *a, const engine_sequence_t *b, const char *what)
@@ -67,42 +75,54 @@ typedef struct {
     bool staggered;
 } way_t;
 
-#define ROWS { .layout = QN_LAYOUT_ROWS }
-#define PANELS { .layout = QN_LAYOUT_PANELS }
-#define INT8 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 }
-#define INT4 { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32 }
+#define ROWS {.layout = QN_LAYOUT_ROWS}
+#define PANELS {.layout = QN_LAYOUT_PANELS}
+#define INT8 {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8}
+#define INT4 {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32}
 
 /* Every way of the same model, kernels, weights and cache type must agree with the sequences run one by one. */
 static const way_t WAYS[] = {
-    { MODEL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 3, true },
-    { MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 8, 1, 2, true },
-    { MODEL, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true },
-    { MODEL, ALL_AVX2, INT8, QN_SCALAR_F32, 16, 7, 2, true },
-    { MODEL, "", ROWS, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, "", ROWS, QN_SCALAR_F32, 16, 1, 2, false },
-    { MODEL, "", PANELS, QN_SCALAR_F32, 8, 7, 3, true }, { MODEL, "", PANELS, QN_SCALAR_F32, 4, 16, 2, true },
-    { MODEL, "", PANELS, QN_SCALAR_BF16, 16, 0, 1, false }, { MODEL, "", PANELS, QN_SCALAR_BF16, 8, 7, 2, true },
-    { MODEL, "", INT8, QN_SCALAR_F32, 16, 0, 1, false }, { MODEL, "", INT8, QN_SCALAR_F32, 16, 5, 3, true },
-    { MODEL, "", INT4, QN_SCALAR_F32, 16, 1, 2, false }, { MODEL, "", INT4, QN_SCALAR_F32, 16, 5, 3, true },
-    { GPT2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { GPT2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
-    { GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
-    { MIXTRAL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 2, true },
-    { MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 7, 3, true },
-    { QWEN3_MOE, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true },
-    { QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 0, 2, false }, { QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 7, 2, true },
-    { DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false }, { DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true },
+    {MODEL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 3, true},
+    {MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 16, 0, 1, false},
+    {MODEL, ALL_AVX2, ROWS, QN_SCALAR_F32, 8, 1, 2, true},
+    {MODEL, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true},
+    {MODEL, ALL_AVX2, INT8, QN_SCALAR_F32, 16, 7, 2, true},
+    {MODEL, "", ROWS, QN_SCALAR_F32, 16, 0, 1, false},
+    {MODEL, "", ROWS, QN_SCALAR_F32, 16, 1, 2, false},
+    {MODEL, "", PANELS, QN_SCALAR_F32, 8, 7, 3, true},
+    {MODEL, "", PANELS, QN_SCALAR_F32, 4, 16, 2, true},
+    {MODEL, "", PANELS, QN_SCALAR_BF16, 16, 0, 1, false},
+    {MODEL, "", PANELS, QN_SCALAR_BF16, 8, 7, 2, true},
+    {MODEL, "", INT8, QN_SCALAR_F32, 16, 0, 1, false},
+    {MODEL, "", INT8, QN_SCALAR_F32, 16, 5, 3, true},
+    {MODEL, "", INT4, QN_SCALAR_F32, 16, 1, 2, false},
+    {MODEL, "", INT4, QN_SCALAR_F32, 16, 5, 3, true},
+    {GPT2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false},
+    {GPT2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true},
+    {GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false},
+    {GEMMA2, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true},
+    {MIXTRAL, "reference", ROWS, QN_SCALAR_F32, 16, 7, 2, true},
+    {MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false},
+    {MIXTRAL, "", PANELS, QN_SCALAR_F32, 16, 7, 3, true},
+    {QWEN3_MOE, ALL_AVX2, PANELS, QN_SCALAR_F32, 16, 7, 2, true},
+    {QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 0, 2, false},
+    {QWEN3_MOE, "", INT8, QN_SCALAR_F32, 16, 7, 2, true},
+    {DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 0, 2, false},
+    {DYNAMIC, "", PANELS, QN_SCALAR_F32, 16, 7, 2, true},
 };
 
 static bool same_numbers(const way_t *a, const way_t *b)
 {
-    return strcmp(a->model, b->model) == 0 && strcmp(a->kernels, b->kernels) == 0 && a->kv == b->kv
-        && a->format.layout == b->format.layout && a->format.quantize == b->format.quantize;
+    return strcmp(a->model, b->model) == 0 && strcmp(a->kernels, b->kernels) == 0 && a->kv == b->kv &&
+           a->format.layout == b->format.layout && a->format.quantize == b->format.quantize;
 }
 
 /* Keeps sequences 0, every, 2 * every, … in the first places. Returns how many. */
 static uint32_t keep_every(engine_sequence_t *s, uint32_t every)
 {
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < BATCH; i += every) s[kept++] = s[i];
+    for (uint32_t i = 0; i < BATCH; i += every)
+        s[kept++] = s[i];
     return kept;
 }
 
@@ -110,18 +130,26 @@ static uint32_t keep_every(engine_sequence_t *s, uint32_t every)
 static engine_t *open_way(const way_t *way, uint32_t threads, uint32_t block_tokens)
 {
     bool dynamic = strcmp(way->model, DYNAMIC) == 0, avx2 = strcmp(way->kernels, ALL_AVX2) == 0;
-    return engine_open((engine_options_t){
-        .directory = dynamic ? "tests/golden/qwen2" : way->model, .config = way->model,
-        .kernels = avx2 ? "" : way->kernels, .isa = avx2 ? QN_ISA_AVX2 : 0, .threads = threads,
-        .sequences = BATCH, .step_tokens = 512, .model_len = 64, .block_tokens = block_tokens, .kv_scalar = way->kv,
-        .format = way->format, .layers = LAYERS });
+    return engine_open((engine_options_t){.directory = dynamic ? "tests/golden/qwen2" : way->model,
+                                          .config = way->model,
+                                          .kernels = avx2 ? "" : way->kernels,
+                                          .isa = avx2 ? QN_ISA_AVX2 : 0,
+                                          .threads = threads,
+                                          .sequences = BATCH,
+                                          .step_tokens = 512,
+                                          .model_len = 64,
+                                          .block_tokens = block_tokens,
+                                          .kv_scalar = way->kv,
+                                          .format = way->format,
+                                          .layers = LAYERS});
 }
 
 static void run_alone(const way_t *way, uint32_t prompts[BATCH][PROMPT_MAX], engine_sequence_t *alone)
 {
     engine_t *engine = open_way(way, 1, 16);
     make_sequences(prompts, alone, 0, false);
-    for (uint32_t i = 0; i < BATCH; i += EVERY) engine_run(engine, &alone[i], 1);
+    for (uint32_t i = 0; i < BATCH; i += EVERY)
+        engine_run(engine, &alone[i], 1);
     engine_close(engine);
 }
 
@@ -136,7 +164,7 @@ static void test_executor_alone_and_batched_any_chunk_have_the_same_bits(void **
         if (w == 0 || !same_numbers(way, way - 1)) run_alone(way, prompts, alone);
         engine_t *engine = open_way(way, way->threads, way->block_tokens);
         make_sequences(prompts, batch, way->chunk, way->staggered);
-        uint32_t every = way->chunk ? EVERY : 1;  /* the prompts of a batch at once are all there in every build */
+        uint32_t every = way->chunk ? EVERY : 1; /* the prompts of a batch at once are all there in every build */
         engine_run(engine, batch, keep_every(batch, every));
         for (uint32_t i = 0; i < BATCH; i += EVERY) {
             char what[64];
@@ -157,10 +185,12 @@ static void test_executor_from_slot_and_from_ids_are_the_same(void **state)
     engine_t *engine = open_engine(2, QN_SCALAR_F32);
     make_sequences(prompts, a, 0, false);
     make_sequences(prompts, b, 0, false);
-    for (uint32_t i = 0; i < BATCH; i++) b[i].ids_not_slot = true;
+    for (uint32_t i = 0; i < BATCH; i++)
+        b[i].ids_not_slot = true;
     engine_run(engine, a, BATCH);
     engine_run(engine, b, BATCH);
-    for (uint32_t i = 0; i < BATCH; i++) expect_same(&a[i], &b[i], "from ids");
+    for (uint32_t i = 0; i < BATCH; i++)
+        expect_same(&a[i], &b[i], "from ids");
     engine_close(engine);
     free(a);
     free(b);
@@ -178,21 +208,22 @@ static void resume(const engine_sequence_t *whole, engine_t *old, uint32_t kept,
     uint32_t known[PROMPT_MAX + NEW_TOKENS], tokens = whole->prompt_tokens + 4;
     memcpy(known, whole->prompt, whole->prompt_tokens * sizeof *known);
     memcpy(known + whole->prompt_tokens, whole->ids, 4 * sizeof *known);
-    *s = (engine_sequence_t){ .prompt = known, .prompt_tokens = whole->prompt_tokens,
-                              .max_tokens = whole->max_tokens, .sampling = whole->sampling };
+    *s = (engine_sequence_t){.prompt = known,
+                             .prompt_tokens = whole->prompt_tokens,
+                             .max_tokens = whole->max_tokens,
+                             .sampling = whole->sampling};
     engine_plan_t *p = malloc(sizeof *p);
-    p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
-                             .stop_ids = p->stop_ids };
+    p->plan =
+        (step_plan_t){.sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids, .stop_ids = p->stop_ids};
     engine_plan_set(fresh, p, s, 0);
     p->sets[0].history_count = kept;
     memcpy(p->ids, known, tokens * sizeof *known);
     p->plan.id_count = tokens;
-    p->runs[0] = (step_run_t){ .slot = 0, .position = kept, .tokens = tokens - kept, .ids_offset = kept,
-                               .sample = true };
+    p->runs[0] = (step_run_t){.slot = 0, .position = kept, .tokens = tokens - kept, .ids_offset = kept, .sample = true};
     p->plan.run_count = 1;
     engine_step(fresh, &p->plan);
-    if (fresh->result.tokens[0].id != whole->ids[4]
-        || memcmp(&fresh->result.tokens[0].logprob, &whole->logprobs[4], sizeof(float)) != 0)
+    if (fresh->result.tokens[0].id != whole->ids[4] ||
+        memcmp(&fresh->result.tokens[0].logprob, &whole->logprobs[4], sizeof(float)) != 0)
         fail_msg("%s: resumed with %u, undisturbed %u", what, fresh->result.tokens[0].id, whole->ids[4]);
     engine_close(fresh);
     free(p);
@@ -221,13 +252,17 @@ static void test_executor_resumed_on_surviving_kv_continues_the_same(void **stat
 static void test_executor_ended_sequences_are_masked_and_touch_nothing(void **state)
 {
     (void)state;
-    static const uint32_t PROMPT[3] = { 5, 6, 7 };
+    static const uint32_t PROMPT[3] = {5, 6, 7};
     engine_t *engine = open_engine(2, QN_SCALAR_F32);
     engine_sequence_t *probe = calloc(1, sizeof *probe), *s = calloc(1, sizeof *s);
-    *probe = (engine_sequence_t){ .prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 2, .sampling = engine_greedy() };
+    *probe = (engine_sequence_t){.prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 2, .sampling = engine_greedy()};
     engine_run(engine, probe, 1);
-    *s = (engine_sequence_t){ .prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 9, .sampling = engine_greedy(),
-                              .stop_ids = &probe->ids[1], .stop_count = 1 };
+    *s = (engine_sequence_t){.prompt = PROMPT,
+                             .prompt_tokens = 3,
+                             .max_tokens = 9,
+                             .sampling = engine_greedy(),
+                             .stop_ids = &probe->ids[1],
+                             .stop_count = 1};
     engine_plan_t *p = malloc(sizeof *p);
     uint64_t block_bytes;
     ENGINE_OK(qn_model_kv_block_bytes(&engine->model->config, 16, 4, &block_bytes));
@@ -235,8 +270,8 @@ static void test_executor_ended_sequences_are_masked_and_touch_nothing(void **st
     /* What the probe left would hide a write. */
     memset(engine_at(engine, ENGINE_KV), 0, block_bytes * engine->limits.kv_blocks);
     for (int step = 0; step < 4; step++) {
-        p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
-                                 .stop_ids = p->stop_ids };
+        p->plan = (step_plan_t){
+            .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids, .stop_ids = p->stop_ids};
         if (step == 0) engine_plan_set(engine, p, s, 0);
         memcpy(before, engine_at(engine, ENGINE_KV), block_bytes * engine->limits.kv_blocks);
         engine_plan_run(p, s);
@@ -265,20 +300,25 @@ static void test_executor_copied_blocks_carry_the_sequence(void **state)
     engine_sequence_t *s = malloc(BATCH * sizeof *s);
     engine_t *engine = open_engine(2, QN_SCALAR_BF16);
     make_sequences(prompts, s, 0, false);
-    engine_sequence_t *whole = &s[12];  /* greedy, 37 tokens, three blocks */
+    engine_sequence_t *whole = &s[12]; /* greedy, 37 tokens, three blocks */
     engine_run(engine, whole, 1);
     engine_plan_t *p = malloc(sizeof *p);
     qn_copy_t copies[3];
-    p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
-                             .stop_ids = p->stop_ids, .copies = copies, .copy_count = 3 };
+    p->plan = (step_plan_t){.sets = p->sets,
+                            .blocks = p->blocks,
+                            .runs = p->runs,
+                            .ids = p->ids,
+                            .stop_ids = p->stop_ids,
+                            .copies = copies,
+                            .copy_count = 3};
     engine_sequence_t *fork = calloc(1, sizeof *fork);
     *fork = *whole;
     fork->set = false;
     engine_plan_set(engine, p, fork, 5);
     for (uint32_t i = 0; i < 3; i++)
-        copies[i] = (qn_copy_t){ .from = engine_block(engine, 0, i), .to = engine_block(engine, 5, i) };
+        copies[i] = (qn_copy_t){.from = engine_block(engine, 0, i), .to = engine_block(engine, 5, i)};
     p->ids[0] = whole->ids[0];
-    p->runs[0] = (step_run_t){ .slot = 5, .position = 37, .tokens = 1, .sample = true };
+    p->runs[0] = (step_run_t){.slot = 5, .position = 37, .tokens = 1, .sample = true};
     p->plan.run_count = p->plan.id_count = 1;
     engine_step(engine, &p->plan);
     assert_int_equal(engine->result.tokens[0].id, whole->ids[1]);
@@ -297,9 +337,9 @@ static void test_executor_top_logprobs_accompany_each_token(void **state)
     engine_t *engine = open_engine(1, QN_SCALAR_F32);
     make_sequences(prompts, s, 0, false);
     engine_plan_t *p = malloc(sizeof *p);
-    p->plan = (step_plan_t){ .sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids,
-                             .stop_ids = p->stop_ids };
-    static const uint32_t TOP[3] = { 3, 0, 20 };
+    p->plan =
+        (step_plan_t){.sets = p->sets, .blocks = p->blocks, .runs = p->runs, .ids = p->ids, .stop_ids = p->stop_ids};
+    static const uint32_t TOP[3] = {3, 0, 20};
     for (uint32_t i = 0; i < 3; i++) {
         s[i].sampling = engine_greedy();
         s[i].sampling.top_logprobs = TOP[i];
@@ -324,7 +364,7 @@ static void test_executor_an_empty_plan_gives_an_empty_result(void **state)
 {
     (void)state;
     engine_t *engine = open_engine(2, QN_SCALAR_F32);
-    step_plan_t plan = { 0 };
+    step_plan_t plan = {0};
     engine_step(engine, &plan);
     assert_int_equal(engine->result.token_count + engine->result.prompt_count + engine->result.run_tokens, 0);
     assert_int_equal(engine->result.step, 1);

@@ -59,7 +59,7 @@ static void *loop_main(void *loop_pointer)
 {
     loop_t *loop = loop_pointer;
     while (!atomic_load(&loop->stop)) {
-        poll(&(struct pollfd){ .fd = qn_fd_server_fd(loop->server), .events = POLLIN }, 1, 10);
+        poll(&(struct pollfd){.fd = qn_fd_server_fd(loop->server), .events = POLLIN}, 1, 10);
         loop->answered += qn_fd_server_serve(loop->server);
     }
     return NULL;
@@ -78,7 +78,7 @@ static qn_err_t request(loop_t *loop, uint64_t id, uint32_t epoch, int *ret_fd)
 
 static void test_fd_socket_known_region_arrives_close_on_exec(void **state)
 {
-    loop_t loop = { .server = *state };
+    loop_t loop = {.server = *state};
     int fd = -1;
     char text[5];
     assert_int_equal(request(&loop, 7, 3, &fd), QN_OK);
@@ -92,8 +92,11 @@ static void test_fd_socket_known_region_arrives_close_on_exec(void **state)
 
 static void test_fd_socket_unknown_region_or_epoch_is_refused(void **state)
 {
-    loop_t loop = { .server = *state };
-    static const struct { uint64_t id; uint32_t epoch; } wrong[] = { { 8, 3 }, { 7, 2 }, { 7, 4 }, { 0, 0 } };
+    loop_t loop = {.server = *state};
+    static const struct {
+        uint64_t id;
+        uint32_t epoch;
+    } wrong[] = {{8, 3}, {7, 2}, {7, 4}, {0, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         int fd = -1;
         assert_int_equal(request(&loop, wrong[i].id, wrong[i].epoch, &fd), QN_ERR_NOT_FOUND);
@@ -129,7 +132,7 @@ static void test_fd_socket_silent_server_is_a_timeout(void **state)
 
 static int connect_raw(void)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
     strcpy(address.sun_path, socket_path);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
@@ -146,7 +149,7 @@ static bool is_closed_by_server(int fd)
 static void test_fd_socket_malformed_requests_end_their_connection(void **state)
 {
     qn_fd_server_t *server = *state;
-    static const char *const bad[] = { "x", "sixteen bytes .." /* no magic */, "a packet longer than a request" };
+    static const char *const bad[] = {"x", "sixteen bytes .." /* no magic */, "a packet longer than a request"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int fd = connect_raw();
         assert_int_equal(qn_fd_server_serve(server), 0);
@@ -159,24 +162,27 @@ static void test_fd_socket_malformed_requests_end_their_connection(void **state)
 
 static void test_fd_socket_silent_clients_give_way_oldest_first(void **state)
 {
-    loop_t loop = { .server = *state };
+    loop_t loop = {.server = *state};
     int silent[QN_FD_CLIENTS_MAX], fd = -1;
     for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++) {
         silent[i] = connect_raw();
         qn_fd_server_serve(*state);
     }
-    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++) assert_false(is_closed_by_server(silent[i]));
+    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++)
+        assert_false(is_closed_by_server(silent[i]));
     assert_int_equal(request(&loop, 7, 3, &fd), QN_OK);
     close(fd);
     assert_true(is_closed_by_server(silent[0]));
-    for (size_t i = 1; i < QN_FD_CLIENTS_MAX; i++) assert_false(is_closed_by_server(silent[i]));
-    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++) close(silent[i]);
+    for (size_t i = 1; i < QN_FD_CLIENTS_MAX; i++)
+        assert_false(is_closed_by_server(silent[i]));
+    for (size_t i = 0; i < QN_FD_CLIENTS_MAX; i++)
+        close(silent[i]);
 }
 
 static void test_fd_socket_other_users_are_refused(void **state)
 {
     if (geteuid() != 0) skip(); /* only root can become another user */
-    loop_t loop = { .server = *state };
+    loop_t loop = {.server = *state};
     pthread_t thread;
     chmod(directory, 0755);
     chmod(socket_path, 0666); /* even if the file's mode would let them in */
@@ -215,7 +221,7 @@ static void test_fd_socket_path_both_sides_of_the_limit(void **state)
     (void)state;
     char path[128];
     qn_fd_server_t *server = NULL;
-    size_t room = sizeof ((struct sockaddr_un *)0)->sun_path - 1;
+    size_t room = sizeof((struct sockaddr_un *)0)->sun_path - 1;
     for (size_t length = room; length <= room + 1; length++) {
         int used = snprintf(path, sizeof path, "%s/", directory);
         memset(path + used, 'p', sizeof path - (size_t)used);

@@ -25,8 +25,8 @@ static void test_frontend_dead_tokenizer_fails_what_it_held(void **state)
     client_t stream = client_post(test, "/generate", "", "{\"text\":\"b\",\"stream\":true}");
     uint64_t facts = ((const qn_tokenize_t *)take_sent(test, &stream, QN_MESSAGE_TOKENIZE))->head.request;
     uint64_t request = ((const qn_encode_t *)take_sent(test, &stream, QN_MESSAGE_ENCODE))->head.request;
-    uint32_t ids[] = { 1, 2 };
-    qn_tokenized_t tokenized = { .head.request = facts, .ids = ids, .ids_count = 2 };
+    uint32_t ids[] = {1, 2};
+    qn_tokenized_t tokenized = {.head.request = facts, .ids = ids, .ids_count = 2};
     deliver(test, QN_MESSAGE_TOKENIZED, &tokenized);
     send_text(test, request, 0, "x", 0, 1);
     wait_for_text(test, &stream, "\"text\":\"x\"");
@@ -77,36 +77,36 @@ static void test_frontend_queries_ask_and_answer(void **state)
                                   "{\"prompt\":\"ab\",\"return_token_strs\":true,\"add_special_tokens\":false}");
     const qn_tokenize_t *tokenize = take_sent(test, &client, QN_MESSAGE_TOKENIZE);
     assert_true(!tokenize->add_special && tokenize->want_pieces);
-    uint32_t ids[] = { 5, 6 };
-    uint16_t lengths[] = { 1, 1 };
-    qn_tokenized_t tokenized = { .head.request = tokenize->head.request,
-                                 .ids = ids,
-                                 .ids_count = 2,
-                                 .piece_bytes = lengths,
-                                 .piece_bytes_count = 2,
-                                 .pieces = (const uint8_t *)"ab",
-                                 .pieces_count = 2 };
+    uint32_t ids[] = {5, 6};
+    uint16_t lengths[] = {1, 1};
+    qn_tokenized_t tokenized = {.head.request = tokenize->head.request,
+                                .ids = ids,
+                                .ids_count = 2,
+                                .piece_bytes = lengths,
+                                .piece_bytes_count = 2,
+                                .pieces = (const uint8_t *)"ab",
+                                .pieces_count = 2};
     deliver(test, QN_MESSAGE_TOKENIZED, &tokenized);
     expect_reply(test, client, 200,
                  "{\"count\":2,\"max_model_len\":2048,\"tokens\":[5,6],\"token_strs\":[\"a\",\"b\"]}");
     client = client_post(test, "/detokenize", "", "{\"tokens\":[5,6]}");
     const qn_detokenize_t *detokenize = take_sent(test, &client, QN_MESSAGE_DETOKENIZE);
     assert_false(detokenize->skip_special);
-    qn_detokenized_t detokenized = { .head.request = detokenize->head.request, .text = qn_text("ab") };
+    qn_detokenized_t detokenized = {.head.request = detokenize->head.request, .text = qn_text("ab")};
     deliver(test, QN_MESSAGE_DETOKENIZED, &detokenized);
     expect_reply(test, client, 200, "{\"prompt\":\"ab\"}");
     client = client_get(test, "/cache/stats?mode=research");
     const qn_cache_query_t *query = take_sent(test, &client, QN_MESSAGE_CACHE_QUERY);
-    qn_cache_stats_t stats = { .head.request = query->head.request,
-                               .total_blocks = 9,
-                               .lookup_tokens = 8,
-                               .hit_tokens = 2,
-                               .policy = qn_text("lru") };
+    qn_cache_stats_t stats = {.head.request = query->head.request,
+                              .total_blocks = 9,
+                              .lookup_tokens = 8,
+                              .hit_tokens = 2,
+                              .policy = qn_text("lru")};
     deliver(test, QN_MESSAGE_CACHE_STATS, &stats);
     expect_reply(test, client, 200, "\"hit_rate\":0.25");
     client = client_post(test, "/flush_cache", "", "");
     const qn_flush_cache_t *flush = take_sent(test, &client, QN_MESSAGE_FLUSH_CACHE);
-    qn_flushed_t flushed = { .head.request = flush->head.request, .freed_blocks = 4 };
+    qn_flushed_t flushed = {.head.request = flush->head.request, .freed_blocks = 4};
     deliver(test, QN_MESSAGE_FLUSHED, &flushed);
     expect_reply(test, client, 200, "{\"freed_blocks\":4}");
 }
@@ -124,23 +124,26 @@ static void test_frontend_query_without_answer_times_out(void **state)
 static void test_frontend_status_routes_answer(void **state)
 {
     case_t *test = *state;
-    static const struct { const char *path; int status; const char *part;
+    static const struct {
+        const char *path;
+        int status;
+        const char *part;
     } cases[] = {
-        { "/health", 200, "\"status\":\"ok\"" },
-        { "/ready", 200, "{\"name\":\"compute\",\"state\":\"ready\"" },
-        { "/version", 200, "\"protocol\":1" },
-        { "/v1/models", 200, "\"object\":\"list\",\"data\":[{\"id\":\"tiny\"" },
-        { "/v1/models/tiny", 200, "\"max_model_len\":2048" },
-        { "/v1/models/org/none", 404, "model_not_found" },
-        { "/model_info", 200, "\"vocab_size\":1000" },
-        { "/server_info", 200, "\"queue_limit\":1024" },
-        { "/services", 200,
-          "{\"name\":\"memory\",\"pid\":1004,\"epoch\":14,\"build\":\"test\",\"state\":\"ready\",\"uptime_s\":1.5,"
-          "\"restarts\":0,\"transport\":\"ipc\"" },
-        { "/services", 200, "{\"name\":\"frontend\",\"pid\":1,\"epoch\":77" },
-        { "/nowhere", 404, "\"code\":\"not_found\"" },
-        { "/v1/models?mode=research", 200,
-          "\"metadata\":{\"service\":\"frontend\",\"method\":\"models\",\"execution_time_us\":" },
+        {"/health", 200, "\"status\":\"ok\""},
+        {"/ready", 200, "{\"name\":\"compute\",\"state\":\"ready\""},
+        {"/version", 200, "\"protocol\":1"},
+        {"/v1/models", 200, "\"object\":\"list\",\"data\":[{\"id\":\"tiny\""},
+        {"/v1/models/tiny", 200, "\"max_model_len\":2048"},
+        {"/v1/models/org/none", 404, "model_not_found"},
+        {"/model_info", 200, "\"vocab_size\":1000"},
+        {"/server_info", 200, "\"queue_limit\":1024"},
+        {"/services", 200,
+         "{\"name\":\"memory\",\"pid\":1004,\"epoch\":14,\"build\":\"test\",\"state\":\"ready\",\"uptime_s\":1.5,"
+         "\"restarts\":0,\"transport\":\"ipc\""},
+        {"/services", 200, "{\"name\":\"frontend\",\"pid\":1,\"epoch\":77"},
+        {"/nowhere", 404, "\"code\":\"not_found\""},
+        {"/v1/models?mode=research", 200,
+         "\"metadata\":{\"service\":\"frontend\",\"method\":\"models\",\"execution_time_us\":"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         expect_reply(test, client_get(test, cases[i].path), cases[i].status, cases[i].part);
@@ -158,8 +161,10 @@ static void test_frontend_bad_http_is_refused_with_the_reason(void **state)
 {
     case_t *test = *state;
     expect_reply(test, client_get(test, "/v1/completions"), 405, "Allow: POST\r\n");
-    expect_reply(test, client_open(test, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
-                                   "Content-Length: 2\r\n\r\n{}"), 415, "application/json");
+    expect_reply(test,
+                 client_open(test, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+                                   "Content-Length: 2\r\n\r\n{}"),
+                 415, "application/json");
     expect_reply(test, client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"n\":0}"), 400, "\"param\":\"n\"");
     expect_reply(test, client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"model\":\"x\"}"), 404,
                  "model_not_found");

@@ -10,26 +10,31 @@
 
 #include "services/frontend/generation.h"
 
-static const generation_limits_t limits = { .model = "default", .vocab_size = 1000, .max_model_len = 2048,
-                                            .requests_max = 256,
-                                            .defaults = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 } };
+static const generation_limits_t limits = {.model = "default",
+                                           .vocab_size = 1000,
+                                           .max_model_len = 2048,
+                                           .requests_max = 256,
+                                           .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
 
 static generation_t accept(generation_api_t api, const char *body)
 {
     generation_t generation;
-    http_error_t error = { 0 };
+    http_error_t error = {0};
     if (!generation_parse(api, body, strlen(body), &limits, &generation, &error))
         fail_msg("%s: %s", body, error.message);
     return generation;
 }
 
-typedef struct { const char *body, *param; int status; } refusal_t;
+typedef struct {
+    const char *body, *param;
+    int status;
+} refusal_t;
 
 static void refuse_all(generation_api_t api, const refusal_t *cases, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         generation_t generation;
-        http_error_t error = { 0 };
+        http_error_t error = {0};
         if (generation_parse(api, cases[i].body, strlen(cases[i].body), &limits, &generation, &error))
             fail_msg("accepted: %s", cases[i].body);
         if (error.status != cases[i].status || strcmp(error.param, cases[i].param) != 0)
@@ -59,14 +64,16 @@ static void test_generation_takes_the_models_defaults_where_the_request_is_silen
 {
     (void)state;
     const generation_limits_t of_model = {
-        .vocab_size = 1000, .requests_max = 256, .default_max_tokens = 77,
-        .defaults = { .temperature = 0.5f, .top_p = 0.75f, .min_p = 0.25f, .repetition_penalty = 1.5f, .top_k = 20 } };
-    const char *bodies[] = { "{\"prompt\":\"hi\"}",
-                             "{\"prompt\":\"hi\",\"temperature\":0,\"top_p\":1,\"min_p\":0,\"repetition_penalty\":1,"
-                             "\"top_k\":-1,\"max_tokens\":5}" };
+        .vocab_size = 1000,
+        .requests_max = 256,
+        .default_max_tokens = 77,
+        .defaults = {.temperature = 0.5f, .top_p = 0.75f, .min_p = 0.25f, .repetition_penalty = 1.5f, .top_k = 20}};
+    const char *bodies[] = {"{\"prompt\":\"hi\"}",
+                            "{\"prompt\":\"hi\",\"temperature\":0,\"top_p\":1,\"min_p\":0,\"repetition_penalty\":1,"
+                            "\"top_k\":-1,\"max_tokens\":5}"};
     for (int given = 0; given < 2; given++) {
         generation_t generation;
-        http_error_t error = { 0 };
+        http_error_t error = {0};
         assert_true(generation_parse(GENERATION_COMPLETIONS, bodies[given], strlen(bodies[given]), &of_model,
                                      &generation, &error));
         assert_true(generation.temperature == (given ? 0 : 0.5f) && generation.top_p == (given ? 1 : 0.75f));
@@ -158,82 +165,82 @@ static void test_completions_bad_fields_are_named(void **state)
 {
     (void)state;
     static const refusal_t cases[] = {
-        { "", "", 400 },
-        { "{", "", 400 },
-        { "[]", "", 400 },
-        { "1", "", 400 },
-        { "{\"prompt\":\"a\"} x", "", 400 },
-        { "{\"prompt\":\"a\",\"prompt\":\"b\"}", "", 400 }, /* duplicate member */
-        { "{\"prompt\":\"\\ud800\"}", "", 400 },            /* lone surrogate */
-        { "{\"prompt\":\"\xff\"}", "", 400 },               /* not UTF-8 */
-        { "{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "", 400 },
-        { "{\"prompt\":\"a\",\"temperature\":1e999}", "", 400 },
-        { "{}", "prompt", 400 },
-        { "{\"prompt\":null}", "prompt", 400 },
-        { "{\"prompt\":[]}", "prompt", 400 },
-        { "{\"prompt\":{}}", "prompt", 400 },
-        { "{\"prompt\":5}", "prompt", 400 },
-        { "{\"prompt\":[[]]}", "prompt", 400 },
-        { "{\"prompt\":[\"a\",1]}", "prompt", 400 },
-        { "{\"prompt\":[1,\"a\"]}", "prompt", 400 },
-        { "{\"prompt\":[1,-1]}", "prompt", 400 },
-        { "{\"prompt\":[1000]}", "prompt", 400 },
-        { "{\"prompt\":[1,[2]]}", "prompt", 400 },
-        { "{\"prompt\":[[1],2]}", "prompt", 400 },
-        { "{\"prompt\":[null]}", "prompt", 400 },
-        { "{\"prompt\":\"a\",\"model\":\"other\"}", "model", 404 },
-        { "{\"prompt\":\"a\",\"model\":7}", "model", 400 },
-        { "{\"prompt\":\"a\",\"max_tokens\":-1}", "max_tokens", 400 },
-        { "{\"prompt\":\"a\",\"max_tokens\":1048577}", "max_tokens", 400 },
-        { "{\"prompt\":\"a\",\"max_tokens\":1.5}", "max_tokens", 400 },
-        { "{\"prompt\":\"a\",\"max_tokens\":\"16\"}", "max_tokens", 400 },
-        { "{\"prompt\":\"a\",\"max_tokens\":true}", "max_tokens", 400 },
-        { "{\"prompt\":\"a\",\"temperature\":-0.1}", "temperature", 400 },
-        { "{\"prompt\":\"a\",\"temperature\":100.5}", "temperature", 400 },
-        { "{\"prompt\":\"a\",\"temperature\":\"hot\"}", "temperature", 400 },
-        { "{\"prompt\":\"a\",\"top_p\":1.1}", "top_p", 400 },
-        { "{\"prompt\":\"a\",\"min_p\":-1}", "min_p", 400 },
-        { "{\"prompt\":\"a\",\"top_k\":-2}", "top_k", 400 },
-        { "{\"prompt\":\"a\",\"n\":0}", "n", 400 },
-        { "{\"prompt\":\"a\",\"n\":129}", "n", 400 },
-        { "{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", "best_of", 400 },
-        { "{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", "best_of", 400 },
-        { "{\"prompt\":\"a\",\"stream\":1}", "stream", 400 },
-        { "{\"prompt\":\"a\",\"echo\":\"yes\"}", "echo", 400 },
-        { "{\"prompt\":\"a\",\"stream_options\":{}}", "stream_options", 400 },
-        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", "stream_options", 400 },
-        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage",
-          400 },
-        { "{\"prompt\":\"a\",\"logprobs\":21}", "logprobs", 400 },
-        { "{\"prompt\":\"a\",\"logprobs\":-1}", "logprobs", 400 },
-        { "{\"prompt\":\"a\",\"logprobs\":true}", "logprobs", 400 },
-        { "{\"prompt\":\"a\",\"presence_penalty\":2.1}", "presence_penalty", 400 },
-        { "{\"prompt\":\"a\",\"repetition_penalty\":0}", "repetition_penalty", 400 },
-        { "{\"prompt\":\"a\",\"stop\":\"\"}", "stop", 400 },
-        { "{\"prompt\":\"a\",\"stop\":[1]}", "stop", 400 },
-        { "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
-          "\"13\",\"14\","
-          "\"15\",\"16\",\"17\"]}",
-          "stop", 400 },
-        { "{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", "stop_token_ids", 400 },
-        { "{\"prompt\":\"a\",\"stop_token_ids\":1}", "stop_token_ids", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":[]}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":{\"1000\":1}}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":{\"1\":101}}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"x\"}}", "logit_bias", 400 },
-        { "{\"prompt\":\"a\",\"min_tokens\":17}", "min_tokens", 400 },
-        { "{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix", 400 },
-        { "{\"prompt\":\"a\",\"tools\":[{}]}", "tools", 400 },
-        { "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400 },
-        { "{\"prompt\":\"a\",\"use_beam_search\":true}", "use_beam_search", 400 },
-        { "{\"prompt\":\"a\",\"cache_salt\":\"\"}", "cache_salt", 400 },
-        { "{\"prompt\":\"a\",\"request_id\":\"a\\r\\nx: y\"}", "request_id", 400 },
-        { "{\"prompt\":\"a\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens", 400 },
-        { "{\"prompt\":\"a\",\"priority\":2147483648}", "priority", 400 },
-        { "{\"prompt\":[\"a\",\"b\",\"c\"],\"n\":100}", "prompt", 400 }, /* 300 sequences, 256 allowed */
-        { "{\"prompt\":\"a\",\"stream\":true,\"prompt_logprobs\":1}", "prompt_logprobs", 400 },
+        {"", "", 400},
+        {"{", "", 400},
+        {"[]", "", 400},
+        {"1", "", 400},
+        {"{\"prompt\":\"a\"} x", "", 400},
+        {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "", 400}, /* duplicate member */
+        {"{\"prompt\":\"\\ud800\"}", "", 400},            /* lone surrogate */
+        {"{\"prompt\":\"\xff\"}", "", 400},               /* not UTF-8 */
+        {"{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "", 400},
+        {"{\"prompt\":\"a\",\"temperature\":1e999}", "", 400},
+        {"{}", "prompt", 400},
+        {"{\"prompt\":null}", "prompt", 400},
+        {"{\"prompt\":[]}", "prompt", 400},
+        {"{\"prompt\":{}}", "prompt", 400},
+        {"{\"prompt\":5}", "prompt", 400},
+        {"{\"prompt\":[[]]}", "prompt", 400},
+        {"{\"prompt\":[\"a\",1]}", "prompt", 400},
+        {"{\"prompt\":[1,\"a\"]}", "prompt", 400},
+        {"{\"prompt\":[1,-1]}", "prompt", 400},
+        {"{\"prompt\":[1000]}", "prompt", 400},
+        {"{\"prompt\":[1,[2]]}", "prompt", 400},
+        {"{\"prompt\":[[1],2]}", "prompt", 400},
+        {"{\"prompt\":[null]}", "prompt", 400},
+        {"{\"prompt\":\"a\",\"model\":\"other\"}", "model", 404},
+        {"{\"prompt\":\"a\",\"model\":7}", "model", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":-1}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":1048577}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":1.5}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":\"16\"}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":true}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"temperature\":-0.1}", "temperature", 400},
+        {"{\"prompt\":\"a\",\"temperature\":100.5}", "temperature", 400},
+        {"{\"prompt\":\"a\",\"temperature\":\"hot\"}", "temperature", 400},
+        {"{\"prompt\":\"a\",\"top_p\":1.1}", "top_p", 400},
+        {"{\"prompt\":\"a\",\"min_p\":-1}", "min_p", 400},
+        {"{\"prompt\":\"a\",\"top_k\":-2}", "top_k", 400},
+        {"{\"prompt\":\"a\",\"n\":0}", "n", 400},
+        {"{\"prompt\":\"a\",\"n\":129}", "n", 400},
+        {"{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", "best_of", 400},
+        {"{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", "best_of", 400},
+        {"{\"prompt\":\"a\",\"stream\":1}", "stream", 400},
+        {"{\"prompt\":\"a\",\"echo\":\"yes\"}", "echo", 400},
+        {"{\"prompt\":\"a\",\"stream_options\":{}}", "stream_options", 400},
+        {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":1}", "stream_options", 400},
+        {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage",
+         400},
+        {"{\"prompt\":\"a\",\"logprobs\":21}", "logprobs", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":-1}", "logprobs", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":true}", "logprobs", 400},
+        {"{\"prompt\":\"a\",\"presence_penalty\":2.1}", "presence_penalty", 400},
+        {"{\"prompt\":\"a\",\"repetition_penalty\":0}", "repetition_penalty", 400},
+        {"{\"prompt\":\"a\",\"stop\":\"\"}", "stop", 400},
+        {"{\"prompt\":\"a\",\"stop\":[1]}", "stop", 400},
+        {"{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
+         "\"13\",\"14\","
+         "\"15\",\"16\",\"17\"]}",
+         "stop", 400},
+        {"{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", "stop_token_ids", 400},
+        {"{\"prompt\":\"a\",\"stop_token_ids\":1}", "stop_token_ids", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":[]}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":{\"1000\":1}}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":{\"1\":101}}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"x\"}}", "logit_bias", 400},
+        {"{\"prompt\":\"a\",\"min_tokens\":17}", "min_tokens", 400},
+        {"{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix", 400},
+        {"{\"prompt\":\"a\",\"tools\":[{}]}", "tools", 400},
+        {"{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400},
+        {"{\"prompt\":\"a\",\"use_beam_search\":true}", "use_beam_search", 400},
+        {"{\"prompt\":\"a\",\"cache_salt\":\"\"}", "cache_salt", 400},
+        {"{\"prompt\":\"a\",\"request_id\":\"a\\r\\nx: y\"}", "request_id", 400},
+        {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens", 400},
+        {"{\"prompt\":\"a\",\"priority\":2147483648}", "priority", 400},
+        {"{\"prompt\":[\"a\",\"b\",\"c\"],\"n\":100}", "prompt", 400}, /* 300 sequences, 256 allowed */
+        {"{\"prompt\":\"a\",\"stream\":true,\"prompt_logprobs\":1}", "prompt_logprobs", 400},
     };
     refuse_all(GENERATION_COMPLETIONS, cases, sizeof cases / sizeof cases[0]);
 }
@@ -263,11 +270,13 @@ static void test_completions_deep_nesting_is_refused(void **state)
     for (int depth = 64; depth <= 100000; depth += depth == 64 ? 1 : 99935) {
         char *body = malloc((size_t)depth * 2 + 32);
         int used = sprintf(body, "{\"x\":");
-        for (int i = 1; i < depth; i++) body[used++] = '[';
-        for (int i = 1; i < depth; i++) body[used++] = ']';
+        for (int i = 1; i < depth; i++)
+            body[used++] = '[';
+        for (int i = 1; i < depth; i++)
+            body[used++] = ']';
         used += sprintf(body + used, ",\"prompt\":\"a\"}");
-        generation_t generation = { 0 };
-        http_error_t error = { 0 };
+        generation_t generation = {0};
+        http_error_t error = {0};
         bool good = generation_parse(GENERATION_COMPLETIONS, body, (size_t)used, &limits, &generation, &error);
         assert_int_equal(good, depth == 64);
         if (!good) assert_int_equal(error.status, 400);
@@ -289,15 +298,16 @@ static void test_generate_minimal_has_sglang_defaults(void **state)
 static void test_generate_every_field_is_taken(void **state)
 {
     (void)state;
-    generation_t generation = accept(
-        GENERATION_GENERATE, "{\"input_ids\":[[1,2],[3]],\"rid\":[\"a\",\"b\"],\"stream\":true,\"return_logprob\":true,"
-                             "\"logprob_start_len\":0,"
-                             "\"top_logprobs_num\":3,\"return_text_in_logprobs\":false,\"priority\":2,"
-                             "\"sampling_params\":{\"max_new_tokens\":5,"
-                             "\"min_new_tokens\":1,\"temperature\":0,\"top_p\":0.5,\"top_k\":1073741824,\"min_p\":0.5,"
-                             "\"n\":2,\"stop\":\"x\","
-                             "\"stop_token_ids\":[4],\"ignore_eos\":true,\"sampling_seed\":9,\"no_stop_trim\":true,"
-                             "\"skip_special_tokens\":false}}");
+    generation_t generation =
+        accept(GENERATION_GENERATE,
+               "{\"input_ids\":[[1,2],[3]],\"rid\":[\"a\",\"b\"],\"stream\":true,\"return_logprob\":true,"
+               "\"logprob_start_len\":0,"
+               "\"top_logprobs_num\":3,\"return_text_in_logprobs\":false,\"priority\":2,"
+               "\"sampling_params\":{\"max_new_tokens\":5,"
+               "\"min_new_tokens\":1,\"temperature\":0,\"top_p\":0.5,\"top_k\":1073741824,\"min_p\":0.5,"
+               "\"n\":2,\"stop\":\"x\","
+               "\"stop_token_ids\":[4],\"ignore_eos\":true,\"sampling_seed\":9,\"no_stop_trim\":true,"
+               "\"skip_special_tokens\":false}}");
     assert_int_equal(generation.prompt_count, 2);
     assert_string_equal(generation.prompts[1].rid, "b");
     assert_int_equal(generation.logprobs, 3);
@@ -316,19 +326,24 @@ static void test_generate_bad_fields_are_named(void **state)
 {
     (void)state;
     static const refusal_t cases[] = {
-        { "{}", "text", 400 }, { "{\"text\":\"a\",\"input_ids\":[1]}", "text", 400 }, { "{\"text\":5}", "text", 400 },
-        { "{\"text\":[]}", "text", 400 }, { "{\"input_ids\":\"a\"}", "input_ids", 400 },
-        { "{\"input_ids\":[]}", "input_ids", 400 }, { "{\"input_ids\":[\"a\"]}", "input_ids", 400 },
-        { "{\"text\":\"a\",\"sampling_params\":[]}", "sampling_params", 400 },
-        { "{\"text\":\"a\",\"sampling_params\":{\"temperature\":-1}}", "sampling_params.temperature", 400 },
-        { "{\"text\":\"a\",\"sampling_params\":{\"stop\":7}}", "sampling_params.stop", 400 },
-        { "{\"text\":\"a\",\"sampling_params\":{\"regex\":\"a+\"}}", "sampling_params.regex", 400 },
-        { "{\"text\":\"a\",\"sampling_params\":{\"min_new_tokens\":500}}", "sampling_params.min_new_tokens", 400 },
-        { "{\"text\":\"a\",\"top_logprobs_num\":21}", "top_logprobs_num", 400 },
-        { "{\"text\":\"a\",\"return_logprob\":[true]}", "return_logprob", 400 },
-        { "{\"text\":\"a\",\"rid\":5}", "rid", 400 }, { "{\"text\":[\"a\",\"b\"],\"rid\":[\"x\"]}", "rid", 400 },
-        { "{\"text\":\"a\",\"image_data\":\"x\"}", "image_data", 400 },
-        { "{\"text\":\"a\",\"model\":\"other\"}", "model", 404 },
+        {"{}", "text", 400},
+        {"{\"text\":\"a\",\"input_ids\":[1]}", "text", 400},
+        {"{\"text\":5}", "text", 400},
+        {"{\"text\":[]}", "text", 400},
+        {"{\"input_ids\":\"a\"}", "input_ids", 400},
+        {"{\"input_ids\":[]}", "input_ids", 400},
+        {"{\"input_ids\":[\"a\"]}", "input_ids", 400},
+        {"{\"text\":\"a\",\"sampling_params\":[]}", "sampling_params", 400},
+        {"{\"text\":\"a\",\"sampling_params\":{\"temperature\":-1}}", "sampling_params.temperature", 400},
+        {"{\"text\":\"a\",\"sampling_params\":{\"stop\":7}}", "sampling_params.stop", 400},
+        {"{\"text\":\"a\",\"sampling_params\":{\"regex\":\"a+\"}}", "sampling_params.regex", 400},
+        {"{\"text\":\"a\",\"sampling_params\":{\"min_new_tokens\":500}}", "sampling_params.min_new_tokens", 400},
+        {"{\"text\":\"a\",\"top_logprobs_num\":21}", "top_logprobs_num", 400},
+        {"{\"text\":\"a\",\"return_logprob\":[true]}", "return_logprob", 400},
+        {"{\"text\":\"a\",\"rid\":5}", "rid", 400},
+        {"{\"text\":[\"a\",\"b\"],\"rid\":[\"x\"]}", "rid", 400},
+        {"{\"text\":\"a\",\"image_data\":\"x\"}", "image_data", 400},
+        {"{\"text\":\"a\",\"model\":\"other\"}", "model", 404},
     };
     refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
 }

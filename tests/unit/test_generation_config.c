@@ -16,7 +16,7 @@ static qn_err_t parse(const char *text, qn_generation_config_t *ret_config)
 static void test_generation_config_without_file_or_fields_is_neutral(void **state)
 {
     (void)state;
-    const char *texts[] = { NULL, "{}", "{\"temperature\":null,\"top_k\":null,\"do_sample\":true}" };
+    const char *texts[] = {NULL, "{}", "{\"temperature\":null,\"top_k\":null,\"do_sample\":true}"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         qn_generation_config_t config;
         assert_int_equal(parse(texts[i], &config), QN_OK);
@@ -31,7 +31,9 @@ static void test_generation_config_of_published_models_is_taken(void **state)
     (void)state;
     qn_generation_config_t config;
     assert_int_equal(parse("{\"bos_token_id\":151643,\"do_sample\":true,\"eos_token_id\":[151645,151643],"
-                           "\"repetition_penalty\":1.05,\"temperature\":0.7,\"top_p\":0.8,\"top_k\":20}", &config), QN_OK);
+                           "\"repetition_penalty\":1.05,\"temperature\":0.7,\"top_p\":0.8,\"top_k\":20}",
+                           &config),
+                     QN_OK);
     assert_true(config.repetition_penalty == 1.05f && config.temperature == 0.7f && config.top_p == 0.8f);
     assert_int_equal(config.top_k, 20);
     assert_int_equal(parse("{\"max_new_tokens\":2048,\"min_p\":0.1,\"temperature\":0}", &config), QN_OK);
@@ -42,12 +44,19 @@ static void test_generation_config_of_published_models_is_taken(void **state)
 static void test_generation_config_nonsense_is_refused_by_name(void **state)
 {
     (void)state;
-    const struct { const char *text, *named; } cases[] = {
-        { "[]", "object" }, { "{", "JSON" }, { "{\"temperature\":\"hot\"}", "\"temperature\"" },
-        { "{\"temperature\":-1}", "\"temperature\"" }, { "{\"top_p\":1.5}", "\"top_p\"" },
-        { "{\"min_p\":-0.1}", "\"min_p\"" }, { "{\"repetition_penalty\":0}", "\"repetition_penalty\"" },
-        { "{\"top_k\":-1}", "\"top_k\"" }, { "{\"top_k\":1.5}", "\"top_k\"" },
-        { "{\"max_new_tokens\":true}", "\"max_new_tokens\"" },
+    const struct {
+        const char *text, *named;
+    } cases[] = {
+        {"[]", "object"},
+        {"{", "JSON"},
+        {"{\"temperature\":\"hot\"}", "\"temperature\""},
+        {"{\"temperature\":-1}", "\"temperature\""},
+        {"{\"top_p\":1.5}", "\"top_p\""},
+        {"{\"min_p\":-0.1}", "\"min_p\""},
+        {"{\"repetition_penalty\":0}", "\"repetition_penalty\""},
+        {"{\"top_k\":-1}", "\"top_k\""},
+        {"{\"top_k\":1.5}", "\"top_k\""},
+        {"{\"max_new_tokens\":true}", "\"max_new_tokens\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         qn_generation_config_t config;

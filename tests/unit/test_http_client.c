@@ -33,7 +33,7 @@ typedef struct {
     size_t piece;
     bool hang_up;
     char request[4096];
-    bool client_left;        /* seen: the end of the connection */
+    bool client_left; /* seen: the end of the connection */
     char url[64];
     pthread_t thread;
 } server_t;
@@ -43,13 +43,11 @@ static void read_request(server_t *server, int fd)
     size_t used = 0;
     for (;;) {
         ssize_t got = read(fd, server->request + used, sizeof server->request - 1 - used);
-        if (got <= 0)
-            return;
+        if (got <= 0) return;
         used += (size_t)got;
         server->request[used] = '\0';
         const char *body = strstr(server->request, "\r\n\r\n"), *length = strstr(server->request, "Content-Length: ");
-        if (body && strlen(body + 4) >= (size_t)(length ? atoi(length + 16) : 0))
-            return;
+        if (body && strlen(body + 4) >= (size_t)(length ? atoi(length + 16) : 0)) return;
     }
 }
 
@@ -61,8 +59,7 @@ static void *serve(void *argument)
     size_t total = strlen(server->reply);
     for (size_t at = 0; at < total; at += server->piece) {
         size_t bytes = total - at < server->piece ? total - at : server->piece;
-        if (send(fd, server->reply + at, bytes, MSG_NOSIGNAL) < 0)
-            break;
+        if (send(fd, server->reply + at, bytes, MSG_NOSIGNAL) < 0) break;
     }
     char byte;
     server->client_left = !server->hang_up && read(fd, &byte, 1) <= 0;
@@ -74,8 +71,8 @@ static void start(server_t *server, bool on_unix_socket)
 {
     server->piece = server->piece ? server->piece : 1000000;
     server->listen_fd = socket(on_unix_socket ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    struct sockaddr_un un = { .sun_family = AF_UNIX, .sun_path = SOCKET_PATH };
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = SOCKET_PATH};
     socklen_t length = sizeof in;
     if (on_unix_socket) {
         unlink(SOCKET_PATH);
@@ -108,14 +105,17 @@ static void test_http_client_call_sends_json_and_takes_json(void **state)
     (void)state;
     for (int on_unix = 0; on_unix < 2; on_unix++) {
         for (size_t piece = 1; piece < 64; piece += 31) {
-            server_t server = { .piece = piece,
-                                .reply = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
-                                         "X-Request-Id: abc\r\n\r\n{\"answer\":42}" };
+            server_t server = {.piece = piece,
+                               .reply = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
+                                        "X-Request-Id: abc\r\n\r\n{\"answer\":42}"};
             start(&server, on_unix);
             http_client_t *client = open_client(server.url, -1);
             json_t *body = json_pack("{s:s}", "prompt", "caf\xc3\xa9");
-            http_call_t call = { .method = "POST", .path = "/v1/x", .body = body, .header = "x-quintet-mode: research",
-                                 .timeout_ms = 5000 };
+            http_call_t call = {.method = "POST",
+                                .path = "/v1/x",
+                                .body = body,
+                                .header = "x-quintet-mode: research",
+                                .timeout_ms = 5000};
             http_reply_t reply;
             assert_int_equal(http_client_call(client, &call, &reply), QN_OK);
             assert_int_equal(reply.status, 200);
@@ -148,12 +148,13 @@ static bool join_events(void *context, const char *data, size_t bytes)
 static void test_http_client_stream_gives_events_until_the_server_ends(void **state)
 {
     (void)state;
-    server_t server = { .piece = 3, .hang_up = true,
-                        .reply = STREAM_HEAD "data: 1\n\n: ping\n\ndata: 2\n\ndata: [DONE]\n\n" };
+    server_t server = {.piece = 3,
+                       .hang_up = true,
+                       .reply = STREAM_HEAD "data: 1\n\n: ping\n\ndata: 2\n\ndata: [DONE]\n\n"};
     start(&server, false);
     http_client_t *client = open_client(server.url, -1);
     char events[128] = "";
-    http_call_t call = { .method = "POST", .path = "/", .event = join_events, .context = events };
+    http_call_t call = {.method = "POST", .path = "/", .event = join_events, .context = events};
     http_reply_t reply;
     assert_int_equal(http_client_call(client, &call, &reply), QN_OK);
     assert_string_equal(events, "1;2;[DONE];");
@@ -166,11 +167,11 @@ static void test_http_client_stream_gives_events_until_the_server_ends(void **st
 static void test_http_client_callback_stops_server_sees_the_client_leave(void **state)
 {
     (void)state;
-    server_t server = { .reply = STREAM_HEAD "data: 1\n\ndata: stop\n\ndata: 3\n\n" };
+    server_t server = {.reply = STREAM_HEAD "data: 1\n\ndata: stop\n\ndata: 3\n\n"};
     start(&server, false);
     http_client_t *client = open_client(server.url, -1);
     char events[128] = "";
-    http_call_t call = { .method = "POST", .path = "/", .event = join_events, .context = events };
+    http_call_t call = {.method = "POST", .path = "/", .event = join_events, .context = events};
     http_reply_t reply;
     assert_int_equal(http_client_call(client, &call, &reply), QN_ERR_CANCELLED);
     /* Before the client is closed: leaving the call is what closes the connection. */
@@ -194,10 +195,10 @@ static void test_http_client_interrupt_ends_the_call_and_the_connection(void **s
 {
     (void)state;
     interrupt_fd = eventfd(0, EFD_CLOEXEC);
-    server_t server = { .reply = STREAM_HEAD "data: 1\n\n" };
+    server_t server = {.reply = STREAM_HEAD "data: 1\n\n"};
     start(&server, false);
     http_client_t *client = open_client(server.url, interrupt_fd);
-    http_call_t call = { .method = "POST", .path = "/", .event = interrupt_after_first };
+    http_call_t call = {.method = "POST", .path = "/", .event = interrupt_after_first};
     http_reply_t reply;
     assert_int_equal(http_client_call(client, &call, &reply), QN_ERR_CANCELLED);
     stop(&server);
@@ -211,17 +212,23 @@ static void test_http_client_interrupt_ends_the_call_and_the_connection(void **s
 static void test_http_client_broken_connections_are_told_apart(void **state)
 {
     (void)state;
-    static const struct { const char *reply; bool hang_up; long timeout_ms; qn_err_t err; int exit_status; } cases[] = {
-        { "", true, 5000, QN_ERR_PEER, EX_PROTOCOL },
-        { "this is no HTTP\r\n\r\n", true, 5000, QN_ERR_PEER, EX_PROTOCOL },
-        { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", true, 5000, QN_ERR_PEER, EX_PROTOCOL },
-        { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", false, 200, QN_ERR_TIMEOUT, EX_TEMPFAIL },
+    static const struct {
+        const char *reply;
+        bool hang_up;
+        long timeout_ms;
+        qn_err_t err;
+        int exit_status;
+    } cases[] = {
+        {"", true, 5000, QN_ERR_PEER, EX_PROTOCOL},
+        {"this is no HTTP\r\n\r\n", true, 5000, QN_ERR_PEER, EX_PROTOCOL},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", true, 5000, QN_ERR_PEER, EX_PROTOCOL},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", false, 200, QN_ERR_TIMEOUT, EX_TEMPFAIL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        server_t server = { .reply = cases[i].reply, .hang_up = cases[i].hang_up };
+        server_t server = {.reply = cases[i].reply, .hang_up = cases[i].hang_up};
         start(&server, false);
         http_client_t *client = open_client(server.url, -1);
-        http_call_t call = { .method = "GET", .path = "/", .timeout_ms = cases[i].timeout_ms };
+        http_call_t call = {.method = "GET", .path = "/", .timeout_ms = cases[i].timeout_ms};
         http_reply_t reply;
         qn_err_t err = http_client_call(client, &call, &reply);
         assert_int_equal(err, cases[i].err);
@@ -235,15 +242,15 @@ static void test_http_client_broken_connections_are_told_apart(void **state)
 static void test_http_client_nobody_listens_is_unavailable(void **state)
 {
     (void)state;
-    server_t server = { .reply = "" };
+    server_t server = {.reply = ""};
     start(&server, false);
     shutdown(server.listen_fd, SHUT_RDWR);
     close(server.listen_fd);
     pthread_join(server.thread, NULL);
-    const char *const urls[] = { server.url, "unix:/tmp/there/is/no/such.sock" };
+    const char *const urls[] = {server.url, "unix:/tmp/there/is/no/such.sock"};
     for (size_t i = 0; i < 2; i++) {
         http_client_t *client = open_client(urls[i], -1);
-        http_call_t call = { .method = "GET", .path = "/", .timeout_ms = 5000 };
+        http_call_t call = {.method = "GET", .path = "/", .timeout_ms = 5000};
         http_reply_t reply;
         qn_err_t err = http_client_call(client, &call, &reply);
         assert_int_equal(err, QN_ERR_NOT_FOUND);
@@ -255,9 +262,12 @@ static void test_http_client_nobody_listens_is_unavailable(void **state)
 static void test_http_client_status_maps_to_exit_status(void **state)
 {
     (void)state;
-    static const struct { int status; int exit_status; } cases[] = {
-        { 400, EX_DATAERR }, { 401, EX_NOPERM }, { 403, EX_NOPERM }, { 404, EX_UNAVAILABLE }, { 413, EX_DATAERR },
-        { 429, EX_TEMPFAIL }, { 500, EX_SOFTWARE }, { 503, EX_TEMPFAIL },
+    static const struct {
+        int status;
+        int exit_status;
+    } cases[] = {
+        {400, EX_DATAERR}, {401, EX_NOPERM},   {403, EX_NOPERM},   {404, EX_UNAVAILABLE},
+        {413, EX_DATAERR}, {429, EX_TEMPFAIL}, {500, EX_SOFTWARE}, {503, EX_TEMPFAIL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[512];
@@ -265,13 +275,12 @@ static void test_http_client_status_maps_to_exit_status(void **state)
             "{\"error\":{\"message\":\"why and what to do\",\"type\":\"t\",\"param\":\"top_p\",\"code\":null}}";
         snprintf(text, sizeof text, "HTTP/1.1 %d Reason\r\nRetry-After: 7\r\nContent-Length: %zu\r\n\r\n%s",
                  cases[i].status, strlen(body), body);
-        server_t server = { .reply = text };
+        server_t server = {.reply = text};
         start(&server, false);
         http_client_t *client = open_client(server.url, -1);
         /* An error is never streamed, also when events were asked for. */
         char events[128] = "";
-        http_call_t call = { .method = "GET", .path = "/", .timeout_ms = 5000, .event = join_events,
-                             .context = events };
+        http_call_t call = {.method = "GET", .path = "/", .timeout_ms = 5000, .event = join_events, .context = events};
         http_reply_t reply;
         assert_int_equal(http_client_call(client, &call, &reply), QN_OK);
         assert_int_equal(reply.retry_after, 7);
@@ -285,18 +294,21 @@ static void test_http_client_status_maps_to_exit_status(void **state)
 static void test_http_client_urls_both_kinds(void **state)
 {
     (void)state;
-    static const struct { const char *url; qn_err_t err; } cases[] = {
-        { "http://127.0.0.1:8000", QN_OK },   { "http://127.0.0.1:8000/", QN_OK }, { "127.0.0.1:8000", QN_OK },
-        { "localhost", QN_OK },               { "https://host/prefix", QN_OK },    { "http://[::1]:80", QN_OK },
-        { "unix:/run/x.sock", QN_OK },        { "unix:", QN_ERR_INVALID },         { "ftp://host", QN_ERR_INVALID },
-        { "http://", QN_ERR_INVALID },        { "http://ho st", QN_ERR_INVALID },
-        { "http://host:99999", QN_ERR_INVALID },
+    static const struct {
+        const char *url;
+        qn_err_t err;
+    } cases[] = {
+        {"http://127.0.0.1:8000", QN_OK}, {"http://127.0.0.1:8000/", QN_OK},
+        {"127.0.0.1:8000", QN_OK},        {"localhost", QN_OK},
+        {"https://host/prefix", QN_OK},   {"http://[::1]:80", QN_OK},
+        {"unix:/run/x.sock", QN_OK},      {"unix:", QN_ERR_INVALID},
+        {"ftp://host", QN_ERR_INVALID},   {"http://", QN_ERR_INVALID},
+        {"http://ho st", QN_ERR_INVALID}, {"http://host:99999", QN_ERR_INVALID},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         http_client_t *client = NULL;
         qn_err_t err = http_client_open(cases[i].url, -1, &client);
-        if (err != cases[i].err)
-            fail_msg("%s: %d: %s", cases[i].url, err, qn_err_text());
+        if (err != cases[i].err) fail_msg("%s: %d: %s", cases[i].url, err, qn_err_text());
         http_client_close(&client);
     }
     setenv("QUINTET_URL", "http://example.test:1", 1);
@@ -311,7 +323,7 @@ static void test_http_client_urls_both_kinds(void **state)
 
 int main(void)
 {
-    setenv("http_proxy", "http://127.0.0.1:1", 1);  /* must not be asked for local servers */
+    setenv("http_proxy", "http://127.0.0.1:1", 1); /* must not be asked for local servers */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_http_client_call_sends_json_and_takes_json),
         cmocka_unit_test(test_http_client_stream_gives_events_until_the_server_ends),

@@ -10,7 +10,7 @@
 
 #include "services/tokenizer/json_cursor.h"
 
-static json_cursor_t over(const char *text) { return json_cursor((json_slice_t){ text, strlen(text) }); }
+static json_cursor_t over(const char *text) { return json_cursor((json_slice_t){text, strlen(text)}); }
 
 static void test_json_cursor_strings(void **state)
 {
@@ -18,28 +18,28 @@ static void test_json_cursor_strings(void **state)
     static const struct {
         const char *json, *text; /* NULL: refused */
     } table[] = {
-        { "\"\"", "" },
-        { " \"abc\"", "abc" },
-        { "\"a\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "a\"\\/\b\f\n\r\t" },
-        { "\"\\u00e9\\u65E5\"", "é日" },
-        { "\"\\ud83d\\ude00\"", "😀" },
-        { "\"é\"", "é" },
-        { "\"\\ud83d\"", NULL },
-        { "\"\\ud83dx\"", NULL },
-        { "\"\\ud83d\\u0041\"", NULL },
-        { "\"\\ude00\"", NULL },
-        { "\"\\u00g0\"", NULL },
-        { "\"\\u00", NULL },
-        { "\"\\x\"", NULL },
-        { "\"a\nb\"", NULL },
-        { "\"abc", NULL },
-        { "\"\xFF\"", NULL },
-        { "abc", NULL },
-        { "", NULL },
+        {"\"\"", ""},
+        {" \"abc\"", "abc"},
+        {"\"a\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "a\"\\/\b\f\n\r\t"},
+        {"\"\\u00e9\\u65E5\"", "é日"},
+        {"\"\\ud83d\\ude00\"", "😀"},
+        {"\"é\"", "é"},
+        {"\"\\ud83d\"", NULL},
+        {"\"\\ud83dx\"", NULL},
+        {"\"\\ud83d\\u0041\"", NULL},
+        {"\"\\ude00\"", NULL},
+        {"\"\\u00g0\"", NULL},
+        {"\"\\u00", NULL},
+        {"\"\\x\"", NULL},
+        {"\"a\nb\"", NULL},
+        {"\"abc", NULL},
+        {"\"\xFF\"", NULL},
+        {"abc", NULL},
+        {"", NULL},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         json_cursor_t cursor = over(table[i].json);
-        text_buffer_t out = { 0 };
+        text_buffer_t out = {0};
         bool ok = json_cursor_string(&cursor, &out);
         if (ok != (table[i].text != NULL)) fail_msg("%s", table[i].json);
         if (ok) {
@@ -59,8 +59,8 @@ static void test_json_cursor_numbers_both_sides(void **state)
         bool ok;
         uint32_t value;
     } table[] = {
-        { "0", true, 0 },     { " 42 ", true, 42 },   { "4294967295", true, UINT32_MAX }, { "4294967296", false, 0 },
-        { "01", false, 0 },   { "-1", false, 0 },     { "99999999999999999999999", false, 0 }, { "x", false, 0 },
+        {"0", true, 0},   {" 42 ", true, 42}, {"4294967295", true, UINT32_MAX},      {"4294967296", false, 0},
+        {"01", false, 0}, {"-1", false, 0},   {"99999999999999999999999", false, 0}, {"x", false, 0},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         json_cursor_t cursor = over(table[i].json);
@@ -73,7 +73,7 @@ static void test_json_cursor_numbers_both_sides(void **state)
 static void test_json_cursor_skips_whole_values(void **state)
 {
     (void)state;
-    static const char *const values[] = { "1", "\"a]\\\"}\"", "[1,[2,{}],\"]\"]", "{\"a\":[\"}\"]}", "null" };
+    static const char *const values[] = {"1", "\"a]\\\"}\"", "[1,[2,{}],\"]\"]", "{\"a\":[\"}\"]}", "null"};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         char text[64];
         json_slice_t slice;
@@ -107,7 +107,7 @@ static void test_json_cursor_lists(void **state)
     static const struct {
         const char *json;
         int count; /* -1: refused */
-    } table[] = { { "[]", 0 }, { "[ 1 , 2 ]", 2 }, { "[1", -1 }, { "[1 2]", -1 }, { "[,1]", -1 }, { "[1,]", -1 } };
+    } table[] = {{"[]", 0}, {"[ 1 , 2 ]", 2}, {"[1", -1}, {"[1 2]", -1}, {"[,1]", -1}, {"[1,]", -1}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         json_cursor_t cursor = over(table[i].json);
         bool first = true, more = true, ok = json_cursor_take(&cursor, '[');

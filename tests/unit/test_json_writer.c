@@ -23,8 +23,9 @@ static void test_json_writer_every_byte_reads_back(void **state)
 {
     (void)state;
     char text[256];
-    for (int i = 0; i < 256; i++) text[i] = (char)i;
-    reply_buffer_t out = { 0 };
+    for (int i = 0; i < 256; i++)
+        text[i] = (char)i;
+    reply_buffer_t out = {0};
     json_writer_t writer = json_writer_on(&out);
     json_put_text(&writer, text, 128);
     json_t *value = parse(&out);
@@ -37,19 +38,25 @@ static void test_json_writer_every_byte_reads_back(void **state)
 static void test_json_writer_bad_utf8_becomes_replacement(void **state)
 {
     (void)state;
-    static const struct { const char *text; const char *expected; } cases[] = {
-        { "\xff", "\xEF\xBF\xBD" },
-        { "a\xC3", "a\xEF\xBF\xBD" },                       /* cut off */
-        { "\xC0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD" },         /* overlong */
-        { "\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" }, /* surrogate */
-        { "\xF4\x90\x80\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" }, /* above U+10FFFF */
-        { "\xE2\x82\xAC" "b", "\xE2\x82\xAC" "b" },
-        { "\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80" },
-        { "\xED\x9F\xBF", "\xED\x9F\xBF" },                 /* last before the surrogates */
-        { "\xF4\x8F\xBF\xBF", "\xF4\x8F\xBF\xBF" },         /* U+10FFFF */
+    static const struct {
+        const char *text;
+        const char *expected;
+    } cases[] = {
+        {"\xff", "\xEF\xBF\xBD"},
+        {"a\xC3", "a\xEF\xBF\xBD"},                                               /* cut off */
+        {"\xC0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD"},                                 /* overlong */
+        {"\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},                 /* surrogate */
+        {"\xF4\x90\x80\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"}, /* above U+10FFFF */
+        {"\xE2\x82\xAC"
+         "b",
+         "\xE2\x82\xAC"
+         "b"},
+        {"\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80"},
+        {"\xED\x9F\xBF", "\xED\x9F\xBF"},         /* last before the surrogates */
+        {"\xF4\x8F\xBF\xBF", "\xF4\x8F\xBF\xBF"}, /* U+10FFFF */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        reply_buffer_t out = { 0 };
+        reply_buffer_t out = {0};
         json_writer_t writer = json_writer_on(&out);
         json_put_text(&writer, cases[i].text, strlen(cases[i].text));
         json_t *value = parse(&out);
@@ -62,7 +69,7 @@ static void test_json_writer_bad_utf8_becomes_replacement(void **state)
 static void test_json_writer_nested_containers_place_commas(void **state)
 {
     (void)state;
-    reply_buffer_t out = { 0 };
+    reply_buffer_t out = {0};
     json_writer_t writer = json_writer_on(&out);
     json_put_open(&writer, '{');
     json_put_member_string(&writer, "a", "x");
@@ -86,9 +93,9 @@ static void test_json_writer_nested_containers_place_commas(void **state)
 static void test_json_writer_numbers_are_json_and_exact(void **state)
 {
     (void)state;
-    static const float floats[] = { 0.0f, -1.5f, 0.1f, 1e-30f, 3.4028235e38f, -9999.0f, -0.69314718f, 16777217.0f };
+    static const float floats[] = {0.0f, -1.5f, 0.1f, 1e-30f, 3.4028235e38f, -9999.0f, -0.69314718f, 16777217.0f};
     for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++) {
-        reply_buffer_t out = { 0 };
+        reply_buffer_t out = {0};
         json_writer_t writer = json_writer_on(&out);
         json_put_float(&writer, floats[i]);
         json_t *value = parse(&out);
@@ -96,7 +103,7 @@ static void test_json_writer_numbers_are_json_and_exact(void **state)
         json_decref(value);
         reply_buffer_fini(&out);
     }
-    reply_buffer_t out = { 0 };
+    reply_buffer_t out = {0};
     json_writer_t writer = json_writer_on(&out);
     json_put_open(&writer, '[');
     json_put_float(&writer, NAN);
@@ -112,8 +119,9 @@ static void test_json_writer_numbers_are_json_and_exact(void **state)
 static void test_reply_buffer_grows_consumes_and_is_taken(void **state)
 {
     (void)state;
-    reply_buffer_t out = { 0 };
-    for (int i = 0; i < 1000; i++) reply_buffer_printf(&out, "%03d", i);
+    reply_buffer_t out = {0};
+    for (int i = 0; i < 1000; i++)
+        reply_buffer_printf(&out, "%03d", i);
     assert_int_equal(out.bytes, 3000);
     reply_buffer_consume(&out, 2994);
     assert_memory_equal(out.data, "998999", 6);

@@ -25,7 +25,7 @@ static int manager = -1;
 static int setup(void **state)
 {
     (void)state;
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(socket_path, sizeof socket_path, "/tmp/qn-kept-%d", (int)getpid());
     strcpy(address.sun_path, socket_path);
     unlink(socket_path);
@@ -45,10 +45,15 @@ static int teardown(void **state)
 /* The next message to the manager ("" when there is none) and the descriptor that came with it, or -1. */
 static int receive(char *ret_text, size_t size)
 {
-    union { char bytes[CMSG_SPACE(sizeof(int) * 4)]; struct cmsghdr align; } control;
-    struct iovec data = { .iov_base = ret_text, .iov_len = size - 1 };
-    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.bytes,
-                              .msg_controllen = sizeof control.bytes };
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * 4)];
+        struct cmsghdr align;
+    } control;
+    struct iovec data = {.iov_base = ret_text, .iov_len = size - 1};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
     ssize_t got = recvmsg(manager, &message, MSG_CMSG_CLOEXEC);
     int fd = -1;
     ret_text[got > 0 ? got : 0] = '\0';
@@ -63,8 +68,13 @@ static qn_mapping_t *make_region(const char *name, uint8_t content)
 {
     static uint64_t next_id = 1;
     qn_mapping_t *region;
-    qn_region_spec_t spec = { .id = next_id++, .kind = QN_REGION_KIND_STATE, .share = QN_SHARE_MEMFD, .device = -1,
-                              .bytes = 100, .epoch = 3, .name = name };
+    qn_region_spec_t spec = {.id = next_id++,
+                             .kind = QN_REGION_KIND_STATE,
+                             .share = QN_SHARE_MEMFD,
+                             .device = -1,
+                             .bytes = 100,
+                             .epoch = 3,
+                             .name = name};
     assert_int_equal(qn_region_create(&spec, &region), QN_OK);
     memset(qn_region_pointer(region), content, 100);
     return region;
@@ -121,7 +131,8 @@ static int child_takes(const int *fds, int count, const char *names, qn_share_t 
     setenv("LISTEN_FDNAMES", names, 1);
     size_t taken = kept_regions_take(share, share == QN_SHARE_MEMFD ? -1 : 0, "/run/x", regions, 4);
     int sum = 0;
-    for (size_t i = 0; i < taken; i++) sum += ((uint8_t *)qn_region_pointer(regions[i]))[0];
+    for (size_t i = 0; i < taken; i++)
+        sum += ((uint8_t *)qn_region_pointer(regions[i]))[0];
     return (int)taken * 10 + sum;
 }
 
@@ -144,12 +155,13 @@ static int run_child_of(const int *fds, int count, const char *names, qn_share_t
     pid_t pid = fork();
     if (pid == 0) _exit(child_takes(fds, count, names, share));
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    struct pollfd watched[] = { { .fd = manager, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+    struct pollfd watched[] = {{.fd = manager, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
     do {
         assert_true(poll(watched, 2, 10000) > 0);
         listen_to_child();
     } while (!(watched[1].revents & POLLIN));
-    while (listen_to_child()) continue;
+    while (listen_to_child())
+        continue;
     close(pidfd);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
@@ -167,8 +179,8 @@ static void test_kept_regions_take_only_what_is_right(void **state)
     qn_mapping_t *slots = make_region("slots", 1), *scratch = make_region("scratch", 2);
     int junk = memfd_create("junk", MFD_CLOEXEC);
     assert_int_equal(ftruncate(junk, 8192), 0);
-    int fds[3] = { fcntl(qn_region_fd(slots), F_DUPFD_CLOEXEC, 50), fcntl(qn_region_fd(scratch), F_DUPFD_CLOEXEC, 50),
-                   fcntl(junk, F_DUPFD_CLOEXEC, 50) };
+    int fds[3] = {fcntl(qn_region_fd(slots), F_DUPFD_CLOEXEC, 50), fcntl(qn_region_fd(scratch), F_DUPFD_CLOEXEC, 50),
+                  fcntl(junk, F_DUPFD_CLOEXEC, 50)};
     assert_int_equal(run_child(fds, 2, "region.slots:region.scratch"), 23);
     assert_int_equal(run_child(fds, 2, "ledger:region.scratch"), 12); /* another service's: left alone */
     assert_string_equal(heard, "");
@@ -176,7 +188,8 @@ static void test_kept_regions_take_only_what_is_right(void **state)
     assert_string_equal(heard, "FDSTOREREMOVE=1\nFDNAME=region.junk");
     assert_int_equal(run_child(fds, 2, "region.slots:region.other"), 11); /* under a name that is not its own */
     assert_string_equal(heard, "FDSTOREREMOVE=1\nFDNAME=region.other");
-    for (int i = 0; i < 3; i++) close(fds[i]);
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
     close(junk);
     qn_region_close(&slots);
     qn_region_close(&scratch);
@@ -186,12 +199,18 @@ static void test_kept_regions_take_only_what_is_right(void **state)
 static void test_kept_regions_of_another_share_are_dropped(void **state)
 {
     (void)state;
-    static const struct { const char *name; qn_share_t share; } cases[] = {
-        { "region.slots@100", QN_SHARE_MEMFD },      { "region.slots@0", QN_SHARE_CUDA_VMM },
-        { "region.slots@", QN_SHARE_CUDA_VMM },      { "region.slots@12x", QN_SHARE_CUDA_VMM },
-        { "region.slots@1234567890123456789", QN_SHARE_CUDA_VMM },
-        { "region.slots", QN_SHARE_CUDA_VMM },       { "region.slots", QN_SHARE_CUDA_IPC },
-        { "region.slots@100", QN_SHARE_CUDA_IPC },
+    static const struct {
+        const char *name;
+        qn_share_t share;
+    } cases[] = {
+        {"region.slots@100", QN_SHARE_MEMFD},
+        {"region.slots@0", QN_SHARE_CUDA_VMM},
+        {"region.slots@", QN_SHARE_CUDA_VMM},
+        {"region.slots@12x", QN_SHARE_CUDA_VMM},
+        {"region.slots@1234567890123456789", QN_SHARE_CUDA_VMM},
+        {"region.slots", QN_SHARE_CUDA_VMM},
+        {"region.slots", QN_SHARE_CUDA_IPC},
+        {"region.slots@100", QN_SHARE_CUDA_IPC},
     };
     char wanted[128];
     qn_mapping_t *slots = make_region("slots", 1);

@@ -5,16 +5,15 @@
 
 /* Around the edges of every tile: tokens 4, 6, 8, 12 and multiples; inputs 8, 32, 64, 128, 256; outputs 16 and 32. */
 static const shape_t SHAPES[] = {
-    { 1, 1, 1 }, { 1, 7, 3 }, { 1, 8, 8 }, { 1, 16, 16 }, { 1, 17, 17 }, { 1, 256, 100 }, { 1, 300, 129 },
-    { 2, 33, 15 },
-    { 2, 129, 65 }, { 3, 64, 40 }, { 3, 257, 33 }, { 4, 31, 16 }, { 4, 255, 80 }, { 5, 352, 17 }, { 6, 5, 33 },
-    { 7, 100, 31 }, { 8, 16, 33 }, { 8, 515, 70 }, { 9, 128, 48 }, { 11, 95, 64 }, { 12, 130, 49 }, { 13, 127, 32 },
-    { 13, 1, 5 }, { 16, 65, 1 }, { 17, 24, 64 }, { 24, 258, 97 }, { 25, 513, 30 }, { 63, 40, 20 }, { 64, 48, 16 },
-    { 65, 15, 9 }, { 130, 72, 50 }, { 203, 261, 34 },
+    {1, 1, 1},     {1, 7, 3},    {1, 8, 8},     {1, 16, 16},    {1, 17, 17},   {1, 256, 100}, {1, 300, 129},
+    {2, 33, 15},   {2, 129, 65}, {3, 64, 40},   {3, 257, 33},   {4, 31, 16},   {4, 255, 80},  {5, 352, 17},
+    {6, 5, 33},    {7, 100, 31}, {8, 16, 33},   {8, 515, 70},   {9, 128, 48},  {11, 95, 64},  {12, 130, 49},
+    {13, 127, 32}, {13, 1, 5},   {16, 65, 1},   {17, 24, 64},   {24, 258, 97}, {25, 513, 30}, {63, 40, 20},
+    {64, 48, 16},  {65, 15, 9},  {130, 72, 50}, {203, 261, 34},
 };
 #define SHAPE_COUNT (sizeof SHAPES / sizeof SHAPES[0])
 
-static const char *const NAMES[] = { "reference", "avx2", "avx512" };
+static const char *const NAMES[] = {"reference", "avx2", "avx512"};
 #define NAME_COUNT 3
 
 static void check_against_reference(const qn_kernel_t *fast, const shape_t *shape, const format_t *format, bool extras)
@@ -46,7 +45,7 @@ static void test_matmul_every_shape_and_format_agrees_with_reference(void **stat
 /* Each row alone, in pieces that need other tiles, and with other thread counts: the bits it has in the whole batch. */
 static void check_rows_alone(const qn_kernel_t *kernel, const shape_t *shape, const format_t *format)
 {
-    static const uint32_t PIECES[] = { 1, 2, 3, 5, 8, 11, 14, 50, 1000 };
+    static const uint32_t PIECES[] = {1, 2, 3, 5, 8, 11, 14, 50, 1000};
     operands_t o = make_operands(shape, format, 99);
     float *whole = new_output(shape), *part = new_output(shape);
     qn_stream_t *one = check_stream(1), *five = check_stream(5);
@@ -69,11 +68,12 @@ static void check_rows_alone(const qn_kernel_t *kernel, const shape_t *shape, co
 static void test_matmul_rows_alone_and_together_have_the_same_bits(void **state)
 {
     (void)state;
-    static const shape_t BIG[] = { { 70, 256, 96 }, { 13, 100, 37 }, { 6, 353, 16 }, { 210, 301, 40 } };
+    static const shape_t BIG[] = {{70, 256, 96}, {13, 100, 37}, {6, 353, 16}, {210, 301, 40}};
     for (size_t n = 1; n < NAME_COUNT; n++) {
         const qn_kernel_t *kernel = check_kernel(QN_OP_MATMUL, NAMES[n]);
         for (size_t i = 0; kernel && i < 4; i++)
-            for (size_t f = 0; f < FORMAT_COUNT; f++) check_rows_alone(kernel, &BIG[i], &FORMATS[f]);
+            for (size_t f = 0; f < FORMAT_COUNT; f++)
+                check_rows_alone(kernel, &BIG[i], &FORMATS[f]);
     }
 }
 
@@ -105,19 +105,22 @@ static void check_parts(const qn_kernel_t *kernel, uint32_t tokens, uint32_t inp
 {
     qn_stream_t *stream = check_stream(3);
     void *scratch = check_aligned(qn_matmul_scratch_bytes(tokens, inputs));
-    qn_matmul_t a = { .tokens = tokens, .inputs = inputs, .part_count = 3, .scratch = scratch };
+    qn_matmul_t a = {.tokens = tokens, .inputs = inputs, .part_count = 3, .scratch = scratch};
     operands_t o[3];
     float *single[3], *joint[3];
     for (int p = 0; p < 3; p++) {
-        shape_t shape = { tokens, inputs, outputs[p] };
+        shape_t shape = {tokens, inputs, outputs[p]};
         o[p] = make_operands(&shape, &FORMATS[formats[p]], 7);
         single[p] = new_output(&shape);
         joint[p] = new_output(&shape);
         multiply(kernel, stream, &o[p], &shape, 0, tokens, true, single[p]);
-        a.parts[p] = (qn_matmul_part_t){ .weight = o[p].weight, .bias = o[p].bias, .residual = o[p].residual,
-                                         .out = joint[p], .outputs = outputs[p] };
+        a.parts[p] = (qn_matmul_part_t){.weight = o[p].weight,
+                                        .bias = o[p].bias,
+                                        .residual = o[p].residual,
+                                        .out = joint[p],
+                                        .outputs = outputs[p]};
     }
-    a.x = o[0].x;  /* the same seed gives all three the same x */
+    a.x = o[0].x; /* the same seed gives all three the same x */
     kernel->launch(stream, &a);
     for (int p = 0; p < 3; p++) {
         assert_memory_equal(joint[p], single[p], tokens * outputs[p] * sizeof(float));
@@ -132,11 +135,13 @@ static void check_parts(const qn_kernel_t *kernel, uint32_t tokens, uint32_t inp
 static void test_matmul_three_parts_give_what_three_launches_give(void **state)
 {
     (void)state;
-    static const struct { uint32_t tokens, inputs, outputs[3]; size_t formats[3]; } CASES[] = {
-        { 4, 50, { 33, 5, 16 }, { 1, 0, 1 } },        { 4, 50, { 33, 5, 16 }, { 3, 2, 4 } },
-        { 1, 600, { 200, 90, 90 }, { 3, 3, 3 } },     { 1, 600, { 200, 90, 90 }, { 4, 1, 5 } },
-        { 9, 300, { 100, 300, 17 }, { 5, 6, 2 } },    { 40, 300, { 100, 300, 17 }, { 3, 0, 6 } },
-        { 250, 130, { 40, 16, 100 }, { 4, 4, 3 } },
+    static const struct {
+        uint32_t tokens, inputs, outputs[3];
+        size_t formats[3];
+    } CASES[] = {
+        {4, 50, {33, 5, 16}, {1, 0, 1}},      {4, 50, {33, 5, 16}, {3, 2, 4}},     {1, 600, {200, 90, 90}, {3, 3, 3}},
+        {1, 600, {200, 90, 90}, {4, 1, 5}},   {9, 300, {100, 300, 17}, {5, 6, 2}}, {40, 300, {100, 300, 17}, {3, 0, 6}},
+        {250, 130, {40, 16, 100}, {4, 4, 3}},
     };
     for (size_t n = 0; n < NAME_COUNT; n++) {
         const qn_kernel_t *kernel = check_kernel(QN_OP_MATMUL, NAMES[n]);
@@ -148,7 +153,7 @@ static void test_matmul_three_parts_give_what_three_launches_give(void **state)
 static void test_matmul_residual_may_be_the_output(void **state)
 {
     (void)state;
-    static const shape_t ALIASED[] = { { 3, 40, 24 }, { 9, 40, 24 }, { 30, 300, 47 } };
+    static const shape_t ALIASED[] = {{3, 40, 24}, {9, 40, 24}, {30, 300, 47}};
     qn_stream_t *stream = check_stream(2);
     for (size_t n = 0; n < NAME_COUNT; n++) {
         const qn_kernel_t *kernel = check_kernel(QN_OP_MATMUL, NAMES[n]);
@@ -159,9 +164,16 @@ static void test_matmul_residual_may_be_the_output(void **state)
             float *want = new_output(shape), *got = o.residual;
             multiply(kernel, stream, &o, shape, 0, shape->tokens, true, want);
             void *scratch = check_aligned(qn_matmul_scratch_bytes(shape->tokens, shape->inputs));
-            kernel->launch(stream, &(qn_matmul_t){ .x = o.x, .tokens = shape->tokens, .inputs = shape->inputs,
-                .part_count = 1, .scratch = scratch, .parts = { { .weight = o.weight, .bias = o.bias,
-                    .outputs = shape->outputs, .residual = got, .out = got } } });
+            kernel->launch(stream, &(qn_matmul_t){.x = o.x,
+                                                  .tokens = shape->tokens,
+                                                  .inputs = shape->inputs,
+                                                  .part_count = 1,
+                                                  .scratch = scratch,
+                                                  .parts = {{.weight = o.weight,
+                                                             .bias = o.bias,
+                                                             .outputs = shape->outputs,
+                                                             .residual = got,
+                                                             .out = got}}});
             assert_memory_equal(got, want, bytes);
             free(want);
             free(scratch);
@@ -175,7 +187,7 @@ static void test_matmul_residual_may_be_the_output(void **state)
 static void test_matmul_no_tokens_writes_nothing(void **state)
 {
     (void)state;
-    shape_t shape = { 1, 40, 24 };
+    shape_t shape = {1, 40, 24};
     qn_stream_t *stream = check_stream(2);
     for (size_t n = 0; n < NAME_COUNT; n++) {
         const qn_kernel_t *kernel = check_kernel(QN_OP_MATMUL, NAMES[n]);

@@ -32,12 +32,12 @@ void qn_cpu_matmul_emulated(qn_stream_t *stream, const void *arguments);
 #pragma GCC pop_options
 #endif
 
-static const format_t PAIRS = { "panels bf16", QN_LAYOUT_PANELS, QN_SCALAR_BF16, 0 };
-static const qn_kernel_t EMULATED = { .op = QN_OP_MATMUL, .name = "avx512bf16", .launch = qn_cpu_matmul_emulated };
+static const format_t PAIRS = {"panels bf16", QN_LAYOUT_PANELS, QN_SCALAR_BF16, 0};
+static const qn_kernel_t EMULATED = {.op = QN_OP_MATMUL, .name = "avx512bf16", .launch = qn_cpu_matmul_emulated};
 
 static const shape_t SHAPES[] = {
-    { 1, 1, 1 }, { 1, 257, 33 }, { 1, 300, 129 }, { 2, 8, 16 }, { 3, 255, 40 }, { 4, 513, 80 }, { 7, 9, 17 },
-    { 9, 256, 31 }, { 12, 65, 65 }, { 13, 511, 34 }, { 40, 258, 48 }, { 131, 70, 50 },
+    {1, 1, 1},  {1, 257, 33}, {1, 300, 129}, {2, 8, 16},    {3, 255, 40},  {4, 513, 80},
+    {7, 9, 17}, {9, 256, 31}, {12, 65, 65},  {13, 511, 34}, {40, 258, 48}, {131, 70, 50},
 };
 #define SHAPE_COUNT (sizeof SHAPES / sizeof SHAPES[0])
 
@@ -55,7 +55,8 @@ static void test_matmul_bf16_rounds_x_and_agrees_with_reference(void **state)
         size_t count = (size_t)shape->tokens * shape->inputs;
         float *want = new_output(shape), *got = new_output(shape);
         rounded.x = malloc(count * sizeof(float));
-        for (size_t j = 0; j < count; j++) rounded.x[j] = qn_bf16_to_f32(qn_f32_to_bf16(o.x[j]));
+        for (size_t j = 0; j < count; j++)
+            rounded.x[j] = qn_bf16_to_f32(qn_f32_to_bf16(o.x[j]));
         multiply(check_kernel(QN_OP_MATMUL, "reference"), stream, &rounded, shape, 0, shape->tokens, i % 2, want);
         multiply(&EMULATED, stream, &o, shape, 0, shape->tokens, i % 2, got);
         compare("avx512bf16", &rounded, shape, &PAIRS, got, want);
@@ -71,8 +72,8 @@ static void test_matmul_bf16_rows_alone_and_together_have_the_same_bits(void **s
 {
     (void)state;
     if (!runs_here()) skip();
-    static const uint32_t PIECES[] = { 1, 3, 7, 12, 20 };
-    shape_t shape = { 50, 300, 47 };
+    static const uint32_t PIECES[] = {1, 3, 7, 12, 20};
+    shape_t shape = {50, 300, 47};
     operands_t o = make_operands(&shape, &PAIRS, 99);
     float *whole = new_output(&shape), *part = new_output(&shape);
     qn_stream_t *stream = check_stream(3);
@@ -97,7 +98,7 @@ static void test_matmul_bf16_leaves_other_formats_to_avx512(void **state)
     qn_stream_t *stream = check_stream(2);
     for (size_t f = 0; f < FORMAT_COUNT; f++) {
         if (strcmp(FORMATS[f].name, PAIRS.name) == 0) continue;
-        shape_t shape = { 5, 70, 20 };
+        shape_t shape = {5, 70, 20};
         operands_t o = make_operands(&shape, &FORMATS[f], 3);
         float want[5 * 20 + 1], got[5 * 20 + 1];
         multiply(exact, stream, &o, &shape, 0, 5, true, want);
@@ -124,8 +125,10 @@ static void test_matmul_bf16_packs_as_the_scalar_conversion_rounds(void **state)
         memcpy(values, BITS, sizeof values);
         pack_row(values, count, words);
         memcpy(packed, words, sizeof words);
-        for (size_t i = 0; i < count; i++) assert_int_equal(packed[i], qn_f32_to_bf16(values[i]));
-        for (size_t i = count; i < (count + 7) / 8 * 8; i++) assert_int_equal(packed[i], 0);
+        for (size_t i = 0; i < count; i++)
+            assert_int_equal(packed[i], qn_f32_to_bf16(values[i]));
+        for (size_t i = count; i < (count + 7) / 8 * 8; i++)
+            assert_int_equal(packed[i], 0);
     }
 }
 

@@ -6,19 +6,27 @@
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 
-typedef struct { uint32_t tokens, inputs, outputs; } shape_t;
-typedef struct { const char *name; qn_scalar_t scalar; uint32_t group; } format_t;
+typedef struct {
+    uint32_t tokens, inputs, outputs;
+} shape_t;
+typedef struct {
+    const char *name;
+    qn_scalar_t scalar;
+    uint32_t group;
+} format_t;
 
 static const format_t FORMATS[] = {
-    { "int8", QN_SCALAR_INT8, 0 }, { "int4/32", QN_SCALAR_INT4, 32 }, { "int4/64", QN_SCALAR_INT4, 64 },
+    {"int8", QN_SCALAR_INT8, 0},
+    {"int4/32", QN_SCALAR_INT4, 32},
+    {"int4/64", QN_SCALAR_INT4, 64},
 };
 #define FORMAT_COUNT (sizeof FORMATS / sizeof FORMATS[0])
 
 static const shape_t SHAPES[] = {
-    { 1, 1, 1 }, { 1, 31, 15 }, { 1, 63, 17 }, { 1, 65, 16 }, { 1, 100, 33 }, { 1, 1300, 48 }, { 2, 64, 32 },
-    { 3, 32, 31 }, { 4, 100, 1 }, { 5, 63, 15 }, { 6, 128, 40 }, { 7, 65, 17 }, { 8, 576, 64 }, { 9, 31, 16 },
-    { 10, 1, 50 }, { 11, 96, 47 }, { 12, 1025, 33 }, { 13, 100, 17 }, { 24, 64, 16 }, { 25, 511, 80 }, { 70, 130, 65 },
-    { 97, 513, 15 }, { 200, 64, 18 }, { 14, 2600, 20 },
+    {1, 1, 1},    {1, 31, 15},   {1, 63, 17},   {1, 65, 16},   {1, 100, 33},   {1, 1300, 48},
+    {2, 64, 32},  {3, 32, 31},   {4, 100, 1},   {5, 63, 15},   {6, 128, 40},   {7, 65, 17},
+    {8, 576, 64}, {9, 31, 16},   {10, 1, 50},   {11, 96, 47},  {12, 1025, 33}, {13, 100, 17},
+    {24, 64, 16}, {25, 511, 80}, {70, 130, 65}, {97, 513, 15}, {200, 64, 18},  {14, 2600, 20},
 };
 #define SHAPE_COUNT (sizeof SHAPES / sizeof SHAPES[0])
 
@@ -47,16 +55,17 @@ static qn_weight_t make_weight(const shape_t *shape, const format_t *format, uin
     float *rows = check_values(panels * QN_PANEL_ROWS * shape->inputs, seed, true);
     if (shape->outputs > 2) memset(rows + 2 * (size_t)shape->inputs, 0, shape->inputs * sizeof *rows);
     assert_int_equal(qn_weight_bytes(format->scalar, QN_LAYOUT_PANELS, format->group, shape->outputs, shape->inputs,
-                                     &bytes), QN_OK);
+                                     &bytes),
+                     QN_OK);
     void *data = owned_aligned(bytes);
     qn_weight_pack(format->scalar, format->group, shape->outputs, shape->inputs, 0, panels, rows, data);
     free(rows);
-    return (qn_weight_t){ .data = data, .scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group };
+    return (qn_weight_t){.data = data, .scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group};
 }
 
 static operands_t make_operands(const shape_t *shape, const format_t *format, uint64_t seed)
 {
-    operands_t o = { .shape = *shape, .weight = make_weight(shape, format, seed) };
+    operands_t o = {.shape = *shape, .weight = make_weight(shape, format, seed)};
     o.x = check_values((size_t)shape->tokens * shape->inputs, seed + 1, true);
     if (shape->tokens > 4) memset(o.x + 4 * (size_t)shape->inputs, 0, shape->inputs * sizeof *o.x);
     o.residual = check_values((size_t)shape->tokens * shape->outputs, seed + 2, false);
@@ -78,9 +87,11 @@ static void free_operands(operands_t *o)
 
 static qn_matmul_part_t part_of(const operands_t *o, uint32_t first, bool extras, float *out)
 {
-    return (qn_matmul_part_t){
-        .weight = o->weight, .bias = extras ? o->bias : (qn_weight_t){ 0 }, .outputs = o->shape.outputs, .out = out,
-        .residual = extras ? o->residual + (size_t)first * o->shape.outputs : NULL };
+    return (qn_matmul_part_t){.weight = o->weight,
+                              .bias = extras ? o->bias : (qn_weight_t){0},
+                              .outputs = o->shape.outputs,
+                              .out = out,
+                              .residual = extras ? o->residual + (size_t)first * o->shape.outputs : NULL};
 }
 
 /* Tokens [first, first + tokens) of the product, into `out` with a guard word behind it. */
@@ -89,9 +100,12 @@ static void multiply(const qn_kernel_t *kernel, qn_stream_t *stream, const opera
 {
     size_t count = (size_t)tokens * o->shape.outputs;
     out[count] = 1234.5f;
-    kernel->launch(stream, &(qn_matmul_t){
-        .x = o->x + (size_t)first * o->shape.inputs, .tokens = tokens, .inputs = o->shape.inputs, .part_count = 1,
-        .parts = { part_of(o, first, extras, out) }, .scratch = o->scratch });
+    kernel->launch(stream, &(qn_matmul_t){.x = o->x + (size_t)first * o->shape.inputs,
+                                          .tokens = tokens,
+                                          .inputs = o->shape.inputs,
+                                          .part_count = 1,
+                                          .parts = {part_of(o, first, extras, out)},
+                                          .scratch = o->scratch});
     assert_true(out[count] == 1234.5f);
 }
 
@@ -110,8 +124,8 @@ static uint32_t group_of(const qn_weight_t *weight)
 /* The whole number that stands for a weight, as weight_layout.h lays it out. */
 static int whole_weight(const qn_weight_t *weight, uint64_t inputs, uint64_t output, uint64_t input)
 {
-    const uint8_t *panel = (const uint8_t *)weight->data
-        + output / 16 * qn_panel_bytes(weight->scalar, weight->group, inputs);
+    const uint8_t *panel =
+        (const uint8_t *)weight->data + output / 16 * qn_panel_bytes(weight->scalar, weight->group, inputs);
     uint64_t row = output % 16;
     if (weight->scalar == QN_SCALAR_INT8) return panel[input / 4 * 64 + row * 4 + input % 4] - 128;
     uint64_t at = input / weight->group * weight->group * 8 + input % weight->group / 8 * 64 + row * 4 + input % 4;
@@ -120,9 +134,9 @@ static int whole_weight(const qn_weight_t *weight, uint64_t inputs, uint64_t out
 
 static float scale_of(const qn_weight_t *weight, uint64_t inputs, uint64_t output, uint64_t group)
 {
-    const uint8_t *scales = (const uint8_t *)weight->data
-        + output / 16 * qn_panel_bytes(weight->scalar, weight->group, inputs)
-        + qn_panel_scales(weight->scalar, weight->group, inputs);
+    const uint8_t *scales = (const uint8_t *)weight->data +
+                            output / 16 * qn_panel_bytes(weight->scalar, weight->group, inputs) +
+                            qn_panel_scales(weight->scalar, weight->group, inputs);
     if (weight->scalar == QN_SCALAR_INT8) return ((const float *)(const void *)scales)[output % 16];
     return qn_bf16_to_f32(((const uint16_t *)(const void *)scales)[group * 16 + output % 16]);
 }
@@ -149,7 +163,8 @@ static float add_group(const operands_t *o, const float *x, uint32_t output, uin
     bool int8 = o->weight.scalar == QN_SCALAR_INT8;
     float greatest = 0, scale, inverse;
     int dot = 0, zero = 0;
-    for (uint32_t m = first; m < end; m++) greatest = fmaxf(greatest, fabsf(x[m]));
+    for (uint32_t m = first; m < end; m++)
+        greatest = fmaxf(greatest, fabsf(x[m]));
     scale = int8 ? range_of(x, first, end, &zero) : greatest < 1e-30f ? 0 : greatest / 127.0f;
     if (scale == 0) return sum;
     inverse = int8 ? 1 / scale : 127.0f / greatest;
@@ -167,7 +182,8 @@ static float emulate(const operands_t *o, uint32_t token, uint32_t output, bool 
     const float *x = o->x + (size_t)token * o->shape.inputs;
     uint32_t groups = (o->shape.inputs + group_of(&o->weight) - 1) / group_of(&o->weight);
     float sum = 0, scale = 1, bias = extras ? o->bias_values[output] : 0;
-    for (uint32_t g = 0; g < groups; g++) sum = add_group(o, x, output, g, sum);
+    for (uint32_t g = 0; g < groups; g++)
+        sum = add_group(o, x, output, g, sum);
     if (o->weight.scalar == QN_SCALAR_INT8) scale = scale_of(&o->weight, o->shape.inputs, output, 0);
     float value = fmaf(sum, scale, bias);
     return extras ? value + o->residual[(size_t)token * o->shape.outputs + output] : value;
@@ -229,7 +245,8 @@ static void test_matmul_int_every_shape_is_plain_c_to_the_bit_and_near_the_refer
     if (!kernel) skip();
     for (size_t f = 0; f < FORMAT_COUNT; f++)
         for (size_t i = 0; i < SHAPE_COUNT; i++)
-            for (int extras = 0; extras < 2; extras++) check_shape(kernel, &SHAPES[i], &FORMATS[f], extras);
+            for (int extras = 0; extras < 2; extras++)
+                check_shape(kernel, &SHAPES[i], &FORMATS[f], extras);
 }
 
 static void test_matmul_int_every_token_count_is_plain_c(void **state)
@@ -239,13 +256,13 @@ static void test_matmul_int_every_token_count_is_plain_c(void **state)
     if (!kernel) skip();
     for (size_t f = 0; f < FORMAT_COUNT; f++)
         for (uint32_t tokens = 1; tokens <= 70; tokens++)
-            check_shape(kernel, &(shape_t){ tokens, 70, 17 }, &FORMATS[f], tokens % 2);
+            check_shape(kernel, &(shape_t){tokens, 70, 17}, &FORMATS[f], tokens % 2);
 }
 
 /* Each row alone, in pieces, and with other thread counts: the same bits as in the whole batch. */
 static void check_rows_alone(const qn_kernel_t *kernel, const shape_t *shape, const format_t *format)
 {
-    static const uint32_t PIECES[] = { 1, 3, 8, 13, 1000 };
+    static const uint32_t PIECES[] = {1, 3, 8, 13, 1000};
     operands_t o = make_operands(shape, format, 99);
     float *whole = new_output(shape), *part = new_output(shape);
     qn_stream_t *one = check_stream(1), *three = check_stream(3);
@@ -266,11 +283,12 @@ static void check_rows_alone(const qn_kernel_t *kernel, const shape_t *shape, co
 static void test_matmul_int_rows_alone_and_together_have_the_same_bits(void **state)
 {
     (void)state;
-    static const shape_t BIG[] = { { 70, 256, 96 }, { 13, 100, 37 }, { 6, 1353, 16 }, { 99, 6000, 40 } };
+    static const shape_t BIG[] = {{70, 256, 96}, {13, 100, 37}, {6, 1353, 16}, {99, 6000, 40}};
     const qn_kernel_t *kernel = integer_kernel();
     if (!kernel) skip();
     for (size_t f = 0; f < FORMAT_COUNT; f++)
-        for (size_t i = 0; i < 4; i++) check_rows_alone(kernel, &BIG[i], &FORMATS[f]);
+        for (size_t i = 0; i < 4; i++)
+            check_rows_alone(kernel, &BIG[i], &FORMATS[f]);
 }
 
 /* Parts of one launch may be in any format; floats go through the float product. */
@@ -278,9 +296,9 @@ static void test_matmul_int_parts_of_three_formats_give_what_three_launches_give
 {
     (void)state;
     static const format_t MIXED[][QN_MATMUL_PARTS] = {
-        { { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 } },
-        { { "int4/32", QN_SCALAR_INT4, 32 }, { "int8", QN_SCALAR_INT8, 0 }, { "int4/64", QN_SCALAR_INT4, 64 } },
-        { { "bf16", QN_SCALAR_BF16, 0 }, { "int4/32", QN_SCALAR_INT4, 32 }, { "f32", QN_SCALAR_F32, 0 } },
+        {{"int8", QN_SCALAR_INT8, 0}, {"int8", QN_SCALAR_INT8, 0}, {"int8", QN_SCALAR_INT8, 0}},
+        {{"int4/32", QN_SCALAR_INT4, 32}, {"int8", QN_SCALAR_INT8, 0}, {"int4/64", QN_SCALAR_INT4, 64}},
+        {{"bf16", QN_SCALAR_BF16, 0}, {"int4/32", QN_SCALAR_INT4, 32}, {"f32", QN_SCALAR_F32, 0}},
     };
     const qn_kernel_t *kernel = integer_kernel();
     if (!kernel) skip();
@@ -288,9 +306,9 @@ static void test_matmul_int_parts_of_three_formats_give_what_three_launches_give
     for (size_t i = 0; i < 3; i++) {
         operands_t o[QN_MATMUL_PARTS];
         float *single[QN_MATMUL_PARTS], *joint[QN_MATMUL_PARTS];
-        qn_matmul_t a = { .tokens = 14, .inputs = 150, .part_count = QN_MATMUL_PARTS };
+        qn_matmul_t a = {.tokens = 14, .inputs = 150, .part_count = QN_MATMUL_PARTS};
         for (uint32_t p = 0; p < QN_MATMUL_PARTS; p++) {
-            shape_t shape = { 14, 150, 50 - 17 * p };
+            shape_t shape = {14, 150, 50 - 17 * p};
             o[p] = make_operands(&shape, &MIXED[i][p], 7 + p);
             if (p) memcpy(o[p].x, o[0].x, 14 * 150 * sizeof(float));
             single[p] = new_output(&shape);
@@ -316,7 +334,7 @@ static void test_matmul_int_residual_may_be_the_output(void **state)
     (void)state;
     const qn_kernel_t *kernel = integer_kernel();
     if (!kernel) skip();
-    shape_t shape = { 13, 140, 50 };
+    shape_t shape = {13, 140, 50};
     qn_stream_t *stream = check_stream(2);
     for (size_t f = 0; f < FORMAT_COUNT; f++) {
         operands_t o = make_operands(&shape, &FORMATS[f], 3);
@@ -325,8 +343,12 @@ static void test_matmul_int_residual_may_be_the_output(void **state)
         memcpy(got, o.residual, 13 * 50 * sizeof *got);
         qn_matmul_part_t part = part_of(&o, 0, true, got);
         part.residual = got;
-        kernel->launch(stream, &(qn_matmul_t){ .x = o.x, .tokens = 13, .inputs = 140, .part_count = 1,
-                                               .parts = { part }, .scratch = o.scratch });
+        kernel->launch(stream, &(qn_matmul_t){.x = o.x,
+                                              .tokens = 13,
+                                              .inputs = 140,
+                                              .part_count = 1,
+                                              .parts = {part},
+                                              .scratch = o.scratch});
         assert_memory_equal(got, want, 13 * 50 * sizeof *got);
         free(want);
         free(got);
@@ -341,7 +363,7 @@ static void test_matmul_int_streamed_results_are_those_of_short_prompts(void **s
     (void)state;
     const qn_kernel_t *kernel = integer_kernel();
     if (!kernel) skip();
-    shape_t shape = { 270, 40, 4096 };
+    shape_t shape = {270, 40, 4096};
     operands_t o = make_operands(&shape, &FORMATS[0], 17);
     size_t bytes = ((size_t)shape.tokens * shape.outputs + 1) * sizeof(float);
     float *whole = owned_aligned(bytes), *part = new_output(&shape);
@@ -361,10 +383,10 @@ static void test_matmul_int_streamed_results_are_those_of_short_prompts(void **s
 static void test_matmul_int_infinity_and_nan_show_in_their_token_alone(void **state)
 {
     (void)state;
-    static const float BAD[] = { INFINITY, -INFINITY, NAN };
+    static const float BAD[] = {INFINITY, -INFINITY, NAN};
     const qn_kernel_t *kernel = integer_kernel();
     if (!kernel) skip();
-    shape_t shape = { 3, 100, 20 };
+    shape_t shape = {3, 100, 20};
     qn_stream_t *stream = check_stream(1);
     for (size_t f = 0; f < FORMAT_COUNT; f++)
         for (size_t b = 0; b < 3; b++) {
@@ -373,7 +395,8 @@ static void test_matmul_int_infinity_and_nan_show_in_their_token_alone(void **st
             multiply(kernel, stream, &o, 0, 3, false, want);
             o.x[shape.inputs + 70] = BAD[b];
             multiply(kernel, stream, &o, 0, 3, false, got);
-            for (uint32_t i = 0; i < 20; i++) assert_false(isfinite(got[20 + i]));
+            for (uint32_t i = 0; i < 20; i++)
+                assert_false(isfinite(got[20 + i]));
             assert_memory_equal(got, want, 20 * sizeof *got);
             assert_memory_equal(got + 40, want + 40, 20 * sizeof *got);
             free(want);
@@ -385,49 +408,65 @@ static void test_matmul_int_infinity_and_nan_show_in_their_token_alone(void **st
 
 /* ---- with the norm before and the activation after ---- */
 
-typedef struct { shape_t shape; format_t gate, up; qn_activation_t kind; bool norm, activates; } fused_t;
+typedef struct {
+    shape_t shape;
+    format_t gate, up;
+    qn_activation_t kind;
+    bool norm, activates;
+} fused_t;
 
 /* Gate and up as `kernel` gives them, or the parts one after the other where it is NULL; what is left of the scratch
  * between the parts is not compared. */
 static void launch_fused(const qn_kernel_t *kernel, qn_stream_t *stream, const fused_t *f, const operands_t *o,
                          float *normed, float *gate, float *up)
 {
-    qn_norm_matmul_t a = { .matmul = { .x = f->norm ? normed : o[0].x, .tokens = f->shape.tokens,
-                                       .inputs = f->shape.inputs, .part_count = 2, .scratch = o[0].scratch,
-                                       .parts = { part_of(&o[0], 0, false, gate), part_of(&o[1], 0, false, up) } } };
-    for (uint32_t p = 0; p < 2; p++) a.matmul.parts[p].bias = o[p].bias;
+    qn_norm_matmul_t a = {.matmul = {.x = f->norm ? normed : o[0].x,
+                                     .tokens = f->shape.tokens,
+                                     .inputs = f->shape.inputs,
+                                     .part_count = 2,
+                                     .scratch = o[0].scratch,
+                                     .parts = {part_of(&o[0], 0, false, gate), part_of(&o[1], 0, false, up)}}};
+    for (uint32_t p = 0; p < 2; p++)
+        a.matmul.parts[p].bias = o[p].bias;
     if (f->norm)
-        a.norm = (qn_rmsnorm_t){ .x = o[0].x, .weight = { .data = o[1].x, .scalar = QN_SCALAR_F32 }, .out = normed,
-                                 .rows = f->shape.tokens, .width = f->shape.inputs, .eps = 1e-6f };
+        a.norm = (qn_rmsnorm_t){.x = o[0].x,
+                                .weight = {.data = o[1].x, .scalar = QN_SCALAR_F32},
+                                .out = normed,
+                                .rows = f->shape.tokens,
+                                .width = f->shape.inputs,
+                                .eps = 1e-6f};
     if (f->activates)
-        a.activation = (qn_activate_t){ .gate = gate, .up = up, .tokens = f->shape.tokens, .width = f->shape.outputs,
-                                        .kind = f->kind, .out = gate };
+        a.activation = (qn_activate_t){
+            .gate = gate, .up = up, .tokens = f->shape.tokens, .width = f->shape.outputs, .kind = f->kind, .out = gate};
     if (kernel) {
         kernel->launch(stream, &a);
         return;
     }
-    qn_kernel_set_t set = { .chosen = { [QN_OP_RMSNORM] = check_kernel(QN_OP_RMSNORM, "avx512"),
-                                        [QN_OP_MATMUL] = check_kernel(QN_OP_MATMUL, "vnni"),
-                                        [QN_OP_ACTIVATION] = check_kernel(QN_OP_ACTIVATION, "avx512") } };
+    qn_kernel_set_t set = {.chosen = {[QN_OP_RMSNORM] = check_kernel(QN_OP_RMSNORM, "avx512"),
+                                      [QN_OP_MATMUL] = check_kernel(QN_OP_MATMUL, "vnni"),
+                                      [QN_OP_ACTIVATION] = check_kernel(QN_OP_ACTIVATION, "avx512")}};
     qn_norm_matmul_parts(&set, stream, &a);
 }
 
 static void check_fused(const qn_kernel_t *kernel, const fused_t *f)
 {
-    operands_t o[2] = { make_operands(&f->shape, &f->gate, 23), make_operands(&f->shape, &f->up, 24) };
+    operands_t o[2] = {make_operands(&f->shape, &f->gate, 23), make_operands(&f->shape, &f->up, 24)};
     size_t bytes = (size_t)f->shape.tokens * f->shape.outputs * sizeof(float);
     float *normed = owned_aligned((size_t)f->shape.tokens * f->shape.inputs * sizeof(float));
     float *outs[2][2];
     qn_stream_t *stream = check_stream(2);
-    for (int i = 0; i < 4; i++) outs[i / 2][i % 2] = owned_aligned(bytes);
+    for (int i = 0; i < 4; i++)
+        outs[i / 2][i % 2] = owned_aligned(bytes);
     launch_fused(NULL, stream, f, o, normed, outs[0][0], outs[0][1]);
     launch_fused(kernel, stream, f, o, normed, outs[1][0], outs[1][1]);
     assert_memory_equal(outs[1][0], outs[0][0], bytes);
     if (!f->activates) assert_memory_equal(outs[1][1], outs[0][1], bytes);
     qn_stream_destroy(&stream);
-    for (int i = 0; i < 4; i++) free(outs[i / 2][i % 2]);
+    for (int i = 0; i < 4; i++)
+        free(outs[i / 2][i % 2]);
     free(normed);
-    for (int p = 0; p < 2; p++) free_operands(&o[p]);
+    for (int p = 0; p < 2; p++)
+        free_operands(&o[p]);
 }
 
 static void test_norm_matmul_int_has_the_bits_of_its_parts(void **state)
@@ -435,22 +474,19 @@ static void test_norm_matmul_int_has_the_bits_of_its_parts(void **state)
     (void)state;
     const qn_kernel_t *kernel = check_kernel(QN_OP_NORM_MATMUL, "vnni");
     if (!kernel) skip();
-    static const shape_t FUSED[] = { { 1, 100, 17 }, { 13, 256, 64 }, { 250, 70, 33 }, { 30, 1353, 16 } };
+    static const shape_t FUSED[] = {{1, 100, 17}, {13, 256, 64}, {250, 70, 33}, {30, 1353, 16}};
     static const fused_t OTHERS[] = {
-        { { 270, 40, 4096 }, { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 }, QN_ACTIVATION_SILU,
-          true, true },
-        { { 14, 150, 50 }, { "int8", QN_SCALAR_INT8, 0 }, { "int4", QN_SCALAR_INT4, 64 }, QN_ACTIVATION_SILU,
-          true, true },
-        { { 14, 150, 50 }, { "bf16", QN_SCALAR_BF16, 0 }, { "bf16", QN_SCALAR_BF16, 0 }, QN_ACTIVATION_GELU,
-          true, true },
-        { { 14, 150, 50 }, { "int8", QN_SCALAR_INT8, 0 }, { "int8", QN_SCALAR_INT8, 0 }, QN_ACTIVATION_SILU,
-          true, false },
+        {{270, 40, 4096}, {"int8", QN_SCALAR_INT8, 0}, {"int8", QN_SCALAR_INT8, 0}, QN_ACTIVATION_SILU, true, true},
+        {{14, 150, 50}, {"int8", QN_SCALAR_INT8, 0}, {"int4", QN_SCALAR_INT4, 64}, QN_ACTIVATION_SILU, true, true},
+        {{14, 150, 50}, {"bf16", QN_SCALAR_BF16, 0}, {"bf16", QN_SCALAR_BF16, 0}, QN_ACTIVATION_GELU, true, true},
+        {{14, 150, 50}, {"int8", QN_SCALAR_INT8, 0}, {"int8", QN_SCALAR_INT8, 0}, QN_ACTIVATION_SILU, true, false},
     };
-    for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++) check_fused(kernel, &OTHERS[i]);
+    for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
+        check_fused(kernel, &OTHERS[i]);
     for (size_t f = 0; f < FORMAT_COUNT; f++)
         for (size_t i = 0; i < 4 * sizeof FUSED / sizeof *FUSED; i++)
-            check_fused(kernel, &(fused_t){ FUSED[i / 4], FORMATS[f], FORMATS[f], (qn_activation_t)(i % 4),
-                                            (f + i) % 3 == 0, true });
+            check_fused(kernel, &(fused_t){FUSED[i / 4], FORMATS[f], FORMATS[f], (qn_activation_t)(i % 4),
+                                           (f + i) % 3 == 0, true});
 }
 
 /* Who asks for another product, norm or activation gets it. */
@@ -458,12 +494,26 @@ static void test_norm_matmul_int_gives_way_to_chosen_parts(void **state)
 {
     (void)state;
     if (!check_kernel(QN_OP_NORM_MATMUL, "vnni")) skip();
-    static const struct { const char *choice; bool fused; } CASES[] = {
-        { "", true }, { "matmul=vnni", true }, { "reference", false }, { "matmul=avx512", false },
-        { "rmsnorm=avx2", false }, { "activation=reference", false }, { "activation=avx2,norm_matmul=vnni", true },
+    static const struct {
+        const char *choice;
+        bool fused;
+    } CASES[] = {
+        {"", true},
+        {"matmul=vnni", true},
+        {"reference", false},
+        {"matmul=avx512", false},
+        {"rmsnorm=avx2", false},
+        {"activation=reference", false},
+        {"activation=avx2,norm_matmul=vnni", true},
     };
-    const qn_kernel_case_t shape = { .heads = 2, .kv_heads = 1, .head_dim = 64, .hidden = 128, .intermediate = 256,
-                                     .vocab = 100, .block_tokens = 16, .kv_scalar = QN_SCALAR_F32 };
+    const qn_kernel_case_t shape = {.heads = 2,
+                                    .kv_heads = 1,
+                                    .head_dim = 64,
+                                    .hidden = 128,
+                                    .intermediate = 256,
+                                    .vocab = 100,
+                                    .block_tokens = 16,
+                                    .kv_scalar = QN_SCALAR_F32};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         qn_kernel_set_t set;
         assert_int_equal(qn_kernels_choose(CASES[i].choice, &shape, qn_kernels_isa(), &set), QN_OK);

@@ -1,8 +1,14 @@
 /* The choice of kernels: what "" and "reference" give, overrides, and what a wrong word is told. */
 #include "tests/unit/kernel_check.h"
 
-static const qn_kernel_case_t SHAPE = { .heads = 4, .kv_heads = 2, .head_dim = 64, .hidden = 256, .intermediate = 768,
-                                        .vocab = 4096, .block_tokens = 16, .kv_scalar = QN_SCALAR_F32 };
+static const qn_kernel_case_t SHAPE = {.heads = 4,
+                                       .kv_heads = 2,
+                                       .head_dim = 64,
+                                       .hidden = 256,
+                                       .intermediate = 768,
+                                       .vocab = 4096,
+                                       .block_tokens = 16,
+                                       .kv_scalar = QN_SCALAR_F32};
 
 static void test_registry_every_operation_has_a_reference_for_every_machine(void **state)
 {
@@ -18,9 +24,14 @@ static void test_registry_every_operation_has_a_reference_for_every_machine(void
 static void test_registry_empty_choice_takes_the_best_that_fits(void **state)
 {
     (void)state;
-    static const struct { uint32_t isa, heads; const char *want; } ROWS[] = {
-        { 0, 4, "reference" }, { QN_ISA_AVX2, 4, "avx2" }, { QN_ISA_AVX2 | QN_ISA_AVX512, 4, "avx512" },
-        { QN_ISA_AVX2 | QN_ISA_AVX512, 4096, "reference" },
+    static const struct {
+        uint32_t isa, heads;
+        const char *want;
+    } ROWS[] = {
+        {0, 4, "reference"},
+        {QN_ISA_AVX2, 4, "avx2"},
+        {QN_ISA_AVX2 | QN_ISA_AVX512, 4, "avx512"},
+        {QN_ISA_AVX2 | QN_ISA_AVX512, 4096, "reference"},
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         qn_kernel_case_t shape = SHAPE;
@@ -29,7 +40,8 @@ static void test_registry_empty_choice_takes_the_best_that_fits(void **state)
         assert_int_equal(qn_kernels_choose("", &shape, ROWS[i].isa, &set), QN_OK);
         assert_string_equal(set.chosen[QN_OP_ATTENTION_PREFILL]->name, ROWS[i].want);
         assert_string_equal(set.chosen[QN_OP_ATTENTION_DECODE]->name, ROWS[i].want);
-        for (unsigned op = 0; op < QN_OP_REQUIRED; op++) assert_int_equal(set.chosen[op]->op, op);
+        for (unsigned op = 0; op < QN_OP_REQUIRED; op++)
+            assert_int_equal(set.chosen[op]->op, op);
     }
 }
 
@@ -38,7 +50,8 @@ static void test_registry_reference_means_all_of_it(void **state)
     (void)state;
     qn_kernel_set_t set;
     assert_int_equal(qn_kernels_choose("reference", &SHAPE, qn_kernels_isa(), &set), QN_OK);
-    for (unsigned op = 0; op < QN_OP_REQUIRED; op++) assert_string_equal(set.chosen[op]->name, "reference");
+    for (unsigned op = 0; op < QN_OP_REQUIRED; op++)
+        assert_string_equal(set.chosen[op]->name, "reference");
 }
 
 static void test_registry_named_overrides_apply(void **state)
@@ -55,17 +68,21 @@ static void test_registry_named_overrides_apply(void **state)
 static void test_registry_wrong_words_are_refused_with_a_remedy(void **state)
 {
     (void)state;
-    static const struct { const char *choice; uint32_t isa, heads; const char *part; } ROWS[] = {
-        { "matmull=avx2", QN_ISA_AVX2, 4, "did you mean \"matmul\"" },
-        { "atention.decode=avx2", QN_ISA_AVX2, 4, "did you mean \"attention.decode\"" },
-        { "matmul=avx3", QN_ISA_AVX2, 4, "reference, avx2, avx512" },
-        { "matmul", QN_ISA_AVX2, 4, "op=name" },
-        { "referense", QN_ISA_AVX2, 4, "op=name" },
-        { "matmul=avx512", QN_ISA_AVX2, 4, "cannot run" },
-        { "attention.decode=avx2", QN_ISA_AVX2, 4096, "4096 heads, head_dim 64" },
-        { "=avx2", QN_ISA_AVX2, 4, "no operation" },
-        { "matmul=avx2,,", QN_ISA_AVX2, 4, "op=name" },
-        { "matmul=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", QN_ISA_AVX2, 4, "too long" },
+    static const struct {
+        const char *choice;
+        uint32_t isa, heads;
+        const char *part;
+    } ROWS[] = {
+        {"matmull=avx2", QN_ISA_AVX2, 4, "did you mean \"matmul\""},
+        {"atention.decode=avx2", QN_ISA_AVX2, 4, "did you mean \"attention.decode\""},
+        {"matmul=avx3", QN_ISA_AVX2, 4, "reference, avx2, avx512"},
+        {"matmul", QN_ISA_AVX2, 4, "op=name"},
+        {"referense", QN_ISA_AVX2, 4, "op=name"},
+        {"matmul=avx512", QN_ISA_AVX2, 4, "cannot run"},
+        {"attention.decode=avx2", QN_ISA_AVX2, 4096, "4096 heads, head_dim 64"},
+        {"=avx2", QN_ISA_AVX2, 4, "no operation"},
+        {"matmul=avx2,,", QN_ISA_AVX2, 4, "op=name"},
+        {"matmul=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", QN_ISA_AVX2, 4, "too long"},
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         qn_kernel_case_t shape = SHAPE;
@@ -78,28 +95,34 @@ static void test_registry_wrong_words_are_refused_with_a_remedy(void **state)
 
 /* ---- the stream ---- */
 
-typedef struct { unsigned char *hits; size_t items; uint64_t threads[8]; } cover_t;
+typedef struct {
+    unsigned char *hits;
+    size_t items;
+    uint64_t threads[8];
+} cover_t;
 
 static void cover(const void *arguments, size_t begin, size_t end, unsigned thread)
 {
     const cover_t *c = arguments;
-    for (size_t i = begin; i < end; i++) c->hits[i]++;
+    for (size_t i = begin; i < end; i++)
+        c->hits[i]++;
     ((cover_t *)(uintptr_t)c)->threads[thread] += end - begin;
 }
 
 static void test_stream_split_covers_every_item_once(void **state)
 {
     (void)state;
-    static const size_t ITEMS[] = { 0, 1, 2, 3, 5, 7, 64, 1000 };
+    static const size_t ITEMS[] = {0, 1, 2, 3, 5, 7, 64, 1000};
     for (uint32_t threads = 1; threads <= 5; threads++) {
         qn_stream_t *stream = check_stream(threads);
         assert_int_equal(qn_stream_threads(stream), threads);
         for (int round = 0; round < 50; round++)
             for (size_t i = 0; i < sizeof ITEMS / sizeof ITEMS[0]; i++) {
-                unsigned char hits[1000] = { 0 };
-                cover_t c = { .hits = hits, .items = ITEMS[i] };
+                unsigned char hits[1000] = {0};
+                cover_t c = {.hits = hits, .items = ITEMS[i]};
                 qn_cpu_split(stream, ITEMS[i], 1, cover, &c);
-                for (size_t h = 0; h < 1000; h++) assert_int_equal(hits[h], h < ITEMS[i]);
+                for (size_t h = 0; h < 1000; h++)
+                    assert_int_equal(hits[h], h < ITEMS[i]);
             }
         qn_stream_destroy(&stream);
         assert_null(stream);
@@ -110,8 +133,8 @@ static void test_stream_small_work_stays_on_the_caller(void **state)
 {
     (void)state;
     qn_stream_t *stream = check_stream(4);
-    unsigned char hits[1000] = { 0 };
-    cover_t c = { .hits = hits };
+    unsigned char hits[1000] = {0};
+    cover_t c = {.hits = hits};
     qn_cpu_split(stream, 99, 100, cover, &c);
     assert_int_equal(c.threads[0], 99);
     memset(&c.threads, 0, sizeof c.threads);

@@ -13,20 +13,32 @@ typedef struct {
 /* Slot 0 has a prompt of 3 tokens and penalties, slot 1 one of 9, slot 2 is done. */
 static slots_t *make_slots(qn_stream_t *stream)
 {
-    static const uint32_t STOPS[2] = { 8, 9 };
-    static const qn_bias_entry_t BIAS[1] = { { 5, 1.5f } };
-    static const qn_table_entry_t ENTRIES[] = { { 0, 0, 20 }, { 0, 1, 7 }, { 1, 0, 30 }, { 1, 1, 31 }, { 1, 2, 2 } };
+    static const uint32_t STOPS[2] = {8, 9};
+    static const qn_bias_entry_t BIAS[1] = {{5, 1.5f}};
+    static const qn_table_entry_t ENTRIES[] = {{0, 0, 20}, {0, 1, 7}, {1, 0, 30}, {1, 1, 31}, {1, 2, 2}};
     const qn_slot_start_t starts[] = {
-        { .slot = 0, .row = { .prompt_tokens = 3, .stop_count = 2, .penalties = 1 } },
-        { .slot = 1, .row = { .prompt_tokens = 9, .bias_count = 1 } },
+        {.slot = 0, .row = {.prompt_tokens = 3, .stop_count = 2, .penalties = 1}},
+        {.slot = 1, .row = {.prompt_tokens = 9, .bias_count = 1}},
     };
     slots_t *s = calloc(1, sizeof *s);
-    s->tables = (qn_slot_tables_t){ .rows = s->rows, .block_tables = s->block_tables, .stop_ids = s->stop_ids,
-                                    .bias = s->bias, .counts = s->counts, .slots = SLOTS,
-                                    .table_blocks = TABLE_BLOCKS, .vocab = VOCAB };
-    check_kernel(QN_OP_SLOT_UPDATE, "reference")->launch(stream, &(qn_slot_update_t){
-        .tables = s->tables, .retire = (const uint32_t[]){ 2 }, .retire_count = 1, .starts = starts, .start_count = 2,
-        .entries = ENTRIES, .entry_count = 5, .stop_ids = STOPS, .bias = BIAS });
+    s->tables = (qn_slot_tables_t){.rows = s->rows,
+                                   .block_tables = s->block_tables,
+                                   .stop_ids = s->stop_ids,
+                                   .bias = s->bias,
+                                   .counts = s->counts,
+                                   .slots = SLOTS,
+                                   .table_blocks = TABLE_BLOCKS,
+                                   .vocab = VOCAB};
+    check_kernel(QN_OP_SLOT_UPDATE, "reference")
+        ->launch(stream, &(qn_slot_update_t){.tables = s->tables,
+                                             .retire = (const uint32_t[]){2},
+                                             .retire_count = 1,
+                                             .starts = starts,
+                                             .start_count = 2,
+                                             .entries = ENTRIES,
+                                             .entry_count = 5,
+                                             .stop_ids = STOPS,
+                                             .bias = BIAS});
     return s;
 }
 
@@ -49,26 +61,32 @@ static void test_slot_update_fills_the_named_rows(void **state)
 static void test_step_input_gives_each_token_its_id_row_and_length(void **state)
 {
     (void)state;
-    static const uint32_t PLAN_IDS[] = { 99, 4, 6, 4 };
+    static const uint32_t PLAN_IDS[] = {99, 4, 6, 4};
     static const qn_run_t RUNS[] = {
-        { .slot = 0, .position = 1, .tokens = 3, .first = 0, .ids_offset = 1 },
-        { .slot = 1, .position = 8, .tokens = 1, .first = 3, .from_slot = 1 },
-        { .slot = 2, .position = 5, .tokens = 1, .first = 4, .from_slot = 1 },
-        { .slot = 1, .position = 9, .tokens = 1, .first = 5, .from_slot = 1 },
+        {.slot = 0, .position = 1, .tokens = 3, .first = 0, .ids_offset = 1},
+        {.slot = 1, .position = 8, .tokens = 1, .first = 3, .from_slot = 1},
+        {.slot = 2, .position = 5, .tokens = 1, .first = 4, .from_slot = 1},
+        {.slot = 1, .position = 9, .tokens = 1, .first = 5, .from_slot = 1},
     };
-    static const uint32_t IDS[TOKENS] = { 4, 6, 4, 3, 0, 3 }, POSITIONS[TOKENS] = { 1, 2, 3, 8, 5, 9 };
-    static const uint32_t LENGTHS[TOKENS] = { 3, 3, 4, 9, 6, 10 };
-    static const int64_t ROWS[TOKENS] = { 81, 82, 83, 8, -1, 9 };
+    static const uint32_t IDS[TOKENS] = {4, 6, 4, 3, 0, 3}, POSITIONS[TOKENS] = {1, 2, 3, 8, 5, 9};
+    static const uint32_t LENGTHS[TOKENS] = {3, 3, 4, 9, 6, 10};
+    static const int64_t ROWS[TOKENS] = {81, 82, 83, 8, -1, 9};
     qn_stream_t *stream = check_stream(1);
     slots_t *s = make_slots(stream);
     s->rows[1].last_token = 3;
     for (int with_lengths = 0; with_lengths < 2; with_lengths++) {
-        uint32_t ids[TOKENS], positions[TOKENS], lengths[TOKENS] = { 0 };
+        uint32_t ids[TOKENS], positions[TOKENS], lengths[TOKENS] = {0};
         int64_t rows[TOKENS];
-        check_kernel(QN_OP_STEP_INPUT, "reference")->launch(stream, &(qn_step_input_t){
-            .tables = s->tables, .runs = RUNS, .run_count = 4, .ids = PLAN_IDS, .block_tokens = BLOCK_TOKENS,
-            .ret_ids = ids, .ret_positions = positions, .ret_lengths = with_lengths ? lengths : NULL,
-            .ret_kv_rows = rows });
+        check_kernel(QN_OP_STEP_INPUT, "reference")
+            ->launch(stream, &(qn_step_input_t){.tables = s->tables,
+                                                .runs = RUNS,
+                                                .run_count = 4,
+                                                .ids = PLAN_IDS,
+                                                .block_tokens = BLOCK_TOKENS,
+                                                .ret_ids = ids,
+                                                .ret_positions = positions,
+                                                .ret_lengths = with_lengths ? lengths : NULL,
+                                                .ret_kv_rows = rows});
         assert_memory_equal(ids, IDS, sizeof ids);
         assert_memory_equal(positions, POSITIONS, sizeof positions);
         assert_memory_equal(rows, ROWS, sizeof rows);

@@ -179,16 +179,19 @@ static void tell(ledger_t *ledger, int part)
     case 5: ledger_finish(ledger, ledger_find(ledger, 100), REQUEST_STOP); break;
     case 6: ledger_clip(ledger, ledger_find(ledger, 200), 4); break;
     case 7: ledger_adopt(ledger, ledger_find(ledger, 200), (request_client_t){.epoch = 5}); break;
-    default: request = ledger_find(ledger, 100); ledger_forget(ledger, &request); break;
+    default:
+        request = ledger_find(ledger, 100);
+        ledger_forget(ledger, &request);
+        break;
     }
 }
 
 #define PARTS 9
 
 typedef struct {
-    uint8_t *mapping[PARTS + 1];     /* after each part */
+    uint8_t *mapping[PARTS + 1]; /* after each part */
     uint64_t digest[PARTS + 1];
-    size_t tail[PARTS + 1];          /* offset of the next record */
+    size_t tail[PARTS + 1]; /* offset of the next record */
 } story_t;
 
 static void write_story(story_t *story)
@@ -198,8 +201,7 @@ static void write_story(story_t *story)
     ledger_t *ledger = open_at(mapping, &replay);
     for (int part = 0; part <= PARTS; part++) {
         ledger_usage_t usage;
-        if (part > 0)
-            tell(ledger, part - 1);
+        if (part > 0) tell(ledger, part - 1);
         ledger_usage(ledger, &usage);
         story->tail[part] = HEADER + usage.used_bytes;
         story->digest[part] = digest(ledger);
@@ -370,8 +372,7 @@ static void test_ledger_append_to_the_last_reserved_token_compacts_and_never_fai
         for (uint32_t i = 0; i < most; i++) {
             append(ledger, 1, i, false);
             append(ledger, 2, i + 1, false);
-            if (i % 50 == 0)
-                assert_true(digest_of(mapping) == digest(ledger));
+            if (i % 50 == 0) assert_true(digest_of(mapping) == digest(ledger));
         }
         for (uint64_t id = 1; id <= 2; id++) {
             request_t *request = ledger_find(ledger, id);

@@ -14,10 +14,16 @@
 static void test_listen_address_forms_are_understood(void **state)
 {
     (void)state;
-    static const struct { const char *text, *host, *port, *path; } cases[] = {
-        { "127.0.0.1:8000", "127.0.0.1", "8000", "" }, { "localhost:0", "localhost", "0", "" },
-        { ":65535", "", "65535", "" }, { "[::1]:80", "::1", "80", "" }, { "[::]:80", "::", "80", "" },
-        { "unix:/tmp/x", "", "", "/tmp/x" }, { "unix:x:1", "", "", "x:1" },
+    static const struct {
+        const char *text, *host, *port, *path;
+    } cases[] = {
+        {"127.0.0.1:8000", "127.0.0.1", "8000", ""},
+        {"localhost:0", "localhost", "0", ""},
+        {":65535", "", "65535", ""},
+        {"[::1]:80", "::1", "80", ""},
+        {"[::]:80", "::", "80", ""},
+        {"unix:/tmp/x", "", "", "/tmp/x"},
+        {"unix:x:1", "", "", "x:1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         listen_address_t address;
@@ -34,8 +40,8 @@ static void test_listen_address_bad_forms_are_refused(void **state)
     (void)state;
     char long_path[128] = "unix:/";
     memset(long_path + 6, 'a', 107);
-    const char *const cases[] = { "",      "8000",  "host", "host:", "host:x", "host:65536", "host:123456", "::1:80",
-                                  "[::1]", "[]x:1", "[:1",  "unix:", "a:1:2",  "a:-1",       long_path };
+    const char *const cases[] = {"",      "8000",  "host", "host:", "host:x", "host:65536", "host:123456", "::1:80",
+                                 "[::1]", "[]x:1", "[:1",  "unix:", "a:1:2",  "a:-1",       long_path};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         listen_address_t address;
         if (listen_address_parse(cases[i], &address) != QN_ERR_CONFIG) fail_msg("accepted: %s", cases[i]);

@@ -24,7 +24,7 @@ static void start_config(const char *const *sets, size_t count)
 static int setup(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=32MiB"};
     start_config(sets, 2);
     return region_table_create(QN_SHARE_MEMFD, -1, 4, "/run/x/memory.fds", true, &table);
 }
@@ -45,7 +45,7 @@ static qn_err_t load(qn_mapping_t *kept_weights, qn_mapping_t *kept_kv, loader_r
     uint64_t done, total;
     assert_int_equal(loader_start(qn_config_values(config), table, &kept_weights, &kept_kv, &loader), QN_OK);
     assert_null(kept_weights);
-    struct pollfd wait = { .fd = loader_fd(loader), .events = POLLIN };
+    struct pollfd wait = {.fd = loader_fd(loader), .events = POLLIN};
     assert_int_equal(poll(&wait, 1, 60000), 1);
     assert_true(loader_take(loader, &err, ret_result));
     loader_progress(loader, &done, &total);
@@ -76,7 +76,7 @@ static void test_loader_result_is_complete(void **state)
 static void test_loader_failure_keeps_text_and_origin(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=/nonexistent" };
+    static const char *const sets[] = {"model.path=/nonexistent"};
     loader_result_t result;
     start_config(sets, 1);
     assert_int_equal(load(NULL, NULL, &result), QN_ERR_NOT_FOUND);
@@ -87,7 +87,7 @@ static void test_loader_failure_keeps_text_and_origin(void **state)
 static void test_loader_destroyed_while_it_runs_ends_soon(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "model.load_format=dummy" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "model.load_format=dummy"};
     qn_mapping_t *none = NULL;
     loader_t *loader;
     start_config(sets, 2);
@@ -128,7 +128,7 @@ static void test_loader_kept_regions_are_used_again(void **state)
 static void test_loader_kept_kv_of_automatic_size_is_used_as_it_is(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "scheduler.max_sequences=4" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "scheduler.max_sequences=4"};
     loader_result_t first, second;
     start_config(sets, 2);
     assert_int_equal(load(NULL, NULL, &first), QN_OK);
@@ -150,7 +150,7 @@ static void test_loader_kept_kv_of_automatic_size_is_used_as_it_is(void **state)
 static void test_loader_kept_weights_of_another_model_are_dropped(void **state)
 {
     (void)state;
-    static const char *const sets[] = { "model.path=deploy/models/default", "model.load_format=dummy" };
+    static const char *const sets[] = {"model.path=deploy/models/default", "model.load_format=dummy"};
     loader_result_t first, second;
     assert_int_equal(load(NULL, NULL, &first), QN_OK);
     qn_mapping_t *weights = keep(&first.weights_region);
@@ -166,14 +166,16 @@ static void test_loader_kept_weights_of_another_model_are_dropped(void **state)
 static void write_dynamic_model(const char *directory)
 {
     char command[512];
-    snprintf(command, sizeof command, "sed 's/\"rope_type\": \"default\"/\"rope_type\": \"dynamic\", \"factor\": 2.0/' "
-             "deploy/models/default/config.json > %s/config.json", directory);
+    snprintf(command, sizeof command,
+             "sed 's/\"rope_type\": \"default\"/\"rope_type\": \"dynamic\", \"factor\": 2.0/' "
+             "deploy/models/default/config.json > %s/config.json",
+             directory);
     assert_int_equal(system(command), 0);
 }
 
 static bool shares_prefixes(block_pool_t *pool)
 {
-    uint32_t ids[32] = { 1, 2, 3 };
+    uint32_t ids[32] = {1, 2, 3};
     block_pool_grant_t grant;
     assert_int_equal(block_pool_open(pool, 1, 0, 32, ids, 32, &grant), BLOCK_POOL_GRANTED);
     assert_true(block_pool_commit(pool, 1, 0, ids, 32));
@@ -189,8 +191,8 @@ static void test_loader_dynamic_rope_shares_no_prefixes_beyond_its_length(void *
     write_dynamic_model(directory);
     snprintf(path, sizeof path, "model.path=%s", directory);
     for (int within = 0; within <= 1; within++) {
-        const char *const sets[] = { path, "model.load_format=dummy", "memory.kv_bytes=64MiB",
-                                     within ? "model.max_model_len=2048" : "model.max_model_len=2049" };
+        const char *const sets[] = {path, "model.load_format=dummy", "memory.kv_bytes=64MiB",
+                                    within ? "model.max_model_len=2048" : "model.max_model_len=2049"};
         loader_result_t result;
         start_config(sets, 4);
         if (load(NULL, NULL, &result)) fail_msg("%s", qn_err_text());
@@ -206,10 +208,10 @@ static void test_loader_dynamic_rope_shares_no_prefixes_beyond_its_length(void *
 static void test_loader_huge_pages_follow_the_key(void **state)
 {
     (void)state;
-    static const char *const keys[] = { "memory.huge_pages=off", "memory.huge_pages=auto", "memory.huge_pages=all" };
+    static const char *const keys[] = {"memory.huge_pages=off", "memory.huge_pages=auto", "memory.huge_pages=all"};
     uint64_t weights_huge[3], kv_huge[3];
     for (size_t i = 0; i < 3; i++) {
-        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB", keys[i] };
+        const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=32MiB", keys[i]};
         region_table_t *regions;
         loader_result_t result;
         start_config(sets, 3);
@@ -231,9 +233,9 @@ static void test_loader_huge_pages_follow_the_key(void **state)
 static void test_loader_kept_weights_of_another_format_are_dropped(void **state)
 {
     (void)state;
-    static const char *const formats[] = { "model.quantize=int8", "model.quantize=int4", "model.layout=rows" };
+    static const char *const formats[] = {"model.quantize=int8", "model.quantize=int4", "model.layout=rows"};
     for (size_t i = 0; i < 3; i++) {
-        const char *const sets[] = { "model.path=deploy/models/default", "memory.kv_bytes=32MiB", formats[i] };
+        const char *const sets[] = {"model.path=deploy/models/default", "memory.kv_bytes=32MiB", formats[i]};
         loader_result_t first, second;
         start_config(sets, 2);
         assert_int_equal(load(NULL, NULL, &first), QN_OK);

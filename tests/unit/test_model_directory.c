@@ -11,10 +11,10 @@
 
 #include "services/memory/model_directory.h"
 
-#define CONFIG \
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64," \
+#define CONFIG                                                                                               \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,"                 \
     "\"intermediate_size\":128,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2," \
-    "\"vocab_size\":100,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\",\"rope_theta\":10000.0," \
+    "\"vocab_size\":100,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\",\"rope_theta\":10000.0,"               \
     "\"max_position_embeddings\":500,\"bos_token_id\":1,\"eos_token_id\":2}"
 
 static char directory[64];
@@ -41,7 +41,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    static const char *const names[] = { "config.json", "generation_config.json" };
+    static const char *const names[] = {"config.json", "generation_config.json"};
     char path[128];
     for (size_t i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, names[i]);
@@ -52,7 +52,7 @@ static int teardown(void **state)
 
 static qn_config_values_t values(char *id, uint64_t max_model_len)
 {
-    qn_config_values_t values = { 0 };
+    qn_config_values_t values = {0};
     values.model.path = directory;
     values.model.id = id;
     values.model.max_model_len = max_model_len;
@@ -88,8 +88,10 @@ static void test_model_directory_length_both_sides_of_the_model_s(void **state)
         model_directory_t *model = NULL;
         qn_config_values_t config = values("", length);
         assert_int_equal(model_directory_read(&config, &model), length <= 500 ? QN_OK : QN_ERR_CONFIG);
-        if (model) assert_true(model->max_model_len_asked && model->max_model_len == length);
-        else assert_non_null(strstr(qn_err_text(), "500 tokens"));
+        if (model)
+            assert_true(model->max_model_len_asked && model->max_model_len == length);
+        else
+            assert_non_null(strstr(qn_err_text(), "500 tokens"));
         model_directory_free(&model);
     }
 }

@@ -14,8 +14,15 @@
 
 static qn_model_config_t small_config(void)
 {
-    return (qn_model_config_t){ .layers = 3, .hidden = 8, .heads = 4, .kv_heads = 2, .head_dim = 6, .intermediate = 10,
-                                .vocab = 20, .gated_mlp = true, .rope.type = QN_ROPE_DEFAULT };
+    return (qn_model_config_t){.layers = 3,
+                               .hidden = 8,
+                               .heads = 4,
+                               .kv_heads = 2,
+                               .head_dim = 6,
+                               .intermediate = 10,
+                               .vocab = 20,
+                               .gated_mlp = true,
+                               .rope.type = QN_ROPE_DEFAULT};
 }
 
 static const qn_model_tensor_t *find(const qn_model_config_t *config, const char *name)
@@ -38,18 +45,18 @@ static void test_model_tensors_shapes_follow_the_configuration(void **state)
         uint32_t layer, rank;
         uint64_t shape[2];
     } wanted[] = {
-        { "model.embed_tokens.weight", QN_TENSOR_EMBEDDING, QN_TENSOR_OUTER, QN_TENSOR_NO_LAYER, 2, { 20, 8 } },
-        { "model.layers.0.input_layernorm.weight", QN_TENSOR_ATTENTION_NORM, QN_TENSOR_PLAIN, 0, 1, { 8 } },
-        { "model.layers.1.self_attn.q_proj.weight", QN_TENSOR_Q, QN_TENSOR_PRODUCT, 1, 2, { 24, 8 } },
-        { "model.layers.2.self_attn.k_proj.weight", QN_TENSOR_K, QN_TENSOR_PRODUCT, 2, 2, { 12, 8 } },
-        { "model.layers.2.self_attn.v_proj.weight", QN_TENSOR_V, QN_TENSOR_PRODUCT, 2, 2, { 12, 8 } },
-        { "model.layers.0.self_attn.o_proj.weight", QN_TENSOR_OUTPUT, QN_TENSOR_PRODUCT, 0, 2, { 8, 24 } },
-        { "model.layers.0.post_attention_layernorm.weight", QN_TENSOR_MLP_NORM, QN_TENSOR_PLAIN, 0, 1, { 8 } },
-        { "model.layers.0.mlp.gate_proj.weight", QN_TENSOR_GATE, QN_TENSOR_PRODUCT, 0, 2, { 10, 8 } },
-        { "model.layers.0.mlp.up_proj.weight", QN_TENSOR_UP, QN_TENSOR_PRODUCT, 0, 2, { 10, 8 } },
-        { "model.layers.0.mlp.down_proj.weight", QN_TENSOR_DOWN, QN_TENSOR_PRODUCT, 0, 2, { 8, 10 } },
-        { "model.norm.weight", QN_TENSOR_FINAL_NORM, QN_TENSOR_PLAIN, QN_TENSOR_NO_LAYER, 1, { 8 } },
-        { "lm_head.weight", QN_TENSOR_HEAD, QN_TENSOR_OUTER, QN_TENSOR_NO_LAYER, 2, { 20, 8 } },
+        {"model.embed_tokens.weight", QN_TENSOR_EMBEDDING, QN_TENSOR_OUTER, QN_TENSOR_NO_LAYER, 2, {20, 8}},
+        {"model.layers.0.input_layernorm.weight", QN_TENSOR_ATTENTION_NORM, QN_TENSOR_PLAIN, 0, 1, {8}},
+        {"model.layers.1.self_attn.q_proj.weight", QN_TENSOR_Q, QN_TENSOR_PRODUCT, 1, 2, {24, 8}},
+        {"model.layers.2.self_attn.k_proj.weight", QN_TENSOR_K, QN_TENSOR_PRODUCT, 2, 2, {12, 8}},
+        {"model.layers.2.self_attn.v_proj.weight", QN_TENSOR_V, QN_TENSOR_PRODUCT, 2, 2, {12, 8}},
+        {"model.layers.0.self_attn.o_proj.weight", QN_TENSOR_OUTPUT, QN_TENSOR_PRODUCT, 0, 2, {8, 24}},
+        {"model.layers.0.post_attention_layernorm.weight", QN_TENSOR_MLP_NORM, QN_TENSOR_PLAIN, 0, 1, {8}},
+        {"model.layers.0.mlp.gate_proj.weight", QN_TENSOR_GATE, QN_TENSOR_PRODUCT, 0, 2, {10, 8}},
+        {"model.layers.0.mlp.up_proj.weight", QN_TENSOR_UP, QN_TENSOR_PRODUCT, 0, 2, {10, 8}},
+        {"model.layers.0.mlp.down_proj.weight", QN_TENSOR_DOWN, QN_TENSOR_PRODUCT, 0, 2, {8, 10}},
+        {"model.norm.weight", QN_TENSOR_FINAL_NORM, QN_TENSOR_PLAIN, QN_TENSOR_NO_LAYER, 1, {8}},
+        {"lm_head.weight", QN_TENSOR_HEAD, QN_TENSOR_OUTER, QN_TENSOR_NO_LAYER, 2, {20, 8}},
     };
     qn_model_config_t config = small_config();
     assert_int_equal(qn_model_tensor_count(&config), 1 + 3 * 9 + 2);
@@ -76,12 +83,15 @@ static void test_model_tensors_switches_add_and_remove(void **state)
     assert_null(find(&config, "lm_head.weight"));
     assert_null(find(&config, "model.layers.1.self_attn.q_proj.bias"));
     config.qkv_bias = config.output_bias = config.mlp_bias = config.qk_norm = true;
-    static const struct { const char *name; uint64_t extent; } added[] = {
-        { "model.layers.1.self_attn.q_proj.bias", 24 }, { "model.layers.1.self_attn.k_proj.bias", 12 },
-        { "model.layers.1.self_attn.v_proj.bias", 12 }, { "model.layers.1.self_attn.o_proj.bias", 8 },
-        { "model.layers.1.self_attn.q_norm.weight", 6 }, { "model.layers.1.self_attn.k_norm.weight", 6 },
-        { "model.layers.1.mlp.gate_proj.bias", 10 }, { "model.layers.1.mlp.up_proj.bias", 10 },
-        { "model.layers.1.mlp.down_proj.bias", 8 },
+    static const struct {
+        const char *name;
+        uint64_t extent;
+    } added[] = {
+        {"model.layers.1.self_attn.q_proj.bias", 24},  {"model.layers.1.self_attn.k_proj.bias", 12},
+        {"model.layers.1.self_attn.v_proj.bias", 12},  {"model.layers.1.self_attn.o_proj.bias", 8},
+        {"model.layers.1.self_attn.q_norm.weight", 6}, {"model.layers.1.self_attn.k_norm.weight", 6},
+        {"model.layers.1.mlp.gate_proj.bias", 10},     {"model.layers.1.mlp.up_proj.bias", 10},
+        {"model.layers.1.mlp.down_proj.bias", 8},
     };
     for (size_t i = 0; i < sizeof added / sizeof *added; i++) {
         const qn_model_tensor_t *tensor = find(&config, added[i].name);
@@ -102,27 +112,66 @@ static void test_model_tensors_gpt2_splits_and_transposes_its_sources(void **sta
         bool transposed;
         uint64_t shape[2], outputs, first;
     } wanted[] = {
-        { "transformer.wte.weight", "transformer.wte.weight", QN_TENSOR_EMBEDDING, false, { 50257, 768 }, 50257, 0 },
-        { "transformer.wpe.weight", "transformer.wpe.weight", QN_TENSOR_POSITIONS, false, { 1024, 768 }, 1024, 0 },
-        { "transformer.h.0.ln_1.bias", "transformer.h.0.ln_1.bias", QN_TENSOR_ATTENTION_NORM_BIAS, false, { 768 },
-          768, 0 },
-        { "transformer.h.3.attn.c_attn.q.weight", "transformer.h.3.attn.c_attn.weight", QN_TENSOR_Q, true,
-          { 768, 768 }, 2304, 0 },
-        { "transformer.h.3.attn.c_attn.k.weight", "transformer.h.3.attn.c_attn.weight", QN_TENSOR_K, true,
-          { 768, 768 }, 2304, 768 },
-        { "transformer.h.3.attn.c_attn.v.weight", "transformer.h.3.attn.c_attn.weight", QN_TENSOR_V, true,
-          { 768, 768 }, 2304, 1536 },
-        { "transformer.h.11.attn.c_attn.v.bias", "transformer.h.11.attn.c_attn.bias", QN_TENSOR_V_BIAS, false, { 768 },
-          2304, 1536 },
-        { "transformer.h.11.attn.c_proj.weight", "transformer.h.11.attn.c_proj.weight", QN_TENSOR_OUTPUT, true,
-          { 768, 768 }, 768, 0 },
-        { "transformer.h.0.mlp.c_fc.weight", "transformer.h.0.mlp.c_fc.weight", QN_TENSOR_UP, true, { 3072, 768 },
-          3072, 0 },
-        { "transformer.h.0.mlp.c_proj.weight", "transformer.h.0.mlp.c_proj.weight", QN_TENSOR_DOWN, true,
-          { 768, 3072 }, 768, 0 },
-        { "transformer.h.0.mlp.c_proj.bias", "transformer.h.0.mlp.c_proj.bias", QN_TENSOR_DOWN_BIAS, false, { 768 },
-          768, 0 },
-        { "transformer.ln_f.bias", "transformer.ln_f.bias", QN_TENSOR_FINAL_NORM_BIAS, false, { 768 }, 768, 0 },
+        {"transformer.wte.weight", "transformer.wte.weight", QN_TENSOR_EMBEDDING, false, {50257, 768}, 50257, 0},
+        {"transformer.wpe.weight", "transformer.wpe.weight", QN_TENSOR_POSITIONS, false, {1024, 768}, 1024, 0},
+        {"transformer.h.0.ln_1.bias", "transformer.h.0.ln_1.bias", QN_TENSOR_ATTENTION_NORM_BIAS, false, {768}, 768, 0},
+        {"transformer.h.3.attn.c_attn.q.weight",
+         "transformer.h.3.attn.c_attn.weight",
+         QN_TENSOR_Q,
+         true,
+         {768, 768},
+         2304,
+         0},
+        {"transformer.h.3.attn.c_attn.k.weight",
+         "transformer.h.3.attn.c_attn.weight",
+         QN_TENSOR_K,
+         true,
+         {768, 768},
+         2304,
+         768},
+        {"transformer.h.3.attn.c_attn.v.weight",
+         "transformer.h.3.attn.c_attn.weight",
+         QN_TENSOR_V,
+         true,
+         {768, 768},
+         2304,
+         1536},
+        {"transformer.h.11.attn.c_attn.v.bias",
+         "transformer.h.11.attn.c_attn.bias",
+         QN_TENSOR_V_BIAS,
+         false,
+         {768},
+         2304,
+         1536},
+        {"transformer.h.11.attn.c_proj.weight",
+         "transformer.h.11.attn.c_proj.weight",
+         QN_TENSOR_OUTPUT,
+         true,
+         {768, 768},
+         768,
+         0},
+        {"transformer.h.0.mlp.c_fc.weight",
+         "transformer.h.0.mlp.c_fc.weight",
+         QN_TENSOR_UP,
+         true,
+         {3072, 768},
+         3072,
+         0},
+        {"transformer.h.0.mlp.c_proj.weight",
+         "transformer.h.0.mlp.c_proj.weight",
+         QN_TENSOR_DOWN,
+         true,
+         {768, 3072},
+         768,
+         0},
+        {"transformer.h.0.mlp.c_proj.bias",
+         "transformer.h.0.mlp.c_proj.bias",
+         QN_TENSOR_DOWN_BIAS,
+         false,
+         {768},
+         768,
+         0},
+        {"transformer.ln_f.bias", "transformer.ln_f.bias", QN_TENSOR_FINAL_NORM_BIAS, false, {768}, 768, 0},
     };
     qn_model_config_t config = published_config("gpt2");
     assert_int_equal(qn_model_tensor_count(&config), 2 + 12 * 16 + 2);
@@ -147,19 +196,29 @@ static void test_model_tensors_experts_have_their_families_names(void **state)
         uint32_t expert;
         uint64_t shape[2];
     } wanted[] = {
-        { "Mixtral-8x7B-v0.1", "model.layers.31.block_sparse_moe.gate.weight", QN_TENSOR_ROUTER, QN_TENSOR_NO_EXPERT,
-          { 8, 4096 } },
-        { "Mixtral-8x7B-v0.1", "model.layers.0.block_sparse_moe.experts.7.w1.weight", QN_TENSOR_EXPERT_GATE, 7,
-          { 14336, 4096 } },
-        { "Mixtral-8x7B-v0.1", "model.layers.0.block_sparse_moe.experts.7.w3.weight", QN_TENSOR_EXPERT_UP, 7,
-          { 14336, 4096 } },
-        { "Mixtral-8x7B-v0.1", "model.layers.0.block_sparse_moe.experts.7.w2.weight", QN_TENSOR_EXPERT_DOWN, 7,
-          { 4096, 14336 } },
-        { "Qwen3-30B-A3B", "model.layers.47.mlp.gate.weight", QN_TENSOR_ROUTER, QN_TENSOR_NO_EXPERT, { 128, 2048 } },
-        { "Qwen3-30B-A3B", "model.layers.47.mlp.experts.127.gate_proj.weight", QN_TENSOR_EXPERT_GATE, 127,
-          { 768, 2048 } },
-        { "Qwen3-30B-A3B", "model.layers.47.mlp.experts.127.down_proj.weight", QN_TENSOR_EXPERT_DOWN, 127,
-          { 2048, 768 } },
+        {"Mixtral-8x7B-v0.1",
+         "model.layers.31.block_sparse_moe.gate.weight",
+         QN_TENSOR_ROUTER,
+         QN_TENSOR_NO_EXPERT,
+         {8, 4096}},
+        {"Mixtral-8x7B-v0.1",
+         "model.layers.0.block_sparse_moe.experts.7.w1.weight",
+         QN_TENSOR_EXPERT_GATE,
+         7,
+         {14336, 4096}},
+        {"Mixtral-8x7B-v0.1",
+         "model.layers.0.block_sparse_moe.experts.7.w3.weight",
+         QN_TENSOR_EXPERT_UP,
+         7,
+         {14336, 4096}},
+        {"Mixtral-8x7B-v0.1",
+         "model.layers.0.block_sparse_moe.experts.7.w2.weight",
+         QN_TENSOR_EXPERT_DOWN,
+         7,
+         {4096, 14336}},
+        {"Qwen3-30B-A3B", "model.layers.47.mlp.gate.weight", QN_TENSOR_ROUTER, QN_TENSOR_NO_EXPERT, {128, 2048}},
+        {"Qwen3-30B-A3B", "model.layers.47.mlp.experts.127.gate_proj.weight", QN_TENSOR_EXPERT_GATE, 127, {768, 2048}},
+        {"Qwen3-30B-A3B", "model.layers.47.mlp.experts.127.down_proj.weight", QN_TENSOR_EXPERT_DOWN, 127, {2048, 768}},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         qn_model_config_t config = published_config(wanted[i].model);
@@ -181,13 +240,22 @@ static void test_model_tensors_dense_layers_between_sparse_ones_have_an_mlp(void
     config.experts = 4, config.experts_per_token = 2, config.expert_intermediate = 5;
     config.layer_is_sparse[1] = true;
     assert_int_equal(qn_model_tensor_count(&config), 1 + 9 + (6 + 1 + 12) + 9 + 2);
-    static const struct { size_t index; const char *name; } wanted[] = {
-        { 9, "model.layers.0.mlp.down_proj.weight" }, { 10, "model.layers.1.input_layernorm.weight" },
-        { 16, "model.layers.1.mlp.gate.weight" }, { 17, "model.layers.1.mlp.experts.0.gate_proj.weight" },
-        { 18, "model.layers.1.mlp.experts.0.up_proj.weight" }, { 19, "model.layers.1.mlp.experts.0.down_proj.weight" },
-        { 20, "model.layers.1.mlp.experts.1.gate_proj.weight" },
-        { 28, "model.layers.1.mlp.experts.3.down_proj.weight" }, { 29, "model.layers.2.input_layernorm.weight" },
-        { 36, "model.layers.2.mlp.up_proj.weight" }, { 38, "model.norm.weight" }, { 39, "lm_head.weight" },
+    static const struct {
+        size_t index;
+        const char *name;
+    } wanted[] = {
+        {9, "model.layers.0.mlp.down_proj.weight"},
+        {10, "model.layers.1.input_layernorm.weight"},
+        {16, "model.layers.1.mlp.gate.weight"},
+        {17, "model.layers.1.mlp.experts.0.gate_proj.weight"},
+        {18, "model.layers.1.mlp.experts.0.up_proj.weight"},
+        {19, "model.layers.1.mlp.experts.0.down_proj.weight"},
+        {20, "model.layers.1.mlp.experts.1.gate_proj.weight"},
+        {28, "model.layers.1.mlp.experts.3.down_proj.weight"},
+        {29, "model.layers.2.input_layernorm.weight"},
+        {36, "model.layers.2.mlp.up_proj.weight"},
+        {38, "model.norm.weight"},
+        {39, "lm_head.weight"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         qn_model_tensor_t tensor;
@@ -199,11 +267,14 @@ static void test_model_tensors_dense_layers_between_sparse_ones_have_an_mlp(void
 static void test_model_tensors_gemma2_has_four_norms_a_layer(void **state)
 {
     (void)state;
-    static const struct { const char *name; qn_tensor_role_t role; } wanted[] = {
-        { "model.layers.25.input_layernorm.weight", QN_TENSOR_ATTENTION_NORM },
-        { "model.layers.25.post_attention_layernorm.weight", QN_TENSOR_POST_ATTENTION_NORM },
-        { "model.layers.25.pre_feedforward_layernorm.weight", QN_TENSOR_MLP_NORM },
-        { "model.layers.25.post_feedforward_layernorm.weight", QN_TENSOR_POST_MLP_NORM },
+    static const struct {
+        const char *name;
+        qn_tensor_role_t role;
+    } wanted[] = {
+        {"model.layers.25.input_layernorm.weight", QN_TENSOR_ATTENTION_NORM},
+        {"model.layers.25.post_attention_layernorm.weight", QN_TENSOR_POST_ATTENTION_NORM},
+        {"model.layers.25.pre_feedforward_layernorm.weight", QN_TENSOR_MLP_NORM},
+        {"model.layers.25.post_feedforward_layernorm.weight", QN_TENSOR_POST_MLP_NORM},
     };
     qn_model_config_t config = published_config("gemma-2-2b");
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
@@ -241,14 +312,15 @@ static void test_model_tensors_names_are_unique_and_fit(void **state)
     for (size_t i = 0; i < PUBLISHED_COUNT; i++) {
         qn_model_config_t config = published_config(PUBLISHED[i].name);
         size_t count = qn_model_tensor_count(&config);
-        char (*names)[QN_NAME_MAX] = malloc(count * sizeof *names);
+        char(*names)[QN_NAME_MAX] = malloc(count * sizeof *names);
         for (size_t j = 0; j < count; j++) {
             qn_model_tensor_t tensor;
             qn_model_tensor_at(&config, j, &tensor);
             memcpy(names[j], tensor.name, QN_NAME_MAX);
         }
         qsort(names, count, sizeof *names, by_text);
-        for (size_t j = 1; j < count; j++) assert_string_not_equal(names[j - 1], names[j]);
+        for (size_t j = 1; j < count; j++)
+            assert_string_not_equal(names[j - 1], names[j]);
         free(names);
     }
     /* The longest names there can be: every number at its limit. */
@@ -287,9 +359,9 @@ static void test_model_tensors_are_exactly_those_of_the_checkpoints(void **state
 {
     (void)state;
     static const char *const PATHS[] = {
-        "deploy/models/default", "tests/golden/llama3", "tests/golden/mistral", "tests/golden/qwen2",
-        "tests/golden/qwen3", "tests/golden/gpt2", "tests/golden/mixtral", "tests/golden/qwen3moe",
-        "tests/golden/gemma2",
+        "deploy/models/default", "tests/golden/llama3",   "tests/golden/mistral",
+        "tests/golden/qwen2",    "tests/golden/qwen3",    "tests/golden/gpt2",
+        "tests/golden/mixtral",  "tests/golden/qwen3moe", "tests/golden/gemma2",
     };
     for (size_t i = 0; i < sizeof PATHS / sizeof *PATHS; i++) {
         qn_model_config_t config = read_config(PATHS[i]);

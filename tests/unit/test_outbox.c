@@ -12,7 +12,7 @@
 static void test_outbox_keeps_order_and_copies(void **state)
 {
     (void)state;
-    qn_outbox_t box = { 0 };
+    qn_outbox_t box = {0};
     char text[] = "one";
     assert_null(qn_outbox_first(&box));
     assert_true(qn_outbox_push(&box, 1, text, sizeof text));
@@ -29,8 +29,9 @@ static void test_outbox_keeps_order_and_copies(void **state)
 static void test_outbox_refuses_beyond_its_bound_and_wraps(void **state)
 {
     (void)state;
-    qn_outbox_t box = { 0 };
-    for (uint64_t number = 1; number <= QN_OUTBOX_MAX; number++) assert_true(qn_outbox_push(&box, number, "x", 1));
+    qn_outbox_t box = {0};
+    for (uint64_t number = 1; number <= QN_OUTBOX_MAX; number++)
+        assert_true(qn_outbox_push(&box, number, "x", 1));
     assert_false(qn_outbox_push(&box, QN_OUTBOX_MAX + 1, "x", 1));
     qn_outbox_pop(&box);
     assert_true(qn_outbox_push(&box, QN_OUTBOX_MAX + 1, "y", 1));

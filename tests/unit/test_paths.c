@@ -29,14 +29,16 @@ static int teardown(void **state)
     char path[128];
     snprintf(path, sizeof path, "%s/quintet", directory);
     remove(path);
-    if (saved_runtime[0]) setenv("XDG_RUNTIME_DIR", saved_runtime, 1);
-    else unsetenv("XDG_RUNTIME_DIR");
+    if (saved_runtime[0])
+        setenv("XDG_RUNTIME_DIR", saved_runtime, 1);
+    else
+        unsetenv("XDG_RUNTIME_DIR");
     return rmdir(directory);
 }
 
 static qn_config_values_t values(char *run_dir, char *model)
 {
-    qn_config_values_t values = { .run_dir = run_dir };
+    qn_config_values_t values = {.run_dir = run_dir};
     values.model.path = model;
     return values;
 }

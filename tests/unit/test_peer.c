@@ -34,15 +34,18 @@ static void test_peer_control_needs_greeting_but_no_credit(void **state)
     (void)state;
     qn_peer_link_t link = greeted(8, 1);
     assert_true(qn_peer_link_may_send(&link, 0));
-    assert_false(qn_peer_link_may_send(&(qn_peer_link_t){ 0 }, 0));
+    assert_false(qn_peer_link_may_send(&(qn_peer_link_t){0}, 0));
 }
 
 static void test_peer_take_tells_next_gap_repeat_overrun(void **state)
 {
     (void)state;
-    static const struct { uint64_t number; qn_peer_data_t expected; } rows[] = {
-        { 1, QN_PEER_DATA_NEXT }, { 2, QN_PEER_DATA_NEXT }, { 2, QN_PEER_DATA_REPEATED }, { 1, QN_PEER_DATA_REPEATED },
-        { 5, QN_PEER_DATA_OVERRUN }, { 4, QN_PEER_DATA_GAP }, { 3, QN_PEER_DATA_REPEATED }, { 0, QN_PEER_DATA_REPEATED },
+    static const struct {
+        uint64_t number;
+        qn_peer_data_t expected;
+    } rows[] = {
+        {1, QN_PEER_DATA_NEXT},    {2, QN_PEER_DATA_NEXT}, {2, QN_PEER_DATA_REPEATED}, {1, QN_PEER_DATA_REPEATED},
+        {5, QN_PEER_DATA_OVERRUN}, {4, QN_PEER_DATA_GAP},  {3, QN_PEER_DATA_REPEATED}, {0, QN_PEER_DATA_REPEATED},
     };
     qn_peer_link_t link = greeted(4, 4);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -53,7 +56,8 @@ static void test_peer_credit_is_due_at_half_the_window(void **state)
 {
     (void)state;
     qn_peer_link_t link = greeted(8, 8);
-    for (uint64_t number = 1; number <= 3; number++) qn_peer_link_take(&link, number);
+    for (uint64_t number = 1; number <= 3; number++)
+        qn_peer_link_take(&link, number);
     assert_int_equal(qn_peer_link_credit_due(&link), 0);
     qn_peer_link_take(&link, 4);
     assert_int_equal(qn_peer_link_credit_due(&link), 12);
@@ -82,7 +86,7 @@ static void test_peer_beats_every_period(void **state)
     qn_peer_link_t link = greeted(8, 8);
     assert_false(qn_peer_link_beat_due(&link, 1000 + QN_HEARTBEAT_NS - 1));
     assert_true(qn_peer_link_beat_due(&link, 1000 + QN_HEARTBEAT_NS));
-    assert_false(qn_peer_link_beat_due(&(qn_peer_link_t){ 0 }, UINT64_MAX));
+    assert_false(qn_peer_link_beat_due(&(qn_peer_link_t){0}, UINT64_MAX));
 }
 
 int main(void)

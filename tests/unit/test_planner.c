@@ -3,19 +3,28 @@
 
 static scheduler_options_t options(uint32_t slots, uint32_t step_tokens, uint32_t chunk, uint32_t lookahead)
 {
-    return (scheduler_options_t){
-        .planner = {.max_step_tokens = step_tokens, .prefill_chunk_tokens = chunk, .lookahead = lookahead},
-        .max_sequences = slots,
-        .queue_limit = 16};
+    return (scheduler_options_t){.planner = {.max_step_tokens = step_tokens,
+                                             .prefill_chunk_tokens = chunk,
+                                             .lookahead = lookahead},
+                                 .max_sequences = slots,
+                                 .queue_limit = 16};
 }
 
 static void test_planner_create_options_out_of_range_refused(void **state)
 {
     (void)state;
-    const struct { uint32_t slots, step_tokens, chunk, lookahead; qn_err_t err; } table[] = {
-        {4, 4, 1, 0, QN_OK},           {4, 3, 1, 0, QN_ERR_CONFIG}, {4, QN_STEP_TOKENS_MAX, 1, 1, QN_OK},
-        {4, QN_STEP_TOKENS_MAX + 1, 1, 1, QN_ERR_CONFIG}, {4, 4, 0, 0, QN_ERR_CONFIG}, {4, 4, 1, 2, QN_ERR_CONFIG},
-        {0, 4, 1, 0, QN_ERR_CONFIG},   {QN_SLOTS_MAX + 1, 4096, 1, 0, QN_ERR_CONFIG},
+    const struct {
+        uint32_t slots, step_tokens, chunk, lookahead;
+        qn_err_t err;
+    } table[] = {
+        {4, 4, 1, 0, QN_OK},
+        {4, 3, 1, 0, QN_ERR_CONFIG},
+        {4, QN_STEP_TOKENS_MAX, 1, 1, QN_OK},
+        {4, QN_STEP_TOKENS_MAX + 1, 1, 1, QN_ERR_CONFIG},
+        {4, 4, 0, 0, QN_ERR_CONFIG},
+        {4, 4, 1, 2, QN_ERR_CONFIG},
+        {0, 4, 1, 0, QN_ERR_CONFIG},
+        {QN_SLOTS_MAX + 1, 4096, 1, 0, QN_ERR_CONFIG},
     };
     uint8_t *mapping = calloc(1, 1 << 20);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -79,7 +88,7 @@ static void test_planner_lookahead_plans_a_decode_before_its_input_is_known(void
     assert_int_equal(c.plan.id_count, 0);
     assert_false(case_plan(&c)); /* two are without a result */
     assert_int_equal(case_result(&c, 500, false), QN_OK);
-    assert_true(case_plan(&c));  /* token 2 of 3: the last run */
+    assert_true(case_plan(&c)); /* token 2 of 3: the last run */
     assert_int_equal(case_result(&c, 501, false), QN_OK);
     assert_false(case_plan(&c)); /* never past max_tokens */
     assert_int_equal(case_result(&c, 502, false), QN_OK);
@@ -198,8 +207,7 @@ static void test_planner_extends_ahead_and_starving_preempts_the_last(void **sta
         case_grant(&c, &leases[i], c.traffic.lease_batch, BATCH_SHORT, 0);
     while (case_plan(&c)) { /* they run on in what they have */
         assert_int_equal(case_result(&c, 500, false), QN_OK);
-        if (case_sequence(&c, 1)->planned < 12)
-            case_traffic(&c);
+        if (case_sequence(&c, 1)->planned < 12) case_traffic(&c);
     }
     assert_int_equal(case_sequence(&c, 1)->planned, 12);
     case_traffic(&c);
@@ -236,7 +244,7 @@ static void test_planner_compute_restart_sets_all_slots_again_at_the_proven_posi
     assert_int_equal(c.plan.retire_count, 0); /* the new one holds nothing */
     assert_int_equal(c.plan.set_count, 2);
     assert_int_equal(c.plan.runs[0].position, 3);
-    assert_false(c.plan.runs[0].from_slot);   /* the token is in the ledger */
+    assert_false(c.plan.runs[0].from_slot); /* the token is in the ledger */
     assert_int_equal(c.plan.ids[c.plan.runs[0].ids_offset], 500);
     assert_int_equal(c.plan.runs[1].position, 4);
     assert_int_equal(c.plan.block_count, case_sequence(&c, 1)->block_count + case_sequence(&c, 2)->block_count);

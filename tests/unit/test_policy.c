@@ -50,8 +50,11 @@ static void puppet_preempt(const qn_policy_view_t *shown, uint64_t needy, qn_pol
     ret_preempt->id = told_victim;
 }
 
-static const qn_policy_t puppet = {.version = QN_POLICY_ABI_VERSION, .name = "puppet", .admit = puppet_admit,
-                                   .share = puppet_share, .preempt = puppet_preempt};
+static const qn_policy_t puppet = {.version = QN_POLICY_ABI_VERSION,
+                                   .name = "puppet",
+                                   .admit = puppet_admit,
+                                   .share = puppet_share,
+                                   .preempt = puppet_preempt};
 
 static policy_t *open_puppet(void)
 {
@@ -147,7 +150,10 @@ static void test_policy_admit_nonsense_is_blamed(void **state)
 static void test_policy_share_nonsense_is_blamed(void **state)
 {
     (void)state;
-    static const struct { qn_policy_part_t parts[2]; uint32_t count; const char *rule;
+    static const struct {
+        qn_policy_part_t parts[2];
+        uint32_t count;
+        const char *rule;
     } table[] = {
         {{{1, 8}, {3, 4}}, 2, NULL},       {{{1, 8}, {3, 5}}, 2, "than the step has"},
         {{{1, 9}}, 1, "more tokens"},      {{{2, 6}}, 1, "more tokens"},

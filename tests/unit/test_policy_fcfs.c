@@ -25,7 +25,10 @@ static const qn_policy_view_t view = {.now_ns = 5000000,
 static void test_policy_admit_order(void **state)
 {
     (void)state;
-    static const struct { const qn_policy_t *functions; uint32_t most, count; uint64_t ids[4];
+    static const struct {
+        const qn_policy_t *functions;
+        uint32_t most, count;
+        uint64_t ids[4];
     } table[] = {
         {&policy_fcfs, 1, 1, {11}},
         {&policy_fcfs, 3, 3, {11, 12, 13}},

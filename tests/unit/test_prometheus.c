@@ -10,7 +10,7 @@
 
 static char *render(prometheus_t *page)
 {
-    reply_buffer_t out = { 0 };
+    reply_buffer_t out = {0};
     size_t bytes;
     prometheus_write(page, &out);
     reply_buffer_append(&out, "", 1);
@@ -22,8 +22,8 @@ static void test_prometheus_services_share_a_family(void **state)
 {
     (void)state;
     prometheus_t *page = prometheus_create();
-    qn_stat_row_t frames = { .name = "link_frames", .help = "Frames", .kind = QN_STAT_COUNTER, .value = 7 };
-    qn_stat_row_t gauge = { .name = "waiting", .help = "Two\nlines", .kind = QN_STAT_GAUGE, .value = 3 };
+    qn_stat_row_t frames = {.name = "link_frames", .help = "Frames", .kind = QN_STAT_COUNTER, .value = 7};
+    qn_stat_row_t gauge = {.name = "waiting", .help = "Two\nlines", .kind = QN_STAT_GAUGE, .value = 3};
     prometheus_add(page, "frontend", &frames);
     prometheus_add(page, "scheduler", &gauge);
     frames.value = UINT64_MAX;
@@ -31,7 +31,8 @@ static void test_prometheus_services_share_a_family(void **state)
     gauge.name = "link_frames_total"; /* taken by a counter */
     prometheus_add(page, "memory", &gauge);
     char *text = render(page);
-    assert_string_equal(text,
+    assert_string_equal(
+        text,
         "# HELP quintet_link_frames_total Frames\n# TYPE quintet_link_frames_total counter\n"
         "quintet_link_frames_total{service=\"frontend\"} 7\n"
         "quintet_link_frames_total{service=\"memory\"} 18446744073709551615\n"
@@ -44,8 +45,7 @@ static void test_prometheus_histogram_is_cumulative_in_seconds(void **state)
     (void)state;
     prometheus_t *page = prometheus_create();
     qn_stat_row_t row = {
-        .name = "step", .help = "Step", .kind = QN_STAT_HISTOGRAM_NS, .value = 4, .sum_ns = 2500000000
-    };
+        .name = "step", .help = "Step", .kind = QN_STAT_HISTOGRAM_NS, .value = 4, .sum_ns = 2500000000};
     row.buckets[0] = 1;
     row.buckets[1] = 2;
     row.buckets[QN_STAT_BUCKETS - 1] = 1;

@@ -37,8 +37,14 @@ static int teardown(void **state)
 
 static qn_region_spec_t make_spec(qn_region_kind_t kind, uint64_t bytes)
 {
-    return (qn_region_spec_t){ .id = 5, .kind = kind, .share = QN_SHARE_MEMFD, .device = -1, .bytes = bytes,
-                               .epoch = 9, .name = "test", .fd_socket = socket_path };
+    return (qn_region_spec_t){.id = 5,
+                              .kind = kind,
+                              .share = QN_SHARE_MEMFD,
+                              .device = -1,
+                              .bytes = bytes,
+                              .epoch = 9,
+                              .name = "test",
+                              .fd_socket = socket_path};
 }
 
 static qn_mapping_t *make_region(qn_region_kind_t kind, uint64_t bytes)
@@ -68,7 +74,7 @@ static int run_importer(qn_mapping_t *region, int (*child)(const qn_region_t *wi
     }
     int status;
     while (waitpid(pid, &status, WNOHANG) == 0) {
-        poll(&(struct pollfd){ .fd = qn_fd_server_fd(server), .events = POLLIN }, 1, 10);
+        poll(&(struct pollfd){.fd = qn_fd_server_fd(server), .events = POLLIN}, 1, 10);
         qn_fd_server_serve(server);
     }
     qn_fd_server_destroy(&server);
@@ -93,13 +99,14 @@ static int child_adds_one(const qn_region_t *wire)
 static void test_region_bytes_are_shared_with_another_process(void **state)
 {
     (void)state;
-    static const uint64_t sizes[] = { 1, 4095, 4096, 4097, (2 << 20) - 1, 2 << 20, (6 << 20) + 17 };
+    static const uint64_t sizes[] = {1, 4095, 4096, 4097, (2 << 20) - 1, 2 << 20, (6 << 20) + 17};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         qn_mapping_t *region = make_region(QN_REGION_KIND_ACTIVATIONS, sizes[i]);
         unsigned char *bytes = qn_region_pointer(region);
         assert_int_equal((uintptr_t)bytes % 4096, 0);
         assert_int_equal(bytes[0], 0); /* zeroed */
-        for (uint64_t j = 0; j < sizes[i]; j++) bytes[j] = (unsigned char)j;
+        for (uint64_t j = 0; j < sizes[i]; j++)
+            bytes[j] = (unsigned char)j;
         qn_region_t wire;
         qn_region_describe(region, &wire);
         assert_int_equal(run_importer(region, child_adds_one, &wire), 0);
@@ -241,7 +248,7 @@ static void test_region_foreign_descriptors_are_refused(void **state)
         if (pid == 0) _exit(child_is_refused(&wire));
         int status;
         while (waitpid(pid, &status, WNOHANG) == 0) {
-            poll(&(struct pollfd){ .fd = qn_fd_server_fd(server), .events = POLLIN }, 1, 10);
+            poll(&(struct pollfd){.fd = qn_fd_server_fd(server), .events = POLLIN}, 1, 10);
             qn_fd_server_serve(server);
         }
         assert_true(WIFEXITED(status));
@@ -315,14 +322,21 @@ static void test_region_mapping_and_descriptor_outlive_a_killed_owner(void **sta
         if (qn_fd_server_create(socket_path, find_region, region, &server)) _exit(3);
         if (write(ends[1], "r", 1) != 1) _exit(4);
         for (;;) {
-            poll(&(struct pollfd){ .fd = qn_fd_server_fd(server), .events = POLLIN }, 1, 100);
+            poll(&(struct pollfd){.fd = qn_fd_server_fd(server), .events = POLLIN}, 1, 100);
             qn_fd_server_serve(server);
         }
     }
     assert_int_equal(read(ends[0], &byte, 1), 1);
-    qn_region_t wire = { .id = 5, .kind = QN_REGION_KIND_WEIGHTS, .share = QN_SHARE_MEMFD, .device = -1, .bytes = 8192,
-                         .epoch = 9, .layout = QN_LAYOUT_WEIGHTS, .fingerprint = 0xabc,
-                         .fd_socket = qn_text(socket_path), .name = qn_text("test") };
+    qn_region_t wire = {.id = 5,
+                        .kind = QN_REGION_KIND_WEIGHTS,
+                        .share = QN_SHARE_MEMFD,
+                        .device = -1,
+                        .bytes = 8192,
+                        .epoch = 9,
+                        .layout = QN_LAYOUT_WEIGHTS,
+                        .fingerprint = 0xabc,
+                        .fd_socket = qn_text(socket_path),
+                        .name = qn_text("test")};
     qn_mapping_t *mapping = NULL, *adopted = NULL;
     assert_int_equal(qn_region_import(&wire, false, &mapping), QN_OK);
     assert_int_equal(qn_fd_request(socket_path, 5, 9, 2000, &fd), QN_OK);
@@ -352,8 +366,10 @@ static void test_region_mapping_and_descriptor_outlive_a_killed_owner(void **sta
 static void test_region_size_both_sides_of_its_limits(void **state)
 {
     (void)state;
-    static const struct { uint64_t bytes; qn_err_t err; } sizes[] = {
-        { 0, QN_ERR_LIMIT }, { 1, QN_OK }, { QN_REGION_BYTES_MAX + 1, QN_ERR_LIMIT }, { UINT64_MAX, QN_ERR_LIMIT } };
+    static const struct {
+        uint64_t bytes;
+        qn_err_t err;
+    } sizes[] = {{0, QN_ERR_LIMIT}, {1, QN_OK}, {QN_REGION_BYTES_MAX + 1, QN_ERR_LIMIT}, {UINT64_MAX, QN_ERR_LIMIT}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         qn_mapping_t *region = NULL;
         qn_region_spec_t spec = make_spec(QN_REGION_KIND_KV, sizes[i].bytes);
@@ -405,11 +421,13 @@ static void test_region_huge_pages_change_no_byte(void **state)
         assert_int_equal(qn_region_create(&spec, &region), QN_OK);
         unsigned char *bytes = qn_region_pointer(region);
         assert_int_equal((uintptr_t)bytes % HUGE_PAGE, 0);
-        for (uint64_t i = 0; i < size; i += 5000) bytes[i] = 7;
+        for (uint64_t i = 0; i < size; i += 5000)
+            bytes[i] = 7;
         qn_region_make_huge(region, 0, size);
         qn_region_make_huge(region, 100, HUGE_PAGE); /* holds no whole page */
         qn_region_make_huge(region, size, 0);
-        for (uint64_t i = 0; i < size; i++) assert_int_equal(bytes[i], i % 5000 == 0 ? 7 : 0);
+        for (uint64_t i = 0; i < size; i++)
+            assert_int_equal(bytes[i], i % 5000 == 0 ? 7 : 0);
         uint64_t huge = qn_region_huge_bytes(region);
         assert_int_equal(huge % HUGE_PAGE, 0);
         assert_true(huge <= (wanted ? 3 * HUGE_PAGE : 0));

@@ -18,7 +18,7 @@ static void test_region_cuda_needs_a_build_with_cuda(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_region_cuda_needs_a_build_with_cuda) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_region_cuda_needs_a_build_with_cuda)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 
@@ -57,10 +57,17 @@ static int run_owner(qn_share_t share, qn_region_kind_t kind)
     qn_mapping_t *region;
     qn_fd_server_t *server;
     qn_region_t wire;
-    qn_region_spec_t spec = { .id = 5, .kind = kind, .share = share, .device = 0, .bytes = BYTES, .epoch = 9,
-                              .name = "test", .fd_socket = socket_path };
+    qn_region_spec_t spec = {.id = 5,
+                             .kind = kind,
+                             .share = share,
+                             .device = 0,
+                             .bytes = BYTES,
+                             .epoch = 9,
+                             .name = "test",
+                             .fd_socket = socket_path};
     uint8_t *content = malloc(BYTES);
-    for (uint64_t i = 0; i < BYTES; i++) content[i] = pattern(i);
+    for (uint64_t i = 0; i < BYTES; i++)
+        content[i] = pattern(i);
     if (qn_region_create(&spec, &region) ||
         cudaMemcpy(qn_region_pointer(region), content, BYTES, cudaMemcpyHostToDevice) != cudaSuccess ||
         (kind == QN_REGION_KIND_WEIGHTS && qn_region_seal(region, FINGERPRINT)) ||
@@ -69,10 +76,11 @@ static int run_owner(qn_share_t share, qn_region_kind_t kind)
         return 1;
     }
     qn_region_describe(region, &wire);
-    for (uint32_t i = 0; i < 64; i++) printf("%02x", wire.handle_count ? wire.handle[i] : 0);
+    for (uint32_t i = 0; i < 64; i++)
+        printf("%02x", wire.handle_count ? wire.handle[i] : 0);
     printf("\n");
     fflush(stdout);
-    struct pollfd watched[] = { { .fd = qn_fd_server_fd(server), .events = POLLIN }, { .fd = STDIN_FILENO } };
+    struct pollfd watched[] = {{.fd = qn_fd_server_fd(server), .events = POLLIN}, {.fd = STDIN_FILENO}};
     while (!(watched[1].revents & POLLHUP)) { /* a test that failed must not leave it behind */
         poll(watched, 2, -1);
         qn_fd_server_serve(server);
@@ -154,9 +162,16 @@ static int run_importer(qn_share_t share, qn_region_kind_t kind, const char *hex
         if (sscanf(hex + 2 * i, "%2x", &byte) != 1) return 20;
         handle[i] = (uint8_t)byte;
     }
-    qn_region_t wire = { .id = 5, .kind = kind, .share = share, .device = 0, .bytes = BYTES, .epoch = 9,
-                         .layout = qn_region_layout(kind), .fd_socket = qn_text(socket_path), .name = qn_text("test"),
-                         .fingerprint = kind == QN_REGION_KIND_WEIGHTS ? FINGERPRINT : 0 };
+    qn_region_t wire = {.id = 5,
+                        .kind = kind,
+                        .share = share,
+                        .device = 0,
+                        .bytes = BYTES,
+                        .epoch = 9,
+                        .layout = qn_region_layout(kind),
+                        .fd_socket = qn_text(socket_path),
+                        .name = qn_text("test"),
+                        .fingerprint = kind == QN_REGION_KIND_WEIGHTS ? FINGERPRINT : 0};
     if (share == QN_SHARE_CUDA_IPC) wire.handle = handle, wire.handle_count = sizeof handle;
     if (strstr(action, "fingerprint")) wire.fingerprint++;
     if (strstr(action, "byte count")) wire.bytes--;
@@ -187,7 +202,7 @@ static child_t start(qn_share_t share, qn_region_kind_t kind, const char *hex, c
         _exit(99);
     }
     close(to[0]), close(from[1]);
-    return (child_t){ .pid = pid, .to = to[1], .from = from[0] };
+    return (child_t){.pid = pid, .to = to[1], .from = from[0]};
 }
 
 static int finish(child_t *child)
@@ -264,8 +279,8 @@ static void outlive_the_owner(qn_share_t share)
     finish(&owner);
     assert_int_equal(write(importer.to, "g", 1), 1);
     assert_int_equal(finish(&importer), 0);
-    expect(share, QN_REGION_KIND_WEIGHTS, hex, share == QN_SHARE_CUDA_IPC ? "refused cudaIpcOpenMemHandle" :
-           "refused cannot connect");
+    expect(share, QN_REGION_KIND_WEIGHTS, hex,
+           share == QN_SHARE_CUDA_IPC ? "refused cudaIpcOpenMemHandle" : "refused cannot connect");
 }
 
 /* What the service manager does: it asks for the descriptor while the owner lives, and hands it to the next one. */

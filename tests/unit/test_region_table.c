@@ -60,17 +60,21 @@ static void test_region_table_same_name_is_the_same_region(void **state)
 static void test_region_table_names_are_judged(void **state)
 {
     static const char long_name[] = "123456789012345678901234567890123456789012345678901234567890123"; /* 63 */
-    static const struct { const char *name; size_t bytes; bool good; } names[] = {
-        { "a", 1, true }, { "A-z_0.9", 7, true }, { long_name, 63, true },
-        { "", 0, false }, { long_name, 64, false }, { "a b", 3, false }, { "a:b", 3, false }, { "a/b", 3, false },
-        { "a\0b", 3, false }, { "\xc3\xa4", 2, false }, { "a\n", 2, false },
+    static const struct {
+        const char *name;
+        size_t bytes;
+        bool good;
+    } names[] = {
+        {"a", 1, true},         {"A-z_0.9", 7, true},   {long_name, 63, true}, {"", 0, false},
+        {long_name, 64, false}, {"a b", 3, false},      {"a:b", 3, false},     {"a/b", 3, false},
+        {"a\0b", 3, false},     {"\xc3\xa4", 2, false}, {"a\n", 2, false},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const qn_mapping_t *region;
         qn_mapping_t *old;
         bool fresh;
-        qn_err_t err = region_table_reserve(*state, QN_REGION_KIND_TAP, names[i].name, names[i].bytes, 1, &region,
-                                            &fresh, &old);
+        qn_err_t err =
+            region_table_reserve(*state, QN_REGION_KIND_TAP, names[i].name, names[i].bytes, 1, &region, &fresh, &old);
         if (err != (names[i].good ? QN_OK : QN_ERR_INVALID)) fail_msg("name %zu: %d", i, err);
     }
 }

@@ -10,7 +10,7 @@
 
 static generation_t parse(generation_api_t api, const char *body)
 {
-    generation_limits_t limits = { .requests_max = 4096, .defaults = QN_GENERATION_CONFIG_NEUTRAL };
+    generation_limits_t limits = {.requests_max = 4096, .defaults = QN_GENERATION_CONFIG_NEUTRAL};
     generation_t generation;
     http_error_t error;
     if (!generation_parse(api, body, strlen(body), &limits, &generation, &error)) fail_msg("%s", error.message);
@@ -41,7 +41,7 @@ static void test_request_table_finds_every_id_of_an_exchange(void **state)
         assert_int_equal(found.index, i);
         assert_int_equal(choice_prompt(&first->choices[i]), i / 3);
     }
-    static const reference_kind_t kinds[] = { REFERENCE_TEXT, REFERENCE_IDS, REFERENCE_FIRST };
+    static const reference_kind_t kinds[] = {REFERENCE_TEXT, REFERENCE_IDS, REFERENCE_FIRST};
     for (uint32_t prompt = 0; prompt < 2; prompt++) {
         for (size_t k = 0; k < 3; k++) {
             reference_t found = request_table_find(table, exchange_facts_id(first, prompt, kinds[k]));
@@ -64,13 +64,15 @@ static void test_request_table_random_opens_and_closes_keep_order(void **state)
     (void)state;
     enum { LIVE = 64 };
     request_table_t *table = request_table_create(1, LIVE);
-    exchange_t *live[LIVE] = { 0 };
+    exchange_t *live[LIVE] = {0};
     unsigned seed = 12345;
     print_message("seed %u\n", seed);
     for (int i = 0; i < 20000; i++) {
         exchange_t **at = &live[(unsigned)rand_r(&seed) % LIVE];
-        if (*at) request_table_close(table, at);
-        else *at = request_table_open_query(table, ROUTE_TOKENIZE);
+        if (*at)
+            request_table_close(table, at);
+        else
+            *at = request_table_open_query(table, ROUTE_TOKENIZE);
         uint64_t last = 0;
         for (uint32_t j = 0; j < request_table_count(table); j++) {
             exchange_t *exchange = request_table_at(table, j);
@@ -101,9 +103,11 @@ static void test_request_table_dirty_list_survives_closing(void **state)
     (void)state;
     request_table_t *table = request_table_create(1, 8);
     exchange_t *items[4];
-    for (int i = 0; i < 4; i++) items[i] = request_table_open_query(table, ROUTE_TOKENIZE);
-    static const int order[] = { 2, 0, 3, 1, 0 }; /* 0 twice: marked once */
-    for (size_t i = 0; i < 5; i++) request_table_mark(table, items[order[i]]);
+    for (int i = 0; i < 4; i++)
+        items[i] = request_table_open_query(table, ROUTE_TOKENIZE);
+    static const int order[] = {2, 0, 3, 1, 0}; /* 0 twice: marked once */
+    for (size_t i = 0; i < 5; i++)
+        request_table_mark(table, items[order[i]]);
     request_table_close(table, &items[0]);
     request_table_close(table, &items[1]); /* the last one marked */
     assert_ptr_equal(request_table_take_dirty(table), items[2]);
@@ -151,21 +155,22 @@ static void test_choice_prompt_rows_may_leave_the_first_out(void **state)
 static void test_exchange_facts_are_asked_only_when_shown(void **state)
 {
     (void)state;
-    static const struct { const char *body; bool text, ids, first;
+    static const struct {
+        const char *body;
+        bool text, ids, first;
     } cases[] = {
-        { "{\"prompt\":\"a\"}", false, false, false },
-        { "{\"prompt\":\"a\",\"echo\":true}", false, false, false },
-        { "{\"prompt\":\"a\",\"echo\":true,\"logprobs\":1}", false, true, false },
-        { "{\"prompt\":\"a\",\"logprobs\":1}", false, false, false },
-        { "{\"prompt\":\"a\",\"return_token_ids\":true}", false, true, false },
-        { "{\"prompt\":\"a\",\"echo\":true,\"truncate_prompt_tokens\":4}", false, true, false },
-        { "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}", false, true,
-          false },
-        { "{\"prompt\":[1]}", false, false, false },
-        { "{\"prompt\":[1],\"echo\":true}", true, false, false },
-        { "{\"prompt\":[1],\"echo\":true,\"logprobs\":1}", true, false, true },
-        { "{\"prompt\":[1],\"prompt_logprobs\":0}", false, false, true },
-        { "{\"prompt\":[1],\"return_token_ids\":true}", false, false, false },
+        {"{\"prompt\":\"a\"}", false, false, false},
+        {"{\"prompt\":\"a\",\"echo\":true}", false, false, false},
+        {"{\"prompt\":\"a\",\"echo\":true,\"logprobs\":1}", false, true, false},
+        {"{\"prompt\":\"a\",\"logprobs\":1}", false, false, false},
+        {"{\"prompt\":\"a\",\"return_token_ids\":true}", false, true, false},
+        {"{\"prompt\":\"a\",\"echo\":true,\"truncate_prompt_tokens\":4}", false, true, false},
+        {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}", false, true, false},
+        {"{\"prompt\":[1]}", false, false, false},
+        {"{\"prompt\":[1],\"echo\":true}", true, false, false},
+        {"{\"prompt\":[1],\"echo\":true,\"logprobs\":1}", true, false, true},
+        {"{\"prompt\":[1],\"prompt_logprobs\":0}", false, false, true},
+        {"{\"prompt\":[1],\"return_token_ids\":true}", false, false, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         request_table_t *table = request_table_create(1, 8);
@@ -183,13 +188,14 @@ static void test_exchange_rank_puts_best_mean_first(void **state)
     (void)state;
     request_table_t *table = request_table_create(1, 8);
     exchange_t *exchange = open_with(table, "{\"prompt\":\"a\",\"n\":2,\"best_of\":4}");
-    static const float means[] = { -3, -1, -2, -1 };
+    static const float means[] = {-3, -1, -2, -1};
     for (uint32_t i = 0; i < 4; i++) {
-        for (uint32_t j = 0; j <= i; j++) token_log_add(&exchange->choices[i].tokens, 1, means[i], 0, NULL, 0);
+        for (uint32_t j = 0; j <= i; j++)
+            token_log_add(&exchange->choices[i].tokens, 1, means[i], 0, NULL, 0);
     }
     uint32_t order[QN_CHOICES_MAX];
     exchange_rank(exchange, 0, order);
-    static const uint32_t expected[] = { 1, 3, 2, 0 };
+    static const uint32_t expected[] = {1, 3, 2, 0};
     assert_memory_equal(order, expected, sizeof expected);
     request_table_close(table, &exchange);
     exchange = open_with(table, "{\"prompt\":\"a\",\"n\":2}"); /* all are shown: in their own order */
@@ -206,7 +212,7 @@ static void test_exchange_ends_once_per_choice(void **state)
     (void)state;
     request_table_t *table = request_table_create(1, 8);
     exchange_t *exchange = open_with(table, "{\"prompt\":\"a\",\"n\":2}");
-    choice_end_t end = { .finish = CHOICE_LENGTH, .generated_tokens = 4 }, other = { .finish = CHOICE_FAILED };
+    choice_end_t end = {.finish = CHOICE_LENGTH, .generated_tokens = 4}, other = {.finish = CHOICE_FAILED};
     choice_end(&exchange->choices[0], &end);
     choice_end(&exchange->choices[0], &other);
     assert_int_equal(exchange->choices[0].end.finish, CHOICE_LENGTH);

@@ -9,16 +9,20 @@
 static void test_router_known_paths_give_their_route(void **state)
 {
     (void)state;
-    static const struct { const char *method, *path; route_t route; const char *rest; } cases[] = {
-        { "POST", "/v1/completions", ROUTE_COMPLETIONS, "" },
-        { "POST", "/generate", ROUTE_GENERATE, "" },
-        { "GET", "/v1/models", ROUTE_MODELS, "" },
-        { "GET", "/v1/models/default", ROUTE_MODEL, "default" },
-        { "GET", "/v1/models/org/name", ROUTE_MODEL, "org/name" },
-        { "HEAD", "/health", ROUTE_HEALTH, "" },
-        { "GET", "/flush_cache", ROUTE_FLUSH_CACHE, "" },
-        { "POST", "/flush_cache", ROUTE_FLUSH_CACHE, "" },
-        { "GET", "/get_server_info", ROUTE_SERVER_INFO, "" },
+    static const struct {
+        const char *method, *path;
+        route_t route;
+        const char *rest;
+    } cases[] = {
+        {"POST", "/v1/completions", ROUTE_COMPLETIONS, ""},
+        {"POST", "/generate", ROUTE_GENERATE, ""},
+        {"GET", "/v1/models", ROUTE_MODELS, ""},
+        {"GET", "/v1/models/default", ROUTE_MODEL, "default"},
+        {"GET", "/v1/models/org/name", ROUTE_MODEL, "org/name"},
+        {"HEAD", "/health", ROUTE_HEALTH, ""},
+        {"GET", "/flush_cache", ROUTE_FLUSH_CACHE, ""},
+        {"POST", "/flush_cache", ROUTE_FLUSH_CACHE, ""},
+        {"GET", "/get_server_info", ROUTE_SERVER_INFO, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         router_match_t match;
@@ -32,8 +36,8 @@ static void test_router_known_paths_give_their_route(void **state)
 static void test_router_unknown_paths_are_not_found(void **state)
 {
     (void)state;
-    static const char *const paths[] = { "",       "/", "/v1", "/v1/completions/", "/v1/completionsx", "/v1/models/",
-                                         "/HEALTH" };
+    static const char *const paths[] = {"",       "/", "/v1", "/v1/completions/", "/v1/completionsx", "/v1/models/",
+                                        "/HEALTH"};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         router_match_t match;
         assert_int_equal(router_find("GET", paths[i], &match), ROUTER_NO_PATH);
@@ -44,12 +48,12 @@ static void test_router_unknown_paths_are_not_found(void **state)
 static void test_router_wrong_method_names_the_allowed(void **state)
 {
     (void)state;
-    static const struct { const char *method, *path, *allow; } cases[] = {
-        { "GET", "/v1/completions", "POST" },
-        { "DELETE", "/health", "GET, HEAD" },
-        { "PUT", "/flush_cache", "GET, HEAD, POST" },
-        { "get", "/health", "GET, HEAD" }, /* methods are case-sensitive */
-        { "POST", "/v1/models/default", "GET, HEAD" },
+    static const struct {
+        const char *method, *path, *allow;
+    } cases[] = {
+        {"GET", "/v1/completions", "POST"},          {"DELETE", "/health", "GET, HEAD"},
+        {"PUT", "/flush_cache", "GET, HEAD, POST"},  {"get", "/health", "GET, HEAD"}, /* methods are case-sensitive */
+        {"POST", "/v1/models/default", "GET, HEAD"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         router_match_t match;

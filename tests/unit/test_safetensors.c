@@ -41,9 +41,11 @@ static uint8_t *make_image(const char *header, size_t data_bytes, size_t *ret_by
     size_t header_bytes = strlen(header);
     uint8_t *image = malloc(8 + header_bytes + data_bytes);
     assert_non_null(image);
-    for (int i = 0; i < 8; i++) image[i] = (uint8_t)((uint64_t)header_bytes >> 8 * i);
+    for (int i = 0; i < 8; i++)
+        image[i] = (uint8_t)((uint64_t)header_bytes >> 8 * i);
     memcpy(image + 8, header, header_bytes);
-    for (size_t i = 0; i < data_bytes; i++) image[8 + header_bytes + i] = (uint8_t)i;
+    for (size_t i = 0; i < data_bytes; i++)
+        image[8 + header_bytes + i] = (uint8_t)i;
     *ret_bytes = 8 + header_bytes + data_bytes;
     return image;
 }
@@ -79,7 +81,8 @@ static void test_safetensors_good_file_is_read(void **state)
                                 "\"b\":{\"dtype\":\"I8\",\"shape\":[2,3],\"data_offsets\":[8,14]},"
                                 "\"scalar\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[14,15]},"
                                 "\"empty\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[8,8]},"
-                                "\"a\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[0,8]}}   ", 15, &length);
+                                "\"a\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[0,8]}}   ",
+                                15, &length);
     safetensors_t *checkpoint;
     assert_int_equal(safetensors_open_bytes(image, length, "image", &checkpoint), QN_OK);
     assert_int_equal(safetensors_count(checkpoint), 4);
@@ -103,57 +106,60 @@ static void test_safetensors_good_file_is_read(void **state)
     free(image);
 }
 
-#define ONE(dtype, shape, offsets) \
-    "{\"w\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+#define ONE(dtype, shape, offsets) "{\"w\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
 static const struct {
     const char *header;
     size_t data_bytes;
     const char *text; /* part of the message; NULL: accepted */
 } headers[] = {
-    { ONE("\"F32\"", "[2]", "[0,8]"), 8, NULL },
-    { "{}", 0, NULL },
-    { "{}", 1, "belong to no tensor" },
-    { "{", 0, "does not begin" }, /* one byte is too short for an object */
-    { "[]", 0, "does not begin with '{'" },
-    { " {}", 0, "does not begin with '{'" },
-    { "{}x", 0, "header byte" },
-    { "{\"w\":1}", 0, "'w' is not described by an object" },
-    { ONE("\"F31\"", "[2]", "[0,8]"), 8, "unknown dtype 'F31'" },
-    { ONE("7", "[2]", "[0,8]"), 8, "has no dtype" },
-    { "{\"w\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "has no dtype" },
-    { "{\"w\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8, "has no shape" },
-    { ONE("\"F32\"", "2", "[0,8]"), 8, "has no shape" },
-    { ONE("\"F32\"", "[-2]", "[0,8]"), 8, "shape[0] is not a count" },
-    { ONE("\"F32\"", "[2.0]", "[0,8]"), 8, "shape[0] is not a count" },
-    { ONE("\"F32\"", "[1,\"2\"]", "[0,8]"), 8, "shape[1] is not a count" },
-    { ONE("\"F32\"", "[1,1,1,1,1,1,1,2]", "[0,8]"), 8, NULL },
-    { ONE("\"F32\"", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), 8, "9 dimensions" },
-    { ONE("\"F32\"", "[4611686018427387904]", "[0,8]"), 8, "overflows" },
-    { ONE("\"U8\"", "[4294967296,4294967296]", "[0,0]"), 0, "overflows" },
-    { ONE("\"U8\"", "[9223372036854775808]", "[0,8]"), 8, "header byte" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "data_offsets" },
-    { ONE("\"F32\"", "[2]", "[0]"), 8, "data_offsets" },
-    { ONE("\"F32\"", "[2]", "[0,8,8]"), 8, "data_offsets" },
-    { ONE("\"F32\"", "[2]", "[-8,0]"), 8, "data_offsets" },
-    { ONE("\"F32\"", "[2]", "[8,0]"), 8, "run backwards" },
-    { ONE("\"F32\"", "[2]", "[0,8]"), 7, "truncated download" },
-    { ONE("\"F32\"", "[2]", "[0,9223372036854775807]"), 8, "truncated download" },
-    { ONE("\"F32\"", "[2]", "[0,4]"), 8, "spans 4 bytes" },
-    { ONE("\"F32\"", "[2]", "[4,12]"), 12, "4 bytes before tensor 'w'" },
-    { ONE("\"F32\"", "[2]", "[0,8]"), 9, "the last 1 bytes" },
-    { "{\"v\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-      "\"w\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3, "'v' and 'w' overlap" },
-    { "{\"v\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-      "\"w\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, "'v' and 'w' overlap" },
-    { "{\"v\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-      "\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", 3, "1 bytes before tensor 'w'" },
-    { "{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-      "\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "duplicate" },
-    { "{\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "empty name" },
-    { "{\"w\\u0001\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "control character" },
-    { "{\"w\\u0000\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "header byte" },
-    { "{\"w\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "header byte" },
+    {ONE("\"F32\"", "[2]", "[0,8]"), 8, NULL},
+    {"{}", 0, NULL},
+    {"{}", 1, "belong to no tensor"},
+    {"{", 0, "does not begin"}, /* one byte is too short for an object */
+    {"[]", 0, "does not begin with '{'"},
+    {" {}", 0, "does not begin with '{'"},
+    {"{}x", 0, "header byte"},
+    {"{\"w\":1}", 0, "'w' is not described by an object"},
+    {ONE("\"F31\"", "[2]", "[0,8]"), 8, "unknown dtype 'F31'"},
+    {ONE("7", "[2]", "[0,8]"), 8, "has no dtype"},
+    {"{\"w\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "has no dtype"},
+    {"{\"w\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8, "has no shape"},
+    {ONE("\"F32\"", "2", "[0,8]"), 8, "has no shape"},
+    {ONE("\"F32\"", "[-2]", "[0,8]"), 8, "shape[0] is not a count"},
+    {ONE("\"F32\"", "[2.0]", "[0,8]"), 8, "shape[0] is not a count"},
+    {ONE("\"F32\"", "[1,\"2\"]", "[0,8]"), 8, "shape[1] is not a count"},
+    {ONE("\"F32\"", "[1,1,1,1,1,1,1,2]", "[0,8]"), 8, NULL},
+    {ONE("\"F32\"", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), 8, "9 dimensions"},
+    {ONE("\"F32\"", "[4611686018427387904]", "[0,8]"), 8, "overflows"},
+    {ONE("\"U8\"", "[4294967296,4294967296]", "[0,0]"), 0, "overflows"},
+    {ONE("\"U8\"", "[9223372036854775808]", "[0,8]"), 8, "header byte"},
+    {"{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "data_offsets"},
+    {ONE("\"F32\"", "[2]", "[0]"), 8, "data_offsets"},
+    {ONE("\"F32\"", "[2]", "[0,8,8]"), 8, "data_offsets"},
+    {ONE("\"F32\"", "[2]", "[-8,0]"), 8, "data_offsets"},
+    {ONE("\"F32\"", "[2]", "[8,0]"), 8, "run backwards"},
+    {ONE("\"F32\"", "[2]", "[0,8]"), 7, "truncated download"},
+    {ONE("\"F32\"", "[2]", "[0,9223372036854775807]"), 8, "truncated download"},
+    {ONE("\"F32\"", "[2]", "[0,4]"), 8, "spans 4 bytes"},
+    {ONE("\"F32\"", "[2]", "[4,12]"), 12, "4 bytes before tensor 'w'"},
+    {ONE("\"F32\"", "[2]", "[0,8]"), 9, "the last 1 bytes"},
+    {"{\"v\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+     "\"w\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
+     3, "'v' and 'w' overlap"},
+    {"{\"v\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+     "\"w\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+     2, "'v' and 'w' overlap"},
+    {"{\"v\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+     "\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}",
+     3, "1 bytes before tensor 'w'"},
+    {"{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+     "\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+     2, "duplicate"},
+    {"{\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "empty name"},
+    {"{\"w\\u0001\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "control character"},
+    {"{\"w\\u0000\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "header byte"},
+    {"{\"w\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "header byte"},
 };
 
 static void test_safetensors_headers_are_judged(void **state)
@@ -263,25 +269,38 @@ static void test_safetensors_tensor_count_both_sides_of_its_limit(void **state)
 static void test_safetensors_read_f32_widens_exactly(void **state)
 {
     (void)state;
-    static const struct { uint16_t half; float value; } halves[] = {
-        { 0x0000, 0.0f }, { 0x8000, -0.0f }, { 0x3c00, 1.0f }, { 0xc000, -2.0f }, { 0x7bff, 65504.0f },
-        { 0x0400, 0x1p-14f }, { 0x0001, 0x1p-24f }, { 0x83ff, -1023 * 0x1p-24f }, { 0x7c00, (float)1e300 * 10 },
+    static const struct {
+        uint16_t half;
+        float value;
+    } halves[] = {
+        {0x0000, 0.0f},
+        {0x8000, -0.0f},
+        {0x3c00, 1.0f},
+        {0xc000, -2.0f},
+        {0x7bff, 65504.0f},
+        {0x0400, 0x1p-14f},
+        {0x0001, 0x1p-24f},
+        {0x83ff, -1023 * 0x1p-24f},
+        {0x7c00, (float)1e300 * 10},
     };
     enum { COUNT = sizeof halves / sizeof *halves };
     char header[256];
-    snprintf(header, sizeof header, "{\"h\":{\"dtype\":\"F16\",\"shape\":[%d],\"data_offsets\":[0,%d]},"
+    snprintf(header, sizeof header,
+             "{\"h\":{\"dtype\":\"F16\",\"shape\":[%d],\"data_offsets\":[0,%d]},"
              "\"b\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[%d,%d]},"
-             "\"i\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[%d,%d]}}", COUNT, 2 * COUNT, 2 * COUNT,
-             2 * COUNT + 4, 2 * COUNT + 4, 2 * COUNT + 4);
+             "\"i\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[%d,%d]}}",
+             COUNT, 2 * COUNT, 2 * COUNT, 2 * COUNT + 4, 2 * COUNT + 4, 2 * COUNT + 4);
     size_t length;
     uint8_t *image = make_image(header, 2 * COUNT + 4, &length), *data = image + length - 2 * COUNT - 4;
-    for (size_t i = 0; i < COUNT; i++) memcpy(data + 2 * i, &halves[i].half, 2);
+    for (size_t i = 0; i < COUNT; i++)
+        memcpy(data + 2 * i, &halves[i].half, 2);
     memcpy(data + 2 * COUNT, "\x80\x3f\x49\xc0", 4); /* 1.0 and -3.140625 */
     safetensors_t *checkpoint;
     float values[COUNT];
     assert_int_equal(safetensors_open_bytes(image, length, "image", &checkpoint), QN_OK);
     assert_int_equal(safetensors_read_f32(safetensors_find(checkpoint, "h"), 0, COUNT, values), QN_OK);
-    for (size_t i = 0; i < COUNT; i++) assert_memory_equal(&values[i], &halves[i].value, sizeof *values);
+    for (size_t i = 0; i < COUNT; i++)
+        assert_memory_equal(&values[i], &halves[i].value, sizeof *values);
     assert_int_equal(safetensors_read_f32(safetensors_find(checkpoint, "b"), 1, 1, values), QN_OK);
     assert_true(values[0] == -3.140625f);
     assert_int_equal(safetensors_read_f32(safetensors_find(checkpoint, "i"), 0, 0, values), QN_ERR_UNSUPPORTED);
@@ -312,24 +331,28 @@ static void test_safetensors_sharded_directory_is_read_in_file_order(void **stat
     safetensors_close(&checkpoint);
 }
 
-static const struct { const char *index; qn_err_t err; const char *text; } indices[] = {
-    { "{\"weight_map\":{\"x\":\"a.safetensors\"}}", QN_OK, NULL },
-    { "", QN_ERR_INVALID, "index.json" },
-    { "{}", QN_ERR_INVALID, "no weight_map" },
-    { "[]", QN_ERR_INVALID, "no weight_map" },
-    { "{\"weight_map\":{}}", QN_ERR_INVALID, "empty" },
-    { "{\"weight_map\":{\"x\":1}}", QN_ERR_INVALID, "the file of tensor 'x'" },
-    { "{\"weight_map\":{\"x\":\"a.safetensors\",\"z\":\"a.safetensors\"}}", QN_ERR_INVALID,
-      "'z' is not in a.safetensors" },
-    { "{\"weight_map\":{\"x\":\"c.safetensors\"}}", QN_ERR_NOT_FOUND, "c.safetensors" },
-    { "{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"a.safetensors\"}}", QN_ERR_INVALID, "should be in" },
-    { "{\"weight_map\":{\"x\":\"../a.safetensors\"}}", QN_ERR_INVALID, "not the name of a file" },
-    { "{\"weight_map\":{\"x\":\"/etc/passwd\"}}", QN_ERR_INVALID, "not the name of a file" },
-    { "{\"weight_map\":{\"x\":\"..\"}}", QN_ERR_INVALID, "not the name of a file" },
-    { "{\"weight_map\":{\"x\":\"\"}}", QN_ERR_INVALID, "not the name of a file" },
-    { "{\"weight_map\":{\"x\":\"folder\"}}", QN_ERR_INVALID, "not a regular file" },
-    { "{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}", QN_ERR_INVALID, "duplicate" },
-    { "{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"d.safetensors\"}}", QN_ERR_INVALID, "in both" },
+static const struct {
+    const char *index;
+    qn_err_t err;
+    const char *text;
+} indices[] = {
+    {"{\"weight_map\":{\"x\":\"a.safetensors\"}}", QN_OK, NULL},
+    {"", QN_ERR_INVALID, "index.json"},
+    {"{}", QN_ERR_INVALID, "no weight_map"},
+    {"[]", QN_ERR_INVALID, "no weight_map"},
+    {"{\"weight_map\":{}}", QN_ERR_INVALID, "empty"},
+    {"{\"weight_map\":{\"x\":1}}", QN_ERR_INVALID, "the file of tensor 'x'"},
+    {"{\"weight_map\":{\"x\":\"a.safetensors\",\"z\":\"a.safetensors\"}}", QN_ERR_INVALID,
+     "'z' is not in a.safetensors"},
+    {"{\"weight_map\":{\"x\":\"c.safetensors\"}}", QN_ERR_NOT_FOUND, "c.safetensors"},
+    {"{\"weight_map\":{\"x\":\"b.safetensors\",\"y\":\"a.safetensors\"}}", QN_ERR_INVALID, "should be in"},
+    {"{\"weight_map\":{\"x\":\"../a.safetensors\"}}", QN_ERR_INVALID, "not the name of a file"},
+    {"{\"weight_map\":{\"x\":\"/etc/passwd\"}}", QN_ERR_INVALID, "not the name of a file"},
+    {"{\"weight_map\":{\"x\":\"..\"}}", QN_ERR_INVALID, "not the name of a file"},
+    {"{\"weight_map\":{\"x\":\"\"}}", QN_ERR_INVALID, "not the name of a file"},
+    {"{\"weight_map\":{\"x\":\"folder\"}}", QN_ERR_INVALID, "not a regular file"},
+    {"{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}", QN_ERR_INVALID, "duplicate"},
+    {"{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"d.safetensors\"}}", QN_ERR_INVALID, "in both"},
 };
 
 static void test_safetensors_indices_are_judged(void **state)
@@ -358,7 +381,8 @@ static void test_safetensors_shard_count_both_sides_of_its_limit(void **state)
         char *index = malloc((size_t)count * 40 + 32), *end = index;
         safetensors_t *checkpoint = NULL;
         end += sprintf(end, "{\"weight_map\":{");
-        for (int i = 0; i < count; i++) end += sprintf(end, "%s\"t%d\":\"f%d.safetensors\"", i ? "," : "", i, i);
+        for (int i = 0; i < count; i++)
+            end += sprintf(end, "%s\"t%d\":\"f%d.safetensors\"", i ? "," : "", i, i);
         strcpy(end, "}}");
         write_index(index); /* the files are not there: within the limit that is what is found out */
         assert_int_equal(safetensors_open(directory, &checkpoint),

@@ -27,19 +27,29 @@ static void reset(world_t *w)
 {
     memset(w, 0, sizeof *w);
     for (int s = 0; s < SLOTS; s++)
-        w->rows[s] = (qn_slot_row_t){ .prompt_tokens = 1, .top_p = 1, .repetition_penalty = 1, .logprobs = 1 };
-    w->tables = (qn_slot_tables_t){ .rows = w->rows, .block_tables = w->block_tables, .stop_ids = w->stop_ids,
-                                    .bias = w->bias, .counts = w->counts, .slots = SLOTS, .table_blocks = 1,
-                                    .vocab = VOCAB };
+        w->rows[s] = (qn_slot_row_t){.prompt_tokens = 1, .top_p = 1, .repetition_penalty = 1, .logprobs = 1};
+    w->tables = (qn_slot_tables_t){.rows = w->rows,
+                                   .block_tables = w->block_tables,
+                                   .stop_ids = w->stop_ids,
+                                   .bias = w->bias,
+                                   .counts = w->counts,
+                                   .slots = SLOTS,
+                                   .table_blocks = 1,
+                                   .vocab = VOCAB};
 }
 
 static uint32_t sample(world_t *w, const float *logits, uint32_t position)
 {
     static qn_stream_t *stream;
     if (!stream) stream = check_stream(1);
-    check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &(qn_sampler_t){
-        .tables = w->tables, .samples = &(qn_sample_t){ .slot = 0, .position = position }, .sample_count = 1,
-        .logits = logits, .scratch = w->scratch, .ret_results = w->results, .ret_top = w->top });
+    check_kernel(QN_OP_SAMPLER, implementation)
+        ->launch(stream, &(qn_sampler_t){.tables = w->tables,
+                                         .samples = &(qn_sample_t){.slot = 0, .position = position},
+                                         .sample_count = 1,
+                                         .logits = logits,
+                                         .scratch = w->scratch,
+                                         .ret_results = w->results,
+                                         .ret_top = w->top});
     return w->results[0].id;
 }
 
@@ -47,7 +57,8 @@ static uint32_t sample(world_t *w, const float *logits, uint32_t position)
 static void histogram(world_t *w, const float *logits, uint32_t ret_counts[VOCAB])
 {
     memset(ret_counts, 0, VOCAB * sizeof *ret_counts);
-    for (uint32_t i = 0; i < DRAWS; i++) ret_counts[sample(w, logits, 1 + i)]++;
+    for (uint32_t i = 0; i < DRAWS; i++)
+        ret_counts[sample(w, logits, 1 + i)]++;
 }
 
 /* Chi-square of the histogram against `probabilities`; ids of probability 0 must not occur. 24.3 is the value that
@@ -57,8 +68,10 @@ static void check_distribution(const uint32_t counts[VOCAB], const double probab
     double chi_square = 0;
     for (int v = 0; v < VOCAB; v++) {
         double expected = probabilities[v] * DRAWS;
-        if (expected == 0) assert_int_equal(counts[v], 0);
-        else chi_square += (counts[v] - expected) * (counts[v] - expected) / expected;
+        if (expected == 0)
+            assert_int_equal(counts[v], 0);
+        else
+            chi_square += (counts[v] - expected) * (counts[v] - expected) / expected;
     }
     if (!(chi_square < 24.3)) fail_msg("chi-square %g", chi_square);
 }
@@ -66,21 +79,28 @@ static void check_distribution(const uint32_t counts[VOCAB], const double probab
 static void softmax(const float *logits, const bool kept[VOCAB], double temperature, double ret[VOCAB])
 {
     double total = 0;
-    for (int v = 0; v < VOCAB; v++) total += ret[v] = kept[v] ? exp(logits[v] / temperature) : 0;
-    for (int v = 0; v < VOCAB; v++) ret[v] /= total;
+    for (int v = 0; v < VOCAB; v++)
+        total += ret[v] = kept[v] ? exp(logits[v] / temperature) : 0;
+    for (int v = 0; v < VOCAB; v++)
+        ret[v] /= total;
 }
 
-static const float LOGITS[VOCAB] = { 0.5f, 2, 1, -1, 1.5f, 0, -2, 1.9f };
+static const float LOGITS[VOCAB] = {0.5f, 2, 1, -1, 1.5f, 0, -2, 1.9f};
 
 static void test_philox_gives_the_published_vectors(void **state)
 {
     (void)state;
-    static const struct { uint64_t key; uint32_t counter[4], want[4]; } ROWS[] = {
-        { 0, { 0, 0, 0, 0 }, { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 } },
-        { UINT64_MAX, { UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX },
-          { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd } },
-        { 0x299f31d0a4093822, { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 },
-          { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
+    static const struct {
+        uint64_t key;
+        uint32_t counter[4], want[4];
+    } ROWS[] = {
+        {0, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {UINT64_MAX,
+         {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {0x299f31d0a4093822,
+         {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < 3; i++) {
         uint32_t words[4];
@@ -96,18 +116,19 @@ static void test_sampler_greedy_takes_the_greatest_and_ties_the_lower_id(void **
     reset(&w);
     assert_int_equal(sample(&w, LOGITS, 1), 1);
     double total = 0;
-    for (int v = 0; v < VOCAB; v++) total += exp(LOGITS[v]);
+    for (int v = 0; v < VOCAB; v++)
+        total += exp(LOGITS[v]);
     assert_true(fabs(w.results[0].logprob - (2 - log(total))) < 1e-6);
-    assert_int_equal(sample(&w, (const float[VOCAB]){ 0, 3, 1, 3, 3, 0, 0, 0 }, 2), 1);
+    assert_int_equal(sample(&w, (const float[VOCAB]){0, 3, 1, 3, 3, 0, 0, 0}, 2), 1);
     assert_int_equal(w.rows[0].last_token, 1);
-    assert_int_equal(sample(&w, (const float[VOCAB]){ NAN, NAN, 1, NAN, NAN, NAN, NAN, NAN }, 3), 0);
+    assert_int_equal(sample(&w, (const float[VOCAB]){NAN, NAN, 1, NAN, NAN, NAN, NAN, NAN}, 3), 0);
 }
 
 static void test_sampler_temperature_draws_the_softmax(void **state)
 {
     (void)state;
-    static const bool ALL[VOCAB] = { 1, 1, 1, 1, 1, 1, 1, 1 };
-    static const float TEMPERATURES[] = { 0.5f, 1, 2 };
+    static const bool ALL[VOCAB] = {1, 1, 1, 1, 1, 1, 1, 1};
+    static const float TEMPERATURES[] = {0.5f, 1, 2};
     for (int i = 0; i < 3; i++) {
         world_t w;
         reset(&w);
@@ -129,11 +150,15 @@ static void test_sampler_seed_and_position_alone_decide(void **state)
     w.rows[0].temperature = 1;
     uint32_t first[64], differ_seed = 0, differ_position = 0;
     w.rows[0].seed = 7;
-    for (uint32_t i = 0; i < 64; i++) first[i] = sample(&w, LOGITS, 10 + i);
-    for (uint32_t i = 64; i-- > 0;) assert_int_equal(sample(&w, LOGITS, 10 + i), first[i]);
+    for (uint32_t i = 0; i < 64; i++)
+        first[i] = sample(&w, LOGITS, 10 + i);
+    for (uint32_t i = 64; i-- > 0;)
+        assert_int_equal(sample(&w, LOGITS, 10 + i), first[i]);
     w.rows[0].seed = 8;
-    for (uint32_t i = 0; i < 64; i++) differ_seed += sample(&w, LOGITS, 10 + i) != first[i];
-    for (uint32_t i = 1; i < 64; i++) differ_position += first[i] != first[0];
+    for (uint32_t i = 0; i < 64; i++)
+        differ_seed += sample(&w, LOGITS, 10 + i) != first[i];
+    for (uint32_t i = 1; i < 64; i++)
+        differ_position += first[i] != first[0];
     assert_in_range(differ_seed, 20, 64);
     assert_in_range(differ_position, 20, 64);
 }
@@ -148,18 +173,18 @@ typedef struct {
 /* In descending order LOGITS are ids 1, 7, 4, 2, 0, 5, 3, 6 with probabilities .297 .269 .180 .109 .066 .040 .015 .005
  * (temperature 1). */
 static const cut_t CUTS[] = {
-    { "top_k 1", 1, 1, 0, 1, { 0, 1, 0, 0, 0, 0, 0, 0 } },
-    { "top_k 3", 3, 1, 0, 1, { 0, 1, 0, 0, 1, 0, 0, 1 } },
-    { "top_k 8 is off", 8, 1, 0, 1, { 1, 1, 1, 1, 1, 1, 1, 1 } },
-    { "top_k beyond the vocabulary is off", 1000, 1, 0, 1, { 1, 1, 1, 1, 1, 1, 1, 1 } },
-    { "top_p keeps one at least", 0, 0, 0, 1, { 0, 1, 0, 0, 0, 0, 0, 0 } },
-    { "top_p just below the first", 0, 0.29f, 0, 1, { 0, 1, 0, 0, 0, 0, 0, 0 } },
-    { "top_p just above the first", 0, 0.31f, 0, 1, { 0, 1, 0, 0, 0, 0, 0, 1 } },
-    { "top_p 0.8", 0, 0.8f, 0, 1, { 0, 1, 1, 0, 1, 0, 0, 1 } },
-    { "top_p after top_k, of what is left", 2, 0.5f, 0, 1, { 0, 1, 0, 0, 0, 0, 0, 0 } },
-    { "min_p 0.5 of the greatest", 0, 1, 0.5f, 1, { 0, 1, 0, 0, 1, 0, 0, 1 } },
-    { "min_p 1", 0, 1, 1, 1, { 0, 1, 0, 0, 0, 0, 0, 0 } },
-    { "min_p after temperature", 0, 1, 0.5f, 4, { 1, 1, 1, 0, 1, 1, 0, 1 } },
+    {"top_k 1", 1, 1, 0, 1, {0, 1, 0, 0, 0, 0, 0, 0}},
+    {"top_k 3", 3, 1, 0, 1, {0, 1, 0, 0, 1, 0, 0, 1}},
+    {"top_k 8 is off", 8, 1, 0, 1, {1, 1, 1, 1, 1, 1, 1, 1}},
+    {"top_k beyond the vocabulary is off", 1000, 1, 0, 1, {1, 1, 1, 1, 1, 1, 1, 1}},
+    {"top_p keeps one at least", 0, 0, 0, 1, {0, 1, 0, 0, 0, 0, 0, 0}},
+    {"top_p just below the first", 0, 0.29f, 0, 1, {0, 1, 0, 0, 0, 0, 0, 0}},
+    {"top_p just above the first", 0, 0.31f, 0, 1, {0, 1, 0, 0, 0, 0, 0, 1}},
+    {"top_p 0.8", 0, 0.8f, 0, 1, {0, 1, 1, 0, 1, 0, 0, 1}},
+    {"top_p after top_k, of what is left", 2, 0.5f, 0, 1, {0, 1, 0, 0, 0, 0, 0, 0}},
+    {"min_p 0.5 of the greatest", 0, 1, 0.5f, 1, {0, 1, 0, 0, 1, 0, 0, 1}},
+    {"min_p 1", 0, 1, 1, 1, {0, 1, 0, 0, 0, 0, 0, 0}},
+    {"min_p after temperature", 0, 1, 0.5f, 4, {1, 1, 1, 0, 1, 1, 0, 1}},
 };
 
 static void test_sampler_cuts_keep_what_vllm_keeps(void **state)
@@ -191,7 +216,7 @@ static void test_sampler_top_k_ties_go_to_lower_ids(void **state)
     w.rows[0].temperature = 1;
     w.rows[0].top_k = 3;
     uint32_t counts[VOCAB];
-    histogram(&w, (const float[VOCAB]){ 1, 0, 1, 1, 5, 1, 1, 1 }, counts);
+    histogram(&w, (const float[VOCAB]){1, 0, 1, 1, 5, 1, 1, 1}, counts);
     assert_true(counts[4] && counts[0] && counts[2]);
     assert_int_equal(counts[4] + counts[0] + counts[2], DRAWS);
 }
@@ -202,11 +227,12 @@ static void test_sampler_bias_shifts_and_forbids(void **state)
     world_t w;
     reset(&w);
     w.rows[0].bias_count = 2;
-    w.bias[0] = (qn_bias_entry_t){ 6, 100 };
-    w.bias[1] = (qn_bias_entry_t){ 1, -100 };
+    w.bias[0] = (qn_bias_entry_t){6, 100};
+    w.bias[1] = (qn_bias_entry_t){1, -100};
     assert_int_equal(sample(&w, LOGITS, 1), 6);
     double total = 0;
-    for (int v = 0; v < VOCAB; v++) total += exp(LOGITS[v]);
+    for (int v = 0; v < VOCAB; v++)
+        total += exp(LOGITS[v]);
     /* Log-probabilities are of the model, not of what was made of it. */
     assert_true(fabs(w.results[0].logprob - (-2 - log(total))) < 1e-6);
     w.bias[0].bias = 0;
@@ -220,36 +246,38 @@ static void test_sampler_penalties_follow_counts(void **state)
     reset(&w);
     w.rows[0].penalties = 1;
     w.counts[1] = QN_COUNT_PROMPT;
-    w.rows[0].repetition_penalty = 1.1f;             /* 2 / 1.1 = 1.82 < 1.9: prompt tokens count */
+    w.rows[0].repetition_penalty = 1.1f; /* 2 / 1.1 = 1.82 < 1.9: prompt tokens count */
     assert_int_equal(sample(&w, LOGITS, 5), 7);
-    assert_int_equal(w.counts[7], 1);                /* and the token is counted itself */
-    assert_int_equal(sample(&w, LOGITS, 6), 1);      /* 1.9 / 1.1 = 1.73 < 1.82 */
+    assert_int_equal(w.counts[7], 1);           /* and the token is counted itself */
+    assert_int_equal(sample(&w, LOGITS, 6), 1); /* 1.9 / 1.1 = 1.73 < 1.82 */
     assert_int_equal(w.counts[1], QN_COUNT_PROMPT + 1);
 
     reset(&w);
     w.rows[0].penalties = 1;
     w.rows[0].presence_penalty = 0.2f;
-    w.counts[1] = QN_COUNT_PROMPT;                   /* presence and frequency are of generated tokens only */
+    w.counts[1] = QN_COUNT_PROMPT; /* presence and frequency are of generated tokens only */
     assert_int_equal(sample(&w, LOGITS, 5), 1);
-    assert_int_equal(sample(&w, LOGITS, 6), 7);      /* 1: 2 - 0.2 */
-    assert_int_equal(sample(&w, LOGITS, 7), 1);      /* 7: 1.9 - 0.2 = 1.7 */
-    assert_int_equal(sample(&w, LOGITS, 8), 1);      /* presence does not grow */
+    assert_int_equal(sample(&w, LOGITS, 6), 7); /* 1: 2 - 0.2 */
+    assert_int_equal(sample(&w, LOGITS, 7), 1); /* 7: 1.9 - 0.2 = 1.7 */
+    assert_int_equal(sample(&w, LOGITS, 8), 1); /* presence does not grow */
 
     reset(&w);
     w.rows[0].penalties = 1;
     w.rows[0].frequency_penalty = 0.3f;
-    static const uint32_t WANT[] = { 1, 7, 1, 7, 4, 1, 7 };  /* 2, 1.9, 1.7, 1.6, 1.5, 1.4, 1.3; 4 is 1.2 then */
-    for (uint32_t i = 0; i < 7; i++) assert_int_equal(sample(&w, LOGITS, 5 + i), WANT[i]);
+    static const uint32_t WANT[] = {1, 7, 1, 7, 4, 1, 7}; /* 2, 1.9, 1.7, 1.6, 1.5, 1.4, 1.3; 4 is 1.2 then */
+    for (uint32_t i = 0; i < 7; i++)
+        assert_int_equal(sample(&w, LOGITS, 5 + i), WANT[i]);
     assert_int_equal(w.rows[0].counted, 12);
-    assert_int_equal(sample(&w, LOGITS, 11), sample(&w, LOGITS, 11));  /* a position counts once */
+    assert_int_equal(sample(&w, LOGITS, 11), sample(&w, LOGITS, 11)); /* a position counts once */
 
     reset(&w);
     w.rows[0].penalties = 1;
     w.rows[0].repetition_penalty = 2;
-    for (int v = 0; v < VOCAB; v++) w.counts[v] = 1;
+    for (int v = 0; v < VOCAB; v++)
+        w.counts[v] = 1;
     w.counts[3] = 0;
     /* Negative logits are multiplied: -1 beats -2 * 2, and 2 / 2 = 1 beats both. */
-    assert_int_equal(sample(&w, (const float[VOCAB]){ -4, -4, -4, -1, -4, -4, -0.6f, -4 }, 3), 3);
+    assert_int_equal(sample(&w, (const float[VOCAB]){-4, -4, -4, -1, -4, -4, -0.6f, -4}, 3), 3);
 }
 
 static void test_sampler_stop_ids_end_and_min_tokens_forbid_them(void **state)
@@ -279,15 +307,16 @@ static void test_sampler_stop_ids_end_and_min_tokens_forbid_them(void **state)
 static void test_sampler_top_logprobs_are_of_the_raw_distribution(void **state)
 {
     (void)state;
-    static const uint32_t ORDER[] = { 1, 7, 4, 2, 0 };
+    static const uint32_t ORDER[] = {1, 7, 4, 2, 0};
     world_t w;
     reset(&w);
     w.rows[0].top_logprobs = 5;
     w.rows[0].temperature = 0.3f;
     w.rows[0].bias_count = 1;
-    w.bias[0] = (qn_bias_entry_t){ 6, 50 };
+    w.bias[0] = (qn_bias_entry_t){6, 50};
     double total = 0;
-    for (int v = 0; v < VOCAB; v++) total += exp(LOGITS[v]);
+    for (int v = 0; v < VOCAB; v++)
+        total += exp(LOGITS[v]);
     assert_int_equal(sample(&w, LOGITS, 3), 6);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(w.top[i].id, ORDER[i]);
@@ -301,25 +330,31 @@ static void test_sampler_cuts_of_a_large_vocabulary_agree_with_sorting(void **st
     (void)state;
     enum { V = 3000 };
     float *logits = check_values(V, 77, false), *scratch = malloc(2 * V * sizeof *scratch);
-    for (int v = 0; v < V; v += 3) logits[v] = logits[(v + 300) % V];  /* many ties */
-    qn_slot_row_t row = { .prompt_tokens = 1, .temperature = 0.7f, .top_p = 1, .repetition_penalty = 1 };
-    qn_slot_tables_t tables = { .rows = &row, .slots = 1, .vocab = V };
+    for (int v = 0; v < V; v += 3)
+        logits[v] = logits[(v + 300) % V]; /* many ties */
+    qn_slot_row_t row = {.prompt_tokens = 1, .temperature = 0.7f, .top_p = 1, .repetition_penalty = 1};
+    qn_slot_tables_t tables = {.rows = &row, .slots = 1, .vocab = V};
     qn_stream_t *stream = check_stream(1);
-    static const uint32_t TOP_K[] = { 1, 2, 50, 1000, 2999 };
+    static const uint32_t TOP_K[] = {1, 2, 50, 1000, 2999};
     for (size_t i = 0; i < 5; i++)
         for (uint32_t position = 1; position < 20; position++) {
             row.top_k = TOP_K[i];
             qn_sample_result_t result;
-            check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &(qn_sampler_t){
-                .tables = tables, .samples = &(qn_sample_t){ 0, position }, .sample_count = 1, .logits = logits,
-                .scratch = scratch, .ret_results = &result });
+            check_kernel(QN_OP_SAMPLER, implementation)
+                ->launch(stream, &(qn_sampler_t){.tables = tables,
+                                                 .samples = &(qn_sample_t){0, position},
+                                                 .sample_count = 1,
+                                                 .logits = logits,
+                                                 .scratch = scratch,
+                                                 .ret_results = &result});
             uint32_t better = 0;
             for (uint32_t v = 0; v < V; v++)
                 better += logits[v] > logits[result.id] || (logits[v] == logits[result.id] && v < result.id);
             assert_in_range(better, 0, TOP_K[i] - 1);
             /* What the reference left in its scratch is exactly the kept set. */
             uint32_t kept = 0;
-            for (uint32_t v = 0; v < V; v++) kept += scratch[V + v] > 0;
+            for (uint32_t v = 0; v < V; v++)
+                kept += scratch[V + v] > 0;
             if (strcmp(implementation, "reference") == 0) assert_int_equal(kept, TOP_K[i]);
         }
     free(logits);
@@ -339,27 +374,32 @@ static void exact_distribution(const world_t *w, double ret[VOCAB])
         logits[v] = LOGITS[v];
         for (uint32_t b = 0; b < row->bias_count; b++)
             if (w->bias[b].id == (uint32_t)v) logits[v] += w->bias[b].bias;
-        if (w->counts[v]) logits[v] = logits[v] > 0 ? logits[v] / row->repetition_penalty
-                                                    : logits[v] * row->repetition_penalty;
+        if (w->counts[v])
+            logits[v] = logits[v] > 0 ? logits[v] / row->repetition_penalty : logits[v] * row->repetition_penalty;
         logits[v] -= row->frequency_penalty * generated + (generated ? row->presence_penalty : 0);
         sum += ret[v] = exp(logits[v] / row->temperature);
     }
-    for (int v = 0; v < VOCAB; v++) greatest = fmax(greatest, ret[v] /= sum);
+    for (int v = 0; v < VOCAB; v++)
+        greatest = fmax(greatest, ret[v] /= sum);
     for (int v = 0; v < VOCAB; v++) {
         uint32_t better = 0;
-        for (int u = 0; u < VOCAB; u++) better += logits[u] > logits[v] || (logits[u] == logits[v] && u < v);
+        for (int u = 0; u < VOCAB; u++)
+            better += logits[u] > logits[v] || (logits[u] == logits[v] && u < v);
         kept[v] = ret[v] >= row->min_p * greatest && (!row->top_k || better < row->top_k);
     }
     double left = 0, final = 0;
-    for (int v = 0; v < VOCAB; v++) left += kept[v] ? ret[v] : 0;
+    for (int v = 0; v < VOCAB; v++)
+        left += kept[v] ? ret[v] : 0;
     for (int v = 0; v < VOCAB; v++) {
-        double before = 0;  /* what more probable ids hold together */
+        double before = 0; /* what more probable ids hold together */
         for (int u = 0; u < VOCAB; u++)
             if (kept[u] && (logits[u] > logits[v] || (logits[u] == logits[v] && u < v))) before += ret[u];
         kept[v] = kept[v] && (before == 0 || before / left < row->top_p);
     }
-    for (int v = 0; v < VOCAB; v++) final += ret[v] = kept[v] ? ret[v] : 0;
-    for (int v = 0; v < VOCAB; v++) ret[v] /= final;
+    for (int v = 0; v < VOCAB; v++)
+        final += ret[v] = kept[v] ? ret[v] : 0;
+    for (int v = 0; v < VOCAB; v++)
+        ret[v] /= final;
 }
 
 /* Every parameter by itself and all at once, by position and by seed; counts are put back after every draw, since a
@@ -367,15 +407,17 @@ static void exact_distribution(const world_t *w, double ret[VOCAB])
 static void test_sampler_bias_penalties_and_all_together_draw_the_exact_distribution(void **state)
 {
     (void)state;
-    static const struct { float temperature, repetition, presence, frequency, top_p, min_p; uint32_t top_k, biases; }
-    ROWS[] = {
-        { 1, 1, 0, 0, 1, 0, 0, 2 },
-        { 1, 1.5f, 0, 0, 1, 0, 0, 0 },
-        { 1, 1, 0.8f, 0, 1, 0, 0, 0 },
-        { 1, 1, 0, 0.4f, 1, 0, 0, 0 },
-        { 1, 0.7f, -0.5f, -0.2f, 1, 0, 0, 0 },
-        { 1.3f, 1.2f, 0.3f, 0.2f, 0.9f, 0.05f, 6, 2 },
-        { 0.6f, 1.1f, -0.4f, 0.1f, 0.8f, 0, 5, 1 },
+    static const struct {
+        float temperature, repetition, presence, frequency, top_p, min_p;
+        uint32_t top_k, biases;
+    } ROWS[] = {
+        {1, 1, 0, 0, 1, 0, 0, 2},
+        {1, 1.5f, 0, 0, 1, 0, 0, 0},
+        {1, 1, 0.8f, 0, 1, 0, 0, 0},
+        {1, 1, 0, 0.4f, 1, 0, 0, 0},
+        {1, 0.7f, -0.5f, -0.2f, 1, 0, 0, 0},
+        {1.3f, 1.2f, 0.3f, 0.2f, 0.9f, 0.05f, 6, 2},
+        {0.6f, 1.1f, -0.4f, 0.1f, 0.8f, 0, 5, 1},
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++)
         for (int by_seed = 0; by_seed < 2; by_seed++) {
@@ -392,13 +434,13 @@ static void test_sampler_bias_penalties_and_all_together_draw_the_exact_distribu
             row->bias_count = ROWS[i].biases;
             row->penalties = 1;
             row->seed = 99;
-            w.bias[0] = (qn_bias_entry_t){ 6, 3 };
-            w.bias[1] = (qn_bias_entry_t){ 1, -1.5f };
-            static const uint32_t COUNTS[VOCAB] = { 2, 1, 0, QN_COUNT_PROMPT, QN_COUNT_PROMPT + 3, 0, 1, 0 };
+            w.bias[0] = (qn_bias_entry_t){6, 3};
+            w.bias[1] = (qn_bias_entry_t){1, -1.5f};
+            static const uint32_t COUNTS[VOCAB] = {2, 1, 0, QN_COUNT_PROMPT, QN_COUNT_PROMPT + 3, 0, 1, 0};
             memcpy(w.counts, COUNTS, sizeof COUNTS);
             double want[VOCAB];
             exact_distribution(&w, want);
-            uint32_t counts[VOCAB] = { 0 };
+            uint32_t counts[VOCAB] = {0};
             for (uint32_t draw = 0; draw < DRAWS; draw++) {
                 if (by_seed) row->seed = 1000 + draw;
                 counts[sample(&w, LOGITS, by_seed ? 20 : 20 + draw)]++;
@@ -421,8 +463,8 @@ static void test_sampler_rows_of_one_launch_do_not_touch_each_other(void **state
         w->rows[0].temperature = 0.8f;
         w->rows[0].top_k = 5;
         w->rows[0].seed = 3;
-        w->rows[1] = (qn_slot_row_t){ .prompt_tokens = 1, .top_p = 0.6f, .repetition_penalty = 1, .temperature = 1.5f,
-                                      .seed = 4 };
+        w->rows[1] =
+            (qn_slot_row_t){.prompt_tokens = 1, .top_p = 0.6f, .repetition_penalty = 1, .temperature = 1.5f, .seed = 4};
     }
     float logits[2 * VOCAB];
     for (int v = 0; v < VOCAB; v++) {
@@ -431,14 +473,23 @@ static void test_sampler_rows_of_one_launch_do_not_touch_each_other(void **state
     }
     qn_stream_t *stream = check_stream(1);
     for (uint32_t position = 1; position < 200; position++) {
-        const qn_sample_t samples[2] = { { 0, position }, { 1, position + 7 } };
-        qn_sampler_t launch = { .tables = both.tables, .samples = samples, .sample_count = 2, .logits = logits,
-                                .scratch = both.scratch, .ret_results = both.results, .ret_top = both.top };
+        const qn_sample_t samples[2] = {{0, position}, {1, position + 7}};
+        qn_sampler_t launch = {.tables = both.tables,
+                               .samples = samples,
+                               .sample_count = 2,
+                               .logits = logits,
+                               .scratch = both.scratch,
+                               .ret_results = both.results,
+                               .ret_top = both.top};
         check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &launch);
         for (uint32_t s = 0; s < 2; s++) {
-            launch = (qn_sampler_t){ .tables = alone.tables, .samples = &samples[s], .sample_count = 1,
-                                     .logits = logits + s * VOCAB, .scratch = alone.scratch,
-                                     .ret_results = alone.results, .ret_top = alone.top };
+            launch = (qn_sampler_t){.tables = alone.tables,
+                                    .samples = &samples[s],
+                                    .sample_count = 1,
+                                    .logits = logits + s * VOCAB,
+                                    .scratch = alone.scratch,
+                                    .ret_results = alone.results,
+                                    .ret_top = alone.top};
             check_kernel(QN_OP_SAMPLER, implementation)->launch(stream, &launch);
             assert_int_equal(alone.results[0].id, both.results[s].id);
         }

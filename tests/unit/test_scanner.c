@@ -23,16 +23,57 @@ static const char *const expressions[] = {
 
 /* Characters of every class the expressions tell apart, doubled where boundaries are likely. */
 static const char *const alphabet[] = {
-    " ", " ", " ", "\n", "\r", "\t", "a", "b", "Z", "É", "é", "ß", "ǅ", "ʰ", "日", "한", "\xCC\x81", "ำ", "1", "2",
-    "²", "½", "Ⅷ", "٣", "'", "'", "s", "S", "ſ", "t", "re", "VE", "ll", "!", "/", "-", "👍", "\xE2\x80\x8D",
-    "\xC2\xA0", "\xE2\x80\xA8", "\xE3\x80\x80", "\xE1\xA0\x8E", "İ", "K",
+    " ",
+    " ",
+    " ",
+    "\n",
+    "\r",
+    "\t",
+    "a",
+    "b",
+    "Z",
+    "É",
+    "é",
+    "ß",
+    "ǅ",
+    "ʰ",
+    "日",
+    "한",
+    "\xCC\x81",
+    "ำ",
+    "1",
+    "2",
+    "²",
+    "½",
+    "Ⅷ",
+    "٣",
+    "'",
+    "'",
+    "s",
+    "S",
+    "ſ",
+    "t",
+    "re",
+    "VE",
+    "ll",
+    "!",
+    "/",
+    "-",
+    "👍",
+    "\xE2\x80\x8D",
+    "\xC2\xA0",
+    "\xE2\x80\xA8",
+    "\xE3\x80\x80",
+    "\xE1\xA0\x8E",
+    "İ",
+    "K",
 };
 
 static void check_text(const unicode_classes_t *classes, const char *expression, const pattern_t *pattern,
                        const char *text, size_t length)
 {
     uint32_t ends[3]; /* small, so that scanners stop in the middle */
-    pattern_work_t work = { 0 };
+    pattern_work_t work = {0};
     pattern_walk_t walk = pattern_walk((const uint8_t *)text, length);
     scanner_fn *scan = scanner_for_expression(expression, strlen(expression));
     size_t position = 0, count;

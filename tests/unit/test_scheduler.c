@@ -1,10 +1,11 @@
 /* Units of services/scheduler/scheduler.c: requests before the model, bounds, clients that come and go, restarts. */
 #include "tests/unit/scheduler_case.h"
 
-static const scheduler_options_t options = {
-    .planner = {.max_step_tokens = 32, .prefill_chunk_tokens = 32, .lookahead = 1},
-    .max_sequences = 2,
-    .queue_limit = 3};
+static const scheduler_options_t options = {.planner = {.max_step_tokens = 32,
+                                                        .prefill_chunk_tokens = 32,
+                                                        .lookahead = 1},
+                                            .max_sequences = 2,
+                                            .queue_limit = 3};
 
 /* Tells the client all it is owed; returns how many ends were among it. */
 static uint32_t deliver(case_t *self)
@@ -51,7 +52,7 @@ static void test_scheduler_request_before_the_model_waits_then_is_judged(void **
     scheduler_tidy(c.scheduler, c.now_ns);
     assert_null(case_request(&c, 2));
     assert_int_equal(case_request(&c, 1)->generated_max, 59); /* clipped to 64 - 5 */
-    assert_int_equal(deliver(&c), 0); /* the refusal was the end of 2 */
+    assert_int_equal(deliver(&c), 0);                         /* the refusal was the end of 2 */
     case_close(&c);
 }
 

@@ -19,10 +19,15 @@
 #define FILE_HEADER_BYTES 32
 #define RECORD_BYTES(frame) (8 + 72 + (frame))
 
-static const struct { const char *service; const char *frame; size_t bytes; uint64_t missed; } records[] = {
-    { "scheduler", "\x08\0\0\0QSPLabcdefgh", 16, 0 },
-    { "compute", "", 0, 17 },
-    { "memory", "x", 1, 0 },
+static const struct {
+    const char *service;
+    const char *frame;
+    size_t bytes;
+    uint64_t missed;
+} records[] = {
+    {"scheduler", "\x08\0\0\0QSPLabcdefgh", 16, 0},
+    {"compute", "", 0, 17},
+    {"memory", "x", 1, 0},
 };
 #define RECORD_COUNT (sizeof records / sizeof *records)
 
@@ -46,8 +51,13 @@ static void write_records(const char *path)
     sniff_capture_t *capture = NULL;
     assert_int_equal(sniff_capture_create(path, CLOCK_NS, &capture), QN_OK);
     for (size_t i = 0; i < RECORD_COUNT; i++) {
-        qn_tap_header_t header = { .version = QN_TAP_VERSION, .direction = QN_TAP_DROPPED, .pid = 5, .boot_ns = 6,
-                                   .number = i + 1, .now_ns = 1000 + i, .frame_bytes = (uint32_t)records[i].bytes };
+        qn_tap_header_t header = {.version = QN_TAP_VERSION,
+                                  .direction = QN_TAP_DROPPED,
+                                  .pid = 5,
+                                  .boot_ns = 6,
+                                  .number = i + 1,
+                                  .now_ns = 1000 + i,
+                                  .frame_bytes = (uint32_t)records[i].bytes};
         strcpy(header.service, records[i].service);
         sniff_message_t *message = sniff_message_new(&header, records[i].frame, records[i].bytes, records[i].missed);
         assert_int_equal(sniff_capture_write(capture, message), QN_OK);
@@ -128,8 +138,7 @@ static void test_capture_cut_anywhere_gives_the_whole_records_before_the_cut(voi
         sniff_capture_t *capture = NULL;
         qn_err_t err = sniff_capture_open(*state, &capture);
         assert_int_equal(err, cut < FILE_HEADER_BYTES ? QN_ERR_INVALID : QN_OK);
-        if (err)
-            continue;
+        if (err) continue;
         bool exact;
         size_t expected = whole_records(cut, &exact), count;
         sniff_capture_outcome_t outcome = read_all(capture, &count);
@@ -183,8 +192,7 @@ static void test_capture_full_disk_is_reported(void **state)
 {
     (void)state;
     sniff_capture_t *capture = NULL;
-    if (access("/dev/full", W_OK))
-        skip();
+    if (access("/dev/full", W_OK)) skip();
     assert_int_equal(sniff_capture_create("/dev/full", 0, &capture), QN_OK);
     assert_int_equal(sniff_capture_flush(capture), QN_ERR_IO);
     assert_non_null(strstr(qn_err_text(), "No space left"));

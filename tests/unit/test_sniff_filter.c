@@ -18,8 +18,7 @@
 
 static qn_head_t head_of(qn_service_t from, qn_service_t to, uint64_t request, uint64_t sequence)
 {
-    return (qn_head_t){ .src = from, .dst = to, .epoch = 7, .request = request, .sequence = sequence,
-                        .sent_ns = NOW_NS };
+    return (qn_head_t){.src = from, .dst = to, .epoch = 7, .request = request, .sequence = sequence, .sent_ns = NOW_NS};
 }
 
 static sniff_message_t *mirror(qn_message_type_t type, const void *content)
@@ -29,7 +28,7 @@ static sniff_message_t *mirror(qn_message_type_t type, const void *content)
     size_t bytes;
     qn_arena_init(&arena, 0);
     assert_int_equal(qn_wire_encode(qn_wire_type(type), content, &arena, &frame, &bytes), QN_OK);
-    qn_tap_header_t header = { .version = QN_TAP_VERSION, .now_ns = NOW_NS, .service = "scheduler" };
+    qn_tap_header_t header = {.version = QN_TAP_VERSION, .now_ns = NOW_NS, .service = "scheduler"};
     sniff_message_t *message = sniff_message_new(&header, frame, bytes, 0);
     assert_non_null(message);
     qn_arena_fini(&arena);
@@ -37,14 +36,13 @@ static sniff_message_t *mirror(qn_message_type_t type, const void *content)
 }
 
 static const qn_slot_set_t sets[] = {
-    { .request = 7, .slot = 3, .sampling = { .repetition_penalty = 1, .temperature = 0.5f, .max_tokens = 64 } } };
-static const qn_slot_run_t runs[] = { { .slot = 3, .token_count = 12 },
-                                      { .slot = 5, .token_count = 1, .from_slot = true } };
-static const uint32_t retire[] = { 9 };
+    {.request = 7, .slot = 3, .sampling = {.repetition_penalty = 1, .temperature = 0.5f, .max_tokens = 64}}};
+static const qn_slot_run_t runs[] = {{.slot = 3, .token_count = 12}, {.slot = 5, .token_count = 1, .from_slot = true}};
+static const uint32_t retire[] = {9};
 
 static sniff_message_t *step_plan(void)
 {
-    qn_text_t reasons[] = { qn_text("admit 7 (fcfs: oldest waiting)") };
+    qn_text_t reasons[] = {qn_text("admit 7 (fcfs: oldest waiting)")};
     qn_step_plan_t plan = QN_STEP_PLAN_INIT;
     plan.head = head_of(QN_SERVICE_SCHEDULER, QN_SERVICE_COMPUTE, 0, 42);
     plan.step = 9;
@@ -73,7 +71,7 @@ static sniff_message_t *heartbeat(void)
 static void decode(sniff_message_t *message, qn_arena_t *arena)
 {
     static sniff_slots_t slots;
-    slots = (sniff_slots_t){ .scheduler_epoch = 7 };
+    slots = (sniff_slots_t){.scheduler_epoch = 7};
     slots.request[5] = 11;
     slots.request[9] = 13;
     sniff_message_decode(message, &slots, arena);
@@ -84,81 +82,83 @@ static bool takes(const char *text, const sniff_message_t *message)
 {
     sniff_filter_t *filter = NULL;
     size_t at = 0;
-    if (sniff_filter_parse(text, &filter, &at))
-        fail_msg("\"%s\" is refused at %zu: %s", text, at, qn_err_text());
+    if (sniff_filter_parse(text, &filter, &at)) fail_msg("\"%s\" is refused at %zu: %s", text, at, qn_err_text());
     bool taken = sniff_filter_match(filter, message);
     sniff_filter_free(&filter);
     assert_null(filter);
     return taken;
 }
 
-static const struct { const char *text; bool plan, beat; } matches[] = {
-    { "", true, true },
-    { "   ", true, true },
-    { "src scheduler", true, false },
-    { "dst scheduler", false, true },
-    { "host scheduler", true, true },
-    { "host memory|compute", true, true },
-    { "src memory | compute", false, true },
-    { "SRC Scheduler AND Type StepPlan", true, false },
-    { "src scheduler and type StepPlan and req 7", true, false },
-    { "req 7", true, false },
-    { "req 11", true, false },            /* runs in slot 5 */
-    { "req 13", true, false },            /* retired from slot 9 */
-    { "req 12", false, false },
-    { "req 1|2|7", true, false },
-    { "type StepPlan|Heartbeat", true, true },
-    { "StepPlan", true, false },
-    { "stepplan or heartbeat", true, true },
-    { "not StepPlan", false, true },
-    { "! StepPlan", false, true },
-    { "!StepPlan", false, true },
-    { "not not StepPlan", true, false },
-    { "StepPlan and src memory or Heartbeat", false, true },
-    { "Heartbeat or StepPlan and src memory", false, true },
-    { "(Heartbeat or StepPlan) and src memory", false, true },
-    { "not (src memory or src compute)", true, false },
-    { "src scheduler && type StepPlan || dst tool", true, false },
-    { "bytes > 1", true, true },
-    { "bytes > 100000", false, false },
-    { "epoch 7", true, true },
-    { "epoch = 8", false, false },
-    { "epoch >= 7", true, true },
-    { "seq 42", true, false },
-    { "seq < 1", false, true },
-    { "dropped", false, false },
-    { "step = 9", true, false },
-    { "step == 9", true, false },
-    { "step!=9", false, false },
-    { "step>=9", true, false },
-    { "step > 9", false, false },
-    { "step <= 8.5", false, false },
-    { "StepPlan.step < 10", true, false },
-    { "TokenBatch.step < 10", false, false },
-    { "runs.token_count = 12", true, false },
-    { "runs.token_count > 12", false, false },
-    { "runs.token_count = 1", true, false },
-    { "runs.from_slot = true", true, false },
-    { "runs.from_slot = 1", true, false },
-    { "runs.sample = true", false, false },
-    { "runs.length = 2", true, false },
-    { "ids.length = 0", true, false },
-    { "sets.sampling.temperature = 0.5", true, false },
-    { "sets.sampling.max_tokens < 65", true, false },
-    { "retire = 9", true, false },
-    { "retire != 9", false, false },
-    { "reasons ~ fcfs", true, false },
-    { "reasons ~ 'oldest waiting'", true, false },
-    { "reasons ~ sjf", false, false },
-    { "reasons.length = 1", true, false },
-    { "state = ready", false, true },
-    { "state != ready", false, false },
-    { "state ~ rea", false, true },
-    { "text = loaded", false, true },
-    { "text = \"loaded\"", false, true },
-    { "head.sequence = 42", true, false },
-    { "head.src = scheduler", true, false },
-    { "uptime_ms > 1e3", false, true },
+static const struct {
+    const char *text;
+    bool plan, beat;
+} matches[] = {
+    {"", true, true},
+    {"   ", true, true},
+    {"src scheduler", true, false},
+    {"dst scheduler", false, true},
+    {"host scheduler", true, true},
+    {"host memory|compute", true, true},
+    {"src memory | compute", false, true},
+    {"SRC Scheduler AND Type StepPlan", true, false},
+    {"src scheduler and type StepPlan and req 7", true, false},
+    {"req 7", true, false},
+    {"req 11", true, false}, /* runs in slot 5 */
+    {"req 13", true, false}, /* retired from slot 9 */
+    {"req 12", false, false},
+    {"req 1|2|7", true, false},
+    {"type StepPlan|Heartbeat", true, true},
+    {"StepPlan", true, false},
+    {"stepplan or heartbeat", true, true},
+    {"not StepPlan", false, true},
+    {"! StepPlan", false, true},
+    {"!StepPlan", false, true},
+    {"not not StepPlan", true, false},
+    {"StepPlan and src memory or Heartbeat", false, true},
+    {"Heartbeat or StepPlan and src memory", false, true},
+    {"(Heartbeat or StepPlan) and src memory", false, true},
+    {"not (src memory or src compute)", true, false},
+    {"src scheduler && type StepPlan || dst tool", true, false},
+    {"bytes > 1", true, true},
+    {"bytes > 100000", false, false},
+    {"epoch 7", true, true},
+    {"epoch = 8", false, false},
+    {"epoch >= 7", true, true},
+    {"seq 42", true, false},
+    {"seq < 1", false, true},
+    {"dropped", false, false},
+    {"step = 9", true, false},
+    {"step == 9", true, false},
+    {"step!=9", false, false},
+    {"step>=9", true, false},
+    {"step > 9", false, false},
+    {"step <= 8.5", false, false},
+    {"StepPlan.step < 10", true, false},
+    {"TokenBatch.step < 10", false, false},
+    {"runs.token_count = 12", true, false},
+    {"runs.token_count > 12", false, false},
+    {"runs.token_count = 1", true, false},
+    {"runs.from_slot = true", true, false},
+    {"runs.from_slot = 1", true, false},
+    {"runs.sample = true", false, false},
+    {"runs.length = 2", true, false},
+    {"ids.length = 0", true, false},
+    {"sets.sampling.temperature = 0.5", true, false},
+    {"sets.sampling.max_tokens < 65", true, false},
+    {"retire = 9", true, false},
+    {"retire != 9", false, false},
+    {"reasons ~ fcfs", true, false},
+    {"reasons ~ 'oldest waiting'", true, false},
+    {"reasons ~ sjf", false, false},
+    {"reasons.length = 1", true, false},
+    {"state = ready", false, true},
+    {"state != ready", false, false},
+    {"state ~ rea", false, true},
+    {"text = loaded", false, true},
+    {"text = \"loaded\"", false, true},
+    {"head.sequence = 42", true, false},
+    {"head.src = scheduler", true, false},
+    {"uptime_ms > 1e3", false, true},
 };
 
 static void test_filter_match_table(void **state)
@@ -180,41 +180,45 @@ static void test_filter_match_table(void **state)
     qn_arena_fini(&arena);
 }
 
-static const struct { const char *text; size_t at; const char *says; } refusals[] = {
-    { "src shceduler", 4, "did you mean scheduler?" },
-    { "src", 3, "a service is missing" },
-    { "src scheduler|", 14, "a service is missing" },
-    { "type StepPlam", 5, "did you mean StepPlan?" },
-    { "type", 4, "a message type is missing" },
-    { "req seven", 4, "a request number" },
-    { "req -1", 4, "a request number" },
-    { "req 7|", 6, "a request number" },
-    { "bytes 7", 6, "an operator is missing" },
-    { "bytes > many", 8, "must be a number" },
-    { "epoch ~ 3", 6, "~ is for texts" },
-    { "step", 0, "alone is no test" },
-    { "step >", 6, "a value to compare with" },
-    { "step > and", 7, "this field is a number" },
-    { "step ~ 9", 7, "~ is for texts" },
-    { "stepp > 5", 0, "did you mean step?" },
-    { "StepPlan.token_coumt > 5", 9, "did you mean token_count?" },
-    { "Heartbeat.step > 5", 10, "Heartbeat has no field" },
-    { "runs > 5", 0, "no field" },
-    { "runs.slot.length > 5", 0, "no field" },
-    { "state = redy", 8, "it is one of starting, ready, draining, failing" },
-    { "state > ready", 8, "names have" },
-    { "reasons > fcfs", 10, "texts have" },
-    { "srce scheduler", 0, "did you mean src?" },
-    { "src scheduler type StepPlan", 14, "\"and\", \"or\" or the end" },
-    { "src scheduler and", 17, "a test is missing" },
-    { "and", 0, "alone is no test" },
-    { "(src scheduler", 0, "not closed" },
-    { "src scheduler)", 13, "\"and\", \"or\" or the end" },
-    { "()", 1, "a test is missing" },
-    { "not", 3, "a test is missing" },
-    { "reasons ~ 'fcfs", 10, "no end" },
-    { "src scheduler &", 14, "\"and\", \"or\" or the end" },
-    { "= 5", 0, "a test is missing" },
+static const struct {
+    const char *text;
+    size_t at;
+    const char *says;
+} refusals[] = {
+    {"src shceduler", 4, "did you mean scheduler?"},
+    {"src", 3, "a service is missing"},
+    {"src scheduler|", 14, "a service is missing"},
+    {"type StepPlam", 5, "did you mean StepPlan?"},
+    {"type", 4, "a message type is missing"},
+    {"req seven", 4, "a request number"},
+    {"req -1", 4, "a request number"},
+    {"req 7|", 6, "a request number"},
+    {"bytes 7", 6, "an operator is missing"},
+    {"bytes > many", 8, "must be a number"},
+    {"epoch ~ 3", 6, "~ is for texts"},
+    {"step", 0, "alone is no test"},
+    {"step >", 6, "a value to compare with"},
+    {"step > and", 7, "this field is a number"},
+    {"step ~ 9", 7, "~ is for texts"},
+    {"stepp > 5", 0, "did you mean step?"},
+    {"StepPlan.token_coumt > 5", 9, "did you mean token_count?"},
+    {"Heartbeat.step > 5", 10, "Heartbeat has no field"},
+    {"runs > 5", 0, "no field"},
+    {"runs.slot.length > 5", 0, "no field"},
+    {"state = redy", 8, "it is one of starting, ready, draining, failing"},
+    {"state > ready", 8, "names have"},
+    {"reasons > fcfs", 10, "texts have"},
+    {"srce scheduler", 0, "did you mean src?"},
+    {"src scheduler type StepPlan", 14, "\"and\", \"or\" or the end"},
+    {"src scheduler and", 17, "a test is missing"},
+    {"and", 0, "alone is no test"},
+    {"(src scheduler", 0, "not closed"},
+    {"src scheduler)", 13, "\"and\", \"or\" or the end"},
+    {"()", 1, "a test is missing"},
+    {"not", 3, "a test is missing"},
+    {"reasons ~ 'fcfs", 10, "no end"},
+    {"src scheduler &", 14, "\"and\", \"or\" or the end"},
+    {"= 5", 0, "a test is missing"},
 };
 
 static void test_filter_refusal_table_names_place_and_remedy(void **state)
@@ -265,10 +269,16 @@ static void test_filter_length_both_sides_of_the_limit(void **state)
 static void test_filter_names_only_types_it_mentions(void **state)
 {
     (void)state;
-    static const struct { const char *text; bool heartbeat, hello; } cases[] = {
-        { "", false, false }, { "src memory", false, false }, { "type Heartbeat", true, false },
-        { "Heartbeat.uptime_ms > 5", true, false }, { "uptime_ms > 5", false, false },
-        { "not (Hello or type Heartbeat|Credit)", true, true },
+    static const struct {
+        const char *text;
+        bool heartbeat, hello;
+    } cases[] = {
+        {"", false, false},
+        {"src memory", false, false},
+        {"type Heartbeat", true, false},
+        {"Heartbeat.uptime_ms > 5", true, false},
+        {"uptime_ms > 5", false, false},
+        {"not (Hello or type Heartbeat|Credit)", true, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sniff_filter_t *filter = NULL;
@@ -285,10 +295,10 @@ static void test_filter_broken_frame_matches_dropped_but_no_field(void **state)
     (void)state;
     qn_arena_t arena;
     qn_arena_init(&arena, 0);
-    qn_tap_header_t header = { .direction = QN_TAP_DROPPED, .now_ns = NOW_NS, .service = "memory" };
+    qn_tap_header_t header = {.direction = QN_TAP_DROPPED, .now_ns = NOW_NS, .service = "memory"};
     static sniff_slots_t slots;
-    static const char *const frames[] = { "", "x", "\x08\0\0\0QSPL", "\x08\0\0\0NOPEmore bytes than that" };
-    static const size_t sizes[] = { 0, 1, 8, 28 };
+    static const char *const frames[] = {"", "x", "\x08\0\0\0QSPL", "\x08\0\0\0NOPEmore bytes than that"};
+    static const size_t sizes[] = {0, 1, 8, 28};
     for (size_t i = 0; i < 4; i++) {
         sniff_message_t *message = sniff_message_new(&header, frames[i], sizes[i], 0);
         sniff_message_decode(message, &slots, &arena);

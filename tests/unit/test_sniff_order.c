@@ -15,7 +15,7 @@
 
 static void put(sniff_order_t *order, uint64_t time_ns, uint64_t mark)
 {
-    qn_tap_header_t header = { .direction = QN_TAP_DROPPED, .now_ns = time_ns, .number = mark };
+    qn_tap_header_t header = {.direction = QN_TAP_DROPPED, .now_ns = time_ns, .number = mark};
     sniff_order_put(order, sniff_message_new(&header, NULL, 0, 0));
 }
 

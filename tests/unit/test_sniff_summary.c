@@ -16,8 +16,8 @@
 
 static void summarize(qn_message_type_t type, const void *content, sniff_line_t *line)
 {
-    sniff_message_t message = { .type = type, .content = content };
-    *line = (sniff_line_t){ .bytes = 0 };
+    sniff_message_t message = {.type = type, .content = content};
+    *line = (sniff_line_t){.bytes = 0};
     sniff_summary_add(line, &message);
 }
 
@@ -39,11 +39,16 @@ static void test_summary_every_example_is_printable(void **state)
 static void test_summary_step_plan_says_what_the_policy_decided(void **state)
 {
     (void)state;
-    static const qn_slot_run_t runs[] = { { .token_count = 12 }, { .token_count = 1 }, { .token_count = 1 } };
+    static const qn_slot_run_t runs[] = {{.token_count = 12}, {.token_count = 1}, {.token_count = 1}};
     static const qn_slot_set_t sets[1];
-    qn_text_t reasons[] = { qn_text("admit 7 (fcfs: oldest\nwaiting)"), qn_text("hold 8") };
-    qn_step_plan_t plan = { .step = 9, .runs = runs, .runs_count = 3, .sets = sets, .sets_count = 1, .reasons = reasons,
-                            .reasons_count = 2 };
+    qn_text_t reasons[] = {qn_text("admit 7 (fcfs: oldest\nwaiting)"), qn_text("hold 8")};
+    qn_step_plan_t plan = {.step = 9,
+                           .runs = runs,
+                           .runs_count = 3,
+                           .sets = sets,
+                           .sets_count = 1,
+                           .reasons = reasons,
+                           .reasons_count = 2};
     sniff_line_t line;
     summarize(QN_MESSAGE_STEP_PLAN, &plan, &line);
     assert_string_equal(line.text, "step 9, 3 runs, 14 tokens, sets 1: admit 7 (fcfs: oldest?waiting); hold 8");
@@ -52,17 +57,21 @@ static void test_summary_step_plan_says_what_the_policy_decided(void **state)
 static void test_summary_text_is_cut_between_characters_and_escaped(void **state)
 {
     (void)state;
-    static const struct { const char *text; size_t max; const char *shown; } cases[] = {
-        { "plain", 60, "\"plain\"" },
-        { "a\nb\tc\x1b[2J", 60, "\"a\\nb\\x09c\\x1b[2J\"" },
-        { "say \"hi\" \\", 60, "\"say \\\"hi\\\" \\\\\"" },
-        { "abcdef", 3, "\"abc\"... (6 bytes)" },
-        { "ab\xc3\xa9", 3, "\"ab\"... (4 bytes)" },
-        { "ab\xc3\xa9", 4, "\"ab\xc3\xa9\"" },
-        { "", 3, "\"\"" },
+    static const struct {
+        const char *text;
+        size_t max;
+        const char *shown;
+    } cases[] = {
+        {"plain", 60, "\"plain\""},
+        {"a\nb\tc\x1b[2J", 60, "\"a\\nb\\x09c\\x1b[2J\""},
+        {"say \"hi\" \\", 60, "\"say \\\"hi\\\" \\\\\""},
+        {"abcdef", 3, "\"abc\"... (6 bytes)"},
+        {"ab\xc3\xa9", 3, "\"ab\"... (4 bytes)"},
+        {"ab\xc3\xa9", 4, "\"ab\xc3\xa9\""},
+        {"", 3, "\"\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        sniff_line_t line = { .bytes = 0 };
+        sniff_line_t line = {.bytes = 0};
         sniff_line_add_text(&line, qn_text(cases[i].text), cases[i].max);
         assert_string_equal(line.text, cases[i].shown);
     }
@@ -71,7 +80,7 @@ static void test_summary_text_is_cut_between_characters_and_escaped(void **state
 static void test_summary_line_too_long_is_cut(void **state)
 {
     (void)state;
-    sniff_line_t line = { .bytes = 0 };
+    sniff_line_t line = {.bytes = 0};
     for (int i = 0; i < 200; i++)
         sniff_line_add(&line, "0123456789");
     assert_int_equal(strlen(line.text), sizeof line.text - 1);

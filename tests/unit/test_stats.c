@@ -11,11 +11,11 @@
 
 #include "common/stats.h"
 
-static const qn_stat_spec_t first_table[] = {
-    { "requests", QN_STAT_COUNTER, "requests", "Requests" }, { "waiting", QN_STAT_GAUGE, "requests", "Waiting" } };
-static const qn_stat_spec_t second_table[] = { { "step", QN_STAT_HISTOGRAM_NS, "seconds", "Step time" } };
-static const qn_stat_spec_t *const tables[] = { first_table, second_table };
-static const size_t counts[] = { 2, 1 };
+static const qn_stat_spec_t first_table[] = {{"requests", QN_STAT_COUNTER, "requests", "Requests"},
+                                             {"waiting", QN_STAT_GAUGE, "requests", "Waiting"}};
+static const qn_stat_spec_t second_table[] = {{"step", QN_STAT_HISTOGRAM_NS, "seconds", "Step time"}};
+static const qn_stat_spec_t *const tables[] = {first_table, second_table};
+static const size_t counts[] = {2, 1};
 static char directory[64];
 
 static int setup(void **state)
@@ -48,8 +48,8 @@ static void test_stats_reader_sees_what_was_written(void **state)
     qn_stats_add(stats, 0, 0, 6);
     qn_stats_set(stats, 0, 1, 3);
     qn_stats_set(stats, 0, 1, 2);
-    qn_stats_observe_ns(stats, 1, 0, 1000);  /* first bucket, inclusive bound */
-    qn_stats_observe_ns(stats, 1, 0, 1001);  /* second */
+    qn_stats_observe_ns(stats, 1, 0, 1000); /* first bucket, inclusive bound */
+    qn_stats_observe_ns(stats, 1, 0, 1001); /* second */
     qn_stats_observe_ns(stats, 1, 0, UINT64_MAX / 2);
     qn_stats_read_row(view, 0, &row);
     assert_string_equal(row.name, "requests");
@@ -89,7 +89,7 @@ static void test_stats_page_outlives_its_writer_and_is_replaced(void **state)
 static void test_stats_quantile_lies_in_the_right_bucket(void **state)
 {
     (void)state;
-    qn_stat_row_t row = { 0 };
+    qn_stat_row_t row = {0};
     assert_int_equal(qn_stat_quantile_ns(&row, 0.5), 0);
     row.buckets[2] = 98; /* 2..4 us */
     row.buckets[10] = 2; /* 512..1024 us */
@@ -106,7 +106,8 @@ static void test_stats_reader_refuses_what_is_no_page(void **state)
     assert_int_equal(qn_stats_open(directory, "compute", &view), QN_ERR_NOT_FOUND);
     snprintf(path, sizeof path, "%s/compute.stats", directory);
     FILE *file = fopen(path, "w");
-    for (int i = 0; i < 4096; i++) fputc('x', file);
+    for (int i = 0; i < 4096; i++)
+        fputc('x', file);
     fclose(file);
     assert_int_equal(qn_stats_open(directory, "compute", &view), QN_ERR_INVALID);
     assert_int_equal(truncate(path, 3), 0);

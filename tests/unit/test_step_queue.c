@@ -28,7 +28,7 @@ static void *work(void *argument)
 
 static void wait_for_result(step_queue_t *queue)
 {
-    struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
+    struct pollfd fd = {.fd = step_queue_fd(queue), .events = POLLIN};
     assert_int_equal(poll(&fd, 1, 10000), 1);
     step_queue_quiet(queue);
 }
@@ -72,7 +72,7 @@ static void test_step_queue_full_has_no_vacancy(void **state)
     assert_null(step_queue_finished(queue));
     assert_non_null(step_queue_take(queue, true));
     step_queue_finish(queue);
-    assert_null(step_queue_vacant(queue));  /* finished, but the loop has not released it */
+    assert_null(step_queue_vacant(queue)); /* finished, but the loop has not released it */
     assert_non_null(step_queue_finished(queue));
     step_queue_release(queue);
     assert_non_null(step_queue_vacant(queue));
@@ -98,7 +98,8 @@ static void test_step_queue_discard_skips_what_has_not_begun(void **state)
         step_queue_finish(queue);
     }
     assert_false(step_queue_finished(queue)->skipped);
-    for (int i = 0; i < 3; i++) step_queue_release(queue);
+    for (int i = 0; i < 3; i++)
+        step_queue_release(queue);
     step_job_t *fresh = step_queue_vacant(queue);
     assert_false(fresh->skipped);
     step_queue_submit(queue);

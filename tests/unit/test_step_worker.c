@@ -9,7 +9,7 @@
 #include "services/compute/step_worker.h"
 #include "tests/golden/engine.h"
 
-static const uint32_t PROMPT[3] = { 5, 6, 7 };
+static const uint32_t PROMPT[3] = {5, 6, 7};
 
 /* Step 1 sets slot 0 and runs the prompt; later ones decode from the slot. */
 static void submit(engine_t *engine, step_queue_t *queue, uint64_t step)
@@ -19,10 +19,12 @@ static void submit(engine_t *engine, step_queue_t *queue, uint64_t step)
     step_set_t *set = qn_arena_zalloc(&job->arena, 1, sizeof *set);
     step_run_t *run = qn_arena_zalloc(&job->arena, 1, sizeof *run);
     qn_table_entry_t *entry = qn_arena_zalloc(&job->arena, 1, sizeof *entry);
-    *set = (step_set_t){ .request = 4, .prompt_tokens = 3, .sampling = engine_greedy() };
-    *run = (step_run_t){ .position = step == 1 ? 0 : (uint32_t)step + 1, .tokens = step == 1 ? 3 : 1,
-                         .from_slot = step > 1, .sample = true };
-    job->plan = (step_plan_t){ .step = step, .runs = run, .run_count = 1, .ids = PROMPT, .id_count = 3 };
+    *set = (step_set_t){.request = 4, .prompt_tokens = 3, .sampling = engine_greedy()};
+    *run = (step_run_t){.position = step == 1 ? 0 : (uint32_t)step + 1,
+                        .tokens = step == 1 ? 3 : 1,
+                        .from_slot = step > 1,
+                        .sample = true};
+    job->plan = (step_plan_t){.step = step, .runs = run, .run_count = 1, .ids = PROMPT, .id_count = 3};
     if (step == 1) job->plan.sets = set, job->plan.set_count = 1, job->plan.blocks = entry, job->plan.block_count = 1;
     const char *param;
     ENGINE_OK(slot_book_admit(engine->book, &job->plan, &param));
@@ -32,17 +34,18 @@ static void submit(engine_t *engine, step_queue_t *queue, uint64_t step)
 static void test_step_worker_runs_plans_in_order(void **state)
 {
     (void)state;
-    engine_t *engine = engine_open((engine_options_t){ .directory = "tests/golden/llama3" });
+    engine_t *engine = engine_open((engine_options_t){.directory = "tests/golden/llama3"});
     engine_sequence_t *want = calloc(1, sizeof *want);
-    *want = (engine_sequence_t){ .prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 8, .sampling = engine_greedy() };
+    *want = (engine_sequence_t){.prompt = PROMPT, .prompt_tokens = 3, .max_tokens = 8, .sampling = engine_greedy()};
     engine_run(engine, want, 1);
     step_queue_t *queue;
     step_worker_t *worker;
     ENGINE_OK(step_queue_create(&engine->limits, &queue));
-    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){ .steps_in_flight = 1 }, &worker));
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){.steps_in_flight = 1}, &worker));
     for (uint64_t step = 1, submitted = 0; step <= 8;) {
-        while (submitted < 8 && step_queue_depth(queue) < 2) submit(engine, queue, ++submitted);
-        struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
+        while (submitted < 8 && step_queue_depth(queue) < 2)
+            submit(engine, queue, ++submitted);
+        struct pollfd fd = {.fd = step_queue_fd(queue), .events = POLLIN};
         assert_int_equal(poll(&fd, 1, 10000), 1);
         step_queue_quiet(queue);
         for (step_job_t *job; (job = step_queue_finished(queue)) != NULL; step_queue_release(queue), step++) {
@@ -63,16 +66,16 @@ static void test_step_worker_runs_plans_in_order(void **state)
 static void test_step_worker_stop_finishes_the_running_step(void **state)
 {
     (void)state;
-    engine_t *engine = engine_open((engine_options_t){ .directory = "tests/golden/llama3" });
+    engine_t *engine = engine_open((engine_options_t){.directory = "tests/golden/llama3"});
     step_queue_t *queue;
     step_worker_t *worker;
     ENGINE_OK(step_queue_create(&engine->limits, &queue));
-    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){ .steps_in_flight = 1 }, &worker));
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){.steps_in_flight = 1}, &worker));
     submit(engine, queue, 1);
-    struct pollfd fd = { .fd = step_queue_fd(queue), .events = POLLIN };
+    struct pollfd fd = {.fd = step_queue_fd(queue), .events = POLLIN};
     assert_int_equal(poll(&fd, 1, 10000), 1);
     submit(engine, queue, 2);
-    step_worker_stop(&worker);  /* whether the second began or not: no thread touches anything now */
+    step_worker_stop(&worker); /* whether the second began or not: no thread touches anything now */
     assert_non_null(step_queue_finished(queue));
     assert_in_range(step_queue_depth(queue), 1, 2);
     step_queue_destroy(&queue);

@@ -19,27 +19,27 @@ typedef struct {
 } row_t;
 
 static const row_t rows[] = {
-    { { "END" }, false, "abcENDdef", "abc", 0, 3 },
-    { { "END" }, true, "abcENDdef", "abcEND", 0, 3 },
-    { { "END" }, false, "abcEN", "abcEN", -1, 0 },
-    { { "END" }, false, "END", "", 0, 0 },
-    { { "END" }, false, "ENEND", "EN", 0, 2 },
-    { { "aab" }, false, "aaaab", "aa", 0, 2 },
-    { { "abab" }, false, "abaabab", "aba", 0, 3 },
-    { { "abc", "b" }, false, "xabcb", "x", 0, 1 },     /* starts first, though the other ends first */
-    { { "abc", "b" }, false, "xabd", "xa", 1, 2 },     /* the first one did not come */
-    { { "abc", "b" }, false, "xab", "xa", 1, 2 },      /* nor before the end */
-    { { "ab", "abc" }, true, "xabc", "xab", 0, 1 },    /* the shorter of two at one place */
-    { { "abc", "ab" }, true, "xabc", "xab", 1, 1 },
-    { { "\n\n", "\n" }, true, "a\n\nb", "a\n", 1, 1 },
-    { { "é" }, false, "caf\xC3\xA9!", "caf", 0, 3 },
-    { { "x" }, false, "", "", -1, 0 },
-    { { NULL }, false, "anything", "anything", -1, 0 },
+    {{"END"}, false, "abcENDdef", "abc", 0, 3},
+    {{"END"}, true, "abcENDdef", "abcEND", 0, 3},
+    {{"END"}, false, "abcEN", "abcEN", -1, 0},
+    {{"END"}, false, "END", "", 0, 0},
+    {{"END"}, false, "ENEND", "EN", 0, 2},
+    {{"aab"}, false, "aaaab", "aa", 0, 2},
+    {{"abab"}, false, "abaabab", "aba", 0, 3},
+    {{"abc", "b"}, false, "xabcb", "x", 0, 1},  /* starts first, though the other ends first */
+    {{"abc", "b"}, false, "xabd", "xa", 1, 2},  /* the first one did not come */
+    {{"abc", "b"}, false, "xab", "xa", 1, 2},   /* nor before the end */
+    {{"ab", "abc"}, true, "xabc", "xab", 0, 1}, /* the shorter of two at one place */
+    {{"abc", "ab"}, true, "xabc", "xab", 1, 1},
+    {{"\n\n", "\n"}, true, "a\n\nb", "a\n", 1, 1},
+    {{"é"}, false, "caf\xC3\xA9!", "caf", 0, 3},
+    {{"x"}, false, "", "", -1, 0},
+    {{NULL}, false, "anything", "anything", -1, 0},
 };
 
 static void open_row(stop_strings_t *s, const row_t *row)
 {
-    size_t lengths[3] = { 0 }, count = 0;
+    size_t lengths[3] = {0}, count = 0;
     while (count < 3 && row->stops[count]) {
         lengths[count] = strlen(row->stops[count]);
         count++;
@@ -51,7 +51,7 @@ static void open_row(stop_strings_t *s, const row_t *row)
 static void check_cut(const row_t *row, size_t cut)
 {
     stop_strings_t s;
-    text_buffer_t out = { 0 };
+    text_buffer_t out = {0};
     open_row(&s, row);
     stop_strings_push(&s, row->text, cut, &out);
     for (size_t i = cut; i < strlen(row->text); i++) {
@@ -74,15 +74,16 @@ static void test_stop_strings_any_cut_gives_the_same(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        for (size_t cut = 0; cut <= strlen(rows[i].text); cut++) check_cut(&rows[i], cut);
+        for (size_t cut = 0; cut <= strlen(rows[i].text); cut++)
+            check_cut(&rows[i], cut);
 }
 
 static void test_stop_strings_holds_only_a_possible_beginning(void **state)
 {
     (void)state;
     stop_strings_t s;
-    text_buffer_t out = { 0 };
-    open_row(&s, &(row_t){ .stops = { "stop" } });
+    text_buffer_t out = {0};
+    open_row(&s, &(row_t){.stops = {"stop"}});
     assert_false(stop_strings_push(&s, "do not st", 9, &out));
     assert_int_equal(out.length, 7);
     assert_false(stop_strings_push(&s, "ay", 2, &out));

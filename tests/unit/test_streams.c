@@ -44,8 +44,12 @@ static void encode(const char *text)
 static stream_t *open_stream(uint64_t request, const char *stop, uint32_t min_tokens)
 {
     size_t stop_bytes = stop ? strlen(stop) : 0;
-    stream_spec_t spec = { .request = request, .stop = &stop, .stop_bytes = &stop_bytes, .stop_count = stop ? 1 : 0,
-                           .skip_special = true, .min_tokens = min_tokens };
+    stream_spec_t spec = {.request = request,
+                          .stop = &stop,
+                          .stop_bytes = &stop_bytes,
+                          .stop_count = stop ? 1 : 0,
+                          .skip_special = true,
+                          .min_tokens = min_tokens};
     stream_t *stream = NULL;
     assert_int_equal(streams_open(streams, &spec, &stream), STREAM_OPENED);
     return stream;
@@ -90,7 +94,8 @@ static void test_streams_stop_string_ends_the_text(void **state)
     encode("alpha beta gamma delta epsilon");
     stream_t *stream = open_stream(9, " gam", 0);
     uint32_t i = 0;
-    for (; i < tokens.count && !stream->stopped; i++) stream_push(stream, i, tokens.ids[i], &out);
+    for (; i < tokens.count && !stream->stopped; i++)
+        stream_push(stream, i, tokens.ids[i], &out);
     assert_true(stream->stopped);
     assert_true(i < tokens.count);
     assert_int_equal(stream->stopped_tokens, i);
@@ -105,7 +110,8 @@ static void test_streams_stop_string_waits_for_min_tokens(void **state)
     (void)state;
     encode("alpha beta gamma delta epsilon");
     stream_t *stream = open_stream(10, " gam", (uint32_t)tokens.count);
-    for (uint32_t i = 0; i < tokens.count; i++) stream_push(stream, i, tokens.ids[i], &out);
+    for (uint32_t i = 0; i < tokens.count; i++)
+        stream_push(stream, i, tokens.ids[i], &out);
     stream_finish(stream, &out);
     assert_false(stream->stopped);
     assert_out("alpha beta gamma delta epsilon");
@@ -116,7 +122,7 @@ static void test_streams_table_is_bounded_and_survives_churn(void **state)
 {
     (void)state;
     stream_t *stream;
-    stream_spec_t spec = { .request = 5 };
+    stream_spec_t spec = {.request = 5};
     for (uint64_t round = 0; round < 50; round++) {
         for (uint64_t i = 0; i < 64; i++) {
             spec.request = round * 1000000007ull + i * 64;
@@ -141,7 +147,7 @@ static void test_streams_without_tokenizer_count_tokens(void **state)
     (void)state;
     streams_t *plain = streams_create(NULL, 4);
     stream_t *stream;
-    stream_spec_t spec = { .request = 1 };
+    stream_spec_t spec = {.request = 1};
     out.length = 0;
     assert_int_equal(streams_open(plain, &spec, &stream), STREAM_OPENED);
     assert_int_equal(stream_push(stream, 0, 12, &out), STREAM_TOKEN_TAKEN);

@@ -40,7 +40,7 @@ static int remove_run_dir(void **state)
  * that must get the chance to do its own work, such as to subscribe again on a new connection. */
 static void wait_for_either(void *socket, void *other)
 {
-    zmq_pollitem_t items[] = { { .socket = socket, .events = ZMQ_POLLIN }, { .socket = other, .events = ZMQ_POLLIN } };
+    zmq_pollitem_t items[] = {{.socket = socket, .events = ZMQ_POLLIN}, {.socket = other, .events = ZMQ_POLLIN}};
     assert_true(zmq_poll(items, other ? 2 : 1, DEADLINE_MS) > 0);
 }
 
@@ -69,7 +69,7 @@ static qn_tap_t *open_tap(const char *run_dir, const char *service)
 
 static qn_tap_reader_t *open_reader(const char *run_dir)
 {
-    static const char *const services[] = { "scheduler", "compute" };
+    static const char *const services[] = {"scheduler", "compute"};
     qn_tap_reader_t *reader = NULL;
     assert_int_equal(qn_tap_reader_open(run_dir, services, 2, &reader), QN_OK);
     return reader;
@@ -221,14 +221,14 @@ static void test_tap_daemon_restarts_reader_finds_it_again(void **state)
 
 static void test_tap_reader_foreign_messages_are_skipped_and_counted(void **state)
 {
-    qn_tap_header_t good = { .type = "QSPL", .version = QN_TAP_VERSION, .boot_ns = 1, .number = 1,
-                             .service = "compute" };
-    struct { const char *name; qn_tap_header_t header; size_t bytes; } cases[] = {
-        { "short", good, sizeof good - 1 },
-        { "version", good, sizeof good },
-        { "length", good, sizeof good },
-        { "name without end", good, sizeof good },
-        { "good", good, sizeof good },
+    qn_tap_header_t good = {.type = "QSPL", .version = QN_TAP_VERSION, .boot_ns = 1, .number = 1, .service = "compute"};
+    struct {
+        const char *name;
+        qn_tap_header_t header;
+        size_t bytes;
+    } cases[] = {
+        {"short", good, sizeof good - 1},        {"version", good, sizeof good}, {"length", good, sizeof good},
+        {"name without end", good, sizeof good}, {"good", good, sizeof good},
     };
     cases[1].header.version++;
     cases[2].header.frame_bytes = 1;
@@ -254,7 +254,7 @@ static void test_tap_reader_foreign_messages_are_skipped_and_counted(void **stat
 static void test_tap_path_beyond_a_socket_name_is_refused(void **state)
 {
     (void)state;
-    char run_dir[QN_PATH_MAX] = { 0 };
+    char run_dir[QN_PATH_MAX] = {0};
     memset(run_dir, 'x', 300);
     qn_tap_t *tap = NULL;
     assert_int_equal(qn_tap_open(run_dir, "compute", &tap), QN_ERR_INVALID);

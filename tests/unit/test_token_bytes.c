@@ -13,18 +13,22 @@ static void test_token_bytes_concatenate_to_the_text(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "plain words, twice twice", "caf\xc3\xa9 \xe2\x82\xac\xf0\x9f\x8e\xb2\xe4\xb8\xad", "  tabs\t\n\n and spaces   ", "x",
+        "plain words, twice twice",
+        "caf\xc3\xa9 \xe2\x82\xac\xf0\x9f\x8e\xb2\xe4\xb8\xad",
+        "  tabs\t\n\n and spaces   ",
+        "x",
     };
     tokenizer_t *tokenizer;
     assert_int_equal(tokenizer_open("deploy/models/default", &tokenizer), QN_OK);
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(tokenizer);
-    tokenizer_tokens_t tokens = { 0 };
-    text_buffer_t out = { 0 };
+    tokenizer_tokens_t tokens = {0};
+    text_buffer_t out = {0};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         assert_int_equal(tokenizer_encode(tokenizer, scratch, texts[i], strlen(texts[i]), 0, &tokens), QN_OK);
         out.length = 0;
         size_t bytes = 0;
-        for (size_t j = 0; j < tokens.count; j++) bytes += tokenizer_token_bytes(tokenizer, tokens.ids[j], &out);
+        for (size_t j = 0; j < tokens.count; j++)
+            bytes += tokenizer_token_bytes(tokenizer, tokens.ids[j], &out);
         assert_int_equal(bytes, strlen(texts[i]));
         assert_int_equal(out.length, bytes);
         assert_memory_equal(out.bytes, texts[i], bytes);
@@ -46,9 +50,12 @@ static void test_token_bytes_of_a_fallback_vocabulary(void **state)
         "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
         "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,\"<0xE2>\":1,"
         "\"\xe2\x96\x81hi\":2,\"hi\":3},\"merges\":[]}}";
-    static const struct { uint32_t id; const char *expected; } rows[] = { { 1, "\xe2" }, { 2, " hi" }, { 3, "hi" } };
+    static const struct {
+        uint32_t id;
+        const char *expected;
+    } rows[] = {{1, "\xe2"}, {2, " hi"}, {3, "hi"}};
     tokenizer_t *tokenizer;
-    text_buffer_t out = { 0 };
+    text_buffer_t out = {0};
     assert_int_equal(tokenizer_open_memory(json, sizeof json - 1, NULL, 0, &tokenizer), QN_OK);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         out.length = 0;

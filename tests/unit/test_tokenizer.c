@@ -11,7 +11,7 @@
 static void test_tokenizer_directory_and_file_open_alike(void **state)
 {
     (void)state;
-    static const char *const paths[] = { DEFAULT, DEFAULT "/tokenizer.json" };
+    static const char *const paths[] = {DEFAULT, DEFAULT "/tokenizer.json"};
     for (size_t i = 0; i < 2; i++) {
         tokenizer_t *t = NULL;
         if (tokenizer_open(paths[i], &t) != QN_OK) fail_msg("%s", qn_err_text());
@@ -66,29 +66,31 @@ static const struct {
     qn_err_t err;
     const char *text;
 } refused[] = {
-    { { .model = "\"type\":\"WordPiece\"," }, QN_ERR_UNSUPPORTED, "model.type: model type \"WordPiece\"" },
-    { { .model = "\"type\":7," }, QN_ERR_INVALID, "model.type" },
-    { { .model = "\"dropout\":0.1," }, QN_ERR_UNSUPPORTED, "model.dropout" },
-    { { .model = "\"fuse_unk\":1," }, QN_ERR_INVALID, "model.fuse_unk" },
-    { { .model = "\"unk_token\":1," }, QN_ERR_INVALID, "model.unk_token" },
-    { { .vocab = "{\"a\":-1}" }, QN_ERR_INVALID, "model.vocab" },
-    { { .vocab = "{\"a\":1.5}" }, QN_ERR_INVALID, "model.vocab" },
-    { { .vocab = "{\"a\":1048576}" }, QN_ERR_LIMIT, "model.vocab[\"a\"]" },
-    { { .vocab = "{\"\\ud800\":1}" }, QN_ERR_INVALID, "model.vocab" },
-    { { .vocab = "{\"\xFF\":1}" }, QN_ERR_INVALID, "model.vocab" },
-    { { .vocab = "[]" }, QN_ERR_INVALID, "model.vocab" },
-    { { .vocab = "{\"a\":0}", .merges = "[\"a b\"]" }, QN_ERR_INVALID, "model.merges[0]: \"a\" + \"b\"" },
-    { { .vocab = "{\"a\":0}", .merges = "[\"aa\"]" }, QN_ERR_INVALID, "model.merges[0]" },
-    { { .vocab = "{\"a\":0,\"aa\":1}", .merges = "[\"a a\",[\"a\"]]" }, QN_ERR_INVALID, "model.merges[1]" },
-    { { .added_tokens = "[{\"id\":0}]" }, QN_ERR_INVALID, "added_tokens[0].content" },
-    { { .added_tokens = "{}" }, QN_ERR_INVALID, "added_tokens" },
-    { { .decoder = "{\"type\":\"CTC\"}" }, QN_ERR_UNSUPPORTED, "decoder: decoder type \"CTC\"" },
-    { { .decoder = "{\"type\":\"Strip\",\"content\":\"\",\"start\":0,\"stop\":0}" }, QN_ERR_INVALID, "decoder.content" },
-    { { .post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"B\"}}]}" },
-      QN_ERR_INVALID, "special_tokens[\"B\"].ids" },
-    { { .post_processor = "{\"type\":\"RobertaProcessing\",\"cls\":[\"c\",5],\"sep\":[\"s\",6]}" }, QN_ERR_INVALID,
-      "post_processor" },
-    { { .post_processor = "{\"type\":\"Other\"}" }, QN_ERR_UNSUPPORTED, "post_processor" },
+    {{.model = "\"type\":\"WordPiece\","}, QN_ERR_UNSUPPORTED, "model.type: model type \"WordPiece\""},
+    {{.model = "\"type\":7,"}, QN_ERR_INVALID, "model.type"},
+    {{.model = "\"dropout\":0.1,"}, QN_ERR_UNSUPPORTED, "model.dropout"},
+    {{.model = "\"fuse_unk\":1,"}, QN_ERR_INVALID, "model.fuse_unk"},
+    {{.model = "\"unk_token\":1,"}, QN_ERR_INVALID, "model.unk_token"},
+    {{.vocab = "{\"a\":-1}"}, QN_ERR_INVALID, "model.vocab"},
+    {{.vocab = "{\"a\":1.5}"}, QN_ERR_INVALID, "model.vocab"},
+    {{.vocab = "{\"a\":1048576}"}, QN_ERR_LIMIT, "model.vocab[\"a\"]"},
+    {{.vocab = "{\"\\ud800\":1}"}, QN_ERR_INVALID, "model.vocab"},
+    {{.vocab = "{\"\xFF\":1}"}, QN_ERR_INVALID, "model.vocab"},
+    {{.vocab = "[]"}, QN_ERR_INVALID, "model.vocab"},
+    {{.vocab = "{\"a\":0}", .merges = "[\"a b\"]"}, QN_ERR_INVALID, "model.merges[0]: \"a\" + \"b\""},
+    {{.vocab = "{\"a\":0}", .merges = "[\"aa\"]"}, QN_ERR_INVALID, "model.merges[0]"},
+    {{.vocab = "{\"a\":0,\"aa\":1}", .merges = "[\"a a\",[\"a\"]]"}, QN_ERR_INVALID, "model.merges[1]"},
+    {{.added_tokens = "[{\"id\":0}]"}, QN_ERR_INVALID, "added_tokens[0].content"},
+    {{.added_tokens = "{}"}, QN_ERR_INVALID, "added_tokens"},
+    {{.decoder = "{\"type\":\"CTC\"}"}, QN_ERR_UNSUPPORTED, "decoder: decoder type \"CTC\""},
+    {{.decoder = "{\"type\":\"Strip\",\"content\":\"\",\"start\":0,\"stop\":0}"}, QN_ERR_INVALID, "decoder.content"},
+    {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"B\"}}]}"},
+     QN_ERR_INVALID,
+     "special_tokens[\"B\"].ids"},
+    {{.post_processor = "{\"type\":\"RobertaProcessing\",\"cls\":[\"c\",5],\"sep\":[\"s\",6]}"},
+     QN_ERR_INVALID,
+     "post_processor"},
+    {{.post_processor = "{\"type\":\"Other\"}"}, QN_ERR_UNSUPPORTED, "post_processor"},
 };
 
 static void test_tokenizer_bad_file_is_refused_with_its_place(void **state)
@@ -130,10 +132,13 @@ static void test_tokenizer_template_surrounds_the_text(void **state)
 {
     (void)state;
     static const char template[] =
-        "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":["
-        PIECE("SpecialToken", "B") "," PIECE("Sequence", "A") "," PIECE("SpecialToken", "E") "],\"pair\":[],"
-        "\"special_tokens\":{\"B\":{\"id\":\"B\",\"ids\":[1]},\"E\":{\"id\":\"E\",\"ids\":[2,1]}}}]}";
-    tokenizer_t *t = case_opened((case_json_t){ .vocab = "{\"a\":0,\"B\":1,\"E\":2}", .post_processor = template });
+        "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\",\"single\":[" PIECE(
+            "SpecialToken",
+            "B") "," PIECE("Sequence",
+                           "A") "," PIECE("SpecialToken",
+                                          "E") "],\"pair\":[],"
+                                               "\"special_tokens\":{\"B\":{\"id\":\"B\",\"ids\":[1]},\"E\":{\"id\":\"E\",\"ids\":[2,1]}}}]}";
+    tokenizer_t *t = case_opened((case_json_t){.vocab = "{\"a\":0,\"B\":1,\"E\":2}", .post_processor = template});
     assert_string_equal(case_encode(t, "aa", TOKENIZER_ADD_SPECIAL), "|B|a|a|E|B");
     assert_string_equal(case_encode(t, "", TOKENIZER_ADD_SPECIAL), "|B|E|B");
     assert_string_equal(case_encode(t, "aa", 0), "|a|a");
@@ -146,7 +151,7 @@ static void test_tokenizer_spans_name_the_bytes(void **state)
     tokenizer_t *t = NULL;
     if (tokenizer_open(DEFAULT, &t) != QN_OK) fail_msg("%s", qn_err_text());
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(t);
-    tokenizer_tokens_t tokens = { 0 };
+    tokenizer_tokens_t tokens = {0};
     static const char text[] = "The caf\xC3\xA9 <|im_end|>\n\n  日本";
     unsigned flags = TOKENIZER_PARSE_SPECIAL | TOKENIZER_WITH_SPANS;
     assert_int_equal(tokenizer_encode(t, scratch, text, strlen(text), flags, &tokens), QN_OK);
@@ -164,9 +169,9 @@ static void test_tokenizer_spans_name_the_bytes(void **state)
 static void test_tokenizer_text_limits_both_sides(void **state)
 {
     (void)state;
-    tokenizer_t *t = case_opened((case_json_t){ .vocab = "{\"a\":0}" });
+    tokenizer_t *t = case_opened((case_json_t){.vocab = "{\"a\":0}"});
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(t);
-    tokenizer_tokens_t tokens = { 0 };
+    tokenizer_tokens_t tokens = {0};
     char *text = malloc(QN_TEXT_BYTES_MAX + 1);
     memset(text, 'a', QN_TEXT_BYTES_MAX + 1);
     assert_int_equal(tokenizer_encode(t, scratch, text, QN_TEXT_BYTES_MAX + 1, 0, &tokens), QN_ERR_LIMIT);
@@ -194,12 +199,13 @@ static void *encode_and_decode(void *argument)
 {
     thread_t *own = argument;
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(own->t);
-    tokenizer_tokens_t tokens = { 0 };
-    text_buffer_t text = { 0 };
+    tokenizer_tokens_t tokens = {0};
+    text_buffer_t text = {0};
     own->ok = true;
     for (int round = 0; round < 200; round++) {
         char line[200];
-        for (size_t i = 0; i < sizeof line; i++) line[i] = (char)(' ' + rand_r(&own->seed) % 95);
+        for (size_t i = 0; i < sizeof line; i++)
+            line[i] = (char)(' ' + rand_r(&own->seed) % 95);
         own->ok &= tokenizer_encode(own->t, scratch, line, sizeof line, 0, &tokens) == QN_OK;
         text.length = 0;
         tokenizer_decode(own->t, tokens.ids, tokens.count, 0, &text);
@@ -219,7 +225,7 @@ static void test_tokenizer_threads_share_one(void **state)
     pthread_t threads[4];
     thread_t owns[4];
     for (unsigned i = 0; i < 4; i++) {
-        owns[i] = (thread_t){ t, i + 1, false };
+        owns[i] = (thread_t){t, i + 1, false};
         assert_int_equal(pthread_create(&threads[i], NULL, encode_and_decode, &owns[i]), 0);
     }
     for (unsigned i = 0; i < 4; i++) {

@@ -10,27 +10,27 @@ static void test_unicode_classes_chosen_characters(void **state)
         uint32_t code;
         unsigned mask;
     } table[] = {
-        { 'A', UNICODE_UPPER | UNICODE_WORD },
-        { 'a', UNICODE_LOWER | UNICODE_WORD },
-        { '7', UNICODE_NUMBER | UNICODE_WORD },
-        { '_', UNICODE_PUNCTUATION | UNICODE_WORD },
-        { '$', 0 },
-        { ' ', UNICODE_SPACE },
-        { 0, 0 },
-        { 0x85, UNICODE_SPACE },
-        { 0xA0, UNICODE_SPACE },
-        { 0x180E, 0 },                                  /* a format character since Unicode 6.3 */
-        { 0x1C5, UNICODE_UPPER | UNICODE_WORD },        /* title case */
-        { 0x2B0, UNICODE_OTHER_LETTER | UNICODE_WORD }, /* modifier letter */
-        { 0x301, UNICODE_MARK | UNICODE_WORD | UNICODE_NFC_UNSAFE | UNICODE_JOINS_BEFORE },
-        { 0xBD, UNICODE_NUMBER },
-        { 0x2167, UNICODE_NUMBER | UNICODE_WORD },
-        { 0x24B6, UNICODE_WORD },                       /* alphabetic symbol */
-        { 0x1161, UNICODE_OTHER_LETTER | UNICODE_WORD | UNICODE_NFC_UNSAFE | UNICODE_JOINS_BEFORE },
-        { 0x2126, UNICODE_UPPER | UNICODE_WORD | UNICODE_NFC_UNSAFE },
-        { 0xFF9E, UNICODE_OTHER_LETTER | UNICODE_WORD | UNICODE_JOINS_BEFORE },
-        { 0x4E00, UNICODE_OTHER_LETTER | UNICODE_WORD },
-        { 0x10FFFF, 0 },
+        {'A', UNICODE_UPPER | UNICODE_WORD},
+        {'a', UNICODE_LOWER | UNICODE_WORD},
+        {'7', UNICODE_NUMBER | UNICODE_WORD},
+        {'_', UNICODE_PUNCTUATION | UNICODE_WORD},
+        {'$', 0},
+        {' ', UNICODE_SPACE},
+        {0, 0},
+        {0x85, UNICODE_SPACE},
+        {0xA0, UNICODE_SPACE},
+        {0x180E, 0},                                  /* a format character since Unicode 6.3 */
+        {0x1C5, UNICODE_UPPER | UNICODE_WORD},        /* title case */
+        {0x2B0, UNICODE_OTHER_LETTER | UNICODE_WORD}, /* modifier letter */
+        {0x301, UNICODE_MARK | UNICODE_WORD | UNICODE_NFC_UNSAFE | UNICODE_JOINS_BEFORE},
+        {0xBD, UNICODE_NUMBER},
+        {0x2167, UNICODE_NUMBER | UNICODE_WORD},
+        {0x24B6, UNICODE_WORD}, /* alphabetic symbol */
+        {0x1161, UNICODE_OTHER_LETTER | UNICODE_WORD | UNICODE_NFC_UNSAFE | UNICODE_JOINS_BEFORE},
+        {0x2126, UNICODE_UPPER | UNICODE_WORD | UNICODE_NFC_UNSAFE},
+        {0xFF9E, UNICODE_OTHER_LETTER | UNICODE_WORD | UNICODE_JOINS_BEFORE},
+        {0x4E00, UNICODE_OTHER_LETTER | UNICODE_WORD},
+        {0x10FFFF, 0},
     };
     unicode_classes_t classes;
     unicode_classes_init(&classes);
@@ -69,12 +69,30 @@ static void test_unicode_classes_ill_formed_subparts(void **state)
         size_t valid;
         unsigned bad; /* of what stands after the valid prefix; 0: a proper prefix of a character */
     } table[] = {
-        { "abc\x80", 3, 1 },          { "\xC0\x80", 0, 1 },         { "\xC1\xBF", 0, 1 },
-        { "\xE0\x80\x80", 0, 1 },     { "\xE0\xA0", 0, 0 },         { "\xE0\xA0" "a", 0, 2 },
-        { "\xED\xA0\x80", 0, 1 },     { "\xF0\x90\x80", 0, 0 },     { "\xF0\x90\x80" "a", 0, 3 },
-        { "\xF0\x80\x80\x80", 0, 1 }, { "\xF4\x90\x80\x80", 0, 1 }, { "\xF5\x80\x80\x80", 0, 1 },
-        { "0123456789\xC3\xA9xyz\xC3", 15, 0 },
-        { "01234567ab\x80" "cdefghijkl", 10, 1 }, { "0\xE3\x81\x82" "1234567890abc\xFF" "defghij", 17, 1 },
+        {"abc\x80", 3, 1},
+        {"\xC0\x80", 0, 1},
+        {"\xC1\xBF", 0, 1},
+        {"\xE0\x80\x80", 0, 1},
+        {"\xE0\xA0", 0, 0},
+        {"\xE0\xA0"
+         "a",
+         0, 2},
+        {"\xED\xA0\x80", 0, 1},
+        {"\xF0\x90\x80", 0, 0},
+        {"\xF0\x90\x80"
+         "a",
+         0, 3},
+        {"\xF0\x80\x80\x80", 0, 1},
+        {"\xF4\x90\x80\x80", 0, 1},
+        {"\xF5\x80\x80\x80", 0, 1},
+        {"0123456789\xC3\xA9xyz\xC3", 15, 0},
+        {"01234567ab\x80"
+         "cdefghijkl",
+         10, 1},
+        {"0\xE3\x81\x82"
+         "1234567890abc\xFF"
+         "defghij",
+         17, 1},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const uint8_t *bytes = (const uint8_t *)table[i].bytes;
@@ -89,7 +107,7 @@ static void test_unicode_classes_ill_formed_subparts(void **state)
 static void test_byte_level_every_byte_round_trips(void **state)
 {
     (void)state;
-    text_buffer_t out = { 0 };
+    text_buffer_t out = {0};
     for (unsigned byte = 0; byte < 256; byte++) {
         uint8_t piece[4];
         out.length = 0;

@@ -12,7 +12,10 @@
 
 #include "tools/up_log.h"
 
-typedef struct { char lines[8][UP_LINE_BYTES_MAX + 1]; size_t count; } taken_t;
+typedef struct {
+    char lines[8][UP_LINE_BYTES_MAX + 1];
+    size_t count;
+} taken_t;
 
 static void take(void *context, char *line)
 {
@@ -74,17 +77,20 @@ static void test_up_lines_overlong_line_is_cut_and_marked(void **state)
 static void test_up_log_parse_finds_priority_and_source(void **state)
 {
     (void)state;
-    static const struct { const char *line, *source, *text; int priority; } cases[] = {
-        { "<3>scheduler: no slot", "scheduler", "no slot", 3 },
-        { "<7>memory: x", "memory", "x", 7 },
-        { "plain words", "own", "plain words", 6 },
-        { "<2>bug: a.c:1", "own", "bug: a.c:1", 2 },
-        { "compute: without a level", "compute", "without a level", 6 },
-        { "<8>scheduler: x", "own", "<8>scheduler: x", 6 },
-        { "<3", "own", "<3", 6 },
-        { "<3>", "own", "", 3 },
-        { "schedulers: x", "own", "schedulers: x", 6 },
-        { "", "own", "", 6 },
+    static const struct {
+        const char *line, *source, *text;
+        int priority;
+    } cases[] = {
+        {"<3>scheduler: no slot", "scheduler", "no slot", 3},
+        {"<7>memory: x", "memory", "x", 7},
+        {"plain words", "own", "plain words", 6},
+        {"<2>bug: a.c:1", "own", "bug: a.c:1", 2},
+        {"compute: without a level", "compute", "without a level", 6},
+        {"<8>scheduler: x", "own", "<8>scheduler: x", 6},
+        {"<3", "own", "<3", 6},
+        {"<3>", "own", "", 3},
+        {"schedulers: x", "own", "schedulers: x", 6},
+        {"", "own", "", 6},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char line[64];
@@ -100,15 +106,19 @@ static void test_up_log_parse_finds_priority_and_source(void **state)
 static void test_up_log_format_has_three_styles_and_no_control_characters(void **state)
 {
     (void)state;
-    static const struct { up_style_t style; int priority; const char *text, *line; } cases[] = {
-        { UP_STYLE_PLAIN, UP_LOG_INFO, "hello", "12:00:00.001 memory    hello\n" },
-        { UP_STYLE_PLAIN, UP_LOG_ERROR, "no", "12:00:00.001 memory    error: no\n" },
-        { UP_STYLE_PLAIN, UP_LOG_WARNING, "hm", "12:00:00.001 memory    warning: hm\n" },
-        { UP_STYLE_PLAIN, 7, "x", "12:00:00.001 memory    debug: x\n" },
-        { UP_STYLE_PLAIN, UP_LOG_INFO, "a\033[2Jb\rc\td\x7f", "12:00:00.001 memory    a?[2Jb?c d?\n" },
-        { UP_STYLE_JOURNAL, UP_LOG_ERROR, "no", "<3>memory: no\n" },
-        { UP_STYLE_COLOUR, UP_LOG_ERROR, "no",
-          "\033[2m12:00:00.001\033[0m \033[33mmemory   \033[0m \033[31merror: no\033[0m\n" },
+    static const struct {
+        up_style_t style;
+        int priority;
+        const char *text, *line;
+    } cases[] = {
+        {UP_STYLE_PLAIN, UP_LOG_INFO, "hello", "12:00:00.001 memory    hello\n"},
+        {UP_STYLE_PLAIN, UP_LOG_ERROR, "no", "12:00:00.001 memory    error: no\n"},
+        {UP_STYLE_PLAIN, UP_LOG_WARNING, "hm", "12:00:00.001 memory    warning: hm\n"},
+        {UP_STYLE_PLAIN, 7, "x", "12:00:00.001 memory    debug: x\n"},
+        {UP_STYLE_PLAIN, UP_LOG_INFO, "a\033[2Jb\rc\td\x7f", "12:00:00.001 memory    a?[2Jb?c d?\n"},
+        {UP_STYLE_JOURNAL, UP_LOG_ERROR, "no", "<3>memory: no\n"},
+        {UP_STYLE_COLOUR, UP_LOG_ERROR, "no",
+         "\033[2m12:00:00.001\033[0m \033[33mmemory   \033[0m \033[31merror: no\033[0m\n"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char line[256];
@@ -126,8 +136,9 @@ static void test_up_log_without_reader_drops_lines_and_says_so(void **state)
     char *text = calloc(1, UP_LINE_BYTES_MAX + 1), bytes[4096];
     memset(text, 'x', UP_LINE_BYTES_MAX);
     assert_int_equal(pipe(ends), 0);
-    up_log_t log = { .fd = ends[1], .style = UP_STYLE_PLAIN };
-    for (int i = 0; i < 200; i++) up_log_write(&log, "memory", UP_LOG_INFO, text); /* 600 KB into a pipe of 64 KiB */
+    up_log_t log = {.fd = ends[1], .style = UP_STYLE_PLAIN};
+    for (int i = 0; i < 200; i++)
+        up_log_write(&log, "memory", UP_LOG_INFO, text); /* 600 KB into a pipe of 64 KiB */
     assert_true(log.dropped > 100);
     uint64_t dropped = log.dropped, left = 200 - dropped;
     for (uint64_t i = 0; i < left * (UP_LINE_BYTES_MAX + strlen("12:00:00.001 memory    \n"));) {
@@ -156,7 +167,7 @@ static void test_up_log_debug_lines_show_only_when_asked_for(void **state)
     int ends[2];
     char bytes[256];
     assert_int_equal(pipe(ends), 0);
-    up_log_t log = { .fd = ends[1], .style = UP_STYLE_JOURNAL };
+    up_log_t log = {.fd = ends[1], .style = UP_STYLE_JOURNAL};
     up_log_write(&log, "up", UP_LOG_DEBUG, "hidden");
     log.debug = true;
     up_log_write(&log, "up", UP_LOG_DEBUG, "shown");

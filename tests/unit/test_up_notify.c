@@ -40,28 +40,33 @@ static int close_socket(void **state)
 static size_t open_fd_count(void)
 {
     size_t count = 0;
-    for (int fd = 0; fd < 256; fd++) count += fcntl(fd, F_GETFD) >= 0;
+    for (int fd = 0; fd < 256; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
     return count;
 }
 
 static void test_up_notice_lines_are_read_and_foreign_ones_skipped(void **state)
 {
     (void)state;
-    static const struct { const char *text; bool ready, stopping, store, remove; const char *status, *name; } cases[] = {
-        { "READY=1", true, false, false, false, NULL, "" },
-        { "READY=1\n", true, false, false, false, NULL, "" },
-        { "READY=0", false, false, false, false, NULL, "" },
-        { "READY=10", false, false, false, false, NULL, "" },
-        { "READY", false, false, false, false, NULL, "" },
-        { "XREADY=1", false, false, false, false, NULL, "" },
-        { "WATCHDOG=1\nSTOPPING=1\nERRNO=2", false, true, false, false, NULL, "" },
-        { "STATUS=loading\x1b[2J 5 %\nREADY=1", true, false, false, false, "loading?[2J 5 %", "" },
-        { "STATUS=", false, false, false, false, "", "" },
-        { "FDSTORE=1\nFDNAME=ledger", false, false, true, false, NULL, "ledger" },
-        { "FDSTORE=1\nFDNAME=a:b", false, false, true, false, NULL, "" },
-        { "FDSTOREREMOVE=1\nFDNAME=kv", false, false, false, true, NULL, "kv" },
-        { "", false, false, false, false, NULL, "" },
-        { "\n\n=\n", false, false, false, false, NULL, "" },
+    static const struct {
+        const char *text;
+        bool ready, stopping, store, remove;
+        const char *status, *name;
+    } cases[] = {
+        {"READY=1", true, false, false, false, NULL, ""},
+        {"READY=1\n", true, false, false, false, NULL, ""},
+        {"READY=0", false, false, false, false, NULL, ""},
+        {"READY=10", false, false, false, false, NULL, ""},
+        {"READY", false, false, false, false, NULL, ""},
+        {"XREADY=1", false, false, false, false, NULL, ""},
+        {"WATCHDOG=1\nSTOPPING=1\nERRNO=2", false, true, false, false, NULL, ""},
+        {"STATUS=loading\x1b[2J 5 %\nREADY=1", true, false, false, false, "loading?[2J 5 %", ""},
+        {"STATUS=", false, false, false, false, "", ""},
+        {"FDSTORE=1\nFDNAME=ledger", false, false, true, false, NULL, "ledger"},
+        {"FDSTORE=1\nFDNAME=a:b", false, false, true, false, NULL, ""},
+        {"FDSTOREREMOVE=1\nFDNAME=kv", false, false, false, true, NULL, "kv"},
+        {"", false, false, false, false, NULL, ""},
+        {"\n\n=\n", false, false, false, false, NULL, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         up_notice_t notice;
@@ -111,7 +116,7 @@ static void test_up_notify_store_hands_over_the_same_files(void **state)
 {
     (void)state;
     up_notice_t notice;
-    int sent[2] = { memfd_create("a", 0), memfd_create("b", 0) }, fds[UP_STORE_FDS_MAX];
+    int sent[2] = {memfd_create("a", 0), memfd_create("b", 0)}, fds[UP_STORE_FDS_MAX];
     size_t count;
     struct stat mine, theirs;
     assert_int_equal(sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=ledger", sent, 2), 1);
@@ -161,12 +166,15 @@ static void test_up_notify_more_fds_than_fit_leak_nothing(void **state)
     up_notice_t notice;
     int sent[UP_STORE_FDS_MAX + 8], fds[UP_STORE_FDS_MAX];
     size_t count, before = open_fd_count();
-    for (size_t i = 0; i < UP_STORE_FDS_MAX + 8; i++) sent[i] = memfd_create("a", 0);
+    for (size_t i = 0; i < UP_STORE_FDS_MAX + 8; i++)
+        sent[i] = memfd_create("a", 0);
     assert_int_equal(sd_pid_notify_with_fds(0, 0, "FDSTORE=1", sent, UP_STORE_FDS_MAX + 8), 1);
-    for (size_t i = 0; i < UP_STORE_FDS_MAX + 8; i++) close(sent[i]);
+    for (size_t i = 0; i < UP_STORE_FDS_MAX + 8; i++)
+        close(sent[i]);
     assert_true(up_notify_take(notify_fd, &notice, fds, &count));
     assert_int_equal(count, UP_STORE_FDS_MAX);
-    for (size_t i = 0; i < count; i++) close(fds[i]);
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
     assert_int_equal(open_fd_count(), before);
 }
 

@@ -28,7 +28,7 @@ static bool is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
 static void test_up_store_keeps_names_in_order(void **state)
 {
     (void)state;
-    up_store_t store = { 0 };
+    up_store_t store = {0};
     char names[256];
     up_store_names(&store, names, sizeof names);
     assert_string_equal(names, "");
@@ -45,7 +45,7 @@ static void test_up_store_keeps_names_in_order(void **state)
 static void test_up_store_same_file_is_kept_once(void **state)
 {
     (void)state;
-    up_store_t store = { 0 };
+    up_store_t store = {0};
     int fd = make_file(), again = dup(fd);
     assert_int_equal(up_store_add(&store, fd, "ledger"), UP_STORE_KEPT);
     assert_int_equal(up_store_add(&store, again, "other"), UP_STORE_KNOWN);
@@ -59,8 +59,8 @@ static void test_up_store_same_file_is_kept_once(void **state)
 static void test_up_store_socket_is_kept_once_but_pipe_ends_both(void **state)
 {
     (void)state;
-    up_store_t store = { 0 };
-    int listener = socket(AF_UNIX, SOCK_STREAM, 0), ends[2], events[2] = { eventfd(0, 0), eventfd(0, 0) };
+    up_store_t store = {0};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), ends[2], events[2] = {eventfd(0, 0), eventfd(0, 0)};
     assert_int_equal(pipe(ends), 0);
     assert_int_equal(up_store_add(&store, dup(listener), "http"), UP_STORE_KEPT);
     assert_int_equal(up_store_add(&store, listener, "http"), UP_STORE_KNOWN);
@@ -75,8 +75,9 @@ static void test_up_store_socket_is_kept_once_but_pipe_ends_both(void **state)
 static void test_up_store_full_closes_what_comes(void **state)
 {
     (void)state;
-    up_store_t store = { 0 };
-    for (int i = 0; i < UP_STORE_FDS_MAX; i++) assert_int_equal(up_store_add(&store, make_file(), "x"), UP_STORE_KEPT);
+    up_store_t store = {0};
+    for (int i = 0; i < UP_STORE_FDS_MAX; i++)
+        assert_int_equal(up_store_add(&store, make_file(), "x"), UP_STORE_KEPT);
     int fd = make_file();
     assert_int_equal(up_store_add(&store, fd, "x"), UP_STORE_FULL);
     assert_false(is_open(fd));
@@ -87,7 +88,7 @@ static void test_up_store_full_closes_what_comes(void **state)
 static void test_up_store_remove_closes_all_of_a_name(void **state)
 {
     (void)state;
-    up_store_t store = { 0 };
+    up_store_t store = {0};
     int a = make_file(), b = make_file(), c = make_file();
     up_store_add(&store, a, "one");
     up_store_add(&store, b, "two");

@@ -16,7 +16,8 @@ static void test_vocabulary_many_pieces_are_found_both_ways(void **state)
     vocabulary_t v;
     vocabulary_init(&v, 0); /* grows from the smallest table */
     char piece[32];
-    for (uint32_t i = 0; i < 20000; i++) vocabulary_add(&v, piece, (size_t)snprintf(piece, sizeof piece, "p%u", i * 7), i);
+    for (uint32_t i = 0; i < 20000; i++)
+        vocabulary_add(&v, piece, (size_t)snprintf(piece, sizeof piece, "p%u", i * 7), i);
     assert_int_equal(v.count, 20000);
     assert_int_equal(v.id_limit, 20000);
     for (uint32_t i = 0; i < 20000; i++) {

@@ -6,15 +6,19 @@
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 
-typedef struct { qn_scalar_t scalar; uint32_t group; const char *name; } format_t;
+typedef struct {
+    qn_scalar_t scalar;
+    uint32_t group;
+    const char *name;
+} format_t;
 
 static const format_t FORMATS[] = {
-    { QN_SCALAR_F32, 0, "f32" }, { QN_SCALAR_BF16, 0, "bf16" }, { QN_SCALAR_INT8, 0, "int8" },
-    { QN_SCALAR_INT4, 32, "int4/32" }, { QN_SCALAR_INT4, 64, "int4/64" },
+    {QN_SCALAR_F32, 0, "f32"},       {QN_SCALAR_BF16, 0, "bf16"},     {QN_SCALAR_INT8, 0, "int8"},
+    {QN_SCALAR_INT4, 32, "int4/32"}, {QN_SCALAR_INT4, 64, "int4/64"},
 };
 #define FORMAT_COUNT (sizeof FORMATS / sizeof FORMATS[0])
 
-static const uint32_t SIZES[] = { 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129 };
+static const uint32_t SIZES[] = {1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129};
 #define SIZE_COUNT (sizeof SIZES / sizeof SIZES[0])
 
 static uint64_t bytes_of(const format_t *format, uint64_t outputs, uint64_t inputs)
@@ -32,13 +36,14 @@ static qn_weight_t pack(const format_t *format, uint64_t outputs, uint64_t input
     uint8_t *data = aligned_alloc(64, bytes + 64);
     memset(data, 0xa5, bytes + 64);
     qn_weight_pack(format->scalar, format->group, outputs, inputs, 0, qn_panel_count(outputs), rows, data);
-    for (unsigned i = 0; i < 64; i++) assert_int_equal(data[bytes + i], 0xa5);
-    return (qn_weight_t){ .data = data, .scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group };
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(data[bytes + i], 0xa5);
+    return (qn_weight_t){.data = data, .scalar = format->scalar, .layout = QN_LAYOUT_PANELS, .group = format->group};
 }
 
 /* ---- by hand ---- */
 
-static const float TINY[2][3] = { { 127, -64, 1 }, { -254, 2, 0 } };
+static const float TINY[2][3] = {{127, -64, 1}, {-254, 2, 0}};
 
 static void test_weight_layout_f32_has_the_stated_bytes(void **state)
 {
@@ -46,7 +51,8 @@ static void test_weight_layout_f32_has_the_stated_bytes(void **state)
     qn_weight_t weight = pack(&FORMATS[0], 2, 3, TINY[0]);
     const float *data = weight.data;
     for (int m = 0; m < 3; m++) {
-        for (int r = 0; r < 16; r++) assert_true(data[m * 16 + r] == (r < 2 ? TINY[r][m] : 0));
+        for (int r = 0; r < 16; r++)
+            assert_true(data[m * 16 + r] == (r < 2 ? TINY[r][m] : 0));
     }
     free((void *)weight.data);
 }
@@ -55,7 +61,7 @@ static void test_weight_layout_bf16_has_the_stated_bytes(void **state)
 {
     (void)state;
     qn_weight_t weight = pack(&FORMATS[1], 2, 3, TINY[0]);
-    static const uint16_t want[2][32] = { { 0x42fe, 0xc280, 0xc37e, 0x4000 }, { 0x3f80, 0, 0, 0 } };
+    static const uint16_t want[2][32] = {{0x42fe, 0xc280, 0xc37e, 0x4000}, {0x3f80, 0, 0, 0}};
     assert_memory_equal(weight.data, want, sizeof want);
     free((void *)weight.data);
 }
@@ -65,12 +71,14 @@ static void test_weight_layout_int8_has_the_stated_bytes(void **state)
     (void)state;
     qn_weight_t weight = pack(&FORMATS[2], 2, 3, TINY[0]);
     const uint8_t *data = weight.data;
-    static const uint8_t first[8] = { 255, 64, 129, 128, 1, 129, 128, 128 };
+    static const uint8_t first[8] = {255, 64, 129, 128, 1, 129, 128, 128};
     assert_memory_equal(data, first, sizeof first);
-    for (int i = 8; i < 64 * 16; i++) assert_int_equal(data[i], 128);
+    for (int i = 8; i < 64 * 16; i++)
+        assert_int_equal(data[i], 128);
     float scales[16];
     memcpy(scales, data + 64 * 16, sizeof scales);
-    for (int r = 0; r < 16; r++) assert_true(scales[r] == (r == 0 ? 1.0f : r == 1 ? 2.0f : 0));
+    for (int r = 0; r < 16; r++)
+        assert_true(scales[r] == (r == 0 ? 1.0f : r == 1 ? 2.0f : 0));
     assert_int_equal(bytes_of(&FORMATS[2], 2, 3), 64 * 16 + 64);
     free((void *)weight.data);
 }
@@ -79,22 +87,23 @@ static void test_weight_layout_int4_has_the_stated_bytes(void **state)
 {
     (void)state;
     /* Inputs 0, 1, 5 and 8 of the first group; input 33 is the second group's second. */
-    float rows[2][34] = { { -8, 7, 0, 0, 0, 1, 0, 0, 3 }, { 16, -14, 0, 0, 0, -2, 0, 0, -6 } };
+    float rows[2][34] = {{-8, 7, 0, 0, 0, 1, 0, 0, 3}, {16, -14, 0, 0, 0, -2, 0, 0, -6}};
     rows[0][33] = 0.5f;
     qn_weight_t weight = pack(&FORMATS[3], 2, 34, rows[0]);
     const uint8_t *data = weight.data;
-    static const uint8_t first[8] = { 0x80, 0x9f, 0x88, 0x88, 0x80, 0x9f, 0x88, 0x88 };
+    static const uint8_t first[8] = {0x80, 0x9f, 0x88, 0x88, 0x80, 0x9f, 0x88, 0x88};
     assert_memory_equal(data, first, 8);
-    static const uint8_t second[8] = { 0x8b, 0x88, 0x88, 0x88, 0x8b, 0x88, 0x88, 0x88 };
+    static const uint8_t second[8] = {0x8b, 0x88, 0x88, 0x88, 0x8b, 0x88, 0x88, 0x88};
     assert_memory_equal(data + 64, second, 8);
     assert_int_equal(data[32 * 16 / 2 + 1], 0x80); /* group 1, input 1: -8 times a negative scale */
     uint16_t scales[2][16];
     memcpy(scales, data + 2 * 32 * 16 / 2, sizeof scales);
-    assert_int_equal(scales[0][0], 0x3f80);        /* 1 */
-    assert_int_equal(scales[0][1], 0xc000);        /* -2: the extreme 16 is -8 times it */
-    assert_int_equal(scales[1][0], 0xbd80);        /* -1/16 */
+    assert_int_equal(scales[0][0], 0x3f80); /* 1 */
+    assert_int_equal(scales[0][1], 0xc000); /* -2: the extreme 16 is -8 times it */
+    assert_int_equal(scales[1][0], 0xbd80); /* -1/16 */
     assert_int_equal(scales[1][1], 0);
-    for (int r = 2; r < 16; r++) assert_int_equal(scales[0][r] | scales[1][r], 0);
+    for (int r = 2; r < 16; r++)
+        assert_int_equal(scales[0][r] | scales[1][r], 0);
     assert_int_equal(bytes_of(&FORMATS[3], 2, 34), 2 * (32 / 2 + 2) * 16);
     free((void *)weight.data);
 }
@@ -102,13 +111,13 @@ static void test_weight_layout_int4_has_the_stated_bytes(void **state)
 static void test_weight_layout_int4_of_64_has_one_scale_for_64(void **state)
 {
     (void)state;
-    float row[64] = { 0 };
+    float row[64] = {0};
     row[0] = -8;
     row[63] = 5;
     qn_weight_t weight = pack(&FORMATS[4], 1, 64, row);
     const uint8_t *data = weight.data;
     assert_int_equal(data[0], 0x80);
-    assert_int_equal(data[7 * 64 + 3], 0xd8);      /* chunk 7, row 0, byte 3: the high nibble is input 8*7 + 4 + 3 */
+    assert_int_equal(data[7 * 64 + 3], 0xd8); /* chunk 7, row 0, byte 3: the high nibble is input 8*7 + 4 + 3 */
     assert_true(qn_weight_get(&weight, 64, 0, 0) == -8 && qn_weight_get(&weight, 64, 0, 63) == 5);
     free((void *)weight.data);
 }
@@ -124,7 +133,8 @@ static float allowed_error(const format_t *format, const float *values, uint64_t
         begin = input / format->group * format->group;
         end = begin + format->group < inputs ? begin + format->group : inputs;
     }
-    for (uint64_t m = begin; m < end; m++) most = fmaxf(most, fabsf(values[m]));
+    for (uint64_t m = begin; m < end; m++)
+        most = fmaxf(most, fabsf(values[m]));
     switch (format->scalar) {
     case QN_SCALAR_F32: return 0;
     case QN_SCALAR_BF16: return fabsf(values[input]) / 256;
@@ -150,7 +160,8 @@ static void check_round_trip(const format_t *format, uint64_t outputs, uint64_t 
         }
     }
     for (uint64_t o = outputs; o < qn_panel_count(outputs) * 16; o++) {
-        for (uint64_t m = 0; m < inputs; m++) assert_true(qn_weight_get(&weight, inputs, o, m) == 0);
+        for (uint64_t m = 0; m < inputs; m++)
+            assert_true(qn_weight_get(&weight, inputs, o, m) == 0);
     }
     free(rows);
     free(row);
@@ -162,7 +173,8 @@ static void test_weight_layout_every_format_and_size_comes_back(void **state)
     (void)state;
     for (size_t f = 0; f < FORMAT_COUNT; f++) {
         for (size_t o = 0; o < SIZE_COUNT; o++) {
-            for (size_t m = 0; m < SIZE_COUNT; m++) check_round_trip(&FORMATS[f], SIZES[o], SIZES[m]);
+            for (size_t m = 0; m < SIZE_COUNT; m++)
+                check_round_trip(&FORMATS[f], SIZES[o], SIZES[m]);
         }
     }
 }
@@ -175,7 +187,8 @@ static void test_weight_layout_rows_read_like_panels(void **state)
         qn_weight_t rows = check_weight(values, 5 * 19, FORMATS[i].scalar), panels = pack(&FORMATS[i], 5, 19, values);
         for (uint64_t o = 0; o < 5; o++) {
             qn_weight_row(&rows, 19, o, row);
-            for (uint64_t m = 0; m < 19; m++) assert_true(row[m] == qn_weight_get(&panels, 19, o, m));
+            for (uint64_t m = 0; m < 19; m++)
+                assert_true(row[m] == qn_weight_get(&panels, 19, o, m));
         }
         qn_weight_span(&rows, 19, 4, 7, 3, row);
         assert_true(row[0] == qn_weight_get(&panels, 19, 4, 7) && row[2] == qn_weight_get(&panels, 19, 4, 9));
@@ -210,21 +223,28 @@ static void test_weight_layout_extremes(void **state)
 {
     (void)state;
     const float huge = 0x1.fep127f, tiny = 0x1p-149f; /* the largest bf16, the smallest f32 */
-    struct { const char *what; float values[4]; bool exact_floats; float int8[4], int4[4]; } rows[] = {
-        { "zeros", { 0, 0, 0, 0 }, true, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } },
-        { "negative zero", { -0.0f, 0, -0.0f, 0 }, true, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } },
-        { "one outlier", { 0.001f, -1000, 0.001f, 0 }, false, { 0, -1000, 0, 0 }, { 0, -1000, 0, 0 } },
-        { "largest", { huge, -huge, huge, huge }, true, { huge, -huge, huge, huge }, { huge, -huge, huge, huge } },
-        { "denormals", { tiny, -tiny, tiny, tiny }, false, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } },
-        { "beside denormals", { tiny, 1, 0x1p-130f, 0 }, false, { 0, 1, 0, 0 }, { 0, 1, 0, 0 } },
+    struct {
+        const char *what;
+        float values[4];
+        bool exact_floats;
+        float int8[4], int4[4];
+    } rows[] = {
+        {"zeros", {0, 0, 0, 0}, true, {0, 0, 0, 0}, {0, 0, 0, 0}},
+        {"negative zero", {-0.0f, 0, -0.0f, 0}, true, {0, 0, 0, 0}, {0, 0, 0, 0}},
+        {"one outlier", {0.001f, -1000, 0.001f, 0}, false, {0, -1000, 0, 0}, {0, -1000, 0, 0}},
+        {"largest", {huge, -huge, huge, huge}, true, {huge, -huge, huge, huge}, {huge, -huge, huge, huge}},
+        {"denormals", {tiny, -tiny, tiny, tiny}, false, {0, 0, 0, 0}, {0, 0, 0, 0}},
+        {"beside denormals", {tiny, 1, 0x1p-130f, 0}, false, {0, 1, 0, 0}, {0, 1, 0, 0}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         for (size_t f = 0; f < FORMAT_COUNT; f++) {
             qn_weight_t weight = pack(&FORMATS[f], 1, 4, rows[i].values);
             for (uint64_t m = 0; m < 4; m++) {
                 float value = qn_weight_get(&weight, 4, 0, m), given = rows[i].values[m];
-                if (f == 0) assert_memory_equal(&value, &given, sizeof value);
-                else if (f == 1 && rows[i].exact_floats) assert_memory_equal(&value, &given, sizeof value);
+                if (f == 0)
+                    assert_memory_equal(&value, &given, sizeof value);
+                else if (f == 1 && rows[i].exact_floats)
+                    assert_memory_equal(&value, &given, sizeof value);
                 else if (f >= 2) {
                     float want = f == 2 ? rows[i].int8[m] : rows[i].int4[m];
                     /* int4 has no +8: of equal magnitudes with both signs it keeps a seventh or an eighth less */
@@ -251,13 +271,13 @@ static void test_weight_layout_negative_zero_keeps_its_sign_in_floats(void **sta
 static void test_weight_layout_what_is_not_finite_has_an_infinite_scale(void **state)
 {
     (void)state;
-    const float bad[] = { NAN, -NAN, INFINITY, -INFINITY };
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
     for (size_t f = 2; f < FORMAT_COUNT; f++) {
         for (size_t i = 0; i < 4; i++) {
-            float rows[2][64] = { { 1, 2, 3, bad[i], 4 }, { 1, 2, 3 } };
+            float rows[2][64] = {{1, 2, 3, bad[i], 4}, {1, 2, 3}};
             qn_weight_t weight = pack(&FORMATS[f], 2, 64, rows[0]);
-            const uint8_t *scales = (const uint8_t *)weight.data +
-                                    qn_panel_scales(FORMATS[f].scalar, FORMATS[f].group, 64);
+            const uint8_t *scales =
+                (const uint8_t *)weight.data + qn_panel_scales(FORMATS[f].scalar, FORMATS[f].group, 64);
             float first = f == 2 ? ((const float *)scales)[0] : qn_bf16_to_f32(((const uint16_t *)scales)[0]);
             assert_true(isinf(first));
             assert_true(fabsf(qn_weight_get(&weight, 64, 1, 2) - 3) < 0.1f);
@@ -284,7 +304,8 @@ static double plain_int4_error(const float *values, uint64_t count)
 {
     float extreme = 0;
     double error = 0;
-    for (uint64_t m = 0; m < count; m++) extreme = fabsf(values[m]) > fabsf(extreme) ? values[m] : extreme;
+    for (uint64_t m = 0; m < count; m++)
+        extreme = fabsf(values[m]) > fabsf(extreme) ? values[m] : extreme;
     float scale = qn_bf16_to_f32(qn_f32_to_bf16(extreme / -8));
     for (uint64_t m = 0; m < count; m++) {
         float number = scale == 0 ? 0 : fminf(fmaxf(rintf(values[m] / scale), -8), 7);
@@ -297,7 +318,8 @@ static double plain_int4_error(const float *values, uint64_t count)
 static float draw_normal(uint64_t *seed)
 {
     float sum = 0;
-    for (int i = 0; i < 12; i++) sum += check_uniform(seed);
+    for (int i = 0; i < 12; i++)
+        sum += check_uniform(seed);
     return sum / 2;
 }
 
@@ -307,7 +329,8 @@ static void test_weight_layout_int4_chooses_better_scales_than_absmax(void **sta
     const uint64_t outputs = 64, inputs = 1024;
     float *rows = malloc(outputs * inputs * sizeof *rows);
     uint64_t seed = 12345;
-    for (uint64_t i = 0; i < outputs * inputs; i++) rows[i] = draw_normal(&seed);
+    for (uint64_t i = 0; i < outputs * inputs; i++)
+        rows[i] = draw_normal(&seed);
     for (size_t f = 3; f < FORMAT_COUNT; f++) {
         qn_weight_t weight = pack(&FORMATS[f], outputs, inputs, rows);
         double error = 0, plain = 0;
@@ -354,9 +377,12 @@ static void test_weight_layout_reference_product_is_that_of_the_values(void **st
     qn_stream_t *stream = check_stream(2);
     for (size_t f = 0; f < FORMAT_COUNT; f++) {
         qn_weight_t weight = pack(&FORMATS[f], outputs, inputs, rows);
-        check_kernel(QN_OP_MATMUL, "reference")->launch(stream, &(qn_matmul_t){
-            .x = x, .tokens = tokens, .inputs = inputs, .part_count = 1,
-            .parts = { { .weight = weight, .out = out, .outputs = outputs } } });
+        check_kernel(QN_OP_MATMUL, "reference")
+            ->launch(stream, &(qn_matmul_t){.x = x,
+                                            .tokens = tokens,
+                                            .inputs = inputs,
+                                            .part_count = 1,
+                                            .parts = {{.weight = weight, .out = out, .outputs = outputs}}});
         for (uint32_t i = 0; i < tokens * outputs; i++) {
             double sum = 0;
             for (uint32_t m = 0; m < inputs; m++)

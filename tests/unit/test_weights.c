@@ -7,13 +7,20 @@
 static void test_weights_bundled_model_arrives_byte_for_byte(void **state)
 {
     (void)state;
-    qn_model_config_t config = { .layers = 8, .hidden = 256, .heads = 4, .kv_heads = 2, .head_dim = 64,
-                                 .intermediate = 768, .vocab = 4096, .tie_embeddings = true, .gated_mlp = true,
-                                 .rope.type = QN_ROPE_DEFAULT };
+    qn_model_config_t config = {.layers = 8,
+                                .hidden = 256,
+                                .heads = 4,
+                                .kv_heads = 2,
+                                .head_dim = 64,
+                                .intermediate = 768,
+                                .vocab = 4096,
+                                .tie_embeddings = true,
+                                .gated_mlp = true,
+                                .rope.type = QN_ROPE_DEFAULT};
     for (unsigned threads = 1; threads <= 3; threads += 2) {
         weights_t *weights;
         safetensors_t *checkpoint;
-        weights_progress_t progress = { 0 };
+        weights_progress_t progress = {0};
         if (weights_plan("deploy/models/default", &config, &AS_IT_IS, &weights)) fail_msg("%s", qn_err_text());
         assert_int_equal(safetensors_open("deploy/models/default", &checkpoint), QN_OK);
         assert_int_equal(weights_count(weights), safetensors_count(checkpoint));
@@ -44,8 +51,8 @@ static void test_weights_cancelled_fill_says_so(void **state)
     (void)state;
     qn_model_config_t config = small_config();
     weights_t *weights;
-    weights_progress_t progress = { .cancel = true };
-    write_model(&config, &(damage_t){ 0 });
+    weights_progress_t progress = {.cancel = true};
+    write_model(&config, &(damage_t){0});
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
     qn_mapping_t *region = make_region(weights_bytes(weights));
     assert_int_equal(weights_fill(weights, region, 2, &progress), QN_ERR_CANCELLED);
@@ -57,12 +64,12 @@ static void test_weights_cancelled_fill_says_so(void **state)
 static void test_weights_file_that_shrinks_is_an_error_not_a_signal(void **state)
 {
     (void)state;
-    qn_model_config_t configs[] = { llama_config(), gpt2_config() };
+    qn_model_config_t configs[] = {llama_config(), gpt2_config()};
     char path[128];
     for (size_t i = 0; i < 4; i++) {
         weights_t *weights;
-        weights_progress_t progress = { 0 };
-        write_model(&configs[i / 2], &(damage_t){ 0 });
+        weights_progress_t progress = {0};
+        write_model(&configs[i / 2], &(damage_t){0});
         assert_int_equal(weights_plan(directory, &configs[i / 2], &FORMATS[i % 2 * 3], &weights), QN_OK);
         snprintf(path, sizeof path, "%s/model.safetensors", directory);
         assert_int_equal(truncate(path, 100), 0);
@@ -77,21 +84,30 @@ static void test_weights_file_that_shrinks_is_an_error_not_a_signal(void **state
 
 /* ---- judging ---- */
 
-static const struct { damage_t damage; qn_err_t err; const char *text; size_t left_out; } models[] = {
-    { { 0 }, QN_OK, NULL, 0 },
-    { { .leave_out = "model.layers.0.mlp.up_proj.weight" }, QN_ERR_INVALID,
-      "'model.layers.0.mlp.up_proj.weight' is missing", 0 },
-    { { .leave_out = "model.embed_tokens.weight" }, QN_ERR_INVALID, "'model.embed_tokens.weight' is missing", 0 },
-    { { .reshape = "model.embed_tokens.weight" }, QN_ERR_INVALID, "has shape [11, 4], config.json means [10, 4]", 0 },
-    { { .reshape = "model.norm.weight" }, QN_ERR_INVALID, "has shape [5], config.json means [4]", 0 },
-    { { .reshape = "model.norm.weight", .strip = "model." }, QN_ERR_INVALID,
-      "model.safetensors: tensor 'norm.weight' has shape [5]", 0 },
-    { { .retype = "model.norm.weight", .retype_to = "F32" }, QN_OK, NULL, 0 },
-    { { .retype = "model.norm.weight", .retype_to = "F16" }, QN_OK, NULL, 0 },
-    { { .retype = "model.norm.weight", .retype_to = "I8" }, QN_ERR_UNSUPPORTED, "has dtype I8", 0 },
-    { { .retype = "model.norm.weight", .retype_to = "F8_E4M3" }, QN_ERR_UNSUPPORTED, "has dtype F8_E4M3", 0 },
-    { { .extra = "\"rotary.inv_freq\":{\"dtype\":\"U8\",\"shape\":[3]" }, QN_OK, NULL, 1 },
-    { { .extra = "\"attn.mask\":{\"dtype\":\"BOOL\",\"shape\":[3]" }, QN_OK, NULL, 1 },
+static const struct {
+    damage_t damage;
+    qn_err_t err;
+    const char *text;
+    size_t left_out;
+} models[] = {
+    {{0}, QN_OK, NULL, 0},
+    {{.leave_out = "model.layers.0.mlp.up_proj.weight"},
+     QN_ERR_INVALID,
+     "'model.layers.0.mlp.up_proj.weight' is missing",
+     0},
+    {{.leave_out = "model.embed_tokens.weight"}, QN_ERR_INVALID, "'model.embed_tokens.weight' is missing", 0},
+    {{.reshape = "model.embed_tokens.weight"}, QN_ERR_INVALID, "has shape [11, 4], config.json means [10, 4]", 0},
+    {{.reshape = "model.norm.weight"}, QN_ERR_INVALID, "has shape [5], config.json means [4]", 0},
+    {{.reshape = "model.norm.weight", .strip = "model."},
+     QN_ERR_INVALID,
+     "model.safetensors: tensor 'norm.weight' has shape [5]",
+     0},
+    {{.retype = "model.norm.weight", .retype_to = "F32"}, QN_OK, NULL, 0},
+    {{.retype = "model.norm.weight", .retype_to = "F16"}, QN_OK, NULL, 0},
+    {{.retype = "model.norm.weight", .retype_to = "I8"}, QN_ERR_UNSUPPORTED, "has dtype I8", 0},
+    {{.retype = "model.norm.weight", .retype_to = "F8_E4M3"}, QN_ERR_UNSUPPORTED, "has dtype F8_E4M3", 0},
+    {{.extra = "\"rotary.inv_freq\":{\"dtype\":\"U8\",\"shape\":[3]"}, QN_OK, NULL, 1},
+    {{.extra = "\"attn.mask\":{\"dtype\":\"BOOL\",\"shape\":[3]"}, QN_OK, NULL, 1},
 };
 
 static void test_weights_checkpoints_are_judged_against_the_model(void **state)
@@ -119,10 +135,10 @@ static void test_weights_part_of_a_gpt2_source_is_named_by_the_source(void **sta
     (void)state;
     qn_model_config_t config = gpt2_config();
     weights_t *weights = NULL;
-    write_model(&config, &(damage_t){ .leave_out = "transformer.h.1.attn.c_attn.weight" });
+    write_model(&config, &(damage_t){.leave_out = "transformer.h.1.attn.c_attn.weight"});
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_ERR_INVALID);
     assert_non_null(strstr(qn_err_text(), "'transformer.h.1.attn.c_attn.weight' is missing"));
-    write_model(&config, &(damage_t){ .reshape = "transformer.h.0.attn.c_attn.weight" });
+    write_model(&config, &(damage_t){.reshape = "transformer.h.0.attn.c_attn.weight"});
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_ERR_INVALID);
     assert_non_null(strstr(qn_err_text(), "has shape [76, 229], config.json means [76, 228]"));
 }
@@ -132,11 +148,11 @@ static void test_weights_untied_model_needs_its_head(void **state)
     (void)state;
     qn_model_config_t config = small_config();
     weights_t *weights = NULL;
-    write_model(&config, &(damage_t){ 0 });
+    write_model(&config, &(damage_t){0});
     config.tie_embeddings = false;
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_ERR_INVALID);
     assert_non_null(strstr(qn_err_text(), "lm_head.weight"));
-    write_model(&config, &(damage_t){ 0 });
+    write_model(&config, &(damage_t){0});
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
     weights_destroy(&weights);
     config.tie_embeddings = true; /* a head that the embedding stands in for is left out */
@@ -158,7 +174,7 @@ static uint64_t fingerprint_of(const qn_model_config_t *config, const weights_fo
 
 static void set_time(const char *path, long seconds)
 {
-    struct timespec times[2] = { { .tv_sec = seconds }, { .tv_sec = seconds } };
+    struct timespec times[2] = {{.tv_sec = seconds}, {.tv_sec = seconds}};
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
@@ -168,7 +184,7 @@ static void test_weights_fingerprint_sees_every_kind_of_change(void **state)
     qn_model_config_t config = small_config();
     char path[128];
     snprintf(path, sizeof path, "%s/model.safetensors", directory);
-    write_model(&config, &(damage_t){ 0 });
+    write_model(&config, &(damage_t){0});
     set_time(path, 1000);
     uint64_t original = fingerprint_of(&config, &AS_IT_IS);
     assert_int_not_equal(original, 0);
@@ -185,11 +201,11 @@ static void test_weights_fingerprint_sees_every_kind_of_change(void **state)
     set_time(path, 1000);
     assert_true(fingerprint_of(&config, &AS_IT_IS) != original);
 
-    write_model(&config, &(damage_t){ .retype = "model.norm.weight", .retype_to = "F16" });
+    write_model(&config, &(damage_t){.retype = "model.norm.weight", .retype_to = "F16"});
     set_time(path, 1000);
     assert_true(fingerprint_of(&config, &AS_IT_IS) != original);
 
-    write_model(&config, &(damage_t){ 0 });
+    write_model(&config, &(damage_t){0});
     set_time(path, 1000);
     assert_true(fingerprint_of(&config, &AS_IT_IS) == original);
     for (size_t i = 0; i < FORMAT_COUNT; i++) { /* another format is another region */
@@ -202,12 +218,13 @@ static void test_weights_fingerprint_sees_every_kind_of_change(void **state)
 static void test_weights_fingerprint_function_is_xxh64(void **state)
 {
     (void)state;
-    static const struct { const char *text; uint64_t seed, hash; } known[] = {
-        { "", 0, 0xef46db3751d8e999u },
-        { "a", 0, 0xd24ec4f1a98c6e5bu },
-        { "abc", 0, 0x44bc2cf5ad770999u },
-        { "Nobody inspects the spammish repetition", 0, 0xfbcea83c8a378bf1u },
-        { "", 2654435761u, 0xac75fda2929b17efu },
+    static const struct {
+        const char *text;
+        uint64_t seed, hash;
+    } known[] = {
+        {"", 0, 0xef46db3751d8e999u},           {"a", 0, 0xd24ec4f1a98c6e5bu},
+        {"abc", 0, 0x44bc2cf5ad770999u},        {"Nobody inspects the spammish repetition", 0, 0xfbcea83c8a378bf1u},
+        {"", 2654435761u, 0xac75fda2929b17efu},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         assert_true(fingerprint_bytes(known[i].text, strlen(known[i].text), known[i].seed) == known[i].hash);
@@ -222,9 +239,9 @@ static void test_weights_dummy_depends_on_the_seed_alone(void **state)
     config.vocab = 1 << 17;
     config.hidden = 61; /* an embedding of 15 MiB: two chunks, of elements that are no multiple of four */
     weights_t *weights[3];
-    qn_mapping_t *regions[3] = { fill_dummy(&config, 1, &AS_IT_IS, 1, &weights[0]),
-                                 fill_dummy(&config, 1, &AS_IT_IS, 4, &weights[1]),
-                                 fill_dummy(&config, 2, &AS_IT_IS, 1, &weights[2]) };
+    qn_mapping_t *regions[3] = {fill_dummy(&config, 1, &AS_IT_IS, 1, &weights[0]),
+                                fill_dummy(&config, 1, &AS_IT_IS, 4, &weights[1]),
+                                fill_dummy(&config, 2, &AS_IT_IS, 1, &weights[2])};
     uint64_t bytes = weights_bytes(weights[0]);
     assert_int_equal(memcmp(qn_region_pointer(regions[0]), qn_region_pointer(regions[1]), bytes), 0);
     assert_int_not_equal(memcmp(qn_region_pointer(regions[0]), qn_region_pointer(regions[2]), bytes), 0);

@@ -49,7 +49,7 @@ static void check_format(const qn_model_config_t *config, const weights_format_t
                          unsigned threads)
 {
     weights_t *weights;
-    weights_progress_t progress = { 0 };
+    weights_progress_t progress = {0};
     if (weights_plan(directory, config, format, &weights)) fail_msg("%s", qn_err_text());
     check_table(weights);
     qn_mapping_t *region = make_region(weights_bytes(weights));
@@ -61,9 +61,9 @@ static void check_format(const qn_model_config_t *config, const weights_format_t
 
 static void check_family(const qn_model_config_t *config, const char *strip, unsigned shards)
 {
-    static const char *const dtypes[] = { "BF16", "F32", "F16" };
+    static const char *const dtypes[] = {"BF16", "F32", "F16"};
     for (size_t d = 0; d < 3; d++) {
-        damage_t damage = { .dtype = dtypes[d], .strip = strip, .shards = shards };
+        damage_t damage = {.dtype = dtypes[d], .strip = strip, .shards = shards};
         write_model(config, &damage);
         for (size_t f = 0; f < FORMAT_COUNT; f++) {
             check_format(config, &FORMATS[f], &damage, 1);
@@ -118,7 +118,7 @@ static void test_weights_bring_turned_source_of_several_chunks(void **state)
     config.hidden = 258;
     config.head_dim = 129;
     config.intermediate = 20003;
-    damage_t damage = { .dtype = "BF16" };
+    damage_t damage = {.dtype = "BF16"};
     write_model(&config, &damage);
     check_format(&config, &FORMATS[0], &damage, 2);
     check_format(&config, &FORMATS[1], &damage, 2);
@@ -128,13 +128,13 @@ static void test_weights_bring_what_is_not_finite_cannot_be_quantised(void **sta
 {
     (void)state;
     qn_model_config_t config = llama_config();
-    static const char *const dtypes[] = { "BF16", "F32", "F16" };
-    static const char *const names[] = { "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight" };
+    static const char *const dtypes[] = {"BF16", "F32", "F16"};
+    static const char *const names[] = {"model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"};
     for (size_t i = 0; i < 6; i++) {
-        write_model(&config, &(damage_t){ .dtype = dtypes[i / 2], .infinite = names[i % 2] });
+        write_model(&config, &(damage_t){.dtype = dtypes[i / 2], .infinite = names[i % 2]});
         for (size_t f = 0; f < FORMAT_COUNT; f++) {
             weights_t *weights;
-            weights_progress_t progress = { 0 };
+            weights_progress_t progress = {0};
             assert_int_equal(weights_plan(directory, &config, &FORMATS[f], &weights), QN_OK);
             qn_mapping_t *region = make_region(weights_bytes(weights));
             qn_err_t err = weights_fill(weights, region, 2, &progress);
@@ -145,8 +145,8 @@ static void test_weights_bring_what_is_not_finite_cannot_be_quantised(void **sta
             weights_destroy(&weights);
         }
     }
-    write_model(&config, &(damage_t){ .infinite = "model.norm.weight" }); /* which is never quantised */
-    check_format(&config, &FORMATS[3], &(damage_t){ .dtype = "BF16" }, 1);
+    write_model(&config, &(damage_t){.infinite = "model.norm.weight"}); /* which is never quantised */
+    check_format(&config, &FORMATS[3], &(damage_t){.dtype = "BF16"}, 1);
 }
 
 static void test_weights_bring_f16_is_widened_exactly(void **state)
@@ -154,7 +154,8 @@ static void test_weights_bring_f16_is_widened_exactly(void **state)
     (void)state;
     uint16_t halves[1 << 16];
     float *wide = malloc(sizeof halves * 2);
-    for (uint32_t i = 0; i < 1 << 16; i++) halves[i] = (uint16_t)i;
+    for (uint32_t i = 0; i < 1 << 16; i++)
+        halves[i] = (uint16_t)i;
     qn_weight_widen_f16(halves, 1 << 16, wide);
     for (uint32_t i = 0; i < 1 << 16; i++) {
         float wanted = safetensors_widen_f16((uint16_t)i);
@@ -167,7 +168,7 @@ static void test_weights_bring_f16_is_widened_exactly(void **state)
 static void test_weights_bring_dummy_is_the_same_model_in_every_format(void **state)
 {
     (void)state;
-    qn_model_config_t configs[] = { llama_config(), gpt2_config(), mixtral_config() };
+    qn_model_config_t configs[] = {llama_config(), gpt2_config(), mixtral_config()};
     for (size_t c = 0; c < 3; c++) {
         weights_t *plain, *weights;
         qn_mapping_t *rows = fill_dummy(&configs[c], 5, &AS_IT_IS, 1, &plain);

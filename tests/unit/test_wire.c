@@ -15,7 +15,8 @@ static int arena_reset(void **state)
 static void test_wire_example_survives_decode_and_encode_unchanged(void **state)
 {
     (void)state;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         size_t bytes, again_bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes), *again;
         assert_int_equal((uintptr_t)frame % 8, 0);
@@ -35,14 +36,22 @@ static void test_wire_step_plan_built_in_c_is_read_back_by_its_views(void **stat
 {
     (void)state;
     const qn_slot_run_t runs[] = {
-        { .slot = 0, .position = 19, .token_count = 1, .from_slot = true, .sample = true },
-        { .slot = 1, .position = 0, .token_count = 5, .sample = true },
+        {.slot = 0, .position = 19, .token_count = 1, .from_slot = true, .sample = true},
+        {.slot = 1, .position = 0, .token_count = 5, .sample = true},
     };
-    const uint32_t ids[] = { 0, 516, 2557, 1648, 224 };
-    const qn_text_t reasons[] = { qn_text("fcfs"), qn_text("") };
+    const uint32_t ids[] = {0, 516, 2557, 1648, 224};
+    const qn_text_t reasons[] = {qn_text("fcfs"), qn_text("")};
     const qn_step_plan_t plan = {
-        .head = { .request = 7 }, .step = 112, .runs = runs, .runs_count = 2, .ids = ids, .ids_count = 5,
-        .reasons = reasons, .reasons_count = 2, .stop_ids = ids, .stop_ids_count = 0,
+        .head = {.request = 7},
+        .step = 112,
+        .runs = runs,
+        .runs_count = 2,
+        .ids = ids,
+        .ids_count = 5,
+        .reasons = reasons,
+        .reasons_count = 2,
+        .stop_ids = ids,
+        .stop_ids_count = 0,
     };
     const uint8_t *frame;
     size_t bytes;
@@ -59,8 +68,8 @@ static void test_wire_step_plan_built_in_c_is_read_back_by_its_views(void **stat
     assert_true((const uint8_t *)read.ids > frame && (const uint8_t *)read.ids < frame + bytes); /* a view */
     assert_string_equal(read.reasons[0].data, "fcfs");
     assert_int_equal(read.reasons[1].bytes, 0);
-    assert_null(read.sets);                                   /* absent */
-    assert_non_null(read.stop_ids);                           /* empty */
+    assert_null(read.sets);         /* absent */
+    assert_non_null(read.stop_ids); /* empty */
     assert_int_equal(read.stop_ids_count, 0);
 }
 
@@ -94,9 +103,10 @@ static void test_wire_padding_of_structs_never_leaves_the_process(void **state)
             runs[i].slot = (uint32_t)i, runs[i].position = 4, runs[i].token_count = 1, runs[i].ids_offset = 0;
             runs[i].from_slot = runs[i].sample = true;
         }
-        const qn_step_plan_t plan = { .step = 1, .runs = runs, .runs_count = 3 };
+        const qn_step_plan_t plan = {.step = 1, .runs = runs, .runs_count = 3};
         assert_int_equal(qn_step_plan_encode(&plan, &arena, round ? &dirty : &clean,
-                                             round ? &dirty_bytes : &clean_bytes), QN_OK);
+                                             round ? &dirty_bytes : &clean_bytes),
+                         QN_OK);
     }
     assert_int_equal(clean_bytes, dirty_bytes);
     assert_memory_equal(clean, dirty, clean_bytes);
@@ -106,12 +116,21 @@ static void test_wire_field_of_a_newer_schema_is_ignored(void **state)
 {
     (void)state;
     const qn_wire_type_t *credit = qn_wire_type(QN_MESSAGE_CREDIT);
-    struct { qn_credit_t credit; uint32_t extra; } newer = { .credit = { .limit = 9 }, .extra = 77 };
-    qn_wire_field_t fields[] = { credit->fields[0], credit->fields[1], {
-        .name = "extra", .kind = QN_WIRE_U32, .bytes = 4, .align = 4, .slot = 2, .offset = sizeof(qn_credit_t) } };
-    const uint8_t layout[] = { 0, 1, 2 };
-    const qn_wire_type_t type = { .name = "Credit", .identifier = "QCRD", .struct_bytes = sizeof newer,
-                                  .field_count = 3, .fields = fields, .layout = layout };
+    struct {
+        qn_credit_t credit;
+        uint32_t extra;
+    } newer = {.credit = {.limit = 9}, .extra = 77};
+    qn_wire_field_t fields[] = {
+        credit->fields[0],
+        credit->fields[1],
+        {.name = "extra", .kind = QN_WIRE_U32, .bytes = 4, .align = 4, .slot = 2, .offset = sizeof(qn_credit_t)}};
+    const uint8_t layout[] = {0, 1, 2};
+    const qn_wire_type_t type = {.name = "Credit",
+                                 .identifier = "QCRD",
+                                 .struct_bytes = sizeof newer,
+                                 .field_count = 3,
+                                 .fields = fields,
+                                 .layout = layout};
     const uint8_t *frame;
     size_t bytes;
     qn_credit_t read;
@@ -125,8 +144,8 @@ static void test_wire_field_of_a_newer_schema_is_ignored(void **state)
 static void test_wire_failure_names_the_element(void **state)
 {
     (void)state;
-    const qn_slot_run_t runs[4] = { { .token_count = 1 }, { .token_count = 1 }, { .token_count = 1 } };
-    const qn_step_plan_t plan = { .step = 1, .runs = runs, .runs_count = 4 };
+    const qn_slot_run_t runs[4] = {{.token_count = 1}, {.token_count = 1}, {.token_count = 1}};
+    const qn_step_plan_t plan = {.step = 1, .runs = runs, .runs_count = 4};
     const uint8_t *frame = NULL;
     size_t bytes = 0;
     assert_int_equal(qn_step_plan_encode(&plan, &arena, &frame, &bytes), QN_ERR_INVALID);
@@ -163,7 +182,7 @@ static void test_wire_message_larger_than_a_frame_is_refused_by_the_encoder(void
 {
     (void)state;
     uint32_t *ids = qn_arena_zalloc(&arena, 4194304, sizeof *ids);
-    const qn_tokenized_t message = { .ids = ids, .ids_count = 4194304 };   /* 16 MiB without anything else */
+    const qn_tokenized_t message = {.ids = ids, .ids_count = 4194304}; /* 16 MiB without anything else */
     const uint8_t *frame;
     size_t bytes;
     assert_int_equal(qn_tokenized_encode(&message, &arena, &frame, &bytes), QN_ERR_LIMIT);
@@ -173,8 +192,8 @@ static void test_wire_message_larger_than_a_frame_is_refused_by_the_encoder(void
 static void test_wire_protocol_version_other_than_ours_is_refused(void **state)
 {
     (void)state;
-    const qn_credit_t ours = { .head = { .schema = QN_PROTOCOL }, .limit = 5 };
-    const qn_credit_t other = { .head = { .schema = QN_PROTOCOL + 1 }, .limit = 5 };
+    const qn_credit_t ours = {.head = {.schema = QN_PROTOCOL}, .limit = 5};
+    const qn_credit_t other = {.head = {.schema = QN_PROTOCOL + 1}, .limit = 5};
     const uint8_t *frame;
     size_t bytes;
     qn_credit_t read;
@@ -189,16 +208,16 @@ static void test_wire_protocol_version_other_than_ours_is_refused(void **state)
 static void test_wire_vector_without_data_or_text_is_refused_not_followed(void **state)
 {
     (void)state;
-    const qn_text_t hole[] = { qn_text("a"), { 0 } };
-    const qn_commit_t missing = { .ids_count = 3 };
-    const qn_step_plan_t plan = { .step = 1, .reasons = hole, .reasons_count = 2 };
+    const qn_text_t hole[] = {qn_text("a"), {0}};
+    const qn_commit_t missing = {.ids_count = 3};
+    const qn_step_plan_t plan = {.step = 1, .reasons = hole, .reasons_count = 2};
     const uint8_t *frame;
     size_t bytes;
     assert_int_equal(qn_commit_encode(&missing, &arena, &frame, &bytes), QN_ERR_INVALID);
     assert_string_equal(qn_err_text(), "Commit.ids: 3 elements at a NULL pointer");
     assert_int_equal(qn_step_plan_encode(&plan, &arena, &frame, &bytes), QN_ERR_INVALID);
     assert_non_null(strstr(qn_err_text(), "StepPlan.reasons[1]"));
-    const qn_release_t none = { 0 };                          /* required, so written as an empty vector */
+    const qn_release_t none = {0}; /* required, so written as an empty vector */
     qn_release_t read;
     assert_int_equal(qn_release_encode(&none, &arena, &frame, &bytes), QN_OK);
     assert_int_equal(qn_release_decode(frame, bytes, &arena, &read), QN_OK);
@@ -210,7 +229,8 @@ static void test_wire_vector_without_data_or_text_is_refused_not_followed(void *
 static void test_wire_head_is_read_and_replaced_in_place_at_any_alignment(void **state)
 {
     (void)state;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         size_t bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes);
         uint8_t *copy = qn_arena_alloc(&arena, bytes + 8, 8);
@@ -224,7 +244,7 @@ static void test_wire_head_is_read_and_replaced_in_place_at_any_alignment(void *
             assert_int_equal(qn_wire_set_head(copy + shift, bytes, &head), QN_OK);
             assert_int_equal(qn_wire_head(copy + shift, bytes).sequence, 1000 + shift);
             assert_int_equal(qn_wire_set_head(copy + shift, bytes, &old), QN_OK);
-            assert_memory_equal(copy + shift, frame, bytes);  /* nothing but the head was touched */
+            assert_memory_equal(copy + shift, frame, bytes); /* nothing but the head was touched */
         }
     }
 }
@@ -232,8 +252,8 @@ static void test_wire_head_is_read_and_replaced_in_place_at_any_alignment(void *
 static void test_wire_head_of_what_is_no_frame_is_zero(void **state)
 {
     (void)state;
-    const uint8_t noise[64] = { 0xff, 0xff, 0xff, 0x7f, 'Q', 'S', 'P', 'L' };
-    const qn_head_t zero = { 0 };
+    const uint8_t noise[64] = {0xff, 0xff, 0xff, 0x7f, 'Q', 'S', 'P', 'L'};
+    const qn_head_t zero = {0};
     for (size_t bytes = 0; bytes <= sizeof noise; bytes++) {
         qn_head_t head = qn_wire_head(noise, bytes);
         assert_memory_equal(&head, &zero, sizeof head);
@@ -241,12 +261,12 @@ static void test_wire_head_of_what_is_no_frame_is_zero(void **state)
         memcpy(copy, noise, sizeof noise);
         assert_int_equal(qn_wire_set_head(copy, bytes, &head), QN_ERR_INVALID);
     }
-    const qn_credit_t credit = { .limit = 1 };
+    const qn_credit_t credit = {.limit = 1};
     const uint8_t *frame;
     size_t bytes;
     assert_int_equal(qn_credit_encode(&credit, &arena, &frame, &bytes), QN_OK);
     uint8_t *copy = memcpy(qn_arena_alloc(&arena, bytes, 8), frame, bytes);
-    qn_head_t bad = { .schema = QN_PROTOCOL };
+    qn_head_t bad = {.schema = QN_PROTOCOL};
     memset((uint8_t *)&bad + offsetof(qn_head_t, src), 200, 1);
     assert_int_equal(qn_wire_set_head(copy, bytes, &bad), QN_OK);
     assert_int_equal(qn_wire_head(copy, bytes).src, QN_SERVICE_NONE);

@@ -59,7 +59,7 @@ static size_t flip_each_bit(const qn_wire_type_t *type, uint8_t *place, size_t b
         accepted += attempt(type, place, bytes);
         place[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    assert_true(attempt(type, place, bytes));                 /* undamaged again */
+    assert_true(attempt(type, place, bytes)); /* undamaged again */
     return accepted;
 }
 
@@ -67,7 +67,8 @@ static void test_wire_damage_every_bit_flip_is_refused_or_harmless(void **state)
 {
     (void)state;
     size_t flips = 0, accepted = 0;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         qn_arena_reset(&arena);
         size_t bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes);
@@ -86,7 +87,8 @@ static void test_wire_damage_every_bit_flip_is_refused_or_harmless(void **state)
 static void test_wire_damage_every_truncation_is_refused(void **state)
 {
     (void)state;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         qn_arena_reset(&arena);
         size_t bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes);
@@ -99,7 +101,7 @@ static void test_wire_damage_every_truncation_is_refused(void **state)
             accepted += survive(type, place, kept);
             ASAN_UNPOISON_MEMORY_REGION(place, (size_t)(room + ROOM - place));
         }
-        assert_true(accepted < 8);                            /* only the padding at the end can be missed */
+        assert_true(accepted < 8); /* only the padding at the end can be missed */
     }
 }
 
@@ -111,7 +113,8 @@ static void test_wire_damage_every_word_replaced_is_refused_or_harmless(void **s
     static const uint32_t words[] = {
         0, 1, 4, 8, 0x7fffffff, 0x80000000, 0xfffffffc, 0xffffffff, 0x00ffffff, 1u << 24,
     };
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         qn_arena_reset(&arena);
         size_t bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes);
@@ -130,12 +133,14 @@ static void test_wire_damage_every_word_replaced_is_refused_or_harmless(void **s
 static void test_wire_damage_identifier_of_another_type_is_refused_or_harmless(void **state)
 {
     (void)state;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         qn_arena_reset(&arena);
         size_t bytes;
         const uint8_t *frame = example_frame(type, &arena, &bytes);
         uint8_t *place = room + ROOM - bytes;
-        EACH_MESSAGE(other) {
+        EACH_MESSAGE(other)
+        {
             memcpy(place, frame, bytes);
             memcpy(place + 4, other->identifier, 4);
             assert_true(survive(other, place, bytes) || other != type);
@@ -153,7 +158,7 @@ typedef struct {
 
 static credit_t craft_credit(size_t extra)
 {
-    const qn_credit_t message = { .limit = 5 };
+    const qn_credit_t message = {.limit = 5};
     const uint8_t *frame;
     credit_t made;
     qn_arena_reset(&arena);
@@ -176,7 +181,7 @@ static void expect_refused(const credit_t *made, const char *text)
     if (!strstr(qn_err_text(), text)) fail_msg("\"%s\" is not in: %s", text, qn_err_text());
 }
 
-static void store_u16(uint8_t *at, unsigned value) { memcpy(at, &(uint16_t){ (uint16_t)value }, 2); }
+static void store_u16(uint8_t *at, unsigned value) { memcpy(at, &(uint16_t){(uint16_t)value}, 2); }
 
 static void test_wire_damage_vtable_that_runs_out_of_the_frame_is_refused(void **state)
 {
@@ -184,7 +189,7 @@ static void test_wire_damage_vtable_that_runs_out_of_the_frame_is_refused(void *
     for (unsigned size = 0; size <= 64; size++) {
         credit_t made = craft_credit(8);
         int32_t back = (int32_t)made.table - (int32_t)(made.bytes - 8);
-        memcpy(made.frame + made.table, &back, 4);            /* the vtable is now the last 8 bytes */
+        memcpy(made.frame + made.table, &back, 4); /* the vtable is now the last 8 bytes */
         store_u16(made.frame + made.bytes - 8, size);
         store_u16(made.frame + made.bytes - 6, 44);
         /* One that fits lacks its fields; no other is looked into. */
@@ -201,13 +206,15 @@ static void test_wire_damage_vtable_that_runs_out_of_the_frame_is_refused(void *
 static void test_wire_damage_offset_of_zero_or_odd_place_is_refused(void **state)
 {
     (void)state;
-    static const struct { int root; int limit; const char *text; } cases[] = {
-        { 0, 0, "Credit: broken frame: offset" },              /* points at itself */
-        { 1, 0, "Credit: broken frame: offset" },
-        { 2, 0, "Credit: broken frame: offset" },
-        { -1, 4, "Credit.limit: broken frame: field" },        /* not 8-byte aligned */
-        { -1, 1, "Credit.limit: broken frame: field" },
-        { -1, 2, "Credit.limit: broken frame: field" },
+    static const struct {
+        int root;
+        int limit;
+        const char *text;
+    } cases[] = {
+        {0, 0, "Credit: broken frame: offset"}, /* points at itself */
+        {1, 0, "Credit: broken frame: offset"},       {2, 0, "Credit: broken frame: offset"},
+        {-1, 4, "Credit.limit: broken frame: field"}, /* not 8-byte aligned */
+        {-1, 1, "Credit.limit: broken frame: field"}, {-1, 2, "Credit.limit: broken frame: field"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         credit_t made = craft_credit(0);
@@ -227,13 +234,15 @@ static void test_wire_damage_vector_above_its_limit_costs_no_memory(void **state
     const qn_wire_type_t *type = qn_wire_type(QN_MESSAGE_STEP_PLAN);
     qn_wire_field_t fields[QN_WIRE_FIELDS_MAX];
     memcpy(fields, type->fields, type->field_count * sizeof *fields);
-    for (size_t i = 0; i < type->field_count; i++) fields[i].max_len = UINT32_MAX;
+    for (size_t i = 0; i < type->field_count; i++)
+        fields[i].max_len = UINT32_MAX;
     qn_wire_type_t lenient = *type;
     lenient.fields = fields;
     qn_arena_reset(&arena);
     qn_text_t *reasons = qn_arena_alloc(&arena, COUNT * sizeof *reasons, 16);
-    for (size_t i = 0; i < COUNT; i++) reasons[i] = qn_text("");
-    const qn_step_plan_t plan = { .step = 1, .reasons = reasons, .reasons_count = COUNT };
+    for (size_t i = 0; i < COUNT; i++)
+        reasons[i] = qn_text("");
+    const qn_step_plan_t plan = {.step = 1, .reasons = reasons, .reasons_count = COUNT};
     const uint8_t *frame;
     size_t bytes;
     assert_int_equal(qn_wire_encode(&lenient, &plan, &arena, &frame, &bytes), QN_OK);

@@ -39,8 +39,8 @@ static const qn_wire_type_t *lenient_type(const qn_wire_type_t *type)
 }
 
 /* Encoder and decoder must agree on `message`: both accept it, or both refuse and name `field`. */
-static void expect_agreement(const qn_wire_type_t *type, const qn_wire_type_t *lenient, const void *message,
-                             bool good, const char *field)
+static void expect_agreement(const qn_wire_type_t *type, const qn_wire_type_t *lenient, const void *message, bool good,
+                             const char *field)
 {
     const uint8_t *frame;
     size_t bytes;
@@ -58,8 +58,8 @@ static void expect_agreement(const qn_wire_type_t *type, const qn_wire_type_t *l
 
 typedef struct {
     const qn_wire_type_t *type, *lenient;
-    uint8_t *root;           /* the message */
-    int tried;               /* values on either side of a limit */
+    uint8_t *root; /* the message */
+    int tried;     /* values on either side of a limit */
 } probe_t;
 
 static void probe_value(probe_t *probe, const qn_wire_field_t *field, uint8_t *at, const void *value, bool good)
@@ -75,9 +75,18 @@ static void probe_value(probe_t *probe, const qn_wire_field_t *field, uint8_t *a
 static void probe_float(probe_t *probe, const qn_wire_field_t *field, uint8_t *at)
 {
     float min = (float)field->min.f, max = (float)field->max.f;
-    const struct { float value; bool good; } cases[] = {
-        { min, true }, { max, true }, { nextafterf(min, -INFINITY), false }, { nextafterf(max, INFINITY), false },
-        { NAN, false }, { -NAN, false }, { INFINITY, false }, { -INFINITY, false },
+    const struct {
+        float value;
+        bool good;
+    } cases[] = {
+        {min, true},
+        {max, true},
+        {nextafterf(min, -INFINITY), false},
+        {nextafterf(max, INFINITY), false},
+        {NAN, false},
+        {-NAN, false},
+        {INFINITY, false},
+        {-INFINITY, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         probe_value(probe, field, at, &cases[i].value, cases[i].good);
@@ -113,12 +122,14 @@ static void probe_length(probe_t *probe, const qn_wire_field_t *field, uint8_t *
     uint32_t old_count;
     memcpy(&old, message + field->offset, sizeof old);
     memcpy(&old_count, message + field->count_offset, sizeof old_count);
-    size_t bytes = field->kind == QN_WIRE_STRING ? sizeof(qn_text_t)
-                   : field->kind == QN_WIRE_TABLE ? field->table->struct_bytes : field->bytes;
+    size_t bytes = field->kind == QN_WIRE_STRING  ? sizeof(qn_text_t)
+                   : field->kind == QN_WIRE_TABLE ? field->table->struct_bytes
+                                                  : field->bytes;
     size_t frame_bytes = (size_t)count * (bytes + (field->kind == QN_WIRE_TABLE ? 128 : 0));
     if (frame_bytes > QN_FRAME_BYTES_MAX - 4096) return;
     elements = qn_arena_alloc(&arena, count * bytes, 16);
-    for (uint32_t i = 0; i < count; i++) memcpy(elements + i * bytes, old, bytes);
+    for (uint32_t i = 0; i < count; i++)
+        memcpy(elements + i * bytes, old, bytes);
     memcpy(message + field->offset, &elements, sizeof elements);
     memcpy(message + field->count_offset, &count, sizeof count);
     expect_agreement(probe->type, probe->lenient, probe->root, good, field->name);
@@ -131,21 +142,28 @@ static void probe_length(probe_t *probe, const qn_wire_field_t *field, uint8_t *
 static void probe_utf8(probe_t *probe, qn_text_t *text, const char *name)
 {
     static const char *const bad[] = {
-        "\xc3", "\x80", "\xff", "\xed\xa0\x80" /* surrogate */, "\xc0\x80" /* overlong NUL */,
-        "\xe0\x9f\xbf" /* overlong */, "\xf4\x90\x80\x80" /* above U+10FFFF */, "\xe2\x82", "\xf0\x9f\x99",
+        "\xc3",
+        "\x80",
+        "\xff",
+        "\xed\xa0\x80" /* surrogate */,
+        "\xc0\x80" /* overlong NUL */,
+        "\xe0\x9f\xbf" /* overlong */,
+        "\xf4\x90\x80\x80" /* above U+10FFFF */,
+        "\xe2\x82",
+        "\xf0\x9f\x99",
     };
     qn_text_t old = *text;
     void *read = qn_arena_alloc(&arena, probe->type->struct_bytes, 16);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const uint8_t *frame;
         size_t bytes, length = strlen(bad[i]);
-        *text = (qn_text_t){ bad[i], (uint32_t)length };
+        *text = (qn_text_t){bad[i], (uint32_t)length};
         assert_int_equal(qn_wire_encode(probe->type, probe->root, &arena, &frame, &bytes), QN_ERR_INVALID);
         assert_non_null(strstr(qn_err_text(), name));
-        *text = (qn_text_t){ "\x15\x16\x15\x16", (uint32_t)length };
+        *text = (qn_text_t){"\x15\x16\x15\x16", (uint32_t)length};
         assert_int_equal(qn_wire_encode(probe->type, probe->root, &arena, &frame, &bytes), QN_OK);
         uint8_t *copy = memcpy(qn_arena_alloc(&arena, bytes, 8), frame, bytes);
-        char mark[10] = { (char)length, 0, 0, 0, 0x15, 0x16, 0x15, 0x16 };
+        char mark[10] = {(char)length, 0, 0, 0, 0x15, 0x16, 0x15, 0x16};
         mark[4 + length] = 0;
         uint8_t *place = memmem(copy, bytes, mark, 4 + length + 1);
         assert_non_null(place);
@@ -161,11 +179,14 @@ static void probe_text(probe_t *probe, qn_text_t *text, uint32_t max_bytes, cons
     qn_text_t old = *text;
     char *long_text = qn_arena_alloc(&arena, (size_t)max_bytes + 1, 1);
     memset(long_text, 'x', (size_t)max_bytes + 1);
-    const struct { qn_text_t text; bool good; } cases[] = {
-        { { long_text, max_bytes }, max_bytes < QN_FRAME_BYTES_MAX },
-        { { long_text, max_bytes + 1 }, false },
-        { { "", 0 }, true },
-        { { "\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82", 9 < max_bytes ? 9 : 2 }, true },
+    const struct {
+        qn_text_t text;
+        bool good;
+    } cases[] = {
+        {{long_text, max_bytes}, max_bytes < QN_FRAME_BYTES_MAX},
+        {{long_text, max_bytes + 1}, false},
+        {{"", 0}, true},
+        {{"\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82", 9 < max_bytes ? 9 : 2}, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         if (cases[i].text.bytes > QN_FRAME_BYTES_MAX - 65536) continue;
@@ -186,11 +207,14 @@ static void probe_vector(probe_t *probe, const qn_wire_field_t *field, uint8_t *
     if (!elements) return;
     probe_length(probe, field, message, field->max_len, true);
     probe_length(probe, field, message, field->max_len + 1, false);
-    if (field->kind == QN_WIRE_STRUCT) probe_struct(probe, field->record, elements);
-    else if (field->kind == QN_WIRE_TABLE) probe_table(probe, field->table, elements);
+    if (field->kind == QN_WIRE_STRUCT)
+        probe_struct(probe, field->record, elements);
+    else if (field->kind == QN_WIRE_TABLE)
+        probe_table(probe, field->table, elements);
     else if (field->kind == QN_WIRE_STRING)
         probe_text(probe, (qn_text_t *)(void *)elements, field->max_bytes, field->name);
-    else probe_scalar(probe, field, elements);
+    else
+        probe_scalar(probe, field, elements);
 }
 
 static void probe_table(probe_t *probe, const qn_wire_type_t *type, uint8_t *message)
@@ -199,12 +223,16 @@ static void probe_table(probe_t *probe, const qn_wire_type_t *type, uint8_t *mes
         const qn_wire_field_t *field = &type->fields[i];
         uint8_t *at = message + field->offset, *inner;
         memcpy(&inner, at, sizeof inner);
-        if (field->vector) probe_vector(probe, field, message);
-        else if (field->kind == QN_WIRE_STRUCT) probe_struct(probe, field->record, at);
+        if (field->vector)
+            probe_vector(probe, field, message);
+        else if (field->kind == QN_WIRE_STRUCT)
+            probe_struct(probe, field->record, at);
         else if (field->kind == QN_WIRE_STRING)
             probe_text(probe, (qn_text_t *)(void *)at, field->max_len, field->name);
-        else if (field->kind == QN_WIRE_TABLE && inner) probe_table(probe, field->table, inner);
-        else if (field->kind < QN_WIRE_STRUCT) probe_scalar(probe, field, at);
+        else if (field->kind == QN_WIRE_TABLE && inner)
+            probe_table(probe, field->table, inner);
+        else if (field->kind < QN_WIRE_STRUCT)
+            probe_scalar(probe, field, at);
     }
 }
 
@@ -215,9 +243,10 @@ static void test_wire_limits_every_limit_holds_on_both_sides_for_encoder_and_dec
 {
     (void)state;
     int tried = 0;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         qn_arena_reset(&arena);
-        probe_t probe = { .type = type, .lenient = lenient_type(type), .root = writable_example(type) };
+        probe_t probe = {.type = type, .lenient = lenient_type(type), .root = writable_example(type)};
         probe_table(&probe, type, probe.root);
         assert_true(probe.tried >= 6); /* src and dst of the head at least */
         tried += probe.tried;
@@ -230,7 +259,8 @@ static void test_wire_limits_required_field_absent_is_refused(void **state)
 {
     (void)state;
     int tried = 0;
-    EACH_MESSAGE(type) {
+    EACH_MESSAGE(type)
+    {
         const qn_wire_type_t *lenient = lenient_type(type);
         for (size_t i = 0; i < type->field_count; i++) {
             const qn_wire_field_t *field = &type->fields[i];
@@ -253,38 +283,43 @@ static void test_wire_limits_required_field_absent_is_refused(void **state)
 static void test_wire_limits_agree_with_limits_h(void **state)
 {
     (void)state;
-    static const struct { qn_message_type_t type; const char *field; bool bytes; uint32_t limit; } cases[] = {
-        { QN_MESSAGE_BYE, "reason", false, QN_REASON_MAX },
-        { QN_MESSAGE_CACHE_STATS, "policy", false, QN_NAME_MAX },
-        { QN_MESSAGE_DETOKENIZE, "ids", false, QN_PROMPT_TOKENS_MAX },
-        { QN_MESSAGE_ENCODE, "bias", false, QN_LOGIT_BIAS_MAX },
-        { QN_MESSAGE_ENCODE, "prompt", false, QN_TEXT_BYTES_MAX },
-        { QN_MESSAGE_ENCODE, "prompt_ids", false, QN_PROMPT_TOKENS_MAX },
-        { QN_MESSAGE_ENCODE, "stop", false, QN_STOP_STRINGS_MAX },
-        { QN_MESSAGE_ENCODE, "stop", true, QN_STOP_STRING_BYTES_MAX },
-        { QN_MESSAGE_ENCODE, "stop_ids", false, QN_STOP_IDS_MAX },
-        { QN_MESSAGE_GRANT, "items", false, QN_REQUESTS_MAX },
-        { QN_MESSAGE_HEARTBEAT, "text", false, QN_REASON_MAX },
-        { QN_MESSAGE_HELLO, "build", false, QN_NAME_MAX },
-        { QN_MESSAGE_LEASE, "items", false, QN_REQUESTS_MAX },
-        { QN_MESSAGE_MODEL_DESCRIPTION, "eos_ids", false, QN_STOP_IDS_MAX },
-        { QN_MESSAGE_MODEL_DESCRIPTION, "tensors", false, QN_TENSORS_MAX },
-        { QN_MESSAGE_PROMPT_LOGPROBS, "ids", false, QN_STEP_TOKENS_MAX },
-        { QN_MESSAGE_PROMPT_LOGPROBS, "top", false, QN_STEP_TOKENS_MAX * QN_TOP_LOGPROBS_MAX },
-        { QN_MESSAGE_REFUSAL, "text", false, QN_ERR_TEXT_MAX },
-        { QN_MESSAGE_RELEASE, "sequences", false, QN_REQUESTS_MAX },
-        { QN_MESSAGE_RESERVE, "name", false, QN_NAME_MAX },
-        { QN_MESSAGE_STEP_PLAN, "reasons", true, QN_REASON_MAX },
-        { QN_MESSAGE_STEP_PLAN, "retire", false, QN_SLOTS_MAX },
-        { QN_MESSAGE_STEP_PLAN, "runs", false, QN_SLOTS_MAX },
-        { QN_MESSAGE_STEP_PLAN, "sets", false, QN_SLOTS_MAX },
-        { QN_MESSAGE_STEP_PLAN, "stop_ids", false, QN_SLOTS_MAX * QN_STOP_IDS_MAX },
-        { QN_MESSAGE_STEP_RESULT, "prompt", false, QN_STEP_TOKENS_MAX },
-        { QN_MESSAGE_STEP_RESULT, "tokens", false, QN_SLOTS_MAX },
-        { QN_MESSAGE_STEP_RESULT, "top", false, (QN_STEP_TOKENS_MAX + QN_SLOTS_MAX) * QN_TOP_LOGPROBS_MAX },
-        { QN_MESSAGE_SUBMIT, "prompt_ids", false, QN_PROMPT_TOKENS_MAX },
-        { QN_MESSAGE_TOKENIZE, "text", false, QN_TEXT_BYTES_MAX },
-        { QN_MESSAGE_TOKEN_BATCH, "ends", false, QN_REQUESTS_MAX },
+    static const struct {
+        qn_message_type_t type;
+        const char *field;
+        bool bytes;
+        uint32_t limit;
+    } cases[] = {
+        {QN_MESSAGE_BYE, "reason", false, QN_REASON_MAX},
+        {QN_MESSAGE_CACHE_STATS, "policy", false, QN_NAME_MAX},
+        {QN_MESSAGE_DETOKENIZE, "ids", false, QN_PROMPT_TOKENS_MAX},
+        {QN_MESSAGE_ENCODE, "bias", false, QN_LOGIT_BIAS_MAX},
+        {QN_MESSAGE_ENCODE, "prompt", false, QN_TEXT_BYTES_MAX},
+        {QN_MESSAGE_ENCODE, "prompt_ids", false, QN_PROMPT_TOKENS_MAX},
+        {QN_MESSAGE_ENCODE, "stop", false, QN_STOP_STRINGS_MAX},
+        {QN_MESSAGE_ENCODE, "stop", true, QN_STOP_STRING_BYTES_MAX},
+        {QN_MESSAGE_ENCODE, "stop_ids", false, QN_STOP_IDS_MAX},
+        {QN_MESSAGE_GRANT, "items", false, QN_REQUESTS_MAX},
+        {QN_MESSAGE_HEARTBEAT, "text", false, QN_REASON_MAX},
+        {QN_MESSAGE_HELLO, "build", false, QN_NAME_MAX},
+        {QN_MESSAGE_LEASE, "items", false, QN_REQUESTS_MAX},
+        {QN_MESSAGE_MODEL_DESCRIPTION, "eos_ids", false, QN_STOP_IDS_MAX},
+        {QN_MESSAGE_MODEL_DESCRIPTION, "tensors", false, QN_TENSORS_MAX},
+        {QN_MESSAGE_PROMPT_LOGPROBS, "ids", false, QN_STEP_TOKENS_MAX},
+        {QN_MESSAGE_PROMPT_LOGPROBS, "top", false, QN_STEP_TOKENS_MAX * QN_TOP_LOGPROBS_MAX},
+        {QN_MESSAGE_REFUSAL, "text", false, QN_ERR_TEXT_MAX},
+        {QN_MESSAGE_RELEASE, "sequences", false, QN_REQUESTS_MAX},
+        {QN_MESSAGE_RESERVE, "name", false, QN_NAME_MAX},
+        {QN_MESSAGE_STEP_PLAN, "reasons", true, QN_REASON_MAX},
+        {QN_MESSAGE_STEP_PLAN, "retire", false, QN_SLOTS_MAX},
+        {QN_MESSAGE_STEP_PLAN, "runs", false, QN_SLOTS_MAX},
+        {QN_MESSAGE_STEP_PLAN, "sets", false, QN_SLOTS_MAX},
+        {QN_MESSAGE_STEP_PLAN, "stop_ids", false, QN_SLOTS_MAX * QN_STOP_IDS_MAX},
+        {QN_MESSAGE_STEP_RESULT, "prompt", false, QN_STEP_TOKENS_MAX},
+        {QN_MESSAGE_STEP_RESULT, "tokens", false, QN_SLOTS_MAX},
+        {QN_MESSAGE_STEP_RESULT, "top", false, (QN_STEP_TOKENS_MAX + QN_SLOTS_MAX) * QN_TOP_LOGPROBS_MAX},
+        {QN_MESSAGE_SUBMIT, "prompt_ids", false, QN_PROMPT_TOKENS_MAX},
+        {QN_MESSAGE_TOKENIZE, "text", false, QN_TEXT_BYTES_MAX},
+        {QN_MESSAGE_TOKEN_BATCH, "ends", false, QN_REQUESTS_MAX},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const qn_wire_field_t *field = field_named(qn_wire_type(cases[i].type), cases[i].field);

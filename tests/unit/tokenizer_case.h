@@ -27,14 +27,14 @@ static inline const char *case_or(const char *text, const char *fallback) { retu
 static inline qn_err_t case_open(case_json_t c, tokenizer_t **ret)
 {
     static char json[1 << 16];
-    int length = snprintf(json, sizeof json,
-                          "{\"version\":\"1.0\",\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,"
-                          "\"post_processor\":%s,\"decoder\":%s,"
-                          "\"model\":{\"type\":\"BPE\",%s\"vocab\":%s,\"merges\":%s}}",
-                          case_or(c.added_tokens, "[]"), case_or(c.normalizer, "null"),
-                          case_or(c.pre_tokenizer, "null"), case_or(c.post_processor, "null"),
-                          case_or(c.decoder, "null"), case_or(c.model, ""), case_or(c.vocab, "{}"),
-                          case_or(c.merges, "[]"));
+    int length =
+        snprintf(json, sizeof json,
+                 "{\"version\":\"1.0\",\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,"
+                 "\"post_processor\":%s,\"decoder\":%s,"
+                 "\"model\":{\"type\":\"BPE\",%s\"vocab\":%s,\"merges\":%s}}",
+                 case_or(c.added_tokens, "[]"), case_or(c.normalizer, "null"), case_or(c.pre_tokenizer, "null"),
+                 case_or(c.post_processor, "null"), case_or(c.decoder, "null"), case_or(c.model, ""),
+                 case_or(c.vocab, "{}"), case_or(c.merges, "[]"));
     assert_true(length > 0 && (size_t)length < sizeof json);
     return tokenizer_open_memory(json, (size_t)length, NULL, 0, ret);
 }
@@ -51,7 +51,7 @@ static inline const char *case_encode(const tokenizer_t *t, const char *text, un
 {
     static char line[4096];
     tokenizer_scratch_t *scratch = tokenizer_scratch_open(t);
-    tokenizer_tokens_t tokens = { 0 }, again = { 0 };
+    tokenizer_tokens_t tokens = {0}, again = {0};
     size_t length = 0;
     assert_int_equal(tokenizer_encode(t, scratch, text, strlen(text), flags, &tokens), QN_OK);
     /* From the cache, and past it, comes the same. */

@@ -49,60 +49,96 @@ CASE_HELPER int teardown(void **state)
 /* A model of one layer with tensors of a few bytes. */
 CASE_HELPER qn_model_config_t small_config(void)
 {
-    return (qn_model_config_t){ .layers = 1, .hidden = 4, .heads = 2, .kv_heads = 1, .head_dim = 2, .intermediate = 6,
-                                .vocab = 10, .max_positions = 32, .tie_embeddings = true, .gated_mlp = true,
-                                .rope.type = QN_ROPE_DEFAULT };
+    return (qn_model_config_t){.layers = 1,
+                               .hidden = 4,
+                               .heads = 2,
+                               .kv_heads = 1,
+                               .head_dim = 2,
+                               .intermediate = 6,
+                               .vocab = 10,
+                               .max_positions = 32,
+                               .tie_embeddings = true,
+                               .gated_mlp = true,
+                               .rope.type = QN_ROPE_DEFAULT};
 }
 
-CASE_HELPER const weights_format_t AS_IT_IS = { .layout = QN_LAYOUT_ROWS };
+CASE_HELPER const weights_format_t AS_IT_IS = {.layout = QN_LAYOUT_ROWS};
 
 CASE_HELPER const weights_format_t FORMATS[] = {
-    { .layout = QN_LAYOUT_ROWS },
-    { .layout = QN_LAYOUT_PANELS },
-    { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8 },
-    { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32 },
-    { .layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 64 },
+    {.layout = QN_LAYOUT_ROWS},
+    {.layout = QN_LAYOUT_PANELS},
+    {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT8},
+    {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 32},
+    {.layout = QN_LAYOUT_PANELS, .quantize = WEIGHTS_QUANTIZE_INT4, .group = 64},
 };
 #define FORMAT_COUNT (sizeof FORMATS / sizeof FORMATS[0])
 
 /* Tensors of several chunks, and sizes that are no multiples of anything. */
 CASE_HELPER qn_model_config_t llama_config(void)
 {
-    qn_model_config_t config = { .layers = 2, .hidden = 95, .heads = 3, .kv_heads = 1, .head_dim = 34,
-                                 .intermediate = 203, .vocab = 4099, .gated_mlp = true, .qkv_bias = true,
-                                 .qk_norm = true, .rope.type = QN_ROPE_DEFAULT };
+    qn_model_config_t config = {.layers = 2,
+                                .hidden = 95,
+                                .heads = 3,
+                                .kv_heads = 1,
+                                .head_dim = 34,
+                                .intermediate = 203,
+                                .vocab = 4099,
+                                .gated_mlp = true,
+                                .qkv_bias = true,
+                                .qk_norm = true,
+                                .rope.type = QN_ROPE_DEFAULT};
     return config;
 }
 
 CASE_HELPER qn_model_config_t gpt2_config(void)
 {
-    qn_model_config_t config = { .architecture = QN_ARCHITECTURE_GPT2, .layers = 2, .hidden = 76, .heads = 2,
-                                 .kv_heads = 2, .head_dim = 38, .intermediate = 300, .vocab = 1031,
-                                 .max_positions = 61, .norm = QN_NORM_LAYER, .rope.type = QN_ROPE_NONE,
-                                 .qkv_bias = true, .output_bias = true, .mlp_bias = true, .tie_embeddings = true };
+    qn_model_config_t config = {.architecture = QN_ARCHITECTURE_GPT2,
+                                .layers = 2,
+                                .hidden = 76,
+                                .heads = 2,
+                                .kv_heads = 2,
+                                .head_dim = 38,
+                                .intermediate = 300,
+                                .vocab = 1031,
+                                .max_positions = 61,
+                                .norm = QN_NORM_LAYER,
+                                .rope.type = QN_ROPE_NONE,
+                                .qkv_bias = true,
+                                .output_bias = true,
+                                .mlp_bias = true,
+                                .tie_embeddings = true};
     return config;
 }
 
 CASE_HELPER qn_model_config_t mixtral_config(void)
 {
-    qn_model_config_t config = { .architecture = QN_ARCHITECTURE_MIXTRAL, .layers = 2, .hidden = 48, .heads = 2,
-                                 .kv_heads = 1, .head_dim = 24, .vocab = 331, .gated_mlp = true, .experts = 5,
-                                 .experts_per_token = 2, .expert_intermediate = 70, .rope.type = QN_ROPE_DEFAULT };
+    qn_model_config_t config = {.architecture = QN_ARCHITECTURE_MIXTRAL,
+                                .layers = 2,
+                                .hidden = 48,
+                                .heads = 2,
+                                .kv_heads = 1,
+                                .head_dim = 24,
+                                .vocab = 331,
+                                .gated_mlp = true,
+                                .experts = 5,
+                                .experts_per_token = 2,
+                                .expert_intermediate = 70,
+                                .rope.type = QN_ROPE_DEFAULT};
     config.layer_is_sparse[0] = config.layer_is_sparse[1] = true;
     return config;
 }
 
 /* What write_model changes of a correct checkpoint of bf16 tensors. */
 typedef struct {
-    const char *dtype;             /* of all tensors */
-    const char *leave_out;         /* tensor name */
-    const char *reshape;           /* tensor name: gets one row more */
-    const char *retype;            /* tensor name */
-    const char *retype_to;         /* its dtype */
-    const char *extra;             /* JSON of a further tensor of 3 bytes at the end, without offsets */
-    const char *infinite;          /* tensor name: its last element is infinite */
-    const char *strip;             /* taken off the front of names */
-    unsigned shards;               /* 0: one file; else as many and an index */
+    const char *dtype;     /* of all tensors */
+    const char *leave_out; /* tensor name */
+    const char *reshape;   /* tensor name: gets one row more */
+    const char *retype;    /* tensor name */
+    const char *retype_to; /* its dtype */
+    const char *extra;     /* JSON of a further tensor of 3 bytes at the end, without offsets */
+    const char *infinite;  /* tensor name: its last element is infinite */
+    const char *strip;     /* taken off the front of names */
+    unsigned shards;       /* 0: one file; else as many and an index */
 } damage_t;
 
 CASE_HELPER size_t dtype_bytes(const char *dtype)
@@ -117,8 +153,10 @@ CASE_HELPER void write_values(FILE *file, const char *dtype, uint64_t count, boo
     for (uint64_t i = 0; i < count; i++) {
         *seed = *seed * 6364136223846793005u + 1442695040888963407u;
         uint32_t bits = (uint32_t)(*seed >> 32);
-        if (each == 4) bits = (bits & 0x83ffffff) | 0x3c000000;
-        else if (each == 2) bits = strcmp(dtype, "F16") == 0 ? bits & 0xbfff : (bits & 0x83ff) | 0x3c00;
+        if (each == 4)
+            bits = (bits & 0x83ffffff) | 0x3c000000;
+        else if (each == 2)
+            bits = strcmp(dtype, "F16") == 0 ? bits & 0xbfff : (bits & 0x83ff) | 0x3c00;
         if (infinite && i == count - 1) bits = each == 4 ? 0x7f800000 : strcmp(dtype, "F16") == 0 ? 0x7c00 : 0x7f80;
         fwrite(&bits, each, 1, file);
     }
@@ -142,13 +180,15 @@ CASE_HELPER size_t list_sources(const qn_model_config_t *config, const damage_t 
         if (count && tensor.source_first > 0) continue; /* a further part of the source before */
         if (damage->leave_out && strcmp(damage->leave_out, tensor.source) == 0) continue;
         entry_t *entry = &entries[count++];
-        *entry = (entry_t){ .dtype = damage->dtype ? damage->dtype : "BF16", .rank = tensor.rank,
-                            .shape = { tensor.source_outputs, tensor.shape[1] } };
+        *entry = (entry_t){.dtype = damage->dtype ? damage->dtype : "BF16",
+                           .rank = tensor.rank,
+                           .shape = {tensor.source_outputs, tensor.shape[1]}};
         if (damage->reshape && strcmp(damage->reshape, tensor.source) == 0) entry->shape[0]++;
         if (damage->retype && strcmp(damage->retype, tensor.source) == 0) entry->dtype = damage->retype_to;
         entry->infinite = damage->infinite && strcmp(damage->infinite, tensor.source) == 0;
         size_t skip = damage->strip && strncmp(tensor.source, damage->strip, strlen(damage->strip)) == 0
-            ? strlen(damage->strip) : 0;
+                          ? strlen(damage->strip)
+                          : 0;
         snprintf(entry->name, sizeof entry->name, "%s", tensor.source + skip);
         if (tensor.transposed) {
             uint64_t rows = entry->shape[0];
@@ -224,8 +264,14 @@ CASE_HELPER qn_mapping_t *make_region(uint64_t bytes)
 {
     static uint64_t next_id = 1;
     qn_mapping_t *region;
-    qn_region_spec_t spec = { .id = next_id++, .kind = QN_REGION_KIND_WEIGHTS, .share = QN_SHARE_MEMFD, .device = -1,
-                              .bytes = bytes, .epoch = 1, .name = "weights", .huge_pages = true };
+    qn_region_spec_t spec = {.id = next_id++,
+                             .kind = QN_REGION_KIND_WEIGHTS,
+                             .share = QN_SHARE_MEMFD,
+                             .device = -1,
+                             .bytes = bytes,
+                             .epoch = 1,
+                             .name = "weights",
+                             .huge_pages = true};
     assert_int_equal(qn_region_create(&spec, &region), QN_OK);
     return region;
 }
@@ -244,7 +290,7 @@ CASE_HELPER void check_table(const weights_t *weights)
 
 /* What the region should hold; owned. The format wanted for the tensor is worked out here again. */
 CASE_HELPER void *pack_by_hand(const weights_format_t *format, const qn_model_tensor_t *tensor, const char *dtype,
-                          const float *rows, uint64_t *ret_bytes)
+                               const float *rows, uint64_t *ret_bytes)
 {
     qn_scalar_t scalar = strcmp(dtype, "BF16") == 0 ? QN_SCALAR_BF16 : QN_SCALAR_F32;
     qn_layout_t layout = tensor->use == QN_TENSOR_PLAIN ? QN_LAYOUT_ROWS : format->layout;
@@ -258,15 +304,18 @@ CASE_HELPER void *pack_by_hand(const weights_format_t *format, const qn_model_te
     if (layout == QN_LAYOUT_PANELS)
         qn_weight_pack(scalar, format->group, tensor->shape[0], inputs, 0, qn_panel_count(tensor->shape[0]), rows,
                        bytes);
-    else if (scalar == QN_SCALAR_F32) memcpy(bytes, rows, count * 4);
-    else for (uint64_t i = 0; i < count; i++) memcpy(bytes + 2 * i, (const uint8_t *)&rows[i] + 2, 2);
+    else if (scalar == QN_SCALAR_F32)
+        memcpy(bytes, rows, count * 4);
+    else
+        for (uint64_t i = 0; i < count; i++)
+            memcpy(bytes + 2 * i, (const uint8_t *)&rows[i] + 2, 2);
     return bytes;
 }
 
 CASE_HELPER qn_mapping_t *fill_dummy(const qn_model_config_t *config, uint64_t seed, const weights_format_t *format,
-                                unsigned threads, weights_t **weights)
+                                     unsigned threads, weights_t **weights)
 {
-    weights_progress_t progress = { 0 };
+    weights_progress_t progress = {0};
     assert_int_equal(weights_plan_dummy(config, seed, format, weights), QN_OK);
     check_table(*weights);
     qn_mapping_t *region = make_region(weights_bytes(*weights));

@@ -64,7 +64,7 @@ static inline const qn_wire_field_t *field_named(const qn_wire_type_t *type, con
     return NULL;
 }
 
-#define EACH_MESSAGE(type) \
+#define EACH_MESSAGE(type)                                                         \
     for (int type##_number = 1; type##_number < QN_MESSAGE_COUNT; type##_number++) \
         for (const qn_wire_type_t *type = qn_wire_type((qn_message_type_t)type##_number); type; type = NULL)
 

@@ -10,7 +10,8 @@
 
 static inline void walk_bytes(const void *data, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++) (void)((const volatile uint8_t *)data)[i];
+    for (size_t i = 0; i < bytes; i++)
+        (void)((const volatile uint8_t *)data)[i];
 }
 
 static inline void walk_table(const qn_wire_type_t *type, const uint8_t *message);
@@ -27,9 +28,12 @@ static inline void walk_field(const qn_wire_field_t *field, const uint8_t *messa
 {
     const uint8_t *at = message + field->offset, *elements;
     if (!field->vector) {
-        if (field->kind == QN_WIRE_STRING) walk_text((const qn_text_t *)(const void *)at);
-        else if (field->kind != QN_WIRE_TABLE) walk_bytes(at, field->bytes);
-        else if (memcpy(&elements, at, sizeof elements), elements) walk_table(field->table, elements);
+        if (field->kind == QN_WIRE_STRING)
+            walk_text((const qn_text_t *)(const void *)at);
+        else if (field->kind != QN_WIRE_TABLE)
+            walk_bytes(at, field->bytes);
+        else if (memcpy(&elements, at, sizeof elements), elements)
+            walk_table(field->table, elements);
         return;
     }
     uint32_t count;
@@ -38,15 +42,19 @@ static inline void walk_field(const qn_wire_field_t *field, const uint8_t *messa
     QN_ASSERT(elements || count == 0);
     QN_ASSERT((uintptr_t)elements % field->align == 0);
     for (size_t i = 0; i < count; i++) {
-        if (field->kind == QN_WIRE_STRING) walk_text((const qn_text_t *)(const void *)elements + i);
-        else if (field->kind == QN_WIRE_TABLE) walk_table(field->table, elements + i * field->table->struct_bytes);
-        else walk_bytes(elements + i * field->bytes, field->bytes);
+        if (field->kind == QN_WIRE_STRING)
+            walk_text((const qn_text_t *)(const void *)elements + i);
+        else if (field->kind == QN_WIRE_TABLE)
+            walk_table(field->table, elements + i * field->table->struct_bytes);
+        else
+            walk_bytes(elements + i * field->bytes, field->bytes);
     }
 }
 
 static inline void walk_table(const qn_wire_type_t *type, const uint8_t *message)
 {
-    for (size_t i = 0; i < type->field_count; i++) walk_field(&type->fields[i], message);
+    for (size_t i = 0; i < type->field_count; i++)
+        walk_field(&type->fields[i], message);
 }
 
 /* The frame as JSON and back must be `frame` again. JSON keeps that a float is NaN, not which of the many it is. */

@@ -6,7 +6,8 @@
 
 #include "messages.inc"
 
-namespace {
+namespace
+{
 
 template <class Object, class Root>
 int Rebuild(const Root *root, bool verified,
@@ -26,7 +27,7 @@ int Rebuild(const Root *root, bool verified,
     return 0;
 }
 
-}  // namespace
+} // namespace
 
 int main()
 {
@@ -35,10 +36,10 @@ int main()
     const auto *frame = reinterpret_cast<uint8_t *>(words.data());
     size_t bytes = std::fread(words.data(), 1, words.size() * 8, stdin);
     flatbuffers::Verifier verifier(frame, bytes);
-#define X(type)                                                                                                       \
-    if (bytes > 8 && quintet::type##BufferHasIdentifier(frame))                                                       \
-        return Rebuild<quintet::type##T, quintet::type>(quintet::Get##type(frame),                                    \
-                                                        quintet::Verify##type##Buffer(verifier),                      \
+#define X(type)                                                                                  \
+    if (bytes > 8 && quintet::type##BufferHasIdentifier(frame))                                  \
+        return Rebuild<quintet::type##T, quintet::type>(quintet::Get##type(frame),               \
+                                                        quintet::Verify##type##Buffer(verifier), \
                                                         quintet::Finish##type##Buffer, quintet::Create##type);
     MESSAGES(X)
 #undef X

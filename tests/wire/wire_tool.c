@@ -111,12 +111,18 @@ int main(int argc, char **argv)
     qn_arena_init(&arena, 0);
     int status = EX_USAGE;
     const char *verb = argc > 1 ? argv[1] : "";
-    if (strcmp(verb, "encode") == 0 && argc == 3) status = encode(&arena, argv[2]);
-    else if (strcmp(verb, "decode") == 0 && argc == 2) status = decode(&arena);
-    else if (strcmp(verb, "recode") == 0 && argc == 2) status = recode(&arena);
-    else if (strcmp(verb, "types") == 0 && argc == 2) status = list_types();
-    else if (strcmp(verb, "bench") == 0 && argc == 2) status = bench(&arena);
-    else fprintf(stderr, "usage: wire_tool encode TYPE | decode | recode | types | bench\n");
+    if (strcmp(verb, "encode") == 0 && argc == 3)
+        status = encode(&arena, argv[2]);
+    else if (strcmp(verb, "decode") == 0 && argc == 2)
+        status = decode(&arena);
+    else if (strcmp(verb, "recode") == 0 && argc == 2)
+        status = recode(&arena);
+    else if (strcmp(verb, "types") == 0 && argc == 2)
+        status = list_types();
+    else if (strcmp(verb, "bench") == 0 && argc == 2)
+        status = bench(&arena);
+    else
+        fprintf(stderr, "usage: wire_tool encode TYPE | decode | recode | types | bench\n");
     if (status != EX_OK && status != EX_USAGE) fprintf(stderr, "%s\n", qn_err_text());
     qn_arena_fini(&arena);
     return status;
