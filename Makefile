@@ -53,7 +53,8 @@ LDFLAGS += -rdynamic
 
 SERVICES := frontend tokenizer scheduler memory compute
 MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
-SOURCES := $(filter-out $(MAINS),$(wildcard common/*.c services/*/*.c kernels/*.c kernels/cpu/*.c tools/*.c))
+SOURCES := $(filter-out $(MAINS),$(wildcard common/*.c common/*/*.c services/*/*.c services/*/*/*.c kernels/*.c kernels/cpu/*.c \
+	tools/*.c tools/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(B)/obj/gen/qn_messages.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet

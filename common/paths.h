@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "common/err.h"
 
 /* The Hugging Face directory of model.path; "" means the bundled model, sought from the directory of this executable:

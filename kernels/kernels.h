@@ -27,7 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/activation.h"
+#include "common/model/activation.h"
 #include "common/err.h"
 #include "common/limits.h"
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/suggest.h"
+#include "common/config/suggest.h"
 #include "kernels/kernels.h"
 
 typedef struct {

@@ -2,7 +2,7 @@
 
 What is this?   Text only: generate.py has read and checked everything. The header is the contract that people read,
                 so the schema's comments, units and limits are carried into it; the source is descriptor tables.
-Read next       common/wire_codec.h, the meaning of each descriptor field.
+Read next       common/wire/wire_codec.h, the meaning of each descriptor field.
 """
 import re
 
@@ -104,11 +104,11 @@ def message_prototypes(record):
 
 HEADER_TOP = """\
 /* Made by schemas/generate.py from the .fbs files; not to be edited.
- * One C struct per table and struct. What pointers, counts and texts mean in them: common/wire_codec.h. */
+ * One C struct per table and struct. What pointers, counts and texts mean in them: common/wire/wire_codec.h. */
 #ifndef QN_MESSAGES_H
 #define QN_MESSAGES_H
 
-#include "common/wire_codec.h"
+#include "common/wire/wire_codec.h"
 """
 
 HEADER_LOOKUPS = """\

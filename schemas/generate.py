@@ -2,10 +2,10 @@
 """Turns schemas/*.fbs into build/gen/qn_messages.h and qn_messages.c.
 
 What is this?   The C side of the message schemas: one C struct per table and struct, and the descriptors by which
-                common/wire.c encodes, verifies and decodes. Each .fbs goes through `flatc -b --schema`; the binary
+                common/wire/wire.c encodes, verifies and decodes. Each .fbs goes through `flatc -b --schema`; the binary
                 schema (.bfbs, described by FlatBuffers' reflection.fbs) is read by schemas/bfbs.py.
 Must never      accept what the verifier cannot bound: see check_*().
-Read next       schemas/README.md (how a message is added), common/wire_codec.h (the descriptors).
+Read next       schemas/README.md (how a message is added), common/wire/wire_codec.h (the descriptors).
 """
 import argparse
 import pathlib

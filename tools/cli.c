@@ -16,7 +16,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "common/suggest.h"
+#include "common/config/suggest.h"
 
 static const char *running = NULL;
 

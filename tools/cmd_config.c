@@ -1,13 +1,13 @@
 /* What is this?      `quintet config`: shows keys, values in force and where they come from; checks files.
  * State owned:       none.
  * Must never:        talk to a running service: it answers for what would be started.
- * Read next:         common/config.h. */
+ * Read next:         common/config/config.h. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "tools/cli.h"
 
 typedef struct {

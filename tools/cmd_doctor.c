@@ -1,7 +1,7 @@
 /* What is this?      `quintet doctor`: can this machine and installation run what is configured?
  * State owned:       the findings.
  * Must never:        change anything, other than making the run directory that quintet up would make.
- * Read next:         common/config.h, common/paths.h, doctor_gpu.c. */
+ * Read next:         common/config/config.h, common/paths.h, doctor_gpu.c. */
 #include <czmq.h>
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #include "common/build.h"
-#include "common/config.h"
+#include "common/config/config.h"
 #include "common/paths.h"
 #include "tools/cli.h"
 #include "tools/doctor_gpu.h"

@@ -1,7 +1,7 @@
 /* What is this?      The part of `quintet doctor` that looks at a GPU.
  * State owned:       none; a child process while it looks.
  * Must never:        fork after the driver was used: a context does not live on in a child.
- * Read next:         common/region.h, services/memory/loader.c (which sizes in earnest). */
+ * Read next:         common/region/region.h, services/memory/weights/loader.c (which sizes in earnest). */
 #include "tools/doctor_gpu.h"
 
 #include <stdio.h>
@@ -11,12 +11,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/region.h"
+#include "common/region/region.h"
 #include "services/compute/backend.h"
 #include "services/memory/kv_size.h"
-#include "services/memory/model_directory.h"
-#include "services/memory/weights.h"
-#include "tools/model_tool.h"
+#include "services/memory/weights/model_directory.h"
+#include "services/memory/weights/weights.h"
+#include "tools/model/model_tool.h"
 #ifdef QN_CUDA
 #include "kernels/cuda/cuda.h"
 #endif

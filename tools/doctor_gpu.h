@@ -2,7 +2,7 @@
 #ifndef QUINTET_TOOLS_DOCTOR_GPU_H
 #define QUINTET_TOOLS_DOCTOR_GPU_H
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "tools/findings.h"
 
 /* Adds at most six findings: the device, its memory, and whether both ways to share it between processes work.

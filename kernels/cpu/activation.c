@@ -1,4 +1,4 @@
-/* What is this?      Reference activations: f(gate) * up, or f(gate) alone. The formulas are in common/activation.h.
+/* What is this?      Reference activations: f(gate) * up, or f(gate) alone. The formulas are in common/model/activation.h.
  * State owned:       none.
  * Must never:        overflow into NaN: e^-x of a very negative x is infinite and gives -0, as it should.
  * Read next:         activation_body.h, softcap.c. */

@@ -1,7 +1,7 @@
 /* What is this?      Rotary position embedding: the angles of a step, and the rotation of q and k.
  * State owned:       none.
  * Must never:        form an angle in less than float32 precision of position * frequency.
- * Read next:         common/model_config.c (where the frequencies come from). */
+ * Read next:         common/model/model_config.c (where the frequencies come from). */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

@@ -152,7 +152,7 @@ static __device__ __forceinline__ void rotate_pair(float &low, float &high, floa
     low = first;
 }
 
-/* ---- the nonlinearity of MLPs (common/activation.h) ---- */
+/* ---- the nonlinearity of MLPs (common/model/activation.h) ---- */
 
 /* Written without differences of near numbers: the relative error stays that of the exponential. */
 static __device__ __forceinline__ float activated(qn_activation_t kind, float x)

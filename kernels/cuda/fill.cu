@@ -1,6 +1,6 @@
 /* What is this?      Weights without a checkpoint (load_format dummy), made where they are needed.
  * State owned:       none.
- * Must never:        differ in one bit from services/memory/weights_bring.c, which makes them on the host.
+ * Must never:        differ in one bit from services/memory/weights/weights_bring.c, which makes them on the host.
  * Read next:         load.h. */
 #include <cuda_bf16.h>
 

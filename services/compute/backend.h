@@ -4,7 +4,7 @@
 #ifndef QN_SERVICES_COMPUTE_BACKEND_H
 #define QN_SERVICES_COMPUTE_BACKEND_H
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "common/err.h"
 #include "kernels/kernels.h"
 

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "common/region.h"
+#include "common/region/region.h"
 #include "kernels/cuda/cuda.h"
 
 #define LOGIT_ROWS 256 /* [R, V] and the sampler's [R, 2, V]: 400 MB of the device for 128k tokens */

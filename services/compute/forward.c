@@ -2,7 +2,7 @@
  * State owned:       none.
  * Must never:        look at a value the device computed; depend on how the batch is made up.
  * Read next:         forward_attention.c, forward_mlp.c, forward_moe.c; kernels/kernels.h (each launch),
- *                    common/model_tensors.h (the weights' shapes). */
+ *                    common/model/model_tensors.h (the weights' shapes). */
 #include "services/compute/forward.h"
 
 #include "services/compute/forward_internal.h"

@@ -3,8 +3,8 @@
 #ifndef QN_SERVICES_COMPUTE_HANDLERS_H
 #define QN_SERVICES_COMPUTE_HANDLERS_H
 
-#include "common/daemon.h"
-#include "common/region.h"
+#include "common/daemon/daemon.h"
+#include "common/region/region.h"
 #include "services/compute/runtime.h"
 #include "services/compute/scratch.h"
 

@@ -1,7 +1,7 @@
 /* What is this?      The binding of tensors by name.
  * State owned:       the layer table; the bytes are memory's.
  * Must never:        compute; accept a shape that the kernels would read past.
- * Read next:         common/model_tensors.h (what there must be), executor.c (the order it is used in). */
+ * Read next:         common/model/model_tensors.h (what there must be), executor.c (the order it is used in). */
 #include "services/compute/model.h"
 
 #include <inttypes.h>

@@ -3,8 +3,8 @@
 #define QN_SERVICES_COMPUTE_MODEL_H
 
 #include "common/err.h"
-#include "common/model_config.h"
-#include "common/model_tensors.h"
+#include "common/model/model_config.h"
+#include "common/model/model_tensors.h"
 #include "kernels/kernels.h"
 
 /* A tensor as memory lists it. */

@@ -9,7 +9,7 @@
 
 #include "common/assert.h"
 #include "common/clock.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/compute/handlers.h"
 
 #define COMPUTE_NICE 5                /* control daemons share the cores: their messages go first */

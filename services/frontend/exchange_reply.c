@@ -6,12 +6,12 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/frontend/handlers.h"
-#include "services/frontend/reply_openai.h"
-#include "services/frontend/reply_sglang.h"
+#include "services/frontend/reply/reply_openai.h"
+#include "services/frontend/reply/reply_sglang.h"
 #include "services/frontend/research.h"
-#include "services/frontend/sse.h"
+#include "services/frontend/http/sse.h"
 
 #define JSON_CONTENT_TYPE "application/json"
 

@@ -6,10 +6,10 @@
 #ifndef QN_FRONTEND_FRONTEND_H
 #define QN_FRONTEND_FRONTEND_H
 
-#include "common/daemon.h"
-#include "services/frontend/http_server.h"
-#include "services/frontend/reply_query.h"
-#include "services/frontend/request_table.h"
+#include "common/daemon/daemon.h"
+#include "services/frontend/http/http_server.h"
+#include "services/frontend/reply/reply_query.h"
+#include "services/frontend/request/request_table.h"
 
 #define FRONTEND_PING_NS 15000000000ull  /* of silence on a stream before a comment is sent */
 #define FRONTEND_QUERY_NS 10000000000ull /* a query that nobody answers is given up */

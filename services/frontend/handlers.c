@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/log.h"
+#include "common/watch/log.h"
 
 /* ---- what came ------------------------------------------------------------------------------------------------- */
 

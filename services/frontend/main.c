@@ -2,6 +2,6 @@
  * State owned:       none.
  * Must never:        do more than hand the descriptor to the skeleton.
  * Read next:         service.c */
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 
 int main(int argc, char **argv) { return qn_daemon_main(argc, argv, &qn_frontend_daemon); }

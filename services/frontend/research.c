@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-#include "services/frontend/reply_parts.h"
+#include "services/frontend/reply/reply_parts.h"
 
 /* The hop that ends at each stage. */
 static const struct {

@@ -2,8 +2,8 @@
 #ifndef QN_FRONTEND_RESEARCH_H
 #define QN_FRONTEND_RESEARCH_H
 
-#include "services/frontend/json_writer.h"
-#include "services/frontend/request_table.h"
+#include "services/frontend/reply/json_writer.h"
+#include "services/frontend/request/request_table.h"
 
 typedef struct {
     const char *method; /* route name */

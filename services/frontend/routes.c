@@ -9,7 +9,7 @@
 
 #include "common/clock.h"
 #include "services/frontend/handlers.h"
-#include "services/frontend/json_fields.h"
+#include "services/frontend/request/json_fields.h"
 
 bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request)
 {

@@ -1,14 +1,14 @@
 /* What is this?      Routes answered at once from what the frontend knows: heartbeats, configuration, statistics pages.
  * State owned:       none.
  * Must never:        ask another service: health is passive and queues no work.
- * Read next:         common/daemon.h (qn_peer_status_t), common/stats.h, prometheus.h. */
+ * Read next:         common/daemon/daemon.h (qn_peer_status_t), common/watch/stats.h, prometheus.h. */
 #include <stdio.h>
 #include <string.h>
 
 #include "common/build.h"
 #include "common/clock.h"
 #include "services/frontend/frontend.h"
-#include "services/frontend/prometheus.h"
+#include "services/frontend/reply/prometheus.h"
 
 static const qn_service_t services[] = {
     QN_SERVICE_FRONTEND, QN_SERVICE_TOKENIZER, QN_SERVICE_SCHEDULER, QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE,

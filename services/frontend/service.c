@@ -11,10 +11,10 @@
 
 #include "common/assert.h"
 #include "common/clock.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "common/paths.h"
 #include "services/frontend/handlers.h"
-#include "services/frontend/listen_address.h"
+#include "services/frontend/http/listen_address.h"
 
 #define IDLE_TIMEOUT_S 75 /* nginx's default: proxies keep connections about as long */
 #define CANCEL_RETRY_NS 2000000ull

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "common/assert.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/memory/kept_regions.h"
 
 /* The ids of an item, NULL when it has none (then `ids` itself may be absent). */

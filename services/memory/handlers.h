@@ -5,10 +5,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/daemon.h"
-#include "common/fd_socket.h"
+#include "common/daemon/daemon.h"
+#include "common/region/fd_socket.h"
 #include "services/memory/block_pool.h"
-#include "services/memory/loader.h"
+#include "services/memory/weights/loader.h"
 #include "services/memory/region_table.h"
 
 #define MEMORY_GRANT_ITEMS_MAX 4096        /* Lease.items and Grant.items */

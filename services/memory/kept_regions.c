@@ -11,7 +11,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "common/log.h"
+#include "common/watch/log.h"
 
 #define PREFIX "region."
 #define STORED_NAME_MAX (QN_NAME_MAX + 32)

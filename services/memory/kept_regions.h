@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include "common/region.h"
+#include "common/region/region.h"
 
 /* Maps what the service manager handed over and returns how many there are, at most `capacity`. Regions that cannot be
  * used (of another share or device than these, damaged, of another build) are logged, closed and removed from the

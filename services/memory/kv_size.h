@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 
 #define KV_SIZE_BLOCKS_MAX (1u << 28) /* as block_pool.h */
 

@@ -1,4 +1,4 @@
 /* The memory daemon as a process. */
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 
 int main(int argc, char **argv) { return qn_daemon_main(argc, argv, &qn_memory_daemon); }

@@ -1,7 +1,7 @@
 /* What is this?      The table of the regions memory owns.
  * State owned:       the regions themselves.
  * Must never:        give two regions one name, or an id twice in an epoch.
- * Read next:         common/region.h. */
+ * Read next:         common/region/region.h. */
 #include "services/memory/region_table.h"
 
 #include <ctype.h>

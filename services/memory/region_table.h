@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
-#include "common/region.h"
+#include "common/region/region.h"
 
 #define REGION_TABLE_MAX 64 /* weights, KV, and what compute reserves: a handful; taps later */
 

@@ -10,7 +10,7 @@
 
 #include "common/assert.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/memory/handlers.h"
 #include "services/memory/kept_regions.h"
 

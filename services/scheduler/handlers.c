@@ -8,7 +8,7 @@
 #include <inttypes.h>
 
 #include "common/clock.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 
 /* A compute that refused a plan with 503 has said so in a heartbeat by then. */
 #define REFUSED_NS 100000000ull

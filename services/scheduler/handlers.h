@@ -2,7 +2,7 @@
 #ifndef SCHEDULER_HANDLERS_H
 #define SCHEDULER_HANDLERS_H
 
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 #include "services/scheduler/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
 

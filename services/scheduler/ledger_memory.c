@@ -12,7 +12,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "common/log.h"
+#include "common/watch/log.h"
 
 #define NAME "ledger"
 

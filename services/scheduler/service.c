@@ -9,7 +9,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/scheduler/handlers.h"
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */

@@ -10,9 +10,9 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "services/tokenizer/outgoing.h"
-#include "services/tokenizer/token_bytes.h"
+#include "services/tokenizer/decode/token_bytes.h"
 
 /* Ids at the end of the prompt that place the first generated piece (spaces, byte runs); vLLM takes 5. */
 #define CONTEXT_TOKENS 6

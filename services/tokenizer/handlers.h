@@ -2,7 +2,7 @@
 #ifndef QUINTET_TOKENIZER_HANDLERS_H
 #define QUINTET_TOKENIZER_HANDLERS_H
 
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 #include "services/tokenizer/streams.h"
 #include "services/tokenizer/tokenizer.h"
 

@@ -9,7 +9,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 
 #define DELTAS_MAX 16384       /* TextDelta.deltas */
 #define ENDS_MAX 4096          /* TextDelta.ends, .timelines */

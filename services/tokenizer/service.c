@@ -9,7 +9,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/watch/log.h"
 #include "common/paths.h"
 #include "services/tokenizer/handlers.h"
 #include "services/tokenizer/outgoing.h"

@@ -8,8 +8,8 @@
 #include <stdint.h>
 
 #include "common/limits.h"
-#include "services/tokenizer/detokenizer.h"
-#include "services/tokenizer/stop_strings.h"
+#include "services/tokenizer/decode/detokenizer.h"
+#include "services/tokenizer/decode/stop_strings.h"
 #include "services/tokenizer/text_buffer.h"
 #include "services/tokenizer/tokenizer.h"
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "common/limits.h"
-#include "services/tokenizer/detokenizer.h"
+#include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/tokenizer_data.h"
 
 #define WORDS_AT_ONCE 256

@@ -16,7 +16,7 @@
 
 #include "common/err.h"
 #include "services/tokenizer/text_buffer.h"
-#include "services/tokenizer/token_list.h"
+#include "services/tokenizer/bpe/token_list.h"
 
 #define TOKENIZER_JSON_BYTES_MAX (256u << 20)      /* the largest published ones have 35 MB */
 #define TOKENIZER_NORMALIZED_BYTES_MAX (64u << 20) /* text after a normalizer that lengthens it */

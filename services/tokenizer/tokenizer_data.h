@@ -4,14 +4,14 @@
 #define QUINTET_TOKENIZER_TOKENIZER_DATA_H
 
 #include "common/arena.h"
-#include "services/tokenizer/added_tokens.h"
-#include "services/tokenizer/bpe.h"
-#include "services/tokenizer/decoder.h"
-#include "services/tokenizer/normalizer.h"
-#include "services/tokenizer/pretokenizer.h"
+#include "services/tokenizer/split/added_tokens.h"
+#include "services/tokenizer/bpe/bpe.h"
+#include "services/tokenizer/decode/decoder.h"
+#include "services/tokenizer/split/normalizer.h"
+#include "services/tokenizer/split/pretokenizer.h"
 #include "services/tokenizer/tokenizer.h"
-#include "services/tokenizer/unicode_classes.h"
-#include "services/tokenizer/vocabulary.h"
+#include "services/tokenizer/split/unicode_classes.h"
+#include "services/tokenizer/bpe/vocabulary.h"
 
 /* The post-processor as one list: ids, with TEXT where the encoded text goes. */
 #define TEMPLATE_TEXT UINT32_MAX

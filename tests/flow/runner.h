@@ -6,7 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 
 typedef struct {
     const qn_daemon_descriptor_t *descriptor;

@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/daemon.h"
-#include "common/stats.h"
+#include "common/daemon/daemon.h"
+#include "common/watch/stats.h"
 #include "tests/flow/runner.h"
 
 #define DEADLINE_S 30

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/daemon.h"
+#include "common/daemon/daemon.h"
 #include "common/limits.h"
 #include "tests/flow/runner.h"
 

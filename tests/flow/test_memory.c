@@ -14,11 +14,11 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/daemon.h"
-#include "common/region.h"
-#include "common/wire.h"
+#include "common/daemon/daemon.h"
+#include "common/region/region.h"
+#include "common/wire/wire.h"
 #include "kernels/weight_layout.h"
-#include "services/memory/safetensors.h"
+#include "services/memory/weights/safetensors.h"
 #include "tests/flow/runner.h"
 
 #define DEADLINE_NS 20000000000ull

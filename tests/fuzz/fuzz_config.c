@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include "common/assert.h"
-#include "common/config.h"
-#include "tools/up_log.h"
-#include "tools/up_notify.h"
+#include "common/config/config.h"
+#include "tools/up/up_log.h"
+#include "tools/up/up_notify.h"
 
 static qn_config_t *load(const uint8_t *data, size_t bytes)
 {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "common/assert.h"
-#include "services/frontend/generation.h"
+#include "services/frontend/request/generation.h"
 
 static void check_prompts(const generation_t *generation, const generation_limits_t *limits)
 {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "common/assert.h"
-#include "common/model_tensors.h"
+#include "common/model/model_tensors.h"
 
 static void check_shape(const qn_model_config_t *c)
 {

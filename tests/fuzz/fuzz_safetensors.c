@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
-#include "services/memory/safetensors.h"
+#include "services/memory/weights/safetensors.h"
 
 static char directory[64];
 

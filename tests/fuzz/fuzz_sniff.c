@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "common/assert.h"
-#include "tools/sniff_filter.h"
-#include "tools/sniff_summary.h"
+#include "tools/sniff/sniff_filter.h"
+#include "tools/sniff/sniff_summary.h"
 
 static sniff_slots_t slots;
 

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "common/assert.h"
-#include "common/log.h"
-#include "services/tokenizer/detokenizer.h"
+#include "common/watch/log.h"
+#include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/tokenizer.h"
 
 #define TEXT_BYTES_MAX 4096 /* expressions may take their time on more */

@@ -9,13 +9,13 @@
 
 #include "common/assert.h"
 #include "common/clock.h"
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 #include "services/compute/executor.h"
 #include "services/compute/model.h"
 #include "services/compute/runtime.h"
 #include "services/compute/slot_book.h"
-#include "services/memory/safetensors.h"
-#include "services/memory/weights.h"
+#include "services/memory/weights/safetensors.h"
+#include "services/memory/weights/weights.h"
 
 #define ENGINE_HELPER static __attribute__((unused))
 

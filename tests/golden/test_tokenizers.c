@@ -10,7 +10,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "services/tokenizer/detokenizer.h"
+#include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/tokenizer.h"
 
 #define FOLDER "tests/golden/tokenizers/"

@@ -2,7 +2,7 @@
  *                    threads.
  * State owned:       none.
  * Must never:        share the algorithm's code with the device.
- * Read next:         services/memory/weights_bring.c, kernels/cuda/load.h. */
+ * Read next:         services/memory/weights/weights_bring.c, kernels/cuda/load.h. */
 #include <pthread.h>
 
 #include "kernels/cuda/load.h"

@@ -3,10 +3,10 @@
  *                    room.
  * State owned:       a temporary checkpoint.
  * Must never:        compare with anything but what the same code gives on a host, which unit tests check.
- * Read next:         services/memory/weights_fill.c, common/region.h; tests/unit/test_region_cuda.c for several
+ * Read next:         services/memory/weights/weights_fill.c, common/region/region.h; tests/unit/test_region_cuda.c for several
  *                    processes. */
-#include "common/region.h"
-#include "services/memory/weights.h"
+#include "common/region/region.h"
+#include "services/memory/weights/weights.h"
 #include "tests/gpu/check.h"
 #include "tests/gpu/checkpoint.h"
 

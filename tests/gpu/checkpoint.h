@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <unistd.h>
 
-#include "common/model_tensors.h"
+#include "common/model/model_tensors.h"
 #include "tests/gpu/gpu_test.h"
 
 #define CHECKPOINT_BLOCK ((size_t)1 << 20)

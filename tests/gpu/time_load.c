@@ -2,16 +2,16 @@
  *                    threads, and made on the device; the same as quintet-memory does it, tensor by tensor.
  * State owned:       temporary files.
  * Must never:        time the first read of a file.
- * Read next:         kernels/cuda/load.h, services/memory/weights_fill.c. */
+ * Read next:         kernels/cuda/load.h, services/memory/weights/weights_fill.c. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "common/region.h"
+#include "common/region/region.h"
 #include "kernels/cuda/load.h"
-#include "services/memory/weights.h"
+#include "services/memory/weights/weights.h"
 #include "tests/gpu/checkpoint.h"
 #include "tests/gpu/timing.h"
 

@@ -1,5 +1,5 @@
 /* The whole frontend against scripted peers: real HTTP over a Unix socket on one side, the skeleton's calls on the
- * other, which this header answers instead of common/daemon.c. Everything that the frontend sends goes through the
+ * other, which this header answers instead of common/daemon/daemon.c. Everything that the frontend sends goes through the
  * wire format and its checks, and so does what it gets. One thread: a client reads while the frontend's tick runs.
  * For the programs that test the frontend as a service; each includes it once. */
 #ifndef FRONTEND_CASE_H
@@ -21,9 +21,9 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/daemon.h"
-#include "common/wire.h"
-#include "services/frontend/http_server.h"
+#include "common/daemon/daemon.h"
+#include "common/wire/wire.h"
+#include "services/frontend/http/http_server.h"
 
 #define SENT_MAX 1024
 #define PUMPS_MAX 3000 /* of at most 1 ms: a test that waits for nothing fails after 3 s */

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 
 typedef struct {
     const char *name;

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/frontend/request_table.h"
+#include "services/frontend/request/request_table.h"
 
 static inline exchange_t *reply_case(request_table_t *table, generation_api_t api, const char *body)
 {

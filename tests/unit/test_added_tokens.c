@@ -1,4 +1,4 @@
-/* Units of services/tokenizer/added_tokens.c through whole tokenizers: every flag, with and without parsing of
+/* Units of services/tokenizer/split/added_tokens.c through whole tokenizers: every flag, with and without parsing of
  * special tokens. The expected tokens are those of the reference library. */
 #include "tests/unit/tokenizer_case.h"
 

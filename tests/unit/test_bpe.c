@@ -1,10 +1,10 @@
-/* Units of services/tokenizer/bpe.c: the order of merges, both merging algorithms against a plain one, and
+/* Units of services/tokenizer/bpe/bpe.c: the order of merges, both merging algorithms against a plain one, and
  * characters the vocabulary does not have. */
 #include "tests/unit/tokenizer_case.h"
 
 #include <stdlib.h>
 
-#include "services/tokenizer/bpe.h"
+#include "services/tokenizer/bpe/bpe.h"
 
 typedef struct {
     const char *model, *vocab, *merges, *text, *tokens;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/arena.h"
-#include "common/endpoint.h"
+#include "common/daemon/endpoint.h"
 #include "common/err.h"
 
 static void test_arena_pieces_are_aligned_apart_and_reused(void **state)

@@ -1,4 +1,4 @@
-/* Units of services/tokenizer/detokenizer.c and decoder.c: every decoder, whole and cut after every token. */
+/* Units of services/tokenizer/decode/detokenizer.c and decoder.c: every decoder, whole and cut after every token. */
 #include "tests/unit/tokenizer_case.h"
 
 /* Ids 0.. in the order written. "Ġ" is the byte-level space, Ã Å Ã the bytes C3 .. of two-byte characters. */

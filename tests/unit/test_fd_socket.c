@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/fd_socket.h"
+#include "common/region/fd_socket.h"
 
 static char directory[64], socket_path[96];
 static int known_fd = -1;

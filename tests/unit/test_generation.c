@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/frontend/generation.h"
+#include "services/frontend/request/generation.h"
 
 static const generation_limits_t limits = {.model = "default",
                                            .vocab_size = 1000,

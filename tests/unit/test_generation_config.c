@@ -6,7 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "common/generation_config.h"
+#include "common/model/generation_config.h"
 
 static qn_err_t parse(const char *text, qn_generation_config_t *ret_config)
 {

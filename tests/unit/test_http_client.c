@@ -1,7 +1,7 @@
 /* What is this?      Tests of the HTTP client against a server of canned replies in a thread.
  * State owned:       one listening socket per test.
  * Must never:        touch the network beyond the loopback.
- * Read next:         tools/http_client.h. */
+ * Read next:         tools/client/http_client.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #include "tools/cli.h"
-#include "tools/http_client.h"
+#include "tools/client/http_client.h"
 
 #define SOCKET_PATH "/tmp/quintet-http-client-test.sock"
 

@@ -1,4 +1,4 @@
-/* Units of services/tokenizer/json_cursor.c: what is read, what is refused. */
+/* Units of services/tokenizer/json/json_cursor.c: what is read, what is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "services/tokenizer/json_cursor.h"
+#include "services/tokenizer/json/json_cursor.h"
 
 static json_cursor_t over(const char *text) { return json_cursor((json_slice_t){text, strlen(text)}); }
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/frontend/json_writer.h"
+#include "services/frontend/reply/json_writer.h"
 
 static json_t *parse(const reply_buffer_t *out)
 {

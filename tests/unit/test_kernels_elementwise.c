@@ -1,5 +1,5 @@
 /* The small kernels: norms, gates, rope, copies of rows, writes into the KV region, bf16 rounding. */
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 

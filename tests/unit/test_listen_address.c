@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "services/frontend/listen_address.h"
+#include "services/frontend/http/listen_address.h"
 
 static void test_listen_address_forms_are_understood(void **state)
 {

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "services/memory/loader.h"
+#include "services/memory/weights/loader.h"
 
 static qn_config_t *config;
 static region_table_t *table;

@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/lock.h"
+#include "common/daemon/lock.h"
 
 static char directory[64];
 

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 #include "tests/unit/published_models.h"
 
 #define BASE                                                                                                         \

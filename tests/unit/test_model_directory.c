@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "services/memory/model_directory.h"
+#include "services/memory/weights/model_directory.h"
 
 #define CONFIG                                                                                               \
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,"                 \

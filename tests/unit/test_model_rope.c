@@ -1,6 +1,6 @@
 /* Every rope scaling against the numbers of Hugging Face transformers (its LlamaRotaryEmbedding, float32), and how far
  * each is said to reach. */
-#include "common/model_config.h"
+#include "common/model/model_config.h"
 #include "tests/unit/kernel_check.h"
 
 #define LLAMA                                                                                                        \

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "common/model_tensors.h"
-#include "services/memory/safetensors.h"
+#include "common/model/model_tensors.h"
+#include "services/memory/weights/safetensors.h"
 #include "tests/unit/published_models.h"
 
 static qn_model_config_t small_config(void)

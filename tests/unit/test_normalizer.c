@@ -1,10 +1,10 @@
-/* Units of services/tokenizer/normalizer.c: what each component makes of a text. The expected texts are
+/* Units of services/tokenizer/split/normalizer.c: what each component makes of a text. The expected texts are
  * those of the reference library. */
 #include "tests/unit/tokenizer_case.h"
 
 #include <jansson.h>
 
-#include "services/tokenizer/component_json.h"
+#include "services/tokenizer/json/component_json.h"
 
 typedef struct {
     const char *json, *text, *normalized;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/limits.h"
-#include "common/outbox.h"
+#include "common/daemon/outbox.h"
 
 static void test_outbox_keeps_order_and_copies(void **state)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/frontend/prometheus.h"
+#include "services/frontend/reply/prometheus.h"
 
 static char *render(prometheus_t *page)
 {

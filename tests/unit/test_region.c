@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/fd_socket.h"
-#include "common/region.h"
+#include "common/region/fd_socket.h"
+#include "common/region/region.h"
 
 static char directory[64], socket_path[96];
 

@@ -34,8 +34,8 @@ int main(void)
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/fd_socket.h"
-#include "common/region.h"
+#include "common/region/fd_socket.h"
+#include "common/region/region.h"
 
 #define BYTES ((uint64_t)(5 << 20) + 123)
 #define FINGERPRINT 0xf00d

@@ -1,4 +1,4 @@
-#include "services/frontend/reply_openai.h"
+#include "services/frontend/reply/reply_openai.h"
 #include "tests/unit/reply_case.h"
 
 static void test_openai_reply_has_every_member(void **state)

@@ -1,4 +1,4 @@
-#include "services/frontend/reply_sglang.h"
+#include "services/frontend/reply/reply_sglang.h"
 #include "tests/unit/reply_case.h"
 
 static void test_sglang_reply_has_every_member(void **state)

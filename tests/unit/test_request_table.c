@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/frontend/request_table.h"
+#include "services/frontend/request/request_table.h"
 
 static generation_t parse(generation_api_t api, const char *body)
 {

@@ -4,7 +4,7 @@
 
 #include <cmocka.h>
 
-#include "services/frontend/router.h"
+#include "services/frontend/http/router.h"
 
 static void test_router_known_paths_give_their_route(void **state)
 {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/limits.h"
-#include "services/memory/safetensors.h"
+#include "services/memory/weights/safetensors.h"
 
 static char directory[64];
 

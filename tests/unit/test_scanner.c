@@ -1,11 +1,11 @@
-/* Units of services/tokenizer/scanner.c: each scanner against its expression on the regular expression
+/* Units of services/tokenizer/split/scanner.c: each scanner against its expression on the regular expression
  * engine, and a few cuts written out. */
 #include "tests/unit/tokenizer_case.h"
 
 #include <stdlib.h>
 
-#include "services/tokenizer/pattern.h"
-#include "services/tokenizer/scanner.h"
+#include "services/tokenizer/split/pattern.h"
+#include "services/tokenizer/split/scanner.h"
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"

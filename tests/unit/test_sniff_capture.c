@@ -1,7 +1,7 @@
 /* What is this?      Tests of capture files: what is written is read again, and nothing else.
  * State owned:       a temporary file per test.
  * Must never:        leave the file behind.
- * Read next:         tools/sniff_capture.h. */
+ * Read next:         tools/sniff/sniff_capture.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tools/sniff_capture.h"
+#include "tools/sniff/sniff_capture.h"
 
 #define CLOCK_NS 1700000000000000000ull
 #define FILE_HEADER_BYTES 32

@@ -1,7 +1,7 @@
 /* What is this?      Tests of the sniffer's filter language: what it takes, what it refuses and where.
  * State owned:       encoded messages for one test.
  * Must never:        depend on a running service.
- * Read next:         tools/sniff_filter.h. */
+ * Read next:         tools/sniff/sniff_filter.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/sniff_filter.h"
+#include "tools/sniff/sniff_filter.h"
 
 #define NOW_NS 5000000000ull
 

@@ -1,7 +1,7 @@
 /* What is this?      Tests of the sniffer's reorder window.
  * State owned:       none.
  * Must never:        read a clock: times are arguments.
- * Read next:         tools/sniff_order.h. */
+ * Read next:         tools/sniff/sniff_order.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/sniff_order.h"
+#include "tools/sniff/sniff_order.h"
 
 static void put(sniff_order_t *order, uint64_t time_ns, uint64_t mark)
 {

@@ -1,7 +1,7 @@
 /* What is this?      Tests of the sniffer's one-line summaries.
  * State owned:       none.
  * Must never:        let bytes of a wire through unescaped.
- * Read next:         tools/sniff_summary.h. */
+ * Read next:         tools/sniff/sniff_summary.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "tests/unit/wire_examples.h"
-#include "tools/sniff_summary.h"
+#include "tools/sniff/sniff_summary.h"
 
 static void summarize(qn_message_type_t type, const void *content, sniff_line_t *line)
 {

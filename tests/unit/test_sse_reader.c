@@ -1,7 +1,7 @@
 /* What is this?      Tests of the reader of server-sent events.
  * State owned:       the events of one test, joined.
  * Must never:        depend on how bytes were cut into pieces: every case runs with every cut.
- * Read next:         tools/sse_reader.h. */
+ * Read next:         tools/client/sse_reader.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/sse_reader.h"
+#include "tools/client/sse_reader.h"
 
 typedef struct {
     char text[256]; /* "<one><two>" */

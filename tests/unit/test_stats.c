@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/stats.h"
+#include "common/watch/stats.h"
 
 static const qn_stat_spec_t first_table[] = {{"requests", QN_STAT_COUNTER, "requests", "Requests"},
                                              {"waiting", QN_STAT_GAUGE, "requests", "Waiting"}};

@@ -1,4 +1,4 @@
-/* Units of services/tokenizer/stop_strings.c: what is held, what matches, and that cuts do not matter. */
+/* Units of services/tokenizer/decode/stop_strings.c: what is held, what matches, and that cuts do not matter. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/tokenizer/stop_strings.h"
+#include "services/tokenizer/decode/stop_strings.h"
 
 typedef struct {
     const char *stops[3];

@@ -1,7 +1,7 @@
-/* What is this?      Tests of common/tap: a daemon's mirror of its frames, seen from both ends.
+/* What is this?      Tests of common/watch/tap: a daemon's mirror of its frames, seen from both ends.
  * State owned:       a temporary run directory per test.
  * Must never:        sleep; it waits for events with a deadline.
- * Read next:         common/tap.h. */
+ * Read next:         common/watch/tap.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/tap.h"
+#include "common/watch/tap.h"
 
 #define DEADLINE_MS 5000
 #define FRAME "\x08\x00\x00\x00QSPLsomething"

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "services/tokenizer/token_bytes.h"
+#include "services/tokenizer/decode/token_bytes.h"
 
 /* The bytes of a text's tokens in a row are the text, also where a token ends inside a character. */
 static void test_token_bytes_concatenate_to_the_text(void **state)

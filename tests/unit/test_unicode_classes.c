@@ -1,7 +1,7 @@
-/* Units of services/tokenizer/unicode_classes.c and byte_level.c: classes of chosen characters, UTF-8 both ways. */
+/* Units of services/tokenizer/split/unicode_classes.c and byte_level.c: classes of chosen characters, UTF-8 both ways. */
 #include "tests/unit/tokenizer_case.h"
 
-#include "services/tokenizer/byte_level.h"
+#include "services/tokenizer/bpe/byte_level.h"
 
 static void test_unicode_classes_chosen_characters(void **state)
 {

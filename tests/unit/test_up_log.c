@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "tools/up_log.h"
+#include "tools/up/up_log.h"
 
 typedef struct {
     char lines[8][UP_LINE_BYTES_MAX + 1];

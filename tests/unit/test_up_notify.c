@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "tools/up_notify.h"
+#include "tools/up/up_notify.h"
 
 static char directory[] = "/tmp/quintet-test-notify-XXXXXX";
 static char path[64];

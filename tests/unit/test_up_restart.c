@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "tools/up_restart.h"
+#include "tools/up/up_restart.h"
 
 #define EXITED(status) ((status) << 8)
 #define KILLED 9

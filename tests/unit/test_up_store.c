@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "tools/up_store.h"
+#include "tools/up/up_store.h"
 
 static int make_file(void)
 {

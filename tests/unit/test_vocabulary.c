@@ -1,4 +1,4 @@
-/* Units of services/tokenizer/vocabulary.c: finding both ways, growing, pieces and ids given twice. */
+/* Units of services/tokenizer/bpe/vocabulary.c: finding both ways, growing, pieces and ids given twice. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "services/tokenizer/vocabulary.h"
+#include "services/tokenizer/bpe/vocabulary.h"
 
 static void test_vocabulary_many_pieces_are_found_both_ways(void **state)
 {

@@ -1,5 +1,5 @@
 /* The weights region: every byte at its place, the same for any number of threads, and no model with a hole. */
-#include "services/memory/fingerprint.h"
+#include "services/memory/weights/fingerprint.h"
 #include "tests/unit/weights_case.h"
 
 /* ---- filling ---- */

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "services/memory/weights_format.h"
+#include "services/memory/weights/weights_format.h"
 
 static void test_weights_format_follows_the_configuration(void **state)
 {

@@ -11,9 +11,9 @@
 
 #include <cmocka.h>
 
-#include "services/tokenizer/detokenizer.h"
+#include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/tokenizer.h"
-#include "services/tokenizer/unicode_classes.h"
+#include "services/tokenizer/split/unicode_classes.h"
 
 /* Members of the file; NULL: left out, or null. */
 typedef struct {

@@ -18,10 +18,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/model_tensors.h"
+#include "common/model/model_tensors.h"
 #include "kernels/weight_layout.h"
-#include "services/memory/safetensors.h"
-#include "services/memory/weights.h"
+#include "services/memory/weights/safetensors.h"
+#include "services/memory/weights/weights.h"
 
 #define CASE_HELPER static __attribute__((unused))
 

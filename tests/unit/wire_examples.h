@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "common/limits.h"
-#include "common/wire.h"
+#include "common/wire/wire.h"
 
 /* "StepPlan" -> "schemas/step_plan.json" */
 static inline void example_path(const qn_wire_type_t *type, char *path, size_t room)

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "common/assert.h"
-#include "common/wire.h"
+#include "common/wire/wire.h"
 
 static inline void walk_bytes(const void *data, size_t bytes)
 {

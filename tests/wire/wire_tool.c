@@ -11,7 +11,7 @@
 
 #include "common/clock.h"
 #include "common/limits.h"
-#include "common/wire.h"
+#include "common/wire/wire.h"
 
 /* Reads all of standard input, at most a frame and a byte. */
 static size_t read_input(qn_arena_t *arena, uint8_t **ret_data)

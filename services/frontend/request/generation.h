@@ -1,0 +1,102 @@
+/* A typed request for generated text, whichever API it came through, and its parser from JSON. Knows no HTTP and no
+ * message of the other services; handlers.c turns it into Encode messages. */
+#ifndef QN_FRONTEND_GENERATION_H
+#define QN_FRONTEND_GENERATION_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/arena.h"
+#include "common/model/generation_config.h"
+#include "common/limits.h"
+#include "services/frontend/http/http_error.h"
+
+typedef enum {
+    GENERATION_COMPLETIONS, /* POST /v1/completions: OpenAI, vLLM */
+    GENERATION_GENERATE,    /* POST /generate: SGLang */
+} generation_api_t;
+
+#define GENERATION_NONE (-1)      /* logprobs not asked for */
+#define QN_CLIENT_REQUEST_MAX 256 /* bytes of x-request-id, rid, cache_salt; as in encode.fbs */
+
+typedef struct {
+    const char *data; /* NULL: absent */
+    size_t bytes;
+} generation_text_t;
+
+/* Text or ids. */
+typedef struct {
+    generation_text_t text;
+    const uint32_t *ids;
+    uint32_t id_count;
+    const char *rid; /* SGLang's name of this prompt's request, or NULL */
+} generation_prompt_t;
+
+typedef struct {
+    uint32_t id;
+    float bias;
+} generation_bias_t;
+
+/* All pointers are views of `arena`. */
+typedef struct {
+    generation_api_t api;
+    generation_prompt_t *prompts;
+    uint32_t prompt_count;
+    bool is_list;           /* the prompt was a list: SGLang then answers with a list */
+    const char *request_id; /* "request_id" or "rid" of the body, or NULL */
+
+    uint32_t n, best_of; /* choices shown, choices generated per prompt; best_of ≥ n */
+    uint32_t max_tokens, min_tokens;
+    uint64_t seed;
+    bool seed_given;
+    float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    uint32_t top_k; /* 0: off */
+    bool ignore_eos, skip_special, add_special, include_stop;
+    generation_text_t stop[QN_STOP_STRINGS_MAX];
+    uint32_t stop_count;
+    uint32_t stop_ids[QN_STOP_IDS_MAX];
+    uint32_t stop_id_count;
+    const generation_bias_t *bias;
+    uint32_t bias_count;
+    int32_t priority;
+    uint32_t truncate_prompt_tokens;
+    generation_text_t cache_salt;
+
+    bool stream, include_usage, continuous_usage;
+    bool echo, return_token_ids, tokens_as_ids;
+    int32_t logprobs;          /* alternatives per generated token; GENERATION_NONE */
+    int32_t prompt_logprobs;   /* the same for prompt tokens (vLLM's field, or echo with logprobs) */
+    bool show_prompt_logprobs; /* vLLM's prompt_logprobs was given */
+    int32_t logprob_start;     /* SGLang: first prompt position shown; -1: none */
+    bool text_in_logprobs;     /* SGLang: third element of a logprob entry */
+    bool discard_output;       /* max_tokens 0: one token is generated and not shown */
+
+    qn_arena_t arena; /* owned */
+} generation_t;
+
+/* What parsing needs to know of the server. */
+typedef struct {
+    const char *model;               /* the model served; NULL or "": any name is right */
+    uint32_t vocab_size;             /* 0: not known yet, ids are checked further on */
+    uint32_t max_model_len;          /* 0: not known yet */
+    uint32_t default_max_tokens;     /* 0: the API's own default (16 for completions, 128 for generate) */
+    uint32_t requests_max;           /* prompts × best_of at most */
+    qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */
+} generation_limits_t;
+
+/* Parses a body. True: *ret_generation is filled in and owns its arena (generation_fini). False: *ret_error says why,
+ * with the field in `param`. Blocks never; cost is linear in the body. */
+bool generation_parse(generation_api_t api, const char *body, size_t bytes, const generation_limits_t *limits,
+                      generation_t *ret_generation, http_error_t *ret_error);
+/* Accepts a zeroed one. */
+void generation_fini(generation_t *generation);
+
+/* A list of token ids, read into an arena; shared with /detokenize. False: *ret_error. */
+bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_size, qn_arena_t *arena,
+                          const uint32_t **ret_ids, uint32_t *ret_count, http_error_t *ret_error);
+/* 404 for a `model` that is not served here. */
+bool generation_check_model(const json_t *root, const char *model, http_error_t *ret_error);
+
+#endif

@@ -1,0 +1,379 @@
+/* What is this?      The parts of request parsing that both APIs share, and its entry.
+ * State owned:       none; results live in the generation's arena.
+ * Must never:        trust a length, a type or a range; know HTTP or messages.
+ * Read next:         generation_completions.c and generation_generate.c, the two APIs. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/frontend/request/generation_internal.h"
+
+static bool is_neutral(const json_t *value, const char *neutral)
+{
+    switch (json_typeof(value)) {
+    case JSON_NULL:
+    case JSON_FALSE: return true;
+    case JSON_STRING:
+        return json_string_length(value) == 0 || (neutral && strcmp(json_string_value(value), neutral) == 0);
+    case JSON_ARRAY: return json_array_size(value) == 0;
+    case JSON_OBJECT: {
+        const json_t *type = json_object_get(value, "type"); /* {"type": "text"} */
+        return json_object_size(value) == 0 ||
+               (neutral && json_is_string(type) && strcmp(json_string_value(type), neutral) == 0);
+    }
+    default: return false;
+    }
+}
+
+bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
+                                   const generation_unsupported_t *rows, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const json_t *value = json_object_get(object, rows[i].name);
+        if (!value || is_neutral(value, rows[i].neutral)) continue;
+        char param[QN_NAME_MAX + 1];
+        snprintf(param, sizeof param, "%s%s", prefix, rows[i].name);
+        http_error_set(parser->error, 400, param, "%s is not supported: %s. Leave it out.", param, rows[i].why);
+        snprintf(parser->error->code, sizeof parser->error->code, "unsupported_value");
+        return false;
+    }
+    return true;
+}
+
+static generation_text_t copy_text(generation_parser_t *parser, const json_t *value)
+{
+    size_t bytes = json_string_length(value);
+    return (generation_text_t){
+        .data = qn_arena_strndup(&parser->generation->arena, json_string_value(value), bytes),
+        .bytes = bytes,
+    };
+}
+
+bool generation_is_name(const json_t *value)
+{
+    size_t bytes = json_is_string(value) ? json_string_length(value) : 0;
+    const char *text = json_string_value(value);
+    for (size_t i = 0; i < bytes; i++) {
+        if (text[i] < 0x21 || text[i] > 0x7E) return false;
+    }
+    return bytes > 0 && bytes <= QN_CLIENT_REQUEST_MAX;
+}
+
+bool generation_name(generation_parser_t *parser, const json_t *object, const char *name, const char **ret_text)
+{
+    const json_t *value = json_object_get(object, name);
+    if (!value || json_is_null(value)) return true;
+    if (!generation_is_name(value)) {
+        http_error_set(parser->error, 400, name,
+                       "%s must be a string of 1 to %d printable ASCII characters without "
+                       "spaces.",
+                       name, QN_CLIENT_REQUEST_MAX);
+        return false;
+    }
+    *ret_text = copy_text(parser, value).data;
+    return true;
+}
+
+bool generation_salt(generation_parser_t *parser, const json_t *object)
+{
+    const json_t *value = json_object_get(object, "cache_salt");
+    if (!value || json_is_null(value)) return true;
+    size_t bytes = json_is_string(value) ? json_string_length(value) : 0;
+    if (bytes == 0 || bytes > QN_CLIENT_REQUEST_MAX || memchr(json_string_value(value), '\0', bytes)) {
+        http_error_set(parser->error, 400, "cache_salt", "cache_salt must be a string of 1 to %d bytes without NUL.",
+                       QN_CLIENT_REQUEST_MAX);
+        return false;
+    }
+    parser->generation->cache_salt = copy_text(parser, value);
+    return true;
+}
+
+/* ---- stop, stop_token_ids, logit_bias ---- */
+
+static bool add_stop(generation_parser_t *parser, const json_t *value, const char *param)
+{
+    generation_t *generation = parser->generation;
+    size_t bytes = json_is_string(value) ? json_string_length(value) : 0;
+    if (bytes == 0 || bytes > QN_STOP_STRING_BYTES_MAX) {
+        http_error_set(parser->error, 400, param, "%s must be a string, or a list of strings, of 1 to %d bytes each.",
+                       param, QN_STOP_STRING_BYTES_MAX);
+        return false;
+    }
+    if (generation->stop_count == QN_STOP_STRINGS_MAX) {
+        http_error_set(parser->error, 400, param, "%s has more than %d strings.", param, QN_STOP_STRINGS_MAX);
+        return false;
+    }
+    generation->stop[generation->stop_count++] = copy_text(parser, value);
+    return true;
+}
+
+static bool read_stop(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%sstop", prefix);
+    const json_t *value = json_object_get(object, "stop");
+    if (!value || json_is_null(value)) return true;
+    if (!json_is_array(value)) return add_stop(parser, value, param);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        if (!add_stop(parser, json_array_get(value, i), param)) return false;
+    }
+    return true;
+}
+
+static bool read_stop_ids(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%sstop_token_ids", prefix);
+    const json_t *value = json_object_get(object, "stop_token_ids");
+    if (!value || json_is_null(value)) return true;
+    generation_t *generation = parser->generation;
+    const uint32_t *ids = NULL;
+    if (!generation_parse_ids(value, param, parser->limits->vocab_size, &generation->arena, &ids,
+                              &generation->stop_id_count, parser->error))
+        return false;
+    if (generation->stop_id_count > QN_STOP_IDS_MAX) {
+        http_error_set(parser->error, 400, param, "%s has %u ids; at most %d are allowed.", param,
+                       generation->stop_id_count, QN_STOP_IDS_MAX);
+        return false;
+    }
+    if (generation->stop_id_count) memcpy(generation->stop_ids, ids, generation->stop_id_count * sizeof *ids);
+    return true;
+}
+
+/* {"50256": -100}: keys are ids in decimal. */
+static bool read_bias_row(generation_parser_t *parser, const char *param, const char *key, const json_t *value,
+                          generation_bias_t *ret_row)
+{
+    uint32_t vocabulary = parser->limits->vocab_size ? parser->limits->vocab_size : QN_VOCAB_MAX;
+    char *end = NULL;
+    errno = 0;
+    unsigned long id = strtoul(key, &end, 10);
+    if (key[0] < '0' || key[0] > '9' || *end != '\0' || errno != 0 || id >= vocabulary) {
+        http_error_set(parser->error, 400, param, "%s has the key \"%.40s\"; keys are token ids from 0 to %u.", param,
+                       key, vocabulary - 1);
+        return false;
+    }
+    double bias = json_number_value(value);
+    if (!json_is_number(value) || !(bias >= -100 && bias <= 100)) {
+        http_error_set(parser->error, 400, param, "%s of token %lu must be a number from -100 to 100.", param, id);
+        return false;
+    }
+    *ret_row = (generation_bias_t){.id = (uint32_t)id, .bias = (float)bias};
+    return true;
+}
+
+static bool read_bias(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%slogit_bias", prefix);
+    json_t *value = json_object_get(object, "logit_bias");
+    if (!value || json_is_null(value)) return true;
+    if (!json_is_object(value) || json_object_size(value) > QN_LOGIT_BIAS_MAX) {
+        http_error_set(parser->error, 400, param, "%s must be an object of at most %d token ids and numbers.", param,
+                       QN_LOGIT_BIAS_MAX);
+        return false;
+    }
+    generation_t *generation = parser->generation;
+    generation_bias_t *rows = qn_arena_zalloc(&generation->arena, json_object_size(value) + 1, sizeof *rows);
+    const char *key;
+    const json_t *bias;
+    json_object_foreach(value, key, bias)
+    {
+        if (!read_bias_row(parser, param, key, bias, &rows[generation->bias_count])) return false;
+        generation->bias_count++;
+    }
+    generation->bias = rows;
+    return true;
+}
+
+static bool read_top_k(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%stop_k", prefix);
+    const json_t *value = json_object_get(object, "top_k");
+    if (!value || json_is_null(value)) return true;
+    int64_t top_k = 0; /* SGLang writes 2^30 for "all", vLLM and SGLang -1 */
+    if (!json_fields_integer(value, param, -1, 1 << 30, &top_k, parser->error)) return false;
+    parser->generation->top_k = top_k < 0 || top_k >= QN_VOCAB_MAX ? 0 : (uint32_t)top_k;
+    return true;
+}
+
+bool generation_sampling_lists(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    return read_stop(parser, object, prefix) && read_stop_ids(parser, object, prefix) &&
+           read_bias(parser, object, prefix) && read_top_k(parser, object, prefix);
+}
+
+/* ---- prompts ---- */
+
+bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_size, qn_arena_t *arena,
+                          const uint32_t **ret_ids, uint32_t *ret_count, http_error_t *ret_error)
+{
+    size_t count = json_is_array(list) ? json_array_size(list) : 0;
+    if (!json_is_array(list) || count > QN_PROMPT_TOKENS_MAX) {
+        http_error_set(ret_error, 400, param, "%s must be a list of at most %u token ids.", param,
+                       QN_PROMPT_TOKENS_MAX);
+        return false;
+    }
+    uint32_t *ids = qn_arena_alloc(arena, count * sizeof *ids + sizeof *ids, _Alignof(uint32_t));
+    for (size_t i = 0; i < count; i++) {
+        int64_t id = 0;
+        uint32_t vocabulary = vocab_size ? vocab_size : QN_VOCAB_MAX;
+        if (!json_fields_integer(json_array_get(list, i), param, 0, (int64_t)vocabulary - 1, &id, ret_error))
+            return false;
+        ids[i] = (uint32_t)id;
+    }
+    *ret_ids = ids;
+    *ret_count = (uint32_t)count;
+    return true;
+}
+
+static bool begin_prompts(generation_parser_t *parser, size_t count, bool is_list, const char *param)
+{
+    if (count == 0 || count > QN_PROMPTS_MAX) {
+        http_error_set(parser->error, 400, param, "%s has %zu prompts; 1 to %d are allowed.", param, count,
+                       QN_PROMPTS_MAX);
+        return false;
+    }
+    generation_t *generation = parser->generation;
+    generation->prompts = qn_arena_zalloc(&generation->arena, count, sizeof *generation->prompts);
+    generation->prompt_count = (uint32_t)count;
+    generation->is_list = is_list;
+    return true;
+}
+
+bool generation_text_prompts(generation_parser_t *parser, const json_t *value, const char *param)
+{
+    if (json_is_string(value)) {
+        if (!begin_prompts(parser, 1, false, param)) return false;
+        parser->generation->prompts[0].text = copy_text(parser, value);
+        return true;
+    }
+    if (!begin_prompts(parser, json_array_size(value), true, param)) return false;
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *text = json_array_get(value, i);
+        if (!json_is_string(text)) {
+            http_error_set(parser->error, 400, param, "%s[%zu] is %s; all of the list must be strings.", param, i,
+                           json_fields_type(text));
+            return false;
+        }
+        parser->generation->prompts[i].text = copy_text(parser, text);
+    }
+    return true;
+}
+
+static bool read_prompt_ids(generation_parser_t *parser, const json_t *list, const char *param, size_t index)
+{
+    generation_prompt_t *prompt = &parser->generation->prompts[index];
+    if (!generation_parse_ids(list, param, parser->limits->vocab_size, &parser->generation->arena, &prompt->ids,
+                              &prompt->id_count, parser->error))
+        return false;
+    if (prompt->id_count > 0) return true;
+    http_error_set(parser->error, 400, param, "%s holds an empty list of token ids; a prompt needs at least one.",
+                   param);
+    return false;
+}
+
+bool generation_id_prompts(generation_parser_t *parser, const json_t *value, const char *param)
+{
+    if (!json_is_array(json_array_get(value, 0)))
+        return begin_prompts(parser, 1, false, param) && read_prompt_ids(parser, value, param, 0);
+    if (!begin_prompts(parser, json_array_size(value), true, param)) return false;
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        if (!read_prompt_ids(parser, json_array_get(value, i), param, i)) return false;
+    }
+    return true;
+}
+
+/* ---- entry ---- */
+
+bool generation_check_model(const json_t *root, const char *model, http_error_t *ret_error)
+{
+    const json_t *value = json_object_get(root, "model");
+    if (!value || json_is_null(value)) return true;
+    if (!json_is_string(value)) {
+        http_error_set(ret_error, 400, "model", "model must be a string, it is %s.", json_fields_type(value));
+        return false;
+    }
+    const char *name = json_string_value(value);
+    if (!model || model[0] == '\0' || name[0] == '\0' || strcmp(name, model) == 0) return true;
+    http_error_set(ret_error, 404, "model", "The model \"%.128s\" is not served here; \"%.128s\" is (GET /v1/models).",
+                   name, model);
+    snprintf(ret_error->code, sizeof ret_error->code, "model_not_found");
+    return false;
+}
+
+/* Rules that tie fields together, the same for both APIs. */
+static bool check_together(generation_parser_t *parser)
+{
+    generation_t *generation = parser->generation;
+    const generation_limits_t *limits = parser->limits;
+    bool is_completion = generation->api == GENERATION_COMPLETIONS;
+    const char *min_name = is_completion ? "min_tokens" : "sampling_params.min_new_tokens";
+    if (generation->max_tokens == 0) {
+        generation->discard_output = true; /* the prompt must run: one token is made and thrown away */
+        generation->max_tokens = 1;
+    }
+    if (generation->min_tokens > generation->max_tokens) {
+        http_error_set(parser->error, 400, min_name, "%s is %u; it may not exceed the %u tokens to generate.", min_name,
+                       generation->min_tokens, generation->max_tokens);
+        return false;
+    }
+    uint64_t requests = (uint64_t)generation->prompt_count * generation->best_of;
+    if (requests > limits->requests_max) {
+        http_error_set(parser->error, 400, is_completion ? "prompt" : "text",
+                       "The request asks for %llu sequences (prompts times choices); this server allows %u "
+                       "(frontend.queue_limit). Split it.",
+                       (unsigned long long)requests, limits->requests_max);
+        return false;
+    }
+    for (uint32_t i = 0; i < generation->prompt_count; i++) { /* text is cut by the tokenizer */
+        generation_prompt_t *prompt = &generation->prompts[i];
+        uint32_t keep = generation->truncate_prompt_tokens;
+        if (!keep || prompt->id_count <= keep) continue;
+        prompt->ids += prompt->id_count - keep;
+        prompt->id_count = keep;
+    }
+    if (generation->temperature < 1e-5f) generation->temperature = 0; /* below this, logits overflow: greedy, as vLLM */
+    return true;
+}
+
+bool generation_parse(generation_api_t api, const char *body, size_t bytes, const generation_limits_t *limits,
+                      generation_t *ret_generation, http_error_t *ret_error)
+{
+    json_t *root = json_fields_parse(body, bytes, ret_error);
+    if (!root) return false;
+    uint32_t usual_max_tokens = api == GENERATION_COMPLETIONS ? 16 : 128; /* OpenAI's and SGLang's */
+    *ret_generation = (generation_t){
+        .api = api,
+        .n = 1,
+        .best_of = 1,
+        .temperature = limits->defaults.temperature,
+        .top_p = limits->defaults.top_p,
+        .min_p = limits->defaults.min_p,
+        .top_k = limits->defaults.top_k,
+        .repetition_penalty = limits->defaults.repetition_penalty,
+        .skip_special = true,
+        .add_special = true,
+        .text_in_logprobs = true,
+        .logprobs = GENERATION_NONE,
+        .prompt_logprobs = GENERATION_NONE,
+        .logprob_start = -1,
+        .max_tokens = limits->default_max_tokens ? limits->default_max_tokens : usual_max_tokens,
+    };
+    qn_arena_init(&ret_generation->arena, 4096);
+    generation_parser_t parser = {.root = root, .limits = limits, .generation = ret_generation, .error = ret_error};
+    bool good = generation_check_model(root, limits->model, ret_error) &&
+                (api == GENERATION_COMPLETIONS ? generation_completions(&parser) : generation_generate(&parser)) &&
+                check_together(&parser);
+    json_decref(root);
+    if (!good) generation_fini(ret_generation);
+    return good;
+}
+
+void generation_fini(generation_t *generation)
+{
+    qn_arena_fini(&generation->arena);
+    *generation = (generation_t){0};
+}

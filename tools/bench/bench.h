@@ -1,0 +1,49 @@
+/* What the benchmarks of `quintet bench` share: their entries, timing, progress. Each `bench_<name>` is a subcommand
+ * as cli.h describes them; argv[0] is "bench NAME". */
+#ifndef QUINTET_TOOLS_BENCH_H
+#define QUINTET_TOOLS_BENCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/config/config.h"
+
+int bench_machine(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
+int bench_step(int argc, char **argv);
+int bench_quality(int argc, char **argv);
+int bench_tokenizer(int argc, char **argv);
+
+/* ---- timing ---- */
+
+#define BENCH_ROUNDS_MAX 4096
+
+typedef struct {
+    double best_s, median_s; /* of one call */
+    unsigned rounds;
+} bench_time_t;
+
+/* Calls `body` once for nothing, then until `seconds` are over, at least three times and at most BENCH_ROUNDS_MAX. */
+bench_time_t bench_time(void (*body)(void *context), void *context, double seconds);
+
+/* Sorts `values`; the q-quantile (0 .. 1) of them, 0 when there are none. */
+double bench_quantile(double *values, size_t count, double q);
+
+/* ---- the terminal ---- */
+
+/* Replaces the line of progress on standard error, when that is a terminal. */
+void bench_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Takes the line away. */
+void bench_progress_end(void);
+
+/* ---- configuration ---- */
+
+/* Loads what the arguments say, with model.path, load_format and compute.threads as options gave them (NULL and 0: not
+ * given). Returns an exit status; owned in *ret_config on EX_OK. */
+int bench_config(const qn_config_arguments_t *arguments, const char *model, uint64_t threads, qn_config_t **ret_config);
+
+/* "1,8,16": 1 to `max` numbers from `least` to `most`. Returns how many, or 0 after a usage message about --`name`. */
+size_t bench_numbers(const char *name, const char *text, uint32_t least, uint32_t most, uint32_t *ret_numbers,
+                     size_t max);
+
+#endif

@@ -1,0 +1,35 @@
+/* Runs the cases of `quintet bench kernels` where compute.backend says: places a case's arrays, launches, brings the
+ * outputs back, and times. A host's arrays lie where the case made them, but for what is rotated. */
+#ifndef QUINTET_TOOLS_KERNEL_RUNNER_H
+#define QUINTET_TOOLS_KERNEL_RUNNER_H
+
+#include "common/config/config.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/kernel_cases.h"
+#include "tools/bench/machine_speed.h"
+
+typedef struct kernel_runner kernel_runner_t;
+
+typedef struct {
+    const qn_kernel_t *kernels; /* all of this backend; view */
+    size_t kernel_count;
+    bool device;
+    qn_scalar_t activations;
+    char device_name[64]; /* "NVIDIA H200"; of a device */
+} kernel_runner_info_t;
+
+/* Returns owned. What backend_find and a stream can fail with: no such backend in this build, no GPU. */
+qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **ret_runner);
+void kernel_runner_close(kernel_runner_t **runner);
+const kernel_runner_info_t *kernel_runner_info(const kernel_runner_t *runner);
+
+/* Places the arrays of `made`, which the runner borrows until the next one or kernel_runner_leave; the exact side is
+ * computed with the CPU's plain implementations. Failure: QN_ERR_NO_MEMORY, QN_ERR_DEVICE. Blocks up to seconds. */
+qn_err_t kernel_runner_take(kernel_runner_t *runner, const kernel_case_t *made);
+void kernel_runner_leave(kernel_runner_t *runner);
+/* One launch on outputs as they were at first; what it gives is in the case's `tested`. */
+qn_err_t kernel_runner_check(kernel_runner_t *runner, const qn_kernel_t *kernel);
+/* Time of one launch. On a device of its own: launches are captured into a graph, whose replays the device times. */
+qn_err_t kernel_runner_time(kernel_runner_t *runner, const qn_kernel_t *kernel, double seconds, bench_time_t *ret_time);
+
+#endif

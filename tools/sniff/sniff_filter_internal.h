@@ -1,0 +1,63 @@
+/* What the parser (sniff_filter_parse.c) makes and the evaluation (sniff_filter.c) reads. */
+#ifndef QUINTET_TOOLS_SNIFF_FILTER_INTERNAL_H
+#define QUINTET_TOOLS_SNIFF_FILTER_INTERNAL_H
+
+#include "tools/sniff/sniff_field.h"
+#include "tools/sniff/sniff_filter.h"
+
+typedef enum {
+    FILTER_EQUAL,
+    FILTER_UNEQUAL,
+    FILTER_LESS,
+    FILTER_LESS_EQUAL,
+    FILTER_GREATER,
+    FILTER_GREATER_EQUAL,
+    FILTER_CONTAINS
+} filter_operator_t;
+
+typedef enum {
+    FILTER_AND,
+    FILTER_OR,
+    FILTER_NOT, /* left, right */
+    FILTER_SOURCE,
+    FILTER_TARGET,
+    FILTER_HOST,
+    FILTER_TYPE,    /* bits */
+    FILTER_REQUEST, /* numbers */
+    FILTER_EPOCH,
+    FILTER_SEQUENCE,
+    FILTER_BYTES, /* operation, operand */
+    FILTER_DROPPED,
+    FILTER_FIELD, /* fields, operation, operand */
+} filter_kind_t;
+
+typedef struct {
+    long double number;
+    const char *text; /* in the arena */
+    size_t text_bytes;
+    bool is_number; /* the word reads as a number, or as true or false */
+} filter_operand_t;
+
+typedef struct filter_node {
+    filter_kind_t kind;
+    const struct filter_node *left, *right;
+    uint64_t bits; /* 1 << service or message type */
+    const uint64_t *numbers;
+    size_t number_count;
+    filter_operator_t operation;
+    filter_operand_t operand;
+    const sniff_field_t *fields; /* [QN_MESSAGE_COUNT]; step_count 0: the type has no such field */
+} filter_node_t;
+
+_Static_assert(QN_MESSAGE_COUNT <= 64, "a set of message types is a 64-bit mask");
+
+struct sniff_filter {
+    qn_arena_t arena;          /* owns the nodes */
+    const filter_node_t *root; /* NULL: takes everything */
+    uint64_t named_types;      /* 1 << type */
+};
+
+/* The root is NULL for an empty text. Failure as of sniff_filter_parse. */
+qn_err_t sniff_filter_parse_text(sniff_filter_t *filter, const char *text, size_t *ret_at);
+
+#endif
