@@ -1,7 +1,7 @@
 /* What is this?      Both ends of the sniffer tap: an XPUB socket per daemon, a SUB socket per listener.
  * State owned:       the sockets; the daemon's count of subscriptions; the listener's last number per tap.
  * Must never:        block, fail or slow down a daemon because of who listens.
- * Read next:         tools/sniff.h (the listener people use), daemon.c (who mirrors). */
+ * Read next:         tools/sniff/cmd_sniff.c (the listener people use), daemon.c (who mirrors). */
 #include "common/watch/tap.h"
 
 #include <czmq.h>
