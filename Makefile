@@ -53,9 +53,10 @@ LDFLAGS += -rdynamic
 
 SERVICES := frontend tokenizer scheduler memory compute
 MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
-SOURCES := $(filter-out $(MAINS),$(wildcard common/*.c common/*/*.c services/*/*.c services/*/*/*.c kernels/*.c kernels/cpu/*.c \
+VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c)
+SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c services/*/*.c services/*/*/*.c kernels/*.c kernels/cpu/*.c \
 	tools/*.c tools/*/*.c))
-OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(B)/obj/gen/qn_messages.o
+OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
 include cuda.mk
@@ -100,6 +101,7 @@ $(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
 
 AVX2 := -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+# A *_vector.c is compiled once per vector width (kernels/cpu/vector.h); another file that needs instructions says so in its name.
 %_avx2.o: ISA := $(AVX2)
 %_avx512.o: ISA := $(AVX512)
 %_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
@@ -120,10 +122,17 @@ $(B)/obj/common/build.o: .git/HEAD $(wildcard .git/logs/HEAD)
 
 .git/HEAD: ;
 
-$(B)/obj/%.o: %.c | $(G)/qn_messages.h
+define COMPILE
 	@mkdir -p $(@D)
-	@echo "  CC      $<"
+	@echo "  CC      $(@:$(B)/obj/%.o=%)"
 	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+endef
+$(B)/obj/%_vector_avx2.o: %_vector.c | $(G)/qn_messages.h
+	$(COMPILE)
+$(B)/obj/%_vector_avx512.o: %_vector.c | $(G)/qn_messages.h
+	$(COMPILE)
+$(B)/obj/%.o: %.c | $(G)/qn_messages.h
+	$(COMPILE)
 
 $(ARCHIVE): $(OBJECTS)
 	@rm -f $@

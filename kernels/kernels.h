@@ -388,30 +388,15 @@ typedef struct {
     qn_top_entry_t *ret_top;         /* [S, QN_TOP_LOGPROBS_MAX] */
 } qn_sampler_t;
 
+/* ops.def: the operations every backend has, then those that stand for several of them (fused.h). */
 typedef enum {
-    QN_OP_SLOT_UPDATE,
-    QN_OP_BLOCK_COPY,
-    QN_OP_STEP_INPUT,
-    QN_OP_EMBEDDING,
-    QN_OP_RMSNORM,
-    QN_OP_LAYERNORM,
-    QN_OP_MATMUL,
-    QN_OP_ROPE_ANGLES,
-    QN_OP_ROPE,
-    QN_OP_KV_WRITE,
-    QN_OP_ATTENTION_PREFILL,
-    QN_OP_ATTENTION_DECODE,
-    QN_OP_ACTIVATION,
-    QN_OP_MOE_ROUTE,
-    QN_OP_EXPERT_MATMUL,
-    QN_OP_MOE_COMBINE,
-    QN_OP_SOFTCAP,
-    QN_OP_GATHER_ROWS,
-    QN_OP_LOGPROBS,
-    QN_OP_SAMPLER,
-    QN_OP_REQUIRED,                     /* every backend has all operations above */
-    QN_OP_NORM_MATMUL = QN_OP_REQUIRED, /* fused.h: several of them in one, where a backend has it */
-    QN_OP_DECODE_ATTENTION,
+#define QN_OPERATION(constant, name, arguments) QN_OP_##constant,
+#include "kernels/ops.def"
+    QN_OP_REQUIRED,
+    QN_OP_LAST_REQUIRED = QN_OP_REQUIRED - 1, /* the next row begins at QN_OP_REQUIRED */
+#define QN_OPERATION(constant, name, arguments)
+#define QN_FUSED_OPERATION(constant, name, arguments) QN_OP_##constant,
+#include "kernels/ops.def"
     QN_OP_COUNT,
 } qn_op_t;
 

@@ -14,28 +14,9 @@ typedef struct {
 } table_t;
 
 static const char *const OP_NAMES[QN_OP_COUNT] = {
-    [QN_OP_SLOT_UPDATE] = "slot_update",
-    [QN_OP_BLOCK_COPY] = "block_copy",
-    [QN_OP_STEP_INPUT] = "step_input",
-    [QN_OP_EMBEDDING] = "embedding",
-    [QN_OP_RMSNORM] = "rmsnorm",
-    [QN_OP_LAYERNORM] = "layernorm",
-    [QN_OP_MATMUL] = "matmul",
-    [QN_OP_ROPE_ANGLES] = "rope_angles",
-    [QN_OP_ROPE] = "rope",
-    [QN_OP_KV_WRITE] = "kv_write",
-    [QN_OP_ATTENTION_PREFILL] = "attention.prefill",
-    [QN_OP_ATTENTION_DECODE] = "attention.decode",
-    [QN_OP_ACTIVATION] = "activation",
-    [QN_OP_MOE_ROUTE] = "moe_route",
-    [QN_OP_EXPERT_MATMUL] = "expert_matmul",
-    [QN_OP_MOE_COMBINE] = "moe_combine",
-    [QN_OP_SOFTCAP] = "softcap",
-    [QN_OP_GATHER_ROWS] = "gather_rows",
-    [QN_OP_LOGPROBS] = "logprobs",
-    [QN_OP_SAMPLER] = "sampler",
-    [QN_OP_NORM_MATMUL] = "norm_matmul",
-    [QN_OP_DECODE_ATTENTION] = "decode_attention",
+#define QN_OPERATION(constant, name, arguments) [QN_OP_##constant] = name,
+#define QN_FUSED_OPERATION(constant, name, arguments) [QN_OP_##constant] = name,
+#include "kernels/ops.def"
 };
 
 const char *qn_op_name(qn_op_t op) { return op < QN_OP_COUNT ? OP_NAMES[op] : "unknown"; }

@@ -1,7 +1,7 @@
 /* What is this?      Reference activations: f(gate) * up, or f(gate) alone. The formulas are in common/model/activation.h.
  * State owned:       none.
  * Must never:        overflow into NaN: e^-x of a very negative x is infinite and gives -0, as it should.
- * Read next:         activation_body.h, softcap.c. */
+ * Read next:         activation_vector.c, softcap.c. */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

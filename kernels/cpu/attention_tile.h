@@ -1,5 +1,5 @@
 /* Attention of one tile in vectors: some tokens of one run times some heads that read the same kv head. Included by
- * attention_body.h, which cuts the work into tiles.
+ * attention_vector.c, which cuts the work into tiles.
  *
  * A tile's rows share all keys and values. Positions are walked in chunks that begin at multiples of CHUNK from
  * position 0: scores of the whole chunk, block by block; weights; then the values' sums (Dao 2023; paged as in vLLM,

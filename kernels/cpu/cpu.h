@@ -49,56 +49,9 @@ static inline float qn_load(const void *data, qn_scalar_t scalar, size_t index)
 /* Items of `cost` scalar operations each that make up about 10 µs of one core. */
 static inline size_t qn_grain(size_t cost) { return 20000 / (cost ? cost : 1) + 1; }
 
-/* Launch functions, named after operation and implementation; rows of registry.c. */
-void qn_cpu_slot_update(qn_stream_t *stream, const void *arguments);
-void qn_cpu_block_copy(qn_stream_t *stream, const void *arguments);
-void qn_cpu_step_input(qn_stream_t *stream, const void *arguments);
-void qn_cpu_embedding(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rmsnorm(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rmsnorm_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rmsnorm_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_layernorm(qn_stream_t *stream, const void *arguments);
-void qn_cpu_layernorm_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_layernorm_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_matmul(qn_stream_t *stream, const void *arguments);
-void qn_cpu_matmul_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_matmul_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_matmul_avx512bf16(qn_stream_t *stream, const void *arguments);
-void qn_cpu_matmul_vnni(qn_stream_t *stream, const void *arguments);
-void qn_cpu_norm_matmul_vnni(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rope_angles(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rope(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rope_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_rope_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_kv_write(qn_stream_t *stream, const void *arguments);
-void qn_cpu_kv_write_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_kv_write_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_prefill_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_decode_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_prefill_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_attention_decode_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_activation(qn_stream_t *stream, const void *arguments);
-void qn_cpu_activation_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_activation_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_moe_route(qn_stream_t *stream, const void *arguments);
-void qn_cpu_expert_matmul(qn_stream_t *stream, const void *arguments);
-void qn_cpu_expert_matmul_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_expert_matmul_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_expert_matmul_avx512bf16(qn_stream_t *stream, const void *arguments);
-void qn_cpu_expert_matmul_vnni(qn_stream_t *stream, const void *arguments);
-void qn_cpu_moe_combine(qn_stream_t *stream, const void *arguments);
-void qn_cpu_moe_combine_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_moe_combine_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_softcap(qn_stream_t *stream, const void *arguments);
-void qn_cpu_softcap_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_softcap_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_gather_rows(qn_stream_t *stream, const void *arguments);
-void qn_cpu_logprobs(qn_stream_t *stream, const void *arguments);
-void qn_cpu_logprobs_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_logprobs_avx512(qn_stream_t *stream, const void *arguments);
-void qn_cpu_sampler(qn_stream_t *stream, const void *arguments);
-void qn_cpu_sampler_avx2(qn_stream_t *stream, const void *arguments);
-void qn_cpu_sampler_avx512(qn_stream_t *stream, const void *arguments);
+/* The launch functions: qn_cpu_<function> of each row, named after operation and instruction set. */
+#define QN_CPU_KERNEL(operation, name, isa, rank, accepts, function) \
+    void qn_cpu_##function(qn_stream_t *stream, const void *arguments);
+#include "kernels/cpu/kernels.def"
 
 #endif

@@ -1,5 +1,5 @@
 /* The vector passes over a row of logits, written once; included after a vector header and KERNEL(name), by
- * sampler_body.h. Sums over the vocabulary are LANES chains within STRETCH ids, then in double: one order per size. */
+ * sampler_vector.c. Sums over the vocabulary are LANES chains within STRETCH ids, then in double: one order per size. */
 #include <math.h>
 
 #include "kernels/cpu/logprobs.h"

@@ -1,7 +1,7 @@
 /* What is this?      Reference RMSNorm.
  * State owned:       none.
  * Must never:        subtract the mean: that is layernorm.c.
- * Read next:         rmsnorm_body.h, matmul.c. */
+ * Read next:         rmsnorm_vector.c, matmul.c. */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

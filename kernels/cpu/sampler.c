@@ -1,7 +1,7 @@
 /* What is this?      The sampler: from logits to the next token, one row at a time.
  * State owned:       none; it writes last_token, done and counts of the row's slot.
  * Must never:        depend on another row, a clock or an address: only logits, parameters, seed, position, counts.
- * Read next:         philox.h, logprobs.c, sampler_body.h; vLLM's v1/sample/sampler.py, whose order of steps this
+ * Read next:         philox.h, logprobs.c, sampler_vector.c; vLLM's v1/sample/sampler.py, whose order of steps this
  *                    follows. */
 #include "kernels/cpu/sampler.h"
 

@@ -1,4 +1,4 @@
-/* Eight float lanes of AVX2 with FMA, under the names that the *_body.h algorithms are written in; vector_avx512.h is
+/* Eight float lanes of AVX2 with FMA, under the names that the *_vector.c algorithms are written in; vector_avx512.h is
  * its twin. `some` variants touch `count` <= VEC_LANES elements and read zeros for the rest. */
 #ifndef QN_KERNELS_CPU_VECTOR_AVX2_H
 #define QN_KERNELS_CPU_VECTOR_AVX2_H

@@ -1,4 +1,4 @@
-/* Sixteen float lanes of AVX-512, under the names that the *_body.h algorithms are written in; vector_avx2.h is its
+/* Sixteen float lanes of AVX-512, under the names that the *_vector.c algorithms are written in; vector_avx2.h is its
  * twin. `some` variants touch `count` <= VEC_LANES elements and read zeros for the rest. */
 #ifndef QN_KERNELS_CPU_VECTOR_AVX512_H
 #define QN_KERNELS_CPU_VECTOR_AVX512_H

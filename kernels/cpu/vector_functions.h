@@ -1,4 +1,4 @@
-/* Functions of vectors that the *_body.h algorithms need beyond arithmetic: exponentials and what is made of them,
+/* Functions of vectors that the *_vector.c algorithms need beyond arithmetic: exponentials and what is made of them,
  * comparison, rounding to bf16. Include after vector_avx2.h or vector_avx512.h. Each lane's result depends on that
  * lane alone. Errors are bounds over the whole range unless said otherwise. */
 #ifndef QN_KERNELS_CPU_VECTOR_FUNCTIONS_H

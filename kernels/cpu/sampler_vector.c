@@ -1,6 +1,11 @@
-/* The vector sampler, written once; included after a vector header and KERNEL(name). It differs from the reference in
- * how it looks at the whole vocabulary: once or twice, for the greatest value and for the sum of weights, and to
- * collect a short list that surely holds every id that top-k and top-p can keep. What follows works on that list. */
+/* What is this?      The sampler in vectors. It differs from the reference in how it looks at the whole vocabulary: once
+ *                    or twice, for the greatest value and for the sum of weights, and to collect a short list that
+ *                    surely holds every id that top-k and top-p can keep. What follows works on that list.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, sampler.c, logprobs_body.h. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/logprobs_body.h"
 #include "kernels/cpu/philox.h"
 #include "kernels/cpu/sampler.h"

@@ -1,8 +1,13 @@
-/* The vector attention, written once; included after a vector header, the transposition's primitives and KERNEL(name).
- *
- * Prefill shares out whole tiles of several tokens. Decode has one token per run, so that one long sequence must be
- * shared out by its positions: every chunk of every run is a piece of work (Flash-Decoding, Dao et al. 2023), whose
- * result goes into the stream's shared memory; then each head merges its chunks in ascending order, as a tile does. */
+/* What is this?      Attention in vectors. Prefill shares out whole tiles of several tokens. Decode has one token per
+ *                    run, so that one long sequence must be shared out by its positions: every chunk of every run is a
+ *                    piece of work (Flash-Decoding, Dao et al. 2023), whose result goes into the stream's shared memory;
+ *                    then each head merges its chunks in ascending order, as a tile does.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, attention_tile.h, attention.c. */
+#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_transpose.h"
+
 #include "kernels/cpu/attention_tile.h"
 
 /* Pieces of work in a fixed order, weighed by what they cost: a share gets those whose middle lies in its part. */

@@ -1,4 +1,9 @@
-/* The vector rotation, written once; included after a vector header and KERNEL(name). */
+/* What is this?      The rotation in vectors.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, rope.c. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/cpu.h"
 
 VEC_INLINE void rotate_pairs(float *x, const float *cosines, const float *sines, uint32_t pairs, uint32_t count)

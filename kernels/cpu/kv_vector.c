@@ -1,4 +1,9 @@
-/* The vector writes into the KV region, written once; included after a vector header and KERNEL(name). */
+/* What is this?      The writes into the KV region in vectors.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, kv.c. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_functions.h"
 

@@ -1,6 +1,11 @@
-/* The vector LayerNorm, written once; included after a vector header and KERNEL(name). Sums over a row are LANES
- * chains, then across lanes: one order per row width. The first mean may be off by rounding when a row lies far from
- * zero; the pass that sums the squares also finds by how much. */
+/* What is this?      LayerNorm in vectors. Sums over a row are LANES chains, then across lanes: one order per row width.
+ *                    The first mean may be off by rounding when a row lies far from zero; the pass that sums the squares
+ *                    also finds by how much.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, layernorm.c. */
+#include "kernels/cpu/vector.h"
+
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

@@ -1,4 +1,9 @@
-/* The vector activations, written once; included after a vector header and KERNEL(name). */
+/* What is this?      The activations in vectors.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, activation.c, activation_functions.h. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/activation_functions.h"
 #include "kernels/cpu/cpu.h"
 

@@ -1,4 +1,9 @@
-/* The vector sum of a token's experts, written once; included after a vector header and KERNEL(name). */
+/* What is this?      The sum of a token's experts in vectors.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, moe.c. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/cpu.h"
 
 static void combine_tokens(const void *arguments, size_t begin, size_t end, unsigned thread)

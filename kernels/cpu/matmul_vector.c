@@ -1,6 +1,10 @@
-/* The vector matrix product, written once; matmul_avx2.c and matmul_avx512.c include it after their vector header and
- * KERNEL(name). Parts in panels and parts in rows are different algorithms; a launch that has both runs one, then the
- * other. */
+/* What is this?      The matrix product in vectors. Parts in panels and parts in rows are different algorithms; a launch
+ *                    that has both runs one, then the other.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, matmul_panels.h, matmul_rows.h, matmul.c. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/matmul_panels.h"
 #include "kernels/cpu/matmul_parts.h"
 #include "kernels/cpu/matmul_rows.h"

@@ -1,5 +1,10 @@
-/* The vector RMSNorm, written once; included after a vector header and KERNEL(name). The squares of a row are added in
- * LANES chains, then across lanes: one order per row width. */
+/* What is this?      RMSNorm in vectors. The squares of a row are added in LANES chains, then across lanes: one order
+ *                    per row width.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, rmsnorm.c. */
+#include "kernels/cpu/vector.h"
+
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"

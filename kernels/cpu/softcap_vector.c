@@ -1,4 +1,9 @@
-/* The vector soft-cap of logits, written once; included after a vector header and KERNEL(name). */
+/* What is this?      The soft-cap of logits in vectors.
+ * State owned:       none.
+ * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
+ * Read next:         vector.h, softcap.c. */
+#include "kernels/cpu/vector.h"
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_functions.h"
 

@@ -1,8 +1,0 @@
-/* What is this?      The LayerNorm for AVX2; the algorithm is in layernorm_body.h.
- * State owned:       none.
- * Must never:        be reached on a machine without AVX2: registry.c sees to it.
- * Read next:         layernorm_body.h, vector_avx2.h. */
-#include "kernels/cpu/vector_avx2.h"
-
-#define KERNEL(name) name##_avx2
-#include "kernels/cpu/layernorm_body.h"

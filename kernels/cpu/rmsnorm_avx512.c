@@ -1,8 +1,0 @@
-/* What is this?      The RMSNorm for AVX-512; the algorithm is in rmsnorm_body.h.
- * State owned:       none.
- * Must never:        be reached on a machine without AVX-512: registry.c sees to it.
- * Read next:         rmsnorm_body.h, vector_avx512.h. */
-#include "kernels/cpu/vector_avx512.h"
-
-#define KERNEL(name) name##_avx512
-#include "kernels/cpu/rmsnorm_body.h"

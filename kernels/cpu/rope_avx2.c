@@ -1,8 +1,0 @@
-/* What is this?      The rotation of q and k for AVX2; the algorithm is in rope_body.h.
- * State owned:       none.
- * Must never:        be reached on a machine without AVX2: registry.c sees to it.
- * Read next:         rope_body.h, vector_avx2.h. */
-#include "kernels/cpu/vector_avx2.h"
-
-#define KERNEL(name) name##_avx2
-#include "kernels/cpu/rope_body.h"
