@@ -90,7 +90,7 @@ $(G)/qn_messages.h: $(wildcard schemas/*.py) $(SCHEMAS)
 	@mkdir -p $(G)
 	@echo "  GEN     $@"
 	@$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
-$(G)/qn_messages.c: $(G)/qn_messages.h ;
+$(G)/qn_messages.c $(G)/qn_limits.h: $(G)/qn_messages.h ;
 
 $(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
 	@mkdir -p $(@D)

@@ -71,8 +71,17 @@ def enum_type(enum):
     lines = comment_lines(enum.documentation) + ["typedef enum __attribute__((packed)) {"]
     lines += [f"    QN_{upper(enum.name)}_{value.upper()} = {i}," for i, value in enumerate(enum.values)]
     lines += [f"}} {enum.c_name}_t;",
-              f"extern const qn_wire_enum_t {enum.c_name}_enum;", ""]
-    return lines
+              f"extern const qn_wire_enum_t {enum.c_name}_enum;"]
+    return lines + same_values_macro(enum) + [""]
+
+
+def same_values_macro(enum):
+    """For a noun that has its own enum of the same values: the file that casts one to the other asserts it."""
+    name = upper(enum.name)
+    pairs = [f"(int)prefix##{value.upper()} == QN_{name}_{value.upper()}" for value in enum.values]
+    return [f"#define QN_{name}_SAME_VALUES(prefix) \\",
+            "    _Static_assert(" + " && \\\n                   ".join(pairs) + ", \\",
+            f'                   "the values of {enum.name} in schemas/")']
 
 
 def record_type(record):
@@ -102,6 +111,25 @@ def message_prototypes(record):
     ]
 
 
+LIMITS_TOP = """\
+/* Made by schemas/generate.py from the .fbs files; not to be edited.
+ * Most elements (of a string: bytes) of each field, for code that knows no message. */
+#ifndef QN_LIMITS_H
+#define QN_LIMITS_H
+"""
+
+
+def limits(schemas):
+    """QN_LEASE_ITEMS_MAX and so on: a header without types, which nouns may include."""
+    lines = [LIMITS_TOP]
+    for record in schemas.ordered(structs=False):
+        for field in record.fields:
+            name = f"QN_{upper(record.name)}_{field.name.upper()}"
+            lines += [f"#define {name}_MAX {field.max_len}u"] if field.max_len else []
+            lines += [f"#define {name}_BYTES_MAX {field.max_bytes}u"] if field.max_bytes else []
+    return "\n".join(lines + ["", "#endif"]) + "\n"
+
+
 HEADER_TOP = """\
 /* Made by schemas/generate.py from the .fbs files; not to be edited.
  * One C struct per table and struct. What pointers, counts and texts mean in them: common/wire/wire_codec.h. */
@@ -109,6 +137,7 @@ HEADER_TOP = """\
 #define QN_MESSAGES_H
 
 #include "common/wire/wire_codec.h"
+#include "qn_limits.h"
 """
 
 HEADER_LOOKUPS = """\

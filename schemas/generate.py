@@ -280,7 +280,7 @@ def main():
     arguments = parser.parse_args()
     try:
         schemas = load(arguments.flatc, arguments.schemas)
-        texts = {"qn_messages.h": emit.header(schemas), "qn_messages.c": emit.source(schemas)}
+        texts = {"qn_limits.h": emit.limits(schemas), "qn_messages.h": emit.header(schemas), "qn_messages.c": emit.source(schemas)}
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (arguments.out / name).write_text(text, encoding="utf-8")

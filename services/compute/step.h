@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "qn_limits.h"
 
 typedef struct {
     uint64_t seed;
@@ -68,11 +69,6 @@ typedef struct {
 /* Bounds [R, V] for large vocabularies; a backend with memory to spare may raise step_limits_t.logit_rows. */
 #define STEP_LOGIT_ROWS 64
 
-#define STEP_IDS_MAX (1u << 20) /* the message's own bounds, see schemas/step_plan.fbs */
-#define STEP_BLOCKS_MAX (1u << 20)
-#define STEP_COPIES_MAX 65536u
-#define STEP_BIAS_MAX 65536u
-
 static inline uint32_t step_smaller(uint64_t a, uint64_t b) { return (uint32_t)(a < b ? a : b); }
 
 /* The worst plan is the first one after a restart: every slot set anew, with its history and its whole table. */
@@ -88,11 +84,11 @@ static inline step_limits_t step_limits_make(uint32_t max_sequences, uint32_t ma
         .kv_blocks = kv_blocks,
         .vocab = vocab,
         .table_blocks = table_blocks,
-        .plan_ids = step_smaller((uint64_t)max_sequences * max_model_len + max_step_tokens, STEP_IDS_MAX),
-        .plan_blocks = step_smaller((uint64_t)max_sequences * table_blocks, STEP_BLOCKS_MAX),
-        .plan_copies = step_smaller(kv_blocks, STEP_COPIES_MAX),
+        .plan_ids = step_smaller((uint64_t)max_sequences * max_model_len + max_step_tokens, QN_STEP_PLAN_IDS_MAX),
+        .plan_blocks = step_smaller((uint64_t)max_sequences * table_blocks, QN_STEP_PLAN_BLOCKS_MAX),
+        .plan_copies = step_smaller(kv_blocks, QN_STEP_PLAN_COPIES_MAX),
         .plan_stop_ids = max_sequences * QN_STOP_IDS_MAX,
-        .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX),
+        .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, QN_STEP_PLAN_BIAS_MAX),
         .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS),
         .activations = QN_SCALAR_F32,
     };

@@ -295,7 +295,7 @@ static uint32_t find_prefix(const block_pool_t *pool, uint64_t salt, const uint3
 static block_pool_outcome_t refuse_short(block_pool_t *pool)
 {
     pool->stats.grants_short++;
-    return BLOCK_POOL_SHORT;
+    return BLOCK_POOL_SHORT_OF_BLOCKS;
 }
 
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
@@ -332,7 +332,7 @@ block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id,
                                        block_pool_grant_t *ret_grant)
 {
     sequence_t *sequence = find_sequence(pool, sequence_id);
-    if (sequence == NULL) return BLOCK_POOL_UNKNOWN;
+    if (sequence == NULL) return BLOCK_POOL_UNKNOWN_SEQUENCE;
     uint32_t needed = blocks_for(pool, tokens);
     uint32_t first = sequence->block_count;
     uint32_t fresh = needed > first ? needed - first : 0;

@@ -49,9 +49,9 @@ typedef struct {
 /* Values of GrantOutcome (schemas/grant.fbs). */
 typedef enum {
     BLOCK_POOL_GRANTED = 0,
-    BLOCK_POOL_SHORT = 1,        /* not enough blocks, or sequences_max are open; nothing changed */
-    BLOCK_POOL_UNKNOWN = 2,      /* the sequence is not open */
-    BLOCK_POOL_ALREADY_OPEN = 3, /* opened twice; nothing changed */
+    BLOCK_POOL_SHORT_OF_BLOCKS = 1,  /* not enough blocks, or sequences_max are open; nothing changed */
+    BLOCK_POOL_UNKNOWN_SEQUENCE = 2, /* the sequence is not open */
+    BLOCK_POOL_ALREADY_OPEN = 3,     /* opened twice; nothing changed */
 } block_pool_outcome_t;
 
 /* Entries [first_block, first_block + block_count) of the sequence's block table. */

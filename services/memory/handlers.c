@@ -13,6 +13,8 @@
 #include "services/memory/kept_regions.h"
 
 /* The ids of an item, NULL when it has none (then `ids` itself may be absent). */
+QN_GRANT_OUTCOME_SAME_VALUES(BLOCK_POOL_);
+
 static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t count)
 {
     return count ? ids + offset : NULL;
@@ -172,8 +174,8 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
 {
     block_pool_t *pool = service->model.pool;
     block_pool_grant_t grant = {0};
-    block_pool_outcome_t outcome = BLOCK_POOL_SHORT;
-    if (blocks_for(service, item->tokens) <= MEMORY_GRANT_BLOCKS_MAX - *block_count) {
+    block_pool_outcome_t outcome = BLOCK_POOL_SHORT_OF_BLOCKS;
+    if (blocks_for(service, item->tokens) <= QN_GRANT_BLOCKS_MAX - *block_count) {
         if (item->open)
             outcome = block_pool_open(pool, item->sequence, item->salt, item->tokens,
                                       ids_at(lease->ids, item->ids_offset, item->ids_count), item->ids_count, &grant);
@@ -214,7 +216,7 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
         return;
     }
     uint32_t block_count = 0;
-    QN_ASSERT(lease->items_count <= MEMORY_GRANT_ITEMS_MAX);
+    QN_ASSERT(lease->items_count <= QN_GRANT_ITEMS_MAX);
     for (uint32_t i = 0; i < lease->items_count; i++)
         lease_item(service, lease, &lease->items[i], &block_count, &service->grant_items[i]);
     block_pool_stats_t stats;

@@ -10,9 +10,7 @@
 #include "services/memory/block_pool.h"
 #include "services/memory/weights/loader.h"
 #include "services/memory/region_table.h"
-
-#define MEMORY_GRANT_ITEMS_MAX 4096        /* Lease.items and Grant.items */
-#define MEMORY_GRANT_BLOCKS_MAX (1u << 20) /* Grant.blocks */
+#include "qn_limits.h"
 
 /* Somebody who asked before the model was there. */
 typedef struct {
@@ -32,8 +30,8 @@ typedef struct {
     qn_tensor_t *tensors;  /* as ModelDescription carries them; views of model.weights */
     memory_asker_t askers[QN_PEERS_MAX];
     size_t asker_count;
-    qn_grant_item_t *grant_items; /* MEMORY_GRANT_ITEMS_MAX */
-    uint32_t *grant_blocks;       /* MEMORY_GRANT_BLOCKS_MAX; touched only as far as used */
+    qn_grant_item_t *grant_items; /* QN_GRANT_ITEMS_MAX */
+    uint32_t *grant_blocks;       /* QN_GRANT_BLOCKS_MAX; touched only as far as used */
     uint64_t progress_shown_ns;
 } memory_service_t;
 

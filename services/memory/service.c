@@ -143,8 +143,8 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     qn_share_t share = QN_SHARE_MEMFD;
     int32_t device = -1;
     snprintf(fd_socket, sizeof fd_socket, "%s/memory.fds", qn_daemon_run_dir(service->daemon));
-    service->grant_items = calloc(MEMORY_GRANT_ITEMS_MAX, sizeof *service->grant_items);
-    service->grant_blocks = calloc(MEMORY_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
+    service->grant_items = calloc(QN_GRANT_ITEMS_MAX, sizeof *service->grant_items);
+    service->grant_blocks = calloc(QN_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
     if (!service->grant_items || !service->grant_blocks) return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
     qn_err_t err = choose_share(config, &share, &device);
     /* A GPU that cannot be used is said now, not when the model has been looked at. */

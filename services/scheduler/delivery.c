@@ -37,10 +37,10 @@ qn_err_t delivery_create(const ledger_t *ledger, delivery_t **ret_delivery)
     delivery->ledger = ledger;
     delivery->told = calloc(requests, sizeof *delivery->told);
     delivery->queue = calloc(requests, sizeof *delivery->queue);
-    delivery->tokens = calloc(DELIVERY_TOKENS_MAX, sizeof *delivery->tokens);
-    delivery->top = calloc(DELIVERY_TOP_MAX, sizeof *delivery->top);
-    delivery->ends = calloc(DELIVERY_ENDS_MAX, sizeof *delivery->ends);
-    delivery->firsts = calloc(DELIVERY_ENDS_MAX, sizeof *delivery->firsts);
+    delivery->tokens = calloc(QN_TOKEN_BATCH_TOKENS_MAX, sizeof *delivery->tokens);
+    delivery->top = calloc(QN_TOKEN_BATCH_TOP_MAX, sizeof *delivery->top);
+    delivery->ends = calloc(QN_TOKEN_BATCH_ENDS_MAX, sizeof *delivery->ends);
+    delivery->firsts = calloc(QN_TOKEN_BATCH_ENDS_MAX, sizeof *delivery->firsts);
     if (!delivery->told || !delivery->queue || !delivery->tokens || !delivery->top || !delivery->ends ||
         !delivery->firsts) {
         delivery_destroy(&delivery);
@@ -150,7 +150,7 @@ static void fill_scores(delivery_t *delivery, const request_t *request)
     uint32_t begin = delivery->told[request->index].scores;
     uint8_t top_count = prompt->top_counts[begin];
     uint32_t end = begin;
-    while (end < prompt->known && end - begin < DELIVERY_TOKENS_MAX && prompt->top_counts[end] == top_count)
+    while (end < prompt->known && end - begin < QN_TOKEN_BATCH_TOKENS_MAX && prompt->top_counts[end] == top_count)
         end++;
     message->scores = request;
     message->scores_begin = begin;
@@ -162,7 +162,8 @@ static bool add_token(delivery_t *delivery, const request_t *request, uint32_t p
 {
     delivery_message_t *message = &delivery->message;
     uint8_t top_count = request->top_counts != NULL ? request->top_counts[position] : 0;
-    if (message->token_count == DELIVERY_TOKENS_MAX || message->top_count + top_count > DELIVERY_TOP_MAX) return false;
+    if (message->token_count == QN_TOKEN_BATCH_TOKENS_MAX || message->top_count + top_count > QN_TOKEN_BATCH_TOP_MAX)
+        return false;
     delivery->tokens[message->token_count++] = (delivery_token_t){
         .request = request->id,
         .position = position,
@@ -182,7 +183,7 @@ static void fill_request(delivery_t *delivery, const request_t *request)
     delivery_message_t *message = &delivery->message;
     told_t *told = &delivery->told[request->index];
     uint32_t position = told->tokens;
-    bool room = message->first_count < DELIVERY_ENDS_MAX && message->end_count < DELIVERY_ENDS_MAX;
+    bool room = message->first_count < QN_TOKEN_BATCH_ENDS_MAX && message->end_count < QN_TOKEN_BATCH_ENDS_MAX;
     while (room && position < request->generated_tokens && add_token(delivery, request, position)) {
         if (position == 0) delivery->firsts[message->first_count++] = request;
         position++;

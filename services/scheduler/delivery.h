@@ -9,10 +9,7 @@
 
 #include "common/err.h"
 #include "services/scheduler/ledger.h"
-
-#define DELIVERY_TOKENS_MAX 16384u /* TokenBatch.tokens */
-#define DELIVERY_TOP_MAX 327680u   /* TokenBatch.top */
-#define DELIVERY_ENDS_MAX 4096u    /* TokenBatch.ends, .timelines */
+#include "qn_limits.h"
 
 typedef struct delivery delivery_t;
 

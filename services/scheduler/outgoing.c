@@ -8,6 +8,11 @@
 #include "common/clock.h"
 #include "services/scheduler/handlers.h"
 
+_Static_assert((int)REQUEST_UNFINISHED == QN_FINISH_NONE && (int)REQUEST_STOP == QN_FINISH_STOP &&
+                   (int)REQUEST_LENGTH == QN_FINISH_LENGTH && (int)REQUEST_CANCELLED == QN_FINISH_CANCELLED &&
+                   (int)REQUEST_ERROR == QN_FINISH_ERROR,
+               "request_finish_t is cast to Finish");
+
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
 {
     qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, row, amount);

@@ -18,15 +18,15 @@ static bool allocate(planner_t *planner)
     planner->runs = calloc(slots, sizeof *planner->runs);
     planner->ids = calloc(PLAN_IDS_MAX, sizeof *planner->ids);
     planner->stop_ids = calloc((size_t)slots * QN_STOP_IDS_MAX, sizeof *planner->stop_ids);
-    planner->bias = calloc(PLAN_BIAS_MAX, sizeof *planner->bias);
+    planner->bias = calloc(QN_STEP_PLAN_BIAS_MAX, sizeof *planner->bias);
     planner->reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->reasons);
     planner->next_reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->next_reasons);
     planner->tokens_of_slot = calloc(slots, sizeof *planner->tokens_of_slot);
     planner->view = calloc(ledger_requests_max(planner->batch->ledger), sizeof *planner->view);
     planner->parts = calloc(slots, sizeof *planner->parts);
-    planner->commits = calloc(TRAFFIC_ITEMS_MAX, sizeof *planner->commits);
-    planner->releases = calloc(TRAFFIC_ITEMS_MAX, sizeof *planner->releases);
-    planner->leases = calloc(TRAFFIC_ITEMS_MAX, sizeof *planner->leases);
+    planner->commits = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->commits);
+    planner->releases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->releases);
+    planner->leases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->leases);
     return planner->retire && planner->sets && planner->blocks && planner->runs && planner->ids && planner->stop_ids &&
            planner->bias && planner->reasons && planner->next_reasons && planner->tokens_of_slot && planner->view &&
            planner->parts && planner->commits && planner->releases && planner->leases;

@@ -3,15 +3,14 @@
 #define SCHEDULER_PLANNER_INNER_H
 
 #include "services/scheduler/planner.h"
+#include "qn_limits.h"
 
 /* Ids in one plan: what fits a frame with room for the rest (histories of many sequences after a restart of compute are
  * spread over several plans). */
 #define PLAN_IDS_MAX (1u << 20)
 #define PLAN_BLOCKS_MAX (1u << 18)
-#define PLAN_BIAS_MAX 65536u
 /* Ids of one Lease; at least one sequence always fits. */
 #define LEASE_IDS_MAX (2u << 20)
-#define TRAFFIC_ITEMS_MAX 4096u
 #define ADMISSION_RETRY_NS 5000000ull
 
 struct planner {
@@ -28,7 +27,7 @@ struct planner {
     plan_run_t *runs;                           /* [slots] */
     uint32_t *ids;                              /* [PLAN_IDS_MAX] */
     uint32_t *stop_ids;                         /* [slots * QN_STOP_IDS_MAX] */
-    request_bias_t *bias;                       /* [PLAN_BIAS_MAX] */
+    request_bias_t *bias;                       /* [QN_STEP_PLAN_BIAS_MAX] */
     char (*reasons)[QN_POLICY_REASON_MAX];      /* of the plan [PLANNER_REASONS_MAX] */
     char (*next_reasons)[QN_POLICY_REASON_MAX]; /* gathered for the next one */
     uint32_t next_reason_count, reasons_dropped;
@@ -38,9 +37,9 @@ struct planner {
     qn_policy_part_t *parts;    /* [slots] */
     qn_policy_admit_t admit;
 
-    plan_commit_t *commits; /* [TRAFFIC_ITEMS_MAX] */
-    uint64_t *releases;     /* [TRAFFIC_ITEMS_MAX] */
-    plan_lease_t *leases;   /* [TRAFFIC_ITEMS_MAX] */
+    plan_commit_t *commits; /* [QN_LEASE_ITEMS_MAX] */
+    uint64_t *releases;     /* [QN_LEASE_ITEMS_MAX] */
+    plan_lease_t *leases;   /* [QN_LEASE_ITEMS_MAX] */
     uint64_t last_lease_batch;
     bool admission_blocked;
     uint64_t blocked_release_count; /* of the batch, when it was blocked */

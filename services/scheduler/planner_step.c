@@ -165,7 +165,7 @@ static bool fits(const planner_t *planner, const sequence_t *sequence, uint32_t 
         ids += history_tokens(sequence);
         bias = sequence->request->bias_count;
     }
-    return plan->id_count + ids <= PLAN_IDS_MAX && plan->bias_count + bias <= PLAN_BIAS_MAX;
+    return plan->id_count + ids <= PLAN_IDS_MAX && plan->bias_count + bias <= QN_STEP_PLAN_BIAS_MAX;
 }
 
 /* Tells compute of the slot and of blocks it does not know; returns how many tokens the known blocks take from the

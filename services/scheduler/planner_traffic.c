@@ -93,7 +93,7 @@ static void add_commit(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
 {
     const sequence_t *sequence = &planner->batch->sequences[index];
     uint32_t end = batch_committable(planner->batch, index);
-    if (end <= sequence->committed || traffic->commit_count == TRAFFIC_ITEMS_MAX) return;
+    if (end <= sequence->committed || traffic->commit_count == QN_LEASE_ITEMS_MAX) return;
     planner->commits[traffic->commit_count++] = (plan_commit_t){
         .sequence = sequence->request->id,
         .position = sequence->committed,
@@ -115,7 +115,7 @@ static void add_commits(planner_t *planner, plan_traffic_t *traffic)
 static void add_releases(planner_t *planner, plan_traffic_t *traffic)
 {
     batch_t *batch = planner->batch;
-    for (uint32_t i = batch->retiring_count; i-- > 0 && traffic->release_count < TRAFFIC_ITEMS_MAX;) {
+    for (uint32_t i = batch->retiring_count; i-- > 0 && traffic->release_count < QN_LEASE_ITEMS_MAX;) {
         uint32_t index = batch->retiring[i];
         if (!batch_releasable(batch, index)) continue;
         planner->releases[traffic->release_count++] = batch->sequences[index].request->id;
@@ -127,7 +127,7 @@ static void add_releases(planner_t *planner, plan_traffic_t *traffic)
 
 static void add_lease(planner_t *planner, plan_traffic_t *traffic, const plan_lease_t *lease)
 {
-    QN_ASSERT(traffic->lease_count < TRAFFIC_ITEMS_MAX);
+    QN_ASSERT(traffic->lease_count < QN_LEASE_ITEMS_MAX);
     planner->leases[traffic->lease_count++] = *lease;
 }
 

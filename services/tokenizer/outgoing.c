@@ -10,10 +10,7 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
-
-#define DELTAS_MAX 16384       /* TextDelta.deltas */
-#define ENDS_MAX 4096          /* TextDelta.ends, .timelines */
-#define TEXT_TOKENS_MAX 344064 /* TextDelta.tokens */
+#include "qn_limits.h"
 
 struct tokenizer_outgoing {
     outgoing_box_t boxes[QN_PEERS_MAX];
@@ -100,9 +97,9 @@ bool tokenizer_outgoing_flush(tokenizer_service_t *service)
 
 static bool box_is_full(const outgoing_box_t *box)
 {
-    return box->deltas.length / sizeof(qn_delta_t) >= DELTAS_MAX ||
-           box->ends.length / sizeof(qn_sequence_end_t) >= ENDS_MAX ||
-           box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > TEXT_TOKENS_MAX ||
+    return box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
+           box->ends.length / sizeof(qn_sequence_end_t) >= QN_TEXT_DELTA_ENDS_MAX ||
+           box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > QN_TEXT_DELTA_TOKENS_MAX ||
            box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;
 }
 

@@ -95,16 +95,16 @@ static void test_block_pool_open_beyond_any_limit_is_short_and_changes_nothing(v
     (void)state;
     block_pool_t *pool = make(8, true);
     block_pool_grant_t grant;
-    assert_int_equal(block_pool_open(pool, 1, 0, 33, NULL, 0, &grant), BLOCK_POOL_SHORT); /* 9 blocks */
+    assert_int_equal(block_pool_open(pool, 1, 0, 33, NULL, 0, &grant), BLOCK_POOL_SHORT_OF_BLOCKS); /* 9 blocks */
     expect(pool, 0, 0, 8);
     for (uint64_t sequence = 1; sequence <= 4; sequence++)
         assert_int_equal(block_pool_open(pool, sequence, 0, 4, NULL, 0, &grant), BLOCK_POOL_GRANTED);
-    assert_int_equal(block_pool_open(pool, 5, 0, 4, NULL, 0, &grant), BLOCK_POOL_SHORT); /* sequences_max */
+    assert_int_equal(block_pool_open(pool, 5, 0, 4, NULL, 0, &grant), BLOCK_POOL_SHORT_OF_BLOCKS); /* sequences_max */
     expect(pool, 4, 0, 4);
     assert_int_equal(block_pool_open(pool, 4, 0, 4, NULL, 0, &grant), BLOCK_POOL_ALREADY_OPEN);
     assert_true(block_pool_release(pool, 2));
     assert_false(block_pool_release(pool, 2));
-    assert_int_equal(block_pool_open(pool, 5, 0, 24, NULL, 0, &grant), BLOCK_POOL_SHORT); /* 6 of 5 free */
+    assert_int_equal(block_pool_open(pool, 5, 0, 24, NULL, 0, &grant), BLOCK_POOL_SHORT_OF_BLOCKS); /* 6 of 5 free */
     assert_int_equal(block_pool_open(pool, 5, 0, 20, NULL, 0, &grant), BLOCK_POOL_GRANTED);
     expect(pool, 8, 0, 0);
     block_pool_destroy(&pool);
@@ -115,7 +115,7 @@ static void test_block_pool_extend_appends_or_is_short_or_unknown(void **state)
     (void)state;
     block_pool_t *pool = make(3, true);
     block_pool_grant_t grant;
-    assert_int_equal(block_pool_extend(pool, 1, 4, &grant), BLOCK_POOL_UNKNOWN);
+    assert_int_equal(block_pool_extend(pool, 1, 4, &grant), BLOCK_POOL_UNKNOWN_SEQUENCE);
     assert_int_equal(block_pool_open(pool, 1, 0, 4, NULL, 0, &grant), BLOCK_POOL_GRANTED);
     assert_int_equal(block_pool_extend(pool, 1, 3, &grant), BLOCK_POOL_GRANTED);
     assert_int_equal(grant.block_count, 0);
@@ -126,7 +126,7 @@ static void test_block_pool_extend_appends_or_is_short_or_unknown(void **state)
     const uint32_t *table = block_pool_table(pool, 1, &count);
     assert_int_equal(count, 3);
     assert_memory_equal(table + 1, grant.blocks, 2 * sizeof *table);
-    assert_int_equal(block_pool_extend(pool, 1, 13, &grant), BLOCK_POOL_SHORT);
+    assert_int_equal(block_pool_extend(pool, 1, 13, &grant), BLOCK_POOL_SHORT_OF_BLOCKS);
     expect(pool, 3, 0, 0);
     block_pool_destroy(&pool);
 }
@@ -231,7 +231,7 @@ static void test_block_pool_open_shared_cached_blocks_are_not_counted_as_room(vo
     assert_true(block_pool_release(pool, 1));
     expect(pool, 0, 3, 0);
     /* 4 blocks wanted, 2 of them shared, 1 evictable */
-    assert_int_equal(block_pool_open(pool, 2, 0, 16, ids(100), 12, &grant), BLOCK_POOL_SHORT);
+    assert_int_equal(block_pool_open(pool, 2, 0, 16, ids(100), 12, &grant), BLOCK_POOL_SHORT_OF_BLOCKS);
     expect(pool, 0, 3, 0);
     assert_int_equal(block_pool_open(pool, 2, 0, 12, ids(100), 12, &grant), BLOCK_POOL_GRANTED);
     assert_int_equal(grant.cached_tokens, 8);

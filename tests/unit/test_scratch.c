@@ -93,7 +93,7 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
                                {s.in.starts, n * sizeof(qn_slot_start_t)},
                                {s.in.entries, n * 7 * 12},
                                {s.in.copies, 50 * 8},
-                               {s.in.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, STEP_BIAS_MAX) * 8},
+                               {s.in.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, QN_STEP_PLAN_BIAS_MAX) * 8},
                                {s.in.rows, r * 4},
                                {s.in.targets, r * 4},
                                {s.in.top_counts, r * 4}};

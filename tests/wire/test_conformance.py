@@ -199,3 +199,23 @@ def test_text_of_every_kind_passes_flatc_in_both_directions():
     message["text"] = "é€🙂\u0000\n\"\\\t"
     assert decode(flatc_encode("Detokenized", message)) == message
     assert flatc_decode("Detokenized", encode("Detokenized", message)) == message
+
+
+RELEASED = sorted(path.name for path in ROOT.glob("schemas/released/*.fbs"))
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_schema_conforms_to_the_last_release(name):
+    """What schemas/README.md says about growth: fields at the end, structs as they are, nothing removed."""
+    run([FLATC, "-I", ROOT / "schemas", "--conform", ROOT / "schemas/released" / name, "--conform-includes",
+         ROOT / "schemas/released", ROOT / "schemas" / name])
+
+
+def test_schema_that_breaks_the_release_is_refused(tmp_path):
+    """flatc does look: a struct with one member more than the released one does not pass."""
+    text = (ROOT / "schemas/common.fbs").read_text()
+    (tmp_path / "common.fbs").write_text(text.replace("  top_p:float", "  extra:float;\n  top_p:float", 1))
+    assert text != (tmp_path / "common.fbs").read_text()
+    done = subprocess.run([FLATC, "--conform", ROOT / "schemas/released/common.fbs", tmp_path / "common.fbs"],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode != 0 and b"differ" in done.stdout
