@@ -34,9 +34,9 @@ $(error VARIANT is $(VARIANT); it is one of release, asan, tsan, fuzz, cuda)
 endif
 
 PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsystemd-dev libmicrohttpd-dev \
-	libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libcmocka-dev flatbuffers-compiler \
+	libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libxxhash-dev libcmocka-dev flatbuffers-compiler \
 	libflatbuffers-dev python3 python3-venv curl ca-certificates
-LIBRARIES := libczmq libzmq yaml-0.1 libsystemd libmicrohttpd jansson libpcre2-8 libutf8proc libcurl
+LIBRARIES := libczmq libzmq yaml-0.1 libsystemd libmicrohttpd jansson libpcre2-8 libutf8proc libcurl libxxhash
 
 VERSION := 0.1.0
 BUILD_ID := $(VERSION)+$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)

@@ -13,11 +13,12 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 #include "common/region/fd_socket.h"
 #include "common/region/region_backend.h"
 
 #define HEADER_MAGIC "QNREGION"
-#define HEADER_VERSION 2
+#define HEADER_VERSION 3
 #define FD_TIMEOUT_MS 2000
 
 static struct {
@@ -65,19 +66,11 @@ static const region_backend_t *backend_of(const qn_mapping_t *mapping)
 
 /* ---- the header page ---- */
 
-/* CRC-32 (IEEE 802.3), bit by bit: a header is read once per import. */
 static uint32_t header_crc(const region_header_t *header)
 {
     region_header_t copy = *header;
     copy.crc = 0;
-    const uint8_t *bytes = (const uint8_t *)&copy;
-    uint32_t crc = 0xffffffffu;
-    for (size_t i = 0; i < sizeof copy; i++) {
-        crc ^= bytes[i];
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
-    }
-    return ~crc;
+    return qn_crc32c(0, &copy, sizeof copy);
 }
 
 static qn_err_t write_header(qn_mapping_t *mapping)

@@ -14,7 +14,7 @@
 typedef struct {
     char magic[8];    /* "QNREGION" */
     uint32_t version; /* 2 */
-    uint32_t crc;     /* CRC-32 of the header with this field 0 */
+    uint32_t crc;     /* CRC-32C of the header with this field 0 */
     uint64_t id, bytes, fingerprint;
     uint32_t epoch, layout, kind, share;
     int32_t device;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 
 _Static_assert(sizeof(request_sampling_t) == 48, "stored in the ledger as it stands: no padding");
 _Static_assert(sizeof(request_timeline_t) == 64, "stored in the ledger as it stands");
@@ -17,42 +18,6 @@ _Static_assert(sizeof(record_request_t) % 8 == 0 && sizeof(record_head_t) == 24,
 
 #define FLAG_STOPPED 1u
 #define FLAG_ADMITTED 2u
-
-/* ---- CRC-32C ---- */
-
-#if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static uint32_t crc_hardware(uint32_t crc, const uint8_t *data, size_t bytes)
-{
-    uint64_t wide = crc;
-    for (; bytes >= 8; data += 8, bytes -= 8) {
-        uint64_t eight;
-        memcpy(&eight, data, 8);
-        wide = __builtin_ia32_crc32di(wide, eight);
-    }
-    crc = (uint32_t)wide;
-    for (; bytes > 0; data++, bytes--)
-        crc = __builtin_ia32_crc32qi(crc, *data);
-    return crc;
-}
-#endif
-
-static uint32_t crc_portable(uint32_t crc, const uint8_t *data, size_t bytes)
-{
-    for (; bytes > 0; data++, bytes--) {
-        crc ^= *data;
-        for (int bit = 0; bit < 8; bit++)
-            crc = (crc >> 1) ^ (0x82f63b78u & (0u - (crc & 1)));
-    }
-    return crc;
-}
-
-uint32_t ledger_crc32c(uint32_t crc, const void *data, size_t bytes)
-{
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2")) return ~crc_hardware(~crc, data, bytes);
-#endif
-    return ~crc_portable(~crc, data, bytes);
-}
 
 /* ---- a request ---- */
 
@@ -202,9 +167,9 @@ qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *re
 
 static uint32_t record_crc(const record_head_t *head, const uint8_t *payload)
 {
-    uint32_t crc = ledger_crc32c(0, &head->bytes, sizeof head->bytes);
-    crc = ledger_crc32c(crc, &head->sequence, sizeof *head - offsetof(record_head_t, sequence));
-    return ledger_crc32c(crc, payload, head->payload_bytes);
+    uint32_t crc = qn_crc32c(0, &head->bytes, sizeof head->bytes);
+    crc = qn_crc32c(crc, &head->sequence, sizeof *head - offsetof(record_head_t, sequence));
+    return qn_crc32c(crc, payload, head->payload_bytes);
 }
 
 size_t ledger_record_seal(uint8_t *at, size_t room, uint64_t sequence, ledger_record_type_t type, size_t payload_bytes)

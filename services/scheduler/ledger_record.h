@@ -48,9 +48,6 @@ typedef struct {
 
 #define RECORD_BYTES(payload) ((sizeof(record_head_t) + (size_t)(payload) + 7) & ~(size_t)7)
 
-/* CRC-32C (Castagnoli) of `bytes` bytes, continuing `crc` (0 to begin). */
-uint32_t ledger_crc32c(uint32_t crc, const void *data, size_t bytes);
-
 /* Payload size of a REQUEST record; with `all_tokens` as if generated_max were generated. */
 size_t ledger_request_payload(const request_t *request, bool all_tokens);
 /* Writes the payload of a REQUEST record; exactly ledger_request_payload(request, false) bytes. */

@@ -1,5 +1,4 @@
 /* The weights region: every byte at its place, the same for any number of threads, and no model with a hole. */
-#include "services/memory/weights/fingerprint.h"
 #include "tests/unit/weights_case.h"
 
 /* ---- filling ---- */
@@ -215,21 +214,6 @@ static void test_weights_fingerprint_sees_every_kind_of_change(void **state)
 }
 
 /* Values of the reference implementation. */
-static void test_weights_fingerprint_function_is_xxh64(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text;
-        uint64_t seed, hash;
-    } known[] = {
-        {"", 0, 0xef46db3751d8e999u},           {"a", 0, 0xd24ec4f1a98c6e5bu},
-        {"abc", 0, 0x44bc2cf5ad770999u},        {"Nobody inspects the spammish repetition", 0, 0xfbcea83c8a378bf1u},
-        {"", 2654435761u, 0xac75fda2929b17efu},
-    };
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        assert_true(fingerprint_bytes(known[i].text, strlen(known[i].text), known[i].seed) == known[i].hash);
-}
-
 /* ---- dummy ---- */
 
 static void test_weights_dummy_depends_on_the_seed_alone(void **state)
@@ -293,7 +277,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weights_part_of_a_gpt2_source_is_named_by_the_source, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_untied_model_needs_its_head, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_fingerprint_sees_every_kind_of_change, setup, teardown),
-        cmocka_unit_test(test_weights_fingerprint_function_is_xxh64),
         cmocka_unit_test(test_weights_dummy_depends_on_the_seed_alone),
         cmocka_unit_test(test_weights_dummy_has_the_stated_distribution),
     };

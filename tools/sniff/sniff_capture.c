@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/checksum.h"
 #include "common/clock.h"
 
 static const char magic[8] = {'Q', 'N', 'T', 'C', 'A', 'P', '\r', '\n'};
@@ -40,32 +41,11 @@ struct sniff_capture {
     uint64_t offset; /* of the next record */
     uint8_t *frame;  /* owned; read buffer */
     size_t capacity;
-    uint32_t crc_table[256];
 };
 
-/* CRC-32C, reflected, one table (Sarwate 1988). */
-static void make_crc_table(uint32_t table[256])
+static uint32_t crc_of(const prefix_t *prefix, const void *frame, size_t bytes)
 {
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t value = i;
-        for (int bit = 0; bit < 8; bit++)
-            value = value >> 1 ^ (value & 1 ? 0x82f63b78u : 0);
-        table[i] = value;
-    }
-}
-
-static uint32_t crc_add(const sniff_capture_t *capture, uint32_t crc, const void *bytes, size_t count)
-{
-    const uint8_t *at = bytes;
-    for (size_t i = 0; i < count; i++)
-        crc = crc >> 8 ^ capture->crc_table[(crc ^ at[i]) & 0xff];
-    return crc;
-}
-
-static uint32_t crc_of(const sniff_capture_t *capture, const prefix_t *prefix, const void *frame, size_t bytes)
-{
-    uint32_t crc = crc_add(capture, 0xffffffffu, prefix, sizeof *prefix);
-    return ~crc_add(capture, crc, frame, bytes);
+    return qn_crc32c(qn_crc32c(0, prefix, sizeof *prefix), frame, bytes);
 }
 
 static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **ret_capture)
@@ -73,7 +53,6 @@ static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **
     sniff_capture_t *capture = calloc(1, sizeof *capture);
     if (!capture) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a capture file");
     snprintf(capture->path, sizeof capture->path, "%s", path);
-    make_crc_table(capture->crc_table);
     capture->file = fopen(path, mode);
     if (!capture->file) {
         qn_err_t err =
@@ -111,7 +90,7 @@ qn_err_t sniff_capture_write(sniff_capture_t *capture, const sniff_message_t *me
 {
     prefix_t prefix = {.missed = message->missed, .header = message->header};
     record_header_t record = {.bytes = (uint32_t)(sizeof prefix + message->bytes),
-                              .crc = crc_of(capture, &prefix, message->frame, message->bytes)};
+                              .crc = crc_of(&prefix, message->frame, message->bytes)};
     if (fwrite(&record, sizeof record, 1, capture->file) != 1 ||
         fwrite(&prefix, sizeof prefix, 1, capture->file) != 1 ||
         fwrite(message->frame, 1, message->bytes, capture->file) != message->bytes)
@@ -174,7 +153,7 @@ sniff_capture_outcome_t sniff_capture_read(sniff_capture_t *capture, sniff_messa
     if (!reserve(capture, bytes)) return torn(capture, "no memory");
     if (fread(&prefix, sizeof prefix, 1, capture->file) != 1 || fread(capture->frame, 1, bytes, capture->file) != bytes)
         return torn(capture, "cut short");
-    if (record.crc != crc_of(capture, &prefix, capture->frame, bytes)) return torn(capture, "wrong CRC");
+    if (record.crc != crc_of(&prefix, capture->frame, bytes)) return torn(capture, "wrong CRC");
     if (prefix.header.frame_bytes != bytes || !memchr(prefix.header.service, 0, sizeof prefix.header.service))
         return torn(capture, "broken header");
     sniff_message_t *message = sniff_message_new(&prefix.header, capture->frame, bytes, prefix.missed);

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
-#include "services/memory/weights/fingerprint.h"
+#include "common/checksum.h"
 #include "services/memory/weights/weights_internal.h"
 
 #define SAMPLE_BYTES 256
@@ -176,9 +176,9 @@ static uint64_t hash_table(const weights_t *weights, uint64_t hash)
         const weights_tensor_t *tensor = &weights->tensors[i];
         uint64_t numbers[6] = {tensor->scalar, tensor->layout, tensor->group,
                                tensor->rank,   tensor->offset, tensor->bytes};
-        hash = fingerprint_bytes(tensor->name, strlen(tensor->name), hash);
-        hash = fingerprint_bytes(numbers, sizeof numbers, hash);
-        hash = fingerprint_bytes(tensor->shape, sizeof tensor->shape, hash);
+        hash = qn_fingerprint(tensor->name, strlen(tensor->name), hash);
+        hash = qn_fingerprint(numbers, sizeof numbers, hash);
+        hash = qn_fingerprint(tensor->shape, sizeof tensor->shape, hash);
     }
     return hash;
 }
@@ -190,7 +190,7 @@ static qn_err_t hash_files(const safetensors_t *checkpoint, uint64_t *hash)
         if (fstat(safetensors_file_fd(checkpoint, i), &info) < 0)
             return qn_fail(QN_ERR_IO, "%s: %s", safetensors_file_path(checkpoint, i), strerror(errno));
         uint64_t numbers[3] = {(uint64_t)info.st_size, (uint64_t)info.st_mtim.tv_sec, (uint64_t)info.st_mtim.tv_nsec};
-        *hash = fingerprint_bytes(numbers, sizeof numbers, *hash);
+        *hash = qn_fingerprint(numbers, sizeof numbers, *hash);
     }
     return QN_OK;
 }
@@ -208,7 +208,7 @@ static qn_err_t hash_samples(const weights_t *weights, uint64_t *hash)
             return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s",
                            safetensors_file_path(weights->checkpoint, source->file_index), source->name,
                            got < 0 ? strerror(errno) : "the file became shorter");
-        *hash = fingerprint_bytes(sample, bytes, *hash);
+        *hash = qn_fingerprint(sample, bytes, *hash);
     }
     return QN_OK;
 }
@@ -272,7 +272,7 @@ qn_err_t weights_plan_dummy(const qn_model_config_t *config, uint64_t seed, cons
     weights->dummy = true;
     weights->seed = seed;
     weights->dummy_norm = 1 - config->norm_weight_offset;
-    weights->fingerprint = not_zero(fingerprint_bytes(&seed, sizeof seed, hash_table(weights, 0)));
+    weights->fingerprint = not_zero(qn_fingerprint(&seed, sizeof seed, hash_table(weights, 0)));
     *ret_weights = weights;
     return QN_OK;
 }
