@@ -70,7 +70,7 @@ VENV := build/venv
 
 .DEFAULT_GOAL := all
 .PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz bench bench-tokenizer bench-llamacpp install \
-	clean venv format format-check
+	clean venv format format-check tidy compile-commands
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -176,7 +176,7 @@ test-programs: $(TEST_PROGRAMS)
 test: deps ## install, build, run every test that CI runs
 	@$(MAKE) --no-print-directory -j$(JOBS) all test-programs
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=asan all test-programs
-	@$(MAKE) --no-print-directory format-check
+	@$(MAKE) --no-print-directory format-check tidy
 	@$(VENV)/bin/python tests/run.py ci
 
 check: all test-programs ## quick: the release build's C tests only
@@ -236,6 +236,20 @@ format: venv ## write every C and CUDA source in the one style (.clang-format)
 
 format-check: venv ## fail when a source is not in the one style
 	@echo $(C_FILES) | xargs -n 40 $(VENV)/bin/clang-format --dry-run -Werror
+
+# The kernels compiled for an instruction set, or with CUDA's headers, are the compilers' own business.
+TIDY_FILES = $(filter-out %_vector.c kernels/cpu/%_avx2.c kernels/cpu/%_avx512.c kernels/cpu/%_avx512vnni.c \
+	kernels/cpu/%_avx512bf16.c kernels/cuda/% tests/gpu/% tests/fuzz/%,$(filter-out $(wildcard */*/*cuda*.c */*/*gpu*.c \
+	*/*gpu*.c tests/unit/test_wire_damage.c),$(filter %.c,$(C_FILES))))
+
+tidy: venv $(G)/qn_messages.h ## clang-tidy with the checks of .clang-tidy
+	@echo $(TIDY_FILES) | xargs -n 16 -P $(JOBS) sh -c '$(VENV)/bin/clang-tidy --quiet "$$@" -- -std=c11 $(CPPFLAGS) \
+		2>/dev/null' tidy
+
+compile-commands: $(G)/qn_messages.h ## compile_commands.json for editors and language servers
+	@$(PYTHON) -c 'import json, os, sys; print(json.dumps([{"directory": os.getcwd(), "file": name, "arguments": \
+		sys.argv[1].split() + ["-c", name]} for name in sys.argv[2:]], indent=1))' \
+		"$(CC) $(CPPFLAGS) $(ALL_CFLAGS)" $(filter %.c,$(C_FILES)) > compile_commands.json
 
 # ---- install --------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@
 
 const char *qn_service_name(qn_service_t service)
 {
-    static const char *const names[] = {"none", "frontend", "tokenizer", "scheduler", "memory", "compute", "tool"};
-    return (unsigned)service < sizeof names / sizeof names[0] ? names[service] : "unknown";
+    return (unsigned)service < qn_service_enum.count ? qn_service_enum.names[service] : "unknown";
 }
 
 static const char *endpoint_configured(const qn_config_values_t *config, qn_service_t service)

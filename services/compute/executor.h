@@ -28,13 +28,13 @@ void executor_destroy(executor_t **executor);
 /* Launches `plan`, which slot_book_admit has accepted after every plan before it. The plan has been read when it returns;
  * `result`, whose arrays have the capacities of step.h, is written until the step is finished. At most
  * backend->steps_in_flight steps are between the two; a synchronous backend has run the step when this returns. */
-void executor_submit(executor_t *executor, const step_plan_t *plan, step_result_t *result);
+void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *result);
 /* Whether the oldest submitted step is done (or has failed). Does not block. */
 bool executor_is_done(const executor_t *executor);
 /* Blocks (and spins) until the oldest submitted step is done and fills its result. Failure: the device's, sticky. */
-qn_err_t executor_finish(executor_t *executor);
+qn_err_t executor_finish(executor_t *self);
 /* Both, for one step at a time. */
-qn_err_t executor_run(executor_t *executor, const step_plan_t *plan, step_result_t *result);
+qn_err_t executor_run(executor_t *self, const step_plan_t *plan, step_result_t *result);
 /* Returns view of the logits [rows, V] of the last rows computed, in device memory, until the next step: for
  * tests and taps. */
 const float *executor_logits(const executor_t *executor, uint32_t *ret_rows);

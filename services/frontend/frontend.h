@@ -72,8 +72,8 @@ uint64_t frontend_random(frontend_t *frontend);
 void frontend_count(frontend_t *frontend, unsigned row, uint64_t amount);
 
 /* ---- routes.c ---- */
-void frontend_request(void *frontend, http_request_t *request);
-void frontend_refuse(void *frontend, http_request_t *request, int status, reply_buffer_t *out);
+void frontend_request(void *context, http_request_t *request);
+void frontend_refuse(void *context, http_request_t *request, int status, reply_buffer_t *out);
 /* Ends all matching sequences; returns how many. `id` NULL: all. */
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
 

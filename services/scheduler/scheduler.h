@@ -57,7 +57,7 @@ void scheduler_destroy(scheduler_t **scheduler);
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
                                             uint64_t now_ns, admission_refusal_t *ret_refusal);
 /* Ends the request; unknown or finished ones are ignored. `finish`: REQUEST_CANCELLED, or REQUEST_STOP. */
-void scheduler_cancel(scheduler_t *scheduler, uint64_t request, request_finish_t finish);
+void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t finish);
 void scheduler_cancel_all(scheduler_t *scheduler);
 /* New requests are refused with 503 from now on; those that wait may be cancelled. */
 void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting);

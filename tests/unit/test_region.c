@@ -443,7 +443,7 @@ static void test_region_huge_pages_change_no_byte(void **state)
 static void test_region_cuda_shares_are_refused_without_cuda(void **state)
 {
     (void)state;
-    for (qn_share_t share = QN_SHARE_CUDA_IPC; share <= QN_SHARE_CUDA_VMM; share++) {
+    for (int share = QN_SHARE_CUDA_IPC; share <= QN_SHARE_CUDA_VMM; share++) {
         qn_mapping_t *region = NULL;
         qn_region_spec_t spec = make_spec(QN_REGION_KIND_KV, 4096);
         spec.share = share;

@@ -144,7 +144,8 @@ float *case_angles(kernel_case_t *c, uint32_t tokens, uint32_t head_dim)
 {
     float *angles = case_hold(c, (size_t)tokens * head_dim * sizeof *angles);
     for (size_t i = 0; angles && i < (size_t)tokens * head_dim; i++) {
-        double angle = (double)(i / head_dim * 7 + i % (head_dim / 2));
+        size_t position = i / head_dim, pair = i % (head_dim / 2);
+        double angle = (double)position * 7 + pair;
         angles[i] = (float)(i % head_dim < head_dim / 2 ? cos(angle) : sin(angle));
     }
     return angles;

@@ -222,7 +222,8 @@ static qn_err_t measure_read(const char *buffer, uint64_t bytes, unsigned thread
     }
     qn_err_t err = run_together(&best_part, threads, ROUNDS, &seconds);
     if (!err && seconds < best) best = seconds;
-    *ret_speed = (double)(bytes / threads / 4096 * 4096 * threads) / best;
+    size_t whole_pages = bytes / threads / 4096 * 4096 * threads;
+    *ret_speed = (double)whole_pages / best;
     return err;
 }
 
