@@ -53,6 +53,6 @@ def test_readme_of_each_folder_names_files_that_are_there(folder):
     text = (ROOT / folder / "README.md").read_text()
     names = re.findall(r"`([\w./*-]+\.(?:[ch]|cu|cuh|py|sh|md))`", text)
     for name in names:
-        near = list((ROOT / folder).glob(name)) if not name.startswith("../") else [(ROOT / folder / name).resolve()]
+        near = list((ROOT / folder).rglob(name)) if not name.startswith("../") else [(ROOT / folder / name).resolve()]
         places = near or [path for depth in ("", "*/", "*/*/") for path in ROOT.glob(depth + name)]
         assert any(path.exists() for path in places), (folder, name)
