@@ -113,17 +113,18 @@ qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon);
 /* The service's own table on the statistics page. */
 #define QN_DAEMON_STATS_TABLE 1
 
-/* What is known of a service from its heartbeats; costs no message. */
+/* What is known of a service from its heartbeats and its process, which is asked at each call; costs no message. */
 typedef struct {
     qn_peer_t peer; /* epoch 0: never seen */
     qn_state_t state;
     bool alive; /* heartbeats are current */
     uint64_t uptime_ms;
     uint64_t heard_ns; /* time of the last frame */
-    uint32_t pid, restarts;
+    uint32_t pid;      /* 0: dead, or never seen */
+    uint32_t restarts;
     char build[QN_NAME_MAX];
-    char transport[16]; /* "ipc", "inproc", "tcp" */
-    char text[QN_REASON_MAX];
+    char transport[16];       /* "ipc", "inproc", "tcp" */
+    char text[QN_REASON_MAX]; /* what it said last; why it is not alive */
 } qn_peer_status_t;
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status);
 /* The same about itself. */

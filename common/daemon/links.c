@@ -5,6 +5,7 @@
 #include "common/daemon/links_internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -358,6 +359,13 @@ qn_peer_t qn_links_dialled(const qn_links_t *links, qn_service_t service)
     return (qn_peer_t){0};
 }
 
+/* A process that died since the last turn: whoever asks now is told, though the event comes with the next turn. */
+static bool link_has_died(const link_t *link)
+{
+    struct pollfd death = {.fd = link->pidfd, .events = POLLIN};
+    return link->pidfd >= 0 && poll(&death, 1, 0) == 1;
+}
+
 void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_status_t *ret_status)
 {
     const link_t *found = NULL;
@@ -367,6 +375,15 @@ void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_stat
             if (!found || link->link.greeted) found = link;
     }
     *ret_status = found ? found->status : (qn_peer_status_t){0};
+    if (!found || !found->link.greeted) return;
+    if (link_has_died(found)) {
+        ret_status->alive = false;
+        ret_status->pid = 0;
+        snprintf(ret_status->text, sizeof ret_status->text, "%s", QN_LINK_DEATH);
+    } else if (found->link.suspect) {
+        snprintf(ret_status->text, sizeof ret_status->text, "silent for %.1f s",
+                 (double)(links->now_ns - found->link.heard_ns) / 1e9);
+    }
 }
 
 void qn_links_self_status(const qn_links_t *links, qn_peer_status_t *ret_status)

@@ -9,6 +9,7 @@
 #include "common/daemon/peer.h"
 
 #define IDENTITY_BYTES_MAX 64
+#define QN_LINK_DEATH "its process died"
 
 /* A connection and, once greeted, the life of a peer behind it. Dialled ones keep their place for good. */
 typedef struct {

@@ -4,6 +4,7 @@
  * Read next:         links.c, peer.h, daemon.c (the loop that calls qn_links_take). */
 #include "common/daemon/links_internal.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,33 +20,19 @@
 
 /* ---- lives and deaths ----------------------------------------------------------------------------------------- */
 
-static int links_watch_life(const qn_links_t *links, const qn_hello_t *hello)
+/* False: the process that said Hello is dead already. */
+static bool links_watch_life(const qn_links_t *links, const qn_hello_t *hello, int *ret_pidfd)
 {
     bool same_host = hello->host.data && strcmp(hello->host.data, links->host) == 0;
-    if (!same_host || hello->pid == (uint32_t)getpid()) return -1;
-    return (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0);
+    *ret_pidfd = -1;
+    if (!same_host || hello->pid == (uint32_t)getpid()) return true;
+    *ret_pidfd = (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0);
+    return *ret_pidfd >= 0 || errno != ESRCH;
 }
 
 static void link_copy_text(char *ret_text, size_t size, qn_text_t text)
 {
     snprintf(ret_text, size, "%.*s", (int)text.bytes, text.data ? text.data : "");
-}
-
-static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hello)
-{
-    link->id = (qn_peer_t){.epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance};
-    qn_peer_link_greet(&link->link, QN_LINK_WINDOW, hello->window, links->now_ns);
-    link->link.beat_ns = 0; /* beat in this turn: the peer learns our text and uptime at once */
-    link->pidfd = links_watch_life(links, hello);
-    link->complained = false;
-    link->status.peer = link->id;
-    link->status.state = hello->state;
-    link->status.pid = hello->pid;
-    link->status.alive = true;
-    link->status.uptime_ms = 0;
-    link_copy_text(link->status.build, sizeof link->status.build, hello->build);
-    qn_log_debug("%s epoch %u (pid %u) is up", qn_service_name(hello->service), hello->head.epoch, hello->pid);
-    links->spec.peer(links->spec.context, link->id, QN_PEER_UP);
 }
 
 static void links_gone(qn_links_t *links, link_t *link, const char *why)
@@ -57,6 +44,8 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     link->pidfd = -1;
     link->link = (qn_peer_link_t){0};
     link->status.alive = false;
+    link->status.pid = 0;
+    snprintf(link->status.text, sizeof link->status.text, "%s", why);
     link->id = (qn_peer_t){0};
     link->hello_due_ns = links->now_ns;
     link->redial = link->inner;
@@ -64,6 +53,26 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     if (!greeted) return;
     qn_log_info("%s epoch %u is gone: %s", qn_service_name((qn_service_t)id.service), id.epoch, why);
     links->spec.peer(links->spec.context, id, QN_PEER_GONE);
+}
+
+static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hello)
+{
+    link->id = (qn_peer_t){.epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance};
+    qn_peer_link_greet(&link->link, QN_LINK_WINDOW, hello->window, links->now_ns);
+    link->link.beat_ns = 0; /* beat in this turn: the peer learns our text and uptime at once */
+    bool lives = links_watch_life(links, hello, &link->pidfd);
+    link->complained = false;
+    link->status.peer = link->id;
+    link->status.state = hello->state;
+    link->status.pid = hello->pid;
+    link->status.alive = true;
+    link->status.uptime_ms = 0;
+    link->status.restarts = hello->head.epoch - 1;
+    link->status.text[0] = '\0'; /* the heartbeat that follows at once brings it */
+    link_copy_text(link->status.build, sizeof link->status.build, hello->build);
+    qn_log_debug("%s epoch %u (pid %u) is up", qn_service_name(hello->service), hello->head.epoch, hello->pid);
+    links->spec.peer(links->spec.context, link->id, QN_PEER_UP);
+    if (!lives) links_gone(links, link, QN_LINK_DEATH);
 }
 
 static link_t *links_inbound(qn_links_t *links, const void *identity, size_t identity_bytes)
@@ -324,7 +333,7 @@ bool qn_links_take(qn_links_t *links, const zmq_pollitem_t *items, size_t count,
     for (size_t i = 0; i < QN_PEERS_MAX && !more; i++) {
         link_t *link = &links->links[i];
         if (link->used && link->pidfd >= 0 && links_is_ready(items, count, NULL, link->pidfd))
-            links_gone(links, link, "its process died");
+            links_gone(links, link, QN_LINK_DEATH);
     }
     return more;
 }

@@ -83,7 +83,8 @@ static void put_service(const frontend_t *frontend, qn_service_t service, json_w
     bool self = service == QN_SERVICE_FRONTEND;
     json_put_open(writer, '{');
     json_put_member_string(writer, "name", qn_service_enum.names[service]);
-    json_put_member_unsigned(writer, "pid", status.pid);
+    json_put_key(writer, "pid");
+    status.pid ? json_put_unsigned(writer, status.pid) : json_put_null(writer);
     json_put_member_unsigned(writer, "epoch", self ? qn_daemon_epoch(frontend->daemon) : status.peer.epoch);
     json_put_member_string(writer, "build", status.build);
     json_put_member_string(writer, "state", state_name(&status));

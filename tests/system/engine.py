@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -109,8 +110,25 @@ class Engine:
     def pids(self):
         return {row["name"]: row["pid"] for row in self.get("/services")["services"]}
 
+    def epochs(self):
+        """Life of each service; 0: never seen. {} while the frontend is down."""
+        try:
+            return {row["name"]: row["epoch"] for row in self.get("/services")["services"]}
+        except OSError:
+            return {}
+
     def kill(self, service):
-        os.kill(self.pids()[service], signal.SIGKILL)
+        """SIGKILL; returns once the process is dead and somebody else can see that."""
+        process = os.pidfd_open(self.pids()[service])
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        assert select.select([process], [], [], 30)[0], f"{service} does not die"
+        os.close(process)
+
+    def wait_reborn(self, before):
+        """Waits until each of the services in `before` (name -> epoch) lives again, and all are ready."""
+        self.wait_for(lambda: all(self.epochs().get(name, 0) > epoch for name, epoch in before.items()), 30,
+                      f"a life after {before}")
+        self.wait_ready()
 
     def used_blocks(self):
         return self.get("/cache/stats")["used_blocks"]
