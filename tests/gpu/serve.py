@@ -40,9 +40,9 @@ def figure(what):
     print(f"     {what}", flush=True)
 
 
-def stream(engine, ids, tokens):
+def stream(engine, ids, tokens, at=0, then=None):
     """Arrival of every streamed event, in seconds since the request, and the tokens that there were by then: where the client or the
-    frontend wakes late, an event has several."""
+    frontend wakes late, an event has several. Calls `then` after event number `at`."""
     connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=120)
     begin = time.monotonic()
     connection.request("POST", "/generate", json.dumps({
@@ -51,7 +51,12 @@ def stream(engine, ids, tokens):
     reply = connection.getresponse()
     if reply.status != 200:
         raise AssertionError(f"{reply.status} {reply.read()[:300]}")
-    events = [(time.monotonic() - begin, line) for line in reply if line.startswith(b"data: {")]
+    events = []
+    for line in reply:
+        if line.startswith(b"data: {"):
+            events.append((time.monotonic() - begin, line))
+            if then and len(events) == at:
+                then()
     connection.close()
     return [when for when, _ in events], [json.loads(line[6:])["meta_info"]["completion_tokens"] for _, line in events]
 
@@ -85,9 +90,9 @@ def check_kill():
         with Engine(memory__share=share, compute__deterministic="true", **GPU) as engine:
             wanted = [engine.generate(ids, 1500) for ids in prompts]
             for service in ("compute", "scheduler", "memory"):
-                with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                with concurrent.futures.ThreadPoolExecutor(9) as pool:
                     running = [pool.submit(engine.generate, ids, 1500) for ids in prompts]
-                    time.sleep(0.1)
+                    stream(engine, prompts[0], 100)  # beside them: by its end each has made about as many
                     engine.kill(service)
                     unfinished = sum(not future.done() for future in running)
                     got = [future.result() for future in running]
@@ -211,12 +216,7 @@ def show_gap():
     for share in ("cuda_ipc", "cuda_vmm"):
         with dummy("8B", scheduler__max_sequences="64", model__max_model_len="4096", memory__share=share) as engine:
             ids = list(range(100, 612))
-            plain, _ = stream(engine, ids, 256)
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                running = pool.submit(stream, engine, ids, 600)
-                time.sleep(plain[100])
-                engine.kill("compute")
-                times, _ = running.result()
+            times, _ = stream(engine, ids, 600, 100, lambda: engine.kill("compute"))
             gap = max(b - a for a, b in zip(times, times[1:]))
             figure(f"8B, {share}: SIGKILL of compute to the next token of the same stream: {gap:.2f} s")
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -371,13 +370,12 @@ def test_garbage_on_the_socket_harms_nobody(server):
                  b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
                  b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
                  b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"]:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=0.5) as raw:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30 * SLOW) as raw:
             try:
                 raw.sendall(data)
-                while raw.recv(4096):
-                    pass
-            except (ConnectionError, TimeoutError):  # half a request is waited for
+            except ConnectionError:  # it has heard enough
                 pass
+            assert requests.get(server.url + "/ping", timeout=30 * SLOW).status_code == 200
     assert requests.get(server.url + "/health", timeout=10).status_code == 200
 
 
@@ -537,7 +535,7 @@ def test_clients_that_leave_at_random_leak_nothing(server):
                 pass
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(48)))
-    server.wait_for(lambda: server.used_blocks() == 0, 2, "all blocks back")
+    server.wait_for(lambda: server.used_blocks() == 0, 30, "all blocks back")
     info = requests.get(server.url + "/server_info", timeout=10).json()
     assert info["active_requests"] == 0
     assert set(server.pids()) == set(SERVICES)
@@ -552,7 +550,7 @@ def test_limits_of_the_configuration_hold():
             refused = post(small, "/v1/completions", {"prompt": "x", "max_tokens": 1})
             assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
             assert refused.json()["error"]["type"] == "rate_limit_error"
-        small.wait_for(lambda: post(small, "/v1/completions", {"prompt": "x", "max_tokens": 1}).status_code == 200, 5,
+        small.wait_for(lambda: post(small, "/v1/completions", {"prompt": "x", "max_tokens": 1}).status_code == 200, 30,
                        "room again")
         assert post(small, "/v1/completions", {"prompt": "x" * 5000}).status_code == 413
         assert post(small, "/v1/completions", {"prompt": "x", "n": 3}).status_code == 400
@@ -596,16 +594,17 @@ def test_killed_tokenizer_gives_errors_not_hangs():
             streamed = post(victim, "/v1/completions", {**body, "stream": True}, stream=True)
             lines = streamed.iter_lines(chunk_size=1)
             received = [next(lines)]
-            victim.wait_for(lambda: victim.used_blocks() >= 2, 10, "both run")
-            os.kill(victim.pids()["tokenizer"], signal.SIGKILL)
+            victim.wait_for(lambda: victim.used_blocks() >= 2, 30, "both run")
+            before = victim.epochs()["tokenizer"]
+            victim.kill("tokenizer")
             received += list(lines)
             whole = waiting.result(20 * SLOW)
         assert whole.status_code == 503 and whole.headers["retry-after"]
         assert "tokenizer" in whole.json()["error"]["message"]
         assert "error" in events(b"\n".join(received).decode() + "\n")[-1]
-        victim.wait_ready()
-        victim.wait_for(lambda: post(victim, "/v1/completions", {"prompt": "x", "max_tokens": 2}).ok, 10, "service again")
-        victim.wait_for(lambda: victim.used_blocks() == 0, 15, "blocks of the lost requests back")
+        victim.wait_reborn({"tokenizer": before})
+        assert post(victim, "/v1/completions", {"prompt": "x", "max_tokens": 2}).ok
+        victim.wait_for(lambda: victim.used_blocks() == 0, 60, "blocks of the lost requests back")
 
 
 def test_inherited_socket_is_served(tmp_path):

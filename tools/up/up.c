@@ -378,6 +378,10 @@ static void start_due(up_t *up, uint64_t now_ns)
         up_child_t *child = &up->children[i];
         if (child->state != UP_CHILD_WAITING || child->start_at_ns > now_ns) continue;
         if (must_wait_for_former(up, child, now_ns)) {
+            if (!child->waits_for_former)
+                up_log_printf(&up->log, UP_LOG_INFO, "%s of an earlier quintet up is still ending; waiting for it",
+                              child->name);
+            child->waits_for_former = true;
             child->start_at_ns = now_ns + FORMER_LOOK_NS;
             continue;
         }

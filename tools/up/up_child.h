@@ -28,6 +28,7 @@ typedef struct {
     int notify_fd;
     char notify_path[108];
     uint64_t start_at_ns;
+    bool waits_for_former; /* that it does so was said */
     up_restart_t restart;
     up_store_t store;
     up_lines_t lines;
