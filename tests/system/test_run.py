@@ -7,7 +7,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from run import count_cmocka  # noqa: E402
 
-# As cmocka 1.1.5 (Debian 12) and 1.1.7 (Debian 13, Ubuntu 24.04) print them.
+# As cmocka 1.1.5 (Debian 12) and 1.1.7 (Debian 13) print them.
 SKIPPED_ALL = """[==========] {group}Running 1 test(s).
 [ RUN      ] t_skip
 [  SKIPPED ] t_skip

@@ -18,7 +18,7 @@
 #include "common/limits.h"
 #include "common/watch/tap.h"
 
-#define DEADLINE_MS 5000
+#define DEADLINE_MS 60000
 #define FRAME "\x08\x00\x00\x00QSPLsomething"
 
 static int make_run_dir(void **state)
