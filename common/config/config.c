@@ -87,7 +87,7 @@ static qn_err_t take_from_file(void *context, const char *key, const char *value
 /* Variables with our prefix that are not keys: other programs of the project read them. */
 static bool is_tool_variable(const char *name)
 {
-    static const char *const names[] = {"QUINTET_URL", "QUINTET_CONFIG", "QUINTET_BIN_DIR"};
+    static const char *const names[] = {"QUINTET_URL", "QUINTET_CONFIG", "QUINTET_BIN_DIR", "QUINTET_FAILPOINTS"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(name, names[i]) == 0) return true;
     }

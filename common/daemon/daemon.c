@@ -20,6 +20,7 @@
 #include "common/build.h"
 #include "common/clock.h"
 #include "common/daemon/endpoint.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/daemon/links.h"
 #include "common/daemon/lock.h"
@@ -115,6 +116,7 @@ static qn_err_t daemon_start(qn_daemon_t *daemon, const qn_config_t *config, uns
     }
     qn_links_setup_zmq();
     qn_err_t err = qn_paths_run_dir(values, daemon->run_dir, sizeof daemon->run_dir);
+    if (err == QN_OK) err = qn_failpoints_arm_from_environment(daemon->run_dir);
     if (err == QN_OK) err = qn_lock_take(daemon->run_dir, descriptor->name, &daemon->lock);
     if (err == QN_OK) err = daemon_open_links(daemon, values, composed_services);
     if (err == QN_OK) err = descriptor->init(daemon, values, &daemon->state);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "common/failpoint.h"
 
 struct step_worker {
     step_queue_t *queue;
@@ -30,10 +31,20 @@ typedef struct {
     unsigned count;
 } flight_t;
 
+static void begin(step_worker_t *self, step_job_t *job)
+{
+    if (QN_FAILPOINT_IDS(QN_FAILPOINT_COMPUTE_BEFORE_STEP, job->plan.ids, job->plan.id_count))
+        job->err = qn_fail(QN_ERR_DEVICE, "a failpoint failed the step before it began");
+    executor_submit(self->executor, &job->plan, &job->result);
+}
+
 static void finish_oldest(step_worker_t *self, flight_t *flight)
 {
     step_job_t *job = flight->jobs[0];
-    if (!job->skipped) job->err = executor_finish(self->executor);
+    qn_err_t err = job->skipped ? QN_OK : executor_finish(self->executor);
+    if (err < 0) job->err = err;
+    if (!job->skipped && QN_FAILPOINT_IDS(QN_FAILPOINT_COMPUTE_AFTER_STEP, job->plan.ids, job->plan.id_count))
+        job->err = qn_fail(QN_ERR_DEVICE, "a failpoint failed the step");
     if (job->err) snprintf(job->error_text, sizeof job->error_text, "%s", qn_err_text());
     memmove(flight->jobs, flight->jobs + 1, --flight->count * sizeof *flight->jobs);
     step_queue_finish(self->queue);
@@ -52,7 +63,7 @@ static void *worker_main(void *argument)
         bool room = flight.count < self->steps_in_flight;
         step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0) : NULL;
         if (job) {
-            if (!job->skipped) executor_submit(self->executor, &job->plan, &job->result);
+            if (!job->skipped) begin(self, job);
             flight.jobs[flight.count++] = job;
         } else if (flight.count == 0) {
             return NULL;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "common/watch/log.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/reply/reply_openai.h"
@@ -127,10 +128,18 @@ void frontend_fail(frontend_t *frontend, exchange_t *exchange, const http_error_
 
 /* ---- streams ---- */
 
+static void fail_by_failpoint(frontend_t *frontend)
+{
+    qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed an answer"));
+}
+
 /* Sends what is in frontend->text. False: the client reads too slowly and was dropped; the exchange is gone. */
 static bool write_stream(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
 {
     http_request_t *connection = exchange->connection;
+    if ((!exchange->stream_begun && QN_FAILPOINT(QN_FAILPOINT_FRONTEND_FIRST_BYTE)) ||
+        QN_FAILPOINT(QN_FAILPOINT_FRONTEND_EVENT))
+        fail_by_failpoint(frontend);
     if (!exchange->stream_begun) {
         exchange->stream_begun = true;
         frontend_count_status(frontend, exchange->route, 200);
@@ -285,6 +294,7 @@ static void look(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
         return;
     }
     if (!exchange_is_complete(exchange)) return;
+    if (QN_FAILPOINT(QN_FAILPOINT_FRONTEND_FIRST_BYTE)) fail_by_failpoint(frontend);
     if (exchange->route == ROUTE_COMPLETIONS)
         reply_openai_write(exchange, frontend->model.id, &body);
     else

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/request/json_fields.h"
 
@@ -334,6 +335,10 @@ void frontend_request(void *context, http_request_t *request)
     router_match_t match;
     router_outcome_t outcome = router_find(http_request_method(request), http_request_path(request), &match);
     /* Generation may take its id from the body: attach() makes it. */
+    size_t bytes;
+    const char *body = http_request_body(request, &bytes);
+    if (QN_FAILPOINT_TEXT(QN_FAILPOINT_FRONTEND_REQUEST, body, bytes))
+        qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a request"));
     bool generates = match.route == ROUTE_COMPLETIONS || match.route == ROUTE_GENERATE;
     if (!generates) make_id(frontend, request);
     if (outcome != ROUTER_FOUND) {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/failpoint.h"
 #include "common/watch/log.h"
 #include "services/memory/kept_regions.h"
 
@@ -216,6 +217,8 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
         return;
     }
     uint32_t block_count = 0;
+    if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
+        qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
     QN_ASSERT(lease->items_count <= QN_GRANT_ITEMS_MAX);
     for (uint32_t i = 0; i < lease->items_count; i++)
         lease_item(service, lease, &lease->items[i], &block_count, &service->grant_items[i]);
@@ -232,6 +235,8 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
         .cached_blocks = stats.cached_blocks,
     };
     send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
+    if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_AFTER_LEASE, lease->ids, lease->ids_count))
+        qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease that was granted"));
 }
 
 static void handle_release(void *state, qn_peer_t from, const void *message)

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "common/watch/log.h"
 
 /* A compute that refused a plan with 503 has said so in a heartbeat by then. */
@@ -102,6 +103,8 @@ static void handle_submit(void *state, qn_peer_t from, const void *message)
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
+    if (QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_SUBMIT, submit->prompt_ids, submit->prompt_ids_count))
+        qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Submit"));
     qn_arena_reset(&service->arena);
     ledger_submission_t submission = {
         .id = submit->head.request,
@@ -265,6 +268,8 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
     };
     const batch_step_t *step;
     qn_err_t err = scheduler_result(service->scheduler, &translated, now_ns, &step);
+    if (err == QN_OK && QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_AFTER_RESULT))
+        err = qn_fail(QN_ERR_INVALID, "a failpoint failed step %" PRIu64, result->step);
     if (err < 0)
         qn_daemon_fail(service->daemon, err);
     else if (step->step != 0)

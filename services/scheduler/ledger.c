@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/failpoint.h"
 #include "services/scheduler/ledger_record.h"
 
 #define NONE UINT32_MAX
@@ -400,6 +401,7 @@ void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t coun
         memcpy(payload + i * sizeof token, &token, sizeof token);
         add_token(ledger, request, tokens[i].id, tokens[i].logprob, tokens[i].stopped);
     }
+    if (QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_LEDGER_APPEND)) return; /* the tokens are lost with this process */
     seal(ledger, LEDGER_RECORD_TOKENS, bytes);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "services/scheduler/handlers.h"
 
 _Static_assert((int)REQUEST_UNFINISHED == QN_FINISH_NONE && (int)REQUEST_STOP == QN_FINISH_STOP &&
@@ -152,7 +153,11 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         uint64_t begin_ns = qn_clock_now_ns();
         qn_err_t err = scheduler_plan(service->scheduler, now_ns, &plan, &built);
         if (err < 0 || !built) return err;
+        if (QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_BEFORE_PLAN, plan.ids, plan.id_count))
+            return qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
         err = send_plan(service, &plan);
+        if (err == QN_OK && QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_AFTER_PLAN, plan.ids, plan.id_count))
+            err = qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
         if (err < 0) return err;
         measure_plan(service, &plan, now_ns);
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,

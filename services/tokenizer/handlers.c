@@ -9,6 +9,7 @@
 
 #include "common/assert.h"
 #include "common/clock.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
 #include "services/tokenizer/outgoing.h"
@@ -153,13 +154,22 @@ static bool open_stream(tokenizer_service_t *service, qn_peer_t from, const qn_e
     return false;
 }
 
+static void fail(tokenizer_service_t *service, const char *why)
+{
+    qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "%s", why));
+}
+
 static void handle_encode(void *state, qn_peer_t from, const void *message)
 {
     tokenizer_service_t *service = state;
     const qn_encode_t *encode = message;
     uint64_t begin_ns = qn_clock_now_ns();
     stream_t *stream;
+    if (QN_FAILPOINT_TEXT(QN_FAILPOINT_TOKENIZER_BEFORE_ENCODE, encode->prompt.data, encode->prompt.bytes))
+        fail(service, "a failpoint failed an Encode");
     if (!encode_prompt(service, from, encode)) return;
+    if (QN_FAILPOINT_IDS(QN_FAILPOINT_TOKENIZER_AFTER_ENCODE, service->tokens.ids, service->tokens.count))
+        fail(service, "a failpoint failed an Encode that was done");
     const uint32_t *ids = service->tokens.ids;
     size_t id_count = service->tokens.count;
     if (encode->truncate_prompt_tokens && encode->truncate_prompt_tokens < id_count) {
@@ -342,6 +352,7 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
     const qn_token_batch_t *batch = message;
     uint64_t begin_ns = qn_clock_now_ns();
     uint32_t top = 0;
+    if (QN_FAILPOINT(QN_FAILPOINT_TOKENIZER_BEFORE_TOKENS)) fail(service, "a failpoint failed a TokenBatch");
     for (uint32_t i = 0; i < batch->tokens_count; i++) {
         const qn_sampled_token_t *token = &batch->tokens[i];
         if (batch->top_count - top < token->top_count) {
