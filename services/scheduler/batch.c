@@ -20,9 +20,11 @@ static bool allocate(batch_t *batch, uint32_t requests_max)
     batch->slot_live = calloc(slots, sizeof *batch->slot_live);
     batch->changed = calloc((size_t)slots * 2, sizeof *batch->changed);
     batch->run_of_slot = calloc(slots, sizeof *batch->run_of_slot);
+    batch->run_of_request = calloc(requests_max, sizeof *batch->run_of_request);
+    batch->seen = calloc(QN_STEP_TOKENS_MAX, sizeof *batch->seen);
     batch->tokens = calloc(slots, sizeof *batch->tokens);
     bool whole = batch->sequences && batch->retiring && batch->slot_owner && batch->slot_live && batch->changed &&
-                 batch->run_of_slot && batch->tokens;
+                 batch->run_of_slot && batch->run_of_request && batch->seen && batch->tokens;
     for (uint32_t i = 0; i < BATCH_STEPS_MAX; i++)
         whole = (batch->steps[i].runs = calloc(slots, sizeof(batch_run_t))) != NULL && whole;
     return (batch->last.runs = calloc(slots, sizeof(batch_run_t))) != NULL && whole;
@@ -61,13 +63,16 @@ void batch_destroy(batch_t **batch)
     free(self->slot_live);
     free(self->changed);
     free(self->run_of_slot);
+    free(self->run_of_request);
+    free(self->seen);
     free(self->tokens);
     free(self->tables);
     free(self);
     *batch = NULL;
 }
 
-qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max)
+qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max,
+                         uint32_t vocab_size)
 {
     QN_ASSERT(batch->leasing_count + batch->running_count + batch->retiring_count == 0);
     uint32_t table_max = tokens_max / block_tokens + (tokens_max % block_tokens != 0);
@@ -84,6 +89,7 @@ qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_b
     batch->block_tokens = block_tokens;
     batch->total_blocks = batch->available_blocks = total_blocks;
     batch->table_max = table_max;
+    batch->vocab_size = vocab_size;
     return QN_OK;
 }
 
@@ -340,8 +346,9 @@ void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
 {
     sequence_t *sequence = sequence_at(batch, run->index);
     QN_ASSERT(sequence->phase == SEQUENCE_RUNNING && run->position == sequence->planned);
-    QN_ASSERT(step->run_count < batch->slot_count);
-    step->runs[step->run_count++] = *run;
+    QN_ASSERT(step->run_count < batch->slot_count && run->token_count <= QN_STEP_TOKENS_MAX - step->token_count);
+    step->runs[step->run_count] = *run;
+    step->runs[step->run_count++].first = step->token_count;
     step->token_count += run->token_count;
     sequence->planned += run->token_count;
     sequence->last_step = step->step;

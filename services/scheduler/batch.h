@@ -54,6 +54,7 @@ typedef struct {
     uint32_t index; /* of the sequence */
     uint32_t slot;
     uint32_t position, token_count;
+    uint32_t first; /* tokens of the step before its own; filled in by batch_step_run */
     bool from_slot, sample;
 } batch_run_t;
 
@@ -75,9 +76,9 @@ typedef struct {
     uint32_t *retiring; /* [requests_max]: indices */
     uint32_t waiting_count, leasing_count, running_count, retiring_count;
 
-    uint32_t block_tokens, total_blocks, table_max; /* 0 until configured */
-    uint32_t *tables;                               /* [slot_count, table_max] */
-    uint32_t available_blocks;                      /* free or evictable, as of the last grant */
+    uint32_t block_tokens, total_blocks, table_max, vocab_size; /* 0 until configured */
+    uint32_t *tables;                                           /* [slot_count, table_max] */
+    uint32_t available_blocks;                                  /* free or evictable, as of the last grant */
 
     batch_step_t steps[BATCH_STEPS_MAX]; /* without a result, oldest first */
     uint32_t step_count;
@@ -90,9 +91,11 @@ typedef struct {
     uint32_t *changed; /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */
     uint32_t changed_count;
     uint32_t masked_count;
-    batch_step_t last;      /* its step; runs as above */
-    uint32_t *run_of_slot;  /* scratch */
-    ledger_token_t *tokens; /* scratch [slot_count] */
+    batch_step_t last;        /* its step; runs as above */
+    uint32_t *run_of_slot;    /* scratch */
+    uint32_t *run_of_request; /* scratch [requests_max] */
+    bool *seen;               /* scratch [QN_STEP_TOKENS_MAX]: prompt scores of the step's tokens */
+    ledger_token_t *tokens;   /* scratch [slot_count] */
 } batch_t;
 
 typedef struct {
@@ -134,7 +137,8 @@ typedef struct {
 qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch);
 void batch_destroy(batch_t **batch);
 /* Sizes of the KV pool and the model; only while no sequence holds or asks for blocks. */
-qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max);
+qn_err_t batch_configure(batch_t *batch, uint32_t block_tokens, uint32_t total_blocks, uint32_t tokens_max,
+                         uint32_t vocab_size);
 
 /* A request waits; one that has finished stays settled. */
 void batch_add(batch_t *batch, request_t *request);

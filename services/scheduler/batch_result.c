@@ -2,6 +2,7 @@
  * State owned:       none beside the batch's; see batch.h.
  * Must never:        take anything from a result that does not fit its plan in every token.
  * Read next:         batch.c (the life around it), ledger.c (where tokens end up). */
+#include <math.h>
 #include <string.h>
 
 #include "services/scheduler/batch.h"
@@ -37,26 +38,66 @@ static qn_err_t match_tokens(batch_t *batch, const batch_step_t *step, const bat
             return misfit(result, "a live sequence was masked", token->request);
         if (request->finish == REQUEST_UNFINISHED && token->position != request_known_tokens(request))
             return misfit(result, "a token out of order", token->request);
+        if (!token->masked && (token->id >= batch->vocab_size || isnan(token->logprob)))
+            return misfit(result, "a token that is not in the vocabulary, or has no log-probability", token->request);
     }
     return QN_OK;
 }
 
-/* Scores are of prompts whose scores were asked for, and leave no gap. */
-static qn_err_t match_prompt(const batch_t *batch, const batch_result_t *result)
+/* The run of this step that ran the request, or NULL. */
+static const batch_run_t *run_of(const batch_t *batch, const batch_step_t *step, const request_t *request)
 {
-    const request_t *request = NULL;
-    uint32_t next = 0;
+    uint32_t at = batch->run_of_request[request->index];
+    return at < step->run_count && step->runs[at].index == request->index ? &step->runs[at] : NULL;
+}
+
+/* One past the last prompt position that a run gives a score for. */
+static uint32_t scores_end(const batch_run_t *run, const request_t *request)
+{
+    uint32_t end = run->position + run->token_count;
+    return end < request->prompt_tokens ? end : request->prompt_tokens;
+}
+
+static bool *seen_of(const batch_t *batch, const batch_run_t *run, uint32_t position)
+{
+    return &batch->seen[run->first + position - run->position];
+}
+
+/* Every score is of a position that its request ran in this step, and of the token that stands there; none comes twice. */
+static qn_err_t match_score(const batch_t *batch, const batch_step_t *step, const batch_result_t *result,
+                            const batch_prompt_token_t *token)
+{
+    const request_t *request = ledger_find(batch->ledger, token->request);
+    const batch_run_t *run = request != NULL ? run_of(batch, step, request) : NULL;
+    if (run == NULL || request->prompt.logprobs == NULL)
+        return misfit(result, "a prompt score nobody asked for", token->request);
+    if (token->position == 0 || token->position < run->position || token->position >= scores_end(run, request))
+        return misfit(result, "a prompt score of a position that was not run", token->request);
+    if (token->id != request->ids[token->position] || isnan(token->logprob))
+        return misfit(result, "a prompt score of another token, or none", token->request);
+    bool *seen = seen_of(batch, run, token->position);
+    if (*seen) return misfit(result, "a prompt score twice", token->request);
+    *seen = true;
+    return QN_OK;
+}
+
+/* In whatever order they come, the scores of a prompt grow to where its run ended. */
+static qn_err_t match_prompt(batch_t *batch, const batch_step_t *step, const batch_result_t *result)
+{
+    memset(batch->seen, 0, step->token_count * sizeof *batch->seen);
+    for (uint32_t i = 0; i < step->run_count; i++)
+        batch->run_of_request[step->runs[i].index] = i;
     for (uint32_t i = 0; i < result->prompt_count; i++) {
-        const batch_prompt_token_t *token = &result->prompt[i];
-        if (request == NULL || request->id != token->request) {
-            request = ledger_find(batch->ledger, token->request);
-            next = request != NULL ? request->prompt.known : 0;
-        }
-        if (request == NULL || request->prompt.logprobs == NULL || token->position == 0 ||
-            token->position >= request->prompt_tokens)
-            return misfit(result, "a prompt score nobody asked for", token->request);
-        if (token->position > next) return misfit(result, "a gap in prompt scores", token->request);
-        next = token->position == next ? next + 1 : next; /* below: its prompt is run again */
+        qn_err_t err = match_score(batch, step, result, &result->prompt[i]);
+        if (err < 0) return err;
+    }
+    for (uint32_t i = 0; i < step->run_count; i++) {
+        const batch_run_t *run = &step->runs[i];
+        const request_t *request = batch->sequences[run->index].request;
+        if (request->prompt.logprobs == NULL || request->finish != REQUEST_UNFINISHED) continue;
+        for (uint32_t at = request->prompt.known; at < scores_end(run, request); at++)
+            if (at < run->position || !*seen_of(batch, run, at))
+                return misfit(result, "a gap in prompt scores", request->id);
     }
     return QN_OK;
 }
@@ -115,20 +156,30 @@ static void take_tokens(batch_t *batch, const batch_result_t *result, const requ
     ledger_append(batch->ledger, batch->tokens, count);
 }
 
-static void take_prompt(batch_t *batch, const batch_result_t *result, const request_alternative_t *top)
+static void take_score(request_t *request, const batch_prompt_token_t *token, const request_alternative_t *top)
+{
+    uint32_t wanted = request->sampling.top_logprobs;
+    uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
+    request->prompt.logprobs[token->position] = token->logprob;
+    request->prompt.top_counts[token->position] = (uint8_t)kept;
+    if (kept > 0) memcpy(request->prompt.top + (size_t)token->position * wanted, top, kept * sizeof *top);
+}
+
+static void take_prompt(batch_t *batch, const batch_step_t *step, const batch_result_t *result,
+                        const request_alternative_t *top)
 {
     for (uint32_t i = 0; i < result->prompt_count; i++) {
         const batch_prompt_token_t *token = &result->prompt[i];
         request_t *request = ledger_find(batch->ledger, token->request);
-        const request_alternative_t *alternatives = top;
+        if (token->position >= request->prompt.known && request->finish == REQUEST_UNFINISHED)
+            take_score(request, token, top); /* else its prompt is run again */
         top += token->top_count;
-        if (token->position < request->prompt.known) continue; /* its prompt is run again */
-        uint32_t wanted = request->sampling.top_logprobs;
-        uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
-        request->prompt.logprobs[token->position] = token->logprob;
-        request->prompt.top_counts[token->position] = (uint8_t)kept;
-        memcpy(request->prompt.top + (size_t)token->position * wanted, alternatives, kept * sizeof *top);
-        request->prompt.known++;
+    }
+    for (uint32_t i = 0; i < step->run_count; i++) {
+        request_t *request = batch->sequences[step->runs[i].index].request;
+        if (request->prompt.logprobs == NULL || request->finish != REQUEST_UNFINISHED) continue;
+        uint32_t end = scores_end(&step->runs[i], request);
+        if (request->prompt.known < end) request->prompt.known = end;
     }
 }
 
@@ -178,13 +229,13 @@ qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
         return misfit(result, "it is not the oldest plan without a result", 0);
     if (!alternatives_fit(result)) return misfit(result, "its alternatives do not add up", 0);
     qn_err_t err = match_tokens(batch, &batch->steps[0], result);
-    if (err == QN_OK) err = match_prompt(batch, result);
+    if (err == QN_OK) err = match_prompt(batch, &batch->steps[0], result);
     if (err < 0) return err;
     pop_step(batch);
     prove(batch, &batch->last, result);
     const request_alternative_t *top = result->top;
     take_tokens(batch, result, &top);
-    take_prompt(batch, result, top);
+    take_prompt(batch, &batch->last, result, top);
     find_ends(batch, &batch->last);
     return QN_OK;
 }

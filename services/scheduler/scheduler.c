@@ -304,9 +304,9 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
     scheduler_memory_lost(scheduler);
     uint64_t pool_tokens = (uint64_t)model->block_count * model->block_tokens;
     uint32_t most = pool_tokens < UINT32_MAX ? (uint32_t)pool_tokens : UINT32_MAX;
-    qn_err_t err =
-        known ? QN_OK
-              : batch_configure(scheduler->batch, model->block_tokens, model->block_count, model->max_model_len);
+    qn_err_t err = known ? QN_OK
+                         : batch_configure(scheduler->batch, model->block_tokens, model->block_count,
+                                           model->max_model_len, model->vocab_size);
     if (err < 0) return err;
     scheduler->model = *model;
     scheduler->limits = (admission_model_t){.vocab_size = model->vocab_size,

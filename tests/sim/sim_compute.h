@@ -221,6 +221,23 @@ static inline void sim_run(sim_compute_t *compute, const sim_plan_t *copy, const
     if (run->sample) out->tokens[out->result.token_count++] = token;
 }
 
+/* A result names what it is about in every entry: it may list them in any order, and does. */
+static inline void sim_shuffle(sim_result_t *out, uint64_t step)
+{
+    for (uint32_t i = out->result.token_count; i > 1; i--) {
+        uint32_t other = (uint32_t)(sim_mix(step, i) % i);
+        batch_token_t token = out->tokens[i - 1];
+        out->tokens[i - 1] = out->tokens[other];
+        out->tokens[other] = token;
+    }
+    for (uint32_t i = out->result.prompt_count; i > 1; i--) {
+        uint32_t other = (uint32_t)(sim_mix(i, step) % i);
+        batch_prompt_token_t score = out->prompt[i - 1];
+        out->prompt[i - 1] = out->prompt[other];
+        out->prompt[other] = score;
+    }
+}
+
 /* Executes a plan, or only its first `runs` runs (it was killed in the middle). */
 static inline void sim_execute(sim_compute_t *compute, const sim_plan_t *copy, uint32_t runs, bool current,
                                sim_result_t *out)
@@ -240,6 +257,7 @@ static inline void sim_execute(sim_compute_t *compute, const sim_plan_t *copy, u
     }
     SIM_CHECK(tokens <= compute->max_step_tokens, "a step of %u tokens, at most %u are allowed", tokens,
               compute->max_step_tokens);
+    sim_shuffle(out, plan->step);
     for (uint32_t i = 0; i < out->result.token_count; i++)
         if (!out->tokens[i].masked)
             sim_add_top(out, compute->slots[out->tokens[i].slot].pending_kv, out->tokens[i].top_count);

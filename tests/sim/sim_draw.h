@@ -48,6 +48,7 @@ static const qn_policy_t random_policy = {.version = QN_POLICY_ABI_VERSION,
 static void draw_configuration(void)
 {
     sim_random_t *random = &w.random;
+    w.scoring_percent = sim_chance(random, 20) ? 80 : 15; /* evaluation harnesses ask for nothing but scores */
     static const uint32_t block_tokens[] = {1, 2, 3, 4, 8, 16};
     static const char *const policies[] = {"fcfs", "priority"};
     uint32_t slots = sim_between(random, 1, 12);
@@ -89,7 +90,7 @@ static void draw_sampling(request_sampling_t *sampling)
         .min_tokens = sim_chance(random, 20) ? sim_between(random, 0, 10) : 0,
         .ignore_eos = sim_chance(random, 30),
         .logprobs = 1,
-        .prompt_logprobs = sim_chance(random, 15),
+        .prompt_logprobs = sim_chance(random, w.scoring_percent),
         .top_logprobs = (uint8_t)(sim_chance(random, 30) ? sim_between(random, 1, 4) : 0),
     };
 }

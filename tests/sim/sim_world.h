@@ -88,7 +88,8 @@ static struct {
     sim_request_t requests[SIM_REQUESTS_MAX];
     uint32_t request_count;
     uint32_t client_epoch[SIM_CLIENTS];
-    uint32_t client_sees; /* scheduler epoch the clients talk to; 0 = none */
+    uint32_t scoring_percent; /* of the requests ask for prompt scores */
+    uint32_t client_sees;     /* scheduler epoch the clients talk to; 0 = none */
 
     /* What the ledger of the scheduler that died held: all of it must be found again. */
     struct {

@@ -27,9 +27,9 @@ def free_port():
 
 
 class Engine:
-    """Starts on enter, stops on exit; `settings` are --set pairs."""
+    """Starts on enter, stops on exit; `settings` are --set pairs, `failpoints` is QUINTET_FAILPOINTS (tests/README.md)."""
 
-    def __init__(self, *arguments, **settings):
+    def __init__(self, *arguments, failpoints="", **settings):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = tempfile.mkdtemp(prefix="qn-", dir="/tmp")
@@ -38,11 +38,13 @@ class Engine:
         self.command = [str(BUILD / "quintet"), "up", "--run-dir", self.run_dir, *arguments]
         for key, value in pairs.items():
             self.command += ["--set", f"{key}={value}"]
+        self.environment = {**os.environ, "QUINTET_FAILPOINTS": failpoints}
         self.process = None
 
     def __enter__(self):
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(self.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=self.environment)
         try:
             self.wait_ready()
         except BaseException:
@@ -129,6 +131,11 @@ class Engine:
         self.wait_for(lambda: all(self.epochs().get(name, 0) > epoch for name, epoch in before.items()), 30,
                       f"a life after {before}")
         self.wait_ready()
+
+    def fired(self):
+        """The failpoints that fired so far, in order."""
+        journal = pathlib.Path(self.run_dir, "failpoints")
+        return journal.read_text().split() if journal.exists() else []
 
     def used_blocks(self):
         return self.get("/cache/stats")["used_blocks"]

@@ -1,5 +1,6 @@
 """The same ids whatever runs beside a request, however its prompt is cut, with and without lookahead, in five processes
 or one. Greedy and seeded sampling."""
+import concurrent.futures
 import random
 
 import pytest
@@ -44,4 +45,49 @@ def test_identity_of_sixteen_together_and_each_alone(alone, arguments, settings)
         assert engine.generate_many(prompts(), TOKENS) == alone[0]
         for i, ids in enumerate(prompts()):
             assert engine.generate(ids, TOKENS, temperature=0.9, top_p=0.9, top_k=50, seed=i) == alone[1][i]
+        assert engine.used_blocks() == 0
+
+
+# ---- scores of prompts: what evaluation harnesses send ----
+
+
+def scored(engine, ids):
+    """Log-probabilities and alternatives of every token of the prompt, and of one generated token."""
+    body = {"prompt": ids, "max_tokens": 1, "echo": True, "logprobs": 2, "temperature": 0, "ignore_eos": True}
+    logprobs = engine.post("/v1/completions", body)["choices"][0]["logprobs"]
+    return logprobs["token_logprobs"], logprobs["top_logprobs"]
+
+
+def scored_prompts():
+    """Of many chunks; some share their beginning with each other, and all of it with requests that ask for no scores."""
+    dice = random.Random(4)
+    text = [dice.randrange(4, VOCABULARY) for _ in range(600)]
+    return [text[:n] + [dice.randrange(4, VOCABULARY) for _ in range(600 - n)] for n in (0, 0, 16, 100, 256, 400, 599, 600)]
+
+
+@pytest.fixture(scope="module")
+def scores_alone():
+    with Engine(scheduler__lookahead=0, scheduler__max_sequences=1, memory__prefix_cache="false") as engine:
+        return [scored(engine, ids) for ids in scored_prompts()]
+
+
+@pytest.mark.parametrize("failpoints, settings", [
+    ("", {}),
+    ("", {"scheduler.prefill_chunk_tokens": 33, "scheduler.lookahead": 0}),
+    # So few blocks that prompts are preempted and scored again: 100 of 16 tokens.
+    ("", {"memory.kv_bytes": 100 * 16 * 8192, "scheduler.prefill_chunk_tokens": 64}),
+    ("compute.after_step:7:kill:1", {"scheduler.prefill_chunk_tokens": 64}),
+    ("scheduler.after_result:9:kill:1", {"scheduler.prefill_chunk_tokens": 64}),
+    ("memory.after_lease:5:kill:1", {"scheduler.prefill_chunk_tokens": 64}),
+    ("compute.before_step:5:kill:1,scheduler.after_result:9:kill:1,memory.after_lease:9:kill:1",
+     {"scheduler.prefill_chunk_tokens": 64, "memory.kv_bytes": 100 * 16 * 8192}),
+], ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
+def test_identity_of_scores_of_many_chunked_prompts_together_and_alone(alone, scores_alone, failpoints, settings):
+    with Engine(failpoints=failpoints, **settings) as engine:
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            streams = [pool.submit(engine.generate, ids, TOKENS) for ids in prompts()[:8] + scored_prompts()[-1:]]
+            scores = [pool.submit(scored, engine, ids) for ids in scored_prompts()]
+            assert [job.result() for job in scores] == scores_alone
+            assert [job.result() for job in streams[:8]] == alone[0][:8]
+        assert len(engine.fired()) == len([point for point in failpoints.split(",") if point])
         assert engine.used_blocks() == 0

@@ -118,12 +118,31 @@ static inline void case_lease_all(case_t *self)
         case_grant(self, &self->traffic.leases[i], self->traffic.lease_batch, BATCH_GRANTED, 0);
 }
 
+/* Scores of all prompt tokens that the step runs: minus their position. Returns how many. */
+static inline uint32_t case_scores(const case_t *self, const batch_step_t *step, batch_prompt_token_t *ret_scores)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < step->run_count; i++) {
+        const batch_run_t *run = &step->runs[i];
+        const request_t *request = scheduler_batch(self->scheduler)->sequences[run->index].request;
+        if (!request->sampling.prompt_logprobs) continue;
+        for (uint32_t at = run->position; at < run->position + run->token_count && at < request->prompt_tokens; at++)
+            if (at > 0)
+                ret_scores[count++] = (batch_prompt_token_t){.request = request->id,
+                                                             .position = at,
+                                                             .id = request->ids[at],
+                                                             .logprob = -(float)at};
+    }
+    return count;
+}
+
 /* The result of the oldest step; every sample gives `id`. */
 static inline qn_err_t case_result(case_t *self, uint32_t id, bool stopped)
 {
     const batch_t *batch = scheduler_batch(self->scheduler);
     const batch_step_t *step = &batch->steps[0];
     batch_token_t tokens[64];
+    batch_prompt_token_t scores[64];
     uint32_t count = 0;
     for (uint32_t i = 0; i < step->run_count; i++)
         if (step->runs[i].sample) {
@@ -135,7 +154,13 @@ static inline qn_err_t case_result(case_t *self, uint32_t id, bool stopped)
                                               .stopped = stopped,
                                               .masked = request->stopped};
         }
-    batch_result_t result = {.step = step->step, .begin_ns = 1, .end_ns = 2, .tokens = tokens, .token_count = count};
+    batch_result_t result = {.step = step->step,
+                             .begin_ns = 1,
+                             .end_ns = 2,
+                             .tokens = tokens,
+                             .token_count = count,
+                             .prompt = scores,
+                             .prompt_count = case_scores(self, step, scores)};
     const batch_step_t *done;
     return scheduler_result(self->scheduler, &result, ++self->now_ns, &done);
 }

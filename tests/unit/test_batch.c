@@ -1,4 +1,6 @@
 /* Units of services/scheduler/batch.c: what peers say is checked, stale answers are ignored, ends are found. */
+#include <math.h>
+
 #include "tests/unit/scheduler_case.h"
 
 static const scheduler_options_t options = {.planner = {.max_step_tokens = 32,
@@ -27,13 +29,15 @@ static void test_batch_result_that_does_not_fit_its_plan_is_refused(void **state
 {
     (void)state;
     const batch_token_t good = {.request = 1, .slot = 0, .position = 5, .id = 7};
-    batch_token_t bad[5] = {good, good, good, good, good};
+    batch_token_t bad[7] = {good, good, good, good, good, good, good};
     bad[0].request = 2;
     bad[1].slot = 1;
     bad[2].slot = 99;
     bad[3].position = 4;
     bad[4].top_count = 1; /* and no alternative */
-    for (size_t i = 0; i < 5; i++) {
+    bad[5].id = 1000;     /* the vocabulary ends there */
+    bad[6].logprob = NAN;
+    for (size_t i = 0; i < 7; i++) {
         case_t c;
         open_running(&c);
         assert_int_equal(give(&c, (batch_result_t){.step = 1, .tokens = &bad[i], .token_count = 1}), QN_ERR_PEER);
@@ -59,6 +63,104 @@ static void test_batch_result_that_does_not_fit_its_plan_is_refused(void **state
         give(&c, (batch_result_t){.step = 1, .tokens = &good, .token_count = 1, .prompt = &score, .prompt_count = 1}),
         QN_ERR_PEER);
     case_close(&c);
+}
+
+/* Two prompts of 10 and 9 tokens with scores run in chunks of 4, both in each step. */
+static void open_scoring(case_t *self)
+{
+    scheduler_options_t chunked = options;
+    chunked.planner.prefill_chunk_tokens = 4;
+    chunked.planner.lookahead = 0;
+    request_sampling_t sampling = {.max_tokens = 1, .prompt_logprobs = 1};
+    admission_refusal_t refusal;
+    case_open(self, chunked);
+    case_up(self);
+    assert_int_equal(case_submit_as(self, 1, 10, sampling, &refusal), SCHEDULER_ACCEPTED);
+    assert_int_equal(case_submit_as(self, 2, 9, sampling, &refusal), SCHEDULER_ACCEPTED);
+    case_lease_all(self);
+    assert_true(case_plan(self));
+    assert_int_equal(self->plan.run_count, 2);
+}
+
+/* Gives the scores of the oldest step in one of several orders. */
+static qn_err_t give_scores(case_t *self, uint32_t order)
+{
+    batch_prompt_token_t turned[64];
+    const batch_step_t *step = &scheduler_batch(self->scheduler)->steps[0];
+    uint32_t count = case_scores(self, step, turned);
+    for (uint32_t i = count; i > 1; i--) {
+        uint32_t other = (i * 7 + order * 5) % i;
+        batch_prompt_token_t one = turned[i - 1];
+        turned[i - 1] = turned[other];
+        turned[other] = one;
+    }
+    batch_token_t tokens[2];
+    uint32_t token_count = 0;
+    for (uint32_t i = 0; i < step->run_count; i++)
+        if (step->runs[i].sample)
+            tokens[token_count++] =
+                (batch_token_t){.request = scheduler_batch(self->scheduler)->sequences[step->runs[i].index].request->id,
+                                .slot = step->runs[i].slot,
+                                .position = step->runs[i].position + step->runs[i].token_count,
+                                .id = 7};
+    return give(self, (batch_result_t){.step = step->step,
+                                       .tokens = tokens,
+                                       .token_count = token_count,
+                                       .prompt = turned,
+                                       .prompt_count = count});
+}
+
+static void test_batch_prompt_scores_of_several_prompts_come_in_any_order(void **state)
+{
+    (void)state;
+    for (uint32_t order = 0; order < 12; order++) {
+        case_t c;
+        open_scoring(&c);
+        for (int step = 0; step < 3; step++) {
+            assert_int_equal(give_scores(&c, order), QN_OK);
+            assert_int_equal(case_request(&c, 1)->prompt.known, step == 2 ? 10 : 4 * (step + 1));
+            assert_int_equal(case_plan(&c), step < 2);
+        }
+        for (uint64_t id = 1; id <= 2; id++) {
+            const request_t *request = case_request(&c, id);
+            assert_int_equal(request->prompt.known, request->prompt_tokens);
+            for (uint32_t at = 1; at < request->prompt_tokens; at++)
+                assert_true(request->prompt.logprobs[at] == -(float)at);
+            assert_int_equal(request->finish, REQUEST_LENGTH);
+        }
+        case_close(&c);
+    }
+}
+
+static void test_batch_prompt_scores_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    const struct {
+        const char *what;
+        batch_prompt_token_t score;
+        uint32_t at, count; /* replaces this one; how many are given */
+    } table[] = {
+        {"one is missing", {.request = 2, .position = 3, .id = 13}, 5, 5},
+        {"one comes twice", {.request = 1, .position = 1, .id = 11}, 1, 6},
+        {"of a request that is not there", {.request = 3, .position = 1, .id = 11}, 0, 6},
+        {"of the first token", {.request = 1, .position = 0, .id = 10}, 0, 6},
+        {"past what was run", {.request = 1, .position = 4, .id = 14}, 0, 6},
+        {"past the prompt", {.request = 1, .position = 4000000000u, .id = 14}, 0, 6},
+        {"of another token", {.request = 1, .position = 1, .id = 12}, 0, 6},
+        {"not a number", {.request = 1, .position = 1, .id = 11, .logprob = NAN}, 0, 6},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        case_t c;
+        batch_prompt_token_t scores[64];
+        open_scoring(&c);
+        assert_int_equal(case_scores(&c, &scheduler_batch(c.scheduler)->steps[0], scores), 6);
+        scores[table[i].at] = table[i].score;
+        if (give(&c, (batch_result_t){.step = 1, .prompt = scores, .prompt_count = table[i].count}) != QN_ERR_PEER)
+            fail_msg("%s: taken", table[i].what);
+        assert_int_equal(case_request(&c, 1)->prompt.known, 1);
+        assert_int_equal(give_scores(&c, 0), QN_OK); /* nothing was changed by it */
+        case_close(&c);
+    }
 }
 
 static void test_batch_result_of_a_voided_step_is_ignored(void **state)
@@ -204,6 +306,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_result_that_does_not_fit_its_plan_is_refused),
+        cmocka_unit_test(test_batch_prompt_scores_of_several_prompts_come_in_any_order),
+        cmocka_unit_test(test_batch_prompt_scores_that_do_not_fit_are_refused),
         cmocka_unit_test(test_batch_result_of_a_voided_step_is_ignored),
         cmocka_unit_test(test_batch_grant_that_does_not_fit_its_lease_is_refused),
         cmocka_unit_test(test_batch_grant_of_another_batch_or_request_is_ignored),
