@@ -109,6 +109,8 @@ void qn_daemon_self_status(const qn_daemon_t *daemon, qn_peer_status_t *ret_stat
     *ret_status = (qn_peer_status_t){.state = daemon->state, .pid = 1, .build = "test", .restarts = 2};
 }
 
+void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err) { fail_msg("%s failed: %d", daemon->folder, err); }
+
 /* ---- the case: one frontend, its peers, its clients ---- */
 
 typedef struct {
