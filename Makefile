@@ -69,7 +69,7 @@ SCHEMAS := $(wildcard schemas/*.fbs)
 VENV := build/venv
 
 .DEFAULT_GOAL := all
-.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz bench bench-tokenizer bench-llamacpp install \
+.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz chaos bench bench-tokenizer bench-llamacpp install \
 	clean venv format format-check tidy compile-commands
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -206,6 +206,10 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, inst
 	@$(PYTHON) tests/fuzz/make_seeds_tokenizer_json.py build/fuzz/seeds/tokenizer_json
 	@$(PYTHON) tests/fuzz/make_seeds_safetensors.py build/fuzz/seeds/safetensors
 	@$(PYTHON) tests/run.py fuzz
+
+chaos: all venv ## SIGKILL under load, 320 times, and scoring while daemons die (10 minutes)
+	@$(VENV)/bin/python tests/chaos/kills.py
+	@$(VENV)/bin/python tests/chaos/scoring.py
 
 bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
 	@$(PYTHON) tests/bench/wire.py

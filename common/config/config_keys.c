@@ -45,8 +45,9 @@ static const qn_config_key_t keys[] = {
           "Requests in flight before the API answers 429."),
     COUNT("frontend.default_max_tokens", frontend.default_max_tokens, "0", 0, QN_PROMPT_TOKENS_MAX,
           "Tokens generated when a request names no limit; 0 is the default of the model, or else of the API."),
-    TEXT("frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
-         "What a request means that leaves out temperature and the like: what generation_config.json says, or 1."),
+    TEXT(
+        "frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
+        "Sampling parameters that a request leaves out: model takes generation_config.json, openai OpenAI's (temperature 1)."),
 
     TEXT("tokenizer.path", tokenizer.path, "", NULL, "tokenizer.json or the directory with it; \"\" is model.path."),
     OTHER("tokenizer.endpoint", QN_CONFIG_ENDPOINT, tokenizer.endpoint, "ipc",
@@ -79,7 +80,7 @@ static const qn_config_key_t keys[] = {
     COUNT("memory.block_tokens", memory.block_tokens, "16", 1, 1024, "Tokens of one KV block."),
     BOOL("memory.prefix_cache", memory.prefix_cache, "true", "Share the KV blocks of equal prompt beginnings."),
     TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
-         "Huge pages on the CPU: auto for weights and activations, all takes those of the KV cache at once too."),
+         "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
     TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
 
     OTHER("compute.endpoint", QN_CONFIG_ENDPOINT, compute.endpoint, "ipc",
@@ -89,8 +90,9 @@ static const qn_config_key_t keys[] = {
     COUNT("compute.threads", compute.threads, "0", 0, 1024, "Threads of the CPU backend; 0 is one per core."),
     TEXT("compute.activations", compute.activations, "auto", "auto|f32|bf16",
          "Number format between the layers; auto is f32 for the CPU, and for CUDA that of the weights."),
-    TEXT("compute.spin", compute.spin, "auto", "auto|on|off",
-         "Compute and scheduler look for messages 1 ms long before they sleep; auto: CUDA, eight cores or more."),
+    TEXT(
+        "compute.spin", compute.spin, "auto", "auto|on|off",
+        "Compute and scheduler poll for messages for 1 ms before they sleep (busy waiting); auto: with CUDA on eight cores or more."),
     BOOL("compute.deterministic", compute.deterministic, "false",
          "CUDA: the same bits alone, in any batch and computed again after a kill, at a price; the CPU always does."),
     TEXT("compute.kernels", compute.kernels, "", NULL,

@@ -4,7 +4,7 @@
  * Read next:         kernels.h; kernels/registry.c (the choice); a file of this folder per operation. */
 #include "kernels/cpu/cpu.h"
 
-/* The vector decode keeps what a few chunks gave every head in the stream's shared memory. */
+/* Vector attention keeps the partial results of a few chunks per head, D + 18 floats each, in the stream's shared memory. */
 static bool heads_fit_shared_memory(const qn_kernel_case_t *shape)
 {
     return shape->heads * ((size_t)shape->head_dim + 18) * sizeof(float) <= QN_SHARED_BYTES / 4;
@@ -36,7 +36,8 @@ uint32_t qn_kernels_isa(void)
     return isa;
 }
 
-/* Whether the parts that the fused product stands for are those that were chosen. */
+/* norm_matmul=vnni computes what matmul=vnni, rmsnorm=avx512 and activation=avx512 compute one after the other. Is each of
+ * these the chosen implementation of its operation? */
 static bool fused_as_chosen(const qn_kernel_set_t *set)
 {
     return set->chosen[QN_OP_MATMUL]->launch == qn_cpu_matmul_vnni &&
@@ -44,7 +45,8 @@ static bool fused_as_chosen(const qn_kernel_set_t *set)
            set->chosen[QN_OP_ACTIVATION]->launch == qn_cpu_activation_avx512;
 }
 
-/* Who asks for another part gets it. */
+/* The fused product is taken only when it equals what was chosen for its parts: who names another implementation of one of
+ * them in compute.kernels gets that one. */
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set)
 {
     qn_err_t err = qn_kernels_choose_from(KERNELS, KERNEL_COUNT, choice, shape, isa, ret_set);
