@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sysexits.h>
 
-#include "common/limits.h"
-
 static _Thread_local struct {
     char text[QN_ERR_TEXT_MAX];
     char origin[QN_NAME_MAX];
@@ -28,6 +26,20 @@ qn_err_t qn_fail_at(qn_err_t code, const char *file, int line, const char *forma
     const char *base = strrchr(file, '/');
     snprintf(last_failure.origin, sizeof last_failure.origin, "%s:%d", base ? base + 1 : file, line);
     return code;
+}
+
+void qn_failure_keep(qn_failure_t *failure, qn_err_t code)
+{
+    failure->code = code;
+    memcpy(failure->text, last_failure.text, sizeof failure->text);
+    memcpy(failure->origin, last_failure.origin, sizeof failure->origin);
+}
+
+qn_err_t qn_failure_raise(const qn_failure_t *failure)
+{
+    memcpy(last_failure.text, failure->text, sizeof last_failure.text);
+    memcpy(last_failure.origin, failure->origin, sizeof last_failure.origin);
+    return failure->code;
 }
 
 const char *qn_err_text(void) { return last_failure.text; }

@@ -8,6 +8,8 @@
 #ifndef QN_COMMON_ERR_H
 #define QN_COMMON_ERR_H
 
+#include "common/limits.h"
+
 typedef enum {
     QN_OK = 0,
     QN_ERR_NO_MEMORY = -1,   /* host or device allocation refused */
@@ -34,6 +36,18 @@ qn_err_t qn_fail_at(qn_err_t code, const char *file, int line, const char *forma
 const char *qn_err_text(void);
 /* "file.c:123" of the last recorded failure. */
 const char *qn_err_origin(void);
+/* A failure carried to another thread, or past other failures of this one. */
+typedef struct {
+    qn_err_t code; /* QN_OK: none */
+    char text[QN_ERR_TEXT_MAX];
+    char origin[QN_NAME_MAX];
+} qn_failure_t;
+
+/* Keeps this thread's record, as that of `code`. */
+void qn_failure_keep(qn_failure_t *failure, qn_err_t code);
+/* Makes it this thread's record, origin included; returns its code. */
+qn_err_t qn_failure_raise(const qn_failure_t *failure);
+
 /* "QN_ERR_IO" -> "io": a short stable word for logs, metrics and JSON. */
 const char *qn_err_name(qn_err_t code);
 /* The sysexits.h status a program should exit with for this failure. */

@@ -22,9 +22,8 @@ static const struct {
 
 static void record_failure(compute_service_t *service, qn_err_t err, bool final)
 {
-    service->failure = err;
+    qn_failure_keep(&service->failure, err);
     service->failure_is_final = final;
-    snprintf(service->failure_text, sizeof service->failure_text, "%s", qn_err_text());
 }
 
 static bool is_memory(const compute_service_t *service, qn_peer_t from) { return qn_peer_equal(from, service->memory); }

@@ -42,9 +42,8 @@ typedef struct {
     uint64_t plans_refused;
     qn_arena_t sending; /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
-    qn_err_t failure;
+    qn_failure_t failure;  /* code QN_OK: none */
     bool failure_is_final; /* trying again cannot help */
-    char failure_text[QN_ERR_TEXT_MAX];
 } compute_service_t;
 
 extern const qn_handler_t compute_handlers[];

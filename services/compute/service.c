@@ -197,14 +197,14 @@ static void start_runtime(compute_service_t *service)
 /* A handler could not use what it got: try again from the start, or end when that cannot help. */
 static void act_on_failure(compute_service_t *service, uint64_t now_ns)
 {
-    qn_err_t err = service->failure;
-    service->failure = QN_OK;
+    qn_failure_t failure = service->failure;
+    service->failure.code = QN_OK;
     service->attempts++;
     if (service->failure_is_final || service->attempts >= COMPUTE_ATTEMPTS_MAX) {
-        qn_daemon_fail(service->daemon, qn_fail(err, "%s", service->failure_text));
+        qn_daemon_fail(service->daemon, qn_failure_raise(&failure));
         return;
     }
-    qn_log_warning("the model is not usable yet: %s", service->failure_text);
+    qn_log_warning("the model is not usable yet: %s", failure.text);
     compute_end_session(service);
     service->retry_ns = now_ns + COMPUTE_RETRY_NS;
     qn_daemon_set_state(service->daemon, QN_STATE_STARTING, "waiting for memory");
@@ -232,8 +232,9 @@ static bool send_results(compute_service_t *service)
     step_queue_t *queue = service->runtime->queue;
     step_queue_quiet(queue);
     for (step_job_t *job; (job = step_queue_finished(queue)) != NULL; step_queue_release(queue)) {
-        if (job->err) {
-            qn_daemon_fail(service->daemon, qn_fail(job->err, "step %" PRIu64 ": %s", job->plan.step, job->error_text));
+        if (job->failure.code) {
+            qn_daemon_fail(service->daemon,
+                           qn_fail(job->failure.code, "step %" PRIu64 ": %s", job->plan.step, job->failure.text));
             return true;
         }
         if (job->skipped) continue;
@@ -258,7 +259,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     compute_service_t *service = state;
     uint64_t wake_ns = UINT64_MAX;
-    if (service->failure) act_on_failure(service, now_ns);
+    if (service->failure.code) act_on_failure(service, now_ns);
     if (service->phase == COMPUTE_ALONE) ask_memory(service, now_ns);
     if (service->phase == COMPUTE_ALONE && service->retry_ns > now_ns) wake_ns = service->retry_ns;
     if (service->phase == COMPUTE_DESCRIBED) {

@@ -99,7 +99,7 @@ step_job_t *step_queue_vacant(step_queue_t *queue)
     qn_arena_reset(&job->arena);
     job->plan = (step_plan_t){0};
     job->skipped = false;
-    job->err = QN_OK;
+    job->failure.code = QN_OK;
     return job;
 }
 

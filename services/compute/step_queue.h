@@ -15,10 +15,9 @@ typedef struct {
     qn_arena_t arena; /* holds the plan's arrays; reset when the place is filled again */
     step_plan_t plan;
     step_result_t result;
-    uint64_t owner; /* the submitter's, to know whether anybody still wants the result */
-    bool skipped;   /* discarded before it began; result means nothing */
-    qn_err_t err;   /* of the run; text in error_text */
-    char error_text[QN_ERR_TEXT_MAX];
+    uint64_t owner;       /* the submitter's, to know whether anybody still wants the result */
+    bool skipped;         /* discarded before it began; result means nothing */
+    qn_failure_t failure; /* of the run */
 } step_job_t;
 
 typedef struct step_queue step_queue_t;

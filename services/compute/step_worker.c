@@ -34,7 +34,7 @@ typedef struct {
 static void begin(step_worker_t *self, step_job_t *job)
 {
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_COMPUTE_BEFORE_STEP, job->plan.ids, job->plan.id_count))
-        job->err = qn_fail(QN_ERR_DEVICE, "a failpoint failed the step before it began");
+        qn_failure_keep(&job->failure, qn_fail(QN_ERR_DEVICE, "a failpoint failed the step before it began"));
     executor_submit(self->executor, &job->plan, &job->result);
 }
 
@@ -42,10 +42,9 @@ static void finish_oldest(step_worker_t *self, flight_t *flight)
 {
     step_job_t *job = flight->jobs[0];
     qn_err_t err = job->skipped ? QN_OK : executor_finish(self->executor);
-    if (err < 0) job->err = err;
-    if (!job->skipped && QN_FAILPOINT_IDS(QN_FAILPOINT_COMPUTE_AFTER_STEP, job->plan.ids, job->plan.id_count))
-        job->err = qn_fail(QN_ERR_DEVICE, "a failpoint failed the step");
-    if (job->err) snprintf(job->error_text, sizeof job->error_text, "%s", qn_err_text());
+    if (!err && !job->skipped && QN_FAILPOINT_IDS(QN_FAILPOINT_COMPUTE_AFTER_STEP, job->plan.ids, job->plan.id_count))
+        err = qn_fail(QN_ERR_DEVICE, "a failpoint failed the step");
+    if (err) qn_failure_keep(&job->failure, err);
     memmove(flight->jobs, flight->jobs + 1, --flight->count * sizeof *flight->jobs);
     step_queue_finish(self->queue);
 }

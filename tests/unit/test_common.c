@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -67,12 +68,32 @@ static void test_endpoint_forms(void **state)
     assert_string_equal(endpoint, "inproc:///run/q/memory");
 }
 
+static void *fail_elsewhere(void *failure)
+{
+    qn_failure_keep(failure, qn_fail_at(QN_ERR_DEVICE, "dir/elsewhere.cu", 7, "it is %s", "hot"));
+    return NULL;
+}
+
+static void test_failure_of_another_thread_is_raised_with_text_and_origin(void **state)
+{
+    (void)state;
+    qn_failure_t failure = {0};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, fail_elsewhere, &failure), 0);
+    pthread_join(thread, NULL);
+    qn_fail(QN_ERR_IO, "another one");
+    assert_int_equal(qn_failure_raise(&failure), QN_ERR_DEVICE);
+    assert_string_equal(qn_err_text(), "it is hot");
+    assert_string_equal(qn_err_origin(), "elsewhere.cu:7");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arena_pieces_are_aligned_apart_and_reused),
         cmocka_unit_test(test_err_keeps_the_text_even_when_it_quotes_itself),
         cmocka_unit_test(test_endpoint_forms),
+        cmocka_unit_test(test_failure_of_another_thread_is_raised_with_text_and_origin),
     };
     return cmocka_run_group_tests_name("common", tests, NULL, NULL);
 }

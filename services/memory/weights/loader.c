@@ -27,9 +27,7 @@ struct loader {
     weights_progress_t progress;
     _Atomic uint64_t total_bytes;
     loader_result_t result; /* written by the thread before it signals */
-    qn_err_t err;
-    char text[QN_ERR_TEXT_MAX]; /* qn_err_text and qn_err_origin are per thread: they are carried over */
-    char origin[QN_NAME_MAX];
+    qn_failure_t failure;   /* of the thread */
 };
 
 void loader_result_fini(loader_result_t *result)
@@ -252,11 +250,7 @@ static void *loader_main(void *loader_pointer)
     loader_t *loader = loader_pointer;
     uint64_t one = 1;
     qn_log_set_name("memory");
-    loader->err = load_all(loader);
-    if (loader->err) {
-        snprintf(loader->text, sizeof loader->text, "%s", qn_err_text());
-        snprintf(loader->origin, sizeof loader->origin, "%s", qn_err_origin());
-    }
+    qn_failure_keep(&loader->failure, load_all(loader));
     QN_ASSERT(write(loader->event_fd, &one, sizeof one) == (ssize_t)sizeof one);
     return NULL;
 }
@@ -308,12 +302,9 @@ bool loader_take(loader_t *loader, qn_err_t *ret_err, loader_result_t *ret_resul
     uint64_t count;
     if (read(loader->event_fd, &count, sizeof count) != (ssize_t)sizeof count) return false;
     join_thread(loader);
-    *ret_err = loader->err;
-    if (loader->err) {
-        char *colon = strrchr(loader->origin, ':');
-        int line = colon ? atoi(colon + 1) : 0;
-        if (colon) *colon = '\0';
-        qn_fail_at(loader->err, loader->origin, line, "%s", loader->text);
+    *ret_err = loader->failure.code;
+    if (loader->failure.code) {
+        qn_failure_raise(&loader->failure);
         return true;
     }
     *ret_result = loader->result;

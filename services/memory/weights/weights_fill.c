@@ -24,8 +24,7 @@ typedef struct {
     uint64_t next_slice;   /* offset in the region; its size when all are taken, or none is wanted any more */
     size_t next;           /* in weights->order */
     uint64_t next_output;  /* of that tensor */
-    qn_err_t err;          /* the first failure, which stops all; its text, since qn_err_text is per thread */
-    char text[QN_ERR_TEXT_MAX];
+    qn_failure_t failure;  /* the first, which stops all */
 } fill_job_t;
 
 static bool take_slice(fill_job_t *job, uint64_t *ret_offset, uint64_t *ret_bytes)
@@ -59,7 +58,7 @@ static bool take_chunk(fill_job_t *job, weights_chunk_t *ret_chunk)
     const weights_t *weights = job->weights;
     bool taken = false;
     pthread_mutex_lock(&job->mutex);
-    if (!job->err && !atomic_load(&job->progress->cancel)) {
+    if (!job->failure.code && !atomic_load(&job->progress->cancel)) {
         while (job->next < weights->count && job->next_output == weights->origins[weights->order[job->next]].outputs) {
             job->next++;
             job->next_output = 0;
@@ -80,10 +79,7 @@ static bool take_chunk(fill_job_t *job, weights_chunk_t *ret_chunk)
 static void record_failure(fill_job_t *job, qn_err_t err)
 {
     pthread_mutex_lock(&job->mutex);
-    if (!job->err) {
-        job->err = err;
-        snprintf(job->text, sizeof job->text, "%s", qn_err_text());
-    }
+    if (!job->failure.code) qn_failure_keep(&job->failure, err);
     pthread_mutex_unlock(&job->mutex);
 }
 
@@ -146,7 +142,7 @@ static bool is_invented(const fill_job_t *job)
 static void invent_all(fill_job_t *job)
 {
     weights_target_t *target = &job->target;
-    for (size_t i = 0; i < job->weights->count && !job->err && !atomic_load(&job->progress->cancel); i++) {
+    for (size_t i = 0; i < job->weights->count && !job->failure.code && !atomic_load(&job->progress->cancel); i++) {
         const weights_tensor_t *tensor = &job->weights->tensors[i];
         weights_invention_t how = weights_invention(job->weights, i);
         uint64_t count = tensor->bytes / sizeof how.value;
@@ -182,8 +178,8 @@ static qn_err_t fill(fill_job_t *job, unsigned threads)
         invent_all(job);
     else
         fill_by_threads(job, threads);
-    if (job->err)
-        err = qn_fail(job->err, "%s", job->text);
+    if (job->failure.code)
+        err = qn_failure_raise(&job->failure);
     else
         err = target->kind->finish(target);
     target->kind->close(target);
