@@ -62,7 +62,7 @@ BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
 include cuda.mk
 POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/policies/*.c))
 
-TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c)
+TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c tests/chaos/*.c)
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(B)/tests/%)
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzzers/%,$(wildcard tests/fuzz/fuzz_*.c))
 SCHEMAS := $(wildcard schemas/*.fbs)

@@ -1,0 +1,27 @@
+"""A peer of the same user that sends damaged and absurd frames to every daemon: nobody dies, and afterwards all is right."""
+import os
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "system"))
+from engine import BUILD, Engine  # noqa: E402
+
+PROMPTS = [list(range(10 + 40 * i, 40 + 43 * i)) for i in range(4)]
+TOKENS = 40
+FRAMES = int(os.environ.get("QUINTET_FORGED_FRAMES", "4000"))
+SEED = os.environ.get("QUINTET_FORGED_SEED", "7")
+
+
+def test_forged_frames_kill_nobody_and_change_nothing():
+    with Engine() as engine:
+        expected = engine.generate_many(PROMPTS, TOKENS)
+        before = engine.epochs()
+        done = subprocess.run([str(BUILD / "tests/chaos/forge"), engine.run_dir, SEED, str(FRAMES)], capture_output=True,
+                              text=True, timeout=600)
+        log = engine.log_path.read_text(errors="replace")
+        assert done.returncode == 0, (done.stderr, log[-3000:])
+        assert engine.epochs() == before, log[-3000:]
+        engine.wait_for(lambda: engine.call("GET", "/ready")[0] == 200, 30, "ready again")
+        assert engine.generate_many(PROMPTS, TOKENS) == expected
+        engine.wait_for(lambda: engine.used_blocks() == 0, 60, "all blocks back")
