@@ -113,8 +113,8 @@ static json_t *key_json(const qn_config_key_t *key)
         [QN_CONFIG_BOOL] = "bool",         [QN_CONFIG_LISTEN] = "address", [QN_CONFIG_ENDPOINT] = "endpoint",
         [QN_CONFIG_SERVICES] = "services",
     };
-    json_t *row = json_pack("{s:s, s:s, s:s, s:b, s:s}", "key", key->key, "kind", kinds[key->kind], "default",
-                            key->default_text, "reloadable", key->reloadable, "help", key->help);
+    json_t *row = json_pack("{s:s, s:s, s:s, s:s}", "key", key->key, "kind", kinds[key->kind], "default",
+                            key->default_text, "help", key->help);
     if (key->choices) json_object_set_new(row, "choices", json_string(key->choices));
     if (key->kind == QN_CONFIG_COUNT || key->kind == QN_CONFIG_BYTES) {
         json_object_set_new(row, "min", json_integer((json_int_t)key->min));

@@ -108,8 +108,7 @@ typedef struct {
     const char *default_text;
     const char *choices; /* "a|b|c" or NULL */
     uint64_t min, max;   /* counts and bytes */
-    bool reloadable;
-    const char *help; /* one sentence, with the unit */
+    const char *help;    /* one sentence, with the unit */
 } qn_config_key_t;
 
 /* Returns view of the table. */

@@ -9,13 +9,11 @@
 #include "common/config/suggest.h"
 
 #define AT(field) offsetof(qn_config_values_t, field)
-#define TEXT(key, field, value, choice, words) {key, QN_CONFIG_STRING, AT(field), value, choice, 0, 0, false, words}
-#define COUNT(key, field, value, low, high, words) \
-    {key, QN_CONFIG_COUNT, AT(field), value, NULL, low, high, false, words}
-#define BYTES(key, field, value, low, high, words) \
-    {key, QN_CONFIG_BYTES, AT(field), value, NULL, low, high, false, words}
-#define BOOL(key, field, value, words) {key, QN_CONFIG_BOOL, AT(field), value, "true|false", 0, 0, false, words}
-#define OTHER(key, kind, field, value, words) {key, kind, AT(field), value, NULL, 0, 0, false, words}
+#define TEXT(key, field, value, choice, words) {key, QN_CONFIG_STRING, AT(field), value, choice, 0, 0, words}
+#define COUNT(key, field, value, low, high, words) {key, QN_CONFIG_COUNT, AT(field), value, NULL, low, high, words}
+#define BYTES(key, field, value, low, high, words) {key, QN_CONFIG_BYTES, AT(field), value, NULL, low, high, words}
+#define BOOL(key, field, value, words) {key, QN_CONFIG_BOOL, AT(field), value, "true|false", 0, 0, words}
+#define OTHER(key, kind, field, value, words) {key, kind, AT(field), value, NULL, 0, 0, words}
 
 static const qn_config_key_t keys[] = {
     TEXT("run_dir", run_dir, "", NULL,
@@ -259,6 +257,6 @@ void qn_config_print_markdown(FILE *stream)
         const char *value = keys[i].default_text[0] ? keys[i].default_text : "\"\"";
         fprintf(stream, "| `%s` | `%s` | ", keys[i].key, value);
         print_allowed(stream, &keys[i]);
-        fprintf(stream, " | %s%s |\n", keys[i].help, keys[i].reloadable ? " Reloadable." : "");
+        fprintf(stream, " | %s |\n", keys[i].help);
     }
 }

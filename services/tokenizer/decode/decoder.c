@@ -409,15 +409,6 @@ void decoder_state_fini(decoder_state_t *state)
     }
 }
 
-void decoder_state_reset(decoder_state_t *state)
-{
-    for (size_t i = 0; i < DECODER_STAGES_MAX; i++) {
-        text_buffer_t held = state->stages[i].held, run = state->stages[i].run;
-        held.length = run.length = 0;
-        state->stages[i] = (decoder_stage_state_t){.held = held, .run = run};
-    }
-}
-
 void decoder_fini(decoder_t *decoder)
 {
     for (size_t i = 0; i < decoder->count; i++) {

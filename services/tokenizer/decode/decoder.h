@@ -69,8 +69,6 @@ typedef struct {
 
 void decoder_state_init(decoder_state_t *state);
 void decoder_state_fini(decoder_state_t *state);
-/* As after init, keeping memory. */
-void decoder_state_reset(decoder_state_t *state);
 
 /* Feeds one piece, appends to `out` what became final: valid UTF-8 if the pieces are. */
 void decoder_push(const decoder_t *decoder, decoder_state_t *state, const uint8_t *piece, size_t bytes, bool is_mapped,
