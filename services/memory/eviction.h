@@ -1,7 +1,8 @@
 /* Eviction policies: which unreferenced cached block goes when the pool needs a free one.
  *
- * A table of functions over a state the policy owns; a built-in policy is one file, eviction_<name>.c. The pool tells it what enters and leaves the set of candidates and asks it to choose; the choice is
- * checked against that set, and a policy that names any other block is a bug that ends the process.
+ * A table of functions over a state the policy owns; a built-in policy is one file, eviction_<name>.c. The pool tells
+ * it what enters and leaves the set of candidates and asks it to choose; the choice is checked against that set, and a
+ * policy that names any other block is a bug that ends the process.
  * Calls are single-threaded, must not block, and take time O(1) or O(log blocks). A policy reads no clock: `use` of a
  * candidate is the pool's logical time, which grows by one with every open, extend, commit and release. */
 #ifndef MEMORY_EVICTION_H
