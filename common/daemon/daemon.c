@@ -87,7 +87,7 @@ static qn_err_t daemon_open_links(qn_daemon_t *daemon, const qn_config_values_t 
     size_t counts[] = {QN_LINK_STAT_COUNT, descriptor->stat_count};
     qn_err_t err =
         qn_stats_create(daemon->run_dir, descriptor->name, daemon->lock.epoch, tables, counts, 2, &daemon->stats);
-    if (err == QN_OK) err = qn_tap_open(daemon->run_dir, descriptor->name, &daemon->tap);
+    if (err == QN_OK) err = qn_tap_open(daemon->run_dir, descriptor->name, (uint8_t)descriptor->service, &daemon->tap);
     if (err != QN_OK) return err;
     qn_links_spec_t spec = {
         .service = descriptor->service,

@@ -1,5 +1,5 @@
 /* What is this?      Both ends of the sniffer tap: an XPUB socket per daemon, a SUB socket per listener.
- * State owned:       the sockets; the daemon's count of subscriptions; the listener's last number per tap.
+ * State owned:       the sockets; who asked for what and the daemon's numbers; the listener's last numbers.
  * Must never:        block, fail or slow down a daemon because of who listens.
  * Read next:         tools/sniff/cmd_sniff.c (the listener people use), daemon.c (who mirrors). */
 #include "common/watch/tap.h"
@@ -18,9 +18,10 @@
 /* How long the last frames of a stopping daemon (its Byes) may take to leave. */
 #define LINGER_MS 50
 /* A listener is allowed a longer queue than a daemon: it runs at its own expense. */
-#define READER_QUEUE 65536
+#define READER_QUEUE 262144
 #define RECONNECT_MS 50
 #define TAPS_MAX 64
+#define HEARD_MAX 1024 /* directions and types of all taps */
 
 static qn_err_t format_endpoint(const char *run_dir, const char *service, char ret_endpoint[QN_ENDPOINT_MAX])
 {
@@ -50,7 +51,7 @@ static qn_err_t bind_tap(qn_tap_t *tap, const char *endpoint)
     return tap->path ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the tap %s", endpoint);
 }
 
-qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_tap)
+qn_err_t qn_tap_open(const char *run_dir, const char *service, uint8_t source, qn_tap_t **ret_tap)
 {
     char endpoint[QN_ENDPOINT_MAX];
     if (strlen(service) >= QN_TAP_NAME_BYTES)
@@ -60,7 +61,10 @@ qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_ta
     if (err) return err;
     qn_tap_t *tap = calloc(1, sizeof *tap);
     if (!tap) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the tap of %s", service);
-    tap->header = (qn_tap_header_t){.version = QN_TAP_VERSION, .pid = (uint32_t)getpid(), .boot_ns = qn_clock_now_ns()};
+    tap->header = (qn_tap_header_t){.source = source,
+                                    .version = QN_TAP_VERSION,
+                                    .pid = (uint32_t)getpid(),
+                                    .boot_ns = qn_clock_now_ns()};
     memcpy(tap->header.service, service, strlen(service));
     err = bind_tap(tap, endpoint);
     if (err) {
@@ -85,34 +89,77 @@ void qn_tap_close(qn_tap_t **tap)
 
 void *qn_tap_socket(const qn_tap_t *tap) { return zsock_resolve(tap->zsock); }
 
+static bool type_is_wanted(const qn_tap_t *tap, const qn_tap_type_t *type)
+{
+    unsigned kept = tap->topics - tap->unkept;
+    for (unsigned i = 0; i < kept; i++)
+        if (memcmp(tap->kept[i].text, type->topic, tap->kept[i].bytes) == 0) return true;
+    return tap->unkept != 0;
+}
+
+static void add_topic(qn_tap_t *tap, const uint8_t *topic, size_t bytes)
+{
+    unsigned kept = tap->topics++ - tap->unkept;
+    if (bytes > QN_TAP_TOPIC_BYTES || kept == QN_TAP_TOPICS_MAX) {
+        tap->unkept++;
+        return;
+    }
+    tap->kept[kept].bytes = (uint8_t)bytes;
+    memcpy(tap->kept[kept].text, topic, bytes);
+}
+
+static void remove_topic(qn_tap_t *tap, const uint8_t *topic, size_t bytes)
+{
+    if (!tap->topics) return;
+    unsigned kept = tap->topics-- - tap->unkept;
+    for (unsigned i = 0; i < kept; i++) {
+        if (tap->kept[i].bytes != bytes || memcmp(tap->kept[i].text, topic, bytes) != 0) continue;
+        tap->kept[i] = tap->kept[kept - 1];
+        return;
+    }
+    if (tap->unkept) tap->unkept--;
+}
+
 void qn_tap_turn(qn_tap_t *tap)
 {
     /* XPUB hands out the first subscription to each topic and the end of the last one, also when a listener
-     * died, so the sum is the number of topics somebody wants. */
-    unsigned char change[QN_NAME_MAX];
+     * died. */
+    uint8_t change[QN_NAME_MAX];
     int bytes;
     while ((bytes = zmq_recv(qn_tap_socket(tap), change, sizeof change, ZMQ_DONTWAIT)) >= 0) {
-        if (bytes > 0 && change[0] == 1)
-            tap->topics++;
-        else if (bytes > 0 && change[0] == 0 && tap->topics)
-            tap->topics--;
+        if (bytes > 0 && change[0] == 1) add_topic(tap, change + 1, (size_t)bytes - 1);
+        if (bytes > 0 && change[0] == 0) remove_topic(tap, change + 1, (size_t)bytes - 1);
     }
+    for (unsigned i = 0; i < tap->type_count; i++)
+        tap->types[i].wanted = type_is_wanted(tap, &tap->types[i]);
+}
+
+static qn_tap_type_t *find_type(qn_tap_t *tap, const qn_tap_header_t *header)
+{
+    for (unsigned i = 0; i < tap->type_count; i++)
+        if (memcmp(tap->types[i].topic, header, QN_TAP_TOPIC_BYTES) == 0) return &tap->types[i];
+    QN_ASSERT(tap->type_count < QN_TAP_TYPES_MAX); /* a daemon sends types of the schema; dropped ones count as one */
+    qn_tap_type_t *type = &tap->types[tap->type_count++];
+    memcpy(type->topic, header, QN_TAP_TOPIC_BYTES);
+    type->wanted = type_is_wanted(tap, type);
+    return type;
 }
 
 void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame, size_t bytes)
 {
     if (!qn_tap_listening(tap)) return;
-    /* Numbered even when it cannot be sent: the gap tells the listener. */
-    tap->number++;
-    zmq_msg_t message;
-    if (bytes > QN_FRAME_BYTES_MAX || zmq_msg_init_size(&message, sizeof(qn_tap_header_t) + bytes)) return;
     qn_tap_header_t header = tap->header;
     header.direction = (uint8_t)direction;
-    header.frame_bytes = (uint32_t)bytes;
-    header.number = tap->number;
-    header.now_ns = qn_clock_now_ns();
     /* FlatBuffers: root offset in bytes 0..3, file identifier in bytes 4..7. */
-    if (bytes >= 8) memcpy(header.type, (const char *)frame + 4, sizeof header.type);
+    if (direction == QN_TAP_SENT && bytes >= 8) memcpy(header.type, (const char *)frame + 4, sizeof header.type);
+    qn_tap_type_t *type = find_type(tap, &header);
+    if (!type->wanted) return;
+    /* Numbered even when it cannot be sent: the gap tells the listener. */
+    header.number = ++type->number;
+    zmq_msg_t message;
+    if (bytes > QN_FRAME_BYTES_MAX || zmq_msg_init_size(&message, sizeof header + bytes)) return;
+    header.frame_bytes = (uint32_t)bytes;
+    header.now_ns = qn_clock_now_ns();
     char *data = zmq_msg_data(&message);
     memcpy(data, &header, sizeof header);
     if (bytes) memcpy(data + sizeof header, frame, bytes);
@@ -125,8 +172,15 @@ void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame
 /* What was last heard from one tap. */
 typedef struct {
     char service[QN_TAP_NAME_BYTES];
-    uint64_t boot_ns, number;
+    uint64_t boot_ns;
 } heard_t;
+
+/* The same of one direction and type. */
+typedef struct {
+    const heard_t *tap;
+    uint8_t topic[QN_TAP_TOPIC_BYTES];
+    uint64_t boot_ns, number;
+} heard_type_t;
 
 struct qn_tap_reader {
     zsock_t *zsock; /* owned; SUB */
@@ -134,6 +188,8 @@ struct qn_tap_reader {
     size_t capacity;
     heard_t heard[TAPS_MAX];
     size_t heard_count;
+    heard_type_t types[HEARD_MAX];
+    size_t type_count;
     uint64_t foreign;
 };
 
@@ -149,7 +205,6 @@ qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, si
     if (!err) {
         zsock_set_rcvhwm(reader->zsock, READER_QUEUE);
         zsock_set_reconnect_ivl(reader->zsock, RECONNECT_MS);
-        zsock_set_subscribe(reader->zsock, "");
     }
     for (size_t i = 0; i < service_count && !err; i++) {
         char endpoint[QN_ENDPOINT_MAX];
@@ -163,6 +218,27 @@ qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, si
         *ret_reader = reader;
     return err;
 }
+
+static void subscribe(qn_tap_reader_t *reader, const void *topic, size_t bytes)
+{
+    int failed = zmq_setsockopt(qn_tap_reader_socket(reader), ZMQ_SUBSCRIBE, topic, bytes);
+    QN_ASSERT(failed == 0);
+}
+
+void qn_tap_reader_want(qn_tap_reader_t *reader, uint8_t source, const char type[4])
+{
+    qn_tap_header_t header = {.direction = QN_TAP_SENT, .source = source, .version = QN_TAP_VERSION};
+    memcpy(header.type, type, sizeof header.type);
+    subscribe(reader, &header, QN_TAP_TOPIC_BYTES);
+}
+
+void qn_tap_reader_want_dropped(qn_tap_reader_t *reader)
+{
+    uint8_t direction = QN_TAP_DROPPED;
+    subscribe(reader, &direction, sizeof direction);
+}
+
+void qn_tap_reader_want_all(qn_tap_reader_t *reader) { subscribe(reader, "", 0); }
 
 void qn_tap_reader_close(qn_tap_reader_t **reader)
 {
@@ -199,27 +275,45 @@ static bool reader_keep(qn_tap_reader_t *reader, const void *data, size_t bytes)
     return true;
 }
 
+/* Frames before the first one heard were not for us. NULL: more taps than a reader connects to. */
+static heard_t *find_heard(qn_tap_reader_t *reader, const qn_tap_header_t *header)
+{
+    for (size_t i = 0; i < reader->heard_count; i++)
+        if (!strcmp(reader->heard[i].service, header->service)) return &reader->heard[i];
+    if (reader->heard_count == TAPS_MAX) return NULL;
+    heard_t *heard = &reader->heard[reader->heard_count++];
+    memcpy(heard->service, header->service, sizeof heard->service);
+    heard->boot_ns = header->boot_ns;
+    return heard;
+}
+
+static heard_type_t *find_heard_type(qn_tap_reader_t *reader, const heard_t *tap, const qn_tap_header_t *header)
+{
+    for (size_t i = 0; i < reader->type_count; i++)
+        if (reader->types[i].tap == tap && !memcmp(reader->types[i].topic, header, QN_TAP_TOPIC_BYTES))
+            return &reader->types[i];
+    if (reader->type_count == HEARD_MAX) return NULL;
+    heard_type_t *type = &reader->types[reader->type_count++];
+    type->tap = tap;
+    memcpy(type->topic, header, QN_TAP_TOPIC_BYTES);
+    return type;
+}
+
 /* Fills in what the number of this frame says about the ones before it. */
 static void reader_compare(qn_tap_reader_t *reader, qn_tap_message_t *message)
 {
     const qn_tap_header_t *header = message->header;
-    heard_t *heard = NULL;
-    for (size_t i = 0; i < reader->heard_count && !heard; i++)
-        if (!strcmp(reader->heard[i].service, header->service)) heard = &reader->heard[i];
     message->missed = 0;
     message->new_boot = false;
-    if (!heard) {
-        /* Frames before the first one heard were not for us. */
-        if (reader->heard_count == TAPS_MAX) return;
-        heard = &reader->heard[reader->heard_count++];
-        memcpy(heard->service, header->service, sizeof heard->service);
-    } else if (heard->boot_ns != header->boot_ns) {
-        message->new_boot = true;
-    } else if (header->number > heard->number + 1) {
-        message->missed = header->number - heard->number - 1;
-    }
+    heard_t *heard = find_heard(reader, header);
+    heard_type_t *type = heard ? find_heard_type(reader, heard, header) : NULL;
+    if (!type) return;
+    message->new_boot = heard->boot_ns != header->boot_ns;
     heard->boot_ns = header->boot_ns;
-    heard->number = header->number;
+    if (type->boot_ns == header->boot_ns && header->number > type->number + 1)
+        message->missed = header->number - type->number - 1;
+    type->boot_ns = header->boot_ns;
+    type->number = header->number;
 }
 
 bool qn_tap_reader_take(qn_tap_reader_t *reader, qn_tap_message_t *ret_message)

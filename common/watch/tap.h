@@ -2,13 +2,13 @@
  * received to whoever listens on <run_dir>/<service>.tap, always over ipc, also when daemons are threads of one
  * process.
  *
- * Costs one branch per frame while nobody listens, one copy while somebody does. Never blocks and never fails: a
- * listener that does not keep up loses frames, alone. Frames are numbered, so each listener knows exactly how
- * many it missed; the numbers are the announcement.
+ * Costs one branch per frame while nobody listens, a look at a short table while somebody listens to other types, one copy
+ * for what somebody asked for. Never blocks and never fails: a listener that does not keep up loses frames, alone. The
+ * frames of a type are numbered, so each listener knows exactly how many it missed; the numbers are the announcement.
  *
- * One ZeroMQ message per frame: a qn_tap_header_t in the byte order of the host, then the frame. The header starts with
- * the frame's file identifier, so a listener may subscribe to types by it ("QSPL"); it must subscribe to
- * everything ("") when it wants to count what it missed. */
+ * One ZeroMQ message per frame: a qn_tap_header_t in the byte order of the host, then the frame. A subscription is a prefix
+ * of the header: its first 8 bytes say direction, service and type, so only what is asked for leaves the daemon. The empty
+ * one asks for everything. */
 #ifndef QN_COMMON_TAP_H
 #define QN_COMMON_TAP_H
 
@@ -18,9 +18,13 @@
 
 #include "common/err.h"
 
-#define QN_TAP_VERSION 1
-/* Messages held for a listener that is behind: about a second of a busy daemon, under a megabyte of ordinary frames. */
-#define QN_TAP_QUEUE 1024
+#define QN_TAP_VERSION 2
+/* Messages held for a listener that is behind: several seconds of a busy daemon, some megabytes of ordinary frames. */
+#define QN_TAP_QUEUE 16384
+/* Distinct types and subscriptions that a tap tells apart; more subscriptions count as one to everything. */
+#define QN_TAP_TYPES_MAX 64
+#define QN_TAP_TOPICS_MAX 512
+#define QN_TAP_TOPIC_BYTES 8
 /* Bytes of a service's name with the terminating NUL; "scheduler@12" fits. */
 #define QN_TAP_NAME_BYTES 24
 
@@ -31,14 +35,15 @@ typedef enum {
 
 /* 64 bytes, no padding. */
 typedef struct {
-    char type[4];      /* the frame's file identifier; zeros when it is too short to have one */
-    uint8_t version;   /* QN_TAP_VERSION */
     uint8_t direction; /* qn_tap_direction_t */
-    uint16_t reserved;
+    uint8_t source;    /* qn_service_t of the tap's daemon */
+    uint8_t version;   /* QN_TAP_VERSION */
+    uint8_t reserved;
+    char type[4]; /* the frame's file identifier; zeros when it was dropped */
     uint32_t frame_bytes;
     uint32_t pid;
     uint64_t boot_ns;                /* when this tap was opened: another value is another life of the daemon */
-    uint64_t number;                 /* of this frame among the mirrored ones, from 1 */
+    uint64_t number;                 /* among the mirrored frames of this direction and type, from 1 */
     uint64_t now_ns;                 /* when it was mirrored */
     char service[QN_TAP_NAME_BYTES]; /* whose tap this is, NUL-padded */
 } qn_tap_header_t;
@@ -47,18 +52,30 @@ _Static_assert(sizeof(qn_tap_header_t) == 64, "listeners in other languages rely
 
 /* ---- the daemon's side ---- */
 
+/* What is mirrored of one direction and type. */
+typedef struct {
+    uint8_t topic[QN_TAP_TOPIC_BYTES];
+    bool wanted;
+    uint64_t number;
+} qn_tap_type_t;
+
 /* Only qn_tap_listening may look inside. */
 typedef struct {
     void *zsock;     /* owned; zsock_t, XPUB */
     char *path;      /* owned; of the bound socket */
     unsigned topics; /* distinct subscriptions of all listeners */
-    uint64_t number;
+    unsigned unkept; /* of them: longer than a topic, or more than there is room for */
+    struct {
+        uint8_t bytes, text[QN_TAP_TOPIC_BYTES];
+    } kept[QN_TAP_TOPICS_MAX];
+    qn_tap_type_t types[QN_TAP_TYPES_MAX];
+    unsigned type_count;
     qn_tap_header_t header; /* what stays the same from frame to frame */
 } qn_tap_t;
 
-/* Binds <run_dir>/<service>.tap. A socket of that name left by a dead daemon is replaced: hold the daemon's lock
+/* Binds <run_dir>/<service>.tap; `source` is the service's number. A socket of that name left by a dead daemon is replaced: hold the daemon's lock
  * first. Failure: QN_ERR_INVALID (the path is longer than a Unix socket's may be), QN_ERR_IO. Returns owned. */
-qn_err_t qn_tap_open(const char *run_dir, const char *service, qn_tap_t **ret_tap);
+qn_err_t qn_tap_open(const char *run_dir, const char *service, uint8_t source, qn_tap_t **ret_tap);
 /* Frees, nulls and removes the socket's path; accepts NULL. Frames already mirrored have a few milliseconds to reach
  * their listeners. */
 void qn_tap_close(qn_tap_t **tap);
@@ -70,7 +87,7 @@ void qn_tap_turn(qn_tap_t *tap);
 /* The one branch. */
 static inline bool qn_tap_listening(const qn_tap_t *tap) { return __builtin_expect(tap->topics != 0, 0); }
 
-/* Mirrors a frame (copied) when somebody listens. */
+/* Mirrors a frame (copied) when somebody asked for its type. */
 void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame, size_t bytes);
 
 /* ---- the listener's side ---- */
@@ -82,14 +99,19 @@ typedef struct {
     const qn_tap_header_t *header;
     const void *frame; /* 16-byte aligned */
     size_t bytes;
-    uint64_t missed; /* frames of this tap lost since the previous one that arrived */
+    uint64_t missed; /* frames of its kind lost since the previous one that arrived */
     bool new_boot;   /* the daemon behind the tap was restarted since the previous one (never for the first) */
 } qn_tap_message_t;
 
-/* Connects to the taps of `services` (at most 64, borrowed for the call). Daemons that do not run yet are waited for,
- * restarted ones found again. Failure: QN_ERR_INVALID, QN_ERR_IO. Returns owned. */
+/* Connects to the taps of `services` (at most 64, borrowed for the call), to hear nothing yet. Daemons that do not run yet
+ * are waited for, restarted ones found again. Failure: QN_ERR_INVALID, QN_ERR_IO. Returns owned. */
 qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, size_t service_count,
                             qn_tap_reader_t **ret_reader);
+/* Asks for the frames of `type` (a file identifier) that the service number `source` sends. */
+void qn_tap_reader_want(qn_tap_reader_t *reader, uint8_t source, const char type[4]);
+/* Asks for the frames that were dropped, whoever sent them. */
+void qn_tap_reader_want_dropped(qn_tap_reader_t *reader);
+void qn_tap_reader_want_all(qn_tap_reader_t *reader);
 void qn_tap_reader_close(qn_tap_reader_t **reader);
 void *qn_tap_reader_socket(const qn_tap_reader_t *reader);
 /* Takes one frame without waiting; false: none is there. Messages that break the format are skipped and counted. */

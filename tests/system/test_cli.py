@@ -575,12 +575,57 @@ def test_real_sniff_capture_cut_short_is_read_up_to_the_cut(capture, tmp_path):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == whole - 1 and "torn record" in done.stderr
     # The documented format, read by hand.
-    assert data[:8] == b"QNTCAP\r\n" and struct.unpack_from("<I", data, 8) == (1,)
+    assert data[:8] == b"QNTCAP\r\n" and struct.unpack_from("<I", data, 8) == (2,)
     offset, records = 32, 0
     while offset < len(data):
         size, = struct.unpack_from("<I", data, offset)
         offset, records = offset + 8 + size, records + 1
     assert records == len([line for line in read(path, "-a") if " -- " not in line])
+
+
+def test_real_sniff_capture_goes_through_pipes(capture, tmp_path):
+    path, _ = capture
+    data = path.read_bytes()
+    done = subprocess.run([QUINTET, "sniff", "-r", "-", "-q", "-a"], input=data, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 0 and done.stdout.decode().splitlines() == read(path, "-a")
+    copy = subprocess.run([QUINTET, "sniff", "-r", "-", "-w", "-", "-a"], input=data, capture_output=True, timeout=SECONDS)
+    assert copy.returncode == 0, copy.stderr
+    (tmp_path / "copy").write_bytes(copy.stdout)
+    assert read(tmp_path / "copy", "-a") == read(path, "-a")
+    assert quintet("sniff", "-r", path, "-w", "-", "--print").returncode == EX_USAGE
+
+
+def test_real_sniff_short_field_names_and_request_names(capture):
+    path, answer = capture
+    assert read(path, "finish = length") and not read(path, "finish = stop")
+    assert read(path, "max_tokens = 8") and not read(path, "temperature > 0")
+    number = next(json.loads(line) for line in read(path, "-j", "type Encode"))["requests"][0]
+    assert read(path, f"req {answer['request_id']}") == read(path, f"req {number}")
+    assert len(read(path, f"req {answer['request_id']}")) > 20
+
+
+def test_real_sniff_live_by_request_name_misses_nothing(up):
+    """A filter that names one request hears of it alone, all of it."""
+    process = up.sniff("-j", "req my-job.7 and not type Heartbeat")
+    lines = []
+    thread = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
+    thread.start()
+
+    def ask():
+        body = {"prompt": "x", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        done = subprocess.run(["curl", "-sf", "--unix-socket", up.url.removeprefix("unix:"), "http://x/v1/completions",
+                               "-H", "x-request-id: my-job.7", "-H", "content-type: application/json", "-d",
+                               json.dumps(body)], capture_output=True, timeout=SECONDS)
+        assert done.returncode == 0, done
+        return any('"Release"' in line for line in list(lines))
+
+    assert until(ask)  # subscriptions take a moment to reach the taps
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    thread.join(SECONDS)
+    types = {json.loads(line)["type"] for line in lines}
+    assert {"Encode", "Submit", "StepPlan", "StepResult", "TokenBatch", "TextDelta", "Release"} <= types
+    assert "\n0 missed\n" in process.stderr.read()
 
 
 def test_real_sniff_live_follows_a_restarted_service(tmp_path):

@@ -175,7 +175,7 @@ static void test_capture_foreign_files_are_refused(void **state)
     size_t total;
     char *bytes = slurp(*state, &total);
     sniff_capture_t *capture = NULL;
-    bytes[8] = 2;
+    bytes[8]++;
     spit(*state, bytes, total);
     assert_int_equal(sniff_capture_open(*state, &capture), QN_ERR_UNSUPPORTED);
     bytes[0] = 'q';

@@ -27,7 +27,7 @@ static sniff_message_t *mirror(qn_message_type_t type, const void *content)
     const uint8_t *frame;
     size_t bytes;
     qn_arena_init(&arena, 0);
-    assert_int_equal(qn_wire_encode(qn_wire_type(type), content, &arena, &frame, &bytes), QN_OK);
+    if (qn_wire_encode(qn_wire_type(type), content, &arena, &frame, &bytes)) fail_msg("%s", qn_err_text());
     qn_tap_header_t header = {.version = QN_TAP_VERSION, .now_ns = NOW_NS, .service = "scheduler"};
     sniff_message_t *message = sniff_message_new(&header, frame, bytes, 0);
     assert_non_null(message);
@@ -145,6 +145,16 @@ static const struct {
     {"ids.length = 0", true, false},
     {"sets.sampling.temperature = 0.5", true, false},
     {"sets.sampling.max_tokens < 65", true, false},
+    {"temperature = 0.5", true, false},
+    {"temperature > 0.5", false, false},
+    {"sampling.max_tokens < 65", true, false},
+    {"token_count = 12", true, false},
+    {"StepPlan.token_count = 12", true, false},
+    {"slot = 5", true, false},
+    {"request = 7", true, false},
+    {"src = scheduler and type = StepPlan", true, false},
+    {"src == memory", false, true},
+    {"req job-1", false, false},
     {"retire = 9", true, false},
     {"retire != 9", false, false},
     {"reasons ~ fcfs", true, false},
@@ -190,9 +200,11 @@ static const struct {
     {"src scheduler|", 14, "a service is missing"},
     {"type StepPlam", 5, "did you mean StepPlan?"},
     {"type", 4, "a message type is missing"},
-    {"req seven", 4, "a request number"},
-    {"req -1", 4, "a request number"},
-    {"req 7|", 6, "a request number"},
+    {"req", 3, "the number of a request, or its x-request-id"},
+    {"req ''", 5, "the number of a request, or its x-request-id"},
+    {"req > 7", 4, "the number of a request, or its x-request-id"},
+    {"req 7|", 6, "the number of a request, or its x-request-id"},
+    {"finish = stopp", 9, "it is one of"},
     {"bytes 7", 6, "an operator is missing"},
     {"bytes > many", 8, "must be a number"},
     {"epoch ~ 3", 6, "~ is for texts"},
@@ -232,6 +244,92 @@ static void test_filter_refusal_table_names_place_and_remedy(void **state)
         assert_null(filter);
         if (at != refusals[i].at || !strstr(qn_err_text(), refusals[i].says))
             fail_msg("\"%s\": at %zu: %s", refusals[i].text, at, qn_err_text());
+    }
+}
+
+static sniff_message_t *encode(uint64_t request, const char *name)
+{
+    qn_encode_t message = QN_ENCODE_INIT;
+    message.head = head_of(QN_SERVICE_FRONTEND, QN_SERVICE_TOKENIZER, request, 1);
+    message.client_request = qn_text(name);
+    message.sampling.repetition_penalty = 1;
+    message.sampling.top_p = 1;
+    return mirror(QN_MESSAGE_ENCODE, &message);
+}
+
+static void learn(sniff_filter_t *filter, qn_arena_t *arena, uint64_t request, const char *name)
+{
+    sniff_message_t *message = encode(request, name);
+    decode(message, arena);
+    sniff_filter_learn(filter, message);
+    free(message);
+}
+
+/* The client's name of a request finds its Encode, and whatever bears the numbers it was given. */
+static void test_filter_request_by_name_finds_all_its_messages(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool mine, other, plan;
+    } cases[] = {
+        {"req job-1", true, false, true}, {"req 'job-1'|12", true, true, true}, {"req \"7\"", false, false, false},
+        {"req job", false, false, false}, {"req job-2", false, true, false},    {"not req job-1", false, true, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qn_arena_t arena;
+        qn_arena_init(&arena, 0);
+        sniff_filter_t *filter = NULL;
+        size_t at;
+        assert_int_equal(sniff_filter_parse(cases[i].text, &filter, &at), QN_OK);
+        learn(filter, &arena, 11, "job-1"); /* in slot 5 of the plan */
+        learn(filter, &arena, 12, "job-2");
+        sniff_message_t *messages[] = {encode(11, "job-1"), encode(12, "job-2"), step_plan()};
+        const bool expected[] = {cases[i].mine, cases[i].other, cases[i].plan};
+        for (size_t j = 0; j < 3; j++) {
+            decode(messages[j], &arena);
+            if (sniff_filter_match(filter, messages[j]) != expected[j]) fail_msg("\"%s\" on %zu", cases[i].text, j);
+            free(messages[j]);
+        }
+        assert_true(sniff_filter_wants(filter, QN_SERVICE_FRONTEND, QN_MESSAGE_ENCODE));
+        sniff_filter_free(&filter);
+        qn_arena_fini(&arena);
+    }
+}
+
+static void test_filter_wants_what_it_can_match_and_no_more(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool plan, result, encode; /* StepPlan of scheduler, StepResult of compute, Encode of frontend */
+    } cases[] = {
+        {"", true, true, true},
+        {"src scheduler", true, false, false},
+        {"not src scheduler", false, true, true},
+        {"host compute", true, true, true}, /* where a message goes is in the frame */
+        {"type StepPlan", true, false, false},
+        {"not type StepPlan", false, true, true},
+        {"src compute and type StepPlan", false, false, false},
+        {"src compute or type Encode", false, true, true},
+        {"not (src compute or type Encode)", true, false, false},
+        {"step > 5", true, true, false},
+        {"not step > 5", true, true, true},
+        {"StepPlan.step > 5", true, false, false},
+        {"dropped", false, false, false},
+        {"req 7", true, true, true},
+        {"req job and type StepPlan", true, false, true}, /* the name is learned from Encode */
+        {"bytes > 5 and epoch 3", true, true, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sniff_filter_t *filter = NULL;
+        size_t at;
+        assert_int_equal(sniff_filter_parse(cases[i].text, &filter, &at), QN_OK);
+        if (sniff_filter_wants(filter, QN_SERVICE_SCHEDULER, QN_MESSAGE_STEP_PLAN) != cases[i].plan ||
+            sniff_filter_wants(filter, QN_SERVICE_COMPUTE, QN_MESSAGE_STEP_RESULT) != cases[i].result ||
+            sniff_filter_wants(filter, QN_SERVICE_FRONTEND, QN_MESSAGE_ENCODE) != cases[i].encode)
+            fail_msg("\"%s\"", cases[i].text);
+        sniff_filter_free(&filter);
     }
 }
 
@@ -320,6 +418,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_filter_match_table),
         cmocka_unit_test(test_filter_refusal_table_names_place_and_remedy),
+        cmocka_unit_test(test_filter_request_by_name_finds_all_its_messages),
+        cmocka_unit_test(test_filter_wants_what_it_can_match_and_no_more),
         cmocka_unit_test(test_filter_depth_both_sides_of_the_limit),
         cmocka_unit_test(test_filter_length_both_sides_of_the_limit),
         cmocka_unit_test(test_filter_names_only_types_it_mentions),

@@ -19,6 +19,8 @@
 #include "common/watch/tap.h"
 
 #define DEADLINE_MS 60000
+#define SCHEDULER 3
+#define COMPUTE 5
 #define FRAME "\x08\x00\x00\x00QSPLsomething"
 
 static int make_run_dir(void **state)
@@ -63,15 +65,22 @@ static void take_one(qn_tap_reader_t *reader, qn_tap_message_t *message)
 static qn_tap_t *open_tap(const char *run_dir, const char *service)
 {
     qn_tap_t *tap = NULL;
-    assert_int_equal(qn_tap_open(run_dir, service, &tap), QN_OK);
+    assert_int_equal(qn_tap_open(run_dir, service, strcmp(service, "compute") ? SCHEDULER : COMPUTE, &tap), QN_OK);
     return tap;
 }
 
-static qn_tap_reader_t *open_reader(const char *run_dir)
+static qn_tap_reader_t *connect_reader(const char *run_dir)
 {
     static const char *const services[] = {"scheduler", "compute"};
     qn_tap_reader_t *reader = NULL;
     assert_int_equal(qn_tap_reader_open(run_dir, services, 2, &reader), QN_OK);
+    return reader;
+}
+
+static qn_tap_reader_t *open_reader(const char *run_dir)
+{
+    qn_tap_reader_t *reader = connect_reader(run_dir);
+    qn_tap_reader_want_all(reader);
     return reader;
 }
 
@@ -81,7 +90,7 @@ static void test_tap_without_listener_numbers_nothing(void **state)
     qn_tap_turn(tap);
     assert_false(qn_tap_listening(tap));
     qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
-    assert_int_equal(tap->number, 0);
+    assert_int_equal(tap->type_count, 0);
     qn_tap_close(&tap);
     assert_null(tap);
 }
@@ -133,13 +142,13 @@ static void test_tap_listener_leaves_costs_nothing_again(void **state)
         qn_tap_turn(tap);
     }
     qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
-    assert_int_equal(tap->number, 0);
+    assert_int_equal(tap->type_count, 0);
     qn_tap_close(&tap);
 }
 
 static void test_tap_slow_listener_misses_frames_and_knows_how_many(void **state)
 {
-    enum { FRAMES = 4000, BYTES = 16384 };
+    enum { FRAMES = QN_TAP_QUEUE + 4000, BYTES = 4096 };
     qn_tap_t *tap = open_tap(*state, "scheduler");
     /* A listener with the smallest queue there is that reads nothing until all is sent. */
     zsock_t *slow = zsock_new(ZMQ_SUB);
@@ -158,7 +167,7 @@ static void test_tap_slow_listener_misses_frames_and_knows_how_many(void **state
     }
     /* A sender that waited for its listener would never come here; the figures catch one that waits a while. */
     assert_true(qn_clock_now_ns() - begin_ns < DEADLINE_MS * 1000000ull);
-    assert_int_equal(tap->number, FRAMES);
+    assert_int_equal(tap->types[0].number, FRAMES);
 
     uint64_t received = 0, last = 0, missed = 0;
     zsock_set_rcvtimeo(slow, 300);
@@ -191,7 +200,7 @@ static void test_tap_reader_gap_in_numbers_is_reported(void **state)
     qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
     take_one(reader, &message);
     /* As if a full queue had swallowed three. */
-    tap->number += 3;
+    tap->types[0].number += 3;
     qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
     qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
     take_one(reader, &message);
@@ -199,6 +208,71 @@ static void test_tap_reader_gap_in_numbers_is_reported(void **state)
     take_one(reader, &message);
     assert_int_equal(message.missed, 0);
     qn_tap_reader_close(&reader);
+    qn_tap_close(&tap);
+}
+
+/* Only what was asked for leaves the daemon, and only that is numbered: a listener to one type misses none of the others. */
+static void test_tap_mirrors_only_the_types_asked_for(void **state)
+{
+    static const char other[] = "\x08\x00\x00\x00QSRSsomething";
+    qn_tap_t *tap = open_tap(*state, "scheduler"), *far = open_tap(*state, "compute");
+    qn_tap_reader_t *reader = connect_reader(*state);
+    qn_tap_reader_want(reader, SCHEDULER, "QSPL");
+    qn_tap_reader_want_dropped(reader);
+    while (tap->topics < 2 || far->topics < 2) {
+        wait_for_either(qn_tap_socket(tap->topics < 2 ? tap : far), qn_tap_reader_socket(reader));
+        qn_tap_turn(tap);
+        qn_tap_turn(far);
+    }
+    qn_tap_message_t message;
+    qn_tap_frame(tap, QN_TAP_SENT, other, sizeof other);
+    qn_tap_frame(far, QN_TAP_SENT, FRAME, sizeof FRAME);
+    for (int i = 0; i < 3; i++) {
+        qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
+        qn_tap_frame(tap, QN_TAP_SENT, other, sizeof other);
+        take_one(reader, &message);
+        assert_memory_equal(message.header->type, "QSPL", 4);
+        assert_int_equal(message.header->number, i + 1);
+        assert_int_equal(message.header->source, SCHEDULER);
+        assert_int_equal(message.missed, 0);
+    }
+    qn_tap_frame(far, QN_TAP_DROPPED, other, sizeof other);
+    take_one(reader, &message);
+    assert_string_equal(message.header->service, "compute");
+    assert_int_equal(message.header->direction, QN_TAP_DROPPED);
+    assert_false(qn_tap_reader_take(reader, &message));
+    for (unsigned i = 0; i < tap->type_count; i++)
+        assert_int_equal(tap->types[i].number, memcmp(tap->types[i].topic + 4, "QSPL", 4) ? 0 : 3);
+    qn_tap_reader_close(&reader);
+    while (qn_tap_listening(tap)) {
+        wait_for(qn_tap_socket(tap));
+        qn_tap_turn(tap);
+    }
+    qn_tap_close(&tap);
+    qn_tap_close(&far);
+}
+
+/* More subscriptions than the tap keeps apart count as one to everything, until they are gone. */
+static void test_tap_more_topics_than_kept_mirror_everything(void **state)
+{
+    qn_tap_t *tap = open_tap(*state, "scheduler");
+    qn_tap_reader_t *reader = connect_reader(*state);
+    const unsigned count = QN_TAP_TOPICS_MAX + 10;
+    for (unsigned i = 0; i < count; i++)
+        qn_tap_reader_want(reader, SCHEDULER, (char[4]){'a', 'b', (char)('A' + i % 32), (char)('A' + i / 32)});
+    while (tap->topics < count) {
+        wait_for_either(qn_tap_socket(tap), qn_tap_reader_socket(reader));
+        qn_tap_turn(tap);
+    }
+    assert_int_equal(tap->unkept, 10);
+    qn_tap_frame(tap, QN_TAP_SENT, FRAME, sizeof FRAME);
+    assert_int_equal(tap->types[0].number, 1);
+    qn_tap_reader_close(&reader);
+    while (qn_tap_listening(tap)) {
+        wait_for(qn_tap_socket(tap));
+        qn_tap_turn(tap);
+    }
+    assert_int_equal(tap->unkept, 0);
     qn_tap_close(&tap);
 }
 
@@ -221,7 +295,7 @@ static void test_tap_daemon_restarts_reader_finds_it_again(void **state)
 
 static void test_tap_reader_foreign_messages_are_skipped_and_counted(void **state)
 {
-    qn_tap_header_t good = {.type = "QSPL", .version = QN_TAP_VERSION, .boot_ns = 1, .number = 1, .service = "compute"};
+    qn_tap_header_t good = {.version = QN_TAP_VERSION, .type = "QSPL", .boot_ns = 1, .number = 1, .service = "compute"};
     struct {
         const char *name;
         qn_tap_header_t header;
@@ -257,11 +331,11 @@ static void test_tap_path_beyond_a_socket_name_is_refused(void **state)
     char run_dir[QN_PATH_MAX] = {0};
     memset(run_dir, 'x', 300);
     qn_tap_t *tap = NULL;
-    assert_int_equal(qn_tap_open(run_dir, "compute", &tap), QN_ERR_INVALID);
+    assert_int_equal(qn_tap_open(run_dir, "compute", COMPUTE, &tap), QN_ERR_INVALID);
     assert_non_null(strstr(qn_err_text(), "--run-dir"));
     assert_null(tap);
-    assert_int_equal(qn_tap_open("/tmp", "a-service-with-a-very-long-name", &tap), QN_ERR_INVALID);
-    assert_int_equal(qn_tap_open("/tmp/there/is/no/such/directory", "compute", &tap), QN_ERR_IO);
+    assert_int_equal(qn_tap_open("/tmp", "a-service-with-a-very-long-name", COMPUTE, &tap), QN_ERR_INVALID);
+    assert_int_equal(qn_tap_open("/tmp/there/is/no/such/directory", "compute", COMPUTE, &tap), QN_ERR_IO);
     assert_null(tap);
 }
 
@@ -275,6 +349,8 @@ int main(void)
         IN_RUN_DIR(test_tap_listener_leaves_costs_nothing_again),
         IN_RUN_DIR(test_tap_slow_listener_misses_frames_and_knows_how_many),
         IN_RUN_DIR(test_tap_reader_gap_in_numbers_is_reported),
+        IN_RUN_DIR(test_tap_mirrors_only_the_types_asked_for),
+        IN_RUN_DIR(test_tap_more_topics_than_kept_mirror_everything),
         IN_RUN_DIR(test_tap_daemon_restarts_reader_finds_it_again),
         IN_RUN_DIR(test_tap_reader_foreign_messages_are_skipped_and_counted),
         cmocka_unit_test(test_tap_path_beyond_a_socket_name_is_refused),

@@ -39,9 +39,11 @@ static const cli_option_t option_table[] = {
     {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object per message", 0, 0},
     {"hex", 'x', CLI_FLAG, &options.hex, NULL, NULL, "the bytes of each frame, too", 0, 0},
     {"count", 'c', CLI_COUNT, &options.count, NULL, "N", "end after N messages", 1, 1e15},
-    {"write", 'w', CLI_TEXT, &options.write, NULL, "FILE", "write them to a capture file instead of printing", 0, 0},
+    {"write", 'w', CLI_TEXT, &options.write, NULL, "FILE",
+     "write them to a capture file instead of printing; -: standard output", 0, 0},
     {"print", 0, CLI_FLAG, &options.print, NULL, NULL, "print them even with --write", 0, 0},
-    {"read", 'r', CLI_TEXT, &options.read, NULL, "FILE", "read a capture file instead of listening", 0, 0},
+    {"read", 'r', CLI_TEXT, &options.read, NULL, "FILE", "read a capture file instead of listening; -: standard input",
+     0, 0},
     {"run-dir", 0, CLI_TEXT, &options.run_dir, NULL, "DIR", "run directory of the services", 0, 0},
     {"config", 0, CLI_TEXT, &options.config, NULL, "FILE", "configuration that names the run directory", 0, 0},
     {"quiet", 'q', CLI_FLAG, &options.quiet, NULL, NULL, "nothing on standard error but failures", 0, 0},
@@ -54,14 +56,16 @@ static const cli_command_t command = {
     .details = "filter (tests joined by and, or, not and parentheses):\n"
                "  src S, dst S, host S     sender, receiver, either: frontend, tokenizer, scheduler, memory, compute\n"
                "  type T, or just T        StepPlan, Encode, ...; several: type StepPlan|StepResult\n"
-               "  req N                    messages about request N, batches with it included\n"
+               "  req N, req ID            messages about request N, or with this x-request-id, batches included\n"
                "  bytes > N, epoch N, seq N, dropped\n"
                "  FIELD OP VALUE           any field of a message: step >= 9, StepPlan.runs.token_count > 64,\n"
-               "                           finish = stop, runs.length > 8, reasons ~ fcfs\n\n"
+               "                           finish = stop, temperature > 0, runs.length > 8,\n"
+               "                           reasons ~ fcfs\n\n"
                "examples:\n"
                "  quintet sniff\n"
                "  quintet sniff 'src scheduler and type StepPlan and req 7'\n"
-               "  quintet sniff -c 100 -w trace.qncap; quintet sniff -r trace.qncap -j | jq .message.step",
+               "  quintet sniff -c 100 -w trace.qncap; quintet sniff -r trace.qncap -j | jq .message.step\n"
+               "  ssh host quintet sniff -w - | quintet sniff -r -",
     .options = option_table,
     .option_count = sizeof option_table / sizeof *option_table,
 };
@@ -91,13 +95,15 @@ static bool is_done(const run_t *run) { return run->status || (options.count && 
 
 /* ---- one message ---- */
 
+static bool is_left_out(const run_t *run, qn_message_type_t type)
+{
+    bool chatter = type == QN_MESSAGE_HELLO || type == QN_MESSAGE_HEARTBEAT || type == QN_MESSAGE_CREDIT;
+    return chatter && !options.all && !sniff_filter_names(run->filter, type);
+}
+
 static bool is_wanted(const run_t *run, const sniff_message_t *message)
 {
-    bool chatter = message->type == QN_MESSAGE_HELLO || message->type == QN_MESSAGE_HEARTBEAT ||
-                   message->type == QN_MESSAGE_CREDIT;
-    if (chatter && !options.all && message->header.direction == QN_TAP_SENT &&
-        !sniff_filter_names(run->filter, message->type))
-        return false;
+    if (message->header.direction == QN_TAP_SENT && is_left_out(run, message->type)) return false;
     return sniff_filter_match(run->filter, message);
 }
 
@@ -145,6 +151,7 @@ static void show(run_t *run, sniff_message_t *message)
     run->received++;
     qn_arena_reset(&run->arena);
     sniff_message_decode(message, &run->slots, &run->arena);
+    sniff_filter_learn(run->filter, message);
     note(run, message);
     if (is_wanted(run, message)) {
         run->shown++;
@@ -235,6 +242,20 @@ static void follow(run_t *run, qn_tap_reader_t *reader, int interrupt_fd)
     }
 }
 
+/* Asks the taps for what the filter can take, and for what tells whose slots a plan names. */
+static void subscribe(const run_t *run, qn_tap_reader_t *reader)
+{
+    bool plans = sniff_filter_wants(run->filter, QN_SERVICE_SCHEDULER, QN_MESSAGE_STEP_PLAN);
+    for (int source = QN_SERVICE_FRONTEND; source <= QN_SERVICE_COMPUTE; source++)
+        for (int type = 1; type < QN_MESSAGE_COUNT; type++) {
+            bool helps = plans && source == QN_SERVICE_COMPUTE && type == QN_MESSAGE_STEP_RESULT;
+            bool wanted = sniff_filter_wants(run->filter, (qn_service_t)source, (qn_message_type_t)type);
+            if (helps || (wanted && !is_left_out(run, (qn_message_type_t)type)))
+                qn_tap_reader_want(reader, (uint8_t)source, qn_wire_type((qn_message_type_t)type)->identifier);
+        }
+    qn_tap_reader_want_dropped(reader);
+}
+
 static int sniff_live(run_t *run)
 {
     char run_dir[QN_PATH_MAX];
@@ -245,6 +266,7 @@ static int sniff_live(run_t *run)
     qn_err_t err = find_run_dir(run_dir);
     if (!err) err = qn_tap_reader_open(run_dir, services, SERVICE_COUNT, &reader);
     if (err) return cli_fail_err(err);
+    subscribe(run, reader);
     greet(run_dir);
     follow(run, reader, interrupt_fd);
     if (qn_tap_reader_foreign(reader) && !options.quiet)
@@ -300,6 +322,10 @@ int cmd_sniff(int argc, char **argv)
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;
     if (options.read && options.run_dir) return cli_usage("--read needs no --run-dir");
+    bool to_output = options.write && strcmp(options.write, "-") == 0;
+    if (to_output && options.print) return cli_usage("--print and --write - would mix in standard output");
+    if (to_output && isatty(STDOUT_FILENO))
+        return cli_usage("a capture is no text for a terminal: give --write a file or a pipe");
     run_t *run = calloc(1, sizeof *run);
     if (!run) return cli_fail(EX_OSERR, "no memory");
     status = parse_filter(argc, argv, &run->filter);

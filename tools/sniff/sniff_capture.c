@@ -5,16 +5,18 @@
 #include "tools/sniff/sniff_capture.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/checksum.h"
 #include "common/clock.h"
 
 static const char magic[8] = {'Q', 'N', 'T', 'C', 'A', 'P', '\r', '\n'};
-#define VERSION 1
+#define VERSION 2
 
 typedef struct {
     char magic[8];
@@ -52,8 +54,11 @@ static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **
 {
     sniff_capture_t *capture = calloc(1, sizeof *capture);
     if (!capture) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a capture file");
+    bool standard = strcmp(path, "-") == 0;
+    if (standard) path = mode[0] == 'r' ? "standard input" : "standard output";
     snprintf(capture->path, sizeof capture->path, "%s", path);
-    capture->file = fopen(path, mode);
+    int fd = standard ? fcntl(mode[0] == 'r' ? STDIN_FILENO : STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : -1;
+    capture->file = !standard ? fopen(path, mode) : fd >= 0 ? fdopen(fd, mode) : NULL;
     if (!capture->file) {
         qn_err_t err =
             qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "cannot open %s: %s", path, strerror(errno));

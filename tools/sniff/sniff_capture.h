@@ -2,7 +2,7 @@
  *
  * All numbers little-endian. The file begins with 32 bytes:
  *   magic[8]         "QNTCAP\r\n"
- *   version  u32     1
+ *   version  u32     2
  *   reserved u32     0
  *   clock_ns u64     CLOCK_REALTIME minus CLOCK_MONOTONIC when it was begun: times of day are time_ns + clock_ns
  *   begun_ns u64     CLOCK_MONOTONIC when it was begun
@@ -27,13 +27,13 @@ typedef enum {
     SNIFF_CAPTURE_TORN, /* the rest of the file is a torn record; qn_err_text says where */
 } sniff_capture_outcome_t;
 
-/* Creates or empties the file. Failure: QN_ERR_IO. Returns owned. */
+/* Creates or empties the file; "-" is standard output. Failure: QN_ERR_IO. Returns owned. */
 qn_err_t sniff_capture_create(const char *path, uint64_t clock_ns, sniff_capture_t **ret_capture);
 /* Appends; what was appended is in the file when sniff_capture_flush or _close has returned QN_OK. */
 qn_err_t sniff_capture_write(sniff_capture_t *capture, const sniff_message_t *message);
 qn_err_t sniff_capture_flush(sniff_capture_t *capture);
 
-/* Opens for reading. QN_ERR_NOT_FOUND, QN_ERR_IO, QN_ERR_INVALID (no capture file). Returns owned. */
+/* Opens for reading; "-" is standard input. QN_ERR_NOT_FOUND, QN_ERR_IO, QN_ERR_INVALID (no capture file). Returns owned. */
 qn_err_t sniff_capture_open(const char *path, sniff_capture_t **ret_capture);
 uint64_t sniff_capture_clock_ns(const sniff_capture_t *capture);
 /* Reads one message (owned by the caller: free). */

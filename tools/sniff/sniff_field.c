@@ -32,30 +32,66 @@ static const qn_wire_field_t *find_name(fields_t fields, const char *name, size_
     return NULL;
 }
 
-bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_field)
+/* Follows `path` from `fields`, the members of what *field leads to. */
+static bool follow(sniff_field_t *field, fields_t fields, const char *path, size_t bytes)
 {
-    sniff_field_t field = {.step_count = 0};
-    fields_t fields = fields_of_type(type);
     const char *at = path, *end = path + bytes;
     while (at < end) {
         const char *dot = memchr(at, '.', (size_t)(end - at));
         size_t length = (size_t)((dot ? dot : end) - at);
         const qn_wire_field_t *step = find_name(fields, at, length);
-        const qn_wire_field_t *last = field.step_count ? field.steps[field.step_count - 1] : NULL;
+        const qn_wire_field_t *last = at > path ? field->steps[field->step_count - 1] : NULL;
         bool countable = last && (last->vector || last->kind == QN_WIRE_STRING);
         if (!step && !dot && countable && length == 6 && !memcmp(at, "length", 6)) {
-            field.length = true;
-            *ret_field = field;
+            field->length = true;
             return true;
         }
-        if (!step || field.step_count == SNIFF_FIELD_DEPTH_MAX) return false;
-        field.steps[field.step_count++] = step;
+        if (!step || field->step_count == SNIFF_FIELD_DEPTH_MAX) return false;
+        field->steps[field->step_count++] = step;
         fields = fields_inside(step);
         at = dot ? dot + 1 : end;
     }
-    if (!field.step_count || fields.count) return false;
+    return field->step_count && !fields.count;
+}
+
+bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_field)
+{
+    sniff_field_t field = {.step_count = 0};
+    if (!follow(&field, fields_of_type(type), path, bytes)) return false;
     *ret_field = field;
     return true;
+}
+
+typedef struct {
+    const char *path;
+    size_t bytes;
+    sniff_field_t *found;
+    size_t count, capacity;
+} search_t;
+
+/* Looks below `above`, whose members are `fields`. */
+static void search_inside(search_t *search, const sniff_field_t *above, fields_t fields)
+{
+    if (above->step_count == SNIFF_FIELD_DEPTH_MAX) return;
+    for (size_t i = 0; i < fields.count; i++) {
+        sniff_field_t here = *above;
+        here.steps[here.step_count++] = &fields.items[i];
+        fields_t inside = fields_inside(&fields.items[i]);
+        sniff_field_t field = here;
+        if (inside.count && search->count < search->capacity && follow(&field, inside, search->path, search->bytes))
+            search->found[search->count++] = field;
+        search_inside(search, &here, inside);
+    }
+}
+
+size_t sniff_field_find_inside(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_fields,
+                               size_t capacity)
+{
+    if (capacity && sniff_field_find(type, path, bytes, ret_fields)) return 1;
+    search_t search = {.path = path, .bytes = bytes, .found = ret_fields, .capacity = capacity};
+    sniff_field_t none = {.step_count = 0};
+    search_inside(&search, &none, fields_of_type(type));
+    return search.count;
 }
 
 const qn_wire_field_t *sniff_field_leaf(const sniff_field_t *field) { return field->steps[field->step_count - 1]; }

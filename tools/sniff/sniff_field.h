@@ -1,4 +1,5 @@
-/* Fields of a decoded message by name, for filters: "step", "runs.token_count", "weights.bytes", "reasons.length".
+/* Fields of a decoded message by name, for filters: "step", "runs.token_count", "weights.bytes", "reasons.length". A name
+ * that the message itself does not have means the members of that name inside it: "finish", "sampling.temperature".
  * Works on the descriptors of the wire codec, so it knows every message there is and none in particular. */
 #ifndef QUINTET_TOOLS_SNIFF_FIELD_H
 #define QUINTET_TOOLS_SNIFF_FIELD_H
@@ -27,6 +28,10 @@ typedef struct {
 /* Finds `path` (of `bytes` bytes) in messages of `type`; false: there is no such field, or it has no single values
  * (a struct, a table). */
 bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_field);
+/* The same for a name that need not begin at the message. Writes at most `capacity` fields, returns how many: the one of
+ * sniff_field_find alone when there is one, else all members that `path` leads to from anywhere inside. */
+size_t sniff_field_find_inside(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_fields,
+                               size_t capacity);
 /* The descriptor of what the path ends in. */
 const qn_wire_field_t *sniff_field_leaf(const sniff_field_t *field);
 /* Does `test` hold for any value of the field in the decoded message? A vector has many, an absent member none. */

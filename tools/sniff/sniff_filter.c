@@ -61,17 +61,38 @@ static bool value_matches(const void *context, const sniff_value_t *value)
     return equal == (node->operation == FILTER_EQUAL);
 }
 
+/* ---- requests by name ---- */
+
+void sniff_filter_learn(sniff_filter_t *filter, const sniff_message_t *message)
+{
+    if (message->type != QN_MESSAGE_ENCODE || !message->content) return;
+    const qn_text_t name = ((const qn_encode_t *)message->content)->client_request;
+    for (filter_names_t *names = filter->names; name.data && names; names = names->next)
+        for (size_t i = 0; i < names->text_count; i++) {
+            if (strlen(names->texts[i]) != name.bytes || memcmp(names->texts[i], name.data, name.bytes)) continue;
+            names->requests[names->learned++ % FILTER_NAMED_REQUESTS_MAX] = message->head.request;
+            break;
+        }
+}
+
 static bool has_any_request(const filter_node_t *node, const sniff_message_t *message)
 {
     for (size_t i = 0; i < node->number_count; i++)
         if (sniff_message_has_request(message, node->numbers[i])) return true;
+    const filter_names_t *names = node->names;
+    for (size_t i = 0; names && i < names->learned && i < FILTER_NAMED_REQUESTS_MAX; i++)
+        if (sniff_message_has_request(message, names->requests[i])) return true;
     return false;
 }
 
+/* ---- matching ---- */
+
 static bool field_matches(const filter_node_t *node, const sniff_message_t *message)
 {
-    const sniff_field_t *field = &node->fields[message->type];
-    return message->content && field->step_count && sniff_field_any(field, message->content, value_matches, node);
+    const filter_fields_t *fields = &node->fields[message->type];
+    for (size_t i = 0; message->content && i < fields->count; i++)
+        if (sniff_field_any(&fields->items[i], message->content, value_matches, node)) return true;
+    return false;
 }
 
 static bool node_matches(const filter_node_t *node, const sniff_message_t *message)
@@ -98,4 +119,32 @@ static bool node_matches(const filter_node_t *node, const sniff_message_t *messa
 bool sniff_filter_match(const sniff_filter_t *filter, const sniff_message_t *message)
 {
     return !filter->root || node_matches(filter->root, message);
+}
+
+/* ---- what can match at all ---- */
+
+typedef enum { NEVER, MAYBE, ALWAYS } chance_t;
+
+/* Of messages that `source` sends, of which only their type is known. */
+static chance_t node_chance(const filter_node_t *node, qn_service_t source, qn_message_type_t type)
+{
+    if (node->kind == FILTER_NOT) return ALWAYS - node_chance(node->left, source, type);
+    if (node->kind == FILTER_AND || node->kind == FILTER_OR) {
+        chance_t left = node_chance(node->left, source, type), right = node_chance(node->right, source, type);
+        return (node->kind == FILTER_AND) == (left < right) ? left : right;
+    }
+    switch (node->kind) {
+    case FILTER_SOURCE: return node->bits >> source & 1 ? ALWAYS : NEVER;
+    case FILTER_HOST: return node->bits >> source & 1 ? ALWAYS : MAYBE;
+    case FILTER_TYPE: return node->bits >> type & 1 ? ALWAYS : NEVER;
+    case FILTER_FIELD: return node->fields[type].count ? MAYBE : NEVER;
+    case FILTER_DROPPED: return NEVER;
+    default: return MAYBE;
+    }
+}
+
+bool sniff_filter_wants(const sniff_filter_t *filter, qn_service_t source, qn_message_type_t type)
+{
+    if (filter->names && type == QN_MESSAGE_ENCODE) return true;
+    return !filter->root || node_chance(filter->root, source, type) != NEVER;
 }

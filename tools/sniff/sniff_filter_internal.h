@@ -23,7 +23,7 @@ typedef enum {
     FILTER_TARGET,
     FILTER_HOST,
     FILTER_TYPE,    /* bits */
-    FILTER_REQUEST, /* numbers */
+    FILTER_REQUEST, /* numbers, names */
     FILTER_EPOCH,
     FILTER_SEQUENCE,
     FILTER_BYTES, /* operation, operand */
@@ -38,15 +38,34 @@ typedef struct {
     bool is_number; /* the word reads as a number, or as true or false */
 } filter_operand_t;
 
+/* What a name means in messages of one type. */
+typedef struct {
+    const sniff_field_t *items;
+    size_t count; /* 0: the type has no such field */
+} filter_fields_t;
+
+#define FILTER_NAMES_MAX 64
+#define FILTER_NAMED_REQUESTS_MAX 4096
+
+/* x-request-ids that were asked for, and the requests that bore one of them, as their Encodes told. */
+typedef struct filter_names {
+    struct filter_names *next; /* of another test */
+    const char *texts[FILTER_NAMES_MAX];
+    size_t text_count;
+    uint64_t requests[FILTER_NAMED_REQUESTS_MAX]; /* a ring */
+    size_t learned;
+} filter_names_t;
+
 typedef struct filter_node {
     filter_kind_t kind;
     const struct filter_node *left, *right;
     uint64_t bits; /* 1 << service or message type */
     const uint64_t *numbers;
     size_t number_count;
+    filter_names_t *names; /* of FILTER_REQUEST; NULL: none */
     filter_operator_t operation;
     filter_operand_t operand;
-    const sniff_field_t *fields; /* [QN_MESSAGE_COUNT]; step_count 0: the type has no such field */
+    const filter_fields_t *fields; /* [QN_MESSAGE_COUNT] */
 } filter_node_t;
 
 _Static_assert(QN_MESSAGE_COUNT <= 64, "a set of message types is a 64-bit mask");
@@ -55,6 +74,7 @@ struct sniff_filter {
     qn_arena_t arena;          /* owns the nodes */
     const filter_node_t *root; /* NULL: takes everything */
     uint64_t named_types;      /* 1 << type */
+    filter_names_t *names;     /* of all tests */
 };
 
 /* The root is NULL for an empty text. Failure as of sniff_filter_parse. */

@@ -98,6 +98,14 @@ static bool accept(parser_t *parser, const char *word, const char *symbol)
     return true;
 }
 
+/* A keyword before a list, with or without an equals sign: "src scheduler", "src = scheduler". */
+static bool accept_list(parser_t *parser, const char *word, const char *synonym)
+{
+    if (!accept(parser, word, synonym)) return false;
+    accept(parser, "=", "==");
+    return true;
+}
+
 /* The word as a C string in `buffer`. */
 static const char *spell(const word_t *word, char buffer[QN_NAME_MAX])
 {
@@ -176,24 +184,56 @@ static uint64_t take_types(parser_t *parser)
     return bits;
 }
 
+/* The word as a request's number; false: it is a name. */
+static bool read_number(const word_t *word, uint64_t *ret_number)
+{
+    char *end, given[QN_NAME_MAX];
+    spell(word, given);
+    if (word->quoted || given[0] < '0' || given[0] > '9') return false;
+    *ret_number = strtoull(given, &end, 10);
+    return !*end;
+}
+
+static void keep_name(parser_t *parser, filter_node_t *node)
+{
+    sniff_filter_t *filter = parser->filter;
+    if (!node->names) {
+        node->names = qn_arena_zalloc(&filter->arena, 1, sizeof *node->names);
+        node->names->next = filter->names;
+        filter->names = node->names;
+    }
+    if (node->names->text_count == FILTER_NAMES_MAX) {
+        fail_at(parser, parser->word.at, "more than %d names of requests", FILTER_NAMES_MAX);
+        return;
+    }
+    const char *text = qn_arena_strndup(&filter->arena, parser->word.at, parser->word.bytes);
+    node->names->texts[node->names->text_count++] = text;
+}
+
 #define NUMBERS_MAX 64
 
-static void take_numbers(parser_t *parser, filter_node_t *node)
+/* Numbers, and names: what the client or the frontend called the request (x-request-id). */
+static void take_requests(parser_t *parser, filter_node_t *node)
 {
-    uint64_t numbers[NUMBERS_MAX];
+    uint64_t numbers[NUMBERS_MAX], number;
     size_t count = 0;
     do {
-        char *end, given[QN_NAME_MAX];
-        unsigned long long number = strtoull(spell(&parser->word, given), &end, 10);
-        if (given[0] < '0' || given[0] > '9' || *end || count == NUMBERS_MAX) {
-            fail_at(parser, parser->word.at,
-                    count == NUMBERS_MAX ? "more than 64 numbers" : "a request number is missing here");
+        const word_t *word = &parser->word;
+        if (is_end(parser) || !word->bytes || (!word->quoted && !is_word_char(*word->at))) {
+            fail_at(parser, word->at, "the number of a request, or its x-request-id, is missing here");
             return;
         }
-        numbers[count++] = number;
+        if (!read_number(word, &number)) {
+            keep_name(parser, node);
+        } else if (count == NUMBERS_MAX) {
+            fail_at(parser, word->at, "more than %d numbers", NUMBERS_MAX);
+            return;
+        } else {
+            numbers[count++] = number;
+        }
         advance(parser);
-    } while (accept(parser, "|", NULL));
-    uint64_t *kept = qn_arena_alloc(&parser->filter->arena, count * sizeof *kept, 8);
+    } while (!parser->err && accept(parser, "|", NULL));
+    uint64_t *kept = qn_arena_alloc(&parser->filter->arena, (count + 1) * sizeof *kept, 8);
     memcpy(kept, numbers, count * sizeof *kept);
     node->numbers = kept;
     node->number_count = count;
@@ -269,6 +309,8 @@ static void fail_operand(parser_t *parser, const char *at, const sniff_field_t *
     fail_at(parser, at, "%s%s", why, names);
 }
 
+#define FIELDS_MAX 16
+
 /* Fills node->fields for every type that has the field and may be so compared. */
 static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path, const char *operand_at)
 {
@@ -276,22 +318,26 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
     qn_message_type_t only = dot ? type_of_word(parser, path->at, (size_t)(dot - path->at)) : QN_MESSAGE_NONE;
     const char *name = only ? dot + 1 : path->at;
     size_t bytes = path->bytes - (size_t)(name - path->at);
-    sniff_field_t *fields = qn_arena_zalloc(&parser->filter->arena, QN_MESSAGE_COUNT, sizeof *fields);
+    filter_fields_t *fields = qn_arena_zalloc(&parser->filter->arena, QN_MESSAGE_COUNT, sizeof *fields);
     const char *why = NULL;
     sniff_field_t wrong = {.step_count = 0};
-    unsigned bound = 0;
+    size_t bound = 0;
     for (unsigned type = 1; type < QN_MESSAGE_COUNT; type++) {
-        sniff_field_t field;
-        if ((only && type != only) || !sniff_field_find(qn_wire_type((qn_message_type_t)type), name, bytes, &field))
-            continue;
-        const char *complaint = check_operand(&field, node->operation, &node->operand);
-        if (complaint) {
+        sniff_field_t found[FIELDS_MAX];
+        if (only && type != only) continue;
+        size_t count = sniff_field_find_inside(qn_wire_type((qn_message_type_t)type), name, bytes, found, FIELDS_MAX);
+        sniff_field_t *kept = qn_arena_zalloc(&parser->filter->arena, count + 1, sizeof *kept);
+        for (size_t i = 0; i < count; i++) {
+            const char *complaint = check_operand(&found[i], node->operation, &node->operand);
+            if (!complaint) {
+                kept[fields[type].count++] = found[i];
+                continue;
+            }
             why = complaint;
-            wrong = field;
-            continue;
+            wrong = found[i];
         }
-        fields[type] = field;
-        bound++;
+        fields[type].items = kept;
+        bound += fields[type].count;
     }
     node->fields = fields;
     if (only) parser->filter->named_types |= 1ull << only;
@@ -371,20 +417,20 @@ static filter_node_t *take_test(parser_t *parser)
         {"host", FILTER_HOST},
     };
     for (size_t i = 0; i < 3; i++) {
-        if (accept(parser, sides[i].word, NULL)) {
+        if (accept_list(parser, sides[i].word, NULL)) {
             filter_node_t *node = new_node(parser, sides[i].kind);
             node->bits = take_services(parser);
             return node;
         }
     }
-    if (accept(parser, "type", NULL)) {
+    if (accept_list(parser, "type", NULL)) {
         filter_node_t *node = new_node(parser, FILTER_TYPE);
         node->bits = take_types(parser);
         return node;
     }
-    if (accept(parser, "req", "request")) {
+    if (accept_list(parser, "req", "request")) {
         filter_node_t *node = new_node(parser, FILTER_REQUEST);
-        take_numbers(parser, node);
+        take_requests(parser, node);
         return node;
     }
     if (accept(parser, "epoch", NULL)) return take_number_test(parser, FILTER_EPOCH, false);
