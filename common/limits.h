@@ -42,6 +42,6 @@
 #define QN_TENSORS_MAX 65536 /* a 256-expert MoE with 64 layers has about 50,000 */
 
 /* Statistics page */
-#define QN_METRICS_MAX 128 /* per daemon */
+#define QN_METRICS_MAX 256 /* per daemon */
 
 #endif

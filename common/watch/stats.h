@@ -15,9 +15,13 @@ typedef enum { QN_STAT_COUNTER, QN_STAT_GAUGE, QN_STAT_HISTOGRAM_NS } qn_stat_ki
 
 /* Static table of a module's metrics; the index in the table is the handle within that table. */
 typedef struct {
-    const char *name; /* Prometheus style, without the quintet_ prefix: "scheduler_waiting_requests" */
+    /* Prometheus style, without the quintet_ prefix and _total: "scheduler_waiting_requests". Rows of one metric that
+     * differ in labels have them in braces: "frontend_requests{route=\"generate\",code=\"200\"}". */
+    const char *name;
     qn_stat_kind_t kind;
-    const char *unit; /* "requests", "bytes", "seconds", "tokens", ... ; histograms take ns, are shown in seconds */
+    /* "requests", "bytes", "tokens", ...; times are kept in "nanoseconds" or "milliseconds" and shown in seconds,
+     * histograms take ns */
+    const char *unit;
     const char *help;
 } qn_stat_spec_t;
 

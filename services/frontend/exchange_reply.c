@@ -18,13 +18,25 @@
 
 /* ---- whole replies ---- */
 
+static unsigned code_row(int status)
+{
+    static const int codes[] = {
+#define CODE(code) [FRONTEND_CODE_##code] = (code),
+        FRONTEND_CODES(CODE)
+#undef CODE
+    };
+    for (unsigned i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (codes[i] == status) return i;
+    return FRONTEND_CODE_OTHER;
+}
+
 void frontend_count_status(frontend_t *frontend, route_t route, int status)
 {
-    unsigned base = FRONTEND_STAT_OTHER_2XX;
-    if (route == ROUTE_COMPLETIONS) base = FRONTEND_STAT_COMPLETIONS_2XX;
-    if (route == ROUTE_GENERATE) base = FRONTEND_STAT_GENERATE_2XX;
-    if (route == ROUTE_TOKENIZE || route == ROUTE_DETOKENIZE) base = FRONTEND_STAT_TOKENIZE_2XX;
-    frontend_count(frontend, base + (status >= 500 ? 2u : status >= 400 ? 1u : 0u), 1);
+    unsigned group = FRONTEND_GROUP_OTHER;
+    if (route == ROUTE_COMPLETIONS) group = FRONTEND_GROUP_COMPLETIONS;
+    if (route == ROUTE_GENERATE) group = FRONTEND_GROUP_GENERATE;
+    if (route == ROUTE_TOKENIZE || route == ROUTE_DETOKENIZE) group = FRONTEND_GROUP_TOKENIZE;
+    frontend_count(frontend, FRONTEND_STAT_REQUESTS + group * FRONTEND_CODE_COUNT + code_row(status), 1);
 }
 
 void frontend_reply_json(frontend_t *frontend, http_request_t *request, route_t route, int status, reply_buffer_t *body)

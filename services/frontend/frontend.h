@@ -15,19 +15,32 @@
 #define FRONTEND_QUERY_NS 10000000000ull /* a query that nobody answers is given up */
 #define FRONTEND_SCAN_NS 500000000ull    /* how exactly these two are kept */
 
+/* The `code` label of a metric; what is in no row counts as "other". */
+// clang-format off
+#define FRONTEND_CODES(X) \
+    X(200) X(400) X(401) X(403) X(404) X(405) X(408) X(411) X(413) X(414) X(415) X(417) X(422) X(429) X(431) X(499) \
+    X(500) X(501) X(503) X(504) X(505)
+// clang-format on
 enum {
-    FRONTEND_STAT_COMPLETIONS_2XX,
-    FRONTEND_STAT_COMPLETIONS_4XX,
-    FRONTEND_STAT_COMPLETIONS_5XX,
-    FRONTEND_STAT_GENERATE_2XX,
-    FRONTEND_STAT_GENERATE_4XX,
-    FRONTEND_STAT_GENERATE_5XX,
-    FRONTEND_STAT_TOKENIZE_2XX,
-    FRONTEND_STAT_TOKENIZE_4XX,
-    FRONTEND_STAT_TOKENIZE_5XX,
-    FRONTEND_STAT_OTHER_2XX,
-    FRONTEND_STAT_OTHER_4XX,
-    FRONTEND_STAT_OTHER_5XX,
+#define CODE(code) FRONTEND_CODE_##code,
+    FRONTEND_CODES(CODE)
+#undef CODE
+        FRONTEND_CODE_OTHER,
+    FRONTEND_CODE_COUNT,
+};
+/* The `route` label. */
+enum {
+    FRONTEND_GROUP_COMPLETIONS,
+    FRONTEND_GROUP_GENERATE,
+    FRONTEND_GROUP_TOKENIZE, /* and /detokenize */
+    FRONTEND_GROUP_OTHER,
+    FRONTEND_GROUP_COUNT,
+};
+
+enum {
+    /* requests answered: a row per group of routes and status, as frontend_count_status puts them */
+    FRONTEND_STAT_REQUESTS,
+    FRONTEND_STAT_REQUESTS_LAST = FRONTEND_STAT_REQUESTS + FRONTEND_GROUP_COUNT * FRONTEND_CODE_COUNT - 1,
     FRONTEND_STAT_ACTIVE,
     FRONTEND_STAT_PROMPT_TOKENS,
     FRONTEND_STAT_GENERATED_TOKENS,

@@ -176,7 +176,7 @@ static void add_page(const frontend_t *frontend, prometheus_t *page, const char 
 static void route_metrics(frontend_t *frontend, http_request_t *request)
 {
     reply_buffer_t body = {0};
-    prometheus_t *page = prometheus_create();
+    prometheus_t *page = prometheus_create(frontend->model.id);
     for (size_t i = 0; i < SERVICE_COUNT; i++) {
         const char *name = qn_service_enum.names[services[i]];
         qn_peer_status_t status = status_of(frontend, services[i]);

@@ -22,19 +22,22 @@
 
 #define ROW(row, name, kind, unit, help) [FRONTEND_STAT_##row] = {"frontend_" name, QN_STAT_##kind, unit, help}
 
+#define CODE_ROW(group, route, code, label)                                                                \
+    [FRONTEND_STAT_REQUESTS + FRONTEND_GROUP_##group * FRONTEND_CODE_COUNT + FRONTEND_CODE_##              \
+        code] = {"frontend_requests{route=\"" route "\",code=\"" label "\"}", QN_STAT_COUNTER, "requests", \
+                 "Requests answered, by route and HTTP status"}
+#define COMPLETIONS_ROW(code) CODE_ROW(COMPLETIONS, "completions", code, #code),
+#define GENERATE_ROW(code) CODE_ROW(GENERATE, "generate", code, #code),
+#define TOKENIZE_ROW(code) CODE_ROW(TOKENIZE, "tokenize", code, #code),
+#define OTHER_ROW(code) CODE_ROW(OTHER, "other", code, #code),
+
 static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
-    ROW(COMPLETIONS_2XX, "completions_2xx", COUNTER, "requests", "Completions answered"),
-    ROW(COMPLETIONS_4XX, "completions_4xx", COUNTER, "requests", "Completions refused: the client's fault"),
-    ROW(COMPLETIONS_5XX, "completions_5xx", COUNTER, "requests", "Completions refused: the server's fault"),
-    ROW(GENERATE_2XX, "generate_2xx", COUNTER, "requests", "/generate answered"),
-    ROW(GENERATE_4XX, "generate_4xx", COUNTER, "requests", "/generate refused: the client's fault"),
-    ROW(GENERATE_5XX, "generate_5xx", COUNTER, "requests", "/generate refused: the server's fault"),
-    ROW(TOKENIZE_2XX, "tokenize_2xx", COUNTER, "requests", "/tokenize and /detokenize answered"),
-    ROW(TOKENIZE_4XX, "tokenize_4xx", COUNTER, "requests", "/tokenize and /detokenize refused: the client's fault"),
-    ROW(TOKENIZE_5XX, "tokenize_5xx", COUNTER, "requests", "/tokenize and /detokenize refused: the server's fault"),
-    ROW(OTHER_2XX, "other_2xx", COUNTER, "requests", "All other routes answered"),
-    ROW(OTHER_4XX, "other_4xx", COUNTER, "requests", "All other routes refused: the client's fault"),
-    ROW(OTHER_5XX, "other_5xx", COUNTER, "requests", "All other routes refused: the server's fault"),
+    // clang-format off
+    FRONTEND_CODES(COMPLETIONS_ROW) CODE_ROW(COMPLETIONS, "completions", OTHER, "other"),
+    FRONTEND_CODES(GENERATE_ROW) CODE_ROW(GENERATE, "generate", OTHER, "other"),
+    FRONTEND_CODES(TOKENIZE_ROW) CODE_ROW(TOKENIZE, "tokenize", OTHER, "other"),
+    FRONTEND_CODES(OTHER_ROW) CODE_ROW(OTHER, "other", OTHER, "other"),
+    // clang-format on
     ROW(ACTIVE, "active_sequences", GAUGE, "sequences", "Sequences and queries in flight"),
     ROW(PROMPT_TOKENS, "prompt_tokens", COUNTER, "tokens", "Prompt tokens of answered requests"),
     ROW(GENERATED_TOKENS, "generated_tokens", COUNTER, "tokens", "Generated tokens of answered requests"),

@@ -63,7 +63,7 @@ static const qn_stat_spec_t memory_stats[MEMORY_STAT_COUNT] = {
     [MEMORY_STAT_STEP_IO] = {"memory_step_io_bytes", QN_STAT_GAUGE, "bytes", "Size of the step input/output regions"},
     [MEMORY_STAT_STATE] = {"memory_state_bytes", QN_STAT_GAUGE, "bytes", "Size of the sequence state regions"},
     [MEMORY_STAT_TAP] = {"memory_tap_bytes", QN_STAT_GAUGE, "bytes", "Size of the tap regions"},
-    [MEMORY_STAT_LOAD] = {"memory_load_milliseconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model"},
+    [MEMORY_STAT_LOAD] = {"memory_load_seconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model"},
     [MEMORY_STAT_FDS] = {"memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors",
                          "Requests answered at the fd socket"},
 };

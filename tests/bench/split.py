@@ -26,7 +26,7 @@ def tokens_per_second(engine, batch):
 def hops(engine):
     """Median time of every hop in microseconds, from the histograms on /metrics."""
     rows = {}
-    pattern = re.compile(r'quintet_hop_from_(\w+)_seconds_bucket\{service="(\w+)",le="([^"]+)"\} (\d+)')
+    pattern = re.compile(r'quintet_hop_from_(\w+)_seconds_bucket\{service="(\w+)",le="([^"]+)"[^}]*\} (\d+)')
     for source, service, bound, count in pattern.findall(engine.get("/metrics")):
         rows.setdefault((source, service), []).append((float(bound), int(count)))
     for (source, service), buckets in sorted(rows.items()):

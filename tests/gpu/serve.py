@@ -232,7 +232,7 @@ def gaps(engine):
     """Medians of what lies between steps: the scheduler's histogram, and the hops of a step."""
     rows = {}
     pattern = re.compile(r'quintet_(scheduler_idle_gap|hop_from_compute|hop_from_scheduler)_seconds_bucket'
-                         r'\{service="(scheduler|compute)",le="([^"]+)"\} (\d+)')
+                         r'\{service="(scheduler|compute)",le="([^"]+)"[^}]*\} (\d+)')
     for what, service, bound, count in pattern.findall(engine.get("/metrics")):
         rows.setdefault((what, service), []).append((float(bound), int(count)))
     for (what, _), buckets in rows.items():

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -462,6 +463,38 @@ def parse_metrics(text):
     return families
 
 
+def check_name(name, kind):
+    """promtool's rules: base units, the ending that the kind has, no kind inside a name."""
+    words = name.split("_")
+    assert re.fullmatch(r"quintet(_[a-z0-9]+)+", name), name
+    assert (words[-1] == "total") == (kind == "counter"), (name, kind)
+    assert kind == "histogram" or words[-1] not in ("count", "sum", "bucket"), name
+    assert not {"counter", "gauge", "histogram", "summary", "info"} & set(words), name
+    assert not {"milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "kilobytes", "megabytes", "percent",
+                "bits", "ms", "us", "ns", "kb", "mb"} & set(words), name
+
+
+def test_metrics_satisfy_promtool(server):
+    promtool = shutil.which("promtool")
+    if not promtool:
+        pytest.skip("no promtool here (Debian package prometheus); test_metrics_are_valid_and_count knows its rules")
+    done = subprocess.run([promtool, "check", "metrics"], input=requests.get(server.url + "/metrics", timeout=10).text,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not done.stderr, done
+
+
+def test_metrics_count_by_route_and_code(server):
+    count = lambda route, code: parse_metrics(requests.get(server.url + "/metrics", timeout=10).text)[  # noqa: E731
+        "quintet_frontend_requests_total"][1]["quintet_frontend_requests_total", (
+            f'service="frontend",route="{route}",code="{code}",model_name="default"')]
+    cases = [("completions", 400, "POST", "/v1/completions", {"prompt": 5.5}), ("generate", 400, "POST", "/generate", {}),
+             ("tokenize", 200, "POST", "/tokenize", {"prompt": "x"}), ("other", 404, "GET", "/nowhere", None)]
+    for route, code, method, path, body in cases:
+        before = count(route, code)
+        assert server.call(method, path, body)[0] == code, path
+        assert count(route, code) == before + 1, path
+
+
 def test_metrics_are_valid_and_count(server):
     before = parse_metrics(requests.get(server.url + "/metrics", timeout=10).text)
     stream(server, {"prompt": PROMPT, "max_tokens": 5, "temperature": 0})
@@ -469,17 +502,19 @@ def test_metrics_are_valid_and_count(server):
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     after = parse_metrics(reply.text)
     assert all(name.startswith("quintet_") for name in after)
+    model = ',model_name="default"'
     moved = lambda name, label='service="frontend"', sample="": (
-        after[name][1][name + sample, label] - before[name][1][name + sample, label])
-    assert moved("quintet_frontend_completions_2xx_total") == 1
+        after[name][1][name + sample, label + model] - before[name][1].get((name + sample, label + model), 0))
+    assert moved("quintet_frontend_requests_total", 'service="frontend",route="completions",code="200"') == 1
     assert moved("quintet_frontend_generated_tokens_total") == 5
     assert moved("quintet_frontend_time_to_first_token_seconds", sample="_count") == 1
     assert moved("quintet_frontend_sent_bytes_total") > 100
     up = after["quintet_service_up"][1]
-    assert {labels for _, labels in up} == {f'service="{s}"' for s in SERVICES} and set(up.values()) == {1}
+    assert {labels for _, labels in up} == {f'service="{s}"{model}' for s in SERVICES} and set(up.values()) == {1}
     services = {labels.split('"')[1] for kind, samples in after.values() for _, labels in samples}
     assert services == set(SERVICES)
     for name, (kind, samples) in after.items():
+        check_name(name, kind)
         if kind == "histogram":
             check_histogram(name, samples)
 
@@ -490,7 +525,7 @@ def check_histogram(name, samples):
                    if sample.endswith("_bucket") and f'service="{service}"' in labels]
         assert buckets == sorted(buckets) and buckets[-1][0] == math.inf
         assert [v for _, v in buckets] == sorted(v for _, v in buckets)
-        assert buckets[-1][1] == samples[name + "_count", f'service="{service}"']
+        assert buckets[-1][1] == samples[name + "_count", f'service="{service}",model_name="default"']
 
 
 def test_research_mode_explains(server):

@@ -152,8 +152,10 @@ static void test_frontend_status_routes_answer(void **state)
     client_t client = client_get(test, "/metrics");
     wait_for_reply(test, &client, 200);
     assert_non_null(strstr(client_text(&client), "text/plain; version=0.0.4"));
-    assert_non_null(strstr(client_text(&client), "quintet_service_up{service=\"compute\"} 0\n"));
-    assert_non_null(strstr(client_text(&client), "quintet_frontend_other_2xx_total{service=\"frontend\"} "));
+    assert_non_null(strstr(client_text(&client), "quintet_service_up{service=\"compute\",model_name=\"tiny\"} 0\n"));
+    assert_non_null(
+        strstr(client_text(&client),
+               "quintet_frontend_requests_total{service=\"frontend\",route=\"other\",code=\"200\",model_name="));
     client_close(&client);
 }
 
