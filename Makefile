@@ -11,6 +11,7 @@ CLANG ?= clang
 PYTHON ?= python3
 FLATC ?= flatc
 PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 JOBS ?= $(shell nproc)
 
 ifeq ($(VARIANT),release)
@@ -69,7 +70,7 @@ SCHEMAS := $(wildcard schemas/*.fbs)
 VENV := build/venv
 
 .DEFAULT_GOAL := all
-.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz chaos bench bench-tokenizer bench-llamacpp install \
+.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz chaos bench bench-tokenizer bench-llamacpp install uninstall \
 	clean venv format format-check tidy compile-commands
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -257,17 +258,34 @@ compile-commands: $(G)/qn_messages.h ## compile_commands.json for editors and la
 
 # ---- install --------------------------------------------------------------------------------------------------
 
-install: all ## install into $(DESTDIR)$(PREFIX)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/quintet/models $(DESTDIR)$(PREFIX)/lib/quintet/policies
+# Units and sysusers files name absolute places; what DESTDIR holds is for another root, so nothing is activated there.
+SHARE := $(PREFIX)/share/quintet
+UNITS := $(PREFIX)/lib/systemd/system
+
+install: all ## install into $(DESTDIR)$(PREFIX) with units and /etc/quintet/config.yaml (kept when it is there)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHARE)/models $(DESTDIR)$(SHARE)/schemas \
+		$(DESTDIR)$(PREFIX)/lib/quintet/policies $(DESTDIR)$(PREFIX)/include/quintet $(DESTDIR)$(UNITS) \
+		$(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/quintet
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
-	install -m 644 config.yaml $(DESTDIR)$(PREFIX)/share/quintet/config.yaml
-	cp -r deploy/models/default $(DESTDIR)$(PREFIX)/share/quintet/models/
-	cp -r deploy/shapes $(DESTDIR)$(PREFIX)/share/quintet/
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
-	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(PREFIX)/lib/systemd/system/
-	sed -i 's|/usr/local/|$(PREFIX)/|g' $(DESTDIR)$(PREFIX)/lib/systemd/system/quintet-*.service
+	install -m 644 common/policy.h $(DESTDIR)$(PREFIX)/include/quintet
+	install -m 644 $(SCHEMAS) schemas/README.md $(DESTDIR)$(SHARE)/schemas
+	install -m 644 config.yaml $(DESTDIR)$(SHARE)/config.yaml
+	cp -r deploy/models/default $(DESTDIR)$(SHARE)/models/
+	cp -r deploy/shapes $(DESTDIR)$(SHARE)/
+	[ -e $(DESTDIR)$(SYSCONFDIR)/quintet/config.yaml ] || \
+		install -m 644 config.yaml $(DESTDIR)$(SYSCONFDIR)/quintet/config.yaml
+	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(UNITS)/
+	sed -i 's|/usr/local/|$(PREFIX)/|g; s|/etc/|$(SYSCONFDIR)/|g' $(DESTDIR)$(UNITS)/quintet-*.service
 	install -m 644 deploy/systemd/quintet.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf
+	@[ -n "$(DESTDIR)" ] || deploy/systemd/activate.sh $(PREFIX)
+
+uninstall: ## remove what install put there; /etc/quintet and the user stay
+	rm -f $(BINARIES:$(B)/%=$(DESTDIR)$(PREFIX)/bin/%) $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf
+	rm -f $(patsubst deploy/systemd/%,$(DESTDIR)$(UNITS)/%,$(wildcard deploy/systemd/*.service deploy/systemd/*.target))
+	rm -rf $(DESTDIR)$(SHARE) $(DESTDIR)$(PREFIX)/lib/quintet $(DESTDIR)$(PREFIX)/include/quintet \
+		$(DESTDIR)$(UNITS)/quintet-.service.d
+	@[ -n "$(DESTDIR)" ] || deploy/systemd/activate.sh $(PREFIX)
 
 clean: ## remove build/
 	rm -rf build

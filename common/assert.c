@@ -7,11 +7,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "common/watch/last_error.h"
+
 void qn_assert_failed(const char *expression, const char *file, int line)
 {
     char text[512];
     int length = snprintf(text, sizeof text, "<2>bug: %s:%d: assertion failed: %s\n", file, line, expression);
     if (length > (int)sizeof text - 1) length = (int)sizeof text - 1;
+    if (length > 3) qn_last_error_write(text + 3);
     if (length > 0 && write(STDERR_FILENO, text, (size_t)length) < 0) { /* nothing left to tell */
     }
     abort();

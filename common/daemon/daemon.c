@@ -24,6 +24,7 @@
 #include "common/limits.h"
 #include "common/daemon/links.h"
 #include "common/daemon/lock.h"
+#include "common/watch/last_error.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"
@@ -118,6 +119,7 @@ static qn_err_t daemon_start(qn_daemon_t *daemon, const qn_config_t *config, uns
     qn_err_t err = qn_paths_run_dir(values, daemon->run_dir, sizeof daemon->run_dir);
     if (err == QN_OK) err = qn_failpoints_arm_from_environment(daemon->run_dir);
     if (err == QN_OK) err = qn_lock_take(daemon->run_dir, descriptor->name, &daemon->lock);
+    if (err == QN_OK) qn_last_error_begin(daemon->run_dir, descriptor->name);
     if (err == QN_OK) err = daemon_open_links(daemon, values, composed_services);
     if (err == QN_OK) err = descriptor->init(daemon, values, &daemon->state);
     return err;
@@ -217,6 +219,14 @@ static void daemon_loop(qn_daemon_t *daemon)
     }
 }
 
+/* To the log, to whoever asks while it is down, and to the manager: `systemctl status` shows the last STATUS. */
+static void daemon_report_failure(const qn_daemon_t *daemon, qn_err_t err)
+{
+    qn_log_error("%s (%s, %s)", qn_err_text(), qn_err_name(err), qn_err_origin());
+    if (daemon->lock.fd >= 0) qn_last_error_write(qn_err_text());
+    if (!daemon->composed) sd_notifyf(0, "STATUS=failed: %s", qn_err_text());
+}
+
 qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config_t *config, unsigned composed_services,
                        int stop_fd)
 {
@@ -235,7 +245,7 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
         daemon_loop(daemon);
         err = daemon->failure;
     }
-    if (err != QN_OK) qn_log_error("%s (%s, %s)", qn_err_text(), qn_err_name(err), qn_err_origin());
+    if (err != QN_OK) daemon_report_failure(daemon, err);
     daemon_finish(daemon);
     if (err == QN_OK) qn_log_info("stopped");
     qn_log_set_name(NULL);
@@ -272,6 +282,7 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
     qn_err_t err = qn_config_from_arguments(&argc, argv, false, &config);
     if (err != QN_OK) {
         qn_log_error("%s", qn_err_text());
+        sd_notifyf(0, "STATUS=failed: %s", qn_err_text());
         return err == QN_ERR_INVALID ? EX_USAGE : qn_err_exit_status(err);
     }
     qn_log_set_level(log_level_of(qn_config_values(config)->log.level));
@@ -314,6 +325,7 @@ void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text
 {
     if (daemon->draining) return;
     qn_links_set_state(daemon->links, state, text);
+    if (state == QN_STATE_READY) qn_last_error_clear();
     if (daemon->composed) return;
     bool first_ready = state == QN_STATE_READY && !daemon->announced;
     sd_notifyf(0, "%sSTATUS=%s", first_ready ? "READY=1\n" : "", text ? text : "");

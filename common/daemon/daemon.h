@@ -123,8 +123,8 @@ typedef struct {
     uint32_t pid;      /* 0: dead, or never seen */
     uint32_t restarts;
     char build[QN_NAME_MAX];
-    char transport[16];       /* "ipc", "inproc", "tcp" */
-    char text[QN_REASON_MAX]; /* what it said last; why it is not alive */
+    char transport[16];                         /* "ipc", "inproc", "tcp" */
+    char text[QN_REASON_MAX + QN_ERR_TEXT_MAX]; /* what it said last; why it is not alive */
 } qn_peer_status_t;
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status);
 /* The same about itself. */

@@ -7,6 +7,7 @@
 
 #include "common/build.h"
 #include "common/clock.h"
+#include "common/watch/last_error.h"
 #include "services/frontend/frontend.h"
 #include "services/frontend/reply/prometheus.h"
 
@@ -15,11 +16,22 @@ static const qn_service_t services[] = {
 };
 #define SERVICE_COUNT (sizeof services / sizeof services[0])
 
+/* Why it is down, from what it left in the run directory. */
+static void add_last_error(const frontend_t *frontend, qn_service_t service, qn_peer_status_t *status)
+{
+    char error[QN_ERR_TEXT_MAX];
+    qn_last_error_read(qn_daemon_run_dir(frontend->daemon), qn_service_enum.names[service], error, sizeof error);
+    if (!error[0]) return;
+    size_t used = strlen(status->text);
+    snprintf(status->text + used, sizeof status->text - used, "%s%s", used ? "; last error: " : "last error: ", error);
+}
+
 static qn_peer_status_t status_of(const frontend_t *frontend, qn_service_t service)
 {
     qn_peer_status_t status = {0};
     if (service != QN_SERVICE_FRONTEND) {
         qn_daemon_peer_status(frontend->daemon, service, &status);
+        if (!status.alive) add_last_error(frontend, service, &status);
         return status;
     }
     qn_daemon_self_status(frontend->daemon, &status);
