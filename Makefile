@@ -40,7 +40,8 @@ PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsyste
 LIBRARIES := libczmq libzmq yaml-0.1 libsystemd libmicrohttpd jansson libpcre2-8 libutf8proc libcurl libxxhash
 
 VERSION := 0.1.0
-BUILD_ID := $(VERSION)+$(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+# The commit; "-dirty" when tracked files differ from it.
+BUILD_ID := $(VERSION)+$(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
 
 G := build/gen
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(G)
@@ -70,7 +71,7 @@ SCHEMAS := $(wildcard schemas/*.fbs)
 VENV := build/venv
 
 .DEFAULT_GOAL := all
-.PHONY: help all deps run test check test-programs asan tsan fuzzers fuzz chaos bench bench-tokenizer bench-llamacpp install uninstall \
+.PHONY: help all always deps run test check test-programs asan tsan fuzzers fuzz chaos bench bench-tokenizer bench-llamacpp install uninstall \
 	clean venv format format-check tidy compile-commands
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -119,9 +120,11 @@ ifeq ($(VARIANT),asan)
 %_avx2.o %_avx512.o %_avx512vnni.o %_avx512bf16.o: OPTIMISE += $(if $(findstring gcc,$(CC)),--param asan-use-after-return=0)
 endif
 $(B)/obj/common/build.o: CPPFLAGS += -DQN_BUILD='"$(BUILD_ID)"'
-$(B)/obj/common/build.o: .git/HEAD $(wildcard .git/logs/HEAD)
-
-.git/HEAD: ;
+$(B)/obj/common/build.o: $(B)/build-id
+# Written again only when it is another one.
+$(B)/build-id: always
+	@mkdir -p $(@D)
+	@echo '$(BUILD_ID)' | cmp -s - $@ || echo '$(BUILD_ID)' >$@
 
 define COMPILE
 	@mkdir -p $(@D)

@@ -22,19 +22,43 @@ static const char *running = NULL;
 
 /* ---- messages ---- */
 
-static void print_message(const char *format, va_list arguments)
+/* --json was given: whoever reads standard output gets failures there, too. */
+static bool wants_json = false;
+
+/* {"error": {"message", "exit_status", "server"}}; `server` (may be NULL) is what the server said. */
+static void print_json_error(int status, const char *message, const json_t *server)
 {
+    json_t *error = json_pack("{s:o, s:i}", "message", cli_text_json(message), "exit_status", status);
+    if (server) json_object_set(error, "server", (json_t *)(uintptr_t)server);
+    json_t *all = json_pack("{s:o}", "error", error);
+    cli_print_json(all);
+    json_decref(all);
     fflush(stdout);
-    fprintf(stderr, "quintet%s%s: ", running ? " " : "", running ? running : "");
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+}
+
+static void print_message(int status, const json_t *server, const char *format, va_list arguments)
+{
+    char text[QN_ERR_TEXT_MAX * 8];
+    vsnprintf(text, sizeof text, format, arguments);
+    fflush(stdout);
+    fprintf(stderr, "quintet%s%s: %s\n", running ? " " : "", running ? running : "", text);
+    if (wants_json && status != EX_OK) print_json_error(status, text, server);
 }
 
 int cli_fail(int status, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    print_message(format, arguments);
+    print_message(status, NULL, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+int cli_fail_server(int status, const json_t *server, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    print_message(status, server, format, arguments);
     va_end(arguments);
     return status;
 }
@@ -43,7 +67,7 @@ int cli_usage(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    print_message(format, arguments);
+    print_message(EX_USAGE, NULL, format, arguments);
     va_end(arguments);
     fprintf(stderr, "try: quintet %s%s--help\n", running ? running : "", running ? " " : "");
     return EX_USAGE;
@@ -213,9 +237,38 @@ static int take_letters(walk_t *walk, const char *letters)
     return status;
 }
 
+static bool is_flag_letter(const cli_command_t *command, char letter)
+{
+    for (size_t i = 0; i < command->option_count; i++)
+        if (command->options[i].letter == letter) return command->options[i].kind == CLI_FLAG;
+    return false;
+}
+
+/* Does the word hold the flag: "--json", "-j", or the letter among other flags, "-jx"? */
+static bool holds_flag(const cli_command_t *command, const char *word, const cli_option_t *flag)
+{
+    if (word[0] != '-' || word[1] == '-') return word[0] == '-' && word[1] == '-' && !strcmp(word + 2, flag->name);
+    for (const char *letter = word + 1; is_flag_letter(command, *letter); letter++)
+        if (*letter == flag->letter) return true;
+    return false;
+}
+
+/* Looked for before all else, so that a wrong use is told as asked, too. */
+static bool asks_for_json(const cli_command_t *command, int argc, char **argv)
+{
+    for (size_t i = 0; i < command->option_count; i++) {
+        const cli_option_t *option = &command->options[i];
+        if (option->kind != CLI_FLAG || strcmp(option->name, "json")) continue;
+        for (int at = 1; at < argc && strcmp(argv[at], "--"); at++)
+            if (holds_flag(command, argv[at], option)) return true;
+    }
+    return false;
+}
+
 int cli_parse(const cli_command_t *command, int *argc, char **argv)
 {
     running = command->name;
+    wants_json = asks_for_json(command, *argc, argv);
     if (command->configuration && qn_config_parse_arguments(argc, argv, true, command->configuration))
         return cli_usage("%s", qn_err_text());
     walk_t walk = {.command = command, .argc = *argc, .at = 1, .kept = 1, .argv = argv};

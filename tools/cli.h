@@ -75,8 +75,11 @@ const char *cli_nearest(const char *word, const char *const *words, size_t count
 
 /* ---- messages ----------------------------------------------------------------------------------------------- */
 
-/* Prints "quintet NAME: text" to standard error and returns `status`. NAME is that of the last cli_parse. */
+/* Prints "quintet NAME: text" to standard error and returns `status`. NAME is that of the last cli_parse. With --json a
+ * failure is an object on standard output, too: {"error": {"message", "exit_status"}}. */
 int cli_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a server's refusal; `server` is its error object, given on as "server". Borrowed; may be NULL. */
+int cli_fail_server(int status, const json_t *server, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same for a wrong use: adds "try: quintet NAME --help" and returns EX_USAGE. */
 int cli_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same for the last qn_fail, with its exit status. */

@@ -28,8 +28,11 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Port 8000 when nobody has it, else one that the kernel picks.
-port=$(python3 - <<'PYTHON'
+# QUINTET_FRONTEND_LISTEN when it is given; else port 8000 when nobody has it, else one that the kernel picks.
+listen="${QUINTET_FRONTEND_LISTEN:-}"
+if [ -z "$listen" ]; then
+    unset QUINTET_FRONTEND_LISTEN
+    listen=$(python3 - <<'PYTHON'
 import socket
 for port in (8000, 0):
     with socket.socket() as probe:
@@ -38,16 +41,27 @@ for port in (8000, 0):
             probe.bind(("127.0.0.1", port))
         except OSError:
             continue
-        print(probe.getsockname()[1])
+        print(f"127.0.0.1:{probe.getsockname()[1]}")
         break
 PYTHON
-)
-QUINTET_URL="http://127.0.0.1:$port"
+    )
+fi
+# Where a client on this machine finds that address: any interface is loopback, too.
+case "$listen" in
+unix:*) QUINTET_URL="$listen" ;;
+:*) QUINTET_URL="http://127.0.0.1$listen" ;;
+0.0.0.0:*) QUINTET_URL="http://127.0.0.1:${listen##*:}" ;;
+"[::]:"*) QUINTET_URL="http://[::1]:${listen##*:}" ;;
+*) QUINTET_URL="http://$listen" ;;
+esac
 export QUINTET_URL
+curl="curl -N"
+curl_url="$QUINTET_URL"
+case "$listen" in unix:*) curl="curl -N --unix-socket ${listen#unix:}" curl_url="http://localhost" ;; esac
 
 echo "starting the five services (quintet up) on $QUINTET_URL ..."
 # In a session of their own: Ctrl-C here reaches them once, through finish.
-setsid "$quintet" up --run-dir "$directory" --set "frontend.listen=127.0.0.1:$port" >"$log" 2>&1 </dev/null &
+setsid "$quintet" up --run-dir "$directory" --set "frontend.listen=$listen" >"$log" 2>&1 </dev/null &
 services=$!
 "$quintet" status --wait 60
 echo
@@ -62,6 +76,6 @@ It works. To keep the services running:
   $quintet generate "A transaction is"       in another
   $quintet sniff                             every message between them, decoded
   $quintet status                            the five services
-  curl -N $QUINTET_URL/v1/completions -H 'Content-Type: application/json' \\
+  $curl $curl_url/v1/completions -H 'Content-Type: application/json' \\
        -d '{"prompt": "A transaction is", "max_tokens": 32, "stream": true}'
 TEXT

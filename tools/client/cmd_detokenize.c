@@ -8,7 +8,7 @@
 #include <sysexits.h>
 
 #include "tools/cli.h"
-#include "tools/bench/token_source.h"
+#include "tools/client/token_source.h"
 
 static struct {
     const char *tokenizer, *url;
@@ -39,20 +39,6 @@ static const cli_command_t command = {
     .options = option_table,
     .option_count = sizeof option_table / sizeof *option_table,
 };
-
-/* Adds the ids in one argument: "464", "464,3797", "[464, 3797]". */
-static int take_ids(const char *argument, token_ids_t *ids)
-{
-    const char *at = argument + strspn(argument, "[], \t\n");
-    while (*at) {
-        char *end;
-        unsigned long long id = strtoull(at, &end, 10);
-        if (*at < '0' || *at > '9' || id > UINT32_MAX) return cli_usage("\"%s\" is no token id", argument);
-        token_ids_add(ids, (uint32_t)id);
-        at = end + strspn(end, "], \t\n");
-    }
-    return EX_OK;
-}
 
 static int print_string(const char *text, size_t bytes, const char *member)
 {
@@ -127,7 +113,7 @@ int cmd_detokenize(int argc, char **argv)
     if (options.tokenizer && options.url) return cli_usage("--tokenizer uses no server: leave out --url");
     token_ids_t ids = {0};
     for (int i = 1; i < argc; i++)
-        if ((status = take_ids(argv[i], &ids)) != EX_OK) return status;
+        if ((status = token_ids_parse(argv[i], &ids)) != EX_OK) return status;
     token_source_t *source = NULL;
     status = token_source_open(options.tokenizer, options.url, &source);
     if (status) return status;

@@ -13,12 +13,15 @@
 #include "common/limits.h"
 #include "tools/cli.h"
 #include "tools/client/http_client.h"
+#include "tools/client/token_source.h"
 
 /* OpenAI's default of 16 is for programs; a person wants to see something. */
 #define DEFAULT_MAX_TOKENS 128
+#define RATE_TOKENS_LEAST 7
+#define RATE_MS_LEAST 5.0
 
 static struct {
-    const char *url, *prompt_file;
+    const char *url, *prompt_file, *input_ids;
     uint64_t max_tokens, top_k, seed;
     double temperature, top_p, min_p;
     bool temperature_given, top_p_given, min_p_given, top_k_given, seed_given;
@@ -40,6 +43,8 @@ static const cli_option_t option_table[] = {
     {"stop", 0, CLI_TEXTS, &options.stop, NULL, "TEXT", "end before this text; may be repeated", 0, 0},
     {"ignore-eos", 0, CLI_FLAG, &options.ignore_eos, NULL, NULL, "go on after the model's end token", 0, 0},
     {"prompt-file", 'f', CLI_TEXT, &options.prompt_file, NULL, "FILE", "take the prompt from a file", 0, 0},
+    {"input-ids", 0, CLI_TEXT, &options.input_ids, NULL, "IDS", "token ids instead of a text: \"464 3797\", [464,3797]",
+     0, 0},
     {"echo", 0, CLI_FLAG, &options.echo, NULL, NULL, "print the prompt before the answer", 0, 0},
     {"ids", 0, CLI_FLAG, &options.ids, NULL, NULL, "print token ids instead of text", 0, 0},
     {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one JSON object with text and figures at the end", 0, 0},
@@ -49,7 +54,7 @@ static const cli_option_t option_table[] = {
 
 static const cli_command_t command = {
     .name = "generate",
-    .arguments = "[OPTION]... PROMPT",
+    .arguments = "[OPTION]... PROMPT | --input-ids IDS",
     .summary = "Completes PROMPT (\"-\": standard input), streaming the answer to standard output.",
     .details = "The figures on standard error: time to first token, tokens per second after it, tokens, and the time "
                "of each hop\nfrom service to service. Ctrl-C ends the connection and the server stops generating.\n\n"
@@ -66,6 +71,7 @@ typedef struct {
     size_t text_bytes, text_capacity;
     json_t *ids; /* owned; array */
     uint64_t sent_ns, first_ns, last_ns;
+    size_t first_ids; /* tokens that came with the first event */
     char finish_reason[32];
     json_t *usage, *metadata, *error; /* owned, NULL until they came */
     bool ends_line;                   /* what was printed last ended a line */
@@ -94,12 +100,27 @@ static char *take_prompt(int argc, char **argv, size_t *ret_bytes, int *ret_stat
     return prompt;
 }
 
-/* Returns owned, or NULL when the prompt is not UTF-8. */
-static json_t *make_body(const char *prompt, size_t bytes)
+/* The prompt as token ids. Returns owned, or NULL after a message with *ret_status. */
+static json_t *make_ids(int argc, int *ret_status)
 {
-    json_t *text = json_stringn(prompt, bytes);
-    if (!text) return NULL;
-    json_t *body = json_pack("{s:o, s:I, s:b, s:{s:b}}", "prompt", text, "max_tokens", (json_int_t)options.max_tokens,
+    token_ids_t ids = {0};
+    *ret_status = EX_OK;
+    if (argc > 1 || options.prompt_file) *ret_status = cli_usage("give a prompt or --input-ids, not both");
+    if (!*ret_status && options.echo)
+        *ret_status = cli_usage("--echo prints a text prompt: leave it out with --input-ids");
+    if (!*ret_status) *ret_status = token_ids_parse(options.input_ids, &ids);
+    if (!*ret_status && !ids.count) *ret_status = cli_usage("--input-ids names no token id");
+    json_t *array = *ret_status ? NULL : json_array();
+    for (size_t i = 0; array && i < ids.count; i++)
+        json_array_append_new(array, json_integer(ids.items[i]));
+    token_ids_fini(&ids);
+    return array;
+}
+
+/* Takes `prompt`, a text or an array of ids. Returns owned. */
+static json_t *make_body(json_t *prompt)
+{
+    json_t *body = json_pack("{s:o, s:I, s:b, s:{s:b}}", "prompt", prompt, "max_tokens", (json_int_t)options.max_tokens,
                              "stream", 1, "stream_options", "include_usage", 1);
     if (options.temperature_given) json_object_set_new(body, "temperature", json_real(options.temperature));
     if (options.top_p_given) json_object_set_new(body, "top_p", json_real(options.top_p));
@@ -107,7 +128,8 @@ static json_t *make_body(const char *prompt, size_t bytes)
     if (options.top_k_given) json_object_set_new(body, "top_k", json_integer((json_int_t)options.top_k));
     if (options.seed_given) json_object_set_new(body, "seed", json_integer((json_int_t)options.seed));
     if (options.ignore_eos) json_object_set_new(body, "ignore_eos", json_true());
-    if (options.ids || options.json) json_object_set_new(body, "return_token_ids", json_true());
+    /* Figures need to know how many tokens an event has. */
+    if (options.ids || options.json || !options.quiet) json_object_set_new(body, "return_token_ids", json_true());
     if (options.stop.count) {
         json_t *stop = json_array();
         for (size_t i = 0; i < options.stop.count; i++)
@@ -150,7 +172,10 @@ static void take_choice(answer_t *answer, const json_t *choice)
     size_t bytes = json_string_length(text);
     if (bytes || json_array_size(ids)) {
         answer->last_ns = qn_clock_now_ns();
-        if (!answer->first_ns) answer->first_ns = answer->last_ns;
+        if (!answer->first_ns) {
+            answer->first_ns = answer->last_ns;
+            answer->first_ids = json_array_size(ids);
+        }
     }
     take_ids(answer, ids);
     if (bytes && options.json) {
@@ -203,11 +228,13 @@ static double ms_between(uint64_t from_ns, uint64_t to_ns)
     return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e6 : 0;
 }
 
-/* Tokens after the first, by the time they took: what a reader of the stream sees. 0: too few tokens to say. */
+/* Tokens after the first event, by the time they took: what a reader of the stream sees. 0: too few, or too short a time,
+ * to say; three tokens that were read in one go say nothing. */
 static double tokens_per_second(const answer_t *answer, json_int_t tokens)
 {
     double ms = ms_between(answer->first_ns, answer->last_ns);
-    return tokens > 1 && ms > 0 ? (double)(tokens - 1) * 1000 / ms : 0;
+    json_int_t later = tokens - (json_int_t)(answer->first_ids ? answer->first_ids : 1);
+    return later >= RATE_TOKENS_LEAST && ms >= RATE_MS_LEAST ? (double)later * 1000 / ms : 0;
 }
 
 static json_int_t generated_tokens(const answer_t *answer)
@@ -257,6 +284,7 @@ static void print_answer_json(const answer_t *answer, const http_reply_t *reply)
     json_object_set_new(json, "ttft_ms",
                         answer->first_ns ? json_real(ms_between(answer->sent_ns, answer->first_ns)) : json_null());
     json_object_set_new(json, "tokens_per_second", rate > 0 ? json_real(rate) : json_null());
+    json_object_set_new(json, "stream_ms", json_real(ms_between(answer->first_ns, answer->last_ns)));
     json_object_set_new(json, "total_ms", json_real(ms_between(answer->sent_ns, qn_clock_now_ns())));
     json_object_set_new(json, "request_id", json_string(reply->request_id));
     json_object_set_new(json, "usage", answer->usage ? json_incref(answer->usage) : json_null());
@@ -292,17 +320,18 @@ int cmd_generate(int argc, char **argv)
     if (status != -1) return status;
     if (options.seed > (uint64_t)INT64_MAX) return cli_usage("--seed wants a whole number up to 9223372036854775807");
     size_t bytes = 0;
-    char *prompt = take_prompt(argc, argv, &bytes, &status);
-    if (!prompt) return status;
-    json_t *body = make_body(prompt, bytes);
-    if (!body) return cli_fail(EX_DATAERR, "the prompt is not UTF-8 text");
+    char *text = options.input_ids ? NULL : take_prompt(argc, argv, &bytes, &status);
+    if (!options.input_ids && !text) return status;
+    json_t *prompt = options.input_ids ? make_ids(argc, &status) : json_stringn(text, bytes);
+    if (!prompt) return options.input_ids ? status : cli_fail(EX_DATAERR, "the prompt is not UTF-8 text");
+    json_t *body = make_body(prompt);
     http_client_t *client = NULL;
     qn_err_t err = http_client_open(options.url, cli_interrupt_fd(), &client);
     if (err) return cli_usage("%s", qn_err_text());
 
     answer_t answer = {.ids = json_array()};
     if (options.echo && !options.json) {
-        cli_print_text(prompt, bytes);
+        cli_print_text(text, bytes);
         fflush(stdout);
     }
     http_call_t call = {.method = "POST",
@@ -324,6 +353,6 @@ int cmd_generate(int argc, char **argv)
     json_decref(answer.metadata);
     json_decref(answer.error);
     free(answer.text);
-    free(prompt);
+    free(text);
     return status;
 }

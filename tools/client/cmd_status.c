@@ -34,7 +34,7 @@ static const cli_option_t option_table[] = {
 static const cli_command_t command = {
     .name = "status",
     .arguments = "[OPTION]...",
-    .summary = "Shows the five services: state, process, age, restarts, build.",
+    .summary = "Shows the five services: state, process, age, restarts, build, and what they say or died of.",
     .details = "RESTARTS counts earlier lives in this run directory, those under an earlier quintet up too.\n\n"
                "Exit status: 0 all are ready, 75 (EX_TEMPFAIL) not yet, 69 (EX_UNAVAILABLE) no server.\n\n"
                "example:\n  quintet status --wait 30 && quintet generate \"Hello\"",
@@ -117,21 +117,31 @@ static void format_age(double seconds, char *buffer, size_t capacity)
         snprintf(buffer, capacity, "%d days", (int)(seconds / 86400));
 }
 
+/* A service that is down has no process and no age. */
 static void print_row(const json_t *service)
 {
-    char age[32];
-    format_age(json_number_value(json_object_get(service, "uptime_s")), age, sizeof age);
-    printf("%-10s %-9s %8lld %12s %8lld %10lld  %-9s %s\n", text_of(service, "name"), text_of(service, "state"),
-           (long long)json_integer_value(json_object_get(service, "pid")), age,
-           (long long)json_integer_value(json_object_get(service, "restarts")),
+    const json_t *pid = json_object_get(service, "pid");
+    const char *text = json_string_value(json_object_get(service, "text"));
+    char age[32] = "-", process[24] = "-";
+    if (json_integer_value(pid) > 0) {
+        snprintf(process, sizeof process, "%lld", (long long)json_integer_value(pid));
+        format_age(json_number_value(json_object_get(service, "uptime_s")), age, sizeof age);
+    }
+    printf("%-10s %-9s %8s %12s %8lld %10lld  %-9s %s", text_of(service, "name"), text_of(service, "state"), process,
+           age, (long long)json_integer_value(json_object_get(service, "restarts")),
            (long long)json_integer_value(json_object_get(service, "epoch")), text_of(service, "transport"),
            text_of(service, "build"));
+    if (text && text[0]) {
+        fputs("  ", stdout);
+        cli_print_text(text, strlen(text));
+    }
+    putchar('\n');
 }
 
 static void print_table(const json_t *services, bool ready)
 {
     printf("%-10s %-9s %8s %12s %8s %10s  %-9s %s\n", "SERVICE", "STATE", "PID", "UP", "RESTARTS", "EPOCH", "TRANSPORT",
-           "BUILD");
+           "BUILD, DETAIL");
     for (size_t i = 0; i < json_array_size(services); i++)
         print_row(json_array_get(services, i));
     puts(ready ? "ready" : "not ready");

@@ -9,7 +9,7 @@
 
 #include "common/limits.h"
 #include "tools/cli.h"
-#include "tools/bench/token_source.h"
+#include "tools/client/token_source.h"
 
 static struct {
     const char *tokenizer, *url;

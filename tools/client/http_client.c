@@ -52,6 +52,17 @@ static bool is_local(const char *base)
     return false;
 }
 
+/* Leaves off what OpenAI's clients have at the end of a base URL: slashes and "/v1". */
+static void cut_api_path(char *base, size_t length)
+{
+    while (length && base[length - 1] == '/')
+        base[--length] = '\0';
+    if (length <= 3 || strcmp(base + length - 3, "/v1")) return;
+    for (length -= 3; length && base[length - 1] == '/'; length--) {
+    }
+    base[length] = '\0';
+}
+
 static qn_err_t set_url(http_client_t *client, const char *url)
 {
     const char *scheme = "";
@@ -70,8 +81,7 @@ static qn_err_t set_url(http_client_t *client, const char *url)
         return qn_fail(QN_ERR_INVALID, "\"%s\" is no URL of a server: write http://host:port or unix:PATH", url);
     }
     int length = snprintf(client->base, sizeof client->base, "%s%s", scheme, url);
-    while (length > 0 && client->base[length - 1] == '/')
-        client->base[--length] = '\0';
+    if (length > 0 && length < URL_MAX) cut_api_path(client->base, (size_t)length);
     CURLU *parsed = curl_url();
     CURLUcode code = curl_url_set(parsed, CURLUPART_URL, client->base, 0);
     curl_url_cleanup(parsed);
@@ -317,9 +327,10 @@ int http_client_explain_error(const json_t *error, long status)
     const json_t *code = json_object_get(error, "code");
     if (!status) status = json_is_integer(code) ? (long)json_integer_value(code) : 500;
     if (param && message && !strstr(message, param))
-        return cli_fail(status_to_exit(status), "the server refused (%ld): %s: %s", status, param, message);
-    return cli_fail(status_to_exit(status), "the server refused (%ld): %s", status,
-                    message ? message : "it gives no reason");
+        return cli_fail_server(status_to_exit(status), error, "the server refused (%ld): %s: %s", status, param,
+                               message);
+    return cli_fail_server(status_to_exit(status), error, "the server refused (%ld): %s", status,
+                           message ? message : "it gives no reason");
 }
 
 int http_client_explain(const http_client_t *client, qn_err_t err, const http_reply_t *reply)

@@ -26,6 +26,8 @@ int token_source_decode(token_source_t *source, const token_ids_t *ids, bool ski
                         size_t *ret_bytes);
 
 void token_ids_add(token_ids_t *ids, uint32_t id);
+/* Adds the ids in one argument: "464", "464,3797", "[464, 3797]". EX_OK, or the status of a usage error. */
+int token_ids_parse(const char *argument, token_ids_t *ids);
 void token_ids_fini(token_ids_t *ids);
 
 #endif

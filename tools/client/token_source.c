@@ -2,7 +2,7 @@
  * State owned:       the open tokenizer, or the HTTP client.
  * Must never:        ask a server when a tokenizer file was named.
  * Read next:         services/tokenizer/tokenizer.h, http_client.h. */
-#include "tools/bench/token_source.h"
+#include "tools/client/token_source.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +62,19 @@ void token_ids_add(token_ids_t *ids, uint32_t id)
         QN_ASSERT(ids->items != NULL);
     }
     ids->items[ids->count++] = id;
+}
+
+int token_ids_parse(const char *argument, token_ids_t *ids)
+{
+    const char *at = argument + strspn(argument, "[], \t\n");
+    while (*at) {
+        char *end;
+        unsigned long long id = strtoull(at, &end, 10);
+        if (*at < '0' || *at > '9' || id > UINT32_MAX) return cli_usage("\"%s\" is no token id", argument);
+        token_ids_add(ids, (uint32_t)id);
+        at = end + strspn(end, "], \t\n");
+    }
+    return EX_OK;
 }
 
 void token_ids_fini(token_ids_t *ids)
