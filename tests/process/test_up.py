@@ -379,6 +379,36 @@ def test_up_colours_only_a_terminal_that_wants_it(up, terminal, environment, col
     os.close(master)
 
 
+def test_up_shows_on_a_terminal_what_a_service_is_loading(up, terminal):
+    up.environment.update({"TERM": "xterm"})
+    up.plan("memory", [{"notify": "STATUS=loading 1.0 GiB of 4.0 GiB"}, {"notify": "STATUS=loading 2.0 GiB of 4.0 GiB"}, *READY])
+    up.plan("compute", [{"notify": "STATUS=waiting for memory"}, *READY])
+    leader, follower = terminal
+    up.start(stderr=follower)
+    os.close(follower)
+    text = b""
+    while b"ready:" not in text:
+        text += os.read(leader, 4096)
+    assert b"\r\x1b[Kmemory    loading 1.0 GiB of 4.0 GiB\r" in text
+    assert text.index(b"1.0 GiB of") < text.index(b"loading 2.0 GiB of 4.0 GiB\r\x1b[K") < text.index(b"ready:")
+    assert b"waiting for memory" not in text
+    up.process.send_signal(signal.SIGINT)
+    try:
+        while os.read(leader, 4096):
+            pass
+    except OSError:  # how a pty says end of file
+        pass
+    assert up.end() == 0
+    os.close(leader)
+
+
+def test_up_shows_no_progress_in_a_file(up):
+    up.plan("memory", [{"notify": "STATUS=loading 1.0 GiB of 4.0 GiB"}, *READY])
+    up.start().wait_for("ready:")
+    assert up.stop() == 0
+    assert not any("loading" in line or "\r" in line for line in up.lines)
+
+
 def test_up_hybrid_runs_the_composed_services_in_one_supervised_process(up):
     up.start("--set", "up.composed=tokenizer").wait_for("ready:")
     assert {row["service"] for row in up.events("start")} == {"frontend", "scheduler", "compute", "memory"}

@@ -164,6 +164,9 @@ static void log_status(const up_child_t *child, const up_notice_t *notice)
     if (notice->status[0] == '\0') return;
     snprintf(text, sizeof text, "status: %s", notice->status);
     up_log_write(child->log, child->name, UP_LOG_DEBUG, text);
+    bool waits = strncmp(notice->status, "waiting", 7) == 0; /* for one that has something to tell */
+    if (child->state == UP_CHILD_STARTING && !notice->ready && !waits)
+        up_log_progress(child->log, child->name, notice->status);
 }
 
 bool up_child_take_notices(up_child_t *child)

@@ -85,8 +85,8 @@ void up_log_init(up_log_t *log, int fd)
     const char *no_colour = getenv("NO_COLOR"), *terminal = getenv("TERM");
     *log = (up_log_t){.fd = fd, .style = UP_STYLE_PLAIN};
     if (isatty(fd)) {
-        bool plain = (no_colour && no_colour[0]) || !terminal || strcmp(terminal, "dumb") == 0;
-        if (!plain) log->style = UP_STYLE_COLOUR;
+        log->terminal = terminal && strcmp(terminal, "dumb") != 0;
+        if (log->terminal && !(no_colour && no_colour[0])) log->style = UP_STYLE_COLOUR;
     } else if (is_journal(fd)) {
         log->style = UP_STYLE_JOURNAL;
     }
@@ -111,11 +111,16 @@ static bool has_reader(up_log_t *log)
     return ready > 0 && (item.revents & POLLOUT);
 }
 
+#define BACK_TO_START "\r\033[K"
+
 static void write_line(up_log_t *log, const char *source, int priority, const char *text)
 {
     char clock[32], line[UP_LINE_BYTES_MAX + 256];
+    size_t back = log->progress ? strlen(BACK_TO_START) : 0;
+    memcpy(line, BACK_TO_START, back);
+    log->progress = false;
     write_clock(clock, sizeof clock);
-    size_t length = up_log_format(line, sizeof line, log->style, clock, source, priority, text);
+    size_t length = back + up_log_format(line + back, sizeof line - back, log->style, clock, source, priority, text);
     if (write(log->fd, line, length) < 0) log->dropped++;
 }
 
@@ -134,6 +139,19 @@ void up_log_write(up_log_t *log, const char *source, int priority, const char *t
         write_line(log, "up", UP_LOG_WARNING, note);
     }
     write_line(log, source, priority, text);
+}
+
+/* Shorter than a narrow terminal: a line that wraps cannot be taken back. */
+#define PROGRESS_BYTES_MAX 72
+
+void up_log_progress(up_log_t *log, const char *source, const char *text)
+{
+    char line[PROGRESS_BYTES_MAX + 32];
+    if (!log->terminal || !has_reader(log)) return;
+    int length = snprintf(line, sizeof line, BACK_TO_START "%-9s %.*s", source, PROGRESS_BYTES_MAX - 12, text);
+    for (int i = (int)strlen(BACK_TO_START); i < length; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) line[i] = '?';
+    log->progress = length > 0 && write(log->fd, line, (size_t)length) == length;
 }
 
 void up_log_printf(up_log_t *log, int priority, const char *format, ...)

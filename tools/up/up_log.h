@@ -23,6 +23,8 @@ typedef struct {
     int fd; /* borrowed */
     up_style_t style;
     bool debug;       /* show lines of priority UP_LOG_DEBUG */
+    bool terminal;    /* one that can go back to the start of a line */
+    bool progress;    /* the cursor is behind a line of progress, which the next line takes the place of */
     bool stalled;     /* the last line found nobody reading */
     uint64_t dropped; /* lines since then */
 } up_log_t;
@@ -32,6 +34,9 @@ void up_log_init(up_log_t *log, int fd);
 /* Writes one line. Waits at most 50 ms for a reader, then drops lines and says later how many. */
 void up_log_write(up_log_t *log, const char *source, int priority, const char *text);
 void up_log_printf(up_log_t *log, int priority, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* On a terminal: what a service is busy with, in place of the last such line; elsewhere nothing. */
+void up_log_progress(up_log_t *log, const char *source, const char *text);
 
 /* One line with its newline, as `style` has it. `clock` is "12:00:01.250". Control characters in `text` become '?',
  * so that a service cannot steer the terminal. Returns the length, at most capacity. */
