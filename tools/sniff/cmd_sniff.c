@@ -23,8 +23,10 @@
 #include "tools/sniff/sniff_order.h"
 #include "tools/sniff/sniff_print.h"
 
-/* Frames of two services sent in one order reach the sniffer in that order within this time, even on a busy machine. */
+/* Frames of two services sent in one order reach the sniffer in that order within this time, unless the machine is very
+ * busy. What goes to a file may wait longer, and a file is put in order again when it is read. */
 #define WINDOW_NS 20000000ull
+#define FILE_WINDOW_NS 1000000000ull
 /* Messages taken from the taps before due ones are shown. */
 #define TAKE_MAX 1024
 
@@ -77,6 +79,7 @@ static const char *const services[] = {"frontend", "tokenizer", "scheduler", "me
 
 typedef struct {
     sniff_filter_t *filter;
+    sniff_capture_t *in;  /* NULL without --read */
     sniff_capture_t *out; /* NULL without --write */
     sniff_order_t order;
     sniff_slots_t slots;
@@ -281,16 +284,18 @@ static int sniff_live(run_t *run)
 
 static int sniff_file(run_t *run)
 {
-    sniff_capture_t *in = NULL;
-    qn_err_t err = sniff_capture_open(options.read, &in);
-    if (err) return cli_fail_err(err);
-    run->clock_ns = sniff_capture_clock_ns(in);
     sniff_message_t *message;
     sniff_capture_outcome_t outcome = SNIFF_CAPTURE_MESSAGE;
-    while (!is_done(run) && (outcome = sniff_capture_read(in, &message)) == SNIFF_CAPTURE_MESSAGE)
-        show(run, message);
-    if (outcome == SNIFF_CAPTURE_TORN) cli_fail(EX_OK, "%s", qn_err_text());
-    sniff_capture_close(&in);
+    uint64_t newest_ns = 0;
+    while (!is_done(run) && (outcome = sniff_capture_read(run->in, &message)) == SNIFF_CAPTURE_MESSAGE) {
+        if (message->time_ns > newest_ns) newest_ns = message->time_ns;
+        sniff_order_put(&run->order, message);
+        show_due(run, newest_ns);
+    }
+    char torn[QN_ERR_TEXT_MAX];
+    snprintf(torn, sizeof torn, "%s", outcome == SNIFF_CAPTURE_TORN ? qn_err_text() : "");
+    show_due(run, UINT64_MAX);
+    if (torn[0]) cli_fail(EX_OK, "%s", torn);
     return run->status;
 }
 
@@ -317,6 +322,27 @@ static void print_totals(const run_t *run)
                 run->shown == 1 ? "" : "s", options.write ? "written" : "shown", run->received, run->missed);
 }
 
+/* A copy of a capture has the clock of the original. -1, or an exit status after a message. */
+static int open_captures(run_t *run)
+{
+    run->clock_ns = wall_minus_monotonic_ns();
+    if (options.read) {
+        qn_err_t err = sniff_capture_open(options.read, &run->in);
+        if (err) return cli_fail_err(err);
+        run->clock_ns = sniff_capture_clock_ns(run->in);
+    }
+    if (options.write && sniff_capture_create(options.write, run->clock_ns, &run->out))
+        return cli_fail(EX_CANTCREAT, "%s", qn_err_text());
+    return -1;
+}
+
+/* A pipe may be followed live, and its writer has put it in order. */
+static uint64_t order_window_ns(void)
+{
+    if (options.read) return strcmp(options.read, "-") == 0 ? 0 : FILE_WINDOW_NS;
+    return options.write && !options.print && strcmp(options.write, "-") != 0 ? FILE_WINDOW_NS : WINDOW_NS;
+}
+
 int cmd_sniff(int argc, char **argv)
 {
     int status = cli_parse(&command, &argc, argv);
@@ -330,13 +356,13 @@ int cmd_sniff(int argc, char **argv)
     if (!run) return cli_fail(EX_OSERR, "no memory");
     status = parse_filter(argc, argv, &run->filter);
     if (status) return status;
-    run->clock_ns = wall_minus_monotonic_ns();
     qn_arena_init(&run->arena, 1u << 20);
-    sniff_order_init(&run->order, WINDOW_NS);
+    sniff_order_init(&run->order, order_window_ns());
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (options.write && sniff_capture_create(options.write, run->clock_ns, &run->out))
-        return cli_fail(EX_CANTCREAT, "%s", qn_err_text());
+    status = open_captures(run);
+    if (status != -1) return status;
     status = options.read ? sniff_file(run) : sniff_live(run);
+    sniff_capture_close(&run->in);
     if (sniff_capture_close(&run->out) && !status) status = cli_fail(EX_IOERR, "%s", qn_err_text());
     print_totals(run);
     sniff_order_fini(&run->order);
