@@ -82,6 +82,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     if (service->tokenizer) {
         service->scratch = tokenizer_scratch_open(service->tokenizer);
         snprintf(text, sizeof text, "%zu tokens", tokenizer_vocab_size(service->tokenizer));
+        for (size_t i = 0; i < tokenizer_note_count(service->tokenizer); i++)
+            qn_log_warning("%s", tokenizer_note(service->tokenizer, i));
     }
     service->streams = streams_create(service->tokenizer, QN_REQUESTS_MAX);
     service->outgoing = tokenizer_outgoing_create();
