@@ -208,6 +208,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60); needs clang, inst
 	@tests/fuzz/make_seeds_wire.sh build/fuzz/tests/wire/wire_tool build/fuzz/seeds/wire
 	@tests/fuzz/make_seeds_model_config.sh build/fuzz/seeds/model_config
 	@$(PYTHON) tests/fuzz/make_seeds_tokenizer_json.py build/fuzz/seeds/tokenizer_json
+	@$(PYTHON) tests/fuzz/make_seeds_side_files.py build/fuzz/seeds/side_files
 	@$(PYTHON) tests/fuzz/make_seeds_safetensors.py build/fuzz/seeds/safetensors
 	@$(PYTHON) tests/run.py fuzz
 

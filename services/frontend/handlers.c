@@ -250,6 +250,7 @@ static void handle_tokenized(void *state, qn_peer_t from, const void *message)
         uint32_t first = keep && keep < tokenized->ids_count ? tokenized->ids_count - keep : 0;
         if (facts->has_ids) return;
         if (!copy_tokens(tokenized, first, &facts->ids)) bad_message("Tokenized", "its vectors do not fit together");
+        reply_buffer_append(&facts->offsets, tokenized->offsets, tokenized->offsets_count * sizeof(uint32_t));
         fact_came(frontend, found.exchange, &facts->has_ids);
     } else if (found.kind == REFERENCE_QUERY && found.exchange->route == ROUTE_TOKENIZE && !found.exchange->answered) {
         token_log_t tokens = {0};
@@ -276,6 +277,8 @@ static void handle_detokenized(void *state, qn_peer_t from, const void *message)
     bool is_text = found.kind == REFERENCE_TEXT;
     if (is_text ? !facts->wants_text || facts->has_text : !facts->wants_first || facts->has_first) return;
     reply_buffer_append(is_text ? &facts->text : &facts->first, detokenized->text.data, detokenized->text.bytes);
+    if (is_text)
+        reply_buffer_append(&facts->offsets, detokenized->offsets, detokenized->offsets_count * sizeof(uint32_t));
     fact_came(frontend, found.exchange, is_text ? &facts->has_text : &facts->has_first);
 }
 
@@ -395,6 +398,12 @@ static qn_send_outcome_t send_to(frontend_t *frontend, qn_service_t service, qn_
     return peer.epoch ? qn_daemon_send(frontend->daemon, peer, type, message) : QN_SEND_GONE;
 }
 
+/* The prompt's scores need no token behind them, nor room for one. */
+static bool is_scored_only(const generation_t *generation)
+{
+    return generation->discard_output && generation->prompt_logprobs != GENERATION_NONE;
+}
+
 static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice)
 {
     int32_t tops =
@@ -408,7 +417,7 @@ static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice
         .presence_penalty = generation->presence_penalty,
         .frequency_penalty = generation->frequency_penalty,
         .top_k = generation->top_k,
-        .max_tokens = generation->max_tokens,
+        .max_tokens = is_scored_only(generation) ? 0 : generation->max_tokens,
         .min_tokens = generation->min_tokens,
         .ignore_eos = generation->ignore_eos,
         .logprobs = generation->logprobs != GENERATION_NONE || generation->best_of > generation->n,
@@ -477,19 +486,43 @@ qn_send_outcome_t frontend_send_detokenize(frontend_t *frontend, uint64_t id, co
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_DETOKENIZE, &message);
 }
 
-qn_send_outcome_t frontend_send_facts(frontend_t *frontend, const exchange_t *exchange, uint32_t prompt)
+/* The ids of a prompt given as text, with their bytes, and where each begins when an echo shows that. */
+static qn_send_outcome_t send_ids_fact(frontend_t *frontend, const exchange_t *exchange, uint32_t prompt)
 {
     const generation_t *generation = &exchange->generation;
-    const generation_prompt_t *given = &generation->prompts[prompt];
+    const generation_text_t *text = &generation->prompts[prompt].text;
+    qn_tokenize_t message = {
+        .head.request = exchange_facts_id(exchange, prompt, REFERENCE_IDS),
+        .text = {.data = text->data, .bytes = (uint32_t)text->bytes},
+        .add_special = generation->add_special,
+        .want_pieces = true,
+        .want_offsets = exchange_shows_offsets(exchange),
+    };
+    return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_TOKENIZE, &message);
+}
+
+/* The text of a prompt given as ids. An echo shows all that was given, as vLLM's does; a character that the answer may
+ * finish is left to the answer. */
+static qn_send_outcome_t send_text_fact(frontend_t *frontend, const exchange_t *exchange, uint32_t prompt)
+{
+    const generation_prompt_t *given = &exchange->generation.prompts[prompt];
+    qn_detokenize_t message = {
+        .head.request = exchange_facts_id(exchange, prompt, REFERENCE_TEXT),
+        .ids = given->ids,
+        .ids_count = given->id_count,
+        .want_offsets = exchange_shows_offsets(exchange),
+        .is_open = !exchange->generation.discard_output,
+    };
+    return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_DETOKENIZE, &message);
+}
+
+qn_send_outcome_t frontend_send_facts(frontend_t *frontend, const exchange_t *exchange, uint32_t prompt)
+{
+    const generation_prompt_t *given = &exchange->generation.prompts[prompt];
     const prompt_facts_t *facts = &exchange->facts[prompt];
     qn_send_outcome_t outcome = QN_SEND_OK;
-    if (facts->wants_ids)
-        outcome = frontend_send_tokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_IDS), given->text.data,
-                                         given->text.bytes, generation->add_special, true);
-    if (outcome == QN_SEND_OK && facts->wants_text)
-        outcome =
-            frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_TEXT), given->ids,
-                                     given->id_count, false); /* an echo shows all that was given, as vLLM's does */
+    if (facts->wants_ids) outcome = send_ids_fact(frontend, exchange, prompt);
+    if (outcome == QN_SEND_OK && facts->wants_text) outcome = send_text_fact(frontend, exchange, prompt);
     if (outcome == QN_SEND_OK && facts->wants_first)
         outcome = frontend_send_detokenize(frontend, exchange_facts_id(exchange, prompt, REFERENCE_FIRST), given->ids,
                                            1, false);

@@ -1,41 +1,18 @@
-/* Between the tokenizer's messages and its nouns: the handler table, what a tick sends, and the state both share. */
+/* What comes in: the handler table, and what a turn of the loop does besides. */
 #ifndef QUINTET_TOKENIZER_HANDLERS_H
 #define QUINTET_TOKENIZER_HANDLERS_H
 
-#include "common/daemon/daemon.h"
-#include "services/tokenizer/streams.h"
-#include "services/tokenizer/tokenizer.h"
-
-enum {
-    TOKENIZER_STAT_ENCODED_TOKENS,
-    TOKENIZER_STAT_ENCODED_BYTES,
-    TOKENIZER_STAT_DETOKENIZED_TOKENS,
-    TOKENIZER_STAT_STREAMS,
-    TOKENIZER_STAT_STOP_STRINGS,
-    TOKENIZER_STAT_ENCODE_TIME,
-    TOKENIZER_STAT_DETOKENIZE_TIME,
-    TOKENIZER_STAT_COUNT,
-};
-
-typedef struct tokenizer_outgoing tokenizer_outgoing_t;
-
-typedef struct {
-    qn_daemon_t *daemon;
-    tokenizer_t *tokenizer; /* NULL: token ids only */
-    tokenizer_scratch_t *scratch;
-    streams_t *streams;
-    tokenizer_tokens_t tokens;      /* reused by every encode */
-    text_buffer_t text;             /* reused by every reply */
-    tokenizer_outgoing_t *outgoing; /* deltas per frontend, sent by the tick */
-} tokenizer_service_t;
+#include "services/tokenizer/service.h"
 
 extern const qn_handler_t tokenizer_handlers[];
 
+/* Takes what the worker finished, until the turn's time for texts is used up; true: some is left. */
+bool tokenizer_take_finished(tokenizer_service_t *service);
 /* A frontend died: its requests are cancelled. */
 void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend);
 /* A new scheduler life is up: it is told of every running request again; it drops those it knows. */
 void tokenizer_submit_all(tokenizer_service_t *service, qn_peer_t scheduler);
-/* Ends every stream without telling anybody (shutdown). */
+/* Ends every stream and job without telling anybody (shutdown). */
 void tokenizer_close_all(tokenizer_service_t *service);
 
 #endif

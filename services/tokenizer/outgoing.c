@@ -1,6 +1,6 @@
-/* What is this?      The deltas of one turn, a box per frontend.
+/* What is this?      What goes out: the deltas of one turn, a box per frontend; replies; what the scheduler is told.
  * State owned:       the boxes; their buffers are kept from turn to turn.
- * Must never:        exceed the bounds of a TextDelta, or know how text is made.
+ * Must never:        exceed the bounds of a message, or know how text is made.
  * Read next:         handlers.c, schemas/text_delta.fbs */
 #include "services/tokenizer/outgoing.h"
 
@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
+#include "services/tokenizer/decode/token_bytes.h"
 #include "qn_limits.h"
 
 struct tokenizer_outgoing {
@@ -117,4 +118,107 @@ void tokenizer_outgoing_forget(tokenizer_outgoing_t *outgoing, qn_peer_t fronten
 {
     for (size_t i = 0; i < QN_PEERS_MAX; i++)
         if (qn_peer_equal(outgoing->boxes[i].frontend, frontend)) box_free(&outgoing->boxes[i]);
+}
+
+/* ---- replies --------------------------------------------------------------------------------------------------- */
+
+uint16_t tokenizer_add_piece(const tokenizer_service_t *service, text_buffer_t *pieces, uint32_t id)
+{
+    if (!service->tokenizer) return 0;
+    size_t before = pieces->length;
+    tokenizer_token_bytes(service->tokenizer, id, pieces);
+    if (pieces->length - before > UINT16_MAX) pieces->length = before + UINT16_MAX;
+    return (uint16_t)(pieces->length - before);
+}
+
+static void send_tokenized(tokenizer_service_t *service, const text_job_t *job)
+{
+    qn_tokenized_t reply = {.head.request = job->request,
+                            .ids = job->tokens.ids,
+                            .ids_count = (uint32_t)job->tokens.count,
+                            .piece_bytes = (const void *)job->lengths.bytes,
+                            .piece_bytes_count = (uint32_t)(job->lengths.length / sizeof(uint16_t)),
+                            .pieces = job->pieces.bytes,
+                            .pieces_count = (uint32_t)job->pieces.length,
+                            .offsets = (const void *)job->offsets.bytes,
+                            .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
+    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_TOKENIZED, &reply) == QN_SEND_FULL)
+        qn_log_warning("frontend epoch %u is behind: a Tokenized reply was dropped", job->from.epoch);
+}
+
+static void send_detokenized(tokenizer_service_t *service, const text_job_t *job)
+{
+    qn_detokenized_t reply = {.head.request = job->request,
+                              .text = {.data = job->decoded.length ? (const char *)job->decoded.bytes : "",
+                                       .bytes = (uint32_t)job->decoded.length},
+                              .offsets = (const void *)job->offsets.bytes,
+                              .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
+    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_DETOKENIZED, &reply) == QN_SEND_FULL)
+        qn_log_warning("frontend epoch %u is behind: a Detokenized reply was dropped", job->from.epoch);
+}
+
+void tokenizer_send_reply(tokenizer_service_t *service, const text_job_t *job)
+{
+    if (job->kind == TEXT_JOB_TOKENIZE)
+        send_tokenized(service, job);
+    else
+        send_detokenized(service, job);
+}
+
+/* The scheduler gives ids; their bytes are added on the way to the frontend. Rows [begin, end) of the message; those
+ * whose pieces would not fit into one message go in halves. */
+static void send_rows(tokenizer_service_t *service, const request_t *owner, const qn_prompt_logprobs_t *all,
+                      uint32_t begin, uint32_t end)
+{
+    uint32_t top = all->top_per_token, rows = end - begin;
+    qn_prompt_logprobs_t part = {
+        .head.request = all->head.request,
+        .position = all->position + begin,
+        .ids = all->ids + begin,
+        .ids_count = rows,
+        .logprobs = all->logprobs + begin,
+        .logprobs_count = rows,
+        .top_per_token = all->top_per_token,
+        .top = top ? all->top + (size_t)begin * top : NULL,
+        .top_count = rows * top,
+    };
+    text_buffer_t lengths = {0};
+    service->text.length = 0;
+    for (uint32_t i = 0; owner->want_pieces && i < part.ids_count + part.top_count; i++) {
+        uint32_t id = i < rows ? part.ids[i] : part.top[i - rows].id;
+        uint16_t piece_bytes = tokenizer_add_piece(service, &service->text, id);
+        text_buffer_append(&lengths, &piece_bytes, sizeof piece_bytes);
+        if (service->text.length <= QN_TEXT_BYTES_MAX || rows == 1) continue;
+        text_buffer_fini(&lengths);
+        send_rows(service, owner, all, begin, begin + rows / 2);
+        send_rows(service, owner, all, begin + rows / 2, end);
+        return;
+    }
+    part.piece_bytes = (const void *)lengths.bytes;
+    part.piece_bytes_count = (uint32_t)(lengths.length / sizeof(uint16_t));
+    part.pieces = service->text.bytes;
+    part.pieces_count = (uint32_t)service->text.length;
+    if (qn_daemon_send(service->daemon, owner->frontend, QN_MESSAGE_PROMPT_LOGPROBS, &part) == QN_SEND_FULL)
+        qn_log_warning("frontend epoch %u is behind: prompt log-probabilities were dropped", owner->frontend.epoch);
+    text_buffer_fini(&lengths);
+}
+
+void tokenizer_send_prompt_logprobs(tokenizer_service_t *service, const request_t *request,
+                                    const qn_prompt_logprobs_t *scores)
+{
+    send_rows(service, request, scores, 0, scores->ids_count);
+}
+
+/* ---- to the scheduler ------------------------------------------------------------------------------------------ */
+
+qn_send_outcome_t tokenizer_send_submit(tokenizer_service_t *service, const qn_submit_t *submit)
+{
+    qn_peer_t scheduler = qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER);
+    return scheduler.epoch ? qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_SUBMIT, submit) : QN_SEND_GONE;
+}
+
+void tokenizer_send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
+{
+    qn_cancel_t cancel = {.head.request = request, .reason = reason};
+    qn_daemon_send(service->daemon, qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER), QN_MESSAGE_CANCEL, &cancel);
 }

@@ -1,8 +1,9 @@
-/* The text of one turn of the loop, gathered per frontend, sent by the tick as one TextDelta each. */
+/* What goes out. The text of one turn of the loop is gathered per frontend and sent by the tick as one TextDelta each; all
+ * else is sent at once. */
 #ifndef QUINTET_TOKENIZER_OUTGOING_H
 #define QUINTET_TOKENIZER_OUTGOING_H
 
-#include "services/tokenizer/handlers.h"
+#include "services/tokenizer/service.h"
 
 /* Deltas of one turn for one frontend. */
 typedef struct {
@@ -21,5 +22,16 @@ outgoing_box_t *tokenizer_outgoing_box(tokenizer_service_t *service, qn_peer_t f
 void tokenizer_outgoing_forget(tokenizer_outgoing_t *outgoing, qn_peer_t frontend);
 /* Sends the gathered deltas; false: a peer had no room, call again soon. */
 bool tokenizer_outgoing_flush(tokenizer_service_t *service);
+
+/* Appends the bytes of one token; how many (the rest of a longer one is cut). */
+uint16_t tokenizer_add_piece(const tokenizer_service_t *service, text_buffer_t *pieces, uint32_t id);
+/* Answers a finished TOKENIZE or DETOKENIZE job. */
+void tokenizer_send_reply(tokenizer_service_t *service, const text_job_t *job);
+/* Passes scores on with the bytes of their tokens. */
+void tokenizer_send_prompt_logprobs(tokenizer_service_t *service, const request_t *request,
+                                    const qn_prompt_logprobs_t *scores);
+/* QN_SEND_GONE while there is no scheduler: a new one is told of all requests. */
+qn_send_outcome_t tokenizer_send_submit(tokenizer_service_t *service, const qn_submit_t *submit);
+void tokenizer_send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason);
 
 #endif

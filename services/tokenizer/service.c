@@ -23,11 +23,15 @@ static const qn_stat_spec_t tokenizer_stats[TOKENIZER_STAT_COUNT] = {
     [TOKENIZER_STAT_DETOKENIZED_TOKENS] = {"tokenizer_detokenized_tokens", QN_STAT_COUNTER, "tokens",
                                            "Generated tokens turned into text"},
     [TOKENIZER_STAT_STREAMS] = {"tokenizer_streams", QN_STAT_GAUGE, "requests", "Requests being turned into text"},
+    [TOKENIZER_STAT_WAITING] = {"tokenizer_waiting_texts", QN_STAT_GAUGE, "texts",
+                                "Long texts being encoded or decoded beside the loop, waiting ones included"},
     [TOKENIZER_STAT_STOP_STRINGS] = {"tokenizer_stop_strings", QN_STAT_COUNTER, "requests",
                                      "Requests ended by a stop string"},
     [TOKENIZER_STAT_ENCODE_TIME] = {"tokenizer_encode", QN_STAT_HISTOGRAM_NS, "seconds", "Time to encode one prompt"},
     [TOKENIZER_STAT_DETOKENIZE_TIME] = {"tokenizer_detokenize", QN_STAT_HISTOGRAM_NS, "seconds",
                                         "Time to turn one TokenBatch into text"},
+    [TOKENIZER_STAT_WAIT_TIME] = {"tokenizer_wait", QN_STAT_HISTOGRAM_NS, "seconds",
+                                  "Time from the scheduler's sending a TokenBatch until its tokens are text"},
 };
 
 static bool has_tokenizer_json(const char *directory)
@@ -61,7 +65,6 @@ static void service_fini(void **state)
     tokenizer_outgoing_destroy(&service->outgoing);
     if (service->scratch) tokenizer_scratch_close(&service->scratch);
     tokenizer_close(&service->tokenizer);
-    tokenizer_tokens_fini(&service->tokens);
     text_buffer_fini(&service->text);
     free(service);
     *state = NULL;
@@ -82,9 +85,17 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     if (service->tokenizer) {
         service->scratch = tokenizer_scratch_open(service->tokenizer);
         snprintf(text, sizeof text, "%zu tokens", tokenizer_vocab_size(service->tokenizer));
+        for (size_t i = 0; i < tokenizer_note_count(service->tokenizer); i++)
+            qn_log_warning("%s", tokenizer_note(service->tokenizer, i));
     }
-    service->streams = streams_create(service->tokenizer, QN_REQUESTS_MAX);
+    service->streams = streams_create(QN_REQUESTS_MAX);
     service->outgoing = tokenizer_outgoing_create();
+    err = text_worker_start(service->tokenizer, &service->worker);
+    if (!err) err = qn_daemon_watch(daemon, text_worker_fd(service->worker));
+    if (err != QN_OK) {
+        service_fini((void **)&service);
+        return err;
+    }
     qn_log_info("vocabulary: %s, opened in %.1f ms", text, (double)(qn_clock_now_ns() - begin_ns) / 1e6);
     qn_daemon_set_state(daemon, QN_STATE_READY, text);
     *ret_state = service;
@@ -101,14 +112,19 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     tokenizer_service_t *service = state;
-    qn_stats_set(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS,
-                 streams_count(service->streams));
-    return tokenizer_outgoing_flush(service) ? UINT64_MAX : now_ns + RETRY_NS;
+    qn_stats_t *stats = qn_daemon_stats(service->daemon);
+    bool all_taken = !tokenizer_take_finished(service);
+    service->turn_work_ns = 0;
+    qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS, streams_count(service->streams));
+    qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_WAITING, text_worker_count(service->worker));
+    bool all_sent = tokenizer_outgoing_flush(service);
+    return !all_taken ? now_ns : all_sent ? UINT64_MAX : now_ns + RETRY_NS;
 }
 
 static bool service_drained(const void *state)
 {
-    return streams_count(((const tokenizer_service_t *)state)->streams) == 0;
+    const tokenizer_service_t *service = state;
+    return streams_count(service->streams) == 0 && text_worker_count(service->worker) == 0;
 }
 
 const qn_daemon_descriptor_t qn_tokenizer_daemon = {

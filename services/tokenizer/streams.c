@@ -10,13 +10,11 @@
 #include "common/assert.h"
 
 struct streams {
-    const tokenizer_t *tokenizer;
     stream_t **places; /* [place_count]; linear probing */
     size_t place_count, count, limit;
-    text_buffer_t scratch;
 };
 
-streams_t *streams_create(const tokenizer_t *tokenizer, size_t limit)
+streams_t *streams_create(size_t limit)
 {
     streams_t *streams = calloc(1, sizeof *streams);
     QN_ASSERT(streams && limit > 0 && limit < SIZE_MAX / 4);
@@ -25,7 +23,6 @@ streams_t *streams_create(const tokenizer_t *tokenizer, size_t limit)
         place_count *= 2;
     streams->places = calloc(place_count, sizeof *streams->places);
     QN_ASSERT(streams->places);
-    streams->tokenizer = tokenizer;
     streams->place_count = place_count;
     streams->limit = limit;
     return streams;
@@ -35,7 +32,6 @@ void streams_destroy(streams_t **streams)
 {
     if (!*streams) return;
     QN_ASSERT((*streams)->count == 0);
-    text_buffer_fini(&(*streams)->scratch);
     free((*streams)->places);
     free(*streams);
     *streams = NULL;
@@ -68,15 +64,15 @@ stream_open_t streams_open(streams_t *streams, const stream_spec_t *spec, stream
     }
     stream->request = spec->request;
     stream->min_tokens = spec->min_tokens;
-    stream->has_text = streams->tokenizer != NULL;
+    stream->has_text = spec->detokenizer != NULL;
     if (!spec->include_stop && spec->stop_id_count) {
         QN_ASSERT(spec->stop_id_count <= QN_STOP_IDS_MAX);
         memcpy(stream->silent_ids, spec->stop_ids, spec->stop_id_count * sizeof *spec->stop_ids);
         stream->silent_count = spec->stop_id_count;
     }
     if (stream->has_text) {
-        detokenizer_init(&stream->detokenizer, streams->tokenizer, spec->skip_special ? TOKENIZER_SKIP_SPECIAL : 0);
-        detokenizer_skip(&stream->detokenizer, spec->context_ids, spec->context_count, &streams->scratch);
+        stream->detokenizer = *spec->detokenizer;
+        *spec->detokenizer = (detokenizer_t){0};
     }
     streams->places[place] = stream;
     streams->count++;
@@ -125,6 +121,14 @@ stream_t *streams_next(const streams_t *streams, size_t *cursor)
     return NULL;
 }
 
+static uint32_t count_characters(const text_buffer_t *text)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < text->length; i++)
+        count += (text->bytes[i] & 0xC0) != 0x80;
+    return count;
+}
+
 static void stream_release(stream_t *stream, const text_buffer_t *fresh, bool watch_stop, text_buffer_t *out)
 {
     size_t before = out->length;
@@ -153,6 +157,7 @@ stream_token_t stream_push(stream_t *stream, uint32_t position, uint32_t id, tex
     if (!stream->has_text || is_silent(stream, id)) return STREAM_TOKEN_TAKEN;
     text_buffer_t fresh = {0};
     detokenizer_push(&stream->detokenizer, id, &fresh);
+    stream->characters += count_characters(&fresh);
     stream_release(stream, &fresh, stream->token_count > stream->min_tokens, out);
     text_buffer_fini(&fresh);
     return STREAM_TOKEN_TAKEN;

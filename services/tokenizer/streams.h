@@ -16,6 +16,7 @@
 typedef struct {
     uint64_t request;
     uint64_t text_bytes;     /* released so far: absolute position of the next byte of output text */
+    uint32_t characters;     /* of the text of the tokens taken, what a stop string holds back or cuts included */
     uint32_t token_count;    /* generated tokens taken: the next position expected */
     uint32_t min_tokens;     /* stop strings are not looked for before this many */
     bool stopped;            /* a stop string matched: later tokens give nothing */
@@ -29,24 +30,23 @@ typedef struct {
 
 typedef struct streams streams_t;
 
-/* What a stream needs to start. `context_ids`: the end of the prompt, which some decoders need to place the first space. */
+/* What a stream needs to start. */
 typedef struct {
     uint64_t request;
-    bool skip_special, include_stop;
+    bool include_stop;
     uint32_t min_tokens;
     const char *const *stop;
     const size_t *stop_bytes;
     size_t stop_count;
     const uint32_t *stop_ids; /* copied; at most QN_STOP_IDS_MAX */
     uint32_t stop_id_count;
-    const uint32_t *context_ids;
-    size_t context_count;
+    detokenizer_t *detokenizer; /* primed with the prompt; taken (zeroed) when opened. NULL: token ids only */
 } stream_spec_t;
 
 typedef enum { STREAM_OPENED, STREAM_EXISTS, STREAM_NO_ROOM, STREAM_BAD_STOP } stream_open_t;
 
-/* `tokenizer` may be NULL (token ids only) and must outlive the streams. Returns owned; never fails. */
-streams_t *streams_create(const tokenizer_t *tokenizer, size_t limit);
+/* Returns owned; never fails. */
+streams_t *streams_create(size_t limit);
 /* All streams must be closed. */
 void streams_destroy(streams_t **streams);
 

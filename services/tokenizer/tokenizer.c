@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/limits.h"
 #include "services/tokenizer/decode/detokenizer.h"
+#include "services/tokenizer/json/side_files.h"
 #include "services/tokenizer/tokenizer_data.h"
 
 #define WORDS_AT_ONCE 256
@@ -62,8 +64,16 @@ static void clear_info(tokenizer_info_t *info)
     *info = (tokenizer_info_t){.bos_id = -1, .eos_id = -1, .pad_id = -1, .unk_id = -1, .model_max_length = -1};
 }
 
-qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *config, size_t config_bytes,
-                               tokenizer_t **ret)
+static qn_err_t load(tokenizer_t *t, const tokenizer_files_t *files)
+{
+    side_files_t side;
+    qn_err_t err = side_files_open(files, t, &side);
+    if (!err) err = tokenizer_json_load(t, files->tokenizer.bytes, files->tokenizer.length, &side);
+    side_files_fini(&side);
+    return err;
+}
+
+qn_err_t tokenizer_open_memory(const tokenizer_files_t *files, tokenizer_t **ret)
 {
     tokenizer_t *t = calloc(1, sizeof *t);
     QN_ASSERT(t != NULL);
@@ -74,14 +84,32 @@ qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *
     vocabulary_init(&t->added_texts, 64);
     added_tokens_init(&t->plain_set);
     added_tokens_init(&t->normalized_set);
-    qn_err_t err = tokenizer_json_load(t, json, json_bytes);
-    if (!err && config) err = tokenizer_config_load(t, config, config_bytes);
+    qn_err_t err = load(t, files);
     if (err)
         tokenizer_close(&t);
     else
         *ret = t;
     return err;
 }
+
+void tokenizer_add_note(tokenizer_t *t, const char *format, ...)
+{
+    char text[QN_ERR_TEXT_MAX];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (t->note_count == TOKENIZER_NOTES_MAX) return;
+    if (!t->notes) t->notes = calloc(TOKENIZER_NOTES_MAX, sizeof *t->notes);
+    QN_ASSERT(t->notes != NULL);
+    bool is_last = t->note_count + 1 == TOKENIZER_NOTES_MAX;
+    const char *kept = is_last ? "more like these are left out" : text;
+    t->notes[t->note_count++] = qn_arena_strndup(&t->strings, kept, strlen(kept));
+}
+
+size_t tokenizer_note_count(const tokenizer_t *t) { return t->note_count; }
+
+const char *tokenizer_note(const tokenizer_t *t, size_t index) { return t->notes[index]; }
 
 /* Newer directories keep the chat template in a file of its own. */
 static void take_chat_template(tokenizer_t *t, const text_buffer_t *file)
@@ -111,27 +139,53 @@ static qn_err_t locate(const char *path, char *directory, char *file)
     return QN_OK;
 }
 
+/* The files of one directory, as bytes. */
+enum { FILE_TOKENIZER, FILE_CONFIG, FILE_SPECIAL_MAP, FILE_ADDED, FILE_MODEL, FILE_CHAT, FILES };
+
+static qn_err_t read_all(const char *directory, const char *file, text_buffer_t *files)
+{
+    static const char *const names[FILES] = {[FILE_CONFIG] = "tokenizer_config.json",
+                                             [FILE_SPECIAL_MAP] = "special_tokens_map.json",
+                                             [FILE_ADDED] = "added_tokens.json",
+                                             [FILE_MODEL] = "config.json",
+                                             [FILE_CHAT] = "chat_template.jinja"};
+    qn_err_t err = read_file(file, &files[FILE_TOKENIZER]);
+    for (int i = FILE_CONFIG; !err && i < FILES; i++)
+        err = read_beside(directory, names[i], &files[i]);
+    return err;
+}
+
+static tokenizer_file_t file_of(const text_buffer_t *buffer)
+{
+    return (tokenizer_file_t){buffer->bytes, buffer->length};
+}
+
+static qn_err_t open_files(const char *file, const text_buffer_t *files, tokenizer_t **ret)
+{
+    tokenizer_files_t all = {.tokenizer = file_of(&files[FILE_TOKENIZER]),
+                             .config = file_of(&files[FILE_CONFIG]),
+                             .special_tokens_map = file_of(&files[FILE_SPECIAL_MAP]),
+                             .added_tokens = file_of(&files[FILE_ADDED]),
+                             .model_config = file_of(&files[FILE_MODEL])};
+    qn_err_t err = tokenizer_open_memory(&all, ret);
+    if (err == QN_OK) {
+        take_chat_template(*ret, &files[FILE_CHAT]);
+        return QN_OK;
+    }
+    char reason[QN_ERR_TEXT_MAX];
+    snprintf(reason, sizeof reason, "%s", qn_err_text());
+    return qn_fail(err, "%.200s: %.300s", file, reason);
+}
+
 qn_err_t tokenizer_open(const char *path, tokenizer_t **ret)
 {
     char directory[QN_PATH_MAX + 64], file[QN_PATH_MAX + 64];
-    text_buffer_t json = {0}, config = {0}, chat = {0};
+    text_buffer_t files[FILES] = {0};
     qn_err_t err = locate(path, directory, file);
-    if (!err) err = read_file(file, &json);
-    if (!err) err = read_beside(directory, "tokenizer_config.json", &config);
-    if (!err) err = read_beside(directory, "chat_template.jinja", &chat);
-    if (!err) {
-        err = tokenizer_open_memory(json.bytes, json.length, config.bytes, config.length, ret);
-        if (!err) {
-            take_chat_template(*ret, &chat);
-        } else {
-            char reason[QN_ERR_TEXT_MAX];
-            snprintf(reason, sizeof reason, "%s", qn_err_text());
-            err = qn_fail(err, "%.200s: %.300s", file, reason);
-        }
-    }
-    text_buffer_fini(&json);
-    text_buffer_fini(&config);
-    text_buffer_fini(&chat);
+    if (!err) err = read_all(directory, file, files);
+    if (!err) err = open_files(file, files, ret);
+    for (int i = 0; i < FILES; i++)
+        text_buffer_fini(&files[i]);
     return err;
 }
 
@@ -152,6 +206,7 @@ void tokenizer_close(tokenizer_t **ret)
     text_buffer_fini(&t->decoded);
     free(t->decoded_ends);
     free(t->special);
+    free(t->notes);
     qn_arena_fini(&t->strings);
     free(t);
     *ret = NULL;
@@ -318,7 +373,8 @@ qn_err_t tokenizer_encode(const tokenizer_t *t, tokenizer_scratch_t *scratch, co
         return qn_fail(QN_ERR_LIMIT, "text: %zu bytes, at most %u are allowed", bytes, QN_TEXT_BYTES_MAX);
     size_t valid = unicode_valid_prefix((const uint8_t *)text, bytes);
     if (valid != bytes) return qn_fail(QN_ERR_INVALID, "text: is not UTF-8 at byte %zu", valid);
-    encode_t e = {t, scratch, !(flags & TOKENIZER_PARSE_SPECIAL), flags & TOKENIZER_WITH_SPANS, tokens};
+    bool skips_special = !(flags & TOKENIZER_PARSE_SPECIAL) || t->splits_special;
+    encode_t e = {t, scratch, skips_special, flags & TOKENIZER_WITH_SPANS, tokens};
     qn_err_t err = encode_text(&e, (const uint8_t *)text, bytes);
     if (err)
         tokens->count = 0;

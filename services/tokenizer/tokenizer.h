@@ -36,16 +36,34 @@ enum {
     TOKENIZER_SKIP_SPECIAL = 1 << 3,  /* decoding: leave special tokens out */
 };
 
-/* Reads a tokenizer.json, or the one in a directory, and the tokenizer_config.json and
- * chat_template.jinja beside it when there are any. Fails with QN_ERR_NOT_FOUND, QN_ERR_IO,
+/* Reads a tokenizer.json, or the one in a directory, and what stands beside it: tokenizer_config.json,
+ * special_tokens_map.json, added_tokens.json, config.json (for the class) and chat_template.jinja. Together they
+ * give the ids that transformers 4.57 gives for the directory. Fails with QN_ERR_NOT_FOUND, QN_ERR_IO,
  * QN_ERR_INVALID (what is wrong, with its JSON path), QN_ERR_UNSUPPORTED (a component type this build
  * does not have, with its JSON path) or QN_ERR_LIMIT. Returns owned. */
 qn_err_t tokenizer_open(const char *path, tokenizer_t **ret);
 
-/* The same from memory: the bytes of a tokenizer.json and, unless NULL, of a tokenizer_config.json. Both
- * are borrowed for the call. */
-qn_err_t tokenizer_open_memory(const void *json, size_t json_bytes, const void *config, size_t config_bytes,
-                               tokenizer_t **ret);
+/* A file in memory; bytes NULL: there is none. */
+typedef struct {
+    const void *bytes;
+    size_t length;
+} tokenizer_file_t;
+
+typedef struct {
+    tokenizer_file_t tokenizer; /* tokenizer.json, the only one that must be there */
+    tokenizer_file_t config;    /* tokenizer_config.json */
+    tokenizer_file_t special_tokens_map, added_tokens;
+    tokenizer_file_t model_config; /* config.json */
+} tokenizer_files_t;
+
+/* The same from memory; the files are borrowed for the call. With tokenizer.json alone the ids are those of the
+ * tokenizers library. */
+qn_err_t tokenizer_open_memory(const tokenizer_files_t *files, tokenizer_t **ret);
+
+/* What the files ask for and is not followed, one sentence each, beginning with the member's name. Views that live as
+ * long as t. */
+size_t tokenizer_note_count(const tokenizer_t *t);
+const char *tokenizer_note(const tokenizer_t *t, size_t index);
 
 /* Closes *t and sets it to NULL; accepts NULL. No scratch of it may be in use. */
 void tokenizer_close(tokenizer_t **t);
@@ -76,7 +94,7 @@ const char *tokenizer_token_text(const tokenizer_t *t, uint32_t id, size_t *ret_
 bool tokenizer_id_of(const tokenizer_t *t, const char *piece, size_t bytes, uint32_t *ret_id);
 bool tokenizer_is_special(const tokenizer_t *t, uint32_t id);
 
-/* What tokenizer_config.json says; NULL or -1 where it says nothing. Views that live as long as t. */
+/* What the files beside tokenizer.json say; NULL or -1 where it says nothing. Views that live as long as t. */
 typedef struct {
     const char *bos_token, *eos_token, *pad_token, *unk_token;
     int64_t bos_id, eos_id, pad_id, unk_id;

@@ -3,6 +3,8 @@
 #ifndef QUINTET_TOKENIZER_TOKENIZER_DATA_H
 #define QUINTET_TOKENIZER_TOKENIZER_DATA_H
 
+#include <jansson.h>
+
 #include "common/arena.h"
 #include "services/tokenizer/split/added_tokens.h"
 #include "services/tokenizer/bpe/bpe.h"
@@ -15,6 +17,7 @@
 
 /* The post-processor as one list: ids, with TEXT where the encoded text goes. */
 #define TEMPLATE_TEXT UINT32_MAX
+#define TOKENIZER_NOTES_MAX 16
 #define TEMPLATE_ITEMS_MAX 256 /* published templates have at most 4 */
 
 typedef struct {
@@ -40,7 +43,10 @@ struct tokenizer {
     text_buffer_t decoded;  /* with a byte-level decoder: bytes of all ids in a row … */
     uint32_t *decoded_ends; /* … [id_limit], owned; else NULL */
     tokenizer_info_t info;
-    qn_arena_t strings; /* of info */
+    qn_arena_t strings; /* of info and notes */
+    const char **notes; /* [note_count], owned */
+    size_t note_count;
+    bool splits_special; /* special tokens in a text are not looked for */
 };
 
 struct tokenizer_scratch {
@@ -59,9 +65,14 @@ static inline bool tokenizer_id_is_special(const tokenizer_t *t, uint32_t id)
     return id < t->id_limit && (t->special[id >> 6] >> (id & 63) & 1);
 }
 
-/* Reads the parts of a tokenizer.json into a zeroed `t`; on failure t is half built and may be freed. */
-qn_err_t tokenizer_json_load(tokenizer_t *t, const char *json, size_t bytes);
-/* Reads a tokenizer_config.json into t->info. */
-qn_err_t tokenizer_config_load(tokenizer_t *t, const char *json, size_t bytes);
+typedef struct side_files side_files_t;
+
+/* Reads the parts of a tokenizer.json into a zeroed `t`, with what the files beside it change; on failure t is half
+ * built and may be freed. */
+qn_err_t tokenizer_json_load(tokenizer_t *t, const char *json, size_t bytes, side_files_t *side);
+/* Reads chat template, class and length of a parsed tokenizer_config.json into t->info. */
+void tokenizer_config_tell(tokenizer_t *t, const json_t *config);
+/* Keeps a sentence for tokenizer_note(); more than TOKENIZER_NOTES_MAX are counted in the last one. */
+void tokenizer_add_note(tokenizer_t *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t text_bytes = zero ? size - json_bytes - 1 : 0;
     tokenizer_t *t = NULL;
     qn_log_set_level(QN_LOG_ERROR);
-    if (tokenizer_open_memory(data, json_bytes, NULL, 0, &t) != QN_OK) return 0;
+    if (tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {data, json_bytes}}, &t) != QN_OK) return 0;
     encode_all_ways(t, text, text_bytes < TEXT_BYTES_MAX ? text_bytes : TEXT_BYTES_MAX);
     tokenizer_close(&t);
     return 0;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "services/frontend/reply/json_writer.h"
 #include "services/frontend/request/request_table.h"
 
 static inline exchange_t *reply_case(request_table_t *table, generation_api_t api, const char *body)
@@ -32,7 +33,8 @@ static inline void reply_case_token(choice_t *choice, uint32_t id, float logprob
 {
     uint32_t bytes = (uint32_t)strlen(piece);
     reply_buffer_append(&choice->text, piece, bytes);
-    token_log_add(&choice->tokens, id, logprob, (uint32_t)choice->text.bytes, piece, (uint16_t)bytes);
+    token_log_add(&choice->tokens, id, logprob, json_utf8_characters(choice->text.data, choice->text.bytes), piece,
+                  (uint16_t)bytes);
 }
 
 static inline void reply_case_end(choice_t *choice, choice_finish_t finish, uint32_t prompt_tokens)

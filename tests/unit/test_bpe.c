@@ -135,11 +135,11 @@ static void check_word(const table_t *table, bpe_scratch_t *scratch, const uint8
     tokenizer_tokens_fini(&tokens);
 }
 
-/* Lengths on both sides of the short algorithm's 64 symbols, of the caches' 15 and 255 bytes. */
+/* Lengths on both sides of the short algorithm's 64 symbols, of the heap's 256, of the caches' 15 and 255 bytes. */
 static void test_bpe_random_words_equal_plain_merging(void **state)
 {
     (void)state;
-    static const size_t lengths[] = {1, 2, 3, 7, 12, 13, 15, 16, 17, 63, 64, 65, 66, 200, 255, 256, 300};
+    static const size_t lengths[] = {1, 2, 3, 7, 12, 13, 15, 16, 17, 63, 64, 65, 66, 200, 255, 256, 300, 500};
     unsigned seed = 20240607;
     print_message("seed %u\n", seed);
     for (int round = 0; round < 40; round++) {

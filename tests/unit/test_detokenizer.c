@@ -106,34 +106,86 @@ static void test_detokenizer_whole_equals_expected(void **state)
     }
 }
 
-/* Every push releases whole characters; a rebuilt one goes on where the first stopped. */
+/* Every push releases whole characters; one that is primed with a prompt goes on where its text ends. */
+static void check_cut(const tokenizer_t *t, const uint32_t *ids, size_t count, size_t cut, unsigned flags,
+                      text_buffer_t *text)
+{
+    detokenizer_t prompt, answer;
+    text_buffer_t work = {0};
+    text->length = 0;
+    detokenizer_init(&prompt, t, flags);
+    for (size_t k = 0; k < cut; k++) {
+        detokenizer_push(&prompt, ids[k], text);
+        assert_int_equal(unicode_valid_prefix(text->bytes, text->length), text->length);
+    }
+    size_t before = text->length;
+    detokenizer_init(&answer, t, flags);
+    detokenizer_prime(&answer, ids, cut, &work);
+    assert_int_equal(answer.byte_count, 0);
+    for (size_t k = cut; k < count; k++)
+        detokenizer_push(&answer, ids[k], text);
+    detokenizer_flush(&answer, text);
+    assert_int_equal(answer.byte_count, text->length - before);
+    detokenizer_fini(&prompt);
+    detokenizer_fini(&answer);
+    text_buffer_fini(&work);
+}
+
 static void test_detokenizer_every_cut_equals_whole(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tokenizer_t *t = open_row(&rows[i]);
+        text_buffer_t text = {0};
         for (size_t cut = 0; cut <= rows[i].count; cut++) {
-            detokenizer_t d, rebuilt;
-            text_buffer_t text = {0}, work = {0};
-            detokenizer_init(&d, t, rows[i].flags);
-            detokenizer_init(&rebuilt, t, rows[i].flags);
-            for (size_t k = 0; k < cut; k++) {
-                detokenizer_push(&d, rows[i].ids[k], &text);
-                assert_int_equal(unicode_valid_prefix(text.bytes, text.length), text.length);
-            }
-            detokenizer_skip(&rebuilt, rows[i].ids, cut, &work);
-            assert_int_equal(rebuilt.byte_count, text.length);
-            assert_int_equal(rebuilt.token_count, cut);
-            for (size_t k = cut; k < rows[i].count; k++)
-                detokenizer_push(&rebuilt, rows[i].ids[k], &text);
-            detokenizer_flush(&rebuilt, &text);
-            assert_int_equal(rebuilt.byte_count, text.length);
+            check_cut(t, rows[i].ids, rows[i].count, cut, rows[i].flags, &text);
             assert_text(&rows[i], i, &text);
-            detokenizer_fini(&d);
-            detokenizer_fini(&rebuilt);
-            text_buffer_fini(&text);
-            text_buffer_fini(&work);
         }
+        text_buffer_fini(&text);
+        tokenizer_close(&t);
+    }
+}
+
+/* An id of one of the kinds that meet at seams: bytes, special tokens, spaces, anything. */
+static uint32_t random_id(const tokenizer_t *t, uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005ull + 1442695040888963407ull;
+    uint32_t draw = (uint32_t)(*seed >> 33), limit = tokenizer_id_limit(t);
+    switch (draw % 4) {
+    case 0: return draw / 4 % 4;              /* special ones */
+    case 1: return draw / 4 % 260 % limit;    /* single bytes */
+    case 2: return limit - 1 - draw / 4 % 16; /* added ones */
+    default: return draw / 4 % (limit + 2);   /* some name no token */
+    }
+}
+
+/* Prompt and answer together are what the whole sequence is, wherever it is cut. */
+static void test_detokenizer_random_cuts_equal_whole(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"deploy/models/default", "tests/golden/tokenizers/llama2like.tokenizer.json",
+                                        "tests/golden/tokenizers/gpt2.tokenizer.json"};
+    uint64_t seed = 20;
+    for (size_t p = 0; p < sizeof paths / sizeof *paths; p++) {
+        tokenizer_t *t = NULL;
+        assert_int_equal(tokenizer_open(paths[p], &t), QN_OK);
+        text_buffer_t whole = {0}, text = {0};
+        for (int round = 0; round < 2000; round++) {
+            uint32_t ids[24];
+            unsigned flags = round % 2 ? TOKENIZER_SKIP_SPECIAL : 0;
+            size_t count = 1 + (size_t)round % 24;
+            for (size_t i = 0; i < count; i++)
+                ids[i] = random_id(t, &seed);
+            whole.length = 0;
+            tokenizer_decode(t, ids, count, flags, &whole);
+            size_t cut = (size_t)(seed >> 40) % (count + 1);
+            check_cut(t, ids, count, cut, flags, &text);
+            if (text.length != whole.length || (whole.length && memcmp(text.bytes, whole.bytes, whole.length) != 0))
+                fail_msg("%s, round %d, cut %zu of %zu: \"%.*s\", expected \"%.*s\"", paths[p], round, cut, count,
+                         (int)text.length, (const char *)text.bytes, (int)whole.length, (const char *)whole.bytes);
+        }
+        text_buffer_fini(&whole);
+        text_buffer_fini(&text);
         tokenizer_close(&t);
     }
 }
@@ -182,6 +234,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_detokenizer_whole_equals_expected),
         cmocka_unit_test(test_detokenizer_every_cut_equals_whole),
+        cmocka_unit_test(test_detokenizer_random_cuts_equal_whole),
         cmocka_unit_test(test_detokenizer_half_character_is_held),
         cmocka_unit_test(test_detokenizer_fallback_run_is_held_until_it_ends),
     };

@@ -19,7 +19,7 @@ static int setup(void **state)
     (void)state;
     if (tokenizer_open("deploy/models/default", &tokenizer) != QN_OK) return -1;
     scratch = tokenizer_scratch_open(tokenizer);
-    streams = streams_create(tokenizer, 64);
+    streams = streams_create(64);
     return 0;
 }
 
@@ -44,11 +44,13 @@ static void encode(const char *text)
 static stream_t *open_stream(uint64_t request, const char *stop, uint32_t min_tokens)
 {
     size_t stop_bytes = stop ? strlen(stop) : 0;
+    detokenizer_t detokenizer;
+    detokenizer_init(&detokenizer, tokenizer, TOKENIZER_SKIP_SPECIAL);
     stream_spec_t spec = {.request = request,
                           .stop = &stop,
                           .stop_bytes = &stop_bytes,
                           .stop_count = stop ? 1 : 0,
-                          .skip_special = true,
+                          .detokenizer = &detokenizer,
                           .min_tokens = min_tokens};
     stream_t *stream = NULL;
     assert_int_equal(streams_open(streams, &spec, &stream), STREAM_OPENED);
@@ -145,7 +147,7 @@ static void test_streams_table_is_bounded_and_survives_churn(void **state)
 static void test_streams_without_tokenizer_count_tokens(void **state)
 {
     (void)state;
-    streams_t *plain = streams_create(NULL, 4);
+    streams_t *plain = streams_create(4);
     stream_t *stream;
     stream_spec_t spec = {.request = 1};
     out.length = 0;
@@ -158,11 +160,34 @@ static void test_streams_without_tokenizer_count_tokens(void **state)
     streams_destroy(&plain);
 }
 
+/* Where a token begins does not depend on what a stop string holds back. */
+static void test_streams_characters_count_what_is_held(void **state)
+{
+    (void)state;
+    encode("caf\xc3\xa9 one two");
+    for (int with_stop = 0; with_stop < 2; with_stop++) {
+        stream_t *stream = open_stream(9, with_stop ? " one two three" : NULL, 0);
+        uint32_t characters = 0;
+        out.length = 0;
+        for (uint32_t i = 0; i < tokens.count; i++) {
+            assert_true(stream->characters >= characters);
+            characters = stream->characters;
+            stream_push(stream, i, tokens.ids[i], &out);
+        }
+        assert_int_equal(stream->characters, 12);
+        if (with_stop) assert_int_equal(stream->text_bytes, 5);
+        stream_finish(stream, &out);
+        assert_out("caf\xc3\xa9 one two");
+        streams_close(streams, stream);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_streams_text_comes_back_whole_and_once),
         cmocka_unit_test(test_streams_missing_token_is_a_gap),
+        cmocka_unit_test(test_streams_characters_count_what_is_held),
         cmocka_unit_test(test_streams_stop_string_ends_the_text),
         cmocka_unit_test(test_streams_stop_string_waits_for_min_tokens),
         cmocka_unit_test(test_streams_table_is_bounded_and_survives_churn),

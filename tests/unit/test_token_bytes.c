@@ -56,7 +56,8 @@ static void test_token_bytes_of_a_fallback_vocabulary(void **state)
     } rows[] = {{1, "\xe2"}, {2, " hi"}, {3, "hi"}};
     tokenizer_t *tokenizer;
     text_buffer_t out = {0};
-    assert_int_equal(tokenizer_open_memory(json, sizeof json - 1, NULL, 0, &tokenizer), QN_OK);
+    assert_int_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {json, sizeof json - 1}}, &tokenizer),
+                     QN_OK);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         out.length = 0;
         assert_int_equal(tokenizer_token_bytes(tokenizer, rows[i].id, &out), strlen(rows[i].expected));

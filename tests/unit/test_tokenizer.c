@@ -50,12 +50,17 @@ static void test_tokenizer_config_kinds_are_read(void **state)
                                  "\"chat_template\":[{\"name\":\"tool\",\"template\":\"T\"},"
                                  "{\"name\":\"default\",\"template\":\"D\"}]}";
     tokenizer_t *t = NULL;
-    assert_int_equal(tokenizer_open_memory(json, strlen(json), "[]", 2, &t), QN_ERR_INVALID);
-    assert_int_equal(tokenizer_open_memory(json, strlen(json), config, strlen(config), &t), QN_OK);
+    assert_int_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {json, strlen(json)}, .config = {"[]", 2}},
+                                           &t),
+                     QN_ERR_INVALID);
+    assert_int_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {json, strlen(json)},
+                                                                .config = {config, strlen(config)}},
+                                           &t),
+                     QN_OK);
     const tokenizer_info_t *info = tokenizer_info(t);
     assert_int_equal(info->bos_id, 0);
     assert_null(info->eos_token);
-    assert_int_equal(info->unk_id, -1);
+    assert_int_equal(info->unk_id, 2); /* not in the vocabulary: added, as transformers does */
     assert_int_equal(info->model_max_length, -1);
     assert_string_equal(info->chat_template, "D");
     tokenizer_close(&t);
@@ -117,13 +122,13 @@ static void test_tokenizer_truncated_file_is_refused(void **state)
     for (size_t length = 0; length < sizeof json - 1; length++) {
         char *exact = malloc(length ? length : 1); /* so that a read past the end is seen */
         memcpy(exact, json, length);
-        assert_int_not_equal(tokenizer_open_memory(exact, length, NULL, 0, &t), QN_OK);
+        assert_int_not_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {exact, length}}, &t), QN_OK);
         free(exact);
     }
-    assert_int_equal(tokenizer_open_memory(json, sizeof json - 1, NULL, 0, &t), QN_OK);
+    assert_int_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {json, sizeof json - 1}}, &t), QN_OK);
     assert_string_equal(case_encode(t, "aaa<s>", TOKENIZER_PARSE_SPECIAL), "|aa|a|<s>");
     tokenizer_close(&t);
-    assert_int_equal(tokenizer_open_memory("{} {}", 5, NULL, 0, &t), QN_ERR_INVALID);
+    assert_int_equal(tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {"{} {}", 5}}, &t), QN_ERR_INVALID);
 }
 
 #define PIECE(kind, id) "{\"" kind "\":{\"id\":\"" id "\",\"type_id\":0}}"

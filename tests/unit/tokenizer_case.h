@@ -36,7 +36,7 @@ static inline qn_err_t case_open(case_json_t c, tokenizer_t **ret)
                  case_or(c.post_processor, "null"), case_or(c.decoder, "null"), case_or(c.model, ""),
                  case_or(c.vocab, "{}"), case_or(c.merges, "[]"));
     assert_true(length > 0 && (size_t)length < sizeof json);
-    return tokenizer_open_memory(json, (size_t)length, NULL, 0, ret);
+    return tokenizer_open_memory(&(tokenizer_files_t){.tokenizer = {json, (size_t)length}}, ret);
 }
 
 static inline tokenizer_t *case_opened(case_json_t c)

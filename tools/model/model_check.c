@@ -401,6 +401,8 @@ static void check_tokenizer(check_t *check)
                 err == QN_ERR_UNSUPPORTED ? "remove it to serve token ids only" : DOWNLOAD_AGAIN);
     else if (check->config_good)
         check_ids(check, tokenizer);
+    for (size_t i = 0; !err && i < tokenizer_note_count(tokenizer); i++)
+        add(check, FINDING_WARN, QN_OK, "tokenizer", NULL, "%s", tokenizer_note(tokenizer, i));
     tokenizer_close(&tokenizer);
 }
 

@@ -15,8 +15,7 @@ typedef struct {
     bool echo;                   /* the prompt comes first */
     uint32_t text_from, text_to; /* bytes of the output */
     uint32_t token_from, token_to;
-    uint32_t offset_bytes, offset_characters; /* where token_from's text begins, the echoed prompt not counted */
-    bool end;                                 /* with finish_reason */
+    bool end; /* with finish_reason */
 } part_t;
 
 static void put_head(json_writer_t *writer, const exchange_t *exchange, const char *model)
@@ -115,35 +114,36 @@ static void put_top_or_null(json_writer_t *writer, const reply_token_t *token, b
         json_put_null(writer);
 }
 
-/* Moves a cursor over the output text, counting characters. */
-static void advance(const choice_t *choice, uint32_t to, uint32_t *bytes, uint32_t *characters)
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Of the prompt's tokens: as the tokenizer says; of a prompt that was cut, whose echo is the tokens' bytes, as these add
+ * up. */
+static void put_prompt_offsets(json_writer_t *writer, const part_t *part, uint32_t base)
 {
-    if (to > choice->text.bytes) to = (uint32_t)choice->text.bytes; /* a stop string cut the text */
-    if (to <= *bytes) return;
-    *characters += json_utf8_characters(choice->text.data + *bytes, to - *bytes);
-    *bytes = to;
+    const choice_t *choice = part->choice;
+    uint32_t count, before = 0;
+    const uint32_t *offsets = reply_prompt_offsets(choice, &count);
+    for (uint32_t i = 0; i < reply_prompt_rows(choice); i++) {
+        reply_token_t token = reply_prompt_token(choice, i, 0);
+        json_put_unsigned(writer, smaller(i < count ? offsets[i] : before, base));
+        before += json_utf8_characters(token.piece, token.piece_bytes);
+    }
 }
 
 /* Characters before each token's text, the echoed prompt included; Python counts characters. */
 static void put_offsets(json_writer_t *writer, const part_t *part)
 {
     const choice_t *choice = part->choice;
-    bool echoed = choice->exchange->generation.echo;
     generation_text_t prompt = reply_echo(choice);
+    bool echoed = choice->exchange->generation.echo;
     uint32_t base = echoed ? json_utf8_characters(prompt.data, prompt.bytes) : 0;
-    uint32_t before = 0;
+    /* A stop string may have cut the text that tokens stood for: they point at its end. */
+    uint32_t most = choice->ended ? json_utf8_characters(choice->text.data, choice->text.bytes) : UINT32_MAX - base;
     json_put_key(writer, "text_offset");
     json_put_open(writer, '[');
-    for (uint32_t i = 0; part->echo && i < reply_prompt_rows(choice); i++) {
-        reply_token_t token = reply_prompt_token(choice, i, 0);
-        json_put_unsigned(writer, before < base ? before : base); /* a token put before a text (bos) is not in it */
-        before += json_utf8_characters(token.piece, token.piece_bytes);
-    }
-    uint32_t bytes = part->offset_bytes, characters = part->offset_characters;
-    for (uint32_t i = part->token_from; i < part->token_to; i++) {
-        json_put_unsigned(writer, base + characters);
-        advance(choice, choice->tokens.rows[i].text_end, &bytes, &characters);
-    }
+    if (part->echo) put_prompt_offsets(writer, part, base);
+    for (uint32_t i = part->token_from; i < part->token_to; i++)
+        json_put_unsigned(writer, base + smaller(i > 0 ? choice->tokens.rows[i - 1].text_end : 0, most));
     json_put_close(writer, ']');
 }
 
@@ -324,8 +324,6 @@ bool reply_openai_chunk(choice_t *choice, const char *model, reply_buffer_t *out
         .text_to = reply_visible_text(choice),
         .token_from = choice->shown_tokens,
         .token_to = reply_visible_tokens(choice),
-        .offset_bytes = choice->offset_bytes,
-        .offset_characters = choice->offset_characters,
         .end = choice->ended,
     };
     if (choice->shown_end || !is_worth_a_chunk(&part)) return false;
@@ -340,9 +338,6 @@ bool reply_openai_chunk(choice_t *choice, const char *model, reply_buffer_t *out
     else if (exchange->generation.include_usage)
         json_put_member_null(&writer, "usage");
     json_put_close(&writer, '}');
-    if (part.token_to > part.token_from)
-        advance(choice, choice->tokens.rows[part.token_to - 1].text_end, &choice->offset_bytes,
-                &choice->offset_characters);
     choice->shown_text = part.text_to;
     choice->shown_tokens = part.token_to;
     choice->opened = true;

@@ -45,6 +45,13 @@ generation_text_t reply_echo(const choice_t *choice)
     return generation_of(choice)->prompts[index].text;
 }
 
+const uint32_t *reply_prompt_offsets(const choice_t *choice, uint32_t *ret_count)
+{
+    const reply_buffer_t *offsets = &choice->exchange->facts[choice_prompt(choice)].offsets;
+    *ret_count = (uint32_t)(offsets->bytes / sizeof(uint32_t));
+    return (const uint32_t *)(const void *)offsets->data;
+}
+
 uint32_t reply_prompt_ids(const choice_t *choice)
 {
     uint32_t index = choice_prompt(choice);

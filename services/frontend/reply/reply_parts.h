@@ -29,6 +29,8 @@ uint32_t reply_generated_tokens(const choice_t *choice);
 const char *reply_finish(const choice_t *choice);
 /* The prompt's text for echo. */
 generation_text_t reply_echo(const choice_t *choice);
+/* Characters of it before each of its tokens; view. */
+const uint32_t *reply_prompt_offsets(const choice_t *choice, uint32_t *ret_count);
 
 /* Ids of the prompt when they are known (given so, or asked for): count, and one id. */
 uint32_t reply_prompt_ids(const choice_t *choice);

@@ -15,7 +15,7 @@ typedef struct {
 
 typedef struct {
     token_entry_t token;
-    uint32_t text_end;   /* bytes of output text once this token's text is out */
+    uint32_t text_end;   /* characters of output text with this token's */
     uint32_t top_offset; /* into `tops`: alternatives, most likely first */
     uint8_t top_count;
 } token_row_t;

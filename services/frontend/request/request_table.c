@@ -44,6 +44,7 @@ static void exchange_free(exchange_t *exchange)
     for (uint32_t i = 0; i < exchange->generation.prompt_count; i++) {
         reply_buffer_fini(&exchange->facts[i].text);
         reply_buffer_fini(&exchange->facts[i].first);
+        reply_buffer_fini(&exchange->facts[i].offsets);
         token_log_fini(&exchange->facts[i].ids);
     }
     reply_buffer_fini(&exchange->body);
@@ -78,6 +79,12 @@ static exchange_t *open_exchange(request_table_t *table, exchange_kind_t kind, u
     table->next_id += id_count;
     table->items[table->count++] = exchange;
     return exchange;
+}
+
+bool exchange_shows_offsets(const exchange_t *exchange)
+{
+    const generation_t *generation = &exchange->generation;
+    return generation->echo && generation->logprobs != GENERATION_NONE && !generation->truncate_prompt_tokens;
 }
 
 /* Which questions about a prompt must be answered before the reply can be written. */

@@ -56,7 +56,6 @@ typedef struct {
     uint32_t timed_tokens; /* tokens that were there then */
     /* what a stream has shown */
     uint32_t shown_text, shown_tokens;
-    uint32_t offset_bytes, offset_characters; /* where the next token's text begins, for text_offset */
     bool shown_end, opened;
 } choice_t;
 
@@ -69,6 +68,8 @@ typedef struct {
     reply_buffer_t text;
     token_log_t ids;
     reply_buffer_t first;
+    reply_buffer_t
+        offsets; /* uint32_t each: characters of the text before each token's; see exchange_shows_offsets() */
 } prompt_facts_t;
 
 typedef enum { EXCHANGE_GENERATION, EXCHANGE_QUERY } exchange_kind_t;
@@ -134,6 +135,8 @@ void request_table_close(request_table_t *table, exchange_t **exchange);
 
 /* REFERENCE_NONE when the id is unknown (late answers of closed exchanges are). */
 reference_t request_table_find(const request_table_t *table, uint64_t id);
+/* True when the reply says where in the echoed prompt each of its tokens begins. */
+bool exchange_shows_offsets(const exchange_t *exchange);
 /* Ids of the prompt's questions; valid for those it wants. */
 uint64_t exchange_facts_id(const exchange_t *exchange, uint32_t prompt, reference_kind_t kind);
 

@@ -9,10 +9,12 @@
 
 #include "common/assert.h"
 #include "services/tokenizer/bpe/bpe_tables.h"
+#include "services/tokenizer/bpe/merge_queue.h"
 #include "services/tokenizer/split/unicode_classes.h"
 
 #define WORDS_AHEAD 16          /* words whose table entries are on their way from memory */
 #define SHORT_WORD 64           /* symbols a 64-bit mask can hold */
+#define HUGE_WORD 256           /* symbols of a word whose pairs a heap orders faster than rows by rank do */
 #define KEEP_SYMBOLS (1u << 20) /* work arrays larger than this are given back after use */
 
 /* One 32-byte entry answers for a word of up to 15 bytes; two share a cache line. */
@@ -271,14 +273,29 @@ static uint64_t heap_pop(bpe_scratch_t *scratch)
     return top;
 }
 
-static void rank_pair(const bpe_t *bpe, bpe_scratch_t *scratch, uint32_t left, uint32_t right)
+/* The pairs that wait: a heap, for very long words rows by rank (merge_queue.h). */
+static void rank_pair(const bpe_t *bpe, bpe_scratch_t *scratch, merge_queue_t *queue, uint32_t left, uint32_t right)
 {
     uint32_t rank = bpe_pair_rank(bpe, scratch->ids[left], scratch->ids[right]);
     scratch->ranks[left] = rank;
-    if (rank != BPE_NO_RANK) heap_push(scratch, (uint64_t)rank << 32 | left);
+    if (rank == BPE_NO_RANK) return;
+    if (queue)
+        merge_queue_push(queue, rank, left);
+    else
+        heap_push(scratch, (uint64_t)rank << 32 | left);
 }
 
-static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
+static bool next_pair(bpe_scratch_t *scratch, merge_queue_t *queue, uint32_t *ret_rank, uint32_t *ret_left)
+{
+    if (queue) return merge_queue_pop(queue, ret_rank, ret_left);
+    if (scratch->heap_count == 0) return false;
+    uint64_t top = heap_pop(scratch);
+    *ret_left = (uint32_t)top;
+    *ret_rank = (uint32_t)(top >> 32);
+    return true;
+}
+
+static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, merge_queue_t *queue, const uint8_t *word)
 {
     uint32_t count = (uint32_t)scratch->count;
     scratch->heap_count = 0;
@@ -286,21 +303,22 @@ static void link_symbols(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t
         scratch->next[i] = i + 1;
         scratch->before[i] = i - 1; /* UINT32_MAX for the first */
         scratch->ranks[i] = i + 1 < count ? first_rank(bpe, word, scratch->ids, i) : BPE_NO_RANK;
-        if (scratch->ranks[i] != BPE_NO_RANK)
+        if (scratch->ranks[i] == BPE_NO_RANK) continue;
+        if (queue)
+            merge_queue_push(queue, scratch->ranks[i], i);
+        else
             scratch->heap[scratch->heap_count++] = (uint64_t)scratch->ranks[i] << 32 | i;
     }
     for (size_t i = scratch->heap_count / 4 + 1; i-- > 0;)
         if (i < scratch->heap_count) heap_sift_down(scratch->heap, scratch->heap_count, i);
 }
 
-/* Any length: a linked list and a heap of pairs; a popped pair that is no longer there is skipped. */
-static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
+/* Any length: a linked list and the pairs that wait; one that is no longer there is skipped. */
+static void merge_linked(const bpe_t *bpe, bpe_scratch_t *scratch, merge_queue_t *queue, const uint8_t *word)
 {
-    uint32_t count = (uint32_t)scratch->count;
-    link_symbols(bpe, scratch, word);
-    while (scratch->heap_count > 0) {
-        uint64_t top = heap_pop(scratch);
-        uint32_t left = (uint32_t)top, rank = (uint32_t)(top >> 32);
+    uint32_t count = (uint32_t)scratch->count, left, rank;
+    link_symbols(bpe, scratch, queue, word);
+    while (next_pair(scratch, queue, &rank, &left)) {
         if (scratch->ranks[left] != rank) continue;
         uint32_t right = scratch->next[left], after = scratch->next[right];
         scratch->ids[left] = bpe_merged_id(bpe, rank);
@@ -308,11 +326,11 @@ static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
         scratch->ranks[right] = BPE_NO_RANK;
         scratch->next[left] = after;
         scratch->ranks[left] = BPE_NO_RANK;
+        if (scratch->before[left] != UINT32_MAX) rank_pair(bpe, scratch, queue, scratch->before[left], left);
         if (after < count) {
             scratch->before[after] = left;
-            rank_pair(bpe, scratch, left, after);
+            rank_pair(bpe, scratch, queue, left, after);
         }
-        if (scratch->before[left] != UINT32_MAX) rank_pair(bpe, scratch, scratch->before[left], left);
     }
     size_t kept = 0;
     for (uint32_t at = 0; at < count; at = scratch->next[at], kept++) {
@@ -320,6 +338,13 @@ static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *
         scratch->ends[kept] = scratch->ends[at];
     }
     scratch->count = kept;
+}
+
+static void merge_long(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word)
+{
+    merge_queue_t queue = {0};
+    merge_linked(bpe, scratch, scratch->count > HUGE_WORD ? &queue : NULL, word);
+    merge_queue_fini(&queue);
 }
 
 size_t bpe_encode_spans(const bpe_t *bpe, bpe_scratch_t *scratch, const uint8_t *word, size_t bytes,

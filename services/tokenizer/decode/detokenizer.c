@@ -51,11 +51,26 @@ size_t detokenizer_flush(detokenizer_t *d, text_buffer_t *out)
     return out->length - length;
 }
 
-void detokenizer_skip(detokenizer_t *d, const uint32_t *ids, size_t count, text_buffer_t *scratch)
+/* A byte-level decoder keeps at most three bytes: where to begin so that they are known. */
+static size_t first_that_counts(const detokenizer_t *d, const uint32_t *ids, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
+    const tokenizer_t *t = d->tokenizer;
+    size_t at = count, bytes = 0;
+    if (!t->decoded_ends || t->decoder.count != 1) return 0;
+    while (at > 0 && bytes < 4) {
+        uint32_t id = ids[--at];
+        if (id >= t->id_limit || ((d->flags & TOKENIZER_SKIP_SPECIAL) && tokenizer_id_is_special(t, id))) continue;
+        bytes += t->decoded_ends[id] - (id ? t->decoded_ends[id - 1] : 0);
+    }
+    return at;
+}
+
+void detokenizer_prime(detokenizer_t *d, const uint32_t *ids, size_t count, text_buffer_t *scratch)
+{
+    for (size_t i = first_that_counts(d, ids, count); i < count; i++) {
         scratch->length = 0;
         detokenizer_push(d, ids[i], scratch);
     }
     scratch->length = 0;
+    d->token_count = d->byte_count = 0;
 }

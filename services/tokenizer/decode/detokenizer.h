@@ -6,8 +6,7 @@
  * tokenizer_decode gives for the whole sequence. A run of byte-fallback tokens is decoded as one: valid
  * text is released when the run ends, because a later broken byte would turn all of it into U+FFFD.
  *
- * State is a function of the ids pushed so far, so a restarted service rebuilds it with
- * detokenizer_skip(ids, position) and goes on. One thread at a time. */
+ * State is a function of the ids pushed so far. One thread at a time. */
 #ifndef QUINTET_TOKENIZER_DETOKENIZER_H
 #define QUINTET_TOKENIZER_DETOKENIZER_H
 
@@ -33,8 +32,9 @@ size_t detokenizer_push(detokenizer_t *d, uint32_t id, text_buffer_t *out);
  * Afterwards only fini or a new init is allowed. */
 size_t detokenizer_flush(detokenizer_t *d, text_buffer_t *out);
 
-/* Pushes `count` ids and drops their text: to rebuild after a restart, or to give the ids of a prompt as
- * context. Positions advance. `scratch` is emptied; it may be used for other things afterwards. */
-void detokenizer_skip(detokenizer_t *d, const uint32_t *ids, size_t count, text_buffer_t *scratch);
+/* Makes a new detokenizer go on behind a prompt: what is pushed and flushed afterwards is what those ids add to the
+ * text of the prompt before them, a character that the prompt left unfinished included. Positions stay 0. `scratch` is
+ * emptied. Takes as long as decoding the prompt, but for byte-level decoders, which look at its end alone. */
+void detokenizer_prime(detokenizer_t *d, const uint32_t *ids, size_t count, text_buffer_t *scratch);
 
 #endif

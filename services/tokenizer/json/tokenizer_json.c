@@ -1,15 +1,17 @@
 /* What is this?      tokenizer.json into a tokenizer_t.
  * State owned:       none; parse buffers live for the call.
  * Must never:        trust a count, an id or an order in the file; accept a model it cannot run exactly.
- * Read next:         component_json.c (the small parts), bpe.h (the large one), tokenizer_config.c. */
+ * Read next:         component_json.c (the small parts), bpe.h (the large one), side_files.h. */
 #include <jansson.h>
 #include <stdio.h>
 
 #include "common/limits.h"
 #include "common/watch/log.h"
 #include "services/tokenizer/bpe/byte_level.h"
+#include "services/tokenizer/json/added_vocabulary.h"
 #include "services/tokenizer/json/component_json.h"
 #include "services/tokenizer/json/json_cursor.h"
+#include "services/tokenizer/json/side_files.h"
 #include "services/tokenizer/tokenizer_data.h"
 
 #define AFFIX_BYTES_MAX 64 /* "##", "</w>" */
@@ -341,100 +343,56 @@ static qn_err_t load_model(tokenizer_t *t, json_slice_t slice)
 
 /* ---- added tokens ---- */
 
-typedef struct {
-    const char *content;
-    size_t bytes;
-    bool is_normalized;
-    added_token_t token;
-} added_load_t;
-
-static qn_err_t read_added(const json_t *json, size_t index, added_load_t *ret)
+static qn_err_t read_added(const json_t *json, size_t index, added_spec_t *ret)
 {
     char where[48];
     snprintf(where, sizeof where, "added_tokens[%zu]", index);
-    *ret = (added_load_t){0};
+    *ret = (added_spec_t){0};
     qn_err_t err = component_json_string(json, where, "content", &ret->content, &ret->bytes);
-    if (!err) err = component_json_bool(json, where, "single_word", 0, &ret->token.single_word);
-    if (!err) err = component_json_bool(json, where, "lstrip", 0, &ret->token.left_strip);
-    if (!err) err = component_json_bool(json, where, "rstrip", 0, &ret->token.right_strip);
-    if (!err) err = component_json_bool(json, where, "normalized", 1, &ret->is_normalized);
-    if (!err) err = component_json_bool(json, where, "special", 0, &ret->token.special);
-    if (!err && ret->bytes > TOKENIZER_PIECE_BYTES_MAX)
-        err = qn_fail(QN_ERR_LIMIT, "%s.content: %zu bytes, at most %u are allowed", where, ret->bytes,
-                      TOKENIZER_PIECE_BYTES_MAX);
+    if (!err) err = component_json_bool(json, where, "single_word", 0, &ret->single_word);
+    if (!err) err = component_json_bool(json, where, "lstrip", 0, &ret->left_strip);
+    if (!err) err = component_json_bool(json, where, "rstrip", 0, &ret->right_strip);
+    if (!err) err = component_json_bool(json, where, "normalized", 1, &ret->normalized);
+    if (!err) err = component_json_bool(json, where, "special", 0, &ret->special);
     return err;
 }
 
-/* The id an added token gets: that of the same string, added or in the model; else the next free one. The
- * "id" in the file is not followed, as in the reference library, only compared. */
-static uint32_t choose_id(const tokenizer_t *t, const added_load_t *added, uint32_t *next_id)
+/* The "id" in the file is not followed, as in the reference library, only compared. */
+static void compare_id(const json_t *json, size_t index, const added_spec_t *spec, uint32_t id)
 {
-    uint32_t id = vocabulary_find(&t->added, added->content, added->bytes);
-    if (id == VOCABULARY_NO_ID) id = vocabulary_find(tokenizer_raw_pieces(t), added->content, added->bytes);
-    return id == VOCABULARY_NO_ID ? (*next_id)++ : id;
+    const json_t *declared = json_object_get(json, "id");
+    if (id != VOCABULARY_NO_ID && json_is_integer(declared) && json_integer_value(declared) != id)
+        qn_log_warning("added_tokens[%zu] \"%.40s\" says id %lld but gets %u", index, spec->content,
+                       (long long)json_integer_value(declared), id);
 }
 
-/* Registers one token; its searchable form is its content as the normalizer would leave it. */
-static qn_err_t add_added(tokenizer_t *t, added_load_t *added, uint32_t id, normalizer_work_t *work)
+/* A sentencepiece model has its control symbols, and neither the unknown token nor what was added later. */
+static bool is_sentencepiece(const tokenizer_t *t, const added_spec_t *spec)
 {
-    text_view_t view = {(const uint8_t *)added->content, added->bytes, NULL, 0};
-    added->token.id = id;
-    if (added->is_normalized) {
-        qn_err_t err = normalizer_run(&t->normalizer, &t->classes, work, view, false, &view);
-        if (err) return err;
-    }
-    vocabulary_add(&t->added, added->content, added->bytes, id);
-    vocabulary_add(&t->added_texts, view.bytes, view.length, id);
-    if (view.length == 0) return QN_OK; /* normalized away: can never be found */
-    added_tokens_add(added->is_normalized ? &t->normalized_set : &t->plain_set, view.bytes, view.length, added->token);
-    return QN_OK;
+    uint32_t id = vocabulary_find(tokenizer_raw_pieces(t), spec->content, spec->bytes);
+    return id != VOCABULARY_NO_ID && id != t->bpe.unknown_id;
 }
 
-static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, vocabulary_t *special_contents)
+static qn_err_t load_added_tokens(tokenizer_t *t, const json_t *list, bool is_remade, added_vocabulary_t *added)
 {
-    normalizer_work_t work = {0};
-    uint32_t next_id = (uint32_t)tokenizer_raw_pieces(t)->count;
+    size_t count = json_array_size(list);
+    added_spec_t *specs = calloc(count + 1, sizeof *specs);
+    QN_ASSERT(specs != NULL);
     qn_err_t err = QN_OK;
-    for (size_t i = 0; !err && i < json_array_size(list); i++) {
-        added_load_t added;
-        const json_t *json = json_array_get(list, i);
-        err = read_added(json, i, &added);
-        if (err || added.bytes == 0) continue;
-        uint32_t id = choose_id(t, &added, &next_id);
-        if (id >= QN_VOCAB_MAX)
-            err = qn_fail(QN_ERR_LIMIT, "added_tokens[%zu]: id %u is beyond the limit of %u", i, id, QN_VOCAB_MAX);
-        const json_t *declared = json_object_get(json, "id");
-        if (!err && json_is_integer(declared) && json_integer_value(declared) != id)
-            qn_log_warning("added_tokens[%zu] \"%.40s\" says id %lld but gets %u", i, added.content,
-                           (long long)json_integer_value(declared), id);
-        if (!err) err = add_added(t, &added, id, &work);
-        if (!err && added.token.special) vocabulary_add(special_contents, added.content, added.bytes, id);
+    for (size_t i = 0; !err && i < count; i++) {
+        err = read_added(json_array_get(list, i), i, &specs[i]);
+        if (!err && is_remade && !is_sentencepiece(t, &specs[i])) specs[i].bytes = 0;
     }
-    normalizer_work_fini(&work);
+    if (!err) added_vocabulary_begin(added, specs, count);
+    for (size_t i = 0; !err && i < count; i++) {
+        char where[48];
+        uint32_t id;
+        snprintf(where, sizeof where, "added_tokens[%zu]", i);
+        err = added_vocabulary_add(added, t, &specs[i], where, &id);
+        if (!err) compare_id(json_array_get(list, i), i, &specs[i], id);
+    }
+    free(specs);
     return err;
-}
-
-/* Special is a property of the text of a token: the ids whose text is the content of a special token. */
-static void mark_if_special(tokenizer_t *t, const vocabulary_t *contents, uint32_t id)
-{
-    size_t bytes;
-    const char *text = tokenizer_token_text(t, id, &bytes);
-    if (text && vocabulary_find(contents, text, bytes) != VOCABULARY_NO_ID) t->special[id >> 6] |= 1ull << (id & 63);
-}
-
-static void mark_special(tokenizer_t *t, const vocabulary_t *contents)
-{
-    const vocabulary_t *raw = tokenizer_raw_pieces(t);
-    t->id_limit = raw->id_limit > t->added.id_limit ? raw->id_limit : t->added.id_limit;
-    t->special = calloc((t->id_limit + 63) / 64 + 1, sizeof *t->special);
-    QN_ASSERT(t->special != NULL);
-    for (size_t i = 0; i < t->added.count; i++)
-        mark_if_special(t, contents, t->added.entries[i].id);
-    for (size_t i = 0; i < contents->count; i++) {
-        const vocabulary_entry_t *entry = &contents->entries[i];
-        uint32_t id = vocabulary_find(raw, contents->pool.bytes + entry->offset, entry->length);
-        if (id != VOCABULARY_NO_ID) mark_if_special(t, contents, id);
-    }
 }
 
 /* With a byte-level decoder, what each id contributes never changes: map all of them once. */
@@ -453,23 +411,32 @@ static void map_decoded(tokenizer_t *t)
 
 /* ---- the whole file ---- */
 
-enum { TOP_VERSION, TOP_ADDED, TOP_NORMALIZER, TOP_PRETOKENIZER, TOP_POST, TOP_DECODER, TOP_MODEL, TOP_MEMBERS };
+enum {
+    TOP_VERSION,
+    TOP_ADDED,
+    TOP_NORMALIZER,
+    TOP_PRETOKENIZER,
+    TOP_POST,
+    TOP_DECODER,
+    TOP_PADDING,
+    TOP_MODEL,
+    TOP_MEMBERS
+};
 
-static qn_err_t load_added_and_tables(tokenizer_t *t, const json_t *added)
+static qn_err_t load_added_and_tables(tokenizer_t *t, const json_t *list, side_files_t *side)
 {
-    vocabulary_t special_contents;
-    if (added && !json_is_array(added) && !json_is_null(added))
+    added_vocabulary_t added;
+    if (list && !json_is_array(list) && !json_is_null(list))
         return qn_fail(QN_ERR_INVALID, "added_tokens: must be an array");
-    if (json_array_size(added) > TOKENIZER_ADDED_TOKENS_MAX)
-        return qn_fail(QN_ERR_LIMIT, "added_tokens: %zu tokens, at most %d are allowed", json_array_size(added),
+    if (json_array_size(list) > TOKENIZER_ADDED_TOKENS_MAX)
+        return qn_fail(QN_ERR_LIMIT, "added_tokens: %zu tokens, at most %d are allowed", json_array_size(list),
                        TOKENIZER_ADDED_TOKENS_MAX);
-    vocabulary_init(&special_contents, json_array_size(added));
-    qn_err_t err = load_added_tokens(t, added, &special_contents);
-    if (!err) {
-        mark_special(t, &special_contents);
-        map_decoded(t);
-    }
-    vocabulary_fini(&special_contents);
+    added_vocabulary_init(&added);
+    qn_err_t err = load_added_tokens(t, list, side->is_remade, &added);
+    if (!err) err = side_files_add_tokens(side, t, list, &added);
+    if (!err) err = added_vocabulary_finish(&added, t);
+    if (!err) map_decoded(t);
+    added_vocabulary_fini(&added);
     return err;
 }
 
@@ -481,35 +448,36 @@ static qn_err_t check_template(const tokenizer_t *t)
     return QN_OK;
 }
 
-static qn_err_t load_parts(tokenizer_t *t, const member_t *members, json_t *const *values)
+static qn_err_t load_parts(tokenizer_t *t, const member_t *members, json_t **values, side_files_t *side)
 {
     const char *version = json_string_value(values[TOP_VERSION]);
     if (version && strcmp(version, "1.0") != 0)
         return qn_fail(QN_ERR_UNSUPPORTED, "version: \"%.20s\" is not supported; 1.0 is", version);
     if (!members[TOP_MODEL].slice.text) return qn_fail(QN_ERR_INVALID, "model: is missing");
+    side->padding = values[TOP_PADDING];
+    side_files_edit(side, t, &values[TOP_NORMALIZER], &values[TOP_PRETOKENIZER], &values[TOP_DECODER]);
     qn_err_t err = normalizer_json_load(values[TOP_NORMALIZER], &t->normalizer);
     if (!err) err = pretokenizer_json_load(values[TOP_PRETOKENIZER], &t->pretokenizer);
     if (!err) err = template_json_load(values[TOP_POST], &t->template);
     if (!err) err = decoder_json_load(values[TOP_DECODER], &t->decoder);
     if (!err) err = load_model(t, members[TOP_MODEL].slice);
-    if (!err) err = load_added_and_tables(t, values[TOP_ADDED]);
+    if (!err) err = load_added_and_tables(t, values[TOP_ADDED], side);
+    if (!err) err = side_files_finish(side, t);
     return err ? err : check_template(t);
 }
 
-qn_err_t tokenizer_json_load(tokenizer_t *t, const char *json, size_t bytes)
+qn_err_t tokenizer_json_load(tokenizer_t *t, const char *json, size_t bytes, side_files_t *side)
 {
-    member_t members[TOP_MEMBERS] = {[TOP_VERSION] = {"version", {0}},
-                                     [TOP_ADDED] = {"added_tokens", {0}},
-                                     [TOP_NORMALIZER] = {"normalizer", {0}},
-                                     [TOP_PRETOKENIZER] = {"pre_tokenizer", {0}},
-                                     [TOP_POST] = {"post_processor", {0}},
-                                     [TOP_DECODER] = {"decoder", {0}},
-                                     [TOP_MODEL] = {"model", {0}}};
+    member_t members[TOP_MEMBERS] = {
+        [TOP_VERSION] = {"version", {0}},       [TOP_ADDED] = {"added_tokens", {0}},
+        [TOP_NORMALIZER] = {"normalizer", {0}}, [TOP_PRETOKENIZER] = {"pre_tokenizer", {0}},
+        [TOP_POST] = {"post_processor", {0}},   [TOP_DECODER] = {"decoder", {0}},
+        [TOP_PADDING] = {"padding", {0}},       [TOP_MODEL] = {"model", {0}}};
     json_t *values[TOP_MEMBERS] = {0};
     qn_err_t err = find_members((json_slice_t){json, bytes}, "tokenizer.json", members, TOP_MEMBERS);
     for (size_t i = 0; !err && i < TOP_MODEL; i++)
         err = parse_slice(&members[i], &values[i]);
-    if (!err) err = load_parts(t, members, values);
+    if (!err) err = load_parts(t, members, values, side);
     for (size_t i = 0; i < TOP_MEMBERS; i++)
         json_decref(values[i]);
     return err;
