@@ -107,7 +107,7 @@ AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 %_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
 %_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
 ifneq ($(filter release cuda,$(VARIANT)),)
-$(B)/obj/kernels/%.o: OPTIMISE += -O3
+$(B)/obj/kernels/%.o $(B)/obj/services/memory/weights/weights_number.o: OPTIMISE += -O3
 endif
 # Unrolled intrinsics have no arithmetic that UBSan knows, but take it minutes to compile; ASan watches their loads.
 ifneq ($(filter asan fuzz,$(VARIANT)),)

@@ -115,7 +115,7 @@ static void take_description(compute_service_t *service, const qn_model_descript
 {
     qn_model_config_t config;
     qn_err_t err = qn_model_config_parse(description->config_json.data ? description->config_json.data : "",
-                                         description->config_json.bytes, NULL, 0, &config);
+                                         description->config_json.bytes, NULL, 0, NULL, &config);
     if (err) {
         record_failure(service, err, true);
         return;

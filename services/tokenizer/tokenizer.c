@@ -39,7 +39,7 @@ static qn_err_t read_whole(int fd, const char *path, text_buffer_t *out)
 
 static qn_err_t read_file(const char *path, text_buffer_t *out)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return qn_fail(errno == ENOENT || errno == ENOTDIR ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s", path,
                        strerror(errno));

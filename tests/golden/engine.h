@@ -135,14 +135,14 @@ ENGINE_HELPER void engine_load(engine_t *engine)
     char *generation = engine_read_text(directory, "generation_config.json", &generation_bytes);
     QN_ASSERT(config_text);
     qn_model_config_t config;
-    ENGINE_OK(qn_model_config_parse(config_text, bytes, generation, generation_bytes, &config));
+    ENGINE_OK(qn_model_config_parse(config_text, bytes, generation, generation_bytes, NULL, &config));
     free(config_text);
     free(generation);
-    if (engine->options.layers) config.layers = engine->options.layers;
     weights_t *weights;
     ENGINE_OK(weights_plan(engine->options.directory, &config, &engine->options.format, &weights));
     engine->weights = engine_region(engine, QN_REGION_KIND_WEIGHTS, weights_bytes(weights));
     ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){0}));
+    if (engine->options.layers) config.layers = engine->options.layers; /* the first of them */
     engine_bind(engine, &config, weights);
     weights_destroy(&weights);
 }

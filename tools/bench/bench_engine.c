@@ -97,7 +97,9 @@ static qn_err_t load_weights(bench_engine_t *engine, const qn_config_values_t *c
         err = weights_plan_dummy(model, config->model.seed, &format, &engine->weights);
     else if (!err)
         err = weights_plan(engine->directory->path, model, &format, &engine->weights);
-    if (!err) err = make_region(engine, REGION_WEIGHTS, weights_bytes(engine->weights));
+    if (err) return err;
+    engine->directory->config = *weights_config(engine->weights);
+    err = make_region(engine, REGION_WEIGHTS, weights_bytes(engine->weights));
     if (err) return err;
     weights_progress_t progress = {0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
