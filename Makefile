@@ -214,6 +214,7 @@ chaos: all venv ## SIGKILL under load, 320 times, and scoring while daemons die 
 bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
 	@$(PYTHON) tests/bench/wire.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
+	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS) --model deploy/shapes/qwen2.5-0.5b --tokens 48
 
 # Comparisons with others have a Python environment of their own.
 BENCH_VENV := build/bench-venv

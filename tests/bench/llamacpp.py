@@ -19,7 +19,9 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PAIRS = {"bf16": [], "f16": [], "q8_0": ["model.quantize=int8"],
+# llama.cpp multiplies BF16 by activations in bf16 where the CPU has the instruction, and by f32 elsewhere.
+ACTIVATIONS = ["compute.activations=bf16"] if "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text() else []
+PAIRS = {"bf16": ACTIVATIONS, "f16": [], "q8_0": ["model.quantize=int8"],
          "q4_0": ["model.quantize=int4", "model.quantize_group=32"]}
 BATCHES = "1,8"
 

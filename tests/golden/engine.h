@@ -165,7 +165,7 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
                                       blocks, config->vocab);
     const backend_t *backend = options.backend;
     ENGINE_OK(backend->choose_activations(options.activations ? options.activations : "auto",
-                                          engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
+                                          &engine->model->layers[0].weights[QN_TENSOR_OUTPUT],
                                           &engine->limits.activations));
     scratch_sizes_t sizes;
     ENGINE_OK(scratch_measure(config, &engine->limits, &sizes));
@@ -190,7 +190,8 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     if (options.isa)
         ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
     else
-        ENGINE_OK(backend->choose_kernels(options.kernels, &shape, &parts.kernels));
+        ENGINE_OK(backend->choose_kernels(options.kernels, options.activations ? options.activations : "auto", &shape,
+                                          &parts.kernels));
     backend_stream_options_t stream = {.threads = options.threads,
                                        .deterministic = options.deterministic,
                                        .shape = &shape,
