@@ -256,7 +256,7 @@ static bool check_tensors(check_t *check)
     if (all == 0)
         add(check, FINDING_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
     else if (bad.missing > NAMED_MAX || bad.misshapen > NAMED_MAX || bad.unsupported > NAMED_MAX)
-        add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", NULL,
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", "get config.json and the whole checkpoint from one place",
             "of %zu tensors %zu are missing, %zu misshapen, %zu of an unsupported dtype; the first of each are named",
             count, bad.missing, bad.misshapen, bad.unsupported);
     return all == 0;
@@ -405,7 +405,10 @@ static void check_tokenizer(check_t *check)
     tokenizer_t *tokenizer = NULL;
     name_pointers(check, is_tokenizer_name);
     qn_err_t err = tokenizer_open(check->values->tokenizer.path, &tokenizer);
-    if (err == QN_ERR_NOT_FOUND)
+    bool own_path = strcmp(check->values->tokenizer.path, check->path) != 0 && check->values->tokenizer.path[0];
+    if (err == QN_ERR_NOT_FOUND && own_path)
+        add_err(check, err, "tokenizer", "set tokenizer.path to a directory with tokenizer.json, or leave it out");
+    else if (err == QN_ERR_NOT_FOUND)
         add(check, FINDING_WARN, QN_OK, "tokenizer", "add tokenizer.json, or set tokenizer.path, to serve text",
             "there is none: the model serves token ids only");
     else if (err)
