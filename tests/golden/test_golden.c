@@ -30,16 +30,16 @@ typedef struct {
 } golden_way_t;
 
 static const golden_way_t WAYS[] = {
-    {"reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
-    {"reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true},
-    {"", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
-    {"", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true},
-    {"", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false},
-    {"", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true},
-    {"", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false},
-    {"", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true},
-    {"", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true},
-    {"", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false},
+    {"reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false, NULL},
+    {"reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false, NULL},
+    {"", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false, NULL},
+    {"", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true, NULL},
+    {"", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false, NULL},
+    {"", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false, NULL},
 };
 #define WAY_COUNT (sizeof WAYS / sizeof WAYS[0])
 #define AS_SERVED 7

@@ -35,7 +35,8 @@ static const struct {
     [SAFETENSORS_OTHER] = {"unknown", 1},
 };
 
-#define ABSENT_NAMED 6 /* files that are named; the rest is counted */
+#define ABSENT_NAMED 6   /* files that are named; the rest is counted */
+#define REPLACED_NAMED 3 /* tensors */
 
 /* ---- life ---- */
 
@@ -294,8 +295,9 @@ static int by_name(const void *left_index, const void *right_index, void *tensor
     return order ? order : (left->file_index < right->file_index) - (left->file_index > right->file_index);
 }
 
+/* `times`: how many there were before; the first of them are named. */
 static qn_err_t replace_tensor(safetensors_t *checkpoint, const safetensors_tensor_t *taken,
-                               safetensors_tensor_t *replaced)
+                               safetensors_tensor_t *replaced, size_t times)
 {
     const char *wins = checkpoint->files[taken->file_index].path, *loses = checkpoint->files[replaced->file_index].path;
     if (checkpoint->equal_names_refused)
@@ -303,8 +305,9 @@ static qn_err_t replace_tensor(safetensors_t *checkpoint, const safetensors_tens
                        "tensor '%s' is in both %s and %s, and there is no index: remove the file that does not belong "
                        "to the model",
                        taken->name, loses, wins);
-    qn_model_warn(&checkpoint->warnings, "tensor '%s' is in both %s and %s: it is taken from the last", taken->name,
-                  loses, wins);
+    if (times < REPLACED_NAMED)
+        qn_model_warn(&checkpoint->warnings, "tensor '%s' is in both %s and %s: it is taken from the last", taken->name,
+                      loses, wins);
     replaced->replaced = true;
     return QN_OK;
 }
@@ -321,11 +324,14 @@ qn_err_t safetensors_build_index(safetensors_t *checkpoint)
         safetensors_tensor_t *tensor = &checkpoint->tensors[sorted[i]];
         const safetensors_tensor_t *before = kept ? &checkpoint->tensors[sorted[kept - 1]] : NULL;
         bool again = before && strcmp(before->name, tensor->name) == 0;
-        qn_err_t err = again ? replace_tensor(checkpoint, before, tensor) : QN_OK;
+        qn_err_t err = again ? replace_tensor(checkpoint, before, tensor, i - kept) : QN_OK;
         if (err) return err;
         if (!again) sorted[kept++] = sorted[i];
     }
     checkpoint->name_count = kept;
+    if (checkpoint->count - kept > REPLACED_NAMED)
+        qn_model_warn(&checkpoint->warnings, "%zu tensors are in several files: each is taken from the last by name",
+                      checkpoint->count - kept);
     return QN_OK;
 }
 
