@@ -47,7 +47,7 @@ static const char *remedy_of_config(qn_err_t err)
 {
     if (err == QN_ERR_NOT_FOUND) return "give the directory that holds config.json";
     if (err == QN_ERR_UNSUPPORTED) return "choose a model of an architecture and with features that are supported";
-    return "get config.json again from where the model is published";
+    return "mend what is named, or get config.json again from where the model is published";
 }
 
 static void check_config(check_t *check)
@@ -153,7 +153,7 @@ static size_t name_pointers(check_t *check, bool (*matches)(const char *name))
 static const char *remedy_of_weights(qn_err_t err)
 {
     if (err == QN_ERR_NOT_FOUND) return "download the .safetensors files, or set model.load_format to dummy";
-    return DOWNLOAD_AGAIN;
+    return "mend what is named, or download it again and compare its size and SHA-256 with those of its web page";
 }
 
 static void open_weights(check_t *check)
