@@ -352,7 +352,7 @@ def test_model_check_text_names_file_and_remedy(tmp_path):
     assert done.returncode == 65 and done.stderr == ""
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("fail  weights"))
-    assert str(directory / "model.safetensors") in lines[at] and lines[at + 1].strip().startswith("-> download")
+    assert str(directory / "model.safetensors") in lines[at] and lines[at + 1].strip().startswith("-> mend what is named, or download")
 
 
 def test_model_without_a_directory_is_refused(tmp_path):
