@@ -109,7 +109,7 @@ AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 %_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
 %_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
 ifneq ($(filter release cuda,$(VARIANT)),)
-$(B)/obj/kernels/%.o: OPTIMISE += -O3
+$(B)/obj/kernels/%.o $(B)/obj/services/memory/weights/weights_number.o: OPTIMISE += -O3
 endif
 # Unrolled intrinsics have no arithmetic that UBSan knows, but take it minutes to compile; ASan watches their loads.
 ifneq ($(filter asan fuzz,$(VARIANT)),)
@@ -219,6 +219,7 @@ chaos: all venv ## SIGKILL under load, 320 times, and scoring while daemons die 
 bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
 	@$(PYTHON) tests/bench/wire.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
+	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS) --model deploy/shapes/qwen2.5-0.5b --tokens 48
 
 # Comparisons with others have a Python environment of their own.
 BENCH_VENV := build/bench-venv

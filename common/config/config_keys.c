@@ -86,8 +86,9 @@ static const qn_config_key_t keys[] = {
     TEXT("compute.backend", compute.backend, "cpu", "cpu|cuda", "What runs the model."),
     COUNT("compute.device", compute.device, "0", 0, 63, "Number of the GPU."),
     COUNT("compute.threads", compute.threads, "0", 0, 1024, "Threads of the CPU backend; 0 is one per core."),
-    TEXT("compute.activations", compute.activations, "auto", "auto|f32|bf16",
-         "Number format between the layers; auto is f32 for the CPU, and for CUDA that of the weights."),
+    TEXT(
+        "compute.activations", compute.activations, "auto", "auto|f32|bf16",
+        "Number format between the layers; auto: f32 for the CPU, for CUDA that of the weights. CPU: bf16 is for products only."),
     TEXT(
         "compute.spin", compute.spin, "auto", "auto|on|off",
         "Compute and scheduler poll for messages for 1 ms before they sleep (busy waiting); auto: with CUDA on eight cores or more."),

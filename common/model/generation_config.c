@@ -4,9 +4,10 @@
  * Read next:         services/memory/handlers.c (sends them), services/frontend/request/generation_parse.c (applies them). */
 #include "common/model/generation_config.h"
 
-#include <jansson.h>
+#include <math.h>
 
 #include "common/limits.h"
+#include "common/model/python_json.h"
 
 /* Missing or null leaves *value. */
 static qn_err_t read_real(const json_t *root, const char *key, double min, double max, float *value)
@@ -20,15 +21,17 @@ static qn_err_t read_real(const json_t *root, const char *key, double min, doubl
     return QN_OK;
 }
 
-/* As read_real; numbers above `max` become it. */
+/* As read_real; numbers above `max` become it. -1 is how vLLM and SGLang say "no limit": 0 here. 50.0 is 50. */
 static qn_err_t read_count(const json_t *root, const char *key, uint32_t max, uint32_t *value)
 {
     const json_t *field = json_object_get(root, key);
     if (!field || json_is_null(field)) return QN_OK;
-    json_int_t number = json_integer_value(field);
-    if (!json_is_integer(field) || number < 0)
-        return qn_fail(QN_ERR_INVALID, "generation_config.json: \"%s\" must be a whole number of 0 or more", key);
-    *value = number > max ? max : (uint32_t)number;
+    double number = json_number_value(field);
+    if (!json_is_number(field) || number != trunc(number) || number < -1)
+        return qn_fail(QN_ERR_INVALID,
+                       "generation_config.json: \"%s\" must be a whole number: 1 or more, or -1 or 0 for no limit",
+                       key);
+    *value = number < 0 ? 0 : number > max ? max : (uint32_t)number;
     return QN_OK;
 }
 
@@ -49,7 +52,7 @@ qn_err_t qn_generation_config_parse(const char *text, size_t bytes, qn_generatio
     qn_generation_config_t config = QN_GENERATION_CONFIG_NEUTRAL;
     if (text) {
         json_error_t error;
-        json_t *root = json_loadb(text, bytes, 0, &error);
+        json_t *root = qn_python_json_load(text, bytes, &error);
         qn_err_t err = QN_OK;
         if (!root)
             err = qn_fail(QN_ERR_INVALID, "generation_config.json: not JSON: %.200s (line %d)", error.text, error.line);

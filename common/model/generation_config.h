@@ -17,7 +17,7 @@ typedef struct {
 
 #define QN_GENERATION_CONFIG_NEUTRAL ((qn_generation_config_t){.temperature = 1, .top_p = 1, .repetition_penalty = 1})
 
-/* Parses generation_config.json; `text` NULL (there is no such file) gives the neutral values. do_sample is ignored, as
+/* Parses generation_config.json, JSON as Python writes it (python_json.h); `text` NULL (there is no such file) gives the neutral values. do_sample is ignored, as
  * vLLM does: a client that wants greedy decoding says temperature 0.
  * QN_ERR_INVALID: not a JSON object, or a field is of the wrong type or out of range (the text names it). */
 qn_err_t qn_generation_config_parse(const char *text, size_t bytes, qn_generation_config_t *ret_config);

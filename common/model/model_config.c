@@ -1,92 +1,15 @@
-/* What is this?      The reader of config.json and generation_config.json: a table of architectures, and what each
- *                    key means to them.
+/* What is this?      The reader of config.json and generation_config.json: what each key means to an architecture.
  * State owned:       none.
- * Must never:        trust a number of the file; guess an architecture; skip a feature that changes the result.
- * Read next:         model_config_rope.c; services/compute/model.c (binds tensors by this shape). */
+ * Must never:        trust a number of the file; skip a feature that changes the result.
+ * Read next:         model_config_architecture.c (the table), model_config_rope.c; services/compute/model.c (binds tensors by this shape). */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/model/model_config_internal.h"
+#include "common/model/python_json.h"
 
-/* What is particular to an architecture, one bit each. */
-enum {
-    TIED = 1,     /* tie_word_embeddings is true when config.json leaves it out */
-    QKV_BIAS = 2, /* q, k and v always have a bias, the output projection never (Qwen2) */
-    QK_NORM = 4,
-    NO_WINDOW = 8,     /* sliding_window means nothing */
-    WINDOW_ASKED = 16, /* sliding_window counts only with use_sliding_window (Qwen) */
-    WINDOW_LATE = 32,  /* the first max_window_layers layers see everything (Qwen2 and Qwen3, not Qwen3-MoE) */
-    WINDOW_EVEN = 64,  /* even layers slide (Gemma 2) */
-    GEMMA = 128,       /* norms of 1 + w, embeddings scaled by sqrt(E) */
-    CAPPED = 256,      /* soft-caps, post norms and a scale of its own for attention (Gemma 2) */
-    EXPERTS = 512,
-    EXPERTS_SPARSE = 1024, /* experts in some layers, of a width of their own (Qwen3-MoE); else in all (Mixtral) */
-};
-
-/* The names of the keys that give the shape. */
-typedef struct {
-    const char *layers, *hidden, *heads, *intermediate, *positions, *eps, *activation;
-} key_names_t;
-
-static const key_names_t USUAL = {"num_hidden_layers",       "hidden_size",  "num_attention_heads", "intermediate_size",
-                                  "max_position_embeddings", "rms_norm_eps", "hidden_act"};
-static const key_names_t GEMMA2_NAMES = {"num_hidden_layers",       "hidden_size",
-                                         "num_attention_heads",     "intermediate_size",
-                                         "max_position_embeddings", "rms_norm_eps",
-                                         "hidden_activation"};
-static const key_names_t GPT2_NAMES = {
-    "n_layer", "n_embd", "n_head", "n_inner", "n_positions", "layer_norm_epsilon", "activation_function"};
-
-/* The numbers are what transformers' configuration class takes when config.json leaves the key out. */
-typedef struct {
-    const char *name;
-    qn_architecture_t architecture;
-    unsigned traits;
-    const key_names_t *keys;
-    uint32_t head_dim; /* 0: hidden / heads */
-    uint32_t window;
-    double theta, eps;
-    const char *activation;
-} architecture_row_t;
-
-#define GELU_TANH "gelu_pytorch_tanh"
-#define QWEN_WINDOW (WINDOW_ASKED | WINDOW_LATE)
-
-static const architecture_row_t ARCHITECTURES[] = {
-    {"LlamaForCausalLM", QN_ARCHITECTURE_LLAMA, NO_WINDOW, &USUAL, 0, 0, 1e4, 1e-6, "silu"},
-    {"MistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
-    {"MinistralForCausalLM", QN_ARCHITECTURE_MISTRAL, 0, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
-    {"Qwen2ForCausalLM", QN_ARCHITECTURE_QWEN2, QKV_BIAS | QWEN_WINDOW, &USUAL, 0, 4096, 1e4, 1e-6, "silu"},
-    {"Qwen3ForCausalLM", QN_ARCHITECTURE_QWEN3, QK_NORM | QWEN_WINDOW, &USUAL, 128, 4096, 1e4, 1e-6, "silu"},
-    {"GPT2LMHeadModel", QN_ARCHITECTURE_GPT2, TIED | NO_WINDOW, &GPT2_NAMES, 0, 0, 1e4, 1e-5, "gelu_new"},
-    {"MixtralForCausalLM", QN_ARCHITECTURE_MIXTRAL, EXPERTS, &USUAL, 0, 0, 1e6, 1e-5, "silu"},
-    {"Qwen3MoeForCausalLM", QN_ARCHITECTURE_QWEN3_MOE, QK_NORM | WINDOW_ASKED | EXPERTS | EXPERTS_SPARSE, &USUAL, 0,
-     4096, 1e4, 1e-6, "silu"},
-    {"GemmaForCausalLM", QN_ARCHITECTURE_GEMMA, TIED | NO_WINDOW | GEMMA, &USUAL, 256, 0, 1e4, 1e-6, GELU_TANH},
-    {"Gemma2ForCausalLM", QN_ARCHITECTURE_GEMMA2, TIED | WINDOW_EVEN | GEMMA | CAPPED, &GEMMA2_NAMES, 256, 4096, 1e4,
-     1e-6, GELU_TANH},
-};
-#define ARCHITECTURE_COUNT (sizeof ARCHITECTURES / sizeof ARCHITECTURES[0])
-
-/* ---- architecture ---- */
-
-static qn_err_t find_architecture(const json_t *root, const architecture_row_t **ret_row)
-{
-    const json_t *list = qn_model_config_value(root, "architectures");
-    const char *name = json_string_value(json_array_get(list, 0));
-    if (!name) return qn_fail(QN_ERR_INVALID, "config.json: \"architectures\" is missing or names none");
-    char known[300] = "";
-    for (size_t i = 0; i < ARCHITECTURE_COUNT; i++) {
-        if (strcmp(ARCHITECTURES[i].name, name) == 0) {
-            *ret_row = &ARCHITECTURES[i];
-            return QN_OK;
-        }
-        if (i) strncat(known, ", ", sizeof known - strlen(known) - 1);
-        strncat(known, ARCHITECTURES[i].name, sizeof known - strlen(known) - 1);
-    }
-    return qn_fail(QN_ERR_UNSUPPORTED, "config.json: architecture \"%.100s\" is not supported; supported are %s", name,
-                   known);
-}
+/* ---- what is not computed ---- */
 
 /* A checkpoint quantised by its maker computes something else from its tensors than what they say. */
 static qn_err_t refuse_quantization(const json_t *root)
@@ -108,15 +31,16 @@ static qn_err_t refuse_features(const json_t *root)
     };
     for (size_t i = 0; i < sizeof KEYS / sizeof KEYS[0]; i++) {
         const json_t *value = qn_model_config_value(root, KEYS[i]);
-        if (value && !json_is_false(value) && !(json_is_integer(value) && json_integer_value(value) == 0))
-            return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"%s\" is not supported", KEYS[i]);
+        int64_t number;
+        bool none = !value || json_is_false(value) || (qn_model_config_whole(value, &number) && number == 0);
+        if (!none) return qn_fail(QN_ERR_UNSUPPORTED, "config.json: \"%s\" is not supported", KEYS[i]);
     }
     return refuse_quantization(root);
 }
 
 /* ---- shape ---- */
 
-static qn_err_t check_heads(const architecture_row_t *row, const qn_model_config_t *config)
+static qn_err_t check_heads(const model_architecture_t *row, const qn_model_config_t *config)
 {
     if (config->heads % config->kv_heads)
         return qn_fail(QN_ERR_INVALID,
@@ -133,7 +57,7 @@ static qn_err_t check_heads(const architecture_row_t *row, const qn_model_config
 }
 
 /* GPT-2 knows neither fewer kv heads nor heads of a width of their own. */
-static qn_err_t read_heads(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_heads(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     const json_t *object = row->architecture == QN_ARCHITECTURE_GPT2 ? NULL : root;
     bool is_null = json_is_null(json_object_get(object, "head_dim"));
@@ -143,7 +67,7 @@ static qn_err_t read_heads(const json_t *root, const architecture_row_t *row, qn
     return err ? err : check_heads(row, config);
 }
 
-static qn_err_t read_shape(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_shape(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     const key_names_t *keys = row->keys;
     double eps;
@@ -192,7 +116,7 @@ static qn_err_t name_activation(const char *key, const char *name, qn_activation
 }
 
 /* The first Gemma's configurations say "gelu" and mean its tanh form (transformers' GemmaConfig corrects it too). */
-static qn_err_t read_activation(const json_t *root, const architecture_row_t *row, qn_activation_t *ret_activation)
+static qn_err_t read_activation(const json_t *root, const model_architecture_t *row, qn_activation_t *ret_activation)
 {
     const json_t *value = qn_model_config_value(root, row->keys->activation);
     const char *name = value ? json_string_value(value) : row->activation;
@@ -208,7 +132,7 @@ static void set_gpt2(qn_model_config_t *config)
     config->rope = (qn_rope_config_t){.type = QN_ROPE_NONE, .factor = 1, .attention_factor = 1, .truncate = true};
 }
 
-static qn_err_t read_features(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_features(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     config->norm = QN_NORM_RMS;
     config->gated_mlp = true;
@@ -250,7 +174,7 @@ static qn_err_t read_cap(const json_t *root, const char *key, double standard, f
     return err;
 }
 
-static qn_err_t read_scale(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_scale(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     double scalar = config->head_dim;
     config->attention_scale = (float)(1 / sqrt(scalar));
@@ -264,7 +188,7 @@ static qn_err_t read_scale(const json_t *root, const architecture_row_t *row, qn
 }
 
 /* layer_types names each layer when present; else the architecture has a rule. */
-static qn_err_t read_layer_types(const json_t *root, const architecture_row_t *row, uint32_t full_layers,
+static qn_err_t read_layer_types(const json_t *root, const model_architecture_t *row, uint32_t full_layers,
                                  qn_model_config_t *config)
 {
     const json_t *types = qn_model_config_value(root, "layer_types");
@@ -283,7 +207,7 @@ static qn_err_t read_layer_types(const json_t *root, const architecture_row_t *r
 }
 
 /* A sliding_window that is null is none; one that is absent has the architecture's default. */
-static qn_err_t read_window(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_window(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     bool use = true;
     uint32_t full_layers = 0, none = json_is_null(json_object_get(root, "sliding_window")) ? 0 : row->window;
@@ -301,24 +225,26 @@ static qn_err_t read_window(const json_t *root, const architecture_row_t *row, q
 
 static bool names_layer(const json_t *list, uint32_t layer)
 {
+    int64_t number;
     for (size_t i = 0; i < json_array_size(list); i++)
-        if (json_integer_value(json_array_get(list, i)) == (json_int_t)layer) return true;
+        if (qn_model_config_whole(json_array_get(list, i), &number) && number == layer) return true;
     return false;
 }
 
 static qn_err_t check_layer_list(const json_t *list, uint32_t layers)
 {
     bool good = !list || json_is_array(list);
+    int64_t number;
     for (size_t i = 0; good && i < json_array_size(list); i++) {
         const json_t *item = json_array_get(list, i);
-        good = json_is_integer(item) && json_integer_value(item) >= 0 && json_integer_value(item) < layers;
+        good = qn_model_config_whole(item, &number) && number >= 0 && number < layers;
     }
     return good ? QN_OK
                 : qn_fail(QN_ERR_INVALID, "config.json: \"mlp_only_layers\" must be a list of layers below %u", layers);
 }
 
 /* Which layers have experts, as transformers' Qwen3MoeDecoderLayer decides it. */
-static qn_err_t read_sparse_layers(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_sparse_layers(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     uint32_t every = 1;
     const json_t *dense = NULL;
@@ -337,7 +263,7 @@ static qn_err_t read_sparse_layers(const json_t *root, const architecture_row_t 
     return err;
 }
 
-static qn_err_t read_experts(const json_t *root, const architecture_row_t *row, qn_model_config_t *config)
+static qn_err_t read_experts(const json_t *root, const model_architecture_t *row, qn_model_config_t *config)
 {
     if (!(row->traits & EXPERTS)) return QN_OK;
     bool sparse = row->traits & EXPERTS_SPARSE;
@@ -353,48 +279,23 @@ static qn_err_t read_experts(const json_t *root, const architecture_row_t *row, 
     return err ? err : read_sparse_layers(root, row, config);
 }
 
-/* ---- tokens that end a sequence ---- */
-
-static qn_err_t add_eos(qn_model_config_t *config, const json_t *value, const char *file)
-{
-    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= config->vocab)
-        return qn_fail(QN_ERR_INVALID, "%s: \"eos_token_id\" must be ids below vocab_size %u", file, config->vocab);
-    uint32_t id = (uint32_t)json_integer_value(value);
-    for (uint32_t i = 0; i < config->eos_count; i++)
-        if (config->eos[i] == id) return QN_OK;
-    if (config->eos_count == QN_STOP_IDS_MAX)
-        return qn_fail(QN_ERR_LIMIT, "%s: more than %d end tokens", file, QN_STOP_IDS_MAX);
-    config->eos[config->eos_count++] = id;
-    return QN_OK;
-}
-
-static qn_err_t read_eos(qn_model_config_t *config, const json_t *root, const char *file)
-{
-    const json_t *value = qn_model_config_value(root, "eos_token_id");
-    if (!value) return QN_OK;
-    if (!json_is_array(value)) return add_eos(config, value, file);
-    qn_err_t err = QN_OK;
-    for (size_t i = 0; !err && i < json_array_size(value); i++)
-        err = add_eos(config, json_array_get(value, i), file);
-    return err;
-}
-
-static qn_err_t read_bos(qn_model_config_t *config, const json_t *root)
-{
-    config->bos = -1;
-    if (!qn_model_config_value(root, "bos_token_id")) return QN_OK;
-    uint32_t bos;
-    qn_err_t err = qn_model_config_count(root, "bos_token_id", -1, 0, (int64_t)config->vocab - 1, &bos);
-    if (!err) config->bos = (int32_t)bos;
-    return err;
-}
-
 /* ---- the whole ---- */
 
-static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_model_config_t *config)
+/* "dtype" is the newer spelling of "torch_dtype". */
+static void read_dtype(const json_t *root, qn_model_config_t *config)
 {
-    const architecture_row_t *row = NULL;
-    qn_err_t err = find_architecture(root, &row);
+    const json_t *value = qn_model_config_value(root, "dtype");
+    if (!value) value = qn_model_config_value(root, "torch_dtype");
+    const char *name = json_string_value(value);
+    if (name && strncmp(name, "torch.", 6) == 0) name += 6;
+    if (name) snprintf(config->dtype_name, sizeof config->dtype_name, "%s", name);
+}
+
+static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_model_config_t *config,
+                           qn_model_warnings_t *warnings)
+{
+    const model_architecture_t *row = NULL;
+    qn_err_t err = qn_model_config_architecture(root, warnings, &row);
     if (err) return err;
     config->architecture = row->architecture;
     strncpy(config->architecture_name, row->name, sizeof config->architecture_name - 1);
@@ -404,16 +305,17 @@ static qn_err_t parse_root(const json_t *root, const json_t *generation, qn_mode
     if (!err) err = read_scale(root, row, config);
     if (!err) err = read_window(root, row, config);
     if (!err) err = read_experts(root, row, config);
-    if (!err) err = read_eos(config, generation, "generation_config.json");
-    if (!err) err = read_eos(config, root, "config.json");
-    if (!err) err = read_bos(config, root);
+    if (!err) err = qn_model_config_eos(generation, "generation_config.json", config, warnings);
+    if (!err) err = qn_model_config_eos(root, "config.json", config, warnings);
+    if (!err) err = qn_model_config_bos(root, config, warnings);
+    if (!err) read_dtype(root, config);
     return err;
 }
 
 static qn_err_t load_object(const char *text, size_t bytes, const char *file, json_t **ret_root)
 {
     json_error_t error;
-    json_t *root = json_loadb(text, bytes, 0, &error);
+    json_t *root = qn_python_json_load(text, bytes, &error);
     if (!root) return qn_fail(QN_ERR_INVALID, "%s: not JSON: %.200s (line %d)", file, error.text, error.line);
     if (!json_is_object(root)) {
         json_decref(root);
@@ -424,14 +326,14 @@ static qn_err_t load_object(const char *text, size_t bytes, const char *file, js
 }
 
 qn_err_t qn_model_config_parse(const char *config_text, size_t config_bytes, const char *generation_text,
-                               size_t generation_bytes, qn_model_config_t *ret_config)
+                               size_t generation_bytes, qn_model_warnings_t *warnings, qn_model_config_t *ret_config)
 {
     json_t *root = NULL, *generation = NULL;
     qn_model_config_t config = {0};
     qn_err_t err = load_object(config_text, config_bytes, "config.json", &root);
     if (!err && generation_text)
         err = load_object(generation_text, generation_bytes, "generation_config.json", &generation);
-    if (!err) err = parse_root(root, generation, &config);
+    if (!err) err = parse_root(root, generation, &config, warnings);
     json_decref(root);
     json_decref(generation);
     if (!err) *ret_config = config;

@@ -1,6 +1,6 @@
 /* What a Hugging Face model directory says about the shape of its model: config.json (old and new style) and the end
  * tokens of generation_config.json, as one plain struct that memory, scheduler and compute share. Architectures are
- * rows of a table in model_config.c: a new one is a row there and, when its arithmetic is new, a kernel. */
+ * rows of a table in model_config_architecture.c: a new one is a row there and, when its arithmetic is new, a kernel. */
 #ifndef QN_COMMON_MODEL_CONFIG_H
 #define QN_COMMON_MODEL_CONFIG_H
 
@@ -11,6 +11,7 @@
 #include "common/model/activation.h"
 #include "common/err.h"
 #include "common/limits.h"
+#include "common/model/model_warnings.h"
 
 #define QN_HEAD_DIM_MAX 512         /* largest published head is 256; attention keeps a row of this size on the stack */
 #define QN_WIDTH_MAX (1u << 18)     /* hidden and intermediate width; the largest published are below 100,000 */
@@ -87,10 +88,12 @@ typedef struct {
     bool layer_is_sparse[QN_LAYERS_MAX]; /* which layers have experts */
     uint32_t eos[QN_STOP_IDS_MAX];       /* generation_config's first, then config's; no duplicates */
     uint32_t eos_count;
-    int32_t bos; /* -1: none */
+    int32_t bos;                  /* -1: none */
+    char dtype_name[QN_NAME_MAX]; /* of the weights, as the file says: "bfloat16"; "" when it does not */
 } qn_model_config_t;
 
-/* Parses config.json and, when `generation_text` is not NULL, generation_config.json. Keys that may be absent then mean what
+/* Parses config.json and, when `generation_text` is not NULL, generation_config.json, both as Python writes JSON
+ * (python_json.h). What contradicts itself and does not matter goes to `warnings`, which may be NULL. Keys that may be absent then mean what
  * transformers' configuration class of the architecture says they mean; keys of the shape, experts and vocabulary must
  * be there.
  *
@@ -106,7 +109,7 @@ typedef struct {
  * QN_ERR_UNSUPPORTED: an architecture, rope type, activation or feature this build does not compute (the text names
  * it). */
 qn_err_t qn_model_config_parse(const char *config_text, size_t config_bytes, const char *generation_text,
-                               size_t generation_bytes, qn_model_config_t *ret_config);
+                               size_t generation_bytes, qn_model_warnings_t *warnings, qn_model_config_t *ret_config);
 
 /* The head_dim/2 rotation speeds in radians per position: angle(p, i) = p * ret_frequencies[i].
  * `dynamic` gives the unscaled ones, which is what transformers computes up to max_positions. */

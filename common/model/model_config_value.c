@@ -12,17 +12,28 @@ const json_t *qn_model_config_value(const json_t *object, const char *key)
     return json_is_null(value) ? NULL : value;
 }
 
+bool qn_model_config_whole(const json_t *value, int64_t *ret_number)
+{
+    double real = json_real_value(value);
+    if (json_is_integer(value))
+        *ret_number = json_integer_value(value);
+    else if (json_is_real(value) && real == trunc(real) && fabs(real) < 0x1p63)
+        *ret_number = (int64_t)real;
+    else
+        return false;
+    return true;
+}
+
 qn_err_t qn_model_config_count(const json_t *object, const char *key, int64_t fallback, int64_t min, int64_t max,
                                uint32_t *ret_value)
 {
     const json_t *value = qn_model_config_value(object, key);
     int64_t number = fallback;
-    if (value) {
-        if (!json_is_integer(value)) return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a whole number", key);
-        number = json_integer_value(value);
-    } else if (fallback < 0) {
+    if (!value && fallback < 0)
         return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is missing; this architecture needs it", key);
-    }
+    if (value && !qn_model_config_whole(value, &number))
+        return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be a whole number from %lld to %lld", key,
+                       (long long)min, (long long)max);
     if (number < min || number > max)
         return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" is %lld, allowed are %lld to %lld", key, (long long)number,
                        (long long)min, (long long)max);
@@ -46,8 +57,10 @@ qn_err_t qn_model_config_real(const json_t *object, const char *key, double fall
 qn_err_t qn_model_config_flag(const json_t *object, const char *key, bool fallback, bool *ret_value)
 {
     const json_t *value = qn_model_config_value(object, key);
-    if (value && !json_is_boolean(value))
+    int64_t number = fallback;
+    bool good = !value || json_is_boolean(value) || qn_model_config_whole(value, &number);
+    if (!good || number < 0 || number > 1)
         return qn_fail(QN_ERR_INVALID, "config.json: \"%s\" must be true or false", key);
-    *ret_value = value ? json_is_true(value) : fallback;
+    *ret_value = json_is_boolean(value) ? json_is_true(value) : number;
     return QN_OK;
 }

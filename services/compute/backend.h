@@ -35,10 +35,12 @@ typedef struct {
     qn_err_t (*check)(int device);
     /* "2 threads", "NVIDIA H200". */
     void (*describe)(const qn_stream_t *stream, int device, char *ret_text, size_t size);
-    /* The activations' type for weights of this type, by compute.activations. Failure: QN_ERR_CONFIG. */
-    qn_err_t (*choose_activations)(const char *choice, qn_scalar_t weights, qn_scalar_t *ret_scalar);
-    /* Chooses by compute.kernels among what this machine can run; as qn_kernels_choose. */
-    qn_err_t (*choose_kernels)(const char *choice, const qn_kernel_case_t *shape, qn_kernel_set_t *ret_set);
+    /* The activations' type between the layers for weights like `weights` (NULL: not known yet), by compute.activations.
+     * Failure: QN_ERR_CONFIG, when this machine or these weights cannot do what it says. */
+    qn_err_t (*choose_activations)(const char *choice, const qn_weight_t *weights, qn_scalar_t *ret_scalar);
+    /* Chooses by compute.kernels and compute.activations among what this machine can run; as qn_kernels_choose. */
+    qn_err_t (*choose_kernels)(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+                               qn_kernel_set_t *ret_set);
     /* Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO, QN_ERR_DEVICE. */
     qn_err_t (*stream_create)(const backend_stream_options_t *options, qn_stream_t **ret_stream);
     void (*stream_destroy)(qn_stream_t **stream);

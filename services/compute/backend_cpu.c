@@ -23,20 +23,57 @@ static void describe(const qn_stream_t *stream, int device, char *ret_text, size
     snprintf(ret_text, size, "%u threads", qn_stream_threads(stream));
 }
 
-/* The kernels of this backend compute in f32, whatever the weights are. */
-static qn_err_t choose_activations(const char *choice, qn_scalar_t weights, qn_scalar_t *ret_scalar)
+static bool asks_bf16(const char *activations) { return strcmp(activations, "bf16") == 0; }
+
+/* Between the kernels of this backend there is f32. bf16 means that products round it on their way in, which the dot
+ * instruction for bf16 needs, and bf16 weights in panels; all else is refused, since it would change nothing. */
+static qn_err_t choose_activations(const char *choice, const qn_weight_t *weights, qn_scalar_t *ret_scalar)
 {
-    (void)weights;
-    if (strcmp(choice, "bf16") == 0)
-        return qn_fail(QN_ERR_CONFIG, "compute.activations is bf16, but the cpu backend computes in f32: use f32 or "
-                                      "auto");
+    const uint32_t needed = QN_ISA_AVX512 | QN_ISA_AVX512_BF16;
+    if (asks_bf16(choice) && (qn_kernels_isa() & needed) != needed)
+        return qn_fail(QN_ERR_CONFIG, "compute.activations is bf16, but this CPU has no instructions for it "
+                                      "(AVX512-BF16): use auto or f32");
+    if (asks_bf16(choice) && weights && (weights->scalar != QN_SCALAR_BF16 || weights->layout != QN_LAYOUT_PANELS))
+        return qn_fail(QN_ERR_CONFIG,
+                       "compute.activations is bf16, but the weights are %s in %s, and the CPU has such products for "
+                       "bf16 in panels only: use auto or f32",
+                       qn_scalar_name(weights->scalar), weights->layout == QN_LAYOUT_PANELS ? "panels" : "rows");
     *ret_scalar = QN_SCALAR_F32;
     return QN_OK;
 }
 
-static qn_err_t choose_kernels(const char *choice, const qn_kernel_case_t *shape, qn_kernel_set_t *ret_set)
+/* "matmul=..." at the beginning of a word, or "reference", which names all. */
+static bool names_product(const char *choice, qn_op_t op)
 {
-    return qn_kernels_choose(choice, shape, qn_kernels_isa(), ret_set);
+    const char *name = qn_op_name(op);
+    size_t length = strlen(name);
+    if (strcmp(choice, "reference") == 0) return true;
+    for (const char *at = choice; *at; at += strcspn(at, ","), at += *at == ',')
+        if (strncmp(at, name, length) == 0 && at[length] == '=') return true;
+    return false;
+}
+
+/* What is asked for by name must be what compute.activations means: of two wishes none is dropped. */
+static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+                               qn_kernel_set_t *ret_set)
+{
+    static const char BF16[] = "matmul=avx512bf16,expert_matmul=avx512bf16";
+    if (!asks_bf16(activations)) return qn_kernels_choose(choice, shape, qn_kernels_isa(), ret_set);
+    qn_kernel_set_t dots, asked;
+    qn_err_t err = qn_kernels_choose(BF16, shape, qn_kernels_isa(), &dots);
+    if (!err) err = qn_kernels_choose(choice, shape, qn_kernels_isa(), &asked);
+    if (err) return err;
+    for (unsigned op = 0; op < QN_OP_COUNT; op++) {
+        bool product = op == QN_OP_MATMUL || op == QN_OP_EXPERT_MATMUL || op == QN_OP_NORM_MATMUL;
+        if (product && names_product(choice, (qn_op_t)op) && asked.chosen[op] != dots.chosen[op])
+            return qn_fail(QN_ERR_CONFIG,
+                           "compute.activations is bf16, but compute.kernels names another %s than avx512bf16: leave "
+                           "one of the two out",
+                           qn_op_name((qn_op_t)op));
+        if (product) asked.chosen[op] = dots.chosen[op];
+    }
+    *ret_set = asked;
+    return QN_OK;
 }
 
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)

@@ -24,15 +24,17 @@ static qn_err_t check(int device)
 }
 
 /* bf16 halves what activations move and is what tensor cores multiply; f32 weights would not gain by it. */
-static qn_err_t choose_activations(const char *choice, qn_scalar_t weights, qn_scalar_t *ret_scalar)
+static qn_err_t choose_activations(const char *choice, const qn_weight_t *weights, qn_scalar_t *ret_scalar)
 {
-    bool f32 = strcmp(choice, "auto") == 0 ? weights == QN_SCALAR_F32 : strcmp(choice, "f32") == 0;
+    bool f32 = strcmp(choice, "auto") == 0 ? weights && weights->scalar == QN_SCALAR_F32 : strcmp(choice, "f32") == 0;
     *ret_scalar = f32 ? QN_SCALAR_F32 : QN_SCALAR_BF16;
     return QN_OK;
 }
 
-static qn_err_t choose_kernels(const char *choice, const qn_kernel_case_t *shape, qn_kernel_set_t *ret_set)
+static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+                               qn_kernel_set_t *ret_set)
 {
+    (void)activations; /* the stream's: every kernel computes with them */
     size_t count;
     const qn_kernel_t *rows = qn_cuda_kernels(&count);
     return qn_kernels_choose_from(rows, count, choice, shape, 0, ret_set);

@@ -98,7 +98,7 @@ static qn_err_t measure(compute_service_t *service, const qn_model_config_t *con
                                        (uint32_t)service->config->scheduler.max_step_tokens, description->max_model_len,
                                        description->block_tokens, description->block_count, config->vocab);
     step_limits_t *limits = &service->limits;
-    qn_scalar_t weights = service->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar;
+    const qn_weight_t *weights = &service->model->layers[0].weights[QN_TENSOR_OUTPUT];
     limits->logit_rows = step_smaller(limits->max_step_tokens, service->backend->logit_rows);
     qn_err_t err =
         service->backend->choose_activations(service->config->compute.activations, weights, &limits->activations);
@@ -115,7 +115,7 @@ static void take_description(compute_service_t *service, const qn_model_descript
 {
     qn_model_config_t config;
     qn_err_t err = qn_model_config_parse(description->config_json.data ? description->config_json.data : "",
-                                         description->config_json.bytes, NULL, 0, &config);
+                                         description->config_json.bytes, NULL, 0, NULL, &config);
     if (err) {
         record_failure(service, err, true);
         return;

@@ -110,6 +110,16 @@ static qn_err_t bind_all(model_t *model, const model_tensor_t **sorted, size_t c
     return QN_OK;
 }
 
+/* Memory keeps a head where the checkpoint has one that is not the embedding, whatever config.json says of it. */
+static bool has_own_head(const qn_model_config_t *config, const model_tensor_t **sorted, size_t count)
+{
+    qn_model_config_t untied = *config;
+    qn_model_tensor_t head;
+    untied.tie_embeddings = false;
+    qn_model_tensor_at(&untied, qn_model_tensor_count(&untied) - 1, &head);
+    return bsearch(head.name, sorted, count, sizeof *sorted, compare_to_name) != NULL;
+}
+
 qn_err_t model_bind(const qn_model_config_t *config, const model_tensor_t *tensors, size_t tensor_count,
                     const void *base, uint64_t base_bytes, model_t **ret_model)
 {
@@ -125,6 +135,7 @@ qn_err_t model_bind(const qn_model_config_t *config, const model_tensor_t *tenso
         for (size_t i = 0; i < tensor_count; i++)
             sorted[i] = &tensors[i];
         qsort(sorted, tensor_count, sizeof *sorted, compare_names);
+        if (has_own_head(config, sorted, tensor_count)) model->config.tie_embeddings = false;
         err = bind_all(model, sorted, tensor_count, base, base_bytes);
     }
     free(sorted);

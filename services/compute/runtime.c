@@ -32,7 +32,7 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
                                         .max_sequences = parts->limits.max_sequences};
     step_worker_options_t worker = {.nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight};
     self->backend = parts->backend;
-    qn_err_t err = self->backend->choose_kernels(parts->kernels, &shape, &self->kernels);
+    qn_err_t err = self->backend->choose_kernels(parts->kernels, parts->activations_asked, &shape, &self->kernels);
     if (!err) err = self->backend->stream_create(&options, &self->stream);
     if (err) return err;
     executor_parts_t executor = {

@@ -13,11 +13,12 @@ typedef struct {
     const model_t *model; /* borrowed */
     step_limits_t limits;
     qn_kv_t kv;
-    const backend_t *backend; /* compute.backend */
-    const char *kernels;      /* compute.kernels */
-    uint32_t threads;         /* compute.threads */
-    int device;               /* compute.device */
-    bool deterministic;       /* compute.deterministic */
+    const backend_t *backend;      /* compute.backend */
+    const char *kernels;           /* compute.kernels */
+    const char *activations_asked; /* compute.activations */
+    uint32_t threads;              /* compute.threads */
+    int device;                    /* compute.device */
+    bool deterministic;            /* compute.deterministic */
     int nice;
     void *activations, *state, *step_io;
     uint64_t (*now_ns)(void);

@@ -78,8 +78,8 @@ static qn_err_t check_config(const qn_config_values_t *config, const backend_t *
     qn_kernel_set_t set;
     qn_scalar_t scalar;
     qn_err_t err = backend_find(config, ret_backend);
-    if (!err) err = (*ret_backend)->choose_activations(config->compute.activations, QN_SCALAR_BF16, &scalar);
-    return err ? err : (*ret_backend)->choose_kernels(config->compute.kernels, &any, &set);
+    if (!err) err = (*ret_backend)->choose_activations(config->compute.activations, NULL, &scalar);
+    return err ? err : (*ret_backend)->choose_kernels(config->compute.kernels, config->compute.activations, &any, &set);
 }
 
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
@@ -175,6 +175,7 @@ static void start_runtime(compute_service_t *service)
         .limits = service->limits,
         .kv = service->kv_layout,
         .kernels = service->config->compute.kernels,
+        .activations_asked = service->config->compute.activations,
         .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE,
         .now_ns = qn_clock_now_ns,

@@ -345,6 +345,9 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
                                                .repetition_penalty = sampling->repetition_penalty,
                                                .top_k = sampling->top_k,
                                                .max_tokens = sampling->max_tokens};
+    model->warnings = (qn_model_warnings_t){0};
+    for (uint32_t i = 0; i < description->warnings_count; i++)
+        qn_model_warn(&model->warnings, "%.*s", (int)description->warnings[i].bytes, description->warnings[i].data);
     model->eos_id_count = description->eos_ids_count;
     if (description->eos_ids_count)
         memcpy(model->eos_ids, description->eos_ids, description->eos_ids_count * sizeof *model->eos_ids);

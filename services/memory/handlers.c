@@ -43,6 +43,7 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
     const model_directory_t *directory = service->model.directory;
     const qn_model_config_t *config = &directory->config;
     const qn_generation_config_t *generation = &directory->generation;
+    qn_text_t warnings[QN_MODEL_WARNINGS_MAX];
     qn_region_t weights, kv;
     qn_region_describe(region_table_find_name(service->regions, "weights"), &weights);
     qn_region_describe(region_table_find_name(service->regions, "kv"), &kv);
@@ -70,7 +71,11 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .weights_bytes = weights.bytes,
         .weights = &weights,
         .kv = &kv,
+        .warnings = warnings,
+        .warnings_count = directory->warnings.count,
     };
+    for (uint32_t i = 0; i < reply.warnings_count; i++)
+        warnings[i] = qn_text(directory->warnings.texts[i]);
     if (asker->want_tensors) {
         reply.config_json = (qn_text_t){.data = directory->config_text, .bytes = (uint32_t)directory->config_bytes};
         reply.tensors = service->tensors;

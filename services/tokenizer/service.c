@@ -4,12 +4,13 @@
  * Read next:         handlers.c, tokenizer.h, README.md */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <fcntl.h>
 
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
+#include "common/file.h"
 #include "common/paths.h"
 #include "services/tokenizer/handlers.h"
 #include "services/tokenizer/outgoing.h"
@@ -37,9 +38,8 @@ static const qn_stat_spec_t tokenizer_stats[TOKENIZER_STAT_COUNT] = {
 static bool has_tokenizer_json(const char *directory)
 {
     char path[QN_PATH_MAX + 16];
-    struct stat status;
     snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    return stat(path, &status) == 0;
+    return qn_file_exists(AT_FDCWD, path);
 }
 
 /* A model directory without tokenizer.json serves token ids only. A tokenizer.path of its own must lead to one; the

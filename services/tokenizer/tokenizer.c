@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/file.h"
 #include "common/limits.h"
 #include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/json/side_files.h"
@@ -24,7 +25,6 @@ static qn_err_t read_whole(int fd, const char *path, text_buffer_t *out)
 {
     struct stat status;
     if (fstat(fd, &status) != 0) return qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode)) return qn_fail(QN_ERR_INVALID, "%s: is not a regular file", path);
     if (status.st_size > (off_t)TOKENIZER_JSON_BYTES_MAX)
         return qn_fail(QN_ERR_LIMIT, "%s: has %lld bytes, at most %u are allowed", path, (long long)status.st_size,
                        TOKENIZER_JSON_BYTES_MAX);
@@ -41,11 +41,11 @@ static qn_err_t read_whole(int fd, const char *path, text_buffer_t *out)
 
 static qn_err_t read_file(const char *path, text_buffer_t *out)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return qn_fail(errno == ENOENT || errno == ENOTDIR ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s", path,
-                       strerror(errno));
-    qn_err_t err = read_whole(fd, path, out);
+    int fd;
+    uint64_t bytes;
+    qn_err_t err = qn_file_open(AT_FDCWD, path, path, &fd, &bytes);
+    if (err) return err;
+    err = read_whole(fd, path, out);
     close(fd);
     return err;
 }
@@ -55,7 +55,7 @@ static qn_err_t read_beside(const char *directory, const char *name, text_buffer
 {
     char path[QN_PATH_MAX + 64];
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    if (access(path, F_OK) != 0) return QN_OK;
+    if (!qn_file_exists(AT_FDCWD, path)) return QN_OK;
     return read_file(path, out);
 }
 

@@ -7,7 +7,7 @@ usage: PYTHON tests/bench/llamacpp.py [--rounds N] [--threads N] [--seconds S] [
 PYTHON needs llama-cpp-python (built for this machine), gguf and numpy; `make bench-llamacpp` sees to it.
 
 Random weights of the Qwen2.5-0.5B shape are written once to DIR (default build/llama-model, 3 GB; llamacpp_model.py).
-Formats are paired by size: bf16 with BF16 and F16, int8 with Q8_0, int4 (groups of 32) with Q4_0. Rounds alternate, so
+Formats are paired by size and by what they round: bf16 with BF16 (activations in bf16 too, where the CPU can) and F16, int8 with Q8_0, int4 (groups of 32) with Q4_0. Rounds alternate, so
 that both see the same machine; the figure is the median of the rounds' ratios. Both keep keys and values in 16 bits.
 Quintet's step includes sampling."""
 import argparse
@@ -19,7 +19,9 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PAIRS = {"bf16": [], "f16": [], "q8_0": ["model.quantize=int8"],
+# llama.cpp multiplies BF16 by activations in bf16 where the CPU has the instruction, and by f32 elsewhere.
+ACTIVATIONS = ["compute.activations=bf16"] if "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text() else []
+PAIRS = {"bf16": ACTIVATIONS, "f16": [], "q8_0": ["model.quantize=int8"],
          "q4_0": ["model.quantize=int4", "model.quantize_group=32"]}
 BATCHES = "1,8"
 

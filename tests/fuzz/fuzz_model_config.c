@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/model/generation_config.h"
 #include "common/model/model_tensors.h"
 
 static void check_shape(const qn_model_config_t *c)
@@ -43,7 +44,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t bytes = end ? (size_t)(end - data) : size;
     const char *generation = end ? (const char *)end + 1 : NULL;
     qn_model_config_t config;
-    if (qn_model_config_parse((const char *)data, bytes, generation, end ? size - bytes - 1 : 0, &config)) return 0;
+    qn_model_warnings_t warnings = {0};
+    qn_generation_config_t sampling;
+    if (generation && !qn_generation_config_parse(generation, size - bytes - 1, &sampling))
+        QN_ASSERT(sampling.temperature >= 0 && sampling.top_p >= 0 && sampling.top_p <= 1 &&
+                  sampling.top_k < QN_VOCAB_MAX);
+    if (qn_model_config_parse((const char *)data, bytes, generation, end ? size - bytes - 1 : 0, &warnings, &config))
+        return 0;
+    QN_ASSERT(warnings.count <= QN_MODEL_WARNINGS_MAX);
     float frequencies[QN_HEAD_DIM_MAX / 2];
     check_shape(&config);
     check_tensors(&config);

@@ -1,5 +1,5 @@
 /* libFuzzer target: any bytes as a safetensors file, or as model.safetensors.index.json when they begin with "{" (over
- * two fixed shards). What is accepted is walked to its last byte and must keep the reader's promises. */
+ * three fixed shards, one of which repeats a name of another). What is accepted is walked to its last byte and must keep the reader's promises. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,8 @@
 
 #include "common/assert.h"
 #include "services/memory/weights/safetensors.h"
+#include "services/memory/weights/weights_number.h"
+#include "services/memory/weights/weights_source.h"
 
 static char directory[64];
 
@@ -20,9 +22,10 @@ static void write_file(const char *name, const void *bytes, size_t length)
 
 static void remove_directory(void)
 {
-    static const char *const names[] = {"a.safetensors", "b.safetensors", "model.safetensors.index.json"};
+    static const char *const names[] = {"a.safetensors", "b.safetensors", "c.safetensors",
+                                        "model.safetensors.index.json"};
     char path[128];
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, names[i]);
         unlink(path);
     }
@@ -38,6 +41,7 @@ static void make_directory(void)
     atexit(remove_directory);
     write_file("a.safetensors", a, 8 + 0x35 + 1);
     write_file("b.safetensors", b, 8 + 0x35 + 1);
+    write_file("c.safetensors", a, 8 + 0x35 + 1);
 }
 
 static void walk(const safetensors_t *checkpoint)
@@ -47,13 +51,19 @@ static void walk(const safetensors_t *checkpoint)
     for (size_t i = 0; i < safetensors_count(checkpoint); i++) {
         const safetensors_tensor_t *tensor = safetensors_at(checkpoint, i);
         float value;
-        QN_ASSERT(safetensors_find(checkpoint, tensor->name) == tensor);
+        const safetensors_tensor_t *found = safetensors_find(checkpoint, tensor->name);
+        bool known = tensor->dtype != SAFETENSORS_OTHER;
+        QN_ASSERT(tensor->replaced ? found && found->file_index > tensor->file_index : found == tensor);
         QN_ASSERT(strlen(tensor->name) <= SAFETENSORS_NAME_MAX && tensor->rank <= SAFETENSORS_RANK_MAX);
-        QN_ASSERT(tensor->bytes == safetensors_elements(tensor) * safetensors_dtype_bytes(tensor->dtype));
+        QN_ASSERT(!known || tensor->bytes == safetensors_elements(tensor) * safetensors_dtype_bytes(tensor->dtype));
         QN_ASSERT(tensor->file_offset + tensor->bytes <= safetensors_file_bytes(checkpoint, tensor->file_index));
         for (uint64_t at = 0; at < tensor->bytes; at++)
             sink = (uint8_t)(sink + tensor->data[at]);
-        if (safetensors_elements(tensor)) safetensors_read_f32(tensor, safetensors_elements(tensor) - 1, 1, &value);
+        if (weights_source_readable(tensor->dtype))
+            QN_ASSERT(weights_number_not_finite(tensor->dtype, tensor->data, safetensors_elements(tensor)) <=
+                      safetensors_elements(tensor));
+        if (known && safetensors_elements(tensor))
+            safetensors_read_f32(tensor, safetensors_elements(tensor) - 1, 1, &value);
         total += tensor->bytes;
     }
     for (unsigned i = 0; i < safetensors_file_count(checkpoint); i++)

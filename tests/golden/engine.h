@@ -135,14 +135,14 @@ ENGINE_HELPER void engine_load(engine_t *engine)
     char *generation = engine_read_text(directory, "generation_config.json", &generation_bytes);
     QN_ASSERT(config_text);
     qn_model_config_t config;
-    ENGINE_OK(qn_model_config_parse(config_text, bytes, generation, generation_bytes, &config));
+    ENGINE_OK(qn_model_config_parse(config_text, bytes, generation, generation_bytes, NULL, &config));
     free(config_text);
     free(generation);
-    if (engine->options.layers) config.layers = engine->options.layers;
     weights_t *weights;
     ENGINE_OK(weights_plan(engine->options.directory, &config, &engine->options.format, &weights));
     engine->weights = engine_region(engine, QN_REGION_KIND_WEIGHTS, weights_bytes(weights));
     ENGINE_OK(weights_fill(weights, engine->weights, 1, &(weights_progress_t){0}));
+    if (engine->options.layers) config.layers = engine->options.layers; /* the first of them */
     engine_bind(engine, &config, weights);
     weights_destroy(&weights);
 }
@@ -165,7 +165,7 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
                                       blocks, config->vocab);
     const backend_t *backend = options.backend;
     ENGINE_OK(backend->choose_activations(options.activations ? options.activations : "auto",
-                                          engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
+                                          &engine->model->layers[0].weights[QN_TENSOR_OUTPUT],
                                           &engine->limits.activations));
     scratch_sizes_t sizes;
     ENGINE_OK(scratch_measure(config, &engine->limits, &sizes));
@@ -190,7 +190,8 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     if (options.isa)
         ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
     else
-        ENGINE_OK(backend->choose_kernels(options.kernels, &shape, &parts.kernels));
+        ENGINE_OK(backend->choose_kernels(options.kernels, options.activations ? options.activations : "auto", &shape,
+                                          &parts.kernels));
     backend_stream_options_t stream = {.threads = options.threads,
                                        .deterministic = options.deterministic,
                                        .shape = &shape,

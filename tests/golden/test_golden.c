@@ -25,20 +25,21 @@ typedef struct {
     qn_scalar_t kv;
     bool ids_not_slot;
     weights_format_t format;
-    bool every_model; /* else the first two, which tell as much of it as all would */
+    bool every_model;        /* else the first two, which tell as much of it as all would */
+    const char *activations; /* compute.activations; NULL: auto */
 } golden_way_t;
 
 static const golden_way_t WAYS[] = {
-    {"reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
-    {"reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true},
-    {"", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false},
-    {"", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true},
-    {"", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false},
-    {"", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true},
-    {"", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false},
-    {"", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true},
-    {"", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true},
-    {"", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false},
+    {"reference", 0, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false, NULL},
+    {"reference", 0, 7, 2, 4, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", AVX2_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, false, NULL},
+    {"", AVX2_ONLY, 1, 2, 8, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", AVX2_ONLY, 0, 2, 32, QN_SCALAR_F32, false, PANELS, false, NULL},
+    {"", AVX512_ONLY, 0, 1, 16, QN_SCALAR_F32, false, ROWS, true, NULL},
+    {"", AVX512_ONLY, 1, 2, 1, QN_SCALAR_F32, false, PANELS, false, NULL},
+    {"", 0, 0, 1, 16, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", 0, 7, 2, 16, QN_SCALAR_F32, false, PANELS, true, NULL},
+    {"", 0, 16, 3, 64, QN_SCALAR_F32, true, PANELS, false, NULL},
 };
 #define WAY_COUNT (sizeof WAYS / sizeof WAYS[0])
 #define AS_SERVED 7
@@ -48,6 +49,7 @@ static engine_t *open_way(const golden_model_t *model, const golden_way_t *way)
     return engine_open((engine_options_t){.directory = model->model,
                                           .config = model->config,
                                           .kernels = way->kernels,
+                                          .activations = way->activations,
                                           .isa = way->isa,
                                           .threads = way->threads,
                                           .block_tokens = way->block_tokens,
@@ -302,27 +304,40 @@ static void test_golden_prompt_logprobs_any_chunk_agree_with_float32(void **stat
 }
 
 /* bf16 keys and values cost about three digits: the same words, log-probabilities within a few hundredths. */
-static void test_golden_bf16_kv_stays_close(void **state)
+/* Greedy runs of the bundled model, for as long as they choose what float32 chooses. */
+static void check_close(const golden_way_t *way, const char *name)
 {
-    (void)state;
     golden_case_t *want = malloc(sizeof *want);
     engine_sequence_t *s = malloc(sizeof *s);
-    golden_way_t way = {.kernels = "", .threads = 2, .kv = QN_SCALAR_BF16, .format = PANELS};
     json_t *root, *cases = load_cases(&MODELS[DEFAULT_MODEL], &root);
-    engine_t *engine = open_way(&MODELS[DEFAULT_MODEL], &way);
+    engine_t *engine = open_way(&MODELS[DEFAULT_MODEL], way);
     uint32_t compared = 0;
     for (size_t i = 0; i < json_array_size(cases); i++) {
         read_case(json_array_get(cases, i), want);
-        run_case(engine, want, &way, s);
+        run_case(engine, want, way, s);
         for (uint32_t t = 0; t < want->greedy_tokens && s->ids[t] == want->greedy[t]; t++, compared++)
             assert_true(fabsf(s->logprobs[t] - want->logprobs[t]) < 0.1f);
     }
     assert_true(compared > 128);
-    print_message("bf16 KV: %u of the greedy tokens are the same\n", compared);
+    print_message("%s: %u of the greedy tokens are the same\n", name, compared);
     engine_close(engine);
     json_decref(root);
     free(want);
     free(s);
+}
+
+static void test_golden_bf16_kv_stays_close(void **state)
+{
+    (void)state;
+    check_close(&(golden_way_t){.kernels = "", .threads = 2, .kv = QN_SCALAR_BF16, .format = PANELS}, "bf16 KV");
+}
+
+static void test_golden_bf16_activations_stay_close(void **state)
+{
+    (void)state;
+    if (!(qn_kernels_isa() & QN_ISA_AVX512_BF16)) skip();
+    check_close(&(golden_way_t){.kernels = "", .threads = 2, .format = PANELS, .activations = "bf16"},
+                "bf16 activations");
 }
 
 /* The residual stream after each layer but the last, whose golden is normed: a network cut off there. */
@@ -381,6 +396,7 @@ int main(void)
         cmocka_unit_test(test_golden_quantised_weights_stay_close_to_float32),
         cmocka_unit_test(test_golden_prompt_logprobs_any_chunk_agree_with_float32),
         cmocka_unit_test(test_golden_bf16_kv_stays_close),
+        cmocka_unit_test(test_golden_bf16_activations_stay_close),
         cmocka_unit_test(test_golden_hidden_states_agree_layer_by_layer),
     };
     return cmocka_run_group_tests_name("golden", tests, NULL, NULL);

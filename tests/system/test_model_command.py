@@ -299,7 +299,8 @@ def test_model_check_index_that_contradicts_its_files_is_found(tmp_path):
     index["weight_map"][moved] = names[1]
     path.write_text(json.dumps(index))
     status, bad, _ = check(directory)
-    assert status == 65 and bad[0]["check"] == "weights" and moved in bad[0]["text"]
+    assert status == 0 and {row["result"] for row in bad} == {"warn"}, bad  # the files say what they hold
+    assert any(moved in row["text"] and names[0] in row["text"] for row in bad), bad
     path.write_text('{"weight_map": {}}')
     assert check(directory)[0] == 65
 
@@ -308,7 +309,8 @@ def test_model_check_tokenizer_of_another_model_is_found(tmp_path):
     directory = copy(GOLDEN / "llama3", tmp_path / "model")
     shutil.copy(DEFAULT / "tokenizer.json", directory)
     status, bad, _ = check(directory)
-    assert status == 65 and "ids go up to 4095" in bad[0]["text"] and '"vocab_size" is 512' in bad[0]["text"]
+    assert status == 0 and bad[0]["result"] == "warn"  # it can be served: ids beyond are refused one by one
+    assert "ids go up to 4095" in bad[0]["text"] and '"vocab_size" is 512' in bad[0]["text"]
 
 
 def test_model_check_tells_everything_at_once(tmp_path):
@@ -350,7 +352,7 @@ def test_model_check_text_names_file_and_remedy(tmp_path):
     assert done.returncode == 65 and done.stderr == ""
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("fail  weights"))
-    assert str(directory / "model.safetensors") in lines[at] and lines[at + 1].strip().startswith("-> download")
+    assert str(directory / "model.safetensors") in lines[at] and lines[at + 1].strip().startswith("-> mend what is named, or download")
 
 
 def test_model_without_a_directory_is_refused(tmp_path):

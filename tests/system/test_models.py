@@ -71,3 +71,59 @@ def test_model_checkpoint_without_its_head_gives_the_same(tmp_path):
         wanted = whole.generate(prompt, 12)
     with Engine(model__path=str(tmp_path)) as bare:
         assert bare.generate(prompt, 12) == wanted
+
+
+PROMPT = [3, 141, 59, 265, 35]
+
+
+@pytest.fixture(scope="module")
+def llama3_answer():
+    with Engine(model__path=str(ROOT / "tests/golden/llama3")) as running:
+        assert running.get("/model_info")["warnings"] == []
+        return running.generate(PROMPT, 12)
+
+
+def move_a_tensor(directory):
+    path = directory / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    files = sorted(set(index["weight_map"].values()))
+    moved = next(name for name, file in index["weight_map"].items() if file == files[0])
+    index["weight_map"] |= {moved: files[1], "mtp.fc.weight": files[1], "mtp.norm.weight": "gone.safetensors"}
+    index.pop("metadata", None)
+    path.write_text(json.dumps(index))
+
+
+def drop_the_index(directory):
+    (directory / "model.safetensors.index.json").unlink()
+
+
+def edit_config(**changes):
+    def edit(directory):
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return edit
+
+
+ODDITIES = {
+    # what is done: what is said of it
+    "index": (move_a_tensor, "is said to be in"),
+    "no index": (drop_the_index, "there is no model.safetensors.index.json"),
+    "python": (edit_config(a=float("nan"), b=float("-inf"), c=10**40, num_hidden_layers=3.0, architectures=None), None),
+    "end tokens": (edit_config(eos_token_id=[1, 4000, -1], pad_token_id=-1), '"eos_token_id" 4000'),
+    "dtype": (edit_config(dtype="float16"), '"dtype" is float16'),
+    "model type": (edit_config(model_type="qwen2"), '"model_type" says qwen2'),
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_model_oddities_are_said_and_change_nothing(oddity, tmp_path, llama3_answer):
+    change, said = ODDITIES[oddity]
+    directory = tmp_path / "model"
+    shutil.copytree(ROOT / "tests/golden/llama3", directory, ignore=shutil.ignore_patterns("golden*"))
+    change(directory)
+    with Engine(model__path=str(directory)) as running:
+        assert running.generate(PROMPT, 12) == llama3_answer
+        warnings = running.get("/model_info")["warnings"]
+    assert any(said in text for text in warnings) if said else warnings == [], warnings
+    for text in warnings:
+        assert text in running.log

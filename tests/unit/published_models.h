@@ -120,7 +120,7 @@ static inline qn_model_config_t published_config(const char *name)
     qn_model_config_t config = {0};
     for (size_t i = 0; i < PUBLISHED_COUNT; i++) {
         if (strcmp(PUBLISHED[i].name, name) != 0) continue;
-        if (qn_model_config_parse(PUBLISHED[i].config, strlen(PUBLISHED[i].config), NULL, 0, &config))
+        if (qn_model_config_parse(PUBLISHED[i].config, strlen(PUBLISHED[i].config), NULL, 0, NULL, &config))
             fail_msg("%s: %s", name, qn_err_text());
         return config;
     }

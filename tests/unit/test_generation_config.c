@@ -54,7 +54,10 @@ static void test_generation_config_nonsense_is_refused_by_name(void **state)
         {"{\"top_p\":1.5}", "\"top_p\""},
         {"{\"min_p\":-0.1}", "\"min_p\""},
         {"{\"repetition_penalty\":0}", "\"repetition_penalty\""},
-        {"{\"top_k\":-1}", "\"top_k\""},
+        {"{\"top_k\":-2}", "\"top_k\""},
+        {"{\"top_k\":NaN}", "\"top_k\""},
+        {"{\"top_k\":\"50\"}", "\"top_k\""},
+        {"{\"temperature\":Infinity}", "\"temperature\""},
         {"{\"top_k\":1.5}", "\"top_k\""},
         {"{\"max_new_tokens\":true}", "\"max_new_tokens\""},
     };
@@ -65,11 +68,38 @@ static void test_generation_config_nonsense_is_refused_by_name(void **state)
     }
 }
 
+/* What other servers and Python's json module write. */
+static void test_generation_config_of_other_servers_is_taken(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint32_t top_k, max_tokens;
+    } cases[] = {
+        {"{\"top_k\":-1,\"max_new_tokens\":-1}", 0, 0},
+        {"{\"top_k\":-1.0}", 0, 0},
+        {"{\"top_k\":50.0,\"temperature\":1}", 50, 0},
+        {"{\"top_k\":1e30}", 0, 0},
+        {"{\"top_k\":99999999999999999999}", 0, 0},
+        {"{\"top_k\":1048575}", 1048575, 0},
+        {"{\"top_k\":null,\"top_p\":null,\"temperature\":null,\"max_new_tokens\":null,\"min_p\":null}", 0, 0},
+        {"{\"top_k\":7,\"top_k\":8,\"max_time\":Infinity,\"x\":[NaN,-Infinity,1e999,\"\\ud800\"]}", 8, 0},
+        {"{\"max_new_tokens\":1e9}", 0, 1u << 20},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qn_generation_config_t config;
+        if (parse(cases[i].text, &config)) fail_msg("%s: %s", cases[i].text, qn_err_text());
+        assert_int_equal(config.top_k, cases[i].top_k);
+        assert_int_equal(config.max_tokens, cases[i].max_tokens);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_generation_config_without_file_or_fields_is_neutral),
         cmocka_unit_test(test_generation_config_of_published_models_is_taken),
+        cmocka_unit_test(test_generation_config_of_other_servers_is_taken),
         cmocka_unit_test(test_generation_config_nonsense_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,7 @@
 
 static qn_err_t parse(const char *text, const char *generation, qn_model_config_t *ret)
 {
-    return qn_model_config_parse(text, strlen(text), generation, generation ? strlen(generation) : 0, ret);
+    return qn_model_config_parse(text, strlen(text), generation, generation ? strlen(generation) : 0, NULL, ret);
 }
 
 static qn_model_config_t parse_ok(const char *text, const char *generation)
@@ -293,11 +293,18 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
         {"[]", QN_ERR_INVALID, "not a JSON object"},
         {"{}", QN_ERR_INVALID, "\"architectures\""},
         {"{\"architectures\":[]}", QN_ERR_INVALID, "\"architectures\""},
+        {"{\"architectures\":[null],\"model_type\":null}", QN_ERR_INVALID, "\"model_type\" is missing"},
+        {"{\"architectures\":null,\"model_type\":\"mamba\"}", QN_ERR_UNSUPPORTED, "\"model_type\" is mamba"},
+        {"{\"architectures\":[\"LlamaForSequenceClassification\"],\"model_type\":\"llama\"}", QN_ERR_UNSUPPORTED,
+         "\"LlamaForSequenceClassification\""},
         {"{\"architectures\":[\"GPT9\"]}", QN_ERR_UNSUPPORTED, "\"GPT9\""},
         {"{\"architectures\":[\"LlamaForCausalLM\"]}", QN_ERR_INVALID, "\"num_hidden_layers\" is missing"},
         {"{" BASE ",\"num_hidden_layers\":0}", QN_ERR_INVALID, "\"num_hidden_layers\" is 0"},
         {"{" BASE ",\"num_hidden_layers\":257}", QN_ERR_INVALID, "\"num_hidden_layers\" is 257"},
-        {"{" BASE ",\"num_hidden_layers\":2.0}", QN_ERR_INVALID, "whole number"},
+        {"{" BASE ",\"num_hidden_layers\":2.5}", QN_ERR_INVALID, "whole number"},
+        {"{" BASE ",\"num_hidden_layers\":1e30}", QN_ERR_INVALID, "whole number"},
+        {"{" BASE ",\"num_hidden_layers\":Infinity}", QN_ERR_INVALID, "whole number"},
+        {"{" BASE ",\"rms_norm_eps\":NaN}", QN_ERR_INVALID, "\"rms_norm_eps\""},
         {"{" BASE ",\"vocab_size\":1048577}", QN_ERR_INVALID, "\"vocab_size\""},
         {"{" BASE ",\"hidden_size\":-64}", QN_ERR_INVALID, "\"hidden_size\""},
         {"{" BASE ",\"num_key_value_heads\":3}", QN_ERR_INVALID, "no multiple"},
@@ -305,7 +312,7 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
         {"{" BASE ",\"head_dim\":514}", QN_ERR_INVALID, "\"head_dim\""},
         {"{" BASE ",\"hidden_size\":2,\"num_attention_heads\":4}", QN_ERR_INVALID, "\"head_dim\""},
         {"{" BASE ",\"rms_norm_eps\":\"x\"}", QN_ERR_INVALID, "\"rms_norm_eps\""},
-        {"{" BASE ",\"tie_word_embeddings\":1}", QN_ERR_INVALID, "\"tie_word_embeddings\""},
+        {"{" BASE ",\"tie_word_embeddings\":2}", QN_ERR_INVALID, "\"tie_word_embeddings\""},
         {"{" BASE ",\"quantization_config\":{\"quant_method\":\"awq\"}}", QN_ERR_UNSUPPORTED, "\"awq\""},
         {"{" BASE ",\"hidden_act\":\"quick_gelu\"}", QN_ERR_UNSUPPORTED, "\"quick_gelu\""},
         {"{" BASE ",\"hidden_act\":7}", QN_ERR_UNSUPPORTED, "\"hidden_act\""},
@@ -330,14 +337,15 @@ static void test_model_config_bad_files_are_refused_by_name(void **state)
          "\"rope_theta\" is 1"},
         {"{" BASE ",\"rope_scaling\":3}", QN_ERR_INVALID, "\"rope_scaling\" must be an object"},
         {"{" BASE ",\"rope_parameters\":[]}", QN_ERR_INVALID, "\"rope_parameters\" must be an object"},
-        {"{" BASE ",\"eos_token_id\":100}", QN_ERR_INVALID, "\"eos_token_id\""},
-        {"{" BASE ",\"bos_token_id\":-2}", QN_ERR_INVALID, "\"bos_token_id\""},
+        {"{" BASE ",\"eos_token_id\":\"</s>\"}", QN_ERR_INVALID, "\"eos_token_id\""},
+        {"{" BASE ",\"eos_token_id\":[1,1.5]}", QN_ERR_INVALID, "\"eos_token_id\""},
+        {"{" BASE ",\"bos_token_id\":[1]}", QN_ERR_INVALID, "\"bos_token_id\""},
         {"{" BASE ",\"layer_types\":[\"full_attention\"]}", QN_ERR_INVALID, "\"layer_types\""},
         {"{" BASE ",\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", QN_ERR_UNSUPPORTED,
          "\"chunked_attention\""},
         {"{" GPT2 ",\"n_head\":3}", QN_ERR_INVALID, "\"n_embd\" 64 is no multiple of \"n_head\" 3"},
         {"{" GPT2 ",\"n_layer\":null}", QN_ERR_INVALID, "\"n_layer\" is missing"},
-        {"{" GPT2 ",\"scale_attn_weights\":1}", QN_ERR_INVALID, "\"scale_attn_weights\""},
+        {"{" GPT2 ",\"scale_attn_weights\":\"yes\"}", QN_ERR_INVALID, "\"scale_attn_weights\""},
         {"{" MIXTRAL ",\"num_local_experts\":0}", QN_ERR_INVALID, "\"num_local_experts\" is 0"},
         {"{" MIXTRAL ",\"num_local_experts\":1025}", QN_ERR_INVALID, "\"num_local_experts\" is 1025"},
         {"{" MIXTRAL ",\"num_experts_per_tok\":5}", QN_ERR_INVALID, "\"num_experts_per_tok\" is 5"},
@@ -369,6 +377,86 @@ static void test_model_config_kv_block_bytes_are_checked(void **state)
     assert_int_equal(bytes, 2 * 2 * 16 * 2 * 16 * 4);
 }
 
+#define PLAIN_SHAPE                                                                                                     \
+    "\"num_hidden_layers\":2,\"hidden_size\":64,\"num_attention_heads\":4,\"intermediate_size\":96,\"vocab_size\":100," \
+    "\"max_position_embeddings\":128"
+
+static void test_model_config_architecture_is_found_by_any_of_its_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *says, *name;
+    } ROWS[] = {
+        {"\"architectures\":[\"LLaMAForCausalLM\"]", "LlamaForCausalLM"},
+        {"\"architectures\":[\"LlamaModel\"]", "LlamaForCausalLM"},
+        {"\"architectures\":\"LlamaForCausalLM\"", "LlamaForCausalLM"},
+        {"\"architectures\":[\"Unheard\",\"MistralForCausalLM\"]", "MistralForCausalLM"},
+        {"\"architectures\":[\"Qwen2Model\"]", "Qwen2ForCausalLM"},
+        {"\"model_type\":\"llama\"", "LlamaForCausalLM"},
+        {"\"architectures\":null,\"model_type\":\"mistral\"", "MistralForCausalLM"},
+        {"\"architectures\":[],\"model_type\":\"ministral\"", "MinistralForCausalLM"},
+        {"\"architectures\":[null,7,\"\"],\"model_type\":\"qwen3\"", "Qwen3ForCausalLM"},
+        {"\"model_type\":\"gemma\"", "GemmaForCausalLM"},
+        {"\"model_type\":\"gemma2\"", "Gemma2ForCausalLM"},
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        char text[400];
+        snprintf(text, sizeof text, "{%s," PLAIN_SHAPE "}", ROWS[i].says);
+        assert_string_equal(parse_ok(text, NULL).architecture_name, ROWS[i].name);
+    }
+    assert_string_equal(parse_ok("{\"model_type\":\"gpt2\",\"n_layer\":2,\"n_embd\":64,\"n_head\":4,\"vocab_size\":100,"
+                                 "\"n_positions\":128}",
+                                 NULL)
+                            .architecture_name,
+                        "GPT2LMHeadModel");
+}
+
+/* What nobody reads may hold anything that Python's json module writes; a whole number may look like a real one. */
+static void test_model_config_is_json_as_python_writes_it(void **state)
+{
+    (void)state;
+    qn_model_config_t c =
+        parse_ok("{\"architectures\":[\"LlamaForCausalLM\"],\"num_hidden_layers\":2.0,\"hidden_size\":64.0,"
+                 "\"num_attention_heads\":4e0,\"intermediate_size\":96,\"vocab_size\":99,\"vocab_size\":100.0,"
+                 "\"max_position_embeddings\":128.0,\"tie_word_embeddings\":1,\"rope_scaling\":null,\"rms_norm_eps\":1,"
+                 "\"a\":NaN,\"b\":[-Infinity,Infinity,1e999],\"c\":1000000000000000019884624838656,\"d\":\"\\ud83d\","
+                 "\"e\":\"\\u0000\",\"f\\u0000\":1e30,\"eos_token_id\":[2.0,null,100,-1],\"bos_token_id\":100,"
+                 "\"torch_dtype\":\"float16\",\"dtype\":\"bfloat16\"}",
+                 "{\"eos_token_id\":[7,4096],\"max_time\":Infinity}");
+    assert_true(c.layers == 2 && c.hidden == 64 && c.heads == 4 && c.vocab == 100 && c.max_positions == 128);
+    assert_true(c.tie_embeddings && c.norm_eps == 1 && c.rope.type == QN_ROPE_DEFAULT);
+    assert_true(c.eos_count == 2 && c.eos[0] == 7 && c.eos[1] == 2 && c.bos == -1);
+    assert_string_equal(c.dtype_name, "bfloat16");
+}
+
+static void test_model_config_contradictions_are_said(void **state)
+{
+    (void)state;
+    qn_model_warnings_t warnings = {0};
+    qn_model_config_t config;
+    const char *text = "{" BASE ",\"model_type\":\"qwen2\",\"bos_token_id\":-1,\"eos_token_id\":[100,3]}";
+    const char *generation = "{\"eos_token_id\":4000}";
+    assert_int_equal(qn_model_config_parse(text, strlen(text), generation, strlen(generation), &warnings, &config),
+                     QN_OK);
+    static const char *const SAID[] = {"\"model_type\" says qwen2", "generation_config.json: \"eos_token_id\" 4000",
+                                       "config.json: \"eos_token_id\" 100", "\"bos_token_id\" -1"};
+    assert_int_equal(warnings.count, 4);
+    for (size_t i = 0; i < 4; i++)
+        if (!strstr(warnings.texts[i], SAID[i])) fail_msg("%s", warnings.texts[i]);
+    for (int i = 0; i < 30; i++)
+        qn_model_warn(&warnings, "%d \xff %s", i, "\xe2\x82\xac");
+    assert_true(warnings.count == QN_MODEL_WARNINGS_MAX && warnings.dropped == 34 - QN_MODEL_WARNINGS_MAX);
+    assert_string_equal(warnings.texts[4], "0 ? \xe2\x82\xac");
+    qn_model_warnings_t other = {0};
+    char longer[600];
+    memset(longer, 'x', sizeof longer);
+    memcpy(longer + QN_MODEL_WARNING_BYTES_MAX - 3, "\xe2\x82\xac", 4); /* is cut in two */
+    qn_model_warn(&other, "%s", longer);
+    qn_model_warn(&other, "%s", longer);
+    assert_true(other.count == 1 && strlen(other.texts[0]) == QN_MODEL_WARNING_BYTES_MAX - 1);
+    assert_string_equal(other.texts[0] + QN_MODEL_WARNING_BYTES_MAX - 3, "??");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +472,9 @@ int main(void)
         cmocka_unit_test(test_model_config_old_and_new_rope_style_agree),
         cmocka_unit_test(test_model_config_architectures_differ_as_they_should),
         cmocka_unit_test(test_model_config_bad_files_are_refused_by_name),
+        cmocka_unit_test(test_model_config_architecture_is_found_by_any_of_its_names),
+        cmocka_unit_test(test_model_config_is_json_as_python_writes_it),
+        cmocka_unit_test(test_model_config_contradictions_are_said),
         cmocka_unit_test(test_model_config_kv_block_bytes_are_checked),
     };
     return cmocka_run_group_tests_name("model_config", tests, NULL, NULL);

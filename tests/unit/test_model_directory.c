@@ -125,7 +125,7 @@ static void test_model_directory_unreadable_files_are_refused(void **state)
         text[bytes] = '\0';
         write_text("config.json", text);
         assert_int_equal(model_directory_read(&config, &model),
-                         bytes <= MODEL_DIRECTORY_TEXT_MAX ? QN_OK : QN_ERR_INVALID);
+                         bytes <= MODEL_DIRECTORY_TEXT_MAX ? QN_OK : QN_ERR_LIMIT);
         model_directory_free(&model);
         free(text);
     }

@@ -13,7 +13,7 @@ static qn_model_config_t parse(uint32_t head_dim, uint32_t positions, const char
     qn_model_config_t config;
     snprintf(text, sizeof text, "{" LLAMA ",\"head_dim\":%u,\"max_position_embeddings\":%u,%s}", head_dim, positions,
              rope);
-    if (qn_model_config_parse(text, strlen(text), NULL, 0, &config)) fail_msg("%s: %s", rope, qn_err_text());
+    if (qn_model_config_parse(text, strlen(text), NULL, 0, NULL, &config)) fail_msg("%s: %s", rope, qn_err_text());
     return config;
 }
 

@@ -351,7 +351,7 @@ static qn_model_config_t read_config(const char *path)
     size_t bytes = fread(text, 1, sizeof text, file);
     fclose(file);
     qn_model_config_t config;
-    if (qn_model_config_parse(text, bytes, NULL, 0, &config)) fail_msg("%s: %s", name, qn_err_text());
+    if (qn_model_config_parse(text, bytes, NULL, 0, NULL, &config)) fail_msg("%s: %s", name, qn_err_text());
     return config;
 }
 

@@ -154,9 +154,112 @@ static void test_weights_untied_model_needs_its_head(void **state)
     write_model(&config, &(damage_t){0});
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
     weights_destroy(&weights);
-    config.tie_embeddings = true; /* a head that the embedding stands in for is left out */
+}
+
+/* Overwrites `bytes` bytes of a tensor of the checkpoint on disk, from `offset` on. */
+static void overwrite(const char *name, uint64_t offset, const void *bytes, size_t count)
+{
+    safetensors_t *checkpoint;
+    char path[128];
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    assert_int_equal(safetensors_open(directory, &checkpoint), QN_OK);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    off_t at = (off_t)(safetensors_find(checkpoint, name)->file_offset + offset);
+    assert_int_equal(pwrite(fd, bytes, count, at), (ssize_t)count);
+    close(fd);
+    safetensors_close(&checkpoint);
+}
+
+/* As transformers does it: a head of its own is used, whatever the flag says, and an equal one is the embedding. */
+static void test_weights_tied_flag_beside_a_head(void **state)
+{
+    (void)state;
+    qn_model_config_t config = small_config();
+    weights_t *weights = NULL;
+    config.tie_embeddings = false;
+    write_model(&config, &(damage_t){0});
+    config.tie_embeddings = true;
     assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
+    assert_false(weights_config(weights)->tie_embeddings);
+    assert_int_equal(weights_count(weights), qn_model_tensor_count(weights_config(weights)));
+    assert_string_equal(weights_at(weights, weights_count(weights) - 1)->name, "lm_head.weight");
+    assert_non_null(strstr(weights_warnings(weights)->texts[0], "\"tie_word_embeddings\" is true"));
+    assert_int_equal(weights_left_out(weights), 0);
+    weights_destroy(&weights);
+
+    uint16_t same[10 * 4];
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        same[i] = 0x3f80 + (uint16_t)i;
+    overwrite("model.embed_tokens.weight", 0, same, sizeof same);
+    overwrite("lm_head.weight", 0, same, sizeof same);
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
+    assert_true(weights_config(weights)->tie_embeddings);
     assert_int_equal(weights_left_out(weights), 1);
+    assert_int_equal(weights_warnings(weights)->count, 0);
+    weights_destroy(&weights);
+    same[39] ^= 1; /* the last number is enough */
+    overwrite("lm_head.weight", 0, same, sizeof same);
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
+    assert_false(weights_config(weights)->tie_embeddings);
+    weights_destroy(&weights);
+
+    config.tie_embeddings = false;
+    write_model(&config, &(damage_t){.reshape = "lm_head.weight"});
+    config.tie_embeddings = true;
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_ERR_INVALID);
+    assert_non_null(strstr(qn_err_text(), "'lm_head.weight' has shape [11, 4], config.json means [10, 4]"));
+}
+
+static void test_weights_tied_model_with_only_its_head(void **state)
+{
+    (void)state;
+    qn_model_config_t config = small_config();
+    weights_t *weights = NULL;
+    config.tie_embeddings = false;
+    write_model(&config, &(damage_t){.leave_out = "model.embed_tokens.weight"});
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_ERR_INVALID);
+    assert_non_null(strstr(qn_err_text(), "model.embed_tokens.weight"));
+    config.tie_embeddings = true;
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
+    assert_string_equal(weights_at(weights, 0)->name, "model.embed_tokens.weight");
+    assert_int_equal(weights_left_out(weights), 0);
+    assert_int_equal(weights_warnings(weights)->count, 0);
+    weights_destroy(&weights);
+}
+
+static void test_weights_layers_must_be_as_many_as_the_configuration_says(void **state)
+{
+    (void)state;
+    static const uint32_t said[] = {1, 3};
+    qn_model_config_t configs[] = {llama_config(), gpt2_config()};
+    for (size_t i = 0; i < 4; i++) {
+        qn_model_config_t *config = &configs[i / 2];
+        weights_t *weights = NULL;
+        config->layers = 2;
+        write_model(config, &(damage_t){0});
+        config->layers = said[i % 2];
+        assert_int_equal(weights_plan(directory, config, &AS_IT_IS, &weights), QN_ERR_INVALID);
+        if (!strstr(qn_err_text(), i / 2 ? "\"n_layer\" must be 2" : "\"num_hidden_layers\" must be 2"))
+            fail_msg("%s", qn_err_text());
+        config->layers = 2; /* the advice is true */
+        assert_int_equal(weights_plan(directory, config, &AS_IT_IS, &weights), QN_OK);
+        weights_destroy(&weights);
+    }
+}
+
+static void test_weights_what_is_left_out_is_said(void **state)
+{
+    (void)state;
+    qn_model_config_t config = small_config();
+    weights_t *weights = NULL;
+    write_model(&config, &(damage_t){.extra = "\"mtp.fc.weight\":{\"dtype\":\"F4\",\"shape\":[6]"});
+    snprintf(config.dtype_name, sizeof config.dtype_name, "float16");
+    assert_int_equal(weights_plan(directory, &config, &AS_IT_IS, &weights), QN_OK);
+    assert_int_equal(weights_warnings(weights)->count, 2);
+    assert_non_null(
+        strstr(weights_warnings(weights)->texts[0], "is float16, but tensor 'model.embed_tokens.weight' is BF16"));
+    assert_non_null(strstr(weights_warnings(weights)->texts[1], "1 tensor of the checkpoint is left out"));
+    assert_non_null(strstr(weights_warnings(weights)->texts[1], "mtp.fc.weight"));
     weights_destroy(&weights);
 }
 
@@ -276,6 +379,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weights_checkpoints_are_judged_against_the_model, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_part_of_a_gpt2_source_is_named_by_the_source, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_untied_model_needs_its_head, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_weights_tied_flag_beside_a_head, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_weights_tied_model_with_only_its_head, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_weights_layers_must_be_as_many_as_the_configuration_says, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_weights_what_is_left_out_is_said, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_fingerprint_sees_every_kind_of_change, setup, teardown),
         cmocka_unit_test(test_weights_dummy_depends_on_the_seed_alone),
         cmocka_unit_test(test_weights_dummy_has_the_stated_distribution),

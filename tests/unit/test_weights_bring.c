@@ -1,5 +1,8 @@
 /* The bytes of the weights region: every format of every family against packing the whole tensor by hand, from every
  * dtype, by any number of threads. */
+#include <math.h>
+
+#include "services/memory/weights/weights_number.h"
 #include "tests/unit/weights_case.h"
 
 /* The tensor's rows as f32, taken out of the whole source one element at a time. Owned. */
@@ -61,8 +64,8 @@ static void check_format(const qn_model_config_t *config, const weights_format_t
 
 static void check_family(const qn_model_config_t *config, const char *strip, unsigned shards)
 {
-    static const char *const dtypes[] = {"BF16", "F32", "F16"};
-    for (size_t d = 0; d < 3; d++) {
+    static const char *const dtypes[] = {"BF16", "F32", "F16", "F64"};
+    for (size_t d = 0; d < 4; d++) {
         damage_t damage = {.dtype = dtypes[d], .strip = strip, .shards = shards};
         write_model(config, &damage);
         for (size_t f = 0; f < FORMAT_COUNT; f++) {
@@ -124,29 +127,75 @@ static void test_weights_bring_turned_source_of_several_chunks(void **state)
     check_format(&config, &FORMATS[1], &damage, 2);
 }
 
-static void test_weights_bring_what_is_not_finite_cannot_be_quantised(void **state)
+/* In every format, of every dtype: one number that is none is found and named. */
+static void test_weights_bring_what_is_not_finite_is_refused(void **state)
 {
     (void)state;
     qn_model_config_t config = llama_config();
-    static const char *const dtypes[] = {"BF16", "F32", "F16"};
-    static const char *const names[] = {"model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"};
-    for (size_t i = 0; i < 6; i++) {
-        write_model(&config, &(damage_t){.dtype = dtypes[i / 2], .infinite = names[i % 2]});
+    static const char *const dtypes[] = {"BF16", "F32", "F16", "F64"};
+    static const struct {
+        const char *name, *place;
+    } bad[] = {
+        {"model.layers.1.mlp.down_proj.weight", "row 94, column 202"},
+        {"model.embed_tokens.weight", "row 4098, column 94"},
+        {"model.norm.weight", "row 94, column 0"},
+    };
+    for (size_t i = 0; i < 12; i++) {
+        write_model(&config, &(damage_t){.dtype = dtypes[i / 3], .infinite = bad[i % 3].name});
         for (size_t f = 0; f < FORMAT_COUNT; f++) {
             weights_t *weights;
             weights_progress_t progress = {0};
             assert_int_equal(weights_plan(directory, &config, &FORMATS[f], &weights), QN_OK);
             qn_mapping_t *region = make_region(weights_bytes(weights));
-            qn_err_t err = weights_fill(weights, region, 2, &progress);
-            assert_int_equal(err, FORMATS[f].quantize == WEIGHTS_QUANTIZE_NONE ? QN_OK : QN_ERR_INVALID);
-            if (err && (!strstr(qn_err_text(), names[i % 2]) || !strstr(qn_err_text(), "model.safetensors")))
+            assert_int_equal(weights_fill(weights, region, 2, &progress), QN_ERR_INVALID);
+            if (!strstr(qn_err_text(), bad[i % 3].name) || !strstr(qn_err_text(), bad[i % 3].place) ||
+                !strstr(qn_err_text(), "model.safetensors"))
                 fail_msg("%s", qn_err_text());
             qn_region_close(&region);
             weights_destroy(&weights);
         }
     }
-    write_model(&config, &(damage_t){.infinite = "model.norm.weight"}); /* which is never quantised */
-    check_format(&config, &FORMATS[3], &(damage_t){.dtype = "BF16"}, 1);
+}
+
+static void test_weights_bring_every_kind_of_number_that_is_none_is_seen(void **state)
+{
+    (void)state;
+    static const struct {
+        safetensors_dtype_t dtype;
+        uint64_t bits;
+        bool finite;
+    } rows[] = {
+        {SAFETENSORS_F16, 0x7bff, true},
+        {SAFETENSORS_F16, 0x7c00, false},
+        {SAFETENSORS_F16, 0xfc01, false},
+        {SAFETENSORS_BF16, 0xff7f, true},
+        {SAFETENSORS_BF16, 0xff80, false},
+        {SAFETENSORS_BF16, 0x7fc0, false},
+        {SAFETENSORS_F32, 0x7f7fffff, true},
+        {SAFETENSORS_F32, 0xff800000, false},
+        {SAFETENSORS_F32, 0x7fffffff, false},
+        {SAFETENSORS_F64, 0x47efffffe0000000, true},
+        {SAFETENSORS_F64, 0xc7efffffefffffff, true}, /* is rounded to the greatest f32 */
+        {SAFETENSORS_F64, 0x47effffff0000000, false},
+        {SAFETENSORS_F64, 0xfff0000000000001, false},
+    };
+    enum { COUNT = 1003 };
+    uint8_t *raw = malloc(COUNT * 8 + 1);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t each = safetensors_dtype_bytes(rows[i].dtype);
+        for (size_t at = 0; at < COUNT; at += 167) {
+            memset(raw, 0, COUNT * 8 + 1);
+            memcpy(raw + 1 + at * each, &rows[i].bits, each); /* at any alignment */
+            uint64_t found = weights_number_not_finite(rows[i].dtype, raw + 1, COUNT);
+            assert_int_equal(found, rows[i].finite ? COUNT : at);
+        }
+        assert_int_equal(weights_number_not_finite(rows[i].dtype, raw, 0), 0);
+        float value;
+        memcpy(raw, &rows[i].bits, each);
+        weights_number_widen(rows[i].dtype, raw, 1, &value);
+        assert_int_equal(isfinite(value) != 0, rows[i].finite);
+    }
+    free(raw);
 }
 
 static void test_weights_bring_f16_is_widened_exactly(void **state)
@@ -203,7 +252,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_weights_bring_names_without_their_prefix_are_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_bring_shards_are_one_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights_bring_turned_source_of_several_chunks, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_weights_bring_what_is_not_finite_cannot_be_quantised, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_weights_bring_what_is_not_finite_is_refused, setup, teardown),
+        cmocka_unit_test(test_weights_bring_every_kind_of_number_that_is_none_is_seen),
         cmocka_unit_test(test_weights_bring_f16_is_widened_exactly),
         cmocka_unit_test(test_weights_bring_dummy_is_the_same_model_in_every_format),
     };

@@ -1,4 +1,5 @@
 /* Every limit of every schema on both sides: encoder and decoder must agree. */
+#include "common/model/model_warnings.h"
 #include "tests/unit/wire_examples.h"
 
 #include <math.h>
@@ -303,6 +304,7 @@ static void test_wire_limits_agree_with_limits_h(void **state)
         {QN_MESSAGE_HELLO, "build", false, QN_NAME_MAX},
         {QN_MESSAGE_LEASE, "items", false, QN_REQUESTS_MAX},
         {QN_MESSAGE_MODEL_DESCRIPTION, "eos_ids", false, QN_STOP_IDS_MAX},
+        {QN_MESSAGE_MODEL_DESCRIPTION, "warnings", false, QN_MODEL_WARNINGS_MAX},
         {QN_MESSAGE_MODEL_DESCRIPTION, "tensors", false, QN_TENSORS_MAX},
         {QN_MESSAGE_PROMPT_LOGPROBS, "ids", false, QN_STEP_TOKENS_MAX},
         {QN_MESSAGE_PROMPT_LOGPROBS, "top", false, QN_STEP_TOKENS_MAX * QN_TOP_LOGPROBS_MAX},

@@ -143,6 +143,7 @@ typedef struct {
 
 CASE_HELPER size_t dtype_bytes(const char *dtype)
 {
+    if (strcmp(dtype, "F64") == 0) return 8;
     return strcmp(dtype, "F32") == 0 ? 4 : strcmp(dtype, "BF16") == 0 || strcmp(dtype, "F16") == 0 ? 2 : 1;
 }
 
@@ -152,12 +153,18 @@ CASE_HELPER void write_values(FILE *file, const char *dtype, uint64_t count, boo
     size_t each = dtype_bytes(dtype);
     for (uint64_t i = 0; i < count; i++) {
         *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-        uint32_t bits = (uint32_t)(*seed >> 32);
-        if (each == 4)
+        uint64_t bits = *seed >> 32;
+        if (each == 8)
+            bits = (*seed & 0x801fffffffffffff) | 0x3fe0000000000000;
+        else if (each == 4)
             bits = (bits & 0x83ffffff) | 0x3c000000;
         else if (each == 2)
             bits = strcmp(dtype, "F16") == 0 ? bits & 0xbfff : (bits & 0x83ff) | 0x3c00;
-        if (infinite && i == count - 1) bits = each == 4 ? 0x7f800000 : strcmp(dtype, "F16") == 0 ? 0x7c00 : 0x7f80;
+        if (infinite && i == count - 1)
+            bits = each == 8                   ? 0x7ff0000000000000
+                   : each == 4                 ? 0x7f800000
+                   : strcmp(dtype, "F16") == 0 ? 0x7c00
+                                               : 0x7f80;
         fwrite(&bits, each, 1, file);
     }
 }

@@ -97,7 +97,9 @@ static qn_err_t load_weights(bench_engine_t *engine, const qn_config_values_t *c
         err = weights_plan_dummy(model, config->model.seed, &format, &engine->weights);
     else if (!err)
         err = weights_plan(engine->directory->path, model, &format, &engine->weights);
-    if (!err) err = make_region(engine, REGION_WEIGHTS, weights_bytes(engine->weights));
+    if (err) return err;
+    engine->directory->config = *weights_config(engine->weights);
+    err = make_region(engine, REGION_WEIGHTS, weights_bytes(engine->weights));
     if (err) return err;
     weights_progress_t progress = {0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -195,7 +197,8 @@ static qn_err_t check_kernels(bench_engine_t *engine, const qn_config_values_t *
 {
     qn_kernel_case_t shape =
         runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config));
-    return engine->backend->choose_kernels(config->compute.kernels, &shape, &engine->kernels);
+    return engine->backend->choose_kernels(config->compute.kernels, config->compute.activations, &shape,
+                                           &engine->kernels);
 }
 
 static qn_err_t make_stream(bench_engine_t *engine, const qn_config_values_t *config)
@@ -262,7 +265,7 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
     if (!err) err = bind_model(engine);
     if (!err)
         err = engine->backend->choose_activations(config->compute.activations,
-                                                  engine->model->layers[0].weights[QN_TENSOR_OUTPUT].scalar,
+                                                  &engine->model->layers[0].weights[QN_TENSOR_OUTPUT],
                                                   &engine->activations);
     if (!err) err = make_stream(engine, config);
     engine->load_s = (double)(qn_clock_now_ns() - begin_ns) * 1e-9;

@@ -85,7 +85,7 @@ qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **
     r->backend = backend;
     r->device = (int)config->compute.device;
     r->info.device = !backend->synchronous;
-    err = backend->choose_activations(config->compute.activations, QN_SCALAR_BF16, &r->info.activations);
+    err = backend->choose_activations(config->compute.activations, NULL, &r->info.activations);
     list_kernels(&r->info);
     if (!err) err = qn_kernels_choose("reference", &ANY, 0, &r->exact);
     if (!err)

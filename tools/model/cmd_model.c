@@ -14,19 +14,6 @@
 
 /* ---- shared by both halves ---- */
 
-const safetensors_tensor_t *model_tool_source(const safetensors_t *checkpoint, const qn_model_tensor_t *tensor)
-{
-    const safetensors_tensor_t *found = safetensors_find(checkpoint, tensor->source);
-    const char *bare = found ? NULL : qn_model_tensor_bare_source(tensor->source);
-    return bare ? safetensors_find(checkpoint, bare) : found;
-}
-
-void model_tool_source_shape(const qn_model_tensor_t *tensor, uint64_t *ret_shape)
-{
-    ret_shape[tensor->transposed ? 1 : 0] = tensor->source_outputs;
-    ret_shape[tensor->transposed ? 0 : 1] = tensor->shape[1];
-}
-
 const char *model_tool_shape_text(const uint64_t *shape, unsigned rank, char *text, size_t capacity)
 {
     size_t used = (size_t)snprintf(text, capacity, "[");

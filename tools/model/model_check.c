@@ -3,7 +3,7 @@
  * Must never:        stop at the first problem when the next can still be found.
  * Read next:         model_scan.c; services/memory/weights/weights.c, which refuses the same things at load one by one. */
 #include <dirent.h>
-#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,9 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "common/file.h"
 #include "services/memory/weights/weights.h"
+#include "services/memory/weights/weights_source.h"
 #include "services/tokenizer/tokenizer.h"
 #include "tools/cli.h"
 #include "tools/findings.h"
@@ -27,6 +29,7 @@ typedef struct {
     qn_model_config_t config;
     model_directory_t *directory; /* NULL: config.json, generation_config.json or the configuration is at fault */
     safetensors_t *checkpoint;    /* NULL: cannot be opened */
+    qn_model_warnings_t warnings; /* of the checkpoint */
 } check_t;
 
 #define DOWNLOAD_AGAIN "download the file again, and compare its size and SHA-256 with those of its web page"
@@ -44,20 +47,20 @@ static const char *remedy_of_config(qn_err_t err)
 {
     if (err == QN_ERR_NOT_FOUND) return "give the directory that holds config.json";
     if (err == QN_ERR_UNSUPPORTED) return "choose a model of an architecture and with features that are supported";
-    return "get config.json again from where the model is published";
+    return "mend what is named, or get config.json again from where the model is published";
 }
 
 static void check_config(check_t *check)
 {
-    char path[QN_PATH_MAX + 32];
+    char path[QN_PATH_MAX + 32], *text = NULL;
     size_t bytes;
     snprintf(path, sizeof path, "%s/config.json", check->path);
-    if (access(path, F_OK) != 0) {
-        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "config", remedy_of_config(QN_ERR_NOT_FOUND), "%s is missing", path);
+    qn_err_t err = qn_file_read(path, MODEL_DIRECTORY_TEXT_MAX, &text, &bytes);
+    if (err == QN_ERR_NOT_FOUND) {
+        add(check, FINDING_FAIL, err, "config", remedy_of_config(err), "%s is missing", path);
         return;
     }
-    char *text = cli_read_all(path, MODEL_DIRECTORY_TEXT_MAX, &bytes);
-    qn_err_t err = text ? qn_model_config_parse(text, bytes, NULL, 0, &check->config) : QN_ERR_IO;
+    if (!err) err = qn_model_config_parse(text, bytes, NULL, 0, NULL, &check->config);
     if (err) {
         add_err(check, err, "config", remedy_of_config(err));
     } else {
@@ -99,10 +102,12 @@ static bool is_lfs_pointer(const char *path)
 {
     static const char BEGIN[] = "version https://git-lfs";
     char text[sizeof BEGIN] = "";
-    FILE *file = fopen(path, "re");
-    size_t bytes = file ? fread(text, 1, sizeof BEGIN - 1, file) : 0;
-    if (file) fclose(file);
-    return bytes == sizeof BEGIN - 1 && memcmp(text, BEGIN, bytes) == 0;
+    int fd;
+    uint64_t size;
+    if (qn_file_open(AT_FDCWD, path, path, &fd, &size)) return false;
+    ssize_t bytes = read(fd, text, sizeof BEGIN - 1);
+    close(fd);
+    return bytes == sizeof BEGIN - 1 && memcmp(text, BEGIN, sizeof BEGIN - 1) == 0;
 }
 
 static bool ends_in(const char *name, const char *end)
@@ -111,64 +116,44 @@ static bool ends_in(const char *name, const char *end)
     return length >= tail && strcmp(name + length - tail, end) == 0;
 }
 
-/* Looks at every file once; returns whether the weights are worth opening. */
-static bool check_file_kinds(check_t *check)
+static bool is_weights_name(const char *name) { return ends_in(name, ".safetensors"); }
+static bool is_tokenizer_name(const char *name) { return strcmp(name, "tokenizer.json") == 0; }
+static bool is_other_weights_name(const char *name)
+{
+    return ends_in(name, ".bin") || ends_in(name, ".pth") || ends_in(name, ".gguf");
+}
+
+/* How many entries have such a name. */
+static size_t count_names(const check_t *check, bool (*matches)(const char *name))
+{
+    size_t count = 0;
+    DIR *directory = opendir(check->path);
+    for (struct dirent *entry; directory && (entry = readdir(directory));)
+        count += matches(entry->d_name);
+    if (directory) closedir(directory);
+    return count;
+}
+
+/* Adds a failure for each pointer of such a name, as far as they are named; returns how many. */
+static size_t name_pointers(check_t *check, bool (*matches)(const char *name))
 {
     char path[QN_PATH_MAX + 300];
-    size_t safetensors = 0, others = 0, pointers = 0;
+    size_t pointers = 0;
     DIR *directory = opendir(check->path);
     for (struct dirent *entry; directory && (entry = readdir(directory));) {
         snprintf(path, sizeof path, "%s/%s", check->path, entry->d_name);
-        safetensors += ends_in(entry->d_name, ".safetensors");
-        others += ends_in(entry->d_name, ".bin") || ends_in(entry->d_name, ".pth") || ends_in(entry->d_name, ".gguf");
-        if (!ends_in(entry->d_name, ".safetensors") && strcmp(entry->d_name, "tokenizer.json") != 0) continue;
-        if (!is_lfs_pointer(path)) continue;
-        if (pointers++ < NAMED_MAX)
-            add(check, FINDING_FAIL, QN_ERR_INVALID, "files", "fetch the contents: git lfs pull, or hf download",
-                "%s is a Git LFS pointer, not the file itself", path);
+        if (!matches(entry->d_name) || !is_lfs_pointer(path) || pointers++ >= NAMED_MAX) continue;
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "files", "fetch the contents: git lfs pull, or hf download",
+            "%s is a Git LFS pointer, not the file itself", path);
     }
     if (directory) closedir(directory);
-    if (safetensors == 0 && others)
-        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights",
-            "convert them with transformers: "
-            "model.save_pretrained(DIR, safe_serialization=True)",
-            "%s has weights, but none in .safetensors files", check->path);
-    return pointers == 0 && (safetensors || !others);
-}
-
-/* Files that the index names and that are not there; true when the index is readable and any is missing. */
-static bool check_shards(check_t *check)
-{
-    char path[QN_PATH_MAX + 300], names[QN_ERR_TEXT_MAX / 2] = "";
-    size_t missing = 0;
-    snprintf(path, sizeof path, "%s/model.safetensors", check->path);
-    if (access(path, F_OK) == 0) return false;
-    snprintf(path, sizeof path, "%s/model.safetensors.index.json", check->path);
-    json_t *index = json_load_file(path, 0, NULL), *seen = json_object(), *value;
-    const char *tensor;
-    json_object_foreach(json_object_get(index, "weight_map"), tensor, value)
-    {
-        const char *name = json_string_value(value);
-        if (!name || strlen(name) > 255 || json_object_get(seen, name)) continue;
-        json_object_set_new(seen, name, json_true());
-        snprintf(path, sizeof path, "%s/%s", check->path, name);
-        if (access(path, F_OK) == 0) continue;
-        size_t used = strlen(names);
-        if (missing++ < NAMED_MAX) snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name);
-    }
-    if (missing)
-        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights", "download what is missing",
-            "%zu of the %zu files that %s/model.safetensors.index.json names are missing: %s%s", missing,
-            json_object_size(seen), check->path, names, missing > NAMED_MAX ? ", ..." : "");
-    json_decref(seen);
-    json_decref(index);
-    return missing > 0;
+    return pointers;
 }
 
 static const char *remedy_of_weights(qn_err_t err)
 {
     if (err == QN_ERR_NOT_FOUND) return "download the .safetensors files, or set model.load_format to dummy";
-    return DOWNLOAD_AGAIN;
+    return "mend what is named, or download it again and compare its size and SHA-256 with those of its web page";
 }
 
 static void open_weights(check_t *check)
@@ -177,10 +162,16 @@ static void open_weights(check_t *check)
         add(check, FINDING_OK, QN_OK, "weights", NULL, "model.load_format is dummy: they are invented");
         return;
     }
-    if (!check_file_kinds(check) || check_shards(check)) return;
     qn_err_t err = safetensors_open(check->path, &check->checkpoint);
     if (err) {
-        add_err(check, err, "weights", remedy_of_weights(err));
+        if (name_pointers(check, is_weights_name)) return;
+        if (err == QN_ERR_NOT_FOUND && count_names(check, is_other_weights_name) &&
+            !count_names(check, is_weights_name))
+            add(check, FINDING_FAIL, err, "weights",
+                "convert them with transformers: model.save_pretrained(DIR, safe_serialization=True)",
+                "%s has weights, but none in .safetensors files", check->path);
+        else
+            add_err(check, err, "weights", remedy_of_weights(err));
         return;
     }
     uint64_t bytes = 0;
@@ -199,16 +190,11 @@ typedef struct {
     size_t missing, misshapen, unsupported;
 } bad_tensors_t;
 
-static bool is_number(safetensors_dtype_t dtype)
-{
-    return dtype == SAFETENSORS_F32 || dtype == SAFETENSORS_BF16 || dtype == SAFETENSORS_F16;
-}
-
 static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_tensors_t *bad)
 {
     char has[200], means[64];
     uint64_t shape[2];
-    const safetensors_tensor_t *found = model_tool_source(check->checkpoint, wanted);
+    const safetensors_tensor_t *found = weights_source_find(check->checkpoint, &check->config, wanted);
     if (!found) {
         bool head = wanted->role == QN_TENSOR_HEAD;
         if (bad->missing++ < NAMED_MAX)
@@ -219,24 +205,47 @@ static void check_tensor(check_t *check, const qn_model_tensor_t *wanted, bad_te
         return;
     }
     const char *file = safetensors_file_path(check->checkpoint, found->file_index);
-    model_tool_source_shape(wanted, shape);
+    weights_source_shape(wanted, shape);
     if (found->rank != wanted->rank || memcmp(found->shape, shape, wanted->rank * sizeof *shape) != 0) {
         if (bad->misshapen++ < NAMED_MAX)
             add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", "use the config.json that belongs to this checkpoint",
                 "%s: tensor %s is %s, config.json means %s", file, found->name,
                 model_tool_shape_text(found->shape, found->rank, has, sizeof has),
                 model_tool_shape_text(shape, wanted->rank, means, sizeof means));
-    } else if (!is_number(found->dtype) && bad->unsupported++ < NAMED_MAX) {
+    } else if (!weights_source_readable(found->dtype) && bad->unsupported++ < NAMED_MAX) {
         add(check, FINDING_FAIL, QN_ERR_UNSUPPORTED, "tensors",
-            "use a checkpoint in F32, BF16 or F16; model.quantize "
+            "use a checkpoint in F64, F32, BF16 or F16; model.quantize "
             "makes int8 or int4 of it at load",
             "%s: tensor %s has dtype %s", file, found->name, safetensors_dtype_name(found->dtype));
     }
 }
 
+/* What is missing because whole files are: those are named, not what was in them. */
+static bool files_are_missing(check_t *check)
+{
+    char absent[300];
+    qn_model_tensor_t wanted;
+    size_t files = safetensors_absent(check->checkpoint, absent, sizeof absent);
+    for (size_t i = 0; files && i < qn_model_tensor_count(&check->config); i++) {
+        qn_model_tensor_at(&check->config, i, &wanted);
+        if (weights_source_find(check->checkpoint, &check->config, &wanted)) continue;
+        add(check, FINDING_FAIL, QN_ERR_NOT_FOUND, "weights", "download what is missing",
+            "%zu of the %zu files that hold the weights are missing: %s", files,
+            files + safetensors_file_count(check->checkpoint), absent);
+        return true;
+    }
+    return false;
+}
+
 static bool check_tensors(check_t *check)
 {
     bad_tensors_t bad = {0};
+    if (files_are_missing(check)) return false;
+    qn_err_t err = weights_source_settle(check->checkpoint, &check->config, &check->warnings);
+    if (err) {
+        add_err(check, err, "tensors", "use the config.json that belongs to this checkpoint");
+        return false;
+    }
     size_t count = qn_model_tensor_count(&check->config);
     for (size_t i = 0; i < count; i++) {
         qn_model_tensor_t wanted;
@@ -247,7 +256,7 @@ static bool check_tensors(check_t *check)
     if (all == 0)
         add(check, FINDING_OK, QN_OK, "tensors", NULL, "all %zu are there with their shapes", count);
     else if (bad.missing > NAMED_MAX || bad.misshapen > NAMED_MAX || bad.unsupported > NAMED_MAX)
-        add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", NULL,
+        add(check, FINDING_FAIL, QN_ERR_INVALID, "tensors", "get config.json and the whole checkpoint from one place",
             "of %zu tensors %zu are missing, %zu misshapen, %zu of an unsupported dtype; the first of each are named",
             count, bad.missing, bad.misshapen, bad.unsupported);
     return all == 0;
@@ -277,6 +286,7 @@ static void check_memory(check_t *check)
     model_kv_t kv = {0};
     char needs[32], cache[32], has[32];
     qn_err_t err = plan(check, &weights);
+    if (!err) check->warnings = *weights_warnings(weights);
     if (!err) err = model_tool_kv(check->values, check->directory, weights_bytes(weights), &kv);
     if (err) {
         add_err(check, err, "memory", remedy_of_memory(err));
@@ -346,7 +356,7 @@ static void check_numbers(check_t *check)
     for (size_t i = 0; !err && i < qn_model_tensor_count(&check->config); i++) {
         qn_model_tensor_t wanted;
         qn_model_tensor_at(&check->config, i, &wanted);
-        const safetensors_tensor_t *source = model_tool_source(check->checkpoint, &wanted);
+        const safetensors_tensor_t *source = weights_source_find(check->checkpoint, &check->config, &wanted);
         size_t index = (size_t)(source - safetensors_at(check->checkpoint, 0));
         if (!needed[index]) progress.all += source->bytes;
         needed[index] = true;
@@ -374,9 +384,10 @@ static void check_ids(check_t *check, const tokenizer_t *tokenizer)
     for (uint32_t id = vocab; id < limit; id++)
         ordinary += tokenizer_token_text(tokenizer, id, &bytes) && !tokenizer_is_special(tokenizer, id);
     if (ordinary)
-        add(check, FINDING_FAIL, QN_ERR_INVALID, "tokenizer", "use the tokenizer.json that belongs to this model",
-            "its ids go up to %" PRIu32 ", but config.json's \"vocab_size\" is %" PRIu32 ": %zu ordinary tokens are "
-            "beyond",
+        add(check, FINDING_WARN, QN_OK, "tokenizer", "use the tokenizer.json that belongs to this model",
+            "its ids go up to %" PRIu32 ", but config.json's \"vocab_size\" is %" PRIu32
+            ": prompts with any of the %zu "
+            "ordinary tokens beyond are refused",
             limit - 1, vocab, ordinary);
     else if (limit > vocab)
         add(check, FINDING_WARN, QN_OK, "tokenizer", NULL,
@@ -392,8 +403,12 @@ static void check_ids(check_t *check, const tokenizer_t *tokenizer)
 static void check_tokenizer(check_t *check)
 {
     tokenizer_t *tokenizer = NULL;
+    name_pointers(check, is_tokenizer_name);
     qn_err_t err = tokenizer_open(check->values->tokenizer.path, &tokenizer);
-    if (err == QN_ERR_NOT_FOUND)
+    bool own_path = strcmp(check->values->tokenizer.path, check->path) != 0 && check->values->tokenizer.path[0];
+    if (err == QN_ERR_NOT_FOUND && own_path)
+        add_err(check, err, "tokenizer", "set tokenizer.path to a directory with tokenizer.json, or leave it out");
+    else if (err == QN_ERR_NOT_FOUND)
         add(check, FINDING_WARN, QN_OK, "tokenizer", "add tokenizer.json, or set tokenizer.path, to serve text",
             "there is none: the model serves token ids only");
     else if (err)
@@ -417,6 +432,15 @@ static void print_json(const check_t *check)
     json_decref(all);
 }
 
+/* What is served all the same, and how. */
+static void add_warnings(check_t *check, const qn_model_warnings_t *warnings)
+{
+    for (uint32_t i = 0; i < warnings->count; i++)
+        add(check, FINDING_WARN, QN_OK, "contradictions", NULL, "%s", warnings->texts[i]);
+    if (warnings->dropped)
+        add(check, FINDING_WARN, QN_OK, "contradictions", NULL, "%" PRIu32 " more of this kind", warnings->dropped);
+}
+
 static void examine(check_t *check, bool quick)
 {
     check_config(check);
@@ -426,6 +450,8 @@ static void examine(check_t *check, bool quick)
     bool dummy = strcmp(check->values->model.load_format, "dummy") == 0;
     if (check->directory && (tensors_good || dummy)) check_memory(check);
     if (tensors_good && !quick) check_numbers(check);
+    if (check->directory) add_warnings(check, &check->directory->warnings);
+    add_warnings(check, &check->warnings);
     check_tokenizer(check);
 }
 

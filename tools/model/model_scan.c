@@ -6,34 +6,36 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "services/memory/weights/weights_number.h"
 #include "tools/model/model_tool.h"
 
 #define PIECE_BYTES (256u << 10) /* stays in the second-level cache between the read and the walk */
 
-/* Looks at `count` numbers, the first of which is number `before` of the tensor. One is not finite when all bits of its
- * exponent are set. The loop over all has no branch, so that it is vectorised; where one is bad is looked for after. */
-#define SCAN(name, word)                                                                                    \
-    static void name(const word *numbers, size_t count, word exponent, uint64_t before, model_scan_t *scan) \
-    {                                                                                                       \
-        const word magnitude = (word) - 1 >> 1;                                                             \
-        word any = 0;                                                                                       \
-        uint32_t bad = 0;                                                                                   \
-        for (size_t i = 0; i < count; i++) {                                                                \
-            any |= numbers[i] & magnitude;                                                                  \
-            bad += (numbers[i] & exponent) == exponent;                                                     \
-        }                                                                                                   \
-        if (any) scan->all_zero = false;                                                                    \
-        if (bad && scan->not_finite == 0) {                                                                 \
-            size_t first = 0;                                                                               \
-            while ((numbers[first] & exponent) != exponent)                                                 \
-                first++;                                                                                    \
-            scan->first = before + first;                                                                   \
-        }                                                                                                   \
-        scan->not_finite += bad;                                                                            \
+/* Looks at `count` numbers, the first of which is number `before` of the tensor. One is not finite when its magnitude,
+ * as a whole number, is at least `beyond`. The loop over all has no branch, so that it is vectorised; where one is bad is looked for after. */
+#define SCAN(name, word)                                                                                  \
+    static void name(const word *numbers, size_t count, word beyond, uint64_t before, model_scan_t *scan) \
+    {                                                                                                     \
+        const word magnitude = (word) - 1 >> 1;                                                           \
+        word any = 0;                                                                                     \
+        uint32_t bad = 0;                                                                                 \
+        for (size_t i = 0; i < count; i++) {                                                              \
+            any |= numbers[i] & magnitude;                                                                \
+            bad += (word)(numbers[i] & magnitude) >= beyond;                                              \
+        }                                                                                                 \
+        if (any) scan->all_zero = false;                                                                  \
+        if (bad && scan->not_finite == 0) {                                                               \
+            size_t first = 0;                                                                             \
+            while ((word)(numbers[first] & magnitude) < beyond)                                           \
+                first++;                                                                                  \
+            scan->first = before + first;                                                                 \
+        }                                                                                                 \
+        scan->not_finite += bad;                                                                          \
     }
 
 SCAN(scan_half, uint16_t)
 SCAN(scan_single, uint32_t)
+SCAN(scan_double, uint64_t)
 
 static qn_err_t read_piece(const safetensors_t *checkpoint, const safetensors_tensor_t *tensor, uint64_t offset,
                            size_t bytes, void *ret_piece)
@@ -56,19 +58,22 @@ qn_err_t model_tool_scan(const safetensors_t *checkpoint, const safetensors_tens
     static union {
         uint16_t half[PIECE_BYTES / 2];
         uint32_t single[PIECE_BYTES / 4];
+        uint64_t wide[PIECE_BYTES / 8];
     } piece;
     model_scan_t scan = {.all_zero = tensor->bytes > 0};
     size_t size = safetensors_dtype_bytes(tensor->dtype);
-    uint16_t exponent = tensor->dtype == SAFETENSORS_BF16 ? 0x7f80 : 0x7c00;
+    uint16_t beyond = tensor->dtype == SAFETENSORS_BF16 ? 0x7f80 : 0x7c00;
     for (uint64_t offset = 0; offset < tensor->bytes;) {
         size_t bytes = tensor->bytes - offset < PIECE_BYTES ? (size_t)(tensor->bytes - offset) : PIECE_BYTES;
         qn_err_t err = read_piece(checkpoint, tensor, offset, bytes, &piece);
         if (err) return err;
         uint64_t before = offset / size;
-        if (tensor->dtype == SAFETENSORS_F32)
+        if (tensor->dtype == SAFETENSORS_F64)
+            scan_double(piece.wide, bytes / size, WEIGHTS_F64_BEYOND_F32, before, &scan);
+        else if (tensor->dtype == SAFETENSORS_F32)
             scan_single(piece.single, bytes / size, 0x7f800000u, before, &scan);
         else
-            scan_half(piece.half, bytes / size, exponent, before, &scan);
+            scan_half(piece.half, bytes / size, beyond, before, &scan);
         offset += bytes;
     }
     *ret_scan = scan;

@@ -10,6 +10,7 @@
 
 #include "services/compute/scratch.h"
 #include "services/memory/weights/weights.h"
+#include "services/memory/weights/weights_source.h"
 #include "services/tokenizer/tokenizer.h"
 #include "tools/cli.h"
 #include "tools/model/model_tool.h"
@@ -59,6 +60,7 @@ static qn_err_t plan_all(model_view_t *view)
     qn_err_t err = weights_format_choose(view->values, &formats[PLAN_CONFIGURED]);
     for (size_t i = 0; !err && i < PLAN_COUNT; i++)
         err = plan_one(view, &formats[i], &view->plans[i]);
+    if (!err) view->directory->config = *weights_config(view->plans[0]);
     for (size_t i = 0; !err && i < weights_count(view->plans[0]); i++) {
         const weights_tensor_t *tensor = weights_at(view->plans[0], i);
         view->parameters += tensor->shape[0] * (tensor->rank == 2 ? tensor->shape[1] : 1);
@@ -145,7 +147,7 @@ static const char *source_dtype(const model_view_t *view, size_t index)
     qn_model_tensor_t tensor;
     if (!view->checkpoint) return "-";
     qn_model_tensor_at(&view->directory->config, index, &tensor);
-    const safetensors_tensor_t *source = model_tool_source(view->checkpoint, &tensor);
+    const safetensors_tensor_t *source = weights_source_find(view->checkpoint, &view->directory->config, &tensor);
     return source ? safetensors_dtype_name(source->dtype) : "-";
 }
 

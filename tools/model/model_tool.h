@@ -18,10 +18,6 @@ int model_tool_show(const qn_config_values_t *values, bool json, bool tensors);
 /* Everything that would go wrong when model.path is loaded. `quick`: without reading the weights. */
 int model_tool_check(const qn_config_values_t *values, bool json, bool quick);
 
-/* The source of a tensor, in a checkpoint of the model or of the model without its head; NULL: not there. */
-const safetensors_tensor_t *model_tool_source(const safetensors_t *checkpoint, const qn_model_tensor_t *tensor);
-/* The shape a tensor's source must have. */
-void model_tool_source_shape(const qn_model_tensor_t *tensor, uint64_t *ret_shape);
 /* "[4096, 256]"; returns `text`. */
 const char *model_tool_shape_text(const uint64_t *shape, unsigned rank, char *text, size_t capacity);
 /* "14.0 MiB"; returns `text`. */
@@ -41,12 +37,12 @@ qn_err_t model_tool_kv(const qn_config_values_t *values, const model_directory_t
 
 /* What a walk over the numbers of one tensor found. */
 typedef struct {
-    uint64_t not_finite; /* NaN or infinite */
+    uint64_t not_finite; /* NaN or infinite, as f32 */
     uint64_t first;      /* the first of them, counted in elements */
     bool all_zero;
 } model_scan_t;
 
-/* Reads all of an F32, BF16 or F16 tensor. QN_ERR_IO: the file became shorter, or a disk failed. */
+/* Reads all of an F64, F32, BF16 or F16 tensor. QN_ERR_IO: the file became shorter, or a disk failed. */
 qn_err_t model_tool_scan(const safetensors_t *checkpoint, const safetensors_tensor_t *tensor, model_scan_t *ret_scan);
 
 #endif

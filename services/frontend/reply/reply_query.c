@@ -119,5 +119,10 @@ void reply_query_model_info(const served_model_t *model, json_writer_t *writer)
     for (uint32_t i = 0; i < model->eos_id_count; i++)
         json_put_unsigned(writer, model->eos_ids[i]);
     json_put_close(writer, ']');
+    json_put_key(writer, "warnings");
+    json_put_open(writer, '[');
+    for (uint32_t i = 0; i < model->warnings.count; i++)
+        json_put_string(writer, model->warnings.texts[i]);
+    json_put_close(writer, ']');
     json_put_close(writer, '}');
 }

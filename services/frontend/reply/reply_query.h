@@ -7,6 +7,7 @@
 
 #include "common/model/generation_config.h"
 #include "common/limits.h"
+#include "common/model/model_warnings.h"
 #include "services/frontend/reply/json_writer.h"
 #include "services/frontend/reply/token_log.h"
 
@@ -22,6 +23,7 @@ typedef struct {
     uint32_t eos_ids[QN_STOP_IDS_MAX];
     uint32_t eos_id_count;
     uint64_t weights_bytes;
+    qn_model_warnings_t warnings;    /* what memory found odd in the model's files */
     qn_generation_config_t defaults; /* generation_config.json's */
     int64_t created_s;               /* Unix time the frontend started */
 } served_model_t;

@@ -56,7 +56,19 @@ static qn_err_t load_plan(loader_t *loader)
     const qn_model_config_t *model = &result->directory->config;
     if (strcmp(loader->config->model.load_format, "dummy") == 0)
         return weights_plan_dummy(model, loader->config->model.seed, &format, &result->weights);
-    return weights_plan(result->directory->path, model, &format, &result->weights);
+    err = weights_plan(result->directory->path, model, &format, &result->weights);
+    if (err) return err;
+    result->directory->config = *weights_config(result->weights);
+    qn_model_warnings_append(&result->directory->warnings, weights_warnings(result->weights));
+    return QN_OK;
+}
+
+/* What is odd about the model, once for each load. */
+static void log_warnings(const qn_model_warnings_t *warnings)
+{
+    for (uint32_t i = 0; i < warnings->count; i++)
+        qn_log_warning("model: %s", warnings->texts[i]);
+    if (warnings->dropped) qn_log_warning("model: %" PRIu32 " more of this kind", warnings->dropped);
 }
 
 /* A kept region that is not used again: nobody shall hold its bytes. Accepts a NULL region. */
@@ -234,6 +246,7 @@ static qn_err_t load_all(loader_t *loader)
 {
     uint64_t begin_ns = qn_clock_now_ns();
     qn_err_t err = load_plan(loader);
+    if (!err) log_warnings(&loader->result.directory->warnings);
     if (!err) err = load_weights(loader);
     if (!err) weights_close_files(loader->result.weights);
     if (!err) err = size_kv(loader);

@@ -4,11 +4,11 @@
  * Read next:         common/model/model_config.h. */
 #include "services/memory/weights/model_directory.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/file.h"
 #include "common/paths.h"
 
 /* Returns owned text in *ret_text, NULL when there is no such file and it may be missing. */
@@ -16,33 +16,12 @@ static qn_err_t read_text(const char *directory, const char *name, bool may_miss
 {
     char path[QN_PATH_MAX + 64];
     snprintf(path, sizeof path, "%s/%s", directory, name);
-    FILE *file = fopen(path, "re");
     *ret_text = NULL;
     *ret_bytes = 0;
-    if (!file && errno == ENOENT && may_miss) return QN_OK;
-    if (!file)
-        return qn_fail(errno == ENOENT || errno == ENOTDIR ? QN_ERR_NOT_FOUND : QN_ERR_IO,
-                       "%s: %s (model.path must "
-                       "be a Hugging Face model directory)",
-                       path, strerror(errno));
-    char *text = malloc(MODEL_DIRECTORY_TEXT_MAX + 1);
-    size_t bytes = text ? fread(text, 1, MODEL_DIRECTORY_TEXT_MAX + 1, file) : 0;
-    qn_err_t err = QN_OK;
-    if (!text)
-        err = qn_fail(QN_ERR_NO_MEMORY, "%s: no memory", path);
-    else if (ferror(file))
-        err = qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
-    else if (bytes > MODEL_DIRECTORY_TEXT_MAX)
-        err = qn_fail(QN_ERR_INVALID, "%s: more than %u bytes", path, MODEL_DIRECTORY_TEXT_MAX);
-    fclose(file);
-    if (err) {
-        free(text);
-        return err;
-    }
-    text[bytes] = '\0';
-    *ret_text = text;
-    *ret_bytes = bytes;
-    return QN_OK;
+    qn_err_t err = qn_file_read(path, MODEL_DIRECTORY_TEXT_MAX, ret_text, ret_bytes);
+    if (err != QN_ERR_NOT_FOUND) return err;
+    if (may_miss) return QN_OK;
+    return qn_fail(QN_ERR_NOT_FOUND, "%s: no such file (model.path must be a Hugging Face model directory)", path);
 }
 
 static qn_err_t choose_id(const qn_config_values_t *values, model_directory_t *directory)
@@ -82,7 +61,7 @@ static qn_err_t read_all(const qn_config_values_t *values, model_directory_t *di
     err = read_text(directory->path, "generation_config.json", true, &generation_text, &generation_bytes);
     if (err) return err;
     err = qn_model_config_parse(directory->config_text, directory->config_bytes, generation_text, generation_bytes,
-                                &directory->config);
+                                &directory->warnings, &directory->config);
     if (!err) err = qn_generation_config_parse(generation_text, generation_bytes, &directory->generation);
     free(generation_text);
     return err ? err : choose_length(values, directory);

@@ -19,8 +19,9 @@ typedef struct {
     size_t config_bytes;
     qn_model_config_t config;
     qn_generation_config_t generation;
-    uint32_t max_model_len;   /* tokens of prompt and answer; what was asked for, or what the model says */
-    bool max_model_len_asked; /* it was asked for, so it must not be made smaller */
+    qn_model_warnings_t warnings; /* of the two files; the loader adds the checkpoint's */
+    uint32_t max_model_len;       /* tokens of prompt and answer; what was asked for, or what the model says */
+    bool max_model_len_asked;     /* it was asked for, so it must not be made smaller */
 } model_directory_t;
 
 /* Reads config.json and generation_config.json of model.path. QN_ERR_NOT_FOUND, QN_ERR_INVALID, QN_ERR_UNSUPPORTED (see

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "services/memory/weights/safetensors_internal.h"
 
@@ -30,7 +32,11 @@ static const struct {
     [SAFETENSORS_I32] = {"I32", 4},         [SAFETENSORS_U32] = {"U32", 4},
     [SAFETENSORS_F32] = {"F32", 4},         [SAFETENSORS_I64] = {"I64", 8},
     [SAFETENSORS_U64] = {"U64", 8},         [SAFETENSORS_F64] = {"F64", 8},
+    [SAFETENSORS_OTHER] = {"unknown", 1},
 };
+
+#define ABSENT_NAMED 6   /* files that are named; the rest is counted */
+#define REPLACED_NAMED 3 /* tensors */
 
 /* ---- life ---- */
 
@@ -62,6 +68,7 @@ void safetensors_close(safetensors_t **checkpoint_pointer)
     free(checkpoint->files);
     free(checkpoint->tensors);
     free(checkpoint->by_name);
+    free(checkpoint->absent);
     free(checkpoint);
     *checkpoint_pointer = NULL;
 }
@@ -92,13 +99,10 @@ static qn_err_t parse_dtype(const json_t *entry, const char *path, safetensors_t
 {
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
     if (!dtype) return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has no dtype", path, tensor->name);
-    for (int i = 0; i < SAFETENSORS_DTYPE_COUNT; i++) {
-        if (strcmp(dtypes[i].name, dtype) == 0) {
-            tensor->dtype = (safetensors_dtype_t)i;
-            return QN_OK;
-        }
-    }
-    return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has the unknown dtype '%.32s'", path, tensor->name, dtype);
+    tensor->dtype = SAFETENSORS_OTHER;
+    for (int i = 0; i < SAFETENSORS_OTHER; i++)
+        if (strcmp(dtypes[i].name, dtype) == 0) tensor->dtype = (safetensors_dtype_t)i;
+    return QN_OK;
 }
 
 /* Shape, and in *ret_bytes what it takes. */
@@ -139,10 +143,10 @@ static qn_err_t parse_offsets(const json_t *entry, const checkpoint_file_t *file
                        "%s: tensor '%s' ends at data byte %" PRIu64 ", but the file has only %" PRIu64
                        ": truncated download?",
                        file->path, tensor->name, end, data_bytes);
-    if (end - begin != shape_bytes)
+    if (tensor->dtype != SAFETENSORS_OTHER && end - begin != shape_bytes)
         return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' spans %" PRIu64 " bytes, its shape and dtype %s take %" PRIu64,
                        file->path, tensor->name, end - begin, dtypes[tensor->dtype].name, shape_bytes);
-    tensor->bytes = shape_bytes;
+    tensor->bytes = end - begin;
     tensor->file_offset = data_start + begin;
     tensor->data = file->bytes + tensor->file_offset;
     return QN_OK;
@@ -265,53 +269,75 @@ static qn_err_t parse_file(safetensors_t *checkpoint, unsigned file_index)
 qn_err_t safetensors_add_file(safetensors_t *checkpoint, int directory_fd, const char *name, const char *path)
 {
     checkpoint_file_t *file = &checkpoint->files[checkpoint->file_count++];
-    struct stat info;
+    uint64_t bytes;
     file->path = qn_arena_strndup(&checkpoint->arena, path, strlen(path));
-    file->fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->fd < 0) return qn_fail(errno == ENOENT ? QN_ERR_NOT_FOUND : QN_ERR_IO, "%s: %s", path, strerror(errno));
-    if (fstat(file->fd, &info) < 0) return qn_fail(QN_ERR_IO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode)) return qn_fail(QN_ERR_INVALID, "%s: not a regular file", path);
-    if (info.st_size == 0) return qn_fail(QN_ERR_INVALID, "%s: empty file", path);
-    void *mapping = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, file->fd, 0);
+    qn_err_t err = qn_file_open(directory_fd, name, path, &file->fd, &bytes);
+    if (err) return err;
+    if (bytes == 0) return qn_fail(QN_ERR_INVALID, "%s: empty file", path);
+    void *mapping = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file->fd, 0);
     if (mapping == MAP_FAILED)
-        return qn_fail(QN_ERR_IO, "%s: cannot map %" PRIu64 " bytes: %s", path, (uint64_t)info.st_size,
-                       strerror(errno));
+        return qn_fail(QN_ERR_IO, "%s: cannot map %" PRIu64 " bytes: %s", path, bytes, strerror(errno));
     file->bytes = mapping;
-    file->length = (uint64_t)info.st_size;
+    file->length = bytes;
     file->mapped = true;
     return parse_file(checkpoint, (unsigned)(checkpoint->file_count - 1));
 }
 
 /* ---- index by name ---- */
 
-static int by_name(const void *left, const void *right, void *tensors_pointer)
+/* By name, and of equal names the last file's first. */
+static int by_name(const void *left_index, const void *right_index, void *tensors_pointer)
 {
     const safetensors_tensor_t *tensors = tensors_pointer;
-    return strcmp(tensors[*(const uint32_t *)left].name, tensors[*(const uint32_t *)right].name);
+    const safetensors_tensor_t *left = &tensors[*(const uint32_t *)left_index];
+    const safetensors_tensor_t *right = &tensors[*(const uint32_t *)right_index];
+    int order = strcmp(left->name, right->name);
+    return order ? order : (left->file_index < right->file_index) - (left->file_index > right->file_index);
+}
+
+/* `times`: how many there were before; the first of them are named. */
+static qn_err_t replace_tensor(safetensors_t *checkpoint, const safetensors_tensor_t *taken,
+                               safetensors_tensor_t *replaced, size_t times)
+{
+    const char *wins = checkpoint->files[taken->file_index].path, *loses = checkpoint->files[replaced->file_index].path;
+    if (checkpoint->equal_names_refused)
+        return qn_fail(QN_ERR_INVALID,
+                       "tensor '%s' is in both %s and %s, and there is no index: remove the file that does not belong "
+                       "to the model",
+                       taken->name, loses, wins);
+    if (times < REPLACED_NAMED)
+        qn_model_warn(&checkpoint->warnings, "tensor '%s' is in both %s and %s: it is taken from the last", taken->name,
+                      loses, wins);
+    replaced->replaced = true;
+    return QN_OK;
 }
 
 qn_err_t safetensors_build_index(safetensors_t *checkpoint)
 {
-    checkpoint->by_name = malloc((checkpoint->count + 1) * sizeof *checkpoint->by_name);
-    if (!checkpoint->by_name)
-        return qn_fail(QN_ERR_NO_MEMORY, "no memory for the index of %zu tensors", checkpoint->count);
+    uint32_t *sorted = checkpoint->by_name = malloc((checkpoint->count + 1) * sizeof *sorted);
+    if (!sorted) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the index of %zu tensors", checkpoint->count);
     for (size_t i = 0; i < checkpoint->count; i++)
-        checkpoint->by_name[i] = (uint32_t)i;
-    if (checkpoint->count > 1)
-        qsort_r(checkpoint->by_name, checkpoint->count, sizeof *checkpoint->by_name, by_name, checkpoint->tensors);
-    for (size_t i = 1; i < checkpoint->count; i++) {
-        const safetensors_tensor_t *left = &checkpoint->tensors[checkpoint->by_name[i - 1]];
-        const safetensors_tensor_t *right = &checkpoint->tensors[checkpoint->by_name[i]];
-        if (strcmp(left->name, right->name) == 0)
-            return qn_fail(QN_ERR_INVALID, "tensor '%s' is in both %s and %s", left->name,
-                           checkpoint->files[left->file_index].path, checkpoint->files[right->file_index].path);
+        sorted[i] = (uint32_t)i;
+    if (checkpoint->count > 1) qsort_r(sorted, checkpoint->count, sizeof *sorted, by_name, checkpoint->tensors);
+    size_t kept = 0;
+    for (size_t i = 0; i < checkpoint->count; i++) {
+        safetensors_tensor_t *tensor = &checkpoint->tensors[sorted[i]];
+        const safetensors_tensor_t *before = kept ? &checkpoint->tensors[sorted[kept - 1]] : NULL;
+        bool again = before && strcmp(before->name, tensor->name) == 0;
+        qn_err_t err = again ? replace_tensor(checkpoint, before, tensor, i - kept) : QN_OK;
+        if (err) return err;
+        if (!again) sorted[kept++] = sorted[i];
     }
+    checkpoint->name_count = kept;
+    if (checkpoint->count - kept > REPLACED_NAMED)
+        qn_model_warn(&checkpoint->warnings, "%zu tensors are in several files: each is taken from the last by name",
+                      checkpoint->count - kept);
     return QN_OK;
 }
 
 const safetensors_tensor_t *safetensors_find(const safetensors_t *checkpoint, const char *name)
 {
-    size_t low = 0, high = checkpoint->count;
+    size_t low = 0, high = checkpoint->name_count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         const safetensors_tensor_t *tensor = &checkpoint->tensors[checkpoint->by_name[middle]];
@@ -380,6 +406,20 @@ const safetensors_tensor_t *safetensors_at(const safetensors_t *checkpoint, size
     return &checkpoint->tensors[index];
 }
 
+const qn_model_warnings_t *safetensors_warnings(const safetensors_t *checkpoint) { return &checkpoint->warnings; }
+
+size_t safetensors_absent(const safetensors_t *checkpoint, char *text, size_t capacity)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < checkpoint->absent_count; i++) {
+        const char *name = i < ABSENT_NAMED ? checkpoint->absent[i] : "...";
+        if (i <= ABSENT_NAMED && used < capacity)
+            used += (size_t)snprintf(text + used, capacity - used, "%s%s", i ? ", " : "", name);
+    }
+    return checkpoint->absent_count;
+}
+
 size_t safetensors_file_count(const safetensors_t *checkpoint) { return checkpoint->file_count; }
 
 static const checkpoint_file_t *file_at(const safetensors_t *checkpoint, unsigned file_index)
@@ -445,6 +485,13 @@ qn_err_t safetensors_read_f32(const safetensors_tensor_t *tensor, uint64_t first
             memcpy(&narrow, source + 2 * i, sizeof narrow);
             ret_values[i] =
                 tensor->dtype == SAFETENSORS_F16 ? safetensors_widen_f16(narrow) : widen_bits((uint32_t)narrow << 16);
+        }
+        return QN_OK;
+    case SAFETENSORS_F64:
+        for (uint64_t i = 0; i < count; i++) {
+            double wide;
+            memcpy(&wide, source + sizeof wide * i, sizeof wide);
+            ret_values[i] = (float)wide;
         }
         return QN_OK;
     default:

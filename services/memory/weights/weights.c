@@ -16,16 +16,19 @@
 #include "common/assert.h"
 #include "common/checksum.h"
 #include "services/memory/weights/weights_internal.h"
+#include "services/memory/weights/weights_source.h"
 
 #define SAMPLE_BYTES 256
 
 /* ---- life ---- */
 
-static qn_err_t weights_new(size_t capacity, weights_t **ret_weights)
+static qn_err_t weights_new(const qn_model_config_t *config, weights_t **ret_weights)
 {
+    size_t capacity = qn_model_tensor_count(config);
     if (capacity > QN_TENSORS_MAX) return qn_fail(QN_ERR_LIMIT, "the model has more than %d tensors", QN_TENSORS_MAX);
     weights_t *weights = calloc(1, sizeof *weights);
     if (!weights) return qn_fail(QN_ERR_NO_MEMORY, "weights: no memory");
+    weights->config = *config;
     qn_arena_init(&weights->arena, 0);
     weights->tensors = calloc(capacity + 1, sizeof *weights->tensors);
     weights->origins = calloc(capacity + 1, sizeof *weights->origins);
@@ -96,42 +99,36 @@ static void print_shape(char *ret_text, size_t size, const uint64_t *shape, uint
     if (used < size) snprintf(ret_text + used, size - used, "]");
 }
 
-/* By its name, or by what is left of it in a checkpoint of the model without its head. */
-static const safetensors_tensor_t *find_source(const safetensors_t *checkpoint, const char *name)
+static qn_err_t fail_missing(const safetensors_t *checkpoint, const char *source, const char *directory)
 {
-    static const char *const prefixes[] = {"model.", "transformer."};
-    const safetensors_tensor_t *found = safetensors_find(checkpoint, name);
-    for (size_t i = 0; !found && i < sizeof prefixes / sizeof *prefixes; i++) {
-        size_t length = strlen(prefixes[i]);
-        if (strncmp(name, prefixes[i], length) == 0) found = safetensors_find(checkpoint, name + length);
-    }
-    return found;
+    char absent[200];
+    size_t files = safetensors_absent(checkpoint, absent, sizeof absent);
+    if (files)
+        return qn_fail(QN_ERR_NOT_FOUND, "%s: tensor '%s' is missing, and so are %zu of the weight files: %s",
+                       directory, source, files, absent);
+    return qn_fail(QN_ERR_INVALID,
+                   "%s: tensor '%s' is missing: is the download complete, and is config.json of the same model?",
+                   directory, source);
 }
 
 static qn_err_t check_source(const safetensors_t *checkpoint, const qn_model_tensor_t *wanted,
                              const safetensors_tensor_t *found, const char *directory)
 {
     char found_shape[200], wanted_shape[64];
-    if (!found)
-        return qn_fail(QN_ERR_INVALID,
-                       "%s: tensor '%s' is missing: is the download complete, and is config.json of "
-                       "the same model?",
-                       directory, wanted->source);
+    if (!found) return fail_missing(checkpoint, wanted->source, directory);
     const char *path = safetensors_file_path(checkpoint, found->file_index);
-    uint64_t shape[2] = {wanted->source_outputs, wanted->shape[1]};
-    if (wanted->transposed) {
-        shape[0] = wanted->shape[1];
-        shape[1] = wanted->source_outputs;
-    }
+    uint64_t shape[2];
+    weights_source_shape(wanted, shape);
     if (found->rank != wanted->rank || memcmp(found->shape, shape, wanted->rank * sizeof *shape) != 0) {
         print_shape(found_shape, sizeof found_shape, found->shape, found->rank);
         print_shape(wanted_shape, sizeof wanted_shape, shape, wanted->rank);
         return qn_fail(QN_ERR_INVALID, "%s: tensor '%s' has shape %s, config.json means %s", path, found->name,
                        found_shape, wanted_shape);
     }
-    if (found->dtype != SAFETENSORS_BF16 && found->dtype != SAFETENSORS_F32 && found->dtype != SAFETENSORS_F16)
-        return qn_fail(QN_ERR_UNSUPPORTED, "%s: tensor '%s' has dtype %s; weights of F32, BF16 and F16 are supported",
-                       path, found->name, safetensors_dtype_name(found->dtype));
+    if (!weights_source_readable(found->dtype))
+        return qn_fail(QN_ERR_UNSUPPORTED,
+                       "%s: tensor '%s' has dtype %s; weights of F64, F32, BF16 and F16 are supported", path,
+                       found->name, safetensors_dtype_name(found->dtype));
     return QN_OK;
 }
 
@@ -145,27 +142,38 @@ static int by_source(const void *left, const void *right, void *weights_pointer)
     return i < j ? -1 : 1;
 }
 
-/* Every tensor of the model, found and placed; counts what else there is. */
-static qn_err_t place_checkpoint(const char *directory, const qn_model_config_t *config, const weights_format_t *format,
-                                 weights_t *weights)
+/* Marks the sources that are used; counts and names the others. */
+static qn_err_t look_at_rest(weights_t *weights)
 {
-    size_t count = qn_model_tensor_count(config), sources = 0;
+    size_t all = safetensors_count(weights->checkpoint), used = 0;
+    bool *needed = calloc(all + 1, sizeof *needed);
+    if (!needed) return qn_fail(QN_ERR_NO_MEMORY, "weights: no memory for a list of %zu tensors", all);
+    for (size_t i = 0; i < weights->count; i++) {
+        uint32_t source = weights->origins[i].source;
+        used += !needed[source];
+        needed[source] = true;
+    }
+    weights_source_warn_left_out(weights->checkpoint, &weights->config, needed, &weights->warnings);
+    weights->left_out = all - used;
+    free(needed);
+    return QN_OK;
+}
+
+/* Every tensor of the model, found and placed. */
+static qn_err_t place_checkpoint(const char *directory, const weights_format_t *format, weights_t *weights)
+{
+    size_t count = qn_model_tensor_count(&weights->config);
     for (size_t i = 0; i < count; i++) {
         qn_model_tensor_t wanted;
-        qn_model_tensor_at(config, i, &wanted);
-        const safetensors_tensor_t *found = find_source(weights->checkpoint, wanted.source);
+        qn_model_tensor_at(&weights->config, i, &wanted);
+        const safetensors_tensor_t *found = weights_source_find(weights->checkpoint, &weights->config, &wanted);
         qn_err_t err = check_source(weights->checkpoint, &wanted, found, directory);
         if (!err) err = place_tensor(weights, &wanted, format, found->dtype);
         if (err) return err;
         weights->origins[i].source = (uint32_t)(found - safetensors_at(weights->checkpoint, 0));
     }
     qsort_r(weights->order, count, sizeof *weights->order, by_source, weights);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t source = weights->origins[weights->order[i]].source;
-        sources += i == 0 || source != weights->origins[weights->order[i - 1]].source;
-    }
-    weights->left_out = safetensors_count(weights->checkpoint) - sources;
-    return QN_OK;
+    return look_at_rest(weights);
 }
 
 /* ---- fingerprint ---- */
@@ -218,10 +226,9 @@ static uint64_t not_zero(uint64_t hash) { return hash ? hash : 1; }
 
 /* ---- plans ---- */
 
-static qn_err_t plan_checkpoint(const char *directory, const qn_model_config_t *config, const weights_format_t *format,
-                                weights_t *weights)
+static qn_err_t plan_checkpoint(const char *directory, const weights_format_t *format, weights_t *weights)
 {
-    qn_err_t err = place_checkpoint(directory, config, format, weights);
+    qn_err_t err = place_checkpoint(directory, format, weights);
     uint64_t hash = hash_table(weights, 0);
     if (!err) err = hash_files(weights->checkpoint, &hash);
     if (!err) err = hash_samples(weights, &hash);
@@ -234,15 +241,18 @@ qn_err_t weights_plan(const char *directory, const qn_model_config_t *config, co
 {
     safetensors_t *checkpoint = NULL;
     weights_t *weights = NULL;
+    qn_model_config_t settled = *config;
+    qn_model_warnings_t warnings = {0};
     qn_err_t err = safetensors_open(directory, &checkpoint);
-    if (err) return err;
-    err = weights_new(qn_model_tensor_count(config), &weights);
+    if (!err) err = weights_source_settle(checkpoint, &settled, &warnings);
+    if (!err) err = weights_new(&settled, &weights);
     if (err) {
         safetensors_close(&checkpoint);
         return err;
     }
     weights->checkpoint = checkpoint;
-    err = plan_checkpoint(directory, config, format, weights);
+    weights->warnings = warnings;
+    err = plan_checkpoint(directory, format, weights);
     if (err)
         weights_destroy(&weights);
     else
@@ -255,7 +265,7 @@ qn_err_t weights_plan_dummy(const qn_model_config_t *config, uint64_t seed, cons
 {
     weights_t *weights = NULL;
     size_t count = qn_model_tensor_count(config);
-    qn_err_t err = weights_new(count, &weights);
+    qn_err_t err = weights_new(config, &weights);
     for (size_t i = 0; !err && i < count; i++) {
         qn_model_tensor_t wanted;
         qn_model_tensor_at(config, i, &wanted);
@@ -292,3 +302,7 @@ uint64_t weights_bytes(const weights_t *weights) { return weights->bytes; }
 uint64_t weights_fingerprint(const weights_t *weights) { return weights->fingerprint; }
 
 size_t weights_left_out(const weights_t *weights) { return weights->left_out; }
+
+const qn_model_config_t *weights_config(const weights_t *weights) { return &weights->config; }
+
+const qn_model_warnings_t *weights_warnings(const weights_t *weights) { return &weights->warnings; }

@@ -3,12 +3,14 @@
  * Must never:        touch a file through its mapping (SIGBUS when it shrinks); let a chunk depend on another.
  * Read next:         kernels/weight_layout.h, which packs; weights_fill.c, which hands out chunks. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/assert.h"
 #include "services/memory/weights/weights_internal.h"
+#include "services/memory/weights/weights_number.h"
 
 /* One read into the region: large enough that a thread seldom meets another, small enough to be cancelled soon. */
 #define COPY_BYTES ((uint64_t)8 << 20)
@@ -20,7 +22,7 @@
 
 /* ---- how much at a time ---- */
 
-static uint64_t element_bytes(const weights_origin_t *origin) { return origin->dtype == SAFETENSORS_F32 ? 4 : 2; }
+static uint64_t element_bytes(const weights_origin_t *origin) { return safetensors_dtype_bytes(origin->dtype); }
 
 /* The bytes of the source are those of the region. */
 static bool is_copied(const weights_t *weights, size_t tensor)
@@ -122,9 +124,9 @@ static const char *path_of(const weights_t *weights, const safetensors_tensor_t 
     return safetensors_file_path(weights->checkpoint, source->file_index);
 }
 
-static qn_err_t read_source(const weights_t *weights, size_t tensor, uint64_t offset, uint64_t bytes, uint8_t *target)
+static qn_err_t read_bytes(const weights_t *weights, const safetensors_tensor_t *source, uint64_t offset,
+                           uint64_t bytes, uint8_t *target)
 {
-    const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, weights->origins[tensor].source);
     int fd = safetensors_file_fd(weights->checkpoint, source->file_index);
     for (uint64_t done = 0; done < bytes;) {
         ssize_t got = pread(fd, target + done, bytes - done, (off_t)(source->file_offset + offset + done));
@@ -133,6 +135,32 @@ static qn_err_t read_source(const weights_t *weights, size_t tensor, uint64_t of
             return qn_fail(QN_ERR_IO, "%s: tensor '%s': %s", path_of(weights, source), source->name,
                            got < 0 ? strerror(errno) : "the file became shorter");
         done += (uint64_t)got;
+    }
+    return QN_OK;
+}
+
+static qn_err_t fail_not_finite(const weights_t *weights, const safetensors_tensor_t *source, uint64_t element)
+{
+    uint64_t width = source->rank == 2 && source->shape[1] ? source->shape[1] : 1;
+    return qn_fail(QN_ERR_INVALID,
+                   "%s: tensor '%s' holds a NaN or an infinite number in row %" PRIu64 ", column %" PRIu64
+                   " (quintet model check counts them all): download the file again",
+                   path_of(weights, source), source->name, element / width, element % width);
+}
+
+/* Reads and looks at a piece while it is in the cache: a number that is none would make every answer none. */
+static qn_err_t read_source(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
+{
+    const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, weights->origins[tensor].source);
+    uint64_t each = safetensors_dtype_bytes(source->dtype), most = CONVERT_BYTES / each;
+    for (uint64_t done = 0; done < count;) {
+        uint64_t piece = count - done < most ? count - done : most;
+        uint8_t *at = target + done * each;
+        qn_err_t err = read_bytes(weights, source, (first + done) * each, piece * each, at);
+        if (err) return err;
+        uint64_t bad = weights_number_not_finite(source->dtype, at, piece);
+        if (bad < piece) return fail_not_finite(weights, source, first + done + bad);
+        done += piece;
     }
     return QN_OK;
 }
@@ -184,20 +212,9 @@ static void invent(const weights_t *weights, size_t tensor, uint64_t first, uint
 /* Elements [first, first + count) of the source as they are. */
 static qn_err_t fetch(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
 {
-    uint64_t each = element_bytes(&weights->origins[tensor]);
-    if (!weights->dummy) return read_source(weights, tensor, first * each, count * each, target);
+    if (!weights->dummy) return read_source(weights, tensor, first, count, target);
     invent(weights, tensor, first, count, target);
     return QN_OK;
-}
-
-static void widen(safetensors_dtype_t dtype, const uint8_t *raw, uint64_t count, float *ret_values)
-{
-    if (dtype == SAFETENSORS_F32)
-        memcpy(ret_values, raw, count * sizeof *ret_values);
-    else if (dtype == SAFETENSORS_BF16)
-        qn_weight_widen_bf16(raw, count, ret_values);
-    else
-        qn_weight_widen_f16(raw, count, ret_values);
 }
 
 /* ---- into the format ---- */
@@ -216,7 +233,7 @@ static void store_rows(const weights_tensor_t *tensor, const float *values, uint
     }
 }
 
-/* An infinite scale is what packing leaves where a value was not finite. */
+/* An infinite scale is what packing leaves of numbers near the greatest that f32 has. */
 static bool has_finite_scales(const weights_tensor_t *tensor, uint64_t inputs, const uint8_t *panel)
 {
     uint64_t at = qn_panel_scales(tensor->scalar, tensor->group, inputs);
@@ -254,8 +271,8 @@ static qn_err_t store(const weights_t *weights, const weights_chunk_t *chunk, co
         if (has_finite_scales(tensor, origin->inputs, target + i * each)) continue;
         const safetensors_tensor_t *source = safetensors_at(weights->checkpoint, origin->source);
         return qn_fail(QN_ERR_INVALID,
-                       "%s: tensor '%s' holds infinity or NaN, which has no quantised form; set "
-                       "model.quantize to none to load it all the same",
+                       "%s: tensor '%s' holds numbers that are too great for a quantised form; set model.quantize to "
+                       "none",
                        path_of(weights, source), source->name);
     }
     return QN_OK;
@@ -274,8 +291,8 @@ static qn_err_t convert(const weights_t *weights, const weights_chunk_t *chunk, 
         uint64_t offset, base, bytes;
         weights_chunk_place(weights, &part, &offset, &bytes);
         weights_chunk_place(weights, chunk, &base, &bytes);
-        widen(origin->dtype, buffers->raw + (first - chunk->first) * inputs * element_bytes(origin),
-              part.count * inputs, buffers->rows);
+        weights_number_widen(origin->dtype, buffers->raw + (first - chunk->first) * inputs * element_bytes(origin),
+                             part.count * inputs, buffers->rows);
         err = store(weights, &part, buffers->rows, target + (offset - base));
     }
     return err;
@@ -290,7 +307,7 @@ static void turn(const weights_origin_t *origin, const uint8_t *raw, uint64_t ro
         uint64_t wide = count - first < TURN_TILE ? count - first : TURN_TILE;
         for (uint64_t m = 0; m < rows; m++) {
             float tile[TURN_TILE];
-            widen(origin->dtype, raw + m * stride + first * element_bytes(origin), wide, tile);
+            weights_number_widen(origin->dtype, raw + m * stride + first * element_bytes(origin), wide, tile);
             for (uint64_t o = 0; o < wide; o++)
                 values[(first + o) * origin->inputs + m] = tile[o];
         }

@@ -10,7 +10,7 @@
 /* Where a tensor comes from. */
 typedef struct {
     uint32_t source;           /* index in `checkpoint` */
-    safetensors_dtype_t dtype; /* F32, F16 or BF16; BF16 for dummy */
+    safetensors_dtype_t dtype; /* F64, F32, F16 or BF16; BF16 for dummy */
     bool transposed;           /* the source is [inputs, source_outputs] */
     uint64_t source_first, source_outputs;
     uint64_t outputs, inputs; /* of the tensor; one input for rank 1 */
@@ -18,6 +18,8 @@ typedef struct {
 } weights_origin_t;
 
 struct weights {
+    qn_model_config_t config; /* settled: weights_source.h */
+    qn_model_warnings_t warnings;
     qn_arena_t arena; /* names of the tensors */
     weights_tensor_t *tensors;
     weights_origin_t *origins; /* one per tensor */
