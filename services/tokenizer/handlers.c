@@ -4,6 +4,7 @@
  * Read next:         streams.h, outgoing.h, schemas/encode.fbs, schemas/text_delta.fbs */
 #include "services/tokenizer/handlers.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,8 @@
 typedef struct {
     qn_peer_t frontend;
     bool want_pieces, skip_special;
+    bool cancelled; /* a new scheduler has to hear of that too */
+    qn_cancel_reason_t cancel_reason;
     qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */
     char *salt;
 } owner_t;
@@ -210,19 +213,55 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
     }
 }
 
+/* ---- cancels --------------------------------------------------------------------------------------------------- */
+
+/* It is sent by the tick, to the scheduler that lives then: none is lost for want of room or of a scheduler. Saying it
+ * twice harms nothing. */
+static void send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
+{
+    for (uint32_t i = 0; i < service->cancel_count; i++)
+        if (service->cancels[i].request == request) return;
+    if (service->cancel_count == TOKENIZER_CANCELS_MAX) {
+        qn_log_warning("request %" PRIu64 " could not be cancelled: the scheduler takes nothing", request);
+        return;
+    }
+    service->cancels[service->cancel_count++] = (tokenizer_cancel_t){.request = request, .reason = reason};
+}
+
+bool tokenizer_send_cancels(tokenizer_service_t *service)
+{
+    qn_peer_t scheduler = qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER);
+    uint32_t sent = 0;
+    qn_send_outcome_t outcome = QN_SEND_OK;
+    for (; scheduler.epoch && sent < service->cancel_count; sent++) {
+        qn_cancel_t cancel = {.head.request = service->cancels[sent].request, .reason = service->cancels[sent].reason};
+        outcome = qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_CANCEL, &cancel);
+        if (outcome != QN_SEND_OK) break;
+    }
+    service->cancel_count -= sent;
+    memmove(service->cancels, service->cancels + sent, service->cancel_count * sizeof *service->cancels);
+    return outcome != QN_SEND_FULL;
+}
+
+/* Of a stream that stays until the scheduler has said its end. */
+static void cancel_stream(tokenizer_service_t *service, const stream_t *stream, qn_cancel_reason_t reason)
+{
+    owner_t *owner = stream->owner;
+    owner->cancelled = true;
+    owner->cancel_reason = reason;
+    send_cancel(service, stream->request, reason);
+}
+
 void tokenizer_submit_all(tokenizer_service_t *service, qn_peer_t scheduler)
 {
     size_t cursor = 0;
     for (stream_t *stream; (stream = streams_next(service->streams, &cursor));) {
         const owner_t *owner = stream->owner;
         qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_SUBMIT, &owner->submit);
+        if (owner->cancelled) send_cancel(service, stream->request, owner->cancel_reason);
     }
-}
-
-static void send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
-{
-    qn_cancel_t cancel = {.head.request = request, .reason = reason};
-    qn_daemon_send(service->daemon, qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER), QN_MESSAGE_CANCEL, &cancel);
+    qn_replay_complete_t complete = {0};
+    qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_REPLAY_COMPLETE, &complete);
 }
 
 static void add_end(tokenizer_service_t *service, const stream_t *stream, qn_sequence_end_t end)
@@ -244,11 +283,15 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     tokenizer_service_t *service = state;
     const qn_cancel_t *cancel = message;
     stream_t *stream = streams_find(service->streams, cancel->head.request);
-    if (!stream) return;
-    if (qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER).epoch) {
-        send_cancel(service, stream->request, cancel->reason);
+    if (!stream) { /* of a tokenizer before this one: the ledger may hold it */
+        send_cancel(service, cancel->head.request, cancel->reason);
         return;
     }
+    if (qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER).epoch) {
+        cancel_stream(service, stream, cancel->reason);
+        return;
+    }
+    send_cancel(service, stream->request, cancel->reason); /* the next scheduler finds it in the ledger */
     const owner_t *owner = stream->owner;
     add_end(service, stream,
             (qn_sequence_end_t){.request = stream->request,
@@ -258,8 +301,34 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     request_close(service, stream);
 }
 
+void tokenizer_meet_frontend(tokenizer_service_t *service) { service->frontend_count++; }
+
+static void forget_replay(tokenizer_service_t *service, qn_peer_t frontend)
+{
+    for (uint32_t i = 0; i < service->replayed_count; i++)
+        if (qn_peer_equal(service->frontends[i], frontend))
+            service->frontends[i--] = service->frontends[--service->replayed_count];
+}
+
+static void handle_replay_complete(void *state, qn_peer_t from, const void *message)
+{
+    tokenizer_service_t *service = state;
+    (void)message;
+    forget_replay(service, from);
+    if (from.service == QN_SERVICE_FRONTEND && service->replayed_count < QN_PEERS_MAX)
+        service->frontends[service->replayed_count++] = from;
+}
+
+/* Whether a request that is not here is nobody's: a tokenizer that just came back knows nobody yet. */
+static bool knows_all(const tokenizer_service_t *service)
+{
+    return service->frontend_count > 0 && service->replayed_count == service->frontend_count;
+}
+
 void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend)
 {
+    service->frontend_count--;
+    forget_replay(service, frontend);
     size_t cursor = 0;
     for (stream_t *stream; (stream = streams_next(service->streams, &cursor));) {
         if (!qn_peer_equal(((const owner_t *)stream->owner)->frontend, frontend)) continue;
@@ -319,7 +388,7 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
     case STREAM_TOKEN_GAP:
         qn_log_error("request %lu: token %u came, %u was next; the request is cancelled",
                      (unsigned long)stream->request, token->position, stream->token_count);
-        send_cancel(service, stream->request, QN_CANCEL_REASON_CLIENT_GONE);
+        cancel_stream(service, stream, QN_CANCEL_REASON_CLIENT_GONE);
         return;
     case STREAM_TOKEN_TAKEN: break;
     }
@@ -329,7 +398,7 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
     add_delta(box, stream, (uint32_t)(box->text.length - before), 1u + token->top_count);
     if (stream->stopped && !was_stopped) {
         count(service, TOKENIZER_STAT_STOP_STRINGS, 1);
-        send_cancel(service, stream->request, QN_CANCEL_REASON_STOP_STRING);
+        cancel_stream(service, stream, QN_CANCEL_REASON_STOP_STRING);
     }
 }
 
@@ -361,7 +430,10 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
             break;
         }
         stream_t *stream = streams_find(service->streams, token->request);
-        if (stream) take_token(service, stream, token, batch->top + top);
+        if (stream)
+            take_token(service, stream, token, batch->top + top);
+        else if (knows_all(service)) /* it would be run to its end for nobody */
+            send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE);
         top += token->top_count;
     }
     for (uint32_t i = 0; i < batch->timelines_count; i++) {
@@ -478,8 +550,13 @@ static void handle_detokenize(void *state, qn_peer_t from, const void *message)
 }
 
 const qn_handler_t tokenizer_handlers[] = {
-    {QN_MESSAGE_ENCODE, handle_encode},           {QN_MESSAGE_CANCEL, handle_cancel},
-    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch}, {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
-    {QN_MESSAGE_REFUSAL, handle_refusal},         {QN_MESSAGE_TOKENIZE, handle_tokenize},
-    {QN_MESSAGE_DETOKENIZE, handle_detokenize},   {QN_MESSAGE_NONE, NULL},
+    {QN_MESSAGE_ENCODE, handle_encode},
+    {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch},
+    {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
+    {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_TOKENIZE, handle_tokenize},
+    {QN_MESSAGE_DETOKENIZE, handle_detokenize},
+    {QN_MESSAGE_NONE, NULL},
 };
