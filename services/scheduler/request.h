@@ -83,6 +83,7 @@ typedef struct {
     uint32_t generated_max; /* max_tokens, clipped to what the model and the KV pool hold */
     uint32_t cached_tokens; /* of the prompt, found in the prefix index at first */
     uint32_t preemptions;
+    uint64_t orphaned_ns; /* CLOCK_MONOTONIC: it has had no client since; 0 = it has one. Survives every death */
     uint32_t stop_count, bias_count;
     uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
     request_bias_t *bias;               /* [bias_count] */
@@ -108,6 +109,9 @@ static inline uint32_t request_run_limit(const request_t *request)
 {
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
 }
+
+/* It is held for a client that may come back: it runs on what nobody else wants. */
+static inline bool request_is_orphan(const request_t *request) { return request->orphaned_ns != 0; }
 
 /* Whether nothing is left to run: it stopped, or it has all tokens it may have (and was not asked only for the scores
  * of its prompt, which need a run). */

@@ -19,14 +19,15 @@ struct scheduler {
     planner_t *planner;
     delivery_t *delivery;
 
-    uint64_t *orphan_ns; /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
-    uint64_t next_orphan_ns;
-    bool *checked; /* [requests_max]: against the model */
+    uint64_t next_orphan_ns; /* the first orphan's time is over */
+    bool *claimed;           /* [requests_max]: somebody submitted it to this process */
+    bool *checked;           /* [requests_max]: against the model */
     uint32_t unchecked_count;
     uint32_t *ending; /* [requests_max]: finished, not forgotten */
     bool *is_ending;
     uint32_t ending_count;
 
+    progress_t progress;
     scheduler_model_t model;
     admission_model_t limits;
     bool memory_is_up, compute_is_up, draining;
@@ -44,27 +45,29 @@ static void note(scheduler_t *scheduler, const request_t *request)
     scheduler->ending[scheduler->ending_count++] = request->index;
 }
 
-static void make_orphan(scheduler_t *scheduler, const request_t *request, uint64_t now_ns)
+/* One that is an orphan already keeps its time: another death does not start it again. */
+static void make_orphan(scheduler_t *scheduler, request_t *request, uint64_t now_ns)
 {
-    uint64_t deadline_ns = now_ns + SCHEDULER_ORPHAN_NS;
-    scheduler->orphan_ns[request->index] = deadline_ns;
+    if (!request_is_orphan(request)) ledger_orphan(scheduler->ledger, request, now_ns > 0 ? now_ns : 1);
+    uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
     if (deadline_ns < scheduler->next_orphan_ns) scheduler->next_orphan_ns = deadline_ns;
     delivery_hold(scheduler->delivery, request->index, true);
 }
 
-static void give_client(scheduler_t *scheduler, const request_t *request)
+static void give_client(scheduler_t *scheduler, request_t *request)
 {
-    scheduler->orphan_ns[request->index] = NO_DEADLINE;
+    ledger_orphan(scheduler->ledger, request, 0);
     delivery_hold(scheduler->delivery, request->index, false);
 }
 
 /* A request that is new to this process. */
-static void enter(scheduler_t *scheduler, const request_t *request, bool checked)
+static void enter(scheduler_t *scheduler, const request_t *request, bool checked, bool claimed)
 {
     scheduler->checked[request->index] = checked;
     scheduler->unchecked_count += !checked;
+    scheduler->claimed[request->index] = claimed;
     delivery_restart(scheduler->delivery, request->index);
-    give_client(scheduler, request);
+    delivery_hold(scheduler->delivery, request->index, false);
     note(scheduler, request);
 }
 
@@ -79,11 +82,11 @@ static void forget(scheduler_t *scheduler, request_t *request)
 static qn_err_t allocate(scheduler_t *scheduler)
 {
     uint32_t requests = ledger_requests_max(scheduler->ledger);
-    scheduler->orphan_ns = calloc(requests, sizeof *scheduler->orphan_ns);
+    scheduler->claimed = calloc(requests, sizeof *scheduler->claimed);
     scheduler->checked = calloc(requests, sizeof *scheduler->checked);
     scheduler->ending = calloc(requests, sizeof *scheduler->ending);
     scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
-    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
+    if (scheduler->claimed && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
 }
 
@@ -121,9 +124,9 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
         scheduler_destroy(&scheduler);
         return err;
     }
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        enter(scheduler, request, false);
+        enter(scheduler, request, false, false);
         make_orphan(scheduler, request, now_ns);
     }
     *ret_scheduler = scheduler;
@@ -139,7 +142,7 @@ void scheduler_destroy(scheduler_t **scheduler)
     batch_destroy(&self->batch);
     ledger_close(&self->ledger);
     policy_close(&self->policy);
-    free(self->orphan_ns);
+    free(self->claimed);
     free(self->checked);
     free(self->ending);
     free(self->is_ending);
@@ -156,6 +159,7 @@ static void resume(scheduler_t *scheduler, request_t *request, request_client_t 
 {
     if (memcmp(&request->client, &client, sizeof client) != 0) ledger_adopt(scheduler->ledger, request, client);
     give_client(scheduler, request);
+    scheduler->claimed[request->index] = true;
     delivery_restart(scheduler->delivery, request->index);
 }
 
@@ -171,6 +175,35 @@ static void end(scheduler_t *scheduler, request_t *request, request_finish_t fin
 static void end_if_complete(scheduler_t *scheduler, request_t *request)
 {
     if (request_complete(request)) end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+}
+
+/* Ends it, and nobody is told: there is nobody. */
+static void end_unheard(scheduler_t *scheduler, request_t *request)
+{
+    end(scheduler, request, REQUEST_CANCELLED);
+    note(scheduler, request);
+    delivery_drop(scheduler->delivery, request->index);
+}
+
+static request_t *longest_orphan(const scheduler_t *scheduler)
+{
+    request_t *found = NULL;
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (request_is_orphan(request) && request->finish == REQUEST_UNFINISHED &&
+            (found == NULL || request->orphaned_ns < found->orphaned_ns))
+            found = request;
+    return found;
+}
+
+/* Requests that count towards queue_limit. An old orphan keeps no place from who is there. */
+static uint32_t count_living(scheduler_t *scheduler, uint64_t now_ns)
+{
+    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    request_t *orphan = living >= scheduler->options.queue_limit ? longest_orphan(scheduler) : NULL;
+    if (orphan == NULL || now_ns < orphan->orphaned_ns + SCHEDULER_ORPHAN_OLD_NS) return living;
+    end_unheard(scheduler, orphan);
+    return living - 1;
 }
 
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
@@ -190,7 +223,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
     if (has_model(scheduler) && !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
         return SCHEDULER_REFUSED;
     accepted.timeline.queued_ns = now_ns;
-    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    uint32_t living = count_living(scheduler, now_ns);
     if (living >= scheduler->options.queue_limit ||
         ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
         admission_refuse(ret_refusal, 429, 1000, NULL,
@@ -200,7 +233,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
         return SCHEDULER_REFUSED;
     }
     batch_add(scheduler->batch, request);
-    enter(scheduler, request, has_model(scheduler));
+    enter(scheduler, request, has_model(scheduler), true);
     if (has_model(scheduler)) end_if_complete(scheduler, request);
     return SCHEDULER_ACCEPTED;
 }
@@ -235,17 +268,23 @@ static bool is_of(const request_t *request, request_client_t client)
 
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client)) give_client(scheduler, request);
 }
 
+void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)
+{
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (is_of(request, client) && !scheduler->claimed[request->index]) end_unheard(scheduler, request);
+}
+
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (is_of(request, client) && scheduler->orphan_ns[request->index] == NO_DEADLINE)
-            make_orphan(scheduler, request, now_ns);
+        if (is_of(request, client)) make_orphan(scheduler, request, now_ns);
 }
 
 /* Judges a request that came before the model did. true: it may stay. */
@@ -339,12 +378,46 @@ void scheduler_compute_lost(scheduler_t *scheduler)
     scheduler->compute_is_up = false;
 }
 
+void scheduler_renew(scheduler_t *scheduler)
+{
+    batch_compute_lost(scheduler->batch);
+    progress_watch(&scheduler->progress, 0, 0, 0);
+}
+
+uint32_t scheduler_session(const scheduler_t *scheduler) { return scheduler->batch->session; }
+
+/* The oldest step without a result is another one, or the same. */
+static void watch_oldest(scheduler_t *scheduler, uint64_t now_ns)
+{
+    const batch_t *batch = scheduler->batch;
+    const batch_step_t *oldest = &batch->steps[0];
+    if (batch->step_count > 0)
+        progress_watch(&scheduler->progress, oldest->step, oldest->token_count, now_ns);
+    else
+        progress_watch(&scheduler->progress, 0, 0, now_ns);
+}
+
+progress_verdict_t scheduler_progress(scheduler_t *scheduler, uint64_t now_ns, const progress_t **ret_progress,
+                                      uint64_t *ret_again_ns)
+{
+    watch_oldest(scheduler, now_ns);
+    *ret_progress = &scheduler->progress;
+    return progress_look(&scheduler->progress, now_ns, ret_again_ns);
+}
+
+const progress_t *scheduler_progress_shown(const scheduler_t *scheduler) { return &scheduler->progress; }
+
+void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns)
+{
+    if (session == scheduler->batch->session) progress_answer(&scheduler->progress, step, held, now_ns);
+}
+
 bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_is_up && scheduler->compute_is_up; }
 
 qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
 {
     if (!scheduler->memory_is_up) return QN_OK;
-    scheduler->batch->available_blocks = available_blocks;
+    batch_available(scheduler->batch, available_blocks);
     for (uint32_t i = 0; i < count; i++) {
         qn_err_t err = batch_grant(scheduler->batch, &grants[i]);
         if (err < 0) return err;
@@ -356,14 +429,16 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
                           const batch_step_t **ret_step)
 {
     batch_t *batch = scheduler->batch;
-    qn_err_t err = batch_result(batch, result);
+    batch_result_t taken = *result;
+    taken.taken_ns = now_ns;
+    qn_err_t err = batch_result(batch, &taken);
     *ret_step = &batch->last;
     if (err < 0) return err;
+    if (batch->last.step != 0) progress_result(&scheduler->progress, now_ns);
+    watch_oldest(scheduler, now_ns);
     scheduler->masked_runs += batch->masked_count;
     for (uint32_t i = 0; i < batch->changed_count; i++) {
-        request_t *request = ledger_at(scheduler->ledger, batch->changed[i]);
-        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0) request->timeline.resulted_ns = now_ns;
-        note(scheduler, request);
+        note(scheduler, ledger_at(scheduler->ledger, batch->changed[i]));
     }
     return QN_OK;
 }
@@ -373,7 +448,10 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
 qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
-    return scheduler_running(scheduler) ? planner_plan(scheduler->planner, now_ns, ret_plan, ret_built) : QN_OK;
+    if (!scheduler_running(scheduler)) return QN_OK;
+    qn_err_t err = planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
+    if (*ret_built) watch_oldest(scheduler, now_ns);
+    return err;
 }
 
 qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
@@ -389,15 +467,12 @@ static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
     scheduler->next_orphan_ns = NO_DEADLINE;
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        uint64_t deadline_ns = scheduler->orphan_ns[request->index];
-        if (deadline_ns <= now_ns) {
-            end(scheduler, request, REQUEST_CANCELLED);
-            note(scheduler, request);
-            delivery_drop(scheduler->delivery, request->index);
-            scheduler->orphan_ns[request->index] = NO_DEADLINE;
-        } else if (deadline_ns < scheduler->next_orphan_ns) {
+        if (!request_is_orphan(request) || delivery_done(scheduler->delivery, request->index)) continue;
+        uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
+        if (deadline_ns <= now_ns)
+            end_unheard(scheduler, request);
+        else if (deadline_ns < scheduler->next_orphan_ns)
             scheduler->next_orphan_ns = deadline_ns;
-        }
     }
 }
 
