@@ -199,7 +199,7 @@ void batch_preempt(batch_t *batch, uint32_t index)
 {
     sequence_t *sequence = sequence_at(batch, index);
     QN_ASSERT(sequence->phase == SEQUENCE_RUNNING);
-    sequence->request->preemptions++;
+    ledger_preempt(batch->ledger, sequence->request);
     retire(batch, sequence, true);
 }
 
@@ -252,10 +252,8 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
     if (sequence->phase != SEQUENCE_LEASING) return;
     request_t *request = sequence->request;
     sequence->planned = sequence->proven = sequence->committed = grant->cached_tokens;
-    if (!request->admitted)
-        request->cached_tokens =
-            grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens;
-    request->admitted = true;
+    ledger_admit(batch->ledger, request,
+                 grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens);
     move_to(batch, sequence, SEQUENCE_RUNNING);
 }
 
@@ -284,6 +282,8 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
 }
 
 /* ---- release and commit ---- */
+
+void batch_available(batch_t *batch, uint32_t blocks) { batch->available_blocks = blocks; }
 
 bool batch_releasable(const batch_t *batch, uint32_t index)
 {
@@ -352,7 +352,10 @@ void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
     step->token_count += run->token_count;
     sequence->planned += run->token_count;
     sequence->last_step = step->step;
-    if (sequence->request->timeline.planned_ns == 0) sequence->request->timeline.planned_ns = step->sent_ns;
+    request_timeline_t timeline = sequence->request->timeline;
+    if (timeline.planned_ns != 0) return;
+    timeline.planned_ns = step->sent_ns;
+    ledger_stamp(batch->ledger, sequence->request, &timeline);
 }
 
 void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)

@@ -116,6 +116,7 @@ typedef struct {
 /* StepResult; all pointers borrowed for the call. `top`: of tokens, then of prompt, in order. */
 typedef struct {
     uint64_t step, begin_ns, end_ns;
+    uint64_t taken_ns; /* it arrived; scheduler_result fills it in */
     const batch_token_t *tokens;
     const batch_prompt_token_t *prompt;
     const request_alternative_t *top;
@@ -152,6 +153,8 @@ void batch_lease_open(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t 
 void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch);
 /* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: memory granted nonsense. */
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant);
+/* Blocks that are free or evictable, as memory said with its last grant. */
+void batch_available(batch_t *batch, uint32_t blocks);
 /* Whether the retiring sequence's blocks may go back now. */
 bool batch_releasable(const batch_t *batch, uint32_t index);
 /* RETIRING and releasable: its blocks went back; it waits again or is settled. */

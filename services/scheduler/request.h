@@ -83,6 +83,7 @@ typedef struct {
     uint32_t generated_max; /* max_tokens, clipped to what the model and the KV pool hold */
     uint32_t cached_tokens; /* of the prompt, found in the prefix index at first */
     uint32_t preemptions;
+    uint64_t orphaned_ns; /* CLOCK_MONOTONIC: it has had no client since; 0 = it has one. Survives every death */
     uint32_t stop_count, bias_count;
     uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
     request_bias_t *bias;               /* [bias_count] */

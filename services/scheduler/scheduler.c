@@ -344,7 +344,7 @@ bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_
 qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
 {
     if (!scheduler->memory_is_up) return QN_OK;
-    scheduler->batch->available_blocks = available_blocks;
+    batch_available(scheduler->batch, available_blocks);
     for (uint32_t i = 0; i < count; i++) {
         qn_err_t err = batch_grant(scheduler->batch, &grants[i]);
         if (err < 0) return err;
@@ -356,14 +356,14 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
                           const batch_step_t **ret_step)
 {
     batch_t *batch = scheduler->batch;
-    qn_err_t err = batch_result(batch, result);
+    batch_result_t taken = *result;
+    taken.taken_ns = now_ns;
+    qn_err_t err = batch_result(batch, &taken);
     *ret_step = &batch->last;
     if (err < 0) return err;
     scheduler->masked_runs += batch->masked_count;
     for (uint32_t i = 0; i < batch->changed_count; i++) {
-        request_t *request = ledger_at(scheduler->ledger, batch->changed[i]);
-        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0) request->timeline.resulted_ns = now_ns;
-        note(scheduler, request);
+        note(scheduler, ledger_at(scheduler->ledger, batch->changed[i]));
     }
     return QN_OK;
 }

@@ -13,7 +13,7 @@
 #include "services/scheduler/handlers.h"
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
-#define LEDGER_BYTES ((size_t)1 << 30)
+#define LEDGER_BYTES ((size_t)4 << 30)
 #define RETRY_NS 1000000ull  /* a tokenizer took nothing: try again */
 #define WATCH_NS 20000000ull /* while compute is not ready: look at its heartbeats */
 /* Compute empties its slots when memory is replaced and says STARTING meanwhile. When that was not seen this long after

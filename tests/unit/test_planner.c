@@ -26,12 +26,12 @@ static void test_planner_create_options_out_of_range_refused(void **state)
         {0, 4, 1, 0, QN_ERR_CONFIG},
         {QN_SLOTS_MAX + 1, 4096, 1, 0, QN_ERR_CONFIG},
     };
-    uint8_t *mapping = calloc(1, 1 << 20);
+    uint8_t *mapping = calloc(1, 2 << 20);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         scheduler_options_t tried = options(table[i].slots, table[i].step_tokens, table[i].chunk, table[i].lookahead);
         tried.policy = "fcfs";
         tried.ledger_base = mapping;
-        tried.ledger_bytes = 1 << 20;
+        tried.ledger_bytes = 2 << 20;
         scheduler_t *scheduler = NULL;
         ledger_replay_t replay;
         assert_int_equal(scheduler_create(&tried, 0, &scheduler, &replay), table[i].err);
