@@ -550,6 +550,12 @@ qn_send_outcome_t frontend_send_describe(frontend_t *frontend, qn_peer_t memory)
     return qn_daemon_send(frontend->daemon, memory, QN_MESSAGE_DESCRIBE, &message);
 }
 
+qn_send_outcome_t frontend_send_replay_complete(frontend_t *frontend, qn_peer_t tokenizer)
+{
+    qn_replay_complete_t message = {0};
+    return qn_daemon_send(frontend->daemon, tokenizer, QN_MESSAGE_REPLAY_COMPLETE, &message);
+}
+
 /* To the tokenizer, which passes it on; to the scheduler itself while there is no tokenizer to ask. */
 qn_send_outcome_t frontend_send_cancel(frontend_t *frontend, uint64_t id, qn_cancel_reason_t reason)
 {

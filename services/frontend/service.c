@@ -213,22 +213,27 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
     if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
+    /* A request does not outlive the tokenizer that held it (fail_waiting): there is nothing to send again. */
+    if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) frontend_send_replay_complete(frontend, peer);
 }
 
 /* ---- tick ---- */
 
-/* False: some wait for room. */
+/* False: some wait for room. They wait, too, while neither tokenizer nor scheduler is there: the ledger may hold what
+ * they are about. */
 static bool send_cancels(frontend_t *frontend)
 {
     uint32_t sent = 0;
+    qn_send_outcome_t outcome = QN_SEND_OK;
     while (sent < frontend->cancel_count) {
         const frontend_cancel_t *cancel = &frontend->cancels[sent];
-        if (frontend_send_cancel(frontend, cancel->request, cancel->reason) == QN_SEND_FULL) break;
+        outcome = frontend_send_cancel(frontend, cancel->request, cancel->reason);
+        if (outcome != QN_SEND_OK) break;
         sent++;
     }
     frontend->cancel_count -= sent;
     if (sent) memmove(frontend->cancels, frontend->cancels + sent, frontend->cancel_count * sizeof *frontend->cancels);
-    return frontend->cancel_count == 0;
+    return outcome != QN_SEND_FULL;
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }

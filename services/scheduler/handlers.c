@@ -139,6 +139,13 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
                      cancel->reason == QN_CANCEL_REASON_STOP_STRING ? REQUEST_STOP : REQUEST_CANCELLED);
 }
 
+static void handle_replay_complete(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    (void)message;
+    if (from.service == QN_SERVICE_TOKENIZER) scheduler_client_replayed(service->scheduler, read_client(from));
+}
+
 /* ---- memory ---- */
 
 static void handle_model(void *state, qn_peer_t from, const void *message)
@@ -166,6 +173,8 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
 static bool read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_grant)
 {
     const qn_grant_item_t *item = &grant->items[at];
+    if (item->block_offset > grant->blocks_count || item->block_count > grant->blocks_count - item->block_offset)
+        return false;
     *ret_grant = (batch_grant_t){
         .lease_batch = grant->batch,
         .sequence = item->sequence,
@@ -175,7 +184,7 @@ static bool read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_
         .blocks = item->block_count > 0 ? grant->blocks + item->block_offset : NULL,
         .outcome = (batch_grant_outcome_t)item->outcome,
     };
-    return item->block_offset <= grant->blocks_count && item->block_count <= grant->blocks_count - item->block_offset;
+    return true;
 }
 
 static void handle_grant(void *state, qn_peer_t from, const void *message)
@@ -189,7 +198,7 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
     for (uint32_t i = 0; i < grant->items_count && err == QN_OK; i++)
         if (!read_grant(grant, i, &grants[i]))
             err = qn_fail(QN_ERR_PEER, "memory granted sequence %" PRIu64 " blocks outside its message",
-                          grants[i].sequence);
+                          grant->items[i].sequence);
     if (err == QN_OK)
         err =
             scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks);
@@ -297,6 +306,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 const qn_handler_t scheduler_handlers[] = {
     {QN_MESSAGE_SUBMIT, handle_submit},
     {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model},
     {QN_MESSAGE_GRANT, handle_grant},
     {QN_MESSAGE_STEP_RESULT, handle_step_result},

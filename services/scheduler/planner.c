@@ -94,7 +94,7 @@ void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count)
     planner->eos_count = count;
 }
 
-void planner_memory_lost(planner_t *planner) { planner->admission_blocked = false; }
+void planner_memory_lost(planner_t *planner) { planner->admission_blocked = planner->yielding = false; }
 
 void planner_counts(const planner_t *planner, planner_counts_t *ret_counts) { *ret_counts = planner->counts; }
 

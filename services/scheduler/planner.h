@@ -14,6 +14,8 @@
  *  6. Nobody is admitted while somebody starves, nor after a refusal until blocks of an ended sequence came back or
  *     enough are known to be free: admitting into a full pool only preempts.
  *  7. Every decision of the policy has its words in the next plan's reasons.
+ *  8. Orphans (requests held for a client that is gone) run on what nobody else wants: while somebody with a client
+ *     waits or starves, they are shown to no policy, give up slots and blocks, the last to arrive first, and get none.
  *
  * Pure: no clock, no socket; allocates at creation only. */
 #ifndef SCHEDULER_PLANNER_H

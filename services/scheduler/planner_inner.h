@@ -42,6 +42,7 @@ struct planner {
     plan_lease_t *leases;   /* [QN_LEASE_ITEMS_MAX] */
     uint64_t last_lease_batch;
     bool admission_blocked;
+    bool yielding;                  /* blocks of an orphan are on their way back for somebody who waits */
     uint64_t blocked_release_count; /* of the batch, when it was blocked */
     uint64_t seen_refusals;         /* of the batch */
     uint64_t retry_ns;

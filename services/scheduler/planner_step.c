@@ -52,12 +52,13 @@ static void insert_by_arrival(qn_policy_sequence_t *view, uint32_t count, const 
     view[at] = *shown;
 }
 
-static uint32_t show_prefills(planner_t *planner)
+static uint32_t show_prefills(planner_t *planner, bool orphans)
 {
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = owner_of(planner, slot);
         if (sequence == NULL || planner_prefill_tokens(sequence) <= 1 || room_for(planner, sequence) == 0) continue;
+        if (request_is_orphan(sequence->request) != orphans) continue;
         qn_policy_sequence_t shown;
         planner_show(planner, sequence, &shown);
         insert_by_arrival(planner->view, count++, &shown);
@@ -67,7 +68,8 @@ static uint32_t show_prefills(planner_t *planner)
 
 static qn_err_t choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t decode_tokens)
 {
-    uint32_t count = show_prefills(planner);
+    uint32_t count = show_prefills(planner, false);
+    if (count == 0) count = show_prefills(planner, true); /* rule 8 */
     uint32_t budget = planner->options.max_step_tokens - decode_tokens;
     if (count == 0 || budget == 0) return QN_OK;
     qn_policy_view_t view = planner_view(planner, now_ns, count);

@@ -110,6 +110,9 @@ static inline uint32_t request_run_limit(const request_t *request)
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
 }
 
+/* It is held for a client that may come back: it runs on what nobody else wants. */
+static inline bool request_is_orphan(const request_t *request) { return request->orphaned_ns != 0; }
+
 /* Whether nothing is left to run: it stopped, or it has all tokens it may have (and was not asked only for the scores
  * of its prompt, which need a run). */
 static inline bool request_complete(const request_t *request)

@@ -19,9 +19,9 @@ struct scheduler {
     planner_t *planner;
     delivery_t *delivery;
 
-    uint64_t *orphan_ns; /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
-    uint64_t next_orphan_ns;
-    bool *checked; /* [requests_max]: against the model */
+    uint64_t next_orphan_ns; /* the first orphan's time is over */
+    bool *claimed;           /* [requests_max]: somebody submitted it to this process */
+    bool *checked;           /* [requests_max]: against the model */
     uint32_t unchecked_count;
     uint32_t *ending; /* [requests_max]: finished, not forgotten */
     bool *is_ending;
@@ -44,27 +44,29 @@ static void note(scheduler_t *scheduler, const request_t *request)
     scheduler->ending[scheduler->ending_count++] = request->index;
 }
 
-static void make_orphan(scheduler_t *scheduler, const request_t *request, uint64_t now_ns)
+/* One that is an orphan already keeps its time: another death does not start it again. */
+static void make_orphan(scheduler_t *scheduler, request_t *request, uint64_t now_ns)
 {
-    uint64_t deadline_ns = now_ns + SCHEDULER_ORPHAN_NS;
-    scheduler->orphan_ns[request->index] = deadline_ns;
+    if (!request_is_orphan(request)) ledger_orphan(scheduler->ledger, request, now_ns > 0 ? now_ns : 1);
+    uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
     if (deadline_ns < scheduler->next_orphan_ns) scheduler->next_orphan_ns = deadline_ns;
     delivery_hold(scheduler->delivery, request->index, true);
 }
 
-static void give_client(scheduler_t *scheduler, const request_t *request)
+static void give_client(scheduler_t *scheduler, request_t *request)
 {
-    scheduler->orphan_ns[request->index] = NO_DEADLINE;
+    ledger_orphan(scheduler->ledger, request, 0);
     delivery_hold(scheduler->delivery, request->index, false);
 }
 
 /* A request that is new to this process. */
-static void enter(scheduler_t *scheduler, const request_t *request, bool checked)
+static void enter(scheduler_t *scheduler, const request_t *request, bool checked, bool claimed)
 {
     scheduler->checked[request->index] = checked;
     scheduler->unchecked_count += !checked;
+    scheduler->claimed[request->index] = claimed;
     delivery_restart(scheduler->delivery, request->index);
-    give_client(scheduler, request);
+    delivery_hold(scheduler->delivery, request->index, false);
     note(scheduler, request);
 }
 
@@ -79,11 +81,11 @@ static void forget(scheduler_t *scheduler, request_t *request)
 static qn_err_t allocate(scheduler_t *scheduler)
 {
     uint32_t requests = ledger_requests_max(scheduler->ledger);
-    scheduler->orphan_ns = calloc(requests, sizeof *scheduler->orphan_ns);
+    scheduler->claimed = calloc(requests, sizeof *scheduler->claimed);
     scheduler->checked = calloc(requests, sizeof *scheduler->checked);
     scheduler->ending = calloc(requests, sizeof *scheduler->ending);
     scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
-    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
+    if (scheduler->claimed && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
 }
 
@@ -121,9 +123,9 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
         scheduler_destroy(&scheduler);
         return err;
     }
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        enter(scheduler, request, false);
+        enter(scheduler, request, false, false);
         make_orphan(scheduler, request, now_ns);
     }
     *ret_scheduler = scheduler;
@@ -139,7 +141,7 @@ void scheduler_destroy(scheduler_t **scheduler)
     batch_destroy(&self->batch);
     ledger_close(&self->ledger);
     policy_close(&self->policy);
-    free(self->orphan_ns);
+    free(self->claimed);
     free(self->checked);
     free(self->ending);
     free(self->is_ending);
@@ -156,6 +158,7 @@ static void resume(scheduler_t *scheduler, request_t *request, request_client_t 
 {
     if (memcmp(&request->client, &client, sizeof client) != 0) ledger_adopt(scheduler->ledger, request, client);
     give_client(scheduler, request);
+    scheduler->claimed[request->index] = true;
     delivery_restart(scheduler->delivery, request->index);
 }
 
@@ -171,6 +174,35 @@ static void end(scheduler_t *scheduler, request_t *request, request_finish_t fin
 static void end_if_complete(scheduler_t *scheduler, request_t *request)
 {
     if (request_complete(request)) end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
+}
+
+/* Ends it, and nobody is told: there is nobody. */
+static void end_unheard(scheduler_t *scheduler, request_t *request)
+{
+    end(scheduler, request, REQUEST_CANCELLED);
+    note(scheduler, request);
+    delivery_drop(scheduler->delivery, request->index);
+}
+
+static request_t *longest_orphan(const scheduler_t *scheduler)
+{
+    request_t *found = NULL;
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (request_is_orphan(request) && request->finish == REQUEST_UNFINISHED &&
+            (found == NULL || request->orphaned_ns < found->orphaned_ns))
+            found = request;
+    return found;
+}
+
+/* Requests that count towards queue_limit. An old orphan keeps no place from who is there. */
+static uint32_t count_living(scheduler_t *scheduler, uint64_t now_ns)
+{
+    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    request_t *orphan = living >= scheduler->options.queue_limit ? longest_orphan(scheduler) : NULL;
+    if (orphan == NULL || now_ns < orphan->orphaned_ns + SCHEDULER_ORPHAN_OLD_NS) return living;
+    end_unheard(scheduler, orphan);
+    return living - 1;
 }
 
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
@@ -190,7 +222,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
     if (has_model(scheduler) && !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
         return SCHEDULER_REFUSED;
     accepted.timeline.queued_ns = now_ns;
-    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    uint32_t living = count_living(scheduler, now_ns);
     if (living >= scheduler->options.queue_limit ||
         ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
         admission_refuse(ret_refusal, 429, 1000, NULL,
@@ -200,7 +232,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
         return SCHEDULER_REFUSED;
     }
     batch_add(scheduler->batch, request);
-    enter(scheduler, request, has_model(scheduler));
+    enter(scheduler, request, has_model(scheduler), true);
     if (has_model(scheduler)) end_if_complete(scheduler, request);
     return SCHEDULER_ACCEPTED;
 }
@@ -235,17 +267,23 @@ static bool is_of(const request_t *request, request_client_t client)
 
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client)) give_client(scheduler, request);
 }
 
+void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)
+{
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (is_of(request, client) && !scheduler->claimed[request->index]) end_unheard(scheduler, request);
+}
+
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (is_of(request, client) && scheduler->orphan_ns[request->index] == NO_DEADLINE)
-            make_orphan(scheduler, request, now_ns);
+        if (is_of(request, client)) make_orphan(scheduler, request, now_ns);
 }
 
 /* Judges a request that came before the model did. true: it may stay. */
@@ -389,15 +427,12 @@ static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
     scheduler->next_orphan_ns = NO_DEADLINE;
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        uint64_t deadline_ns = scheduler->orphan_ns[request->index];
-        if (deadline_ns <= now_ns) {
-            end(scheduler, request, REQUEST_CANCELLED);
-            note(scheduler, request);
-            delivery_drop(scheduler->delivery, request->index);
-            scheduler->orphan_ns[request->index] = NO_DEADLINE;
-        } else if (deadline_ns < scheduler->next_orphan_ns) {
+        if (!request_is_orphan(request) || delivery_done(scheduler->delivery, request->index)) continue;
+        uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
+        if (deadline_ns <= now_ns)
+            end_unheard(scheduler, request);
+        else if (deadline_ns < scheduler->next_orphan_ns)
             scheduler->next_orphan_ns = deadline_ns;
-        }
     }
 }
 

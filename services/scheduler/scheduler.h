@@ -10,8 +10,11 @@
 #include "services/scheduler/delivery.h"
 #include "services/scheduler/planner.h"
 
-/* How long requests of a client that is gone run on, for it to come back and ask for them. */
+/* How long requests of a client that is gone are held, for it to come back and ask for them. Counted from the first
+ * time that nobody was there, over all deaths of the scheduler since. Meanwhile they yield (planner.h, rule 8). */
 #define SCHEDULER_ORPHAN_NS 10000000000ull
+/* Its client is not just starting again: when the queue is full, such an orphan makes room for who is there. */
+#define SCHEDULER_ORPHAN_OLD_NS 1000000000ull
 
 typedef struct scheduler scheduler_t;
 
@@ -63,6 +66,9 @@ void scheduler_cancel_all(scheduler_t *scheduler);
 void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting);
 /* A client (this life of it) is there: what it is owed goes to it. */
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client);
+/* It has submitted again all it holds since this process began: what it does not know any more (its client left while
+ * no scheduler was there to be told) is cancelled. */
+void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client);
 /* It is gone for good: its requests are cancelled SCHEDULER_ORPHAN_NS later unless somebody submits them again. */
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns);
 /* Requests accepted before the model was known, and refused by it: one per call, taken out of the ledger. */

@@ -4,6 +4,8 @@
  * Read next:         handlers.c, schemas/text_delta.fbs */
 #include "services/tokenizer/outgoing.h"
 
+#include <inttypes.h>
+#include <string.h>
 #include <stdlib.h>
 
 #include "common/assert.h"
@@ -219,6 +221,26 @@ qn_send_outcome_t tokenizer_send_submit(tokenizer_service_t *service, const qn_s
 
 void tokenizer_send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
 {
-    qn_cancel_t cancel = {.head.request = request, .reason = reason};
-    qn_daemon_send(service->daemon, qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER), QN_MESSAGE_CANCEL, &cancel);
+    for (uint32_t i = 0; i < service->cancel_count; i++)
+        if (service->cancels[i].request == request) return;
+    if (service->cancel_count == TOKENIZER_CANCELS_MAX) {
+        qn_log_warning("request %" PRIu64 " could not be cancelled: the scheduler takes nothing", request);
+        return;
+    }
+    service->cancels[service->cancel_count++] = (tokenizer_cancel_t){.request = request, .reason = reason};
+}
+
+bool tokenizer_send_cancels(tokenizer_service_t *service)
+{
+    qn_peer_t scheduler = qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER);
+    uint32_t sent = 0;
+    qn_send_outcome_t outcome = QN_SEND_OK;
+    for (; scheduler.epoch && sent < service->cancel_count; sent++) {
+        qn_cancel_t cancel = {.head.request = service->cancels[sent].request, .reason = service->cancels[sent].reason};
+        outcome = qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_CANCEL, &cancel);
+        if (outcome != QN_SEND_OK) break;
+    }
+    service->cancel_count -= sent;
+    memmove(service->cancels, service->cancels + sent, service->cancel_count * sizeof *service->cancels);
+    return outcome != QN_SEND_FULL;
 }

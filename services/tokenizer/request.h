@@ -10,6 +10,8 @@
 typedef struct {
     qn_peer_t frontend;
     bool want_pieces, skip_special, include_stop;
+    bool cancelled; /* a new scheduler has to hear of that too */
+    qn_cancel_reason_t cancel_reason;
     uint32_t keep_ids;  /* truncate_prompt_tokens */
     qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */
     char *salt;         /* owned or NULL */

@@ -203,6 +203,8 @@ static void kill_scheduler(bool torn)
         }
     w.scheduler_epoch++;
     push(w.now_ns + sim_between(&w.random, 1000, 400000), (event_t){.kind = SCHEDULER_START});
+    const sim_request_t *one = &w.requests[sim_between(&w.random, 0, w.request_count - 1)];
+    if (sim_chance(&w.random, 50)) push(w.now_ns + 500, (event_t){.kind = CANCEL, .value = one->id});
 }
 
 static void kill_client(uint32_t client)
@@ -219,9 +221,13 @@ static void kill_client(uint32_t client)
         request->got_scores = 1;
         if (resubmits)
             push(w.now_ns + sim_between(&w.random, 200001, 900000), (event_t){.kind = SUBMIT, .value = request->id});
-        else
+        else {
             request->state = SIM_ABANDONED;
+            request->abandoned_ns = w.now_ns;
+        }
     }
+    if (!resubmits && sim_chance(&w.random, 30)) /* the orphans' clock is not started again */
+        push(w.now_ns + sim_between(&w.random, 1, 9900) * 1000000ull, (event_t){.kind = FAULT, .value = 2});
 }
 
 static void fault(uint64_t kind)

@@ -99,12 +99,12 @@ static struct {
     } held[2 * SIM_REQUESTS_MAX];
     uint32_t held_count;
 
-    uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn;
+    uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn, forgotten, yielded;
 } w;
 
 static struct {
     uint64_t requests, tokens, steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn,
-        events;
+        forgotten, yielded, events;
 } total;
 
 /* ---- events ---- */

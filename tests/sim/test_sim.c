@@ -30,6 +30,7 @@ static void check_invariants(void)
     SIM_CHECK(broken == NULL, "%s", broken);
 }
 
+/* Of those that have a client. */
 static const sequence_t *oldest_running(void)
 {
     const batch_t *batch = scheduler_batch(w.scheduler);
@@ -37,7 +38,7 @@ static const sequence_t *oldest_running(void)
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         const sequence_t *one =
             batch->slot_owner[slot] == BATCH_NOBODY ? NULL : &batch->sequences[batch->slot_owner[slot]];
-        if (one != NULL && one->phase == SEQUENCE_RUNNING &&
+        if (one != NULL && one->phase == SEQUENCE_RUNNING && !request_is_orphan(one->request) &&
             (oldest == NULL || one->request->arrival < oldest->request->arrival))
             oldest = one;
     }
@@ -73,8 +74,10 @@ static void send_plans(void)
         if (!built) return;
         w.steps++;
         w.from_slot += plan.from_slot_count;
-        for (uint32_t i = 0; i < plan.reason_count; i++)
+        for (uint32_t i = 0; i < plan.reason_count; i++) {
             SIM_CHECK(plan.reasons[i][0] != '\0', "a decision without a reason");
+            w.yielded += strstr(plan.reasons[i], "yields") != NULL;
+        }
         send_over(LINK_TO_COMPUTE, (event_t){.kind = TO_COMPUTE,
                                              .from_epoch = w.scheduler_epoch,
                                              .to_epoch = w.sees_compute,
@@ -121,6 +124,33 @@ static void take_refusals(void)
     }
 }
 
+/* Who has a client does not wait for the slot of one that has none. */
+static void check_orphans_yield(void)
+{
+    const batch_t *batch = scheduler_batch(w.scheduler);
+    bool orphan_runs = false, waits = false;
+    for (uint32_t i = 0; i < ledger_requests_max(scheduler_ledger(w.scheduler)); i++) {
+        const sequence_t *one = &batch->sequences[i];
+        if (one->phase == SEQUENCE_NONE) continue;
+        orphan_runs |= one->phase == SEQUENCE_RUNNING && request_is_orphan(one->request);
+        waits |= one->phase == SEQUENCE_WAITING && !request_is_orphan(one->request);
+    }
+    SIM_CHECK(!orphan_runs || !waits || batch->free_slots > 0 || !scheduler_running(w.scheduler),
+              "a request waits for the slot of one whose client is gone");
+}
+
+/* Ten seconds after its client died an orphan has left the ledger, however often the scheduler died meanwhile. */
+static void check_orphans_end(void)
+{
+    const uint64_t slack_ns = 50000000; /* the death is seen, the end is carried out */
+    for (uint32_t i = 0; i < w.request_count; i++) {
+        const sim_request_t *request = &w.requests[i];
+        if (request->abandoned_ns == 0 || w.now_ns < request->abandoned_ns + SCHEDULER_ORPHAN_NS + slack_ns) continue;
+        SIM_CHECK(ledger_find(scheduler_ledger(w.scheduler), request->id) == NULL,
+                  "request %llu is held for longer than an orphan's time", (unsigned long long)request->id);
+    }
+}
+
 static void tick(void)
 {
     if (w.scheduler == NULL) return;
@@ -138,6 +168,8 @@ static void tick(void)
     set_timer(traffic.again_ns);
     set_timer(scheduler_tidy(w.scheduler, w.now_ns));
     if (delivery_pending(scheduler_delivery(w.scheduler))) set_timer(w.now_ns + 1000000);
+    check_orphans_yield();
+    check_orphans_end();
 }
 
 static void start_scheduler(void)
@@ -190,18 +222,31 @@ static void submit(uint64_t id)
     request->state = SIM_WAS_REFUSED;
 }
 
+/* What this life of the client holds no more is run for nobody, and so it is run no more. */
+static void client_replayed(request_client_t client)
+{
+    scheduler_client_replayed(w.scheduler, client);
+    const request_t *request = ledger_next(scheduler_ledger(w.scheduler), NULL);
+    for (; request != NULL; request = ledger_next(scheduler_ledger(w.scheduler), request)) {
+        bool is_its = request->client.epoch == client.epoch && request->client.instance == client.instance;
+        SIM_CHECK(!is_its || request->finish != REQUEST_UNFINISHED || find_request(request->id)->state == SIM_OPEN,
+                  "request %llu runs on for nobody", (unsigned long long)request->id);
+    }
+}
+
 static void client_up(uint32_t client)
 {
     if (w.scheduler == NULL) return;
     w.client_sees = w.scheduler_epoch;
-    scheduler_client_up(w.scheduler,
-                        (request_client_t){.epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client});
+    request_client_t life = {.epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client};
+    scheduler_client_up(w.scheduler, life);
     for (uint32_t i = 0; i < w.request_count; i++) {
         sim_request_t *request = &w.requests[i];
         if (request->client != client || request->state != SIM_OPEN) continue;
         submit(request->id);
         if (request->cancelled) scheduler_cancel(w.scheduler, request->id, REQUEST_CANCELLED);
     }
+    client_replayed(life);
 }
 
 static void client_takes(const event_t *event)
@@ -284,6 +329,12 @@ static void cancel(uint64_t id)
     sim_request_t *request = find_request(id);
     if (request->state != SIM_OPEN) return;
     request->cancelled = true;
+    bool is_heard = w.scheduler != NULL && w.client_sees == w.scheduler_epoch;
+    if (!is_heard && sim_chance(&w.random, 50)) { /* its client does not wait for a scheduler to be told */
+        request->state = SIM_ABANDONED;
+        w.forgotten++;
+        return;
+    }
     if (w.scheduler != NULL && w.client_sees == w.scheduler_epoch) scheduler_cancel(w.scheduler, id, REQUEST_CANCELLED);
 }
 
@@ -410,6 +461,8 @@ static void finish(uint64_t events)
     total.compactions += w.compactions;
     total.replayed += w.replayed;
     total.torn += w.torn;
+    total.forgotten += w.forgotten;
+    total.yielded += w.yielded;
     total.events += events;
     for (uint32_t i = 0; i < 5; i++)
         total.faults[i] += w.faults[i];
@@ -465,18 +518,19 @@ static uint64_t from_environment(const char *name, uint64_t fallback)
 
 static void report(uint64_t seeds)
 {
-    printf("sim: %llu seeds, %llu requests, %llu tokens, %llu steps, %llu events; prefix hits %llu, preemptions %llu, "
-           "from_slot "
-           "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu; kills: compute %llu, memory %llu, scheduler "
-           "%llu, "
-           "tokenizer %llu; flushes %llu\n",
-           (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
-           (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
-           (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
-           (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
-           (unsigned long long)total.faults[0], (unsigned long long)total.faults[1],
-           (unsigned long long)total.faults[2], (unsigned long long)total.faults[3],
-           (unsigned long long)total.faults[4]);
+    printf(
+        "sim: %llu seeds, %llu requests, %llu tokens, %llu steps, %llu events; prefix hits %llu, preemptions %llu, "
+        "from_slot "
+        "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu; kills: compute %llu, memory %llu, scheduler "
+        "%llu, "
+        "tokenizer %llu; flushes %llu\n",
+        (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
+        (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
+        (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
+        (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
+        (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.faults[0],
+        (unsigned long long)total.faults[1], (unsigned long long)total.faults[2], (unsigned long long)total.faults[3],
+        (unsigned long long)total.faults[4]);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -490,6 +544,7 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     /* what the seeds are meant to reach, they reach */
     assert_true(total.hits > 0 && total.preemptions > 0 && total.from_slot > 0 && total.masked > 0);
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
+    assert_true(total.forgotten > 0 && total.yielded > 0);
     for (int i = 0; i < 5; i++)
         assert_true(total.faults[i] > 0);
 }
