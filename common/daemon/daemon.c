@@ -28,6 +28,7 @@
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"
+#include "common/wire/wire.h"
 
 #define WATCHED_FDS_MAX 16
 #define SPIN_NS 1000000ull /* about a step of a small model: what wakes a loop that spins is worth the core it takes */
@@ -51,6 +52,9 @@ struct qn_daemon {
     uint64_t drain_ns; /* then it stops with what it has */
     uint64_t drain_until_ns;
     qn_err_t failure;
+    qn_peer_t handled_from; /* of the message being handled, for a Refusal of it; epoch 0: none */
+    qn_message_type_t handled_type;
+    uint64_t handled_sequence;
 };
 
 /* ---- callbacks of links --------------------------------------------------------------------------------------- */
@@ -59,6 +63,9 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
 {
     qn_daemon_t *daemon = context;
     const qn_handler_t *handler = &daemon->handlers[type];
+    daemon->handled_from = from;
+    daemon->handled_type = type;
+    daemon->handled_sequence = ((const qn_head_t *)message)->sequence;
     if (handler->handle) {
         handler->handle(daemon->state, from, message);
     } else if (type == QN_MESSAGE_REFUSAL) {
@@ -71,6 +78,7 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
         snprintf(text, sizeof text, "%s takes no %s", daemon->descriptor->name, qn_message_name(type));
         qn_daemon_refuse(daemon, from, ((const qn_head_t *)message)->request, 400, NULL, text);
     }
+    daemon->handled_from = (qn_peer_t){0};
 }
 
 static void daemon_peer(void *context, qn_peer_t peer, qn_peer_event_t event)
@@ -308,6 +316,16 @@ qn_peer_t qn_daemon_peer(const qn_daemon_t *daemon, qn_service_t service)
     return qn_links_dialled(daemon->links, service);
 }
 
+/* Names what is refused: the message that is being handled, when it is from the one who is told. */
+qn_send_outcome_t qn_daemon_send_refusal(qn_daemon_t *daemon, qn_peer_t to, qn_refusal_t *refusal)
+{
+    if (daemon->handled_from.epoch && qn_peer_equal(daemon->handled_from, to)) {
+        refusal->refused_type = qn_text(qn_wire_type(daemon->handled_type)->identifier);
+        refusal->refused_sequence = daemon->handled_sequence;
+    }
+    return qn_daemon_send(daemon, to, QN_MESSAGE_REFUSAL, refusal);
+}
+
 void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
                       const char *text)
 {
@@ -318,7 +336,7 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
         .param = qn_text(param),
         .text = qn_text(text),
     };
-    qn_daemon_send(daemon, to, QN_MESSAGE_REFUSAL, &refusal);
+    qn_daemon_send_refusal(daemon, to, &refusal);
 }
 
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text)
@@ -330,6 +348,11 @@ void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text
     bool first_ready = state == QN_STATE_READY && !daemon->announced;
     sd_notifyf(0, "%sSTATUS=%s", first_ready ? "READY=1\n" : "", text ? text : "");
     daemon->announced |= first_ready;
+}
+
+void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch)
+{
+    qn_links_set_memory_epoch(daemon->links, epoch);
 }
 
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)

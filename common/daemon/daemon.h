@@ -100,8 +100,13 @@ qn_peer_t qn_daemon_peer(const qn_daemon_t *daemon, qn_service_t service);
 /* Tells `to` that its message was refused. `status` is an HTTP status; `param` may be NULL. */
 void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
                       const char *text);
+/* The same with a Refusal of one's own; its refused_type and refused_sequence are filled in when the message that is
+ * being handled is from `to`. */
+qn_send_outcome_t qn_daemon_send_refusal(qn_daemon_t *daemon, qn_peer_t to, qn_refusal_t *refusal);
 /* What every heartbeat says from now on. The first READY is reported to the service manager. `text` is copied. */
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text);
+/* What every heartbeat says of the life of memory whose regions are mapped here (compute); 0: none. */
+void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch);
 /* Wakes the loop when `fd` is readable (level-triggered; tick() reads it). At most 16. Does not own the fd. */
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd);
 void qn_daemon_unwatch(qn_daemon_t *daemon, int fd);
@@ -122,6 +127,8 @@ typedef struct {
     uint64_t heard_ns; /* time of the last frame */
     uint32_t pid;      /* 0: dead, or never seen */
     uint32_t restarts;
+    uint32_t memory_epoch; /* that it runs on; 0: none */
+    uint64_t beats;        /* heartbeats of this life so far: a later one is newer news */
     char build[QN_NAME_MAX];
     char transport[16];                         /* "ipc", "inproc", "tcp" */
     char text[QN_REASON_MAX + QN_ERR_TEXT_MAX]; /* what it said last; why it is not alive */

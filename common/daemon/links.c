@@ -253,6 +253,7 @@ static void link_beat(qn_links_t *links, link_t *link)
         .restarts = links->spec.epoch - 1,
         .limit = qn_peer_link_grant(&link->link),
         .text = qn_text(links->text),
+        .memory_epoch = links->memory_epoch,
     };
     qn_link_control(links, link, QN_MESSAGE_HEARTBEAT, &beat);
     link->link.beat_ns = links->now_ns;
@@ -346,6 +347,13 @@ void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text)
 {
     links->state = state;
     snprintf(links->text, sizeof links->text, "%s", text ? text : "");
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        links->links[i].link.beat_ns = 0;
+}
+
+void qn_links_set_memory_epoch(qn_links_t *links, uint32_t epoch)
+{
+    links->memory_epoch = epoch;
     for (size_t i = 0; i < QN_PEERS_MAX; i++)
         links->links[i].link.beat_ns = 0;
 }

@@ -38,6 +38,7 @@ qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch
     if (batch == NULL) return qn_fail(QN_ERR_NO_MEMORY, "batch: out of memory");
     batch->ledger = ledger;
     batch->slot_count = batch->free_slots = slot_count;
+    batch->session = 1;
     if (!allocate(batch, ledger_requests_max(ledger))) {
         batch_destroy(&batch);
         return qn_fail(QN_ERR_NO_MEMORY, "batch: no memory for %u slots", slot_count);
@@ -342,6 +343,13 @@ batch_step_t *batch_step_begin(batch_t *batch, uint64_t now_ns)
     return step;
 }
 
+bool batch_opens_session(batch_t *batch)
+{
+    bool opens = !batch->session_open;
+    batch->session_open = true;
+    return opens;
+}
+
 void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
 {
     sequence_t *sequence = sequence_at(batch, run->index);
@@ -370,10 +378,13 @@ void batch_slot_retired(batch_t *batch, uint32_t slot) { batch->slot_live[slot] 
 
 /* ---- peers replaced ---- */
 
+/* What was planned has no result any more, and nothing is known of compute's slots. */
 static void void_steps(batch_t *batch)
 {
     batch->step_count = 0;
     batch->void_step = batch->last_step;
+    if (batch->session_open) batch->session++;
+    batch->session_open = false;
 }
 
 void batch_compute_lost(batch_t *batch)
@@ -397,6 +408,7 @@ void batch_compute_lost(batch_t *batch)
 void batch_memory_lost(batch_t *batch)
 {
     void_steps(batch);
+    memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
     while (batch->retiring_count > 0)
         batch_released(batch, batch->retiring[0]);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)

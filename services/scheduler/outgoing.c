@@ -113,6 +113,9 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
     qn_arena_reset(&service->arena);
     qn_step_plan_t message = {
         .step = plan->step,
+        .session = plan->session,
+        .opens = plan->opens,
+        .memory_epoch = service->memory.epoch,
         .retire = plan->retire,
         .retire_count = plan->retire_count,
         .sets = write_sets(service, plan),
@@ -163,6 +166,12 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
                             qn_clock_now_ns() - begin_ns);
     }
+}
+
+qn_err_t scheduler_send_query(scheduler_service_t *service, uint64_t step)
+{
+    qn_step_query_t message = {.session = scheduler_session(service->scheduler), .step = step};
+    return send_to_peer(service, service->compute, QN_MESSAGE_STEP_QUERY, &message);
 }
 
 /* ---- traffic with memory ---- */

@@ -55,6 +55,8 @@ typedef struct {
 /* Views, valid until the next call of the planner. The input ids of a run that is not from_slot stand at ids_offset. */
 typedef struct {
     uint64_t step;
+    uint32_t session;
+    bool opens; /* first of its session */
     const uint32_t *retire;
     const plan_set_t *sets;
     const plan_block_t *blocks;

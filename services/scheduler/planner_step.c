@@ -243,6 +243,8 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
 {
     batch_step_t *step = batch_step_begin(planner->batch, now_ns);
     planner->plan.step = step->step;
+    planner->plan.session = planner->batch->session;
+    planner->plan.opens = batch_opens_session(planner->batch);
     add_retired(planner);
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         uint32_t tokens = planner->tokens_of_slot[slot];

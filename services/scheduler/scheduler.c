@@ -27,6 +27,7 @@ struct scheduler {
     bool *is_ending;
     uint32_t ending_count;
 
+    progress_t progress;
     scheduler_model_t model;
     admission_model_t limits;
     bool memory_is_up, compute_is_up, draining;
@@ -377,6 +378,40 @@ void scheduler_compute_lost(scheduler_t *scheduler)
     scheduler->compute_is_up = false;
 }
 
+void scheduler_renew(scheduler_t *scheduler)
+{
+    batch_compute_lost(scheduler->batch);
+    progress_watch(&scheduler->progress, 0, 0, 0);
+}
+
+uint32_t scheduler_session(const scheduler_t *scheduler) { return scheduler->batch->session; }
+
+/* The oldest step without a result is another one, or the same. */
+static void watch_oldest(scheduler_t *scheduler, uint64_t now_ns)
+{
+    const batch_t *batch = scheduler->batch;
+    const batch_step_t *oldest = &batch->steps[0];
+    if (batch->step_count > 0)
+        progress_watch(&scheduler->progress, oldest->step, oldest->token_count, now_ns);
+    else
+        progress_watch(&scheduler->progress, 0, 0, now_ns);
+}
+
+progress_verdict_t scheduler_progress(scheduler_t *scheduler, uint64_t now_ns, const progress_t **ret_progress,
+                                      uint64_t *ret_again_ns)
+{
+    watch_oldest(scheduler, now_ns);
+    *ret_progress = &scheduler->progress;
+    return progress_look(&scheduler->progress, now_ns, ret_again_ns);
+}
+
+const progress_t *scheduler_progress_shown(const scheduler_t *scheduler) { return &scheduler->progress; }
+
+void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns)
+{
+    if (session == scheduler->batch->session) progress_answer(&scheduler->progress, step, held, now_ns);
+}
+
 bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_is_up && scheduler->compute_is_up; }
 
 qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
@@ -399,6 +434,8 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
     qn_err_t err = batch_result(batch, &taken);
     *ret_step = &batch->last;
     if (err < 0) return err;
+    if (batch->last.step != 0) progress_result(&scheduler->progress, now_ns);
+    watch_oldest(scheduler, now_ns);
     scheduler->masked_runs += batch->masked_count;
     for (uint32_t i = 0; i < batch->changed_count; i++) {
         note(scheduler, ledger_at(scheduler->ledger, batch->changed[i]));
@@ -411,7 +448,10 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
 qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
-    return scheduler_running(scheduler) ? planner_plan(scheduler->planner, now_ns, ret_plan, ret_built) : QN_OK;
+    if (!scheduler_running(scheduler)) return QN_OK;
+    qn_err_t err = planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
+    if (*ret_built) watch_oldest(scheduler, now_ns);
+    return err;
 }
 
 qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)

@@ -9,6 +9,7 @@
 #include "services/scheduler/batch.h"
 #include "services/scheduler/delivery.h"
 #include "services/scheduler/planner.h"
+#include "services/scheduler/progress.h"
 
 /* How long requests of a client that is gone are held, for it to come back and ask for them. Counted from the first
  * time that nobody was there, over all deaths of the scheduler since. Meanwhile they yield (planner.h, rule 8). */
@@ -85,6 +86,17 @@ void scheduler_memory_lost(scheduler_t *scheduler);
 void scheduler_compute_up(scheduler_t *scheduler);
 void scheduler_compute_lost(scheduler_t *scheduler);
 bool scheduler_running(const scheduler_t *scheduler); /* both are up */
+/* Compute has lost its slots, or the oldest step: what has no result is planned again, in a new session. */
+void scheduler_renew(scheduler_t *scheduler);
+/* The session of the plans made now, and whether a result or a word of `session` is of it. */
+uint32_t scheduler_session(const scheduler_t *scheduler);
+/* What is due about the oldest step without a result (progress.h); *ret_progress is a view. */
+progress_verdict_t scheduler_progress(scheduler_t *scheduler, uint64_t now_ns, const progress_t **ret_progress,
+                                      uint64_t *ret_again_ns);
+/* The same, to be shown. Returns view. */
+const progress_t *scheduler_progress_shown(const scheduler_t *scheduler);
+/* Compute's answer about it. */
+void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns);
 
 qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count,
                          uint32_t available_blocks);

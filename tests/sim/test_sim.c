@@ -4,7 +4,7 @@
  *
  * Each seed draws a configuration (block size, pool size, slots, budgets, lookahead, policy), a load (shared prefixes,
  * salts, stop ids, cancels, prompt scores), and faults: kills of compute, memory, scheduler (with its last record torn)
- * and tokenizers, and cache flushes. After every event all invariants are checked; at the end every request has
+ * and tokenizers, cache flushes, and a compute that loses plans and slots while it lives on. After every event all invariants are checked; at the end every request has
  * ended once, with the tokens the model gives when it is alone, and every block is back.
  *
  *     SIM_SEEDS=300 SIM_FIRST_SEED=1 build/tests/sim/test_sim        SIM_VERBOSE=1: one line per seed */
@@ -151,9 +151,28 @@ static void check_orphans_end(void)
     }
 }
 
+static void look_at_progress(void)
+{
+    const progress_t *progress;
+    uint64_t again_ns;
+    progress_verdict_t verdict = scheduler_progress(w.scheduler, w.now_ns, &progress, &again_ns);
+    if (verdict == PROGRESS_RENEW) {
+        scheduler_renew(w.scheduler);
+        w.renewed++;
+    } else if (verdict == PROGRESS_ASK) {
+        send_over(LINK_TO_COMPUTE, (event_t){.kind = STEP_QUERY,
+                                             .from_epoch = w.scheduler_epoch,
+                                             .to_epoch = w.sees_compute,
+                                             .session = scheduler_session(w.scheduler),
+                                             .value = progress->step});
+    }
+    set_timer(again_ns);
+}
+
 static void tick(void)
 {
     if (w.scheduler == NULL) return;
+    look_at_progress();
     take_refusals();
     send_plans();
     const sequence_t *oldest = oldest_running();
@@ -318,7 +337,9 @@ static void take_grants(const event_t *event)
 static void take_result(const event_t *event)
 {
     sim_result_t *result = event->payload;
-    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute) return;
+    if (w.scheduler == NULL || result == NULL || event->session != scheduler_session(w.scheduler) ||
+        event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute)
+        return;
     const batch_step_t *step;
     qn_err_t err = scheduler_result(w.scheduler, &result->result, w.now_ns, &step);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
@@ -345,9 +366,8 @@ static void see_scheduler(const event_t *event)
         if (w.pool != NULL) block_pool_release_all(w.pool);
         return;
     }
-    uint32_t kept = w.executing ? 1 : 0;
-    while (w.plan_count > kept)
-        if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
+    drop_waiting_plans();
+    w.compute_session = 0;
     enqueue((queued_plan_t){0});
 }
 
@@ -358,12 +378,15 @@ static void handle(event_t *event)
     case MEMORY_SEES:
     case COMPUTE_SEES: see_scheduler(event); break;
     case GRANT: take_grants(event); break;
-    case TO_COMPUTE:
-        if (event->to_epoch != w.compute_epoch) break;
-        enqueue((queued_plan_t){.plan = event->payload,
-                                .scheduler_epoch = event->from_epoch,
-                                .memory_epoch = (uint32_t)event->value});
-        event->payload = NULL;
+    case TO_COMPUTE: compute_takes(event); break;
+    case STEP_QUERY: compute_answers(event); break;
+    case STEP_STATUS:
+    case PLAN_REFUSED:
+        if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute) break;
+        if (event->kind == STEP_STATUS)
+            scheduler_step_status(w.scheduler, event->session, event->value, event->held, w.now_ns);
+        else if (event->session == scheduler_session(w.scheduler))
+            scheduler_renew(w.scheduler);
         break;
     case STEP_DONE: step_done(event); break;
     case RESULT: take_result(event); break;
@@ -464,7 +487,8 @@ static void finish(uint64_t events)
     total.forgotten += w.forgotten;
     total.yielded += w.yielded;
     total.events += events;
-    for (uint32_t i = 0; i < 5; i++)
+    total.renewed += w.renewed;
+    for (uint32_t i = 0; i < 6; i++)
         total.faults[i] += w.faults[i];
     scheduler_destroy(&w.scheduler);
     block_pool_destroy(&w.pool);
@@ -521,16 +545,16 @@ static void report(uint64_t seeds)
     printf(
         "sim: %llu seeds, %llu requests, %llu tokens, %llu steps, %llu events; prefix hits %llu, preemptions %llu, "
         "from_slot "
-        "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu; kills: compute %llu, memory %llu, scheduler "
+        "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu, renewed %llu; kills: compute %llu, memory %llu, scheduler "
         "%llu, "
-        "tokenizer %llu; flushes %llu\n",
+        "tokenizer %llu; flushes %llu; confusions %llu\n",
         (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
         (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
         (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
         (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
-        (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.faults[0],
-        (unsigned long long)total.faults[1], (unsigned long long)total.faults[2], (unsigned long long)total.faults[3],
-        (unsigned long long)total.faults[4]);
+        (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.renewed,
+        (unsigned long long)total.faults[0], (unsigned long long)total.faults[1], (unsigned long long)total.faults[2],
+        (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5]);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -545,7 +569,8 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     assert_true(total.hits > 0 && total.preemptions > 0 && total.from_slot > 0 && total.masked > 0);
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
     assert_true(total.forgotten > 0 && total.yielded > 0);
-    for (int i = 0; i < 5; i++)
+    assert_true(total.renewed > 0);
+    for (int i = 0; i < 6; i++)
         assert_true(total.faults[i] > 0);
 }
 
