@@ -204,7 +204,7 @@ static const uint8_t *links_encode(qn_links_t *links, const link_t *link, qn_mes
                                    uint64_t number, size_t *ret_bytes)
 {
     qn_head_t *head = message; /* field 0 of every message */
-    head->schema = QN_PROTOCOL;
+    head->schema = link->protocol ? link->protocol : QN_PROTOCOL;
     head->src = links->spec.service;
     head->dst = link->dials != QN_SERVICE_NONE ? link->dials : (qn_service_t)link->id.service;
     head->epoch = links->spec.epoch;
@@ -234,6 +234,7 @@ bool qn_link_hello(qn_links_t *links, link_t *link, bool reply)
 {
     qn_hello_t hello = {
         .protocol = QN_PROTOCOL,
+        .protocol_lowest = QN_PROTOCOL_LOWEST,
         .service = links->spec.service,
         .reply = reply,
         .state = links->state,

@@ -208,11 +208,11 @@ qn_err_t qn_wire_decode(const qn_wire_type_t *type, const void *frame, size_t by
     if (err) return err;
     qn_head_t head;
     memcpy(&head, ret_message, sizeof head);
-    if (head.schema != QN_PROTOCOL)
+    if (!wire_speaks(type, head.schema))
         return qn_wire_fail(&path, QN_ERR_UNSUPPORTED,
-                            "head.schema: protocol version %u, this build speaks %u: "
+                            "head.schema: protocol version %u, this build speaks %u to %u: "
                             "run the same release everywhere",
-                            head.schema, QN_PROTOCOL);
+                            head.schema, QN_PROTOCOL_LOWEST, QN_PROTOCOL);
     return qn_wire_check(type, ret_message, &path);
 }
 
