@@ -101,6 +101,8 @@ static const qn_config_key_t keys[] = {
 
     OTHER("up.composed", QN_CONFIG_SERVICES, up.composed, "",
           "Services that run as threads of quintet up: \"\" is none, all, or names separated by commas."),
+    COUNT("up.watchdog_seconds", up.watchdog_seconds, "30", 0, 3600,
+          "A service that shows no sign of life for so long is killed and started again. 0: never."),
     COUNT("up.stop_seconds", up.stop_seconds, "5", 1, 600, "Seconds to drain on stop before SIGKILL."),
 };
 

@@ -25,6 +25,7 @@
 #include "common/daemon/links.h"
 #include "common/daemon/lock.h"
 #include "common/watch/last_error.h"
+#include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"
@@ -48,6 +49,7 @@ struct qn_daemon {
     int stop_fd;
     uint64_t spin_ns; /* 0: it sleeps at once */
     bool composed, announced;
+    qn_watchdog_t watchdog; /* of a process of its own; a composition has one for all */
     bool draining;
     uint64_t drain_ns; /* then it stops with what it has */
     uint64_t drain_until_ns;
@@ -79,6 +81,7 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
         qn_daemon_refuse(daemon, from, ((const qn_head_t *)message)->request, 400, NULL, text);
     }
     daemon->handled_from = (qn_peer_t){0};
+    qn_watchdog_feed(&daemon->watchdog, qn_clock_now_ns()); /* a turn may take many long messages */
 }
 
 static void daemon_peer(void *context, qn_peer_t peer, qn_peer_event_t event)
@@ -141,6 +144,7 @@ static void daemon_finish(qn_daemon_t *daemon)
     qn_tap_close(&daemon->tap);
     qn_stats_destroy(&daemon->stats);
     qn_lock_release(&daemon->lock);
+    qn_watchdog_close(&daemon->watchdog);
 }
 
 /* A core for latency is well spent where a GPU waits for the answer, and where there are cores to spare. */
@@ -220,8 +224,10 @@ static void daemon_loop(qn_daemon_t *daemon)
         if (descriptor->check) descriptor->check(daemon->state);
 #endif
         uint64_t links_due_ns = qn_links_turn(daemon->links, now_ns);
+        uint64_t fed_ns = qn_watchdog_feed(&daemon->watchdog, now_ns);
         if (daemon_is_done(daemon, now_ns)) return;
         if (links_due_ns < until_ns) until_ns = links_due_ns;
+        if (fed_ns < until_ns) until_ns = fed_ns;
         if (daemon->draining && daemon->drain_until_ns < until_ns) until_ns = daemon->drain_until_ns;
         if (more) until_ns = 0;
     }
@@ -243,7 +249,8 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
     daemon->descriptor = descriptor;
     daemon->composed = composed_services != 0;
     daemon->stop_fd = stop_fd;
-    daemon->lock.fd = -1;
+    daemon->lock.fd = daemon->watchdog.fd = -1;
+    if (!daemon->composed) qn_watchdog_open(&daemon->watchdog);
     if (spins(descriptor, qn_config_values(config))) daemon->spin_ns = SPIN_NS;
     daemon->drain_ns = qn_config_values(config)->up.stop_seconds * 1000000000ull;
     qn_log_set_name(descriptor->name);

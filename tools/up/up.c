@@ -56,6 +56,7 @@ typedef struct {
     up_probe_t probe;
     uint64_t probe_at_ns, probe_until_ns; /* while all were ready and that is not reported */
     uint64_t started_ns;
+    uint64_t watch_at_ns;                 /* the next look at signs of life */
     uint64_t terminate_at_ns, kill_at_ns; /* while stopping: SIGTERM to all that is left, SIGKILL */
     uint64_t stop_asked_ns;               /* by a signal */
     bool killed;
@@ -80,6 +81,7 @@ static up_child_t *add_child(up_t *up, const char *name)
     child->argv = up->arguments[up->child_count];
     child->log = &up->log;
     child->start_at_ns = up->started_ns;
+    child->watchdog_ns = qn_config_values(up->spec->config)->up.watchdog_seconds * 1000000000ull;
     up->child_count++;
     return child;
 }
@@ -393,7 +395,7 @@ static void start_due(up_t *up, uint64_t now_ns)
 
 static int wait_ms(const up_t *up, uint64_t now_ns)
 {
-    uint64_t until_ns = UINT64_MAX;
+    uint64_t until_ns = up->phase == UP_RUNNING ? up->watch_at_ns : UINT64_MAX;
     for (size_t i = 0; i < up->child_count; i++) {
         const up_child_t *child = &up->children[i];
         if (child->state == UP_CHILD_WAITING && child->start_at_ns < until_ns) until_ns = child->start_at_ns;
@@ -431,6 +433,16 @@ static bool all_have_ended(const up_t *up)
     return true;
 }
 
+/* After the notices were read: what a service has said in time counts, also when nobody here had time to hear it. */
+static void watch_children(up_t *up, uint64_t now_ns)
+{
+    up->watch_at_ns = UINT64_MAX;
+    for (size_t i = 0; i < up->child_count; i++) {
+        uint64_t again_ns = up_child_watch(&up->children[i], now_ns);
+        if (again_ns < up->watch_at_ns) up->watch_at_ns = again_ns;
+    }
+}
+
 static void turn(up_t *up)
 {
     uint64_t now_ns = qn_clock_now_ns();
@@ -445,6 +457,7 @@ static void turn(up_t *up)
     if (up->phase == UP_STOPPING) {
         continue_stop(up, now_ns);
     } else {
+        watch_children(up, now_ns);
         start_due(up, now_ns);
         probe_ready(up, now_ns);
     }

@@ -43,6 +43,8 @@ static void parse_line(const char *line, size_t length, up_notice_t *notice)
         notice->ready = true;
     else if (is_one(line, length, "STOPPING"))
         notice->stopping = true;
+    else if (is_one(line, length, "WATCHDOG"))
+        notice->alive = true;
     else if (is_one(line, length, "FDSTORE"))
         notice->fd_store = true;
     else if (is_one(line, length, "FDSTOREREMOVE"))
