@@ -119,7 +119,7 @@ typedef struct {
 typedef struct {
     qn_slot_row_t *rows;    /* [slots] */
     uint32_t *block_tables; /* [slots, table_blocks] */
-    uint32_t *stop_ids;     /* [slots, QN_STOP_IDS_MAX] */
+    uint32_t *stop_ids;     /* [slots, QN_SLOT_STOP_IDS_MAX] */
     qn_bias_entry_t *bias;  /* [slots, QN_LOGIT_BIAS_MAX] */
     uint32_t *counts;       /* [slots, V]; kept only for slots with penalties */
     uint32_t slots, table_blocks, vocab;

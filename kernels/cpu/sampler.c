@@ -30,7 +30,7 @@ static void add_bias(const qn_slot_tables_t *tables, uint32_t slot, float *value
 
 static void forbid_stop(const qn_slot_tables_t *tables, uint32_t slot, float *values)
 {
-    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
         values[stop[i]] = -INFINITY;
 }
@@ -194,7 +194,7 @@ static uint32_t choose(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
 
 static bool stops(const qn_slot_tables_t *tables, uint32_t slot, uint32_t id)
 {
-    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
         if (stop[i] == id) return true;
     return false;

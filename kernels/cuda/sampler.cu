@@ -38,7 +38,7 @@ static __device__ void change_some(const draw_t &d, const row_t &row)
 {
     const qn_slot_tables_t &tables = d.a->tables;
     const qn_bias_entry_t *bias = tables.bias + (size_t)d.sample->slot * QN_LOGIT_BIAS_MAX;
-    const uint32_t *stop = tables.stop_ids + (size_t)d.sample->slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables.stop_ids + (size_t)d.sample->slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < d.slot->bias_count; i++)
         if (bias[i].id - row.first < row.count) row.values[bias[i].id - row.first] += bias[i].bias;
     if (!below_min_tokens(*d.slot, d.sample->position)) return;
@@ -183,7 +183,7 @@ static __device__ uint32_t choose(row_t &row, const draw_t &d, const float *logi
 
 static __device__ bool stops(const qn_slot_tables_t &tables, uint32_t slot, uint32_t count, uint32_t id)
 {
-    const uint32_t *stop = tables.stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables.stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < count; i++)
         if (stop[i] == id) return true;
     return false;

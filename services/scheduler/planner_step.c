@@ -123,13 +123,13 @@ static uint32_t add_ids(planner_t *planner, const uint32_t *ids, uint32_t count)
     return offset;
 }
 
-/* The request's stop ids, then those of the model it has not named itself, as far as a slot holds them. */
+/* The request's stop ids, then those of the model it has not named itself: a slot holds all of both. */
 static uint32_t add_stop_ids(planner_t *planner, const request_t *request)
 {
     uint32_t *stop_ids = planner->stop_ids + planner->plan.stop_id_count;
     uint32_t count = request->stop_count;
     if (count > 0) memcpy(stop_ids, request->stop_ids, count * sizeof *stop_ids);
-    for (uint32_t i = 0; !request->sampling.ignore_eos && i < planner->eos_count && count < QN_STOP_IDS_MAX; i++) {
+    for (uint32_t i = 0; !request->sampling.ignore_eos && i < planner->eos_count && count < QN_SLOT_STOP_IDS_MAX; i++) {
         bool named = false;
         for (uint32_t j = 0; j < count; j++)
             named = named || stop_ids[j] == planner->eos_ids[i];

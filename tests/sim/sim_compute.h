@@ -20,7 +20,7 @@ typedef struct {
     bool set, done, begun, sampled, pending;
     uint64_t request;
     uint32_t prompt_tokens, next_position, last_id, block_count, history_count, stop_count;
-    uint32_t blocks[SIM_TOKENS_MAX], history[SIM_TOKENS_MAX], stop_ids[QN_STOP_IDS_MAX];
+    uint32_t blocks[SIM_TOKENS_MAX], history[SIM_TOKENS_MAX], stop_ids[QN_SLOT_STOP_IDS_MAX];
     request_sampling_t sampling;
     uint64_t pending_kv; /* prompt scores: the KV before the next chunk */
 } sim_slot_t;

@@ -12,7 +12,7 @@ static const char *implementation = "reference";
 
 typedef struct {
     qn_slot_row_t rows[SLOTS];
-    uint32_t stop_ids[SLOTS * QN_STOP_IDS_MAX];
+    uint32_t stop_ids[SLOTS * QN_SLOT_STOP_IDS_MAX];
     qn_bias_entry_t bias[SLOTS * QN_LOGIT_BIAS_MAX];
     uint32_t counts[SLOTS * VOCAB];
     uint32_t block_tables[SLOTS];
