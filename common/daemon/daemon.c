@@ -19,6 +19,7 @@
 #include "common/assert.h"
 #include "common/build.h"
 #include "common/clock.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/endpoint.h"
 #include "common/failpoint.h"
 #include "common/limits.h"
@@ -301,8 +302,11 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
         return err == QN_ERR_INVALID ? EX_USAGE : qn_err_exit_status(err);
     }
     qn_log_set_level(log_level_of(qn_config_values(config)->log.level));
+    err = qn_descriptors_ensure(1u << descriptor->service, qn_config_values(config));
     int stop_fd = daemon_stop_signals();
-    if (stop_fd < 0)
+    if (err != QN_OK)
+        qn_log_error("%s", qn_err_text());
+    else if (stop_fd < 0)
         err = qn_fail(QN_ERR_IO, "cannot make a signalfd: %s", strerror(errno));
     else
         err = qn_daemon_run(descriptor, config, 0, stop_fd);

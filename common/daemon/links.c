@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/daemon/endpoint.h"
 #include "common/limits.h"
+#include "common/paths.h"
 #include "common/watch/log.h"
 #include "common/wire/wire.h"
 
@@ -92,6 +93,15 @@ static void links_limit_socket(zsock_t *socket)
     zsock_set_maxmsgsize(socket, QN_FRAME_BYTES_MAX);
 }
 
+/* Said by both ends: either may be the one whose operator looks. */
+static void links_warn_of_open(const char *endpoint)
+{
+    if (!qn_endpoint_is_open(endpoint)) return;
+    qn_log_warning("%s: messages there are neither authenticated nor encrypted, and whoever reaches it can pose as a "
+                   "service; use it in a network of your own only, or 127.0.0.1 behind a tunnel",
+                   endpoint);
+}
+
 static qn_err_t links_bind(qn_links_t *links)
 {
     const qn_links_spec_t *spec = &links->spec;
@@ -104,7 +114,9 @@ static qn_err_t links_bind(qn_links_t *links)
     links_limit_socket(links->router);
     if (zsock_bind(links->router, "%s", endpoint) < 0)
         return qn_fail(QN_ERR_IO, "cannot listen on %s: %s", endpoint, zmq_strerror(errno));
-    if (spec->composed_services == 0) return QN_OK;
+    links_warn_of_open(endpoint);
+    if (strncmp(endpoint, "ipc://", 6) == 0) err = qn_paths_make_private(endpoint + 6);
+    if (err != QN_OK || spec->composed_services == 0) return err;
     err = qn_endpoint_inner(spec->run_dir, spec->service, endpoint);
     if (err == QN_OK && zsock_bind(links->router, "%s", endpoint) < 0)
         err = qn_fail(QN_ERR_IO, "cannot listen on %s: %s", endpoint, zmq_strerror(errno));
@@ -128,6 +140,7 @@ static qn_err_t link_connect(qn_links_t *links, link_t *link)
     zsock_set_immediate(link->dealer, 1); /* nothing is queued for a peer that is not there */
     zsock_set_reconnect_ivl(link->dealer, RECONNECT_MS);
     links_limit_socket(link->dealer);
+    if (link->connects == 1) links_warn_of_open(endpoint);
     snprintf(link->status.transport, sizeof link->status.transport, "%.*s", (int)strcspn(endpoint, ":"), endpoint);
     if (zsock_connect(link->dealer, "%s", endpoint) != 0)
         return qn_fail(QN_ERR_IO, "cannot dial %s: %s", endpoint, zmq_strerror(errno));

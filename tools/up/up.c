@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/lock.h"
 #include "common/paths.h"
 #include "tools/up/up_child.h"
@@ -161,6 +162,7 @@ static qn_err_t open_all(up_t *up)
     char absolute[PATH_MAX];
     qn_err_t err = qn_paths_run_dir(qn_config_values(up->spec->config), up->run_dir, sizeof up->run_dir);
     if (!err && !realpath(up->run_dir, absolute)) err = qn_fail(QN_ERR_IO, "%s: %s", up->run_dir, strerror(errno));
+    if (!err) err = qn_descriptors_ensure(1u << QN_SERVICE_TOOL, qn_config_values(up->spec->config));
     if (!err) err = qn_lock_take(up->run_dir, "up", &up->lock);
     if (!err) err = add_children(up);
     for (size_t i = 0; i < up->child_count; i++)

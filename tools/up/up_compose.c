@@ -17,6 +17,7 @@
 
 #include "common/clock.h"
 #include "common/daemon/daemon.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/links.h"
 #include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
@@ -34,7 +35,7 @@ typedef struct {
     bool stop_sent;
     atomic_bool ended;
     _Atomic uint64_t turned_ns; /* its loop's last turn; 0: it is starting */
-    qn_err_t err; /* valid once ended */
+    qn_err_t err;               /* valid once ended */
 } member_t;
 
 struct composition {
@@ -228,6 +229,11 @@ int up_compose_run(const qn_config_t *config, const char *list)
     if (signal_fd < 0 || composition.end_fd < 0 || !add_members(&composition, list)) {
         qn_log_error("cannot make an event descriptor: %s", strerror(errno));
         return EX_OSERR;
+    }
+    qn_err_t err = qn_descriptors_ensure(composition.services, qn_config_values(config));
+    if (err != QN_OK) {
+        qn_log_error("%s", qn_err_text());
+        return qn_err_exit_status(err);
     }
     qn_links_setup_zmq();
     qn_watchdog_open(&composition.watchdog);
