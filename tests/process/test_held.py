@@ -101,3 +101,25 @@ def test_held_stopped_service_is_killed_and_work_goes_on(engine, service):
         assert status != 200 or reply["output_ids"] == expected
     assert engine.generate(IDS, 64) == expected
     assert f"{service} shows no sign of life" in engine.log_path.read_text(errors="replace")
+
+
+def test_held_compute_that_answers_nothing_shows_in_health_and_resumes():
+    """Stopped, with no watchdog to end it: the step is overdue, the scheduler says so, and planned again it ends right."""
+    with Engine(up__watchdog_seconds=0) as engine:
+        expected = engine.generate(IDS, 400)
+        compute = engine.pids()["compute"]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            os.kill(compute, signal.SIGSTOP)
+            try:
+                running = pool.submit(engine.generate, IDS, 400)
+
+                def words():
+                    status, health = engine.call("GET", "/health")
+                    return status == 503 and [row["text"] for row in health["services"] if row["name"] == "scheduler"][0]
+                engine.wait_for(lambda: "no progress" in (words() or ""), 70, "health tells of the step")
+            finally:
+                os.kill(compute, signal.SIGCONT)
+            assert running.result() == expected
+        engine.wait_ready()
+        assert engine.pids()["compute"] == compute
+        assert engine.generate(IDS, 400) == expected
