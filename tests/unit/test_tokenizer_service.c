@@ -54,6 +54,12 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
     fail_msg("request %lu was refused with %u: %s", (unsigned long)request, status, text);
 }
 
+void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err)
+{
+    (void)daemon;
+    fail_msg("the tokenizer ends: %s (%d)", qn_err_text(), (int)err);
+}
+
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text)
 {
     (void)daemon;
