@@ -67,6 +67,19 @@ void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text
     (void)text;
 }
 
+qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)
+{
+    (void)daemon;
+    (void)fd;
+    return QN_OK;
+}
+
+void qn_daemon_unwatch(qn_daemon_t *daemon, int fd)
+{
+    (void)daemon;
+    (void)fd;
+}
+
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon) { return daemon->stats; }
 
 /* ---- the case ---- */
