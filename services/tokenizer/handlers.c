@@ -429,9 +429,13 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 }
 
 const qn_handler_t tokenizer_handlers[] = {
-    {QN_MESSAGE_ENCODE, handle_encode},           {QN_MESSAGE_CANCEL, handle_cancel},
-    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch}, {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
+    {QN_MESSAGE_ENCODE, handle_encode},
+    {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch},
+    {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
     {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
-    {QN_MESSAGE_REFUSAL, handle_refusal},         {QN_MESSAGE_TOKENIZE, handle_tokenize},
-    {QN_MESSAGE_DETOKENIZE, handle_detokenize},   {QN_MESSAGE_NONE, NULL},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_TOKENIZE, handle_tokenize},
+    {QN_MESSAGE_DETOKENIZE, handle_detokenize},
+    {QN_MESSAGE_NONE, NULL},
 };
