@@ -26,12 +26,12 @@
 #define QN_STEP_TOKENS_MAX 16384 /* ceiling: tokens of one step */
 #define QN_STOP_STRINGS_MAX 16   /* OpenAI allows 4, vLLM has no limit; 16 keeps the scan cheap */
 #define QN_STOP_STRING_BYTES_MAX 256
-#define QN_STOP_IDS_MAX 32     /* stop_token_ids of a request; end-of-sequence ids of a model */
+#define QN_STOP_IDS_MAX 32                         /* stop_token_ids of a request; end-of-sequence ids of a model */
 #define QN_SLOT_STOP_IDS_MAX (2 * QN_STOP_IDS_MAX) /* of a slot: both together, so that neither pushes the other out */
-#define QN_TOP_LOGPROBS_MAX 20 /* OpenAI's limit */
-#define QN_LOGIT_BIAS_MAX 300  /* OpenAI's limit */
-#define QN_CHOICES_MAX 128     /* n and best_of; OpenAI's limit */
-#define QN_PROMPTS_MAX 1024    /* prompts of one HTTP request */
+#define QN_TOP_LOGPROBS_MAX 20                     /* OpenAI's limit */
+#define QN_LOGIT_BIAS_MAX 300                      /* OpenAI's limit */
+#define QN_CHOICES_MAX 128                         /* n and best_of; OpenAI's limit */
+#define QN_PROMPTS_MAX 1024                        /* prompts of one HTTP request */
 
 /* Timing, in nanoseconds */
 #define QN_HEARTBEAT_NS 250000000ull

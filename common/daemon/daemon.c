@@ -27,6 +27,7 @@
 #include "common/daemon/lock.h"
 #include "common/daemon/watchdog.h"
 #include "common/watch/last_error.h"
+#include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"

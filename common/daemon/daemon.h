@@ -38,6 +38,13 @@ static inline bool qn_peer_equal(qn_peer_t a, qn_peer_t b)
     return a.epoch == b.epoch && a.service == b.service && a.instance == b.instance;
 }
 
+/* The scheduler: there is one, instance 0, whose leases and plans count. Links see to it that nobody else is that one
+ * while it lives; further instances may greet, watch and be answered. */
+static inline bool qn_peer_is_scheduler(qn_peer_t peer)
+{
+    return peer.service == QN_SERVICE_SCHEDULER && peer.instance == 0;
+}
+
 typedef enum {
     QN_PEER_UP,      /* HELLO exchanged: messages flow */
     QN_PEER_SUSPECT, /* QN_LIVENESS heartbeats missed; nothing is freed for that */

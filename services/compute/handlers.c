@@ -365,7 +365,7 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_step_plan_t *plan = message;
-    if (from.service != QN_SERVICE_SCHEDULER) {
+    if (!qn_peer_is_scheduler(from)) {
         refuse_plan(service, from, plan, 403, NULL, "only a scheduler plans steps");
         return;
     }

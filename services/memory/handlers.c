@@ -129,7 +129,7 @@ void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
         if (!qn_peer_equal(service->askers[i].peer, peer)) service->askers[left++] = service->askers[i];
     }
     service->asker_count = left;
-    if (peer.service != QN_SERVICE_SCHEDULER || !service->loaded) return;
+    if (!qn_peer_is_scheduler(peer) || !service->loaded) return;
     uint32_t released = block_pool_release_all(service->model.pool);
     if (released)
         qn_log_notice("scheduler epoch %" PRIu32 " is gone: %" PRIu32 " sequences released", peer.epoch, released);
@@ -215,10 +215,10 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     memory_service_t *service = state;
     const qn_lease_t *lease = message;
     if (!require_model(service, from, lease->head.request)) return;
-    if (from.service != QN_SERVICE_SCHEDULER || !check_lease(lease)) {
+    if (!qn_peer_is_scheduler(from) || !check_lease(lease)) {
         qn_daemon_refuse(service->daemon, from, lease->head.request, 400, "items",
-                         from.service != QN_SERVICE_SCHEDULER ? "only the scheduler holds leases"
-                                                              : "an item's ids lie outside ids");
+                         !qn_peer_is_scheduler(from) ? "only the scheduler holds leases"
+                                                     : "an item's ids lie outside ids");
         return;
     }
     uint32_t block_count = 0;
@@ -248,7 +248,7 @@ static void handle_release(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
     const qn_release_t *release = message;
-    if (!service->loaded || from.service != QN_SERVICE_SCHEDULER) return;
+    if (!service->loaded || !qn_peer_is_scheduler(from)) return;
     for (uint32_t i = 0; i < release->sequences_count; i++)
         block_pool_release(service->model.pool, release->sequences[i]);
 }
@@ -257,7 +257,7 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
     const qn_commit_t *commit = message;
-    if (!service->loaded || from.service != QN_SERVICE_SCHEDULER) return;
+    if (!service->loaded || !qn_peer_is_scheduler(from)) return;
     for (uint32_t i = 0; i < commit->items_count; i++) {
         const qn_commit_item_t *item = &commit->items[i];
         if (item->ids_offset > commit->ids_count || item->ids_count > commit->ids_count - item->ids_offset) {

@@ -206,14 +206,40 @@ static uint32_t count_living(scheduler_t *scheduler, uint64_t now_ns)
     return living - 1;
 }
 
+/* Ids are given out once: the same id with another prompt is a confused client's, or a forged one. */
+static bool is_same(const request_t *request, const ledger_submission_t *submission)
+{
+    return request->prompt_tokens == submission->prompt_tokens &&
+           request->sampling.max_tokens == submission->sampling.max_tokens &&
+           memcmp(request->ids, submission->prompt_ids, request->prompt_tokens * sizeof *request->ids) == 0;
+}
+
+/* Ends what holds the id of another request; true: it is out of the ledger already. */
+static bool displace(scheduler_t *scheduler, request_t *request)
+{
+    end_unheard(scheduler, request);
+    if (scheduler->batch->sequences[request->index].phase != SEQUENCE_NONE) return false;
+    uint32_t at = 0;
+    while (scheduler->ending[at] != request->index)
+        at++;
+    scheduler->ending[at] = scheduler->ending[--scheduler->ending_count];
+    scheduler->is_ending[request->index] = false;
+    forget(scheduler, request);
+    return true;
+}
+
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
                                             uint64_t now_ns, admission_refusal_t *ret_refusal)
 {
     ledger_submission_t accepted = *submission;
     request_t *request = ledger_find(scheduler->ledger, submission->id);
-    if (request != NULL) {
+    if (request != NULL && is_same(request, submission)) {
         resume(scheduler, request, submission->client);
         return SCHEDULER_RESUMED;
+    }
+    if (request != NULL && !displace(scheduler, request)) {
+        admission_refuse(ret_refusal, 503, 1000, NULL, "another request has this id and is being ended; try again");
+        return SCHEDULER_REFUSED;
     }
     if (scheduler->draining) {
         admission_refuse(ret_refusal, 503, 1000, NULL, "the scheduler is shutting down; try again");

@@ -231,8 +231,8 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     tokenizer_service_t *service = state;
     const qn_cancel_t *cancel = message;
     stream_t *stream = streams_find(service->streams, cancel->head.request);
-    if (!stream) { /* perhaps of a tokenizer before this one: the ledger may hold it */
-        if (!cancel_waiting(service, from, cancel->head.request))
+    if (!stream) {
+        if (!cancel_waiting(service, from, cancel->head.request)) /* of a tokenizer before this one: in the ledger? */
             tokenizer_send_cancel(service, cancel->head.request, cancel->reason);
         return;
     }
@@ -383,8 +383,8 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
         stream_t *stream = streams_find(service->streams, token->request);
         if (stream)
             take_token(service, stream, token, batch->top + top);
-        else if (knows_all(service) && !text_worker_has(service->worker, token->request)) /* it would be run to its end for nobody */
-            tokenizer_send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE);
+        else if (knows_all(service) && !text_worker_has(service->worker, token->request))
+            tokenizer_send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE); /* it runs for nobody */
         top += token->top_count;
     }
     for (uint32_t i = 0; i < batch->timelines_count; i++) {

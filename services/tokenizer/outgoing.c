@@ -5,8 +5,8 @@
 #include "services/tokenizer/outgoing.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
+#include <stdlib.h>
 
 #include "common/assert.h"
 #include "common/clock.h"

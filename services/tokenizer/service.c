@@ -121,9 +121,9 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     service->turn_work_ns = 0;
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS, streams_count(service->streams));
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_WAITING, text_worker_count(service->worker));
-    bool all_sent = tokenizer_outgoing_flush(service);
-    bool all_cancelled = tokenizer_send_cancels(service);
-    return !all_taken ? now_ns : all_sent && all_cancelled ? UINT64_MAX : now_ns + RETRY_NS;
+    bool all_sent = tokenizer_send_cancels(service);
+    all_sent = tokenizer_outgoing_flush(service) && all_sent;
+    return !all_taken ? now_ns : all_sent ? UINT64_MAX : now_ns + RETRY_NS;
 }
 
 static bool service_drained(const void *state)

@@ -153,7 +153,7 @@ static void restart(case_t *c)
 
 static scheduler_submit_outcome_t submit_for(case_t *c, uint64_t id, uint32_t epoch, admission_refusal_t *ret_refusal)
 {
-    uint32_t ids[5] = {1, 2, 3, 4, 5};
+    uint32_t ids[5] = {10, 11, 12, 13, 14}; /* as case_submit's */
     ledger_submission_t submission = {.id = id,
                                       .client = {.epoch = epoch, .service = 2},
                                       .sampling = {.max_tokens = 9, .repetition_penalty = 1},
@@ -285,6 +285,31 @@ static void test_scheduler_what_its_client_does_not_submit_again_is_cancelled(vo
     case_close(&c);
 }
 
+/* A forged or confused client used an id: whoever has it next gets the answer to its own prompt. */
+static void test_scheduler_same_id_with_another_prompt_is_another_request(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options);
+    case_up(&c);
+    admission_refusal_t refusal;
+    case_submit(&c, 1, 7, 9); /* waits */
+    assert_int_equal(submit_for(&c, 1, 9, &refusal), SCHEDULER_ACCEPTED);
+    assert_int_equal(case_request(&c, 1)->prompt_tokens, 5);
+    assert_int_equal(submit_for(&c, 1, 9, &refusal), SCHEDULER_RESUMED);
+    case_lease_all(&c);
+    assert_true(case_plan(&c));
+    request_sampling_t sampling = {.max_tokens = 9};
+    assert_int_equal(case_submit_as(&c, 1, 7, sampling, &refusal), SCHEDULER_REFUSED); /* it runs: once it has ended */
+    assert_int_equal(refusal.status, 503);
+    assert_int_equal(case_result(&c, 500, false), QN_OK);
+    case_traffic(&c);
+    scheduler_tidy(c.scheduler, c.now_ns);
+    assert_int_equal(case_submit_as(&c, 1, 7, sampling, &refusal), SCHEDULER_ACCEPTED);
+    assert_int_equal(case_request(&c, 1)->prompt_tokens, 7);
+    case_close(&c);
+}
+
 static void test_scheduler_drain_refuses_new_and_may_cancel_the_waiting(void **state)
 {
     (void)state;
@@ -345,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_scheduler_orphans_yield_slots_to_who_has_a_client),
         cmocka_unit_test(test_scheduler_full_queue_ends_an_old_orphan_for_who_is_there),
         cmocka_unit_test(test_scheduler_what_its_client_does_not_submit_again_is_cancelled),
+        cmocka_unit_test(test_scheduler_same_id_with_another_prompt_is_another_request),
         cmocka_unit_test(test_scheduler_drain_refuses_new_and_may_cancel_the_waiting),
         cmocka_unit_test(test_scheduler_policy_that_breaks_a_rule_is_a_failure_with_its_name),
     };

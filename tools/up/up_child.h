@@ -29,9 +29,9 @@ typedef struct {
     char notify_path[108];
     uint64_t start_at_ns;
     bool waits_for_former; /* that it does so was said */
-    uint64_t watchdog_ns; /* without a sign of life before it is killed; 0: never */
-    uint64_t alive_ns;    /* its last sign of life; 0: it has given none, so none is missed */
-    uint64_t aborted_ns;  /* SIGABRT was sent; 0: it was not */
+    uint64_t watchdog_ns;  /* without a sign of life before it is killed; 0: never */
+    uint64_t alive_ns;     /* its last sign of life; 0: it has given none, so none is missed */
+    uint64_t aborted_ns;   /* SIGABRT was sent; 0: it was not */
     up_restart_t restart;
     up_store_t store;
     up_lines_t lines;
