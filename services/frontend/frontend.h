@@ -68,7 +68,6 @@ typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
     http_server_t *http;
-    int http_fds[2];
     request_table_t *table;
     served_model_t model;
     frontend_cancel_t *cancels; /* owned; not sent yet */
@@ -86,7 +85,8 @@ void frontend_count(frontend_t *frontend, unsigned row, uint64_t amount);
 
 /* ---- routes.c ---- */
 void frontend_request(void *context, http_request_t *request);
-void frontend_refuse(void *context, http_request_t *request, int status, reply_buffer_t *out);
+void frontend_refuse(void *context, http_request_t *request, int status, const char *param, const char *reason,
+                     reply_buffer_t *out);
 /* Ends all matching sequences; returns how many. `id` NULL: all. */
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
 

@@ -30,7 +30,8 @@ static void make_id(frontend_t *frontend, http_request_t *request)
     http_request_set_id(request, id);
 }
 
-void frontend_refuse(void *context, http_request_t *request, int status, reply_buffer_t *out)
+void frontend_refuse(void *context, http_request_t *request, int status, const char *param, const char *reason,
+                     reply_buffer_t *out)
 {
     frontend_t *frontend = context;
     http_error_t error;
@@ -40,10 +41,10 @@ void frontend_refuse(void *context, http_request_t *request, int status, reply_b
                        "split the prompts over several requests.",
                        (unsigned long long)frontend->config->frontend.max_body_bytes);
     else
-        http_error_set(&error, status, "x-request-id",
-                       "x-request-id must be 1 to %d printable ASCII characters without spaces.", HTTP_REQUEST_ID_MAX);
+        http_error_set(&error, status, param, "%s", reason);
     http_error_write(&error, out);
     frontend_count_status(frontend, ROUTE_NONE, status);
+    if (error.retry_after_s) http_request_add_header(request, "Retry-After", "1");
     make_id(frontend, request);
 }
 
@@ -51,7 +52,7 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
 {
     http_error_t error;
     reply_buffer_t body = {0};
-    http_header_t header = {"Allow", allow};
+    if (outcome == ROUTER_NO_METHOD) http_request_add_header(request, "Allow", allow);
     if (outcome == ROUTER_NO_METHOD)
         http_error_set(&error, 405, NULL, "%.16s is not allowed for %.128s; allowed: %s.", http_request_method(request),
                        http_request_path(request), allow);
@@ -59,7 +60,7 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
         http_error_set(&error, 404, NULL, "There is no %.128s here.", http_request_path(request));
     http_error_write(&error, &body);
     frontend_count_status(frontend, ROUTE_NONE, error.status);
-    http_request_reply(request, error.status, "application/json", &header, outcome == ROUTER_NO_METHOD ? 1 : 0, &body);
+    http_request_reply(request, error.status, "application/json", &body);
 }
 
 /* JSON by name, or nothing said; curl -d says application/x-www-form-urlencoded and must be told. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
@@ -16,6 +17,8 @@
 #include "services/frontend/handlers.h"
 #include "services/frontend/http/listen_address.h"
 
+#define OTHER_DESCRIPTORS 256 /* links, pages, logs, and connections that are being refused */
+#define STOP_LINGER_MS 300    /* for clients to read how their requests ended */
 #define IDLE_TIMEOUT_S 75 /* nginx's default: proxies keep connections about as long */
 #define CANCEL_RETRY_NS 2000000ull
 #define BOOT_IDS 1000000000000ull /* request ids per boot: ids of two lives never meet */
@@ -84,13 +87,26 @@ static int inherited_socket(void)
     return found;
 }
 
-static qn_err_t open_listener(const qn_config_values_t *config, int *ret_fd)
+static qn_err_t open_listener(const qn_config_values_t *config, int *ret_fd, bool *ret_inherited)
 {
     listen_address_t address;
     *ret_fd = inherited_socket();
-    if (*ret_fd >= 0) return QN_OK;
+    *ret_inherited = *ret_fd >= 0;
+    if (*ret_inherited) return QN_OK;
     qn_err_t err = listen_address_parse(config->frontend.listen, &address);
     return err == QN_OK ? listen_address_open(&address, ret_fd) : err;
+}
+
+/* A shell's soft limit of 1024 is below what max_connections and the links need; the hard one may be raised to. */
+static void raise_descriptor_limit(uint64_t max_connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)max_connections + OTHER_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
+        qn_log_warning("%llu descriptors may be open; frontend.max_connections needs %llu (ulimit -n)",
+                       (unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
 }
 
 static void on_gone(void *context, http_request_t *request)
@@ -107,14 +123,17 @@ static void on_sent(void *context, size_t bytes) { frontend_count(context, FRONT
 static qn_err_t open_http(frontend_t *frontend)
 {
     int fd = -1;
-    qn_err_t err = open_listener(frontend->config, &fd);
+    bool inherited = false;
+    qn_err_t err = open_listener(frontend->config, &fd, &inherited);
     if (err != QN_OK) return err;
+    raise_descriptor_limit(frontend->config->frontend.max_connections);
     char shown[QN_ENDPOINT_MAX];
     listen_address_of(fd, shown, sizeof shown);
     http_server_limits_t limits = {
         .max_body_bytes = frontend->config->frontend.max_body_bytes,
         .max_connections = (unsigned)frontend->config->frontend.max_connections,
         .idle_timeout_s = IDLE_TIMEOUT_S,
+        .inherited = inherited,
     };
     http_server_callbacks_t callbacks = {
         .context = frontend,
@@ -125,9 +144,7 @@ static qn_err_t open_http(frontend_t *frontend)
     };
     err = http_server_create(fd, &limits, &callbacks, &frontend->http);
     if (err != QN_OK) return err;
-    http_server_fds(frontend->http, frontend->http_fds);
-    for (int i = 0; i < 2 && err == QN_OK; i++)
-        err = qn_daemon_watch(frontend->daemon, frontend->http_fds[i]);
+    err = qn_daemon_watch(frontend->daemon, http_server_fd(frontend->http));
     if (err != QN_OK) return err;
     qn_log_notice("listening on %s", shown);
     qn_daemon_set_state(frontend->daemon, QN_STATE_READY, shown);
@@ -151,15 +168,25 @@ static void name_model(frontend_t *frontend)
     model->bos_id = -1;
 }
 
+/* What could not finish in time is told so: 503, or an error event in a stream that has begun. */
+static void end_what_runs(frontend_t *frontend)
+{
+    http_error_t error;
+    http_error_set(&error, 503, NULL, "The server stopped before this request was complete. Send it again.");
+    for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
+        frontend_fail(frontend, request_table_at(frontend->table, i), &error);
+    frontend_look(frontend, qn_clock_now_ns());
+}
+
 static void service_fini(void **state)
 {
     frontend_t *frontend = *state;
     if (!frontend) return;
     if (frontend->http) {
-        for (int i = 0; i < 2; i++)
-            qn_daemon_unwatch(frontend->daemon, frontend->http_fds[i]);
+        end_what_runs(frontend);
+        qn_daemon_unwatch(frontend->daemon, http_server_fd(frontend->http));
     }
-    http_server_destroy(&frontend->http);
+    http_server_destroy(&frontend->http, STOP_LINGER_MS);
     request_table_destroy(&frontend->table);
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
@@ -246,8 +273,8 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
         frontend_scan(frontend, now_ns);
         frontend->scan_ns = now_ns + FRONTEND_SCAN_NS;
     }
-    uint64_t http_ms = http_server_run(frontend->http);
-    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http); /* what failed at once */
+    uint64_t http_ms = http_server_run(frontend->http, now_ns);
+    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http, now_ns); /* what failed at once */
     bool all_sent = send_cancels(frontend);
     qn_stats_set(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_ACTIVE,
                  request_table_active(frontend->table));
