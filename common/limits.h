@@ -32,6 +32,8 @@
 #define QN_LOGIT_BIAS_MAX 300  /* OpenAI's limit */
 #define QN_CHOICES_MAX 128     /* n and best_of; OpenAI's limit */
 #define QN_PROMPTS_MAX 1024    /* prompts of one HTTP request */
+#define QN_REQUEST_BYTES_MAX (32u << 20) /* prompts times choices of one HTTP request: what is sent on for it */
+#define QN_REQUEST_SCORES_MAX (8u << 20) /* log-probabilities of prompt tokens in one reply: about 1 GiB of JSON */
 
 /* Timing, in nanoseconds */
 #define QN_HEARTBEAT_NS 250000000ull

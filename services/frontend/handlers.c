@@ -354,7 +354,7 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
 }
 
 /* A question about a prompt that the tokenizer cannot answer (no vocabulary) leaves the text empty; anything else that
- * is refused fails the request it belongs to. */
+ * is refused, an answer that would be too large (413) too, fails the request it belongs to. */
 static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     (void)from;
@@ -367,7 +367,8 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
             qn_log_warning("%s refused a frame: %s", qn_service_enum.names[from.service], text);
         return;
     }
-    if (found.kind == REFERENCE_TEXT || found.kind == REFERENCE_FIRST) {
+    bool of_ids = found.kind == REFERENCE_TEXT || found.kind == REFERENCE_FIRST;
+    if (of_ids && refusal->status != 413) {
         prompt_facts_t *facts = &found.exchange->facts[found.index];
         bool is_text = found.kind == REFERENCE_TEXT;
         if (is_text ? facts->wants_text : facts->wants_first)
@@ -375,7 +376,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
         return;
     }
     http_error_t error;
-    http_error_set(&error, refusal->status, refusal->param.data, "%s", text);
+    http_error_set(&error, refusal->status, of_ids ? "prompt" : refusal->param.data, "%s", text);
     if (refusal->retry_after_ms) error.retry_after_s = (refusal->retry_after_ms + 999) / 1000;
     frontend_fail(frontend, found.exchange, &error);
 }

@@ -99,12 +99,16 @@ static void set_busy(http_error_t *ret_error, const frontend_t *frontend)
                    request_table_active(frontend->table), (unsigned long long)frontend->config->frontend.queue_limit);
 }
 
-static void set_full(http_error_t *ret_error, qn_send_outcome_t outcome, const char *service)
+static void set_unsent(http_error_t *ret_error, qn_send_outcome_t outcome, const char *service)
 {
-    http_error_set(ret_error, 503, NULL,
-                   outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
-                                           : "The %s service has just ended. Try again.",
-                   service);
+    if (outcome == QN_SEND_INVALID)
+        http_error_set(ret_error, 400, NULL, "The request is larger than one message may be: %.300s. Send less.",
+                       qn_err_text());
+    else
+        http_error_set(ret_error, 503, NULL,
+                       outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
+                                               : "The %s service has just ended. Try again.",
+                       service);
 }
 
 /* ---- generation ---- */
@@ -147,7 +151,7 @@ static void send_generation(frontend_t *frontend, exchange_t *exchange)
         outcome = frontend_send_encode(frontend, &exchange->choices[i]);
     if (outcome == QN_SEND_OK) return;
     http_error_t error;
-    set_full(&error, outcome, "tokenizer");
+    set_unsent(&error, outcome, "tokenizer");
     frontend_fail(frontend, exchange, &error);
 }
 
@@ -197,7 +201,7 @@ static void sent_query(frontend_t *frontend, exchange_t *exchange, qn_service_t 
 {
     if (outcome == QN_SEND_OK) return;
     http_error_t error;
-    set_full(&error, outcome, qn_service_enum.names[service]);
+    set_unsent(&error, outcome, qn_service_enum.names[service]);
     frontend_fail(frontend, exchange, &error);
 }
 

@@ -22,8 +22,9 @@ static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
 /* Memory and compute have at most a few of our messages outstanding; a full outbox means the peer is stuck. */
 static qn_err_t send_to_peer(scheduler_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
-    if (qn_daemon_send(service->daemon, to, type, message) != QN_SEND_FULL)
-        return QN_OK; /* sent, or the peer is gone and its event will say so */
+    qn_send_outcome_t outcome = qn_daemon_send(service->daemon, to, type, message);
+    if (outcome == QN_SEND_OK || outcome == QN_SEND_GONE) return QN_OK; /* when it is gone, its event will say so */
+    if (outcome == QN_SEND_INVALID) return QN_ERR_LIMIT;
     return qn_fail(QN_ERR_PEER, "a %s cannot be sent: the receiver (epoch %" PRIu32 ") takes nothing any more",
                    qn_message_name(type), to.epoch);
 }
@@ -356,10 +357,10 @@ void scheduler_send_tokens(scheduler_service_t *service)
         qn_arena_reset(&service->arena);
         qn_send_outcome_t outcome =
             message.scores != NULL ? send_scores(service, to, &message) : send_token_batch(service, to, &message);
-        if (outcome != QN_SEND_OK) { /* takes nothing now, or is gone and its event will say so */
+        if (outcome == QN_SEND_FULL || outcome == QN_SEND_GONE) { /* its event will say so */
             delivery_refused(delivery);
             continue;
-        }
+        } /* QN_SEND_INVALID: the receiver sees the gap and fails those requests; all others go on */
         for (uint32_t i = 0; i < message.end_count; i++) {
             count(service, SCHEDULER_STAT_CACHED_TOKENS, message.ends[i]->cached_tokens);
             count(service, SCHEDULER_STAT_GENERATED_TOKENS, message.ends[i]->generated_tokens);

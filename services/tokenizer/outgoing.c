@@ -93,14 +93,18 @@ bool tokenizer_outgoing_flush(tokenizer_service_t *service)
         if (box_send(service, box) == QN_SEND_FULL)
             all = false;
         else
-            box_empty(box); /* sent, or nobody is there to read it */
+            box_empty(box); /* sent, or nobody is there to read it; after QN_SEND_INVALID the frontend sees a gap */
     }
     return all;
 }
 
 static bool box_is_full(const outgoing_box_t *box)
 {
-    return box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
+    size_t bytes = box->deltas.length + box->text.length + box->tokens.length + box->pieces.length + box->ends.length +
+                   box->timelines.length;
+    return bytes > QN_FRAME_BYTES_MAX / 2 || /* one token with its alternatives adds less than the other half */
+           box->timelines.length / sizeof(qn_timeline_t) >= QN_TEXT_DELTA_TIMELINES_MAX ||
+           box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
            box->ends.length / sizeof(qn_sequence_end_t) >= QN_TEXT_DELTA_ENDS_MAX ||
            box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > QN_TEXT_DELTA_TOKENS_MAX ||
            box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;

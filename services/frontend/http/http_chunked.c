@@ -10,9 +10,7 @@ enum { SIZE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER, TRAILER_FIELD,
 
 static bool take_digit(http_chunked_t *chunked, char c)
 {
-    int digit = c >= '0' && c <= '9'                   ? c - '0'
-                : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
-                                                         : -1;
+    int digit = c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
     if (digit < 0 || ++chunked->digits > 15) return false; /* below 2^60: sums do not overflow */
     chunked->left = chunked->left * 16 + (uint64_t)digit;
     return true;

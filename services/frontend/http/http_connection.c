@@ -14,16 +14,16 @@
 #include "services/frontend/http/http_internal.h"
 
 #define SECOND_NS 1000000000ull
-#define HEAD_NS (30 * SECOND_NS)         /* from a head's first byte to its last */
-#define BODY_NS (30 * SECOND_NS)         /* without a byte of the body */
-#define BODY_GRACE_NS (60 * SECOND_NS)   /* then a body must have come at */
-#define BODY_BYTES_PER_S 1024            /* this rate */
-#define WRITE_NS (75 * SECOND_NS)        /* while a client takes nothing of its answer */
-#define LINGER_NS (5 * SECOND_NS)        /* for a client to read its last answer */
-#define LINGER_BYTES_MAX (64ull << 20)   /* of a body that nobody wants */
-#define READS_MAX 4                      /* chunks of one connection per turn */
-#define REQUESTS_MAX 8                   /* pipelined requests of one connection per turn */
-#define KEEP_CAPACITY_MAX (256u << 10)   /* a buffer larger than this is given back between requests */
+#define HEAD_NS (30 * SECOND_NS)       /* from a head's first byte to its last */
+#define BODY_NS (30 * SECOND_NS)       /* without a byte of the body */
+#define BODY_GRACE_NS (60 * SECOND_NS) /* then a body must have come at */
+#define BODY_BYTES_PER_S 1024          /* this rate */
+#define WRITE_NS (75 * SECOND_NS)      /* while a client takes nothing of its answer */
+#define LINGER_NS (5 * SECOND_NS)      /* for a client to read its last answer */
+#define LINGER_BYTES_MAX (64ull << 20) /* of a body that nobody wants */
+#define READS_MAX 4                    /* chunks of one connection per turn */
+#define REQUESTS_MAX 8                 /* pipelined requests of one connection per turn */
+#define KEEP_CAPACITY_MAX (256u << 10) /* a buffer larger than this is given back between requests */
 
 /* ---- answers ---- */
 
@@ -242,9 +242,8 @@ void http_connection_expire(http_request_t *connection)
         return;
     }
     http_connection_refuse(connection, 408, NULL,
-                           connection->phase == HTTP_READ_HEAD
-                               ? "The head of the request did not come within 30 s."
-                               : "The body of the request came too slowly.");
+                           connection->phase == HTTP_READ_HEAD ? "The head of the request did not come within 30 s."
+                                                               : "The body of the request came too slowly.");
 }
 
 /* ---- in ---- */

@@ -19,11 +19,11 @@
 #include "services/frontend/http/http_internal.h"
 
 #define SECOND_NS 1000000000ull
-#define SCAN_NS (SECOND_NS / 2)         /* how exactly deadlines are kept */
+#define SCAN_NS (SECOND_NS / 2)          /* how exactly deadlines are kept */
 #define LISTEN_AGAIN_NS (SECOND_NS / 10) /* after accept found no descriptor and no memory */
 #define EVENTS_MAX 64
-#define ACCEPTS_MAX 64  /* per turn */
-#define REFUSED_MAX 256 /* connections beyond the limit that are still told so; more are closed at once */
+#define ACCEPTS_MAX 64   /* per turn */
+#define REFUSED_MAX 256  /* connections beyond the limit that are still told so; more are closed at once */
 #define BACKLOG_MAX 4096 /* connections that the kernel holds for us at most */
 
 /* ---- lists ---- */

@@ -304,6 +304,46 @@ bool generation_check_model(const json_t *root, const char *model, http_error_t 
     return false;
 }
 
+/* What the request makes the services send: its prompts once per choice. */
+static bool check_sent_bytes(generation_parser_t *parser)
+{
+    const generation_t *generation = parser->generation;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < generation->prompt_count; i++)
+        bytes += generation->prompts[i].text.bytes + sizeof(uint32_t) * (uint64_t)generation->prompts[i].id_count;
+    if (bytes * generation->best_of <= QN_REQUEST_BYTES_MAX) return true;
+    const char *param = generation->api == GENERATION_COMPLETIONS ? "n" : "sampling_params.n";
+    http_error_set(parser->error, 400, param,
+                   "%s: the prompts have %llu bytes and are sent once for each of %u choices; that may be %u bytes in "
+                   "all. Ask for fewer choices at a time.",
+                   param, (unsigned long long)bytes, generation->best_of, QN_REQUEST_BYTES_MAX);
+    return false;
+}
+
+/* Log-probabilities of prompt tokens that the reply may hold; a text has at most as many tokens as bytes. */
+static bool check_scores(generation_parser_t *parser)
+{
+    const generation_t *generation = parser->generation;
+    uint64_t longest = parser->limits->max_model_len ? parser->limits->max_model_len : QN_PROMPT_TOKENS_MAX, scores = 0;
+    if (generation->prompt_logprobs == GENERATION_NONE) return true;
+    for (uint32_t i = 0; i < generation->prompt_count; i++) {
+        const generation_prompt_t *prompt = &generation->prompts[i];
+        uint64_t tokens = prompt->id_count ? prompt->id_count : prompt->text.bytes + 1;
+        scores += tokens < longest ? tokens : longest;
+    }
+    scores *= ((uint64_t)generation->prompt_logprobs + 1) * generation->best_of;
+    if (scores <= QN_REQUEST_SCORES_MAX) return true;
+    const char *param = generation->api == GENERATION_GENERATE ? "top_logprobs_num"
+                        : generation->show_prompt_logprobs     ? "prompt_logprobs"
+                                                               : "logprobs";
+    http_error_set(
+        parser->error, 400, param,
+        "%s: prompts, alternatives and choices together may make %llu log-probabilities of prompt tokens; %u "
+        "are allowed. Send fewer prompts at a time, or ask for fewer alternatives.",
+        param, (unsigned long long)scores, QN_REQUEST_SCORES_MAX);
+    return false;
+}
+
 /* Rules that tie fields together, the same for both APIs. */
 static bool check_together(generation_parser_t *parser)
 {
@@ -336,7 +376,7 @@ static bool check_together(generation_parser_t *parser)
         prompt->id_count = keep;
     }
     if (generation->temperature < 1e-5f) generation->temperature = 0; /* below this, logits overflow: greedy, as vLLM */
-    return true;
+    return check_sent_bytes(parser) && check_scores(parser);
 }
 
 bool generation_parse(generation_api_t api, const char *body, size_t bytes, const generation_limits_t *limits,
