@@ -10,7 +10,6 @@
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "services/frontend/handlers.h"
-#include "services/frontend/request/json_fields.h"
 
 bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request)
 {
@@ -67,6 +66,11 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
 static bool check_content_type(const http_request_t *request, http_error_t *ret_error)
 {
     const char *type = http_request_header(request, "content-type");
+    const char *coding = http_request_header(request, "content-encoding");
+    if (coding && strcasecmp(coding, "identity") != 0) {
+        http_error_set(ret_error, 415, "content-encoding", "The body is encoded as %.32s; send it as it is.", coding);
+        return false;
+    }
     if (!type) return true;
     size_t length = strcspn(type, "; \t");
     if ((length == 16 && strncasecmp(type, "application/json", 16) == 0) ||
@@ -125,6 +129,9 @@ static generation_limits_t limits_of(const frontend_t *frontend)
         .default_max_tokens = configured ? configured : defaults.max_tokens,
         .defaults = defaults,
         .requests_max = (uint32_t)frontend->config->frontend.queue_limit,
+        .strict = frontend->config->frontend.strict_fields,
+        .eos_ids = frontend->model.eos_ids,
+        .eos_id_count = frontend->model.eos_id_count,
     };
 }
 
@@ -155,27 +162,22 @@ static void send_generation(frontend_t *frontend, exchange_t *exchange)
     frontend_fail(frontend, exchange, &error);
 }
 
-static void route_generation(frontend_t *frontend, http_request_t *request, route_t route)
+/* Takes the body's generation. */
+static void begin_generation(frontend_t *frontend, body_t *body)
 {
-    generation_api_t api = route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
-    generation_limits_t limits = limits_of(frontend);
-    generation_t generation = {0};
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes);
-    bool good = check_content_type(request, &error) &&
-                generation_parse(api, body, bytes, &limits, &generation, &error) &&
-                check_service(frontend, QN_SERVICE_TOKENIZER, &error);
-    if (good && !generation.seed_given) generation.seed = frontend_random(frontend);
-    exchange_t *exchange = good ? request_table_open_generation(frontend->table, &generation) : NULL;
+    http_request_t *request = body->request;
+    generation_t *generation = &body->generation;
+    frontend_warn_unknown(frontend, request, body->route, &generation->unknown);
+    if (!generation->seed_given) generation->seed = frontend_random(frontend);
+    exchange_t *exchange = NULL;
+    if (check_service(frontend, QN_SERVICE_TOKENIZER, &body->error) &&
+        !(exchange = request_table_open_generation(frontend->table, generation)))
+        set_busy(&body->error, frontend);
     if (!exchange) {
-        if (good) set_busy(&error, frontend);
-        generation_fini(&generation);
-        make_id(frontend, request);
-        frontend_reply_error(frontend, request, route, &error);
+        frontend_reply_error(frontend, request, body->route, &body->error);
         return;
     }
-    exchange->route = route;
+    exchange->route = body->route;
     attach(frontend, exchange, request);
     send_generation(frontend, exchange);
 }
@@ -205,79 +207,18 @@ static void sent_query(frontend_t *frontend, exchange_t *exchange, qn_service_t 
     frontend_fail(frontend, exchange, &error);
 }
 
-typedef struct {
-    bool add_special, with_pieces, skip_special;
-} tokenize_fields_t;
-
-static const json_field_t tokenize_fields[] = {
-    {"add_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, add_special), 0, 0, 0},
-    {"return_token_strs", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, with_pieces), 0, 0, 0},
-    {"skip_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, skip_special), 0, 0, 0},
-};
-
-/* False: *ret_error. */
-static bool parse_tokenize(const frontend_t *frontend, const json_t *root, tokenize_fields_t *ret_fields,
-                           http_error_t *ret_error)
+static void begin_query(frontend_t *frontend, body_t *body)
 {
-    *ret_fields = (tokenize_fields_t){.add_special = true};
-    return generation_check_model(root, frontend->model.id, ret_error) &&
-           json_fields_read(root, "", tokenize_fields, sizeof tokenize_fields / sizeof tokenize_fields[0], ret_fields,
-                            ret_error);
-}
-
-/* Parses the body of a query; NULL: replied with the error already. Returns owned. */
-static json_t *query_body(frontend_t *frontend, http_request_t *request, route_t route, tokenize_fields_t *ret_fields)
-{
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes);
-    json_t *root = check_content_type(request, &error) ? json_fields_parse(body, bytes, &error) : NULL;
-    if (root && parse_tokenize(frontend, root, ret_fields, &error)) return root;
-    json_decref(root);
-    frontend_reply_error(frontend, request, route, &error);
-    return NULL;
-}
-
-static void route_tokenize(frontend_t *frontend, http_request_t *request)
-{
-    tokenize_fields_t fields;
-    json_t *root = query_body(frontend, request, ROUTE_TOKENIZE, &fields);
-    if (!root) return;
-    const json_t *prompt = json_object_get(root, "prompt");
-    http_error_t error;
-    exchange_t *exchange;
-    if (!json_is_string(prompt)) {
-        http_error_set(&error, 400, "prompt", "prompt must be a string (messages are not supported).");
-        frontend_reply_error(frontend, request, ROUTE_TOKENIZE, &error);
-    } else if ((exchange = open_query(frontend, request, ROUTE_TOKENIZE, QN_SERVICE_TOKENIZER))) {
-        exchange->want_pieces = fields.with_pieces;
-        sent_query(frontend, exchange, QN_SERVICE_TOKENIZER,
-                   frontend_send_tokenize(frontend, exchange->first_id, json_string_value(prompt),
-                                          json_string_length(prompt), fields.add_special, fields.with_pieces));
-    }
-    json_decref(root);
-}
-
-static void route_detokenize(frontend_t *frontend, http_request_t *request)
-{
-    tokenize_fields_t fields;
-    json_t *root = query_body(frontend, request, ROUTE_DETOKENIZE, &fields);
-    if (!root) return;
-    http_error_t error;
-    const uint32_t *ids = NULL;
-    uint32_t count = 0;
-    exchange_t *exchange;
-    qn_arena_t arena;
-    qn_arena_init(&arena, 4096);
-    if (!generation_parse_ids(json_object_get(root, "tokens"), "tokens", frontend->model.vocab_size, &arena, &ids,
-                              &count, &error)) {
-        frontend_reply_error(frontend, request, ROUTE_DETOKENIZE, &error);
-    } else if ((exchange = open_query(frontend, request, ROUTE_DETOKENIZE, QN_SERVICE_TOKENIZER))) {
-        sent_query(frontend, exchange, QN_SERVICE_TOKENIZER,
-                   frontend_send_detokenize(frontend, exchange->first_id, ids, count, fields.skip_special));
-    }
-    qn_arena_fini(&arena);
-    json_decref(root);
+    const query_body_t *query = &body->query;
+    exchange_t *exchange = open_query(frontend, body->request, body->route, QN_SERVICE_TOKENIZER);
+    if (!exchange) return;
+    exchange->want_pieces = query->with_pieces;
+    qn_send_outcome_t outcome =
+        body->route == ROUTE_TOKENIZE
+            ? frontend_send_tokenize(frontend, exchange->first_id, query->text.data, query->text.bytes,
+                                     query->add_special, query->with_pieces)
+            : frontend_send_detokenize(frontend, exchange->first_id, query->ids, query->id_count, query->skip_special);
+    sent_query(frontend, exchange, QN_SERVICE_TOKENIZER, outcome);
 }
 
 static void route_memory(frontend_t *frontend, http_request_t *request, route_t route)
@@ -291,48 +232,60 @@ static void route_memory(frontend_t *frontend, http_request_t *request, route_t 
 
 /* ---- abort ---- */
 
-/* {"rid": ...} (SGLang), {"request_id": ...} (vLLM), {"abort_all": true}; or ?rid=. False: *ret_error. */
-static bool read_abort(const http_request_t *request, const json_t *root, const char **ret_id, http_error_t *ret_error)
+/* By the body, or ?rid= and ?request_id=. */
+static void abort_named(frontend_t *frontend, body_t *body)
 {
-    *ret_id = http_request_query(request, "rid");
-    if (!*ret_id) *ret_id = http_request_query(request, "request_id");
-    if (*ret_id) return true;
-    const char *const names[] = {"rid", "request_id"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *value = json_object_get(root, names[i]);
-        if (!value || json_is_null(value)) continue;
-        *ret_id = json_string_value(value);
-        if (*ret_id && (*ret_id)[0]) return true;
-        if (!*ret_id) http_error_set(ret_error, 400, names[i], "%s must be a string.", names[i]);
-        if (!*ret_id) return false;
-    }
-    *ret_id = NULL;
-    if (json_is_true(json_object_get(root, "abort_all"))) return true;
-    http_error_set(ret_error, 400, "rid",
-                   "rid (or request_id) is missing: the x-request-id of the request to end; or "
-                   "\"abort_all\": true.");
-    return false;
-}
-
-static void route_abort(frontend_t *frontend, http_request_t *request)
-{
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes), *id = NULL;
-    json_t *root = NULL;
-    bool good = bytes == 0 || (check_content_type(request, &error) && (root = json_fields_parse(body, bytes, &error)));
-    if (!good || !read_abort(request, root, &id, &error)) {
-        json_decref(root);
-        frontend_reply_error(frontend, request, ROUTE_ABORT_REQUEST, &error);
+    const char *id = http_request_query(body->request, "rid");
+    if (!id) id = http_request_query(body->request, "request_id");
+    if (!id) id = body->query.abort_id;
+    if (!id && !body->query.abort_all) {
+        http_error_set(&body->error, 400, "rid",
+                       "rid (or request_id) is missing: the x-request-id of the request to end; or "
+                       "\"abort_all\": true.");
+        frontend_reply_error(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
         return;
     }
     reply_buffer_t reply = {0};
     reply_buffer_printf(&reply, "{\"aborted\":%u}", frontend_abort(frontend, id));
-    json_decref(root);
-    frontend_reply_json(frontend, request, ROUTE_ABORT_REQUEST, 200, &reply);
+    frontend_reply_json(frontend, body->request, ROUTE_ABORT_REQUEST, 200, &reply);
 }
 
 /* ---- entry ---- */
+
+void frontend_body(frontend_t *frontend, body_t *body)
+{
+    bool generates = body->route == ROUTE_COMPLETIONS || body->route == ROUTE_GENERATE;
+    if (!body->good) {
+        make_id(frontend, body->request);
+        frontend_reply_error(frontend, body->request, body->route, &body->error);
+        return;
+    }
+    if (generates) {
+        begin_generation(frontend, body);
+        return;
+    }
+    frontend_warn_unknown(frontend, body->request, body->route, &body->query.unknown);
+    if (body->route == ROUTE_ABORT_REQUEST)
+        abort_named(frontend, body);
+    else
+        begin_query(frontend, body);
+}
+
+/* What can be refused without looking into the body. */
+static void route_body(frontend_t *frontend, http_request_t *request, route_t route)
+{
+    http_error_t error;
+    generation_limits_t limits = limits_of(frontend);
+    size_t bytes;
+    http_request_body(request, &bytes);
+    bool needs_type = bytes > 0 || route != ROUTE_ABORT_REQUEST;
+    if (needs_type && !check_content_type(request, &error)) {
+        make_id(frontend, request);
+        frontend_reply_error(frontend, request, route, &error);
+        return;
+    }
+    frontend_take_body(frontend, request, route, &limits);
+}
 
 void frontend_request(void *context, http_request_t *request)
 {
@@ -352,12 +305,12 @@ void frontend_request(void *context, http_request_t *request)
     }
     switch (match.route) {
     case ROUTE_COMPLETIONS:
-    case ROUTE_GENERATE: route_generation(frontend, request, match.route); break;
-    case ROUTE_TOKENIZE: route_tokenize(frontend, request); break;
-    case ROUTE_DETOKENIZE: route_detokenize(frontend, request); break;
+    case ROUTE_GENERATE:
+    case ROUTE_TOKENIZE:
+    case ROUTE_DETOKENIZE:
+    case ROUTE_ABORT_REQUEST: route_body(frontend, request, match.route); break;
     case ROUTE_CACHE_STATS:
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
-    case ROUTE_ABORT_REQUEST: route_abort(frontend, request); break;
     default: frontend_status_route(frontend, request, &match);
     }
 }

@@ -2,6 +2,7 @@
  * State owned:       client connections, requests in flight, what is known of the model.
  * Must never:        tokenise, schedule, touch device memory; block in a callback.
  * Read next:         frontend.h, routes.c, handlers.c, exchange_reply.c, README.md */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,8 @@
 
 #define OTHER_DESCRIPTORS 256 /* links, pages, logs, and connections that are being refused */
 #define STOP_LINGER_MS 300    /* for clients to read how their requests ended */
-#define IDLE_TIMEOUT_S 75 /* nginx's default: proxies keep connections about as long */
+#define IDLE_TIMEOUT_S 75     /* nginx's default: proxies keep connections about as long */
+#define MMAP_BYTES (256 << 10)
 #define CANCEL_RETRY_NS 2000000ull
 #define BOOT_IDS 1000000000000ull /* request ids per boot: ids of two lives never meet */
 
@@ -50,6 +52,7 @@ static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(REPEATED, "repeated_tokens", COUNTER, "tokens", "Tokens that came twice and were dropped"),
     ROW(GAPS, "gaps", COUNTER, "requests", "Requests failed because output was missing"),
     ROW(UNKNOWN, "late_deltas", COUNTER, "deltas", "Output for requests that were gone already"),
+    ROW(UNKNOWN_FIELDS, "unknown_fields", COUNTER, "fields", "Fields of request bodies that no route knows"),
     ROW(TTFT, "time_to_first_token", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token"),
     ROW(INTER_TOKEN, "inter_token", HISTOGRAM_NS, "seconds", "Between tokens of a sequence"),
     ROW(LATENCY, "request", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer"),
@@ -113,8 +116,9 @@ static void on_gone(void *context, http_request_t *request)
 {
     frontend_t *frontend = context;
     exchange_t *exchange = http_request_user(request);
-    if (!exchange) return;
+    if (!exchange && !frontend_forget_body(frontend, request)) return;
     frontend_count(frontend, FRONTEND_STAT_DISCONNECTS, 1);
+    if (!exchange) return;
     frontend_forget(frontend, exchange, QN_CANCEL_REASON_CLIENT_GONE);
 }
 
@@ -176,16 +180,19 @@ static void end_what_runs(frontend_t *frontend)
     for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
         frontend_fail(frontend, request_table_at(frontend->table, i), &error);
     frontend_look(frontend, qn_clock_now_ns());
+    frontend_end_bodies(frontend, &error);
 }
 
 static void service_fini(void **state)
 {
     frontend_t *frontend = *state;
     if (!frontend) return;
+    if (frontend->worker) qn_daemon_unwatch(frontend->daemon, worker_fd(frontend->worker));
     if (frontend->http) {
         end_what_runs(frontend);
         qn_daemon_unwatch(frontend->daemon, http_server_fd(frontend->http));
     }
+    worker_destroy(&frontend->worker);
     http_server_destroy(&frontend->http, STOP_LINGER_MS);
     request_table_destroy(&frontend->table);
     qn_arena_fini(&frontend->scratch);
@@ -210,7 +217,10 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
     name_model(frontend);
-    qn_err_t err = open_http(frontend);
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
+    qn_err_t err = worker_create(&frontend->worker);
+    if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
+    if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {
         service_fini((void **)&frontend);
         return err;
@@ -268,6 +278,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     frontend_t *frontend = state;
+    frontend_take_work(frontend);
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
         frontend_scan(frontend, now_ns);
@@ -293,7 +304,11 @@ static void service_drain(void *state)
     qn_daemon_set_state(frontend->daemon, QN_STATE_DRAINING, "finishing what runs; no new requests");
 }
 
-static bool service_drained(const void *state) { return request_table_count(((const frontend_t *)state)->table) == 0; }
+static bool service_drained(const void *state)
+{
+    const frontend_t *frontend = state;
+    return request_table_count(frontend->table) == 0 && !frontend->bodies;
+}
 
 const qn_daemon_descriptor_t qn_frontend_daemon = {
     .service = QN_SERVICE_FRONTEND,

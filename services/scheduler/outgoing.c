@@ -101,6 +101,17 @@ static const qn_logit_bias_t *write_bias(scheduler_service_t *service, const pla
     return bias;
 }
 
+/* Slots whose bias is all there is to choose from. */
+static const uint32_t *write_allow_only(scheduler_service_t *service, const plan_t *plan, uint32_t *ret_count)
+{
+    uint32_t *slots = qn_arena_zalloc(&service->arena, plan->set_count, sizeof *slots);
+    *ret_count = 0;
+    for (uint32_t i = 0; i < plan->set_count; i++) {
+        if (plan->sets[i].request->allow_only) slots[(*ret_count)++] = plan->sets[i].slot;
+    }
+    return slots;
+}
+
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
@@ -134,6 +145,7 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .reasons = write_reasons(service, plan),
         .reasons_count = plan->reason_count,
     };
+    message.allow_only = write_allow_only(service, plan, &message.allow_only_count);
     return send_to_peer(service, service->compute, QN_MESSAGE_STEP_PLAN, &message);
 }
 
