@@ -43,6 +43,7 @@ static void body_free(frontend_t *frontend, body_t *body)
     else
         frontend->bodies = body->next;
     if (body->next) body->next->previous = body->previous;
+    frontend->waiting_bytes -= body->waiting_bytes;
     reply_buffer_fini(&body->text);
     generation_fini(&body->generation);
     query_body_fini(&body->query);
@@ -71,7 +72,14 @@ void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t r
     if (body->next) body->next->previous = body;
     frontend->bodies = body;
     http_request_take_body(request, &body->text);
+    if (frontend->waiting_bytes > BODIES_WAITING_BYTES) {
+        http_error_set(&body->error, 503, NULL, "Too many large bodies wait to be read. Try again.");
+        finish_body(frontend, body);
+        return;
+    }
     if (body->text.bytes > BODY_INLINE_BYTES) {
+        body->waiting_bytes = body->text.bytes;
+        frontend->waiting_bytes += body->waiting_bytes;
         worker_give(frontend->worker, &body->work);
         return;
     }

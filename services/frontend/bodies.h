@@ -6,8 +6,9 @@
 #include "services/frontend/request/query_body.h"
 #include "services/frontend/worker.h"
 
-#define BODY_INLINE_BYTES (32u << 10) /* parsed within the turn: some 100 us */
-#define REPLY_INLINE_TOKENS 4096u     /* written within the turn */
+#define BODY_INLINE_BYTES (32u << 10)     /* parsed within the turn: some 100 us */
+#define BODIES_WAITING_BYTES (256u << 20) /* held for the worker; more is refused */
+#define REPLY_INLINE_TOKENS 4096u         /* written within the turn */
 
 /* A body with what was found in it. */
 typedef struct body {
@@ -16,6 +17,7 @@ typedef struct body {
     void *request;                /* the http_request_t that waits; NULL: the client left */
     route_t route;
     reply_buffer_t text;
+    size_t waiting_bytes;       /* of `text`, as counted in frontend_t.waiting_bytes */
     generation_limits_t limits; /* with what it points to: */
     char model[QN_CLIENT_REQUEST_MAX + 1];
     uint32_t eos_ids[QN_STOP_IDS_MAX];

@@ -71,7 +71,9 @@ typedef struct {
     const qn_config_values_t *config;
     http_server_t *http;
     worker_t *worker;
-    body_t *bodies; /* being parsed */
+    body_t *bodies;         /* being parsed */
+    uint64_t waiting_bytes; /* of those that the worker has */
+    uint32_t unsent;        /* exchanges of which a part is sent in a later turn */
     request_table_t *table;
     served_model_t model;
     frontend_cancel_t *cancels; /* owned; not sent yet */
@@ -95,6 +97,8 @@ void frontend_refuse(void *context, http_request_t *request, int status, const c
                      reply_buffer_t *out);
 /* Ends all matching sequences; returns how many. `id` NULL: all. */
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
+/* Sends more of what did not go in one turn. */
+void frontend_send_rest(frontend_t *frontend);
 /* A body was parsed, or could not be: admit, send or refuse. */
 void frontend_body(frontend_t *frontend, body_t *body);
 

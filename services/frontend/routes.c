@@ -11,6 +11,8 @@
 #include "common/failpoint.h"
 #include "services/frontend/handlers.h"
 
+#define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
+
 bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request)
 {
     const char *mode = http_request_query(request, "mode");
@@ -148,18 +150,46 @@ static void attach(frontend_t *frontend, exchange_t *exchange, http_request_t *r
     http_request_set_user(request, exchange);
 }
 
-/* All of it or nothing: what was sent before a failure is cancelled with the exchange. */
-static void send_generation(frontend_t *frontend, exchange_t *exchange)
+/* Question or choice `part`; *ret_bytes: how large it is. */
+static qn_send_outcome_t send_part(frontend_t *frontend, const exchange_t *exchange, uint32_t part, size_t *ret_bytes)
 {
-    qn_send_outcome_t outcome = QN_SEND_OK;
-    for (uint32_t i = 0; i < exchange->generation.prompt_count && outcome == QN_SEND_OK; i++)
-        outcome = frontend_send_facts(frontend, exchange, i);
-    for (uint32_t i = 0; i < exchange->choice_count && outcome == QN_SEND_OK; i++)
-        outcome = frontend_send_encode(frontend, &exchange->choices[i]);
-    if (outcome == QN_SEND_OK) return;
-    http_error_t error;
-    set_unsent(&error, outcome, "tokenizer");
-    frontend_fail(frontend, exchange, &error);
+    const generation_t *generation = &exchange->generation;
+    bool asks = part < generation->prompt_count;
+    const choice_t *choice = asks ? NULL : &exchange->choices[part - generation->prompt_count];
+    const generation_prompt_t *prompt = &generation->prompts[asks ? part : choice_prompt(choice)];
+    *ret_bytes = prompt->text.bytes + prompt->id_count * sizeof *prompt->ids;
+    return asks ? frontend_send_facts(frontend, exchange, part) : frontend_send_encode(frontend, choice);
+}
+
+/* Sends until all is sent or the turn has done enough; all of it or nothing: what was sent before a failure is
+ * cancelled with the exchange. True: nothing is left. */
+static bool send_generation(frontend_t *frontend, exchange_t *exchange)
+{
+    size_t sent_bytes = 0;
+    while (exchange->sent_parts < exchange->generation.prompt_count + exchange->choice_count) {
+        if (sent_bytes > SEND_BYTES) return false; /* running streams first */
+        size_t bytes;
+        qn_send_outcome_t outcome = send_part(frontend, exchange, exchange->sent_parts++, &bytes);
+        sent_bytes += bytes;
+        if (outcome == QN_SEND_OK) continue;
+        http_error_t error;
+        set_unsent(&error, outcome, "tokenizer");
+        frontend_fail(frontend, exchange, &error);
+        return true;
+    }
+    return true;
+}
+
+void frontend_send_rest(frontend_t *frontend)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; frontend->unsent && i < request_table_count(frontend->table); i++) {
+        exchange_t *exchange = request_table_at(frontend->table, i);
+        bool unsent = exchange->kind == EXCHANGE_GENERATION && !exchange->failed &&
+                      exchange->sent_parts < exchange->generation.prompt_count + exchange->choice_count;
+        if (unsent && (left > 0 || !send_generation(frontend, exchange))) left++; /* one of them per turn */
+    }
+    frontend->unsent = left;
 }
 
 /* Takes the body's generation. */
@@ -179,7 +209,7 @@ static void begin_generation(frontend_t *frontend, body_t *body)
     }
     exchange->route = body->route;
     attach(frontend, exchange, request);
-    send_generation(frontend, exchange);
+    if (!send_generation(frontend, exchange)) frontend->unsent++;
 }
 
 /* ---- queries ---- */

@@ -218,6 +218,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
     name_model(frontend);
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
+    mallopt(M_MXFAST, 0);                  /* small pieces join when they are freed: so does the tree of a large body */
     qn_err_t err = worker_create(&frontend->worker);
     if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
     if (err == QN_OK) err = open_http(frontend);
@@ -278,6 +279,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     frontend_t *frontend = state;
+    frontend_send_rest(frontend); /* before new ones come */
     frontend_take_work(frontend);
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
@@ -291,6 +293,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
                  request_table_active(frontend->table));
     uint64_t next_ns = http_ms == UINT64_MAX ? UINT64_MAX : now_ns + http_ms * 1000000;
     if (request_table_count(frontend->table) > 0) next_ns = earlier(next_ns, frontend->scan_ns);
+    if (frontend->unsent) return now_ns;
     return all_sent ? next_ns : earlier(next_ns, now_ns + CANCEL_RETRY_NS);
 }
 

@@ -12,9 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/assert.h"
+
+#define NICE 5
 
 typedef struct {
     work_t *first, *last;
@@ -51,6 +54,7 @@ static work_t *pop(queue_t *queue)
 static void *work_on(void *context)
 {
     worker_t *worker = context;
+    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread: the loops of all daemons come first */
     pthread_mutex_lock(&worker->lock);
     while (!worker->stopping) {
         work_t *work = pop(&worker->to_do);

@@ -174,6 +174,32 @@ static void test_http_large_body_is_parsed_beside_the_loop(void **state)
     expect_reply(test, client_get(test, "/ping"), 200, "ok");
 }
 
+static void test_http_choices_of_a_large_prompt_go_in_turns(void **state)
+{
+    case_t *test = *state;
+    skip_describe(test);
+    size_t prompt = 900000, bytes = prompt + 32;
+    char *body = malloc(bytes);
+    int head = sprintf(body, "{\"n\":16,\"prompt\":\"");
+    memset(body + head, 'a', prompt);
+    strcpy(body + (size_t)head + prompt, "\"}");
+    char text[256];
+    snprintf(text, sizeof text, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+             strlen(body));
+    client_t client = client_open(test, text);
+    for (size_t sent = 0, all = strlen(body); sent < all; pump(test, &client)) {
+        ssize_t now = write(client.fd, body + sent, all - sent);
+        if (now > 0) sent += (size_t)now;
+    }
+    for (int i = 0; i < PUMPS_MAX && test->daemon.sent_count == test->daemon.taken; i++)
+        pump(test, &client);
+    assert_in_range(test->daemon.sent_count - test->daemon.taken, 1, 4); /* the first turn's */
+    for (int i = 0; i < 16; i++)
+        take_sent(test, &client, QN_MESSAGE_ENCODE);
+    client_close(&client);
+    free(body);
+}
+
 static void test_http_many_tokens_are_written_beside_the_loop(void **state)
 {
     case_t *test = *state;
@@ -293,6 +319,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_http_expectation_is_met, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_every_method_that_a_path_has_not_is_405, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_large_body_is_parsed_beside_the_loop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_http_choices_of_a_large_prompt_go_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_many_tokens_are_written_beside_the_loop, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_drain_answers_those_who_come, setup, teardown),
         cmocka_unit_test_setup_teardown(test_http_what_still_runs_at_the_end_is_told, setup, teardown),

@@ -21,11 +21,18 @@
 #define WRITE_NS (75 * SECOND_NS)      /* while a client takes nothing of its answer */
 #define LINGER_NS (5 * SECOND_NS)      /* for a client to read its last answer */
 #define LINGER_BYTES_MAX (64ull << 20) /* of a body that nobody wants */
-#define READS_MAX 4                    /* chunks of one connection per turn */
+#define READS_MAX 2                    /* chunks of one connection per turn */
 #define REQUESTS_MAX 8                 /* pipelined requests of one connection per turn */
 #define KEEP_CAPACITY_MAX (256u << 10) /* a buffer larger than this is given back between requests */
 
 /* ---- answers ---- */
+
+/* What is read of bodies and not handed on yet is bounded over all connections. */
+static void drop_body(http_request_t *connection)
+{
+    connection->server->body_bytes -= connection->body.bytes;
+    reply_buffer_fini(&connection->body);
+}
 
 static const char *reason_phrase(int status)
 {
@@ -106,7 +113,7 @@ void http_request_reply(http_request_t *request, int status, const char *content
         request->tail = *body;
         *body = (reply_buffer_t){0};
     }
-    reply_buffer_fini(&request->body);
+    drop_body(request);
     if (request->phase == HTTP_CLOSED) return;
     request->phase = HTTP_FLUSH;
     http_server_pend(request);
@@ -122,7 +129,7 @@ void http_request_begin_stream(http_request_t *request, const char *content_type
     put_head(request, 200, content_type);
     reply_buffer_text(&request->out, request->chunked_reply ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
     request->phase = HTTP_STREAM;
-    reply_buffer_fini(&request->body);
+    drop_body(request);
     http_server_pend(request);
 }
 
@@ -189,6 +196,7 @@ const char *http_request_body(const http_request_t *request, size_t *ret_bytes)
 void http_request_take_body(http_request_t *request, reply_buffer_t *ret_body)
 {
     *ret_body = request->body;
+    request->server->body_bytes -= request->body.bytes;
     request->body = (reply_buffer_t){0};
 }
 
@@ -217,6 +225,7 @@ void http_connection_close(http_request_t *connection)
     if (connection->phase == HTTP_CLOSED) return;
     bool waits = (connection->phase == HTTP_WAIT || connection->phase == HTTP_STREAM) && !connection->done;
     close(connection->fd); /* epoll forgets it */
+    drop_body(connection);
     connection->phase = HTTP_CLOSED;
     if (waits) {
         connection->done = true;
@@ -326,8 +335,13 @@ static bool take_head(http_request_t *connection)
 static bool add_body(http_request_t *connection, const char *data, size_t bytes)
 {
     reply_buffer_append(&connection->body, data, bytes);
-    if (connection->body.bytes <= connection->server->limits.max_body_bytes) return true;
-    http_connection_refuse(connection, 413, NULL, NULL);
+    connection->server->body_bytes += bytes;
+    if (connection->body.bytes > connection->server->limits.max_body_bytes)
+        http_connection_refuse(connection, 413, NULL, NULL);
+    else if (connection->server->body_bytes > HTTP_BODIES_BYTES_MAX)
+        http_connection_refuse(connection, 503, NULL, "Too many large bodies are being read. Try again.");
+    else
+        return true;
     return false;
 }
 

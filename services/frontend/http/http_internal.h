@@ -58,6 +58,7 @@ struct http_server {
     bool listening, draining;
     uint64_t now_ns, listen_again_ns, scan_ns;
     unsigned connections, refused; /* open ones; those of them that were refused */
+    uint64_t body_bytes;           /* of all bodies held here */
     http_server_limits_t limits;
     http_server_callbacks_t callbacks;
     http_request_t *first;   /* all connections */

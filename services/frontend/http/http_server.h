@@ -16,8 +16,9 @@
 #include "services/frontend/reply/reply_buffer.h"
 
 #define HTTP_REQUEST_ID_MAX 256
-#define HTTP_HEADERS_MAX 8                /* of one reply, besides those that every reply has */
-#define HTTP_STREAM_BYTES_MAX (16u << 20) /* unsent stream data: a client that reads slower is dropped */
+#define HTTP_HEADERS_MAX 8                 /* of one reply, besides those that every reply has */
+#define HTTP_BODIES_BYTES_MAX (256u << 20) /* of bodies being read, over all connections */
+#define HTTP_STREAM_BYTES_MAX (16u << 20)  /* unsent stream data: a client that reads slower is dropped */
 
 typedef struct http_server http_server_t;
 typedef struct http_request http_request_t;
