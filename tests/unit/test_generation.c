@@ -172,9 +172,9 @@ static void test_completions_bad_fields_are_named(void **state)
         {"{\"prompt\":\"a\"} x", "", 400},
         {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "prompt", 400}, /* duplicate member */
         {"{\"prompt\":\"\\ud800\"}", "prompt", 400},            /* lone surrogate */
-        {"{\"prompt\":\"\xff\"}", "", 400},                     /* not UTF-8 */
-        {"{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "", 400},
-        {"{\"prompt\":\"a\",\"temperature\":1e999}", "", 400},
+        {"{\"prompt\":\"\xff\"}", "prompt", 400},               /* not UTF-8 */
+        {"{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "seed", 400},
+        {"{\"prompt\":\"a\",\"temperature\":1e999}", "temperature", 400},
         {"{}", "prompt", 400},
         {"{\"prompt\":null}", "prompt", 400},
         {"{\"prompt\":[]}", "prompt", 400},
