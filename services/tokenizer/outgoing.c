@@ -137,6 +137,23 @@ uint16_t tokenizer_add_piece(const tokenizer_service_t *service, text_buffer_t *
     return (uint16_t)(pieces->length - before);
 }
 
+/* Ids, strings and places may each be within bounds and together beyond those of a message. */
+static void send_answer(tokenizer_service_t *service, const text_job_t *job, qn_message_type_t type,
+                        const void *message, const char *param)
+{
+    switch (qn_daemon_send(service->daemon, job->from, type, message)) {
+    case QN_SEND_OK:
+    case QN_SEND_GONE: break;
+    case QN_SEND_FULL:
+        qn_log_warning("frontend epoch %u is behind: a %s reply was dropped", job->from.epoch, qn_message_name(type));
+        break;
+    case QN_SEND_INVALID:
+        qn_daemon_refuse(service->daemon, job->from, job->request, 413, param,
+                         "the answer is larger than one message may be; send less at a time");
+        break;
+    }
+}
+
 static void send_tokenized(tokenizer_service_t *service, const text_job_t *job)
 {
     qn_tokenized_t reply = {.head.request = job->request,
@@ -148,8 +165,7 @@ static void send_tokenized(tokenizer_service_t *service, const text_job_t *job)
                             .pieces_count = (uint32_t)job->pieces.length,
                             .offsets = (const void *)job->offsets.bytes,
                             .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
-    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_TOKENIZED, &reply) == QN_SEND_FULL)
-        qn_log_warning("frontend epoch %u is behind: a Tokenized reply was dropped", job->from.epoch);
+    send_answer(service, job, QN_MESSAGE_TOKENIZED, &reply, "prompt");
 }
 
 static void send_detokenized(tokenizer_service_t *service, const text_job_t *job)
@@ -159,8 +175,7 @@ static void send_detokenized(tokenizer_service_t *service, const text_job_t *job
                                        .bytes = (uint32_t)job->decoded.length},
                               .offsets = (const void *)job->offsets.bytes,
                               .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
-    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_DETOKENIZED, &reply) == QN_SEND_FULL)
-        qn_log_warning("frontend epoch %u is behind: a Detokenized reply was dropped", job->from.epoch);
+    send_answer(service, job, QN_MESSAGE_DETOKENIZED, &reply, "tokens");
 }
 
 void tokenizer_send_reply(tokenizer_service_t *service, const text_job_t *job)
