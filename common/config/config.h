@@ -76,9 +76,9 @@ typedef struct {
         char *level; /* error | warning | notice | info | debug */
     } log;
     struct {
-        char *composed;        /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
+        char *composed;            /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
         uint64_t watchdog_seconds; /* without a sign of life before SIGABRT; 0: for ever */
-        uint64_t stop_seconds; /* time to drain before SIGKILL */
+        uint64_t stop_seconds;     /* time to drain before SIGKILL */
     } up;
 } qn_config_values_t;
 

@@ -388,7 +388,8 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
         stream_t *stream = streams_find(service->streams, token->request);
         if (stream)
             take_token(service, stream, token, batch->top + top);
-        else if (knows_all(service) && !text_worker_has(service->worker, token->request)) /* it would be run to its end for nobody */
+        else if (knows_all(service) &&
+                 !text_worker_has(service->worker, token->request)) /* it would be run to its end for nobody */
             tokenizer_send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE);
         top += token->top_count;
     }
