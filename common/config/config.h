@@ -37,6 +37,7 @@ typedef struct {
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
+        bool strict_fields;
     } frontend;
     struct {
         char *path;     /* tokenizer.json or a directory; "" = model.path */

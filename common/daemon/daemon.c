@@ -348,6 +348,8 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
         .param = qn_text(param),
         .text = qn_text(text),
     };
+    if (refusal.param.bytes > QN_NAME_MAX) refusal.param.bytes = QN_NAME_MAX;
+    if (refusal.text.bytes >= QN_ERR_TEXT_MAX) refusal.text.bytes = QN_ERR_TEXT_MAX - 1;
     qn_daemon_send_refusal(daemon, to, &refusal);
 }
 

@@ -53,9 +53,11 @@ typedef enum {
 } qn_peer_event_t;
 
 typedef enum {
-    QN_SEND_OK,   /* sent, or held for credit; delivered unless the peer dies first */
-    QN_SEND_FULL, /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
-    QN_SEND_GONE, /* this peer does not live (any more) */
+    QN_SEND_OK,      /* sent, or held for credit; delivered unless the peer dies first */
+    QN_SEND_FULL,    /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
+    QN_SEND_GONE,    /* this peer does not live (any more) */
+    QN_SEND_INVALID, /* it breaks its schema (a length, a range, QN_FRAME_BYTES_MAX): nothing was sent, qn_err_text says
+                        what; refuse the request it belongs to */
 } qn_send_outcome_t;
 
 /* `message` points at the generated struct of the type (qn_encode_t, ...); its views are valid during the call only.

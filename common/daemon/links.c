@@ -213,6 +213,9 @@ static void link_flush(qn_links_t *links, link_t *link)
     }
 }
 
+/* NULL: the message breaks its schema (a length, a range, the frame's size): nothing can be sent, and the log says what.
+ * Whoever sends bounds what it sends where that is accepted; this is what is left when a bound was forgotten, and it
+ * costs one message, not the daemon. */
 static const uint8_t *links_encode(qn_links_t *links, const link_t *link, qn_message_type_t type, void *message,
                                    uint64_t number, size_t *ret_bytes)
 {
@@ -226,19 +229,16 @@ static const uint8_t *links_encode(qn_links_t *links, const link_t *link, qn_mes
     const uint8_t *frame;
     qn_arena_reset(&links->encode_arena);
     qn_err_t err = qn_wire_encode(qn_wire_type(type), message, &links->encode_arena, &frame, ret_bytes);
-    if (err != QN_OK) {
-        /* Our own message breaks our own schema: a bug, and sending nothing would only hide it. */
-        qn_log_error("%s for %s: %s", qn_message_name(type), qn_service_name(head->dst), qn_err_text());
-        QN_ASSERT(err == QN_OK);
-    }
-    return frame;
+    if (err == QN_OK) return frame;
+    qn_log_error("%s for %s was not sent: %s", qn_message_name(type), qn_service_name(head->dst), qn_err_text());
+    return NULL;
 }
 
 bool qn_link_control(qn_links_t *links, link_t *link, qn_message_type_t type, void *message)
 {
     size_t bytes;
     const uint8_t *frame = links_encode(links, link, type, message, 0, &bytes);
-    if (!link_transmit(links, link, frame, bytes)) return false;
+    if (!frame || !link_transmit(links, link, frame, bytes)) return false;
     links_count_sent(links, frame, bytes);
     return true;
 }
@@ -303,8 +303,9 @@ qn_send_outcome_t qn_links_send(qn_links_t *links, qn_peer_t to, qn_message_type
     size_t struct_bytes = qn_message_struct_bytes(type), bytes;
     QN_ASSERT(struct_bytes > 0 && struct_bytes <= sizeof copy);
     memcpy(&copy, message, struct_bytes);
-    uint64_t number = qn_peer_link_next_number(&link->link);
-    const uint8_t *frame = links_encode(links, link, type, &copy, number, &bytes);
+    const uint8_t *frame = links_encode(links, link, type, &copy, link->link.numbered + 1, &bytes);
+    if (!frame) return QN_SEND_INVALID;
+    uint64_t number = qn_peer_link_next_number(&link->link); /* only now: a number without a frame would be a gap */
     bool now = link->outbox.count == 0 && qn_peer_link_may_send(&link->link, number);
     if (now && link_transmit(links, link, frame, bytes)) {
         links_count_sent(links, frame, bytes);

@@ -227,6 +227,14 @@ static void copy_sampling(const qn_sampling_t *from, step_sampling_t *to)
                             .prompt_logprobs = from->prompt_logprobs};
 }
 
+static bool names_slot(const qn_step_plan_t *plan, uint32_t slot)
+{
+    for (uint32_t i = 0; i < plan->allow_only_count; i++) {
+        if (plan->allow_only[i] == slot) return true;
+    }
+    return false;
+}
+
 static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan)
 {
     step_set_t *sets = qn_arena_zalloc(arena, plan->sets_count + 1, sizeof *sets);
@@ -239,6 +247,7 @@ static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan
                                .stop_count = from->stop_count,
                                .bias_offset = from->bias_offset,
                                .bias_count = from->bias_count,
+                               .allow_only = names_slot(plan, from->slot),
                                .history_offset = from->history_offset,
                                .history_count = from->history_count};
         copy_sampling(&from->sampling, &sets[i].sampling);

@@ -243,7 +243,14 @@ static bool send_results(compute_service_t *service)
             return true;
         }
         if (job->skipped) continue;
-        if (job->owner == service->owner && compute_send_result(service, job) == QN_SEND_FULL) return false;
+        qn_send_outcome_t outcome =
+            job->owner == service->owner ? compute_send_result(service, job) : QN_SEND_GONE; /* nobody waits for it */
+        if (outcome == QN_SEND_FULL) return false;
+        if (outcome == QN_SEND_INVALID) {
+            qn_daemon_fail(service->daemon, qn_fail(QN_ERR_LIMIT, "the result of step %" PRIu64 " cannot be sent: %s",
+                                                    job->plan.step, qn_err_text()));
+            return true;
+        }
         count_step(service, &job->result);
     }
     return true;

@@ -23,6 +23,7 @@ typedef struct {
     uint32_t slot, prompt_tokens;
     uint32_t stop_offset, stop_count;
     uint32_t bias_offset, bias_count;
+    bool allow_only; /* the bias names all ids that may be sampled */
     uint32_t history_offset, history_count;
     step_sampling_t sampling;
 } step_set_t;

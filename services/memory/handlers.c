@@ -23,9 +23,12 @@ static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t cou
 
 static void send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
-    if (qn_daemon_send(service->daemon, to, type, message) == QN_SEND_FULL)
+    qn_send_outcome_t outcome = qn_daemon_send(service->daemon, to, type, message);
+    if (outcome == QN_SEND_FULL)
         qn_log_warning("a %s was dropped: its receiver (epoch %" PRIu32 ") takes nothing", qn_message_name(type),
                        to.epoch);
+    if (outcome == QN_SEND_INVALID)
+        qn_daemon_refuse(service->daemon, to, ((const qn_head_t *)message)->request, 500, NULL, qn_err_text());
 }
 
 /* false: the message was refused with 503 because there is no model yet. */

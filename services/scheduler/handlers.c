@@ -117,6 +117,7 @@ static void handle_submit(void *state, qn_peer_t from, const void *message)
         .stop_count = submit->stop_ids_count,
         .bias = read_bias(service, submit->bias, submit->bias_count),
         .bias_count = submit->bias_count,
+        .allow_only = submit->allow_only,
     };
     switch (scheduler_submit(service->scheduler, &submission, qn_clock_now_ns(), &refusal)) {
     case SCHEDULER_ACCEPTED:

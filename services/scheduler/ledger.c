@@ -386,6 +386,7 @@ static request_t from_submission(const ledger_t *ledger, const ledger_submission
         .generated_max = submission->generated_max,
         .stop_count = submission->stop_count,
         .bias_count = submission->bias_count,
+        .allow_only = submission->allow_only,
     };
     return request;
 }

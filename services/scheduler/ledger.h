@@ -47,6 +47,7 @@ typedef struct {
     uint32_t stop_count; /* <= QN_STOP_IDS_MAX */
     const request_bias_t *bias;
     uint32_t bias_count; /* <= QN_LOGIT_BIAS_MAX */
+    bool allow_only;     /* `bias` names all ids that may be generated */
 } ledger_submission_t;
 
 typedef enum {

@@ -18,6 +18,7 @@ _Static_assert(sizeof(record_request_t) % 8 == 0 && sizeof(record_head_t) == 24,
 
 #define FLAG_STOPPED 1u
 #define FLAG_ADMITTED 2u
+#define FLAG_ALLOW_ONLY 4u
 
 /* ---- a request ---- */
 
@@ -60,7 +61,8 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .stop_count = request->stop_count,
         .bias_count = request->bias_count,
         .finish = request->finish,
-        .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0),
+        .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0) |
+                 (request->allow_only ? FLAG_ALLOW_ONLY : 0),
     };
     payload = put(payload, &fixed, sizeof fixed);
     payload = put(payload, request->ids, 4 * (size_t)request_known_tokens(request));
@@ -148,6 +150,7 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->finish = (request_finish_t)fixed->finish;
     request->stopped = (fixed->flags & FLAG_STOPPED) != 0;
     request->admitted = (fixed->flags & FLAG_ADMITTED) != 0;
+    request->allow_only = (fixed->flags & FLAG_ALLOW_ONLY) != 0;
 }
 
 static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)

@@ -92,8 +92,9 @@ typedef struct {
     uint8_t *top_counts;                /* [generated_max]; NULL when top_logprobs is 0 */
     request_alternative_t *top;         /* [generated_max, top_logprobs] */
     request_prompt_scores_t prompt;
-    bool stopped;  /* the last token is one of its stop ids */
-    bool admitted; /* has been given blocks once */
+    bool allow_only; /* `bias` names all ids that may be generated */
+    bool stopped;    /* the last token is one of its stop ids */
+    bool admitted;   /* has been given blocks once */
     request_finish_t finish;
 } request_t;
 

@@ -146,6 +146,11 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
         return;
     }
     request_t *request = request_create(encode, from, qn_clock_now_ns());
+    if (!request_forbid_words(request, encode, service->tokenizer, service->scratch, &refusal)) {
+        refuse(service, from, id, refusal.status, refusal.param, refusal.text);
+        request_destroy(&request);
+        return;
+    }
     start_job(service, request_job(request, encode));
 }
 

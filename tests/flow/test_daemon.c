@@ -25,7 +25,8 @@
 /* What the test and its services share. */
 typedef struct {
     atomic_uint peers_up, peers_gone, answers, out_of_order, refusals;
-    atomic_uint wanted; /* requests the client shall send */
+    atomic_uint too_long; /* messages that could not be sent for their size */
+    atomic_uint wanted;   /* requests the client shall send */
     atomic_uint server_epoch;
 } board_t;
 
@@ -71,11 +72,21 @@ static void server_lease(void *opaque, qn_peer_t from, const void *message)
         abort();
 }
 
+/* Breaks the schema of a Lease; nothing is sent, and the numbering of the link has no gap. */
+static void send_too_long(state_t *state, qn_peer_t server)
+{
+    static uint32_t ids[QN_LEASE_IDS_MAX + 1];
+    qn_lease_t lease = {.batch = 1, .ids = ids, .ids_count = QN_LEASE_IDS_MAX + 1};
+    if (qn_daemon_send(state->daemon, server, QN_MESSAGE_LEASE, &lease) == QN_SEND_INVALID)
+        atomic_fetch_add(&board.too_long, 1);
+}
+
 static uint64_t client_tick(void *opaque, uint64_t now_ns)
 {
     state_t *state = opaque;
     qn_peer_t server = qn_daemon_peer(state->daemon, QN_SERVICE_MEMORY);
     uint32_t ids[64] = {0};
+    if (server.epoch && atomic_load(&board.wanted) > state->sent) send_too_long(state, server);
     while (server.epoch && state->sent < atomic_load(&board.wanted)) {
         /* Lengths vary, so over ipc the frames land at every alignment. */
         qn_lease_t lease = {.batch = state->sent + 1, .ids = ids, .ids_count = (uint32_t)(state->sent % 61)};
@@ -182,6 +193,7 @@ static void exchange(unsigned composed)
     atomic_store(&board.wanted, 3 * QN_LINK_WINDOW);
     wait_for(&board.answers, 3 * QN_LINK_WINDOW);
     assert_int_equal(atomic_load(&board.out_of_order), 0);
+    assert_true(atomic_load(&board.too_long) > 0); /* and none of these was an end, or a gap */
     assert_int_equal(runner_stop(&client), QN_OK);
     assert_int_equal(runner_stop(&server), QN_OK);
 }

@@ -241,6 +241,8 @@ static const qn_slot_row_t ROWS[] = {
      .top_logprobs = 5},
     {.temperature = 1, .top_p = 1, .done = 1},
     {.temperature = 0, .top_p = 1, .stop_count = 32},
+    {.temperature = 0, .top_p = 1, .bias_count = 3, .allow_only = 1},
+    {.temperature = 1, .top_p = 0.9f, .top_k = 2, .bias_count = 3, .allow_only = 1, .logprobs = 1, .top_logprobs = 5},
 };
 #define KINDS (sizeof ROWS / sizeof ROWS[0])
 

@@ -50,6 +50,7 @@ static request_t *submit(ledger_t *ledger, uint64_t id, uint32_t prompt_tokens, 
         .stop_count = 2,
         .bias = bias,
         .bias_count = 1,
+        .allow_only = true,
     };
     request_t *request = NULL;
     return ledger_submit(ledger, &submission, &request) == LEDGER_ACCEPTED ? request : NULL;
@@ -233,6 +234,7 @@ static void test_ledger_replay_finds_every_field_again(void **state)
     assert_int_equal(request->finish, REQUEST_STOP);
     assert_int_equal(request->stop_ids[1], 9);
     assert_true(request->bias[0].bias == -1.5f);
+    assert_true(request->allow_only);
     assert_int_equal(request->priority, -3);
     assert_int_equal(request->salt, 99);
     assert_int_equal(ledger_find(ledger, 200)->client.epoch, 9);
