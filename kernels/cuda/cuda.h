@@ -71,7 +71,8 @@ void qn_cuda_graph_destroy(qn_cuda_graph_t **graph);
 
 /* ---- implementations ---- */
 
-/* Returns view of the rows of this backend; names are "cuda" (the best that fits) and "reference" (the plain one). */
+/* Returns view of the rows of this backend; names are "cuda" (the best for the launch at hand), "reference" (the plain
+ * one) and, for decode attention, the two that "cuda" chooses from: "splits" and "resident". */
 const qn_kernel_t *qn_cuda_kernels(size_t *ret_count);
 
 void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments);
@@ -91,6 +92,8 @@ void qn_cuda_rope(qn_stream_t *stream, const void *arguments);
 void qn_cuda_kv_write(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_splits(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_resident(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_activation(qn_stream_t *stream, const void *arguments);
 void qn_cuda_moe_route(qn_stream_t *stream, const void *arguments);
@@ -107,5 +110,9 @@ void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
+void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void *arguments);
+void qn_cuda_decode_attention_resident(qn_stream_t *stream, const void *arguments);
+/* The shapes that `resident` takes. */
+bool qn_cuda_resident_accepts(const qn_kernel_case_t *shape);
 
 #endif

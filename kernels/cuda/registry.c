@@ -25,7 +25,9 @@ static const qn_kernel_t KERNELS[] = {
     {QN_OP_ATTENTION_PREFILL, "reference", 0, 0, NULL, qn_cuda_attention_plain},
     {QN_OP_ATTENTION_PREFILL, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_prefill},
     {QN_OP_ATTENTION_DECODE, "reference", 0, 0, NULL, qn_cuda_attention_plain},
-    {QN_OP_ATTENTION_DECODE, "cuda", 0, 1, has_tensor_shape, qn_cuda_attention_decode},
+    {QN_OP_ATTENTION_DECODE, "splits", 0, 1, has_tensor_shape, qn_cuda_attention_splits},
+    {QN_OP_ATTENTION_DECODE, "resident", 0, 1, qn_cuda_resident_accepts, qn_cuda_attention_resident},
+    {QN_OP_ATTENTION_DECODE, "cuda", 0, 2, has_tensor_shape, qn_cuda_attention_decode},
     {QN_OP_ACTIVATION, "cuda", 0, 0, NULL, qn_cuda_activation},
     {QN_OP_MOE_ROUTE, "cuda", 0, 0, NULL, qn_cuda_moe_route},
     {QN_OP_EXPERT_MATMUL, "cuda", 0, 0, NULL, qn_cuda_expert_matmul},
@@ -36,7 +38,9 @@ static const qn_kernel_t KERNELS[] = {
     {QN_OP_SAMPLER, "cuda", 0, 0, NULL, qn_cuda_sampler},
     {QN_OP_NORM_MATMUL, "reference", 0, 0, NULL, qn_cuda_norm_matmul_plain},
     {QN_OP_NORM_MATMUL, "cuda", 0, 1, NULL, qn_cuda_norm_matmul},
-    {QN_OP_DECODE_ATTENTION, "cuda", 0, 1, has_tensor_shape, qn_cuda_decode_attention},
+    {QN_OP_DECODE_ATTENTION, "splits", 0, 1, has_tensor_shape, qn_cuda_decode_attention_splits},
+    {QN_OP_DECODE_ATTENTION, "resident", 0, 1, qn_cuda_resident_accepts, qn_cuda_decode_attention_resident},
+    {QN_OP_DECODE_ATTENTION, "cuda", 0, 2, has_tensor_shape, qn_cuda_decode_attention},
 };
 
 const qn_kernel_t *qn_cuda_kernels(size_t *ret_count)

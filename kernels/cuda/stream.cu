@@ -80,7 +80,9 @@ static void size_attention(qn_stream_t *stream)
     uint32_t splits = 256 / o->kv_heads;
     stream->splits_max = splits < 16 ? 16 : splits > QN_CUDA_SPLITS_MAX ? QN_CUDA_SPLITS_MAX : splits / 8 * 8;
     size_t partial = qn_cuda_attention_bytes(o->max_sequences, o->heads, o->kv_heads, o->head_dim, stream->splits_max);
+    size_t resident = qn_cuda_resident_bytes(stream);
     stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
+    if (resident > stream->workspace_bytes) stream->workspace_bytes = resident;
 }
 
 static cudaError_t make_buffers(qn_stream_t *stream)
@@ -101,7 +103,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     }
     if (!error) error = cudaEventCreateWithFlags(&stream->forked, cudaEventDisableTiming);
     if (!error) error = cudaMalloc((void **)&stream->side_workspaces, (QN_MATMUL_PARTS - 1) * QN_CUDA_BLAS_BYTES);
-    if (!error) error = qn_cuda_prepare_attention();
+    if (!error) error = qn_cuda_prepare_attention(stream);
     if (!error) error = qn_cuda_prepare_thin(stream);
     if (!error) error = qn_cuda_prepare_experts();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
