@@ -161,7 +161,8 @@ static void time_products(timing_t *timing, const model_shape_t *model, bool lib
     }
 }
 
-/* usage: time_kernels [matmul|thin|step|load]; thin: matmul without the library; step and load when nothing is named. */
+/* usage: time_kernels [matmul|thin|attention|few|step|load]; thin: matmul without the library; few: attention of 64 and
+ * 256 sequences; step and load when nothing is named. */
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
@@ -181,6 +182,7 @@ int main(int argc, char **argv)
         time_products(&timing, &LLAMA_8B, library);
         timing_free(&timing);
     }
+    if (strstr(only, "attention") || strstr(only, "few")) time_attention(strstr(only, "few") != NULL);
     if (!*only || strstr(only, "load")) time_load();
     if (!*only || strstr(only, "step")) time_steps();
     return 0;

@@ -29,6 +29,8 @@ void timing_print(const char *op, const char *shape, double us, double bytes, do
 
 /* From the page cache to the device, and weights made on it (time_load.c). */
 void time_load(void);
+/* Decode attention by itself (time_attention.c); `few`: the two batches that matter most. */
+void time_attention(bool few);
 /* Whole decode and prefill steps of both models (time_step.c). */
 void time_steps(void);
 
