@@ -46,6 +46,13 @@ extern "C" qn_err_t qn_cuda_check_device(int device)
     return QN_OK;
 }
 
+extern "C" uint32_t qn_cuda_isa(int device)
+{
+    int major = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return error == cudaSuccess && major >= 9 ? QN_ISA_SM90 : 0;
+}
+
 extern "C" void qn_cuda_device_name(int device, char *ret_name, size_t size)
 {
     cudaDeviceProp properties;
@@ -87,7 +94,7 @@ static void size_attention(qn_stream_t *stream)
 
 static cudaError_t make_buffers(qn_stream_t *stream)
 {
-    size_t counters = (size_t)stream->options.max_sequences * stream->options.heads * sizeof *stream->counters;
+    size_t counters = ((size_t)stream->options.max_sequences * stream->options.heads + 1) * sizeof *stream->counters;
     size_t ring = stream->options.staging_bytes ? stream->options.staging_bytes : RING_BYTES;
     stream->part_bytes = ring / QN_CUDA_RING_PARTS / RING_ALIGN * RING_ALIGN;
     cudaError_t error = cudaStreamCreateWithFlags(&stream->stream, cudaStreamNonBlocking);
@@ -106,6 +113,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = qn_cuda_prepare_attention(stream);
     if (!error) error = qn_cuda_prepare_thin(stream);
     if (!error) error = qn_cuda_prepare_experts();
+    if (!error && stream->capability >= 90) error = qn_cuda_prepare_wide();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_logprobs();
     return error;

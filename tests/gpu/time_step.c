@@ -349,13 +349,25 @@ static void time_model(const model_shape_t *model)
         if (i == 0 || BATCHES[i] == 64) time_launches(&s, "parts", (manner_t){0});
         timing_free(&s.timing);
     }
+}
+
+static void time_prefill(const model_shape_t *model)
+{
+    static step_t s;
     make_step(&s, model, 1, 8192, 8192);
     time_manner(&s, "prefill", (manner_t){0});
     timing_free(&s.timing);
+}
+
+void time_prefills(void)
+{
+    time_prefill(&LLAMA_1B);
+    time_prefill(&LLAMA_8B);
 }
 
 void time_steps(void)
 {
     time_model(&LLAMA_1B);
     time_model(&LLAMA_8B);
+    time_prefills();
 }

@@ -192,19 +192,26 @@ static qn_err_t make_scratch(bench_engine_t *engine)
     return err;
 }
 
-/* Before anything is loaded: a wrong compute.kernels should not take minutes to be told. */
-static qn_err_t check_kernels(bench_engine_t *engine, const qn_config_values_t *config)
+static qn_kernel_case_t kernel_case(const bench_engine_t *engine, const qn_config_values_t *config)
 {
-    qn_kernel_case_t shape =
-        runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config));
-    return engine->backend->choose_kernels(config->compute.kernels, config->compute.activations, &shape,
+    return runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config),
+                               engine->activations);
+}
+
+/* For weights like these, or NULL before anything is loaded: a wrong compute.kernels should not take minutes to be
+ * told. */
+static qn_err_t choose_kernels(bench_engine_t *engine, const qn_config_values_t *config, const qn_weight_t *weights)
+{
+    qn_err_t err = engine->backend->choose_activations(config->compute.activations, weights, &engine->activations);
+    if (err) return err;
+    qn_kernel_case_t shape = kernel_case(engine, config);
+    return engine->backend->choose_kernels(config->compute.kernels, config->compute.activations, &shape, engine->device,
                                            &engine->kernels);
 }
 
 static qn_err_t make_stream(bench_engine_t *engine, const qn_config_values_t *config)
 {
-    qn_kernel_case_t shape =
-        runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config));
+    qn_kernel_case_t shape = kernel_case(engine, config);
     backend_stream_options_t options = {.threads = (uint32_t)config->compute.threads,
                                         .device = engine->device,
                                         .activations = engine->activations,
@@ -260,13 +267,10 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
     if (!err && engine->size.model_len > engine->directory->config.max_positions)
         err = qn_fail(QN_ERR_LIMIT, "%u positions are more than the %u of %s", engine->size.model_len,
                       engine->directory->config.max_positions, engine->directory->id);
-    if (!err) err = check_kernels(engine, config);
+    if (!err) err = choose_kernels(engine, config, NULL);
     if (!err) err = load_weights(engine, config);
     if (!err) err = bind_model(engine);
-    if (!err)
-        err = engine->backend->choose_activations(config->compute.activations,
-                                                  &engine->model->layers[0].weights[QN_TENSOR_OUTPUT],
-                                                  &engine->activations);
+    if (!err) err = choose_kernels(engine, config, &engine->model->layers[0].weights[QN_TENSOR_OUTPUT]);
     if (!err) err = make_stream(engine, config);
     engine->load_s = (double)(qn_clock_now_ns() - begin_ns) * 1e-9;
     if (!err) err = make_kv(engine, config);
