@@ -154,16 +154,24 @@ static qn_scalar_t kv_scalar(const qn_config_values_t *config)
     return qn_config_kv_is_bf16(config) ? QN_SCALAR_BF16 : QN_SCALAR_F32;
 }
 
+/* KV blocks of a sequence. */
+static uint32_t blocks_of(const bench_engine_t *engine, uint32_t block_tokens, uint32_t slot)
+{
+    uint32_t length = slot ? engine->size.others_len : engine->size.model_len;
+    return (length + block_tokens - 1) / block_tokens;
+}
+
 static qn_err_t make_kv(bench_engine_t *engine, const qn_config_values_t *config)
 {
     const qn_model_config_t *model = &engine->directory->config;
     uint32_t block_tokens = (uint32_t)config->memory.block_tokens;
-    uint64_t blocks = (uint64_t)(engine->size.model_len + block_tokens - 1) / block_tokens * engine->size.sequences;
+    uint64_t others = (uint64_t)blocks_of(engine, block_tokens, 1) * (engine->size.sequences - 1);
+    uint64_t blocks = blocks_of(engine, block_tokens, 0) + others;
     qn_scalar_t scalar = kv_scalar(config);
     uint64_t block_bytes = 0, bytes = 0;
     qn_err_t err = qn_model_kv_block_bytes(model, block_tokens, qn_scalar_bytes(scalar), &block_bytes);
     if (!err && (blocks > UINT32_MAX || __builtin_mul_overflow(block_bytes, blocks, &bytes)))
-        err = qn_fail(QN_ERR_LIMIT, "%u sequences of %u tokens are too much KV cache", engine->size.sequences,
+        err = qn_fail(QN_ERR_LIMIT, "%u sequences of up to %u tokens are too much KV cache", engine->size.sequences,
                       engine->size.model_len);
     if (!err) err = make_region(engine, REGION_KV, bytes);
     if (err) return err;
@@ -283,7 +291,8 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
 qn_err_t bench_engine_open(const qn_config_values_t *config, bench_engine_size_t size, bench_engine_t **ret_engine)
 {
     QN_ASSERT(size.sequences >= 1 && size.sequences <= QN_SLOTS_MAX && size.step_tokens >= size.sequences &&
-              size.step_tokens <= QN_STEP_TOKENS_MAX && size.model_len <= QN_PROMPT_TOKENS_MAX);
+              size.step_tokens <= QN_STEP_TOKENS_MAX && size.model_len <= QN_PROMPT_TOKENS_MAX &&
+              size.others_len <= size.model_len);
     const backend_t *backend;
     qn_err_t err = backend_find(config, &backend);
     if (err) return err;
@@ -340,9 +349,10 @@ void bench_engine_start(bench_engine_t *engine, uint32_t slot, uint32_t prompt_t
                                                      .slot = slot,
                                                      .prompt_tokens = prompt_tokens,
                                                      .sampling = {.top_p = 1, .repetition_penalty = 1}};
-    uint32_t table = engine->limits.table_blocks;
-    for (uint32_t i = 0; i < table; i++)
-        engine->blocks[engine->block_count++] = (qn_table_entry_t){slot, i, slot * table + i};
+    uint32_t block_tokens = engine->limits.block_tokens, count = blocks_of(engine, block_tokens, slot);
+    uint32_t first = slot ? blocks_of(engine, block_tokens, 0) + (slot - 1) * count : 0;
+    for (uint32_t i = 0; i < count; i++)
+        engine->blocks[engine->block_count++] = (qn_table_entry_t){slot, i, first + i};
 }
 
 void bench_engine_retire(bench_engine_t *engine, uint32_t slot)
