@@ -1,5 +1,5 @@
 /* The tensors a model of a given configuration consists of: names as in Hugging Face checkpoints, shapes, roles. The
- * one list: memory checks a checkpoint against it (and invents one for load_format dummy), compute binds kernels by
+ * one list: memory checks a checkpoint against it (and makes one for load_format dummy), compute binds kernels by
  * it. */
 #ifndef QN_COMMON_MODEL_TENSORS_H
 #define QN_COMMON_MODEL_TENSORS_H

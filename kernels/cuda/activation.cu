@@ -1,7 +1,7 @@
 /* What is this?      The nonlinearity of an MLP, with or without a gate: f(gate) * up, or f(gate).
  * State owned:       none.
  * Must never:        overflow into NaN: e^-x of a very negative x is infinite and gives -0, as it should.
- * Read next:         device.cuh (the functions), matmul_thin.cu (the same as an epilogue). */
+ * Read next:         device.cuh (the functions), matmul_skinny.cu (the same as an epilogue). */
 #include "kernels/cuda/device.cuh"
 
 #define THREADS 256

@@ -85,7 +85,7 @@ void qn_cuda_embedding(qn_stream_t *stream, const void *arguments);
 void qn_cuda_rmsnorm(qn_stream_t *stream, const void *arguments);
 void qn_cuda_layernorm(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul(qn_stream_t *stream, const void *arguments);
-void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul_skinny(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_plain(qn_stream_t *stream, const void *arguments);
 /* As qn_cuda_matmul, with outputs in f32 whatever the activations are (logits); no residual. */

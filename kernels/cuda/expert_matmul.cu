@@ -2,10 +2,10 @@
  *                    known on the device only: a grid as large as the worst case looks its work up in the offsets.
  * State owned:       none.
  * Must never:        in deterministic mode choose by the number of places: bits would depend on the batch.
- * Read next:         moe.cu (the order of places), matmul_thin.cu (the trick of the fragments).
+ * Read next:         moe.cu (the order of places), matmul_skinny.cu (the trick of the fragments).
  *
- * Three kernels: thin (few places of each expert: as fast as its weights can be read, and with the order of additions
- * of matmul_thin.cu), tiled (many: 128 x 128 tiles on tensor cores through a ring in shared memory), and plain (types
+ * Three kernels: skinny (few places of each expert: as fast as its weights can be read, and with the order of additions
+ * of matmul_skinny.cu), tiled (many: 128 x 128 tiles on tensor cores through a ring in shared memory), and plain (types
  * and widths that the others do not take). */
 #include "kernels/cuda/matmul.cuh"
 
@@ -55,7 +55,7 @@ static uint32_t tiles_bound(const qn_expert_matmul_t *a, uint32_t rows)
     return (a->places - 1) / rows + used;
 }
 
-/* ---- thin ---- */
+/* ---- skinny ---- */
 
 #define SPLIT 8
 #define ROWS 16

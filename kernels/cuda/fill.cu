@@ -19,20 +19,20 @@ static __device__ __forceinline__ uint64_t mix_counter(uint64_t value)
 }
 
 /* Element `place` of a group of four: 16 of the group's 64 random bits. */
-static __device__ __forceinline__ uint16_t invented(uint64_t bits, int place)
+static __device__ __forceinline__ uint16_t dummy_bf16(uint64_t bits, int place)
 {
     float uniform = __fmul_rn((float)(int32_t)(bits >> 16 * place & 0xffff) - 32767.5f, 0x1p-15f);
     return __bfloat16_as_ushort(__float2bfloat16_rn(__fmul_rn(uniform, 0.034641016f)));
 }
 
 /* A thread makes groups of four elements. */
-static __global__ void __launch_bounds__(THREADS) invent(uint16_t *to, uint64_t count, uint64_t key)
+static __global__ void __launch_bounds__(THREADS) draw_dummies(uint16_t *to, uint64_t count, uint64_t key)
 {
     for (uint64_t group = (uint64_t)blockIdx.x * THREADS + threadIdx.x; group * 4 < count;
          group += (uint64_t)gridDim.x * THREADS) {
         uint64_t bits = mix_counter(key + group);
         uint16_t *own = to + group * 4;
-        ushort4 values = {invented(bits, 0), invented(bits, 1), invented(bits, 2), invented(bits, 3)};
+        ushort4 values = {dummy_bf16(bits, 0), dummy_bf16(bits, 1), dummy_bf16(bits, 2), dummy_bf16(bits, 3)};
         if (group * 4 + 4 <= count) {
             *(ushort4 *)own = values;
             continue;
@@ -57,7 +57,7 @@ static unsigned blocks_for(uint64_t items)
 
 extern "C" cudaError_t qn_cuda_fill_invented(cudaStream_t stream, void *to, uint64_t count, uint64_t key)
 {
-    if (count) invent<<<blocks_for((count + 3) / 4), THREADS, 0, stream>>>((uint16_t *)to, count, key);
+    if (count) draw_dummies<<<blocks_for((count + 3) / 4), THREADS, 0, stream>>>((uint16_t *)to, count, key);
     return cudaGetLastError();
 }
 

@@ -145,14 +145,14 @@ qn_err_t qn_cuda_loader_invent(qn_cuda_loader_t *loader, void *to, uint64_t coun
 {
     cudaError_t error = cudaSetDevice(loader->device);
     if (!error) error = qn_cuda_fill_invented(loader->stream, to, count, stream);
-    return error ? fail(error, "invented weights") : QN_OK;
+    return error ? fail(error, "dummy weights") : QN_OK;
 }
 
 qn_err_t qn_cuda_loader_repeat(qn_cuda_loader_t *loader, void *to, uint64_t count, uint16_t value)
 {
     cudaError_t error = cudaSetDevice(loader->device);
     if (!error) error = qn_cuda_fill_repeated(loader->stream, to, count, value);
-    return error ? fail(error, "invented weights") : QN_OK;
+    return error ? fail(error, "dummy weights") : QN_OK;
 }
 
 qn_err_t qn_cuda_loader_finish(qn_cuda_loader_t *loader)

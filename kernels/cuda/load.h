@@ -1,5 +1,5 @@
 /* Bringing weights to the device, for quintet-memory: pinned buffers that several threads fill from files while earlier
- * ones are copied, and weights invented on the device (load_format dummy). C; needs no CUDA header.
+ * ones are copied, and dummy weights made on the device (load_format dummy). C; needs no CUDA header.
  *
  *     take a buffer -> fill it (pread) -> send it        by any number of threads, in any order
  *     finish                                             all copies are made
@@ -33,12 +33,12 @@ qn_err_t qn_cuda_loader_send(qn_cuda_loader_t *loader, void *buffer, void *to, s
 void qn_cuda_loader_drop(qn_cuda_loader_t *loader, void *buffer);
 
 /* Fills `count` bf16 elements of device memory `to` (8-byte aligned), uniform with mean 0 and a deviation of 0.02, from
- * splitmix64 keyed by `stream`: the values of quintet-memory's own invented weights. Does not wait. */
+ * splitmix64 keyed by `stream`: the values of quintet-memory's own dummy weights. Does not wait. */
 qn_err_t qn_cuda_loader_invent(qn_cuda_loader_t *loader, void *to, uint64_t count, uint64_t stream);
 /* Fills `count` bf16 elements with one value, given by its bits. Does not wait. */
 qn_err_t qn_cuda_loader_repeat(qn_cuda_loader_t *loader, void *to, uint64_t count, uint16_t value);
 
-/* Blocks until all that was sent and invented so far is in device memory. Failure: QN_ERR_DEVICE. */
+/* Blocks until all that was sent and filled so far is in device memory. Failure: QN_ERR_DEVICE. */
 qn_err_t qn_cuda_loader_finish(qn_cuda_loader_t *loader);
 
 #endif

@@ -1,13 +1,13 @@
 /* What is this?      The matrix product: which of the three implementations takes it, and the plain one.
  * State owned:       none.
  * Must never:        in deterministic mode choose by the number of tokens: bits would depend on the batch.
- * Read next:         matmul_thin.cu (few tokens), matmul_blas.cu (many). */
+ * Read next:         matmul_skinny.cu (few tokens), matmul_blas.cu (many). */
 #include "kernels/cuda/matmul.cuh"
 
 /* Above, cuBLASLt is the faster one (tests/gpu/time_kernels.c), a little later where it takes a launch for each of
  * several narrow parts. */
-#define THIN_TOKENS 8
-#define THIN_PARTS_TOKENS 16
+#define SKINNY_TOKENS 8
+#define SKINNY_PARTS_TOKENS 16
 #define NORMED_TOKENS 4 /* above, a norm in every block costs more than a launch of its own */
 #define PLAIN_TOKENS 8  /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8
@@ -66,10 +66,10 @@ static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out)
 {
     product_t product = {a, out};
     if (!product.a->tokens) return;
-    uint32_t thin_tokens = product.a->part_count == QN_MATMUL_PARTS ? THIN_PARTS_TOKENS : THIN_TOKENS;
-    bool few = product.a->tokens <= thin_tokens || stream->options.deterministic;
-    if (few && qn_cuda_thin_fits(stream, &product))
-        qn_cuda_thin(stream, &product);
+    uint32_t skinny_tokens = product.a->part_count == QN_MATMUL_PARTS ? SKINNY_PARTS_TOKENS : SKINNY_TOKENS;
+    bool few = product.a->tokens <= skinny_tokens || stream->options.deterministic;
+    if (few && qn_cuda_skinny_fits(stream, &product))
+        qn_cuda_skinny(stream, &product);
     else if (!few && qn_cuda_blas_fits(stream, &product))
         qn_cuda_blas(stream, &product);
     else
@@ -90,13 +90,13 @@ extern "C" void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments)
 {
     const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
     if (!a->matmul.tokens) return;
-    if (qn_cuda_thin_fused_fits(stream, a)) {
+    if (qn_cuda_skinny_fused_fits(stream, a)) {
         qn_norm_matmul_t rest = *a;
         if (a->norm.x && a->matmul.tokens > NORMED_TOKENS) {
             qn_cuda_rmsnorm(stream, &a->norm);
             rest.norm.x = NULL;
         }
-        return qn_cuda_thin_fused(stream, &rest);
+        return qn_cuda_skinny_fused(stream, &rest);
     }
     if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
     multiply(stream, &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations);
@@ -121,11 +121,11 @@ extern "C" void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *argum
     if (a->activation.out) qn_cuda_activation(stream, &a->activation);
 }
 
-extern "C" void qn_cuda_matmul_thin(qn_stream_t *stream, const void *arguments)
+extern "C" void qn_cuda_matmul_skinny(qn_stream_t *stream, const void *arguments)
 {
     product_t product = {(const qn_matmul_t *)arguments, stream->options.activations};
-    QN_ASSERT(qn_cuda_thin_fits(stream, &product));
-    if (product.a->tokens) qn_cuda_thin(stream, &product);
+    QN_ASSERT(qn_cuda_skinny_fits(stream, &product));
+    if (product.a->tokens) qn_cuda_skinny(stream, &product);
 }
 
 extern "C" void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments)

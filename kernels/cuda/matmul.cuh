@@ -26,11 +26,11 @@ typedef struct {
 } product_t;
 
 /* bf16 x bf16 with rows of 16-byte pieces. */
-bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product);
-void qn_cuda_thin(qn_stream_t *stream, const product_t *product);
+bool qn_cuda_skinny_fits(const qn_stream_t *stream, const product_t *product);
+void qn_cuda_skinny(qn_stream_t *stream, const product_t *product);
 /* The same for few tokens, with a norm of bf16 weights before it and a gated activation after it. */
-bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a);
-void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a);
+bool qn_cuda_skinny_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a);
+void qn_cuda_skinny_fused(qn_stream_t *stream, const qn_norm_matmul_t *a);
 /* x and weights of one type, bias of the weights' type. */
 bool qn_cuda_blas_fits(const qn_stream_t *stream, const product_t *product);
 void qn_cuda_blas(qn_stream_t *stream, const product_t *product);

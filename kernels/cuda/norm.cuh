@@ -1,4 +1,4 @@
-/* The root mean square of a row, in the one order of additions that rmsnorm.cu and the prologue of matmul_thin.cu
+/* The root mean square of a row, in the one order of additions that rmsnorm.cu and the prologue of matmul_skinny.cu
  * share: NORM_THREADS threads take vectors of VEC in turns, then warps, then the block. Rows up to NORM_WARP_WIDTH are
  * one warp's. For files in kernels/cuda/ only. */
 #ifndef QN_KERNELS_CUDA_NORM_CUH

@@ -1,7 +1,7 @@
 /* What is this?      RMSNorm: a warp per row where rows are short (heads of q and k), else a block per row.
  * State owned:       none.
  * Must never:        let the order of a row's additions depend on anything but its width.
- * Read next:         norm.cuh, layernorm.cu, matmul_thin.cu (the same as a prologue). */
+ * Read next:         norm.cuh, layernorm.cu, matmul_skinny.cu (the same as a prologue). */
 #include "kernels/cuda/norm.cuh"
 
 /* x and residual may be out: each thread reads again only what it writes itself. */

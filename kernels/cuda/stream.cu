@@ -111,7 +111,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = cudaEventCreateWithFlags(&stream->forked, cudaEventDisableTiming);
     if (!error) error = cudaMalloc((void **)&stream->side_workspaces, (QN_MATMUL_PARTS - 1) * QN_CUDA_BLAS_BYTES);
     if (!error) error = qn_cuda_prepare_attention(stream);
-    if (!error) error = qn_cuda_prepare_thin(stream);
+    if (!error) error = qn_cuda_prepare_skinny(stream);
     if (!error) error = qn_cuda_prepare_experts();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_wide();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();

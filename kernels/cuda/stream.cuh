@@ -65,7 +65,7 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 cudaError_t qn_cuda_prepare_attention(qn_stream_t *stream);
 /* After it; for devices of capability 9.0. */
 cudaError_t qn_cuda_prepare_wide(void);
-cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream);
+cudaError_t qn_cuda_prepare_skinny(const qn_stream_t *stream);
 cudaError_t qn_cuda_prepare_experts(void);
 /* The same for rows of logits; for devices with clusters only. */
 cudaError_t qn_cuda_prepare_sampler(void);

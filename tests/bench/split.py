@@ -6,7 +6,7 @@ machine; the figure is the median of their ratios.
 usage: tests/bench/split.py [ROUNDS] [--model DIR] [--tokens N] [--set KEY=VALUE]...
 
 DIR is a model directory (default: the bundled model, whose step is a millisecond). One with config.json alone, as those in
-deploy/shapes, gets invented weights: what a model of that size would see. N tokens are made by each sequence of a round."""
+deploy/shapes, gets dummy weights: what a model of that size would see. N tokens are made by each sequence of a round."""
 import argparse
 import pathlib
 import re

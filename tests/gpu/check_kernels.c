@@ -410,8 +410,9 @@ typedef struct {
 } product_case_t;
 
 static const product_case_t PRODUCTS[] = {
-    {"cuda", qn_cuda_matmul, false},      {"plain", qn_cuda_matmul_plain, false},  {"thin", qn_cuda_matmul_thin, false},
-    {"blas", qn_cuda_matmul_blas, false}, {"logits", qn_cuda_matmul_logits, true},
+    {"cuda", qn_cuda_matmul, false},          {"plain", qn_cuda_matmul_plain, false},
+    {"skinny", qn_cuda_matmul_skinny, false}, {"blas", qn_cuda_matmul_blas, false},
+    {"logits", qn_cuda_matmul_logits, true},
 };
 
 typedef struct {
@@ -455,7 +456,7 @@ static void check_product(check_t *check, const product_case_t *product, const p
     qn_cpu_matmul(check->cpu, &host);
     product->launch(check->gpu, &device);
     /* Outliers of x meet outliers of the weights: the error is that of the greatest products. */
-    bool rounds = product->launch != qn_cuda_matmul_thin && product->launch != qn_cuda_matmul_plain;
+    bool rounds = product->launch != qn_cuda_matmul_skinny && product->launch != qn_cuda_matmul_plain;
     for (uint32_t p = 0; p < parts; p++) {
         if (p == 0 && rounds) check->terms = terms;
         check_compare(check, device.parts[p].out, out, wants[p], (size_t)t * shape->outputs[p],
@@ -486,7 +487,7 @@ static const product_shape_t SHAPES[] = {
 
 static bool takes(const product_case_t *product, const product_shape_t *shape, qn_scalar_t weights, qn_scalar_t act)
 {
-    if (product->launch == qn_cuda_matmul_thin)
+    if (product->launch == qn_cuda_matmul_skinny)
         return weights == QN_SCALAR_BF16 && act == QN_SCALAR_BF16 && shape->inputs % 8 == 0;
     return product->launch != qn_cuda_matmul_blas || weights == act;
 }

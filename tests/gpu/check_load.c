@@ -20,7 +20,7 @@ static uint64_t mix(uint64_t value)
     return value ^ value >> 31;
 }
 
-static uint16_t invented(uint64_t key, uint64_t element)
+static uint16_t dummy_bf16(uint64_t key, uint64_t element)
 {
     uint64_t bits = mix(key + element / 4) >> 16 * (element % 4) & 0xffff;
     return qn_f32_to_bf16(((float)(int32_t)bits - 32767.5f) * 0x1p-15f * 0.034641016f);
@@ -38,9 +38,9 @@ static void check_invented(check_t *check, qn_cuda_loader_t *loader, size_t coun
     pull(got_ones, ones, (count + 4) * 2);
     check->cases++;
     for (size_t i = 0; i < count + 4; i++) {
-        uint16_t want = i < count ? invented(12345, i) : 0xffff, one = i < count ? 0x3f80 : 0xffff;
+        uint16_t want = i < count ? dummy_bf16(12345, i) : 0xffff, one = i < count ? 0x3f80 : 0xffff;
         if (got[i] == want && got_ones[i] == one) continue;
-        check_failed(check, "invented weights are not the host's");
+        check_failed(check, "dummy weights are not the host's");
         break;
     }
     check_next(check);

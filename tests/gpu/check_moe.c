@@ -1,5 +1,5 @@
 /* What is this?      Experts on the GPU against the reference: routing with ties, products of experts with none, few
- *                    and many places, and the weighted sum; and an expert's bits beside those of the thin product.
+ *                    and many places, and the weighted sum; and an expert's bits beside those of the skinny product.
  * State owned:       none.
  * Must never:        leave out an expert without places.
  * Read next:         kernels/cuda/moe.cu, kernels/cuda/expert_matmul.cu. */
@@ -180,7 +180,7 @@ unsigned check_moe(qn_scalar_t activations)
     return check_end(&check);
 }
 
-/* Deterministic: an expert's rows have the bits of the thin product of its weights. */
+/* Deterministic: an expert's rows have the bits of the skinny product of its weights. */
 unsigned check_moe_bits(void)
 {
     static const expert_shape_t SHAPES[] = {{9, 2048, 100, 5, 1}, {80, 1160, 48, 3, 1}, {300, 520, 40, 2, 1}};
@@ -209,13 +209,13 @@ unsigned check_moe_bits(void)
                                                     .scalar = QN_SCALAR_BF16});
         for (uint32_t e = 0; e < shape->experts; e++) {
             size_t first = offsets[e];
-            qn_cuda_matmul_thin(check.gpu, &(qn_matmul_t){.x = x_device + first * shape->inputs,
-                                                          .tokens = offsets[e + 1] - offsets[e],
-                                                          .inputs = shape->inputs,
-                                                          .part_count = 1,
-                                                          .parts = {{.weight = copied[e],
-                                                                     .out = want + first * shape->outputs,
-                                                                     .outputs = shape->outputs}}});
+            qn_cuda_matmul_skinny(check.gpu, &(qn_matmul_t){.x = x_device + first * shape->inputs,
+                                                            .tokens = offsets[e + 1] - offsets[e],
+                                                            .inputs = shape->inputs,
+                                                            .part_count = 1,
+                                                            .parts = {{.weight = copied[e],
+                                                                       .out = want + first * shape->outputs,
+                                                                       .outputs = shape->outputs}}});
         }
         must_ok(qn_cuda_stream_wait(check.gpu));
         void *one = hold(&check.held, bytes), *other = hold(&check.held, bytes);
@@ -223,7 +223,7 @@ unsigned check_moe_bits(void)
         pull(other, want, bytes);
         check.cases++;
         snprintf(check.label, sizeof check.label, "places %u X %u", shape->places, shape->experts);
-        if (memcmp(one, other, bytes) != 0) check_failed(&check, "an expert's bits are not the thin product's");
+        if (memcmp(one, other, bytes) != 0) check_failed(&check, "an expert's bits are not the skinny product's");
         check_next(&check);
     }
     return check_end(&check);

@@ -1,4 +1,4 @@
-/* What is this?      The clock of the GPU timings, and device time of the two ways to a product, the thin one and the
+/* What is this?      The clock of the GPU timings, and device time of the two ways to a product, the skinny one and the
  *                    library's, over the shapes of Llama-3.2-1B and Llama-3.1-8B: where matmul.cu should change over.
  *                    Percentages are of an H200 (4.54 TB/s read, 790 TFLOP/s in bf16).
  * State owned:       device memory.
@@ -147,13 +147,13 @@ static void time_products(timing_t *timing, const model_shape_t *model, bool lib
         {"down", model->intermediate, {e, 0, 0}, true},
         {"head", e, {model->vocab, 0, 0}, false},
     };
-    static const uint32_t THIN[] = {1, 4, 8, 16, 32}, BLAS[] = {1, 16, 32, 64, 128, 256, 1024, 8192};
+    static const uint32_t SKINNY[] = {1, 4, 8, 16, 32}, BLAS[] = {1, 16, 32, 64, 128, 256, 1024, 8192};
     for (unsigned i = 0; i < 5; i++) {
         char label[64];
         snprintf(label, sizeof label, "%s %s", model->name, list[i].name);
         for (unsigned t = 0; t < 5; t++)
-            time_product(timing, "matmul thin", qn_cuda_matmul_thin, label, THIN[t], list[i].inputs, list[i].outputs,
-                         list[i].residual);
+            time_product(timing, "matmul skinny", qn_cuda_matmul_skinny, label, SKINNY[t], list[i].inputs,
+                         list[i].outputs, list[i].residual);
         for (unsigned t = 0; t < 8 && library; t++)
             if (BLAS[t] <= 1024 || (i < 4 && model->hidden == 4096))
                 time_product(timing, "matmul blas", qn_cuda_matmul_blas, label, BLAS[t], list[i].inputs,
@@ -161,13 +161,13 @@ static void time_products(timing_t *timing, const model_shape_t *model, bool lib
     }
 }
 
-/* usage: time_kernels [matmul|thin|attention|few|prompts|prefill|step|load]; thin: matmul without the library; few:
+/* usage: time_kernels [matmul|skinny|attention|few|prompts|prefill|step|load]; skinny: matmul without the library; few:
  * attention of 64 and 256 sequences; prompts: attention of prompts; prefill: of step; step and load when nothing is
  * named. */
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
-    bool library = strcmp(only, "thin") != 0;
+    bool library = strcmp(only, "skinny") != 0;
     if (strstr(only, "matmul") || !library) {
         timing_t timing;
         timing_make(&timing,

@@ -73,7 +73,7 @@ static void time_invented(char *to)
         must_ok(qn_cuda_loader_invent(loader, to, FILE_BYTES / 2, 1));
     must_ok(qn_cuda_loader_finish(loader));
     double seconds = now_seconds() - begin;
-    printf("%-20s invented on the device %21.1f GB/s\n", "load", 10 * (double)FILE_BYTES / seconds / 1e9);
+    printf("%-20s dummy weights made on the device %21.1f GB/s\n", "load", 10 * (double)FILE_BYTES / seconds / 1e9);
     qn_cuda_loader_destroy(&loader);
 }
 

@@ -162,7 +162,7 @@ static void test_loader_kept_weights_of_another_model_are_dropped(void **state)
     loader_result_fini(&second);
 }
 
-/* A copy of the bundled model's config.json with dynamic rope, weights invented. */
+/* A copy of the bundled model's config.json with dynamic rope and dummy weights. */
 static void write_dynamic_model(const char *directory)
 {
     char command[512];

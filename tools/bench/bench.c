@@ -67,7 +67,7 @@ void bench_progress_end(void)
     line_stands = false;
 }
 
-/* A directory with a config.json and no weights can only be meant with invented ones. */
+/* A directory with a config.json and no weights can only be meant with dummy ones. */
 static bool is_shape_only(const char *directory)
 {
     char path[QN_PATH_MAX + 64];

@@ -349,7 +349,7 @@ int bench_step(int argc, char **argv)
     options_t o = {.batches = "1,8", .contexts = "256", .prefills = "512", .seconds = 2};
     const cli_option_t options[] = {
         {"model", 0, CLI_TEXT, &o.model, NULL, "DIR",
-         "model directory; with a config.json and no weights: invented "
+         "model directory; with a config.json and no weights: dummy "
          "ones",
          0, 0},
         {"batch", 0, CLI_TEXT, &o.batches, NULL, "N,N", "sequences of a decode step (default 1,8; 0: none)", 0, 0},

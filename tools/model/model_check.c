@@ -159,7 +159,7 @@ static const char *remedy_of_weights(qn_err_t err)
 static void open_weights(check_t *check)
 {
     if (strcmp(check->values->model.load_format, "dummy") == 0) {
-        add(check, FINDING_OK, QN_OK, "weights", NULL, "model.load_format is dummy: they are invented");
+        add(check, FINDING_OK, QN_OK, "weights", NULL, "model.load_format is dummy: random numbers from model.seed");
         return;
     }
     qn_err_t err = safetensors_open(check->path, &check->checkpoint);

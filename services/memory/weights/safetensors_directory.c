@@ -227,7 +227,7 @@ static qn_err_t list_by_names(listing_t *listing, safetensors_t *checkpoint)
     if (listing->count == 0)
         return qn_fail(QN_ERR_NOT_FOUND,
                        "%s: has neither " WHOLE " nor " INDEX
-                       " nor another .safetensors file; model.load_format dummy invents weights",
+                       " nor another .safetensors file; model.load_format dummy needs none",
                        listing->directory);
     for (size_t i = 0; i < listing->count; i++) {
         const char *name = listing->names[i];

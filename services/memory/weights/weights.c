@@ -269,7 +269,7 @@ qn_err_t weights_plan_dummy(const qn_model_config_t *config, uint64_t seed, cons
     for (size_t i = 0; !err && i < count; i++) {
         qn_model_tensor_t wanted;
         qn_model_tensor_at(config, i, &wanted);
-        /* There is no source: the tensor itself is invented. */
+        /* Dummy weights: there is no source. */
         wanted.transposed = false;
         wanted.source_first = 0;
         wanted.source_outputs = wanted.shape[0];

@@ -1,4 +1,4 @@
-/* What is this?      The bytes of a chunk of a tensor: read from its file or invented, widened, turned, packed.
+/* What is this?      The bytes of a chunk of a tensor: read from its file or dummy, widened, transposed, packed.
  * State owned:       none; buffers belong to the thread that fills.
  * Must never:        touch a file through its mapping (SIGBUS when it shrinks); let a chunk depend on another.
  * Read next:         kernels/weight_layout.h, which packs; weights_fill.c, which hands out chunks. */
@@ -197,7 +197,7 @@ weights_invention_t weights_invention(const weights_t *weights, size_t tensor)
 
 /* Four neighbours share a random word, 16 bits each -> (-1, 1) -> standard deviation 0.02, since a uniform on (-a, a)
  * has a / sqrt 3. */
-static void invent(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
+static void draw_dummies(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
 {
     weights_invention_t how = weights_invention(weights, tensor);
     uint64_t bits = mix_counter(how.stream + first / 4);
@@ -213,7 +213,7 @@ static void invent(const weights_t *weights, size_t tensor, uint64_t first, uint
 static qn_err_t fetch(const weights_t *weights, size_t tensor, uint64_t first, uint64_t count, uint8_t *target)
 {
     if (!weights->dummy) return read_source(weights, tensor, first, count, target);
-    invent(weights, tensor, first, count, target);
+    draw_dummies(weights, tensor, first, count, target);
     return QN_OK;
 }
 

@@ -130,16 +130,16 @@ static void fill_by_threads(fill_job_t *job, unsigned threads)
 
 /* ---- dummy weights, made where they belong ---- */
 
-static bool is_invented(const fill_job_t *job)
+static bool is_dummy(const fill_job_t *job)
 {
     const weights_t *weights = job->weights;
-    bool plain = weights->dummy && job->target.kind->invent;
+    bool plain = weights->dummy && job->target.kind->fill_dummy;
     for (size_t i = 0; plain && i < weights->count; i++)
         plain = weights->tensors[i].layout == QN_LAYOUT_ROWS && weights->tensors[i].scalar == QN_SCALAR_BF16;
     return plain;
 }
 
-static void invent_all(fill_job_t *job)
+static void fill_with_dummies(fill_job_t *job)
 {
     weights_target_t *target = &job->target;
     for (size_t i = 0; i < job->weights->count && !job->failure.code && !atomic_load(&job->progress->cancel); i++) {
@@ -147,7 +147,7 @@ static void invent_all(fill_job_t *job)
         weights_invention_t how = weights_invention(job->weights, i);
         uint64_t count = tensor->bytes / sizeof how.value;
         qn_err_t err = how.repeated ? target->kind->repeat(target, tensor->offset, count, how.value)
-                                    : target->kind->invent(target, tensor->offset, count, how.stream);
+                                    : target->kind->fill_dummy(target, tensor->offset, count, how.stream);
         if (err)
             record_failure(job, err);
         else
@@ -171,11 +171,11 @@ static const weights_target_kind_t *kind_of(const qn_mapping_t *region)
 static qn_err_t fill(fill_job_t *job, unsigned threads)
 {
     weights_target_t *target = &job->target;
-    bool invented = is_invented(job);
-    qn_err_t err = target->kind->open(target, threads, invented ? 1 : weights_chunk_bytes_max(job->weights));
+    bool dummy = is_dummy(job);
+    qn_err_t err = target->kind->open(target, threads, dummy ? 1 : weights_chunk_bytes_max(job->weights));
     if (err) return err;
-    if (invented)
-        invent_all(job);
+    if (dummy)
+        fill_with_dummies(job);
     else
         fill_by_threads(job, threads);
     if (job->failure.code)

@@ -62,7 +62,7 @@ uint64_t weights_chunk_bytes_max(const weights_t *weights);
 /* Failure: QN_ERR_NO_MEMORY. */
 qn_err_t weights_buffers_make(const weights_t *weights, weights_buffers_t *ret_buffers);
 void weights_buffers_free(weights_buffers_t *buffers);
-/* Reads or invents a chunk and writes it to `target`, host memory, in the tensor's format. */
+/* Reads a chunk, or draws dummy weights for it, and writes it to `target`, host memory, in the tensor's format. */
 qn_err_t weights_bring(const weights_t *weights, const weights_chunk_t *chunk, const weights_buffers_t *buffers,
                        uint8_t *target);
 /* Of a dummy plan. */

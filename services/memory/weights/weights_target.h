@@ -23,7 +23,7 @@ typedef struct {
     void (*drop)(weights_target_t *target, uint8_t *piece);
     /* Makes `count` bf16 elements of dummy weights where they belong: random ones of this stream (weights_internal.h),
      * or one value over and over. `offset` is a multiple of 8. Does not wait. Both NULL: pieces are sent. */
-    qn_err_t (*invent)(weights_target_t *target, uint64_t offset, uint64_t count, uint64_t stream);
+    qn_err_t (*fill_dummy)(weights_target_t *target, uint64_t offset, uint64_t count, uint64_t stream);
     qn_err_t (*repeat)(weights_target_t *target, uint64_t offset, uint64_t count, uint16_t value);
     qn_err_t (*finish)(weights_target_t *target);
     /* What was sent and is not finished may or may not arrive. */

@@ -33,7 +33,7 @@ static qn_err_t device_send(weights_target_t *target, uint64_t offset, uint8_t *
 
 static void device_drop(weights_target_t *target, uint8_t *piece) { qn_cuda_loader_drop(target->loader, piece); }
 
-static qn_err_t device_invent(weights_target_t *target, uint64_t offset, uint64_t count, uint64_t stream)
+static qn_err_t device_fill_dummy(weights_target_t *target, uint64_t offset, uint64_t count, uint64_t stream)
 {
     return qn_cuda_loader_invent(target->loader, target->base + offset, count, stream);
 }
@@ -57,7 +57,7 @@ const weights_target_kind_t weights_target_device = {
     .take = device_take,
     .send = device_send,
     .drop = device_drop,
-    .invent = device_invent,
+    .fill_dummy = device_fill_dummy,
     .repeat = device_repeat,
     .finish = device_finish,
     .close = device_close,

@@ -1,7 +1,7 @@
-/* The ring of matmul_thin.cu: one warp copies stages of weight rows to shared memory, SPLIT warps take them. Copies are
+/* The ring of matmul_skinny.cu: one warp copies stages of weight rows to shared memory, SPLIT warps take them. Copies are
  * the copy engine's where there is one (sm_90): a row is one instruction, which waits for nobody, so that the loads of
  * the other warps do not stand behind it. Barriers in shared memory (PTX mbarrier) say when a stage is full, and when
- * all have given it back. For matmul_thin.cu only. */
+ * all have given it back. For matmul_skinny.cu only. */
 #ifndef QN_KERNELS_CUDA_THIN_RING_CUH
 #define QN_KERNELS_CUDA_THIN_RING_CUH
 

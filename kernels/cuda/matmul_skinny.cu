@@ -2,7 +2,7 @@
  *                    stream through a ring in shared memory into the registers that tensor cores take.
  * State owned:       none.
  * Must never:        let the additions of an output depend on the number of tokens or on its place in a tile.
- * Read next:         thin_ring.cuh (how weights come), matmul.cu, which chooses; mma.m16n8k16 in the PTX manual for
+ * Read next:         skinny_ring.cuh (how weights come), matmul.cu, which chooses; mma.m16n8k16 in the PTX manual for
  *                    the fragments.
  *
  * A product m16n8k16 takes 16 weight rows and 8 tokens. Of its 16 inputs a thread holds pairs that lie 8 apart; but
@@ -23,7 +23,7 @@
  * round, so they give the same bits. */
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/norm.cuh"
-#include "kernels/cuda/thin_ring.cuh"
+#include "kernels/cuda/skinny_ring.cuh"
 
 #define UNIT 128 /* inputs that a warp takes at a time: eight of them are a stage */
 #define PIECES (UNIT / 32)
@@ -44,14 +44,14 @@ typedef struct {
     float norm_eps, norm_offset;
     qn_activation_t kind; /* GATED */
     bf16 *gated;          /* [T, O] */
-} thin_t;
+} skinny_t;
 
 /* Rows of a part in one tile. */
 static constexpr __host__ __device__ uint32_t tile_rows(int mode) { return mode & GATED ? HALF : ROWS; }
 
 /* Finds the part of a tile, and the tile's first row in it. */
 template <int MODE>
-static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t &a, uint32_t tile, uint32_t &ret_row)
+static __device__ __forceinline__ const qn_matmul_part_t &find_part(const skinny_t &a, uint32_t tile, uint32_t &ret_row)
 {
     uint32_t p = 0, before = 0;
     if constexpr (MODE & PARTED)
@@ -62,7 +62,7 @@ static __device__ __forceinline__ const qn_matmul_part_t &find_part(const thin_t
 }
 
 /* The rows of a tile that are there. */
-template <int MODE> static __device__ __forceinline__ rows_t rows_of(const thin_t &a, uint32_t tile)
+template <int MODE> static __device__ __forceinline__ rows_t rows_of(const skinny_t &a, uint32_t tile)
 {
     uint32_t first;
     const qn_matmul_part_t &part = find_part<MODE>(a, tile, first);
@@ -78,7 +78,7 @@ template <int MODE> static __device__ __forceinline__ rows_t rows_of(const thin_
 }
 
 /* The warp beside the others: copies the stages of all of the block's tiles. */
-template <int MODE> static __device__ __forceinline__ void fill_ring(const thin_t &a, ring_t &ring)
+template <int MODE> static __device__ __forceinline__ void fill_ring(const skinny_t &a, ring_t &ring)
 {
     ring.open();
     for (uint32_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
@@ -111,7 +111,7 @@ static __device__ __forceinline__ float add(const qn_matmul_part_t &part, const 
 
 /* The addend of this thread's first output of a tile, on its way while the products are formed. */
 template <class O, int MODE>
-static __device__ __forceinline__ addend_t first_addend(const thin_t &a, uint32_t tile, uint32_t first_token,
+static __device__ __forceinline__ addend_t first_addend(const skinny_t &a, uint32_t tile, uint32_t first_token,
                                                         uint32_t columns)
 {
     uint32_t first_row, token = threadIdx.x / ROWS;
@@ -133,7 +133,7 @@ static __device__ __forceinline__ float sum_warps(const float *partial, uint32_t
 
 /* Stores the outputs of one tile. With few tokens the first warps do it while the others go on. */
 template <class O, int MODE>
-static __device__ __forceinline__ void finish(const thin_t &a, const float *partial, uint32_t tile,
+static __device__ __forceinline__ void finish(const skinny_t &a, const float *partial, uint32_t tile,
                                               uint32_t first_token, uint32_t columns, const addend_t &first_addend)
 {
     uint32_t first_row;
@@ -149,7 +149,7 @@ static __device__ __forceinline__ void finish(const thin_t &a, const float *part
 }
 
 /* The same for gate and up: rows r and r + 8 are one output, f(gate) * up. */
-static __device__ __forceinline__ void finish_gated(const thin_t &a, const float *partial, uint32_t tile,
+static __device__ __forceinline__ void finish_gated(const skinny_t &a, const float *partial, uint32_t tile,
                                                     uint32_t first_token, uint32_t columns)
 {
     constexpr uint32_t OUTPUTS = ROWS / 2;
@@ -239,7 +239,7 @@ static __device__ __forceinline__ void load_chunks(const bf16 *x, uint32_t input
 
 /* The norm's weights of the same chunks. They are constant: before grid_wait(). */
 template <int CHUNKS>
-static __device__ __forceinline__ void load_norm(const thin_t &a, uint32_t tokens, uint4 (&to)[CHUNKS])
+static __device__ __forceinline__ void load_norm(const skinny_t &a, uint32_t tokens, uint4 (&to)[CHUNKS])
 {
     for_each_chunk<CHUNKS>(a.inputs, tokens, [&](uint32_t j, uint32_t, uint32_t m, bool, bool) {
         to[j] = make_uint4(0, 0, 0, 0);
@@ -257,7 +257,7 @@ static __device__ __forceinline__ uint32_t norm_pair(uint32_t x, uint32_t weight
 
 /* Norms the chunks: each token's squares are added in the order of rmsnorm.cu. */
 template <int CHUNKS>
-static __device__ __forceinline__ void norm_chunks(const thin_t &a, uint32_t tokens, const uint4 (&weights)[CHUNKS],
+static __device__ __forceinline__ void norm_chunks(const skinny_t &a, uint32_t tokens, const uint4 (&weights)[CHUNKS],
                                                    uint4 (&chunks)[CHUNKS])
 {
     __shared__ float room[X_CHUNKS][NORM_WARPS];
@@ -326,7 +326,7 @@ static __host__ __device__ __forceinline__ uint32_t partial_count(uint32_t colum
 
 /* gridDim: x blocks that share out the tiles of all parts, y TILES * 8 tokens each. */
 template <int TILES, class O, int MODE, int CHUNKS>
-static __global__ void __launch_bounds__(THREADS, 1) multiply_thin(const __grid_constant__ thin_t a)
+static __global__ void __launch_bounds__(THREADS, 1) multiply_skinny(const __grid_constant__ skinny_t a)
 {
     static_assert(!(MODE & STAGED) || TILES == 1, "room for eight tokens at most");
     static_assert(!(MODE & NORMED) || MODE & STAGED, "x is normed where it is staged");
@@ -424,49 +424,49 @@ template <int MODE, class F> static void with_chunks(const qn_matmul_t *a, F cal
     }
 }
 
-template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
+template <int TILES, class O, int MODE> static void start(qn_stream_t *stream, const qn_matmul_t *a, skinny_t &skinny)
 {
     uint32_t tiles = 0, blocks = stream->processors, rounds = divide_up(a->tokens, TILES * TILE_TOKENS);
     size_t room = room_bytes<TILES, MODE>(a);
-    thin.x = (const bf16 *)a->x, thin.tokens = a->tokens, thin.inputs = a->inputs;
+    skinny.x = (const bf16 *)a->x, skinny.tokens = a->tokens, skinny.inputs = a->inputs;
     for (uint32_t p = 0; p < a->part_count; p++) {
-        thin.parts[p] = a->parts[p];
+        skinny.parts[p] = a->parts[p];
         if (!(MODE & GATED) || p == 0) tiles += divide_up(a->parts[p].outputs, tile_rows(MODE));
-        thin.tile_ends[p] = tiles;
+        skinny.tile_ends[p] = tiles;
     }
-    thin.tiles = tiles;
-    thin.depth = choose_depth(stream, room, divide_up(a->inputs, STAGE_INPUTS) * divide_up(tiles, blocks),
-                              !(MODE & GATED) && std::is_same_v<O, bf16>);
+    skinny.tiles = tiles;
+    skinny.depth = choose_depth(stream, room, divide_up(a->inputs, STAGE_INPUTS) * divide_up(tiles, blocks),
+                                !(MODE & GATED) && std::is_same_v<O, bf16>);
     if (tiles < blocks / 4 * 3) blocks = tiles; /* else one for each processor: the next launch finds them alike */
     with_chunks<MODE>(a, [&](auto chunks) {
-        qn_cuda_start(stream, "matmul.thin", multiply_thin<TILES, O, MODE, chunks()>, dim3(blocks, rounds), THREADS,
-                      RING_BYTES(thin.depth) + room, thin);
+        qn_cuda_start(stream, "matmul.skinny", multiply_skinny<TILES, O, MODE, chunks()>, dim3(blocks, rounds), THREADS,
+                      RING_BYTES(skinny.depth) + room, skinny);
     });
 }
 
-template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, thin_t &thin)
+template <class O> static void start_tiles(qn_stream_t *stream, const qn_matmul_t *a, skinny_t &skinny)
 {
     constexpr int PARTS = std::is_same_v<O, bf16> ? PARTED : 0;
     if (can_stage(a) && a->part_count == 1)
-        start<1, O, STAGED>(stream, a, thin);
+        start<1, O, STAGED>(stream, a, skinny);
     else if (can_stage(a))
-        start<1, O, STAGED | PARTS>(stream, a, thin);
+        start<1, O, STAGED | PARTS>(stream, a, skinny);
     else if (a->tokens <= TILE_TOKENS)
-        start<1, O, PLAIN | PARTS>(stream, a, thin);
+        start<1, O, PLAIN | PARTS>(stream, a, skinny);
     else if (a->tokens <= 2 * TILE_TOKENS)
-        start<2, O, PLAIN | PARTS>(stream, a, thin);
+        start<2, O, PLAIN | PARTS>(stream, a, skinny);
     else
-        start<4, O, PLAIN | PARTS>(stream, a, thin);
+        start<4, O, PLAIN | PARTS>(stream, a, skinny);
 }
 
 template <int TILES, class O, int MODE> static void prepare(const qn_stream_t *stream, cudaError_t *error)
 {
     const cudaFuncAttribute name = cudaFuncAttributeMaxDynamicSharedMemorySize;
     int bytes = (int)stream->block_shared;
-    if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, 1>, name, bytes);
+    if (!*error) *error = cudaFuncSetAttribute(multiply_skinny<TILES, O, MODE, 1>, name, bytes);
     if constexpr (MODE & STAGED) {
-        if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, 2>, name, bytes);
-        if (!*error) *error = cudaFuncSetAttribute(multiply_thin<TILES, O, MODE, X_CHUNKS>, name, bytes);
+        if (!*error) *error = cudaFuncSetAttribute(multiply_skinny<TILES, O, MODE, 2>, name, bytes);
+        if (!*error) *error = cudaFuncSetAttribute(multiply_skinny<TILES, O, MODE, X_CHUNKS>, name, bytes);
     }
 }
 
@@ -477,7 +477,7 @@ template <class O, int PARTS> static void prepare_all(const qn_stream_t *stream,
     prepare<1, O, STAGED | NORMED | PARTS>(stream, error);
 }
 
-cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream)
+cudaError_t qn_cuda_prepare_skinny(const qn_stream_t *stream)
 {
     cudaError_t error = cudaSuccess;
     prepare_all<float, 0>(stream, &error);
@@ -487,7 +487,7 @@ cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream)
     return error;
 }
 
-bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product)
+bool qn_cuda_skinny_fits(const qn_stream_t *stream, const product_t *product)
 {
     const qn_matmul_t *a = product->a;
     if (stream->options.activations != QN_SCALAR_BF16 || a->inputs % 8 || (uintptr_t)a->x % 16) return false;
@@ -497,20 +497,20 @@ bool qn_cuda_thin_fits(const qn_stream_t *stream, const product_t *product)
     return true;
 }
 
-void qn_cuda_thin(qn_stream_t *stream, const product_t *product)
+void qn_cuda_skinny(qn_stream_t *stream, const product_t *product)
 {
-    thin_t thin = {};
-    with_scalar(product->out, [&](auto out) { start_tiles<decltype(out)>(stream, product->a, thin); });
+    skinny_t skinny = {};
+    with_scalar(product->out, [&](auto out) { start_tiles<decltype(out)>(stream, product->a, skinny); });
 }
 
 /* ---- with norm and activation ---- */
 
-bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a)
+bool qn_cuda_skinny_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a)
 {
     product_t product = {&a->matmul, a->logits ? QN_SCALAR_F32 : QN_SCALAR_BF16};
     const qn_rmsnorm_t *norm = &a->norm;
     bool gated = a->activation.out != NULL;
-    if (!can_stage(&a->matmul) || !qn_cuda_thin_fits(stream, &product)) return false;
+    if (!can_stage(&a->matmul) || !qn_cuda_skinny_fits(stream, &product)) return false;
     if (norm->x && (norm->weight.scalar != QN_SCALAR_BF16 || norm->residual || norm->width <= NORM_WARP_WIDTH ||
                     ((uintptr_t)norm->x | (uintptr_t)norm->weight.data) % 16))
         return false;
@@ -518,36 +518,36 @@ bool qn_cuda_thin_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *
                       !a->matmul.parts[1].residual);
 }
 
-template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_matmul_t *a, thin_t &thin)
+template <int MODE> static void start_fused(qn_stream_t *stream, const qn_norm_matmul_t *a, skinny_t &skinny)
 {
     qn_matmul_t matmul = a->matmul;
     if constexpr (MODE & NORMED) {
         matmul.x = a->norm.x;
-        thin.norm = (const bf16 *)a->norm.weight.data;
-        thin.norm_eps = a->norm.eps, thin.norm_offset = a->norm.weight_offset;
+        skinny.norm = (const bf16 *)a->norm.weight.data;
+        skinny.norm_eps = a->norm.eps, skinny.norm_offset = a->norm.weight_offset;
     }
     if constexpr (MODE & GATED) {
-        thin.kind = a->activation.kind;
-        thin.gated = (bf16 *)a->activation.out;
-        start<1, bf16, MODE>(stream, &matmul, thin);
+        skinny.kind = a->activation.kind;
+        skinny.gated = (bf16 *)a->activation.out;
+        start<1, bf16, MODE>(stream, &matmul, skinny);
     } else if (a->logits) {
-        start<1, float, MODE>(stream, &matmul, thin);
+        start<1, float, MODE>(stream, &matmul, skinny);
     } else {
-        start<1, bf16, MODE | PARTED>(stream, &matmul, thin);
+        start<1, bf16, MODE | PARTED>(stream, &matmul, skinny);
     }
 }
 
-void qn_cuda_thin_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
+void qn_cuda_skinny_fused(qn_stream_t *stream, const qn_norm_matmul_t *a)
 {
-    thin_t thin = {};
+    skinny_t skinny = {};
     if (a->norm.x && a->activation.out)
-        start_fused<STAGED | NORMED | GATED>(stream, a, thin);
+        start_fused<STAGED | NORMED | GATED>(stream, a, skinny);
     else if (a->norm.x)
-        start_fused<STAGED | NORMED>(stream, a, thin);
+        start_fused<STAGED | NORMED>(stream, a, skinny);
     else if (a->activation.out)
-        start_fused<STAGED | GATED>(stream, a, thin);
+        start_fused<STAGED | GATED>(stream, a, skinny);
     else if (a->logits)
-        start_tiles<float>(stream, &a->matmul, thin);
+        start_tiles<float>(stream, &a->matmul, skinny);
     else
-        start_tiles<bf16>(stream, &a->matmul, thin);
+        start_tiles<bf16>(stream, &a->matmul, skinny);
 }
