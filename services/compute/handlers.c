@@ -352,6 +352,7 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
         refuse_plan(service, from, plan, 429, NULL, "plans wait already; send the next one after a StepResult");
         return;
     }
+    if (plan->reset) slot_book_clear(service->runtime->book);
     copy_plan(&job->arena, plan, &job->plan);
     job->owner = service->owner;
     const char *param = NULL;

@@ -128,6 +128,7 @@ static void take_slot(batch_t *batch, sequence_t *sequence)
     while (batch->slot_owner[slot] != BATCH_NOBODY)
         slot++;
     batch->slot_owner[slot] = sequence->request->index;
+    ledger_evidence(batch->ledger)->slots[slot] = sequence->request->id;
     batch->free_slots--;
     sequence->slot = slot;
 }
@@ -136,6 +137,7 @@ static void leave_slot(batch_t *batch, sequence_t *sequence)
 {
     if (sequence->slot == BATCH_NO_SLOT) return;
     batch->slot_owner[sequence->slot] = BATCH_NOBODY;
+    ledger_evidence(batch->ledger)->slots[sequence->slot] = 0;
     batch->free_slots++;
     sequence->slot = BATCH_NO_SLOT;
     sequence->slot_set = false;
@@ -229,12 +231,13 @@ static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, co
     bool opened = sequence->phase == SEQUENCE_LEASING;
     uint64_t blocks = (uint64_t)grant->first_block + grant->block_count;
     bool table_fits = grant->first_block == sequence->block_count && blocks <= batch->table_max &&
-                      blocks * batch->block_tokens >= sequence->lease_tokens;
+                      blocks * batch->block_tokens >= sequence->lease_tokens &&
+                      (grant->blocks != NULL || grant->block_count == 0);
     bool cached_fits = grant->cached_tokens % batch->block_tokens == 0 &&
                        grant->cached_tokens < request_known_tokens(sequence->request) &&
                        (grant->cached_tokens == 0 || (opened && sequence->shared));
-    for (uint32_t i = 0; i < grant->block_count; i++)
-        table_fits = table_fits && grant->blocks[i] < batch->total_blocks;
+    for (uint32_t i = 0; table_fits && i < grant->block_count; i++)
+        table_fits = grant->blocks[i] < batch->total_blocks;
     if (table_fits && cached_fits) return QN_OK;
     return qn_fail(QN_ERR_PEER,
                    "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
@@ -266,10 +269,12 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
     if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch) return QN_OK;
     if (grant->outcome == BATCH_GRANTED) {
         qn_err_t err = check_grant(batch, sequence, grant);
-        if (err < 0) return err;
         sequence->lease_batch = 0;
-        accept_grant(batch, sequence, grant);
-        return QN_OK;
+        if (err == QN_OK)
+            accept_grant(batch, sequence, grant);
+        else
+            retire(batch, sequence, true);
+        return err;
     }
     sequence->lease_batch = 0;
     if (grant->outcome == BATCH_SHORT && sequence->phase == SEQUENCE_RUNNING) {
@@ -281,6 +286,12 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
         retire(batch, sequence, true);
     }
     return QN_OK;
+}
+
+void batch_give_back(batch_t *batch)
+{
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++)
+        if (batch->slot_owner[slot] != BATCH_NOBODY) retire(batch, &batch->sequences[batch->slot_owner[slot]], true);
 }
 
 /* ---- release and commit ---- */
@@ -376,6 +387,7 @@ static void void_steps(batch_t *batch)
 void batch_compute_lost(batch_t *batch)
 {
     void_steps(batch);
+    batch->new_session = true;
     memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         if (batch->slot_owner[slot] == BATCH_NOBODY) continue;

@@ -84,6 +84,7 @@ typedef struct {
     uint32_t step_count;
     uint64_t last_step;     /* given out */
     uint64_t void_step;     /* results up to this one mean nothing: compute or memory was replaced */
+    bool new_session;       /* compute has to empty its slots before the next plan */
     uint64_t release_count; /* grows when blocks of an ended sequence come back */
     uint64_t open_refusals; /* grows when memory refuses to open a lease */
 
@@ -150,8 +151,11 @@ void batch_preempt(batch_t *batch, uint32_t index);
 void batch_lease_open(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch);
 /* RUNNING: asks for room for `tokens` in all. */
 void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch);
-/* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: memory granted nonsense. */
+/* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: it does not fit the lease; the
+ * sequence gives back all it has and waits again. */
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant);
+/* Everybody that holds or asks for blocks gives them back, then waits again. */
+void batch_give_back(batch_t *batch);
 /* Whether the retiring sequence's blocks may go back now. */
 bool batch_releasable(const batch_t *batch, uint32_t index);
 /* RETIRING and releasable: its blocks went back; it waits again or is settled. */

@@ -190,8 +190,8 @@ static void find_ends(batch_t *batch, const batch_step_t *step)
         const sequence_t *sequence = &batch->sequences[step->runs[i].index];
         request_t *request = sequence->request;
         if (request->finish != REQUEST_UNFINISHED) continue;
-        bool ended = request->stopped || (request->generated_tokens == request->generated_max &&
-                                          sequence->proven >= request_run_limit(request));
+        bool ended = (request->stopped || request->generated_tokens == request->generated_max) &&
+                     sequence->proven >= request_run_limit(request);
         if (ended || request->sampling.prompt_logprobs) note_change(batch, request->index);
         if (!ended) continue;
         ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);

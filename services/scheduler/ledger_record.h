@@ -12,6 +12,7 @@ typedef enum {
     LEDGER_RECORD_FORGET = 4,  /* record_change_t */
     LEDGER_RECORD_CLIP = 5,    /* record_change_t; value = generated_max */
     LEDGER_RECORD_ADOPT = 6,   /* record_change_t; client */
+    LEDGER_RECORD_SUSPECT = 7, /* record_change_t; value = suspect_until, second = crashes */
 } ledger_record_type_t;
 
 typedef struct {
@@ -30,6 +31,7 @@ typedef struct {
     int32_t priority;
     uint32_t prompt_tokens, generated_tokens, generated_max;
     uint32_t cached_tokens, preemptions, stop_count, bias_count;
+    uint32_t crashes, suspect_until;
     uint32_t finish, flags;
 } record_request_t;
 
@@ -43,7 +45,7 @@ typedef struct {
 typedef struct {
     uint64_t request;
     request_client_t client;
-    uint32_t value, unused;
+    uint32_t value, second;
 } record_change_t;
 
 #define RECORD_BYTES(payload) ((sizeof(record_head_t) + (size_t)(payload) + 7) & ~(size_t)7)

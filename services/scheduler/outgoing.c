@@ -129,6 +129,7 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .bias_count = plan->bias_count,
         .reasons = write_reasons(service, plan),
         .reasons_count = plan->reason_count,
+        .reset = plan->reset,
     };
     return send_to_peer(service, service->compute, QN_MESSAGE_STEP_PLAN, &message);
 }

@@ -30,9 +30,27 @@ static void block_admission(planner_t *planner, uint64_t now_ns)
     planner->retry_ns = now_ns + ADMISSION_RETRY_NS;
 }
 
+static const sequence_t *apart_of(const planner_t *planner)
+{
+    return planner->apart < PLANNER_NOBODY ? &planner->batch->sequences[planner->apart] : NULL;
+}
+
+/* Rule 8: it starves, or was refused, or has no slot. */
+static bool needs_room(const planner_t *planner, const sequence_t *apart)
+{
+    if (apart->phase == SEQUENCE_RUNNING) return starves(planner, apart);
+    return apart->phase == SEQUENCE_WAITING &&
+           (planner->batch->free_slots == 0 || planner->batch->open_refusals != planner->seen_refusals);
+}
+
 /* The starving sequence that arrived first, or NULL; *ret_first is the running one that did. */
 static const sequence_t *find_needy(const planner_t *planner, const sequence_t **ret_first)
 {
+    const sequence_t *apart = apart_of(planner);
+    if (planner->apart != PLANNER_EVERYBODY) {
+        *ret_first = apart;
+        return apart != NULL && needs_room(planner, apart) ? apart : NULL;
+    }
     const sequence_t *needy = NULL, *first = NULL;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
@@ -83,7 +101,10 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     batch_preempt(batch, ledger_find(batch->ledger, choice.id)->index);
     planner_note(planner, choice.reason);
     planner->counts.preemptions++;
-    block_admission(planner, now_ns);
+    if (apart_of(planner) != NULL)
+        planner->seen_refusals = batch->open_refusals; /* it asks again at once, behind the Release */
+    else
+        block_admission(planner, now_ns);
     return QN_OK;
 }
 
@@ -149,6 +170,7 @@ static void add_extensions(planner_t *planner, plan_traffic_t *traffic)
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
         if (sequence == NULL || !wants_extension(planner, sequence)) continue;
+        if (planner->apart != PLANNER_EVERYBODY && sequence != apart_of(planner)) continue;
         uint32_t at = count++;
         for (; at > 0 && batch->sequences[order[at - 1]].request->arrival > sequence->request->arrival; at--)
             order[at] = order[at - 1];
@@ -235,9 +257,32 @@ static void open_lease(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
     planner->counts.admissions++;
 }
 
+/* Rule 8: at once, unless it was refused although nobody else holds anything. */
+static void admit_apart(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
+{
+    batch_t *batch = planner->batch;
+    const sequence_t *apart = apart_of(planner);
+    if (apart == NULL || apart->phase != SEQUENCE_WAITING || batch->free_slots == 0) return;
+    if (batch->open_refusals != planner->seen_refusals) {
+        planner->seen_refusals = batch->open_refusals;
+        block_admission(planner, now_ns);
+    }
+    if (planner->admission_blocked && now_ns < planner->retry_ns) {
+        traffic->again_ns = planner->retry_ns;
+        return;
+    }
+    planner->admission_blocked = false;
+    open_lease(planner, traffic, apart->request->index);
+    planner_note(planner, "runs apart: a daemon crashed");
+}
+
 static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
 {
     batch_t *batch = planner->batch;
+    if (planner->apart != PLANNER_EVERYBODY) {
+        admit_apart(planner, traffic, now_ns);
+        return QN_OK;
+    }
     if (batch->waiting_count == 0 || batch->free_slots == 0 || !admission_is_open(planner, now_ns, &traffic->again_ns))
         return QN_OK;
     qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner));

@@ -99,6 +99,7 @@ static inline void sim_compute_set(sim_compute_t *compute, const sim_plan_t *cop
 static inline void sim_compute_tables(sim_compute_t *compute, const sim_plan_t *copy)
 {
     const plan_t *plan = &copy->plan;
+    if (plan->reset) memset(compute->slots, 0, compute->slot_count * sizeof *compute->slots);
     for (uint32_t i = 0; i < plan->retire_count; i++) {
         SIM_CHECK(plan->retire[i] < compute->slot_count && compute->slots[plan->retire[i]].set,
                   "slot %u is retired and holds nothing", plan->retire[i]);

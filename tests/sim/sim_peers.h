@@ -53,10 +53,17 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
     }
 }
 
+static void kill_memory(bool crash);
+
 static void memory_takes(const event_t *event)
 {
     const traffic_t *traffic = event->payload;
     if (event->to_epoch != w.memory_epoch || w.memory_epoch == 0) return;
+    for (uint32_t i = 0; i < traffic->lease_count; i++)
+        if (event->from_epoch == w.scheduler_epoch && strikes(traffic->leases[i].sequence, POISONS_MEMORY)) {
+            kill_memory(true);
+            return;
+        }
     for (uint32_t i = 0; i < traffic->commit_count; i++) {
         const plan_commit_t *commit = &traffic->commits[i];
         SIM_CHECK(block_pool_commit(w.pool, commit->sequence, commit->position, commit->ids, commit->ids_count),
@@ -92,9 +99,25 @@ static void enqueue(queued_plan_t plan)
     begin_step();
 }
 
+static void kill_compute(bool crash);
+
+/* The slot's sequence when the plan runs: set by the plan itself, or before. */
+static uint64_t runs_of(const sim_plan_t *copy, uint32_t slot)
+{
+    for (uint32_t i = 0; i < copy->plan.set_count; i++)
+        if (copy->plan.sets[i].slot == slot) return copy->set_requests[i];
+    return w.compute.slots[slot].request;
+}
+
 static void step_done(const event_t *event)
 {
     if (event->from_epoch != w.compute_epoch) return;
+    const sim_plan_t *runs = w.plans[0].plan;
+    for (uint32_t i = 0; runs != NULL && i < runs->plan.run_count; i++)
+        if (strikes(runs_of(runs, runs->plan.runs[i].slot), POISONS_COMPUTE)) {
+            kill_compute(true);
+            return;
+        }
     queued_plan_t done = w.plans[0];
     memmove(w.plans, w.plans + 1, --w.plan_count * sizeof *w.plans);
     w.executing = false;
@@ -119,8 +142,10 @@ static void step_done(const event_t *event)
 /* ---- kills ---- */
 
 /* Killed in the middle of a step: some of its runs were written. */
-static void kill_compute(void)
+static void kill_compute(bool crash)
 {
+    SIM_CHECK(w.compute_life + 1 < LIVES_MAX, "compute dies too often");
+    w.compute_crashed[w.compute_epoch] = crash;
     if (w.executing && w.plans[0].plan != NULL && w.compute.pool != NULL) {
         sim_result_t *result = malloc(sizeof *result);
         const queued_plan_t *plan = &w.plans[0];
@@ -140,9 +165,11 @@ static void kill_compute(void)
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = COMPUTE_UP, .from_epoch = w.compute_epoch});
 }
 
-static void kill_memory(void)
+static void kill_memory(bool crash)
 {
     if (w.memory_epoch == 0) return;
+    SIM_CHECK(w.memory_life + 1 < LIVES_MAX, "memory dies too often");
+    w.memory_crashed[w.memory_epoch] = crash;
     uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
     push(gone_ns, (event_t){.kind = MEMORY_GONE, .from_epoch = w.memory_epoch});
     w.memory_epoch = 0;
@@ -150,7 +177,7 @@ static void kill_memory(void)
     w.compute.pool = NULL;
     block_pool_destroy(&w.pool);
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = MEMORY_START});
-    if (sim_chance(&w.random, 30)) kill_compute(); /* it cannot live without, or dies with it */
+    if (sim_chance(&w.random, 30)) kill_compute(false); /* it cannot live without, or dies with it */
 }
 
 /* Undoes the end of what was written since `mapping_before`: a process that dies writes payloads in part, and the 8
@@ -193,7 +220,7 @@ static void kill_scheduler(bool torn)
         tear_last_write();
     }
     scheduler_destroy(&w.scheduler);
-    w.sees_memory = w.sees_compute = 0;
+    w.sees_memory = w.sees_compute = w.lost_memory = w.lost_compute = 0;
     w.timer_ns = 0;
     uint64_t lost_ns = w.now_ns + sim_between(&w.random, 0, 150000);
     for (uint32_t i = 0; i < w.queue_count; i++) /* the end of what it had sent is lost with it */
@@ -228,8 +255,8 @@ static void fault(uint64_t kind)
 {
     w.faults[kind]++;
     switch (kind) {
-    case 0: kill_compute(); break;
-    case 1: kill_memory(); break;
+    case 0: kill_compute(false); break;
+    case 1: kill_memory(false); break;
     case 2: kill_scheduler(sim_chance(&w.random, 50)); break;
     case 3: kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1)); break;
     default:
