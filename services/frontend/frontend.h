@@ -7,6 +7,7 @@
 #define QN_FRONTEND_FRONTEND_H
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/in_hand.h"
 #include "services/frontend/http/http_server.h"
 #include "services/frontend/reply/reply_query.h"
 #include "services/frontend/request/request_table.h"
@@ -67,6 +68,7 @@ typedef struct {
 typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
+    qn_in_hand_t *hand; /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
     int http_fds[2];
     request_table_t *table;

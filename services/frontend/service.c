@@ -161,6 +161,7 @@ static void service_fini(void **state)
     }
     http_server_destroy(&frontend->http);
     request_table_destroy(&frontend->table);
+    qn_in_hand_close(&frontend->hand);
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
     free(frontend->cancels);
@@ -183,7 +184,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
     name_model(frontend);
-    qn_err_t err = open_http(frontend);
+    qn_err_t err = qn_in_hand_open(qn_daemon_run_dir(daemon), "frontend", qn_daemon_epoch(daemon), &frontend->hand);
+    if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {
         service_fini((void **)&frontend);
         return err;

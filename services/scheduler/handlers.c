@@ -115,6 +115,14 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
+    if (submit->stop_ids_count > QN_STOP_IDS_MAX || submit->bias_count > QN_LOGIT_BIAS_MAX) {
+        bool stop = submit->stop_ids_count > QN_STOP_IDS_MAX;
+        admission_refuse(&refusal, 400, 0, stop ? "stop_token_ids" : "logit_bias", "%u entries; %d are possible",
+                         stop ? submit->stop_ids_count : submit->bias_count,
+                         stop ? QN_STOP_IDS_MAX : QN_LOGIT_BIAS_MAX);
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
     bool quarantined = is_quarantined(service, submit->head.request);
     if (quarantined && !scheduler_record_once(service->scheduler, submit->head.request)) {
         refuse_quarantined(service, from, submit->head.request);

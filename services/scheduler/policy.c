@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/checksum.h"
 #include "common/limits.h"
 
 struct policy {
@@ -99,9 +100,7 @@ uint64_t policy_fingerprint(const char *name)
     if (name == NULL || find_builtin(name) != NULL || stat(name, &file) != 0) return 0;
     const uint64_t facts[] = {(uint64_t)file.st_dev, (uint64_t)file.st_ino, (uint64_t)file.st_size,
                               (uint64_t)file.st_mtim.tv_sec, (uint64_t)file.st_mtim.tv_nsec};
-    uint64_t hash = 0xcbf29ce484222325ull;
-    for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++)
-        hash = (hash ^ facts[i]) * 0x100000001b3ull;
+    uint64_t hash = qn_fingerprint(facts, sizeof facts, 0);
     return hash != 0 ? hash : 1;
 }
 

@@ -9,6 +9,7 @@
 
 typedef struct {
     qn_peer_t frontend;
+    uint64_t key; /* of its prompt, see in_hand.h */
     bool want_pieces, skip_special, include_stop;
     uint32_t keep_ids;  /* truncate_prompt_tokens */
     qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */

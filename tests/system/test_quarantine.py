@@ -1,6 +1,7 @@
 """A request that makes a daemon crash twice is ended with a 500 that says so, and kept for the post-mortem; everybody else
 goes on as if nothing had been. Failpoints make the request do it: the token POISON in its prompt."""
 import concurrent.futures
+import http.client
 import json
 import pathlib
 import random
@@ -107,3 +108,46 @@ def test_quarantine_withdraws_a_loaded_policy_before_it_suspects_a_request(undis
         [row] = [row for row in engine.get("/services")["services"] if row["name"] == "scheduler"]
         assert "fcfs" in json.dumps(row) and "withdrawn" in json.dumps(row), row
         assert records(engine) == [] and "policy: it is withdrawn" in engine.log_path.read_text()
+
+
+# ---- before a request is in the ledger: its text ----
+
+
+def try_until_refused(engine, path, body):
+    """As a client that tries again; the daemon's death breaks its connection, or is answered by 503."""
+    for _ in range(20):
+        try:
+            status, reply = engine.call("POST", path, body)
+        except (OSError, http.client.HTTPException):
+            continue
+        finally:
+            engine.wait_ready()
+        if status != 503:
+            return status, json.dumps(reply)
+    raise AssertionError("never refused")
+
+
+@pytest.mark.parametrize("failpoint, path, body", [
+    ("tokenizer.before_encode@boom:1:crash", "/v1/completions", {"prompt": "a boom b", "max_tokens": 4}),
+    ("tokenizer.after_encode@4000:1:crash", "/v1/completions", {"prompt": [7, 4000], "max_tokens": 4}),
+    ("tokenizer.before_encode@boom:1:exit=1", "/tokenize", {"prompt": "a boom b"}),
+    ("tokenizer.token:1:crash:2", "/v1/completions", {"prompt": "a boom b", "max_tokens": 4}),
+    ("frontend.request@boom:1:crash", "/v1/completions", {"prompt": "a boom b", "max_tokens": 4}),
+    ("frontend.request@boom:1:crash", "/tokenize", {"prompt": "a boom b"}),
+    ("frontend.first_byte:1:crash:2", "/v1/completions", {"prompt": "a boom b", "max_tokens": 4}),
+])
+def test_quarantine_of_a_text_that_kills_tokenizer_or_frontend(failpoint, path, body):
+    with Engine(failpoints=failpoint) as engine:
+        status, reply = try_until_refused(engine, path, body)
+        assert status == 500 and "crash twice" in reply
+        assert engine.fired() == [failpoint.split(":")[0].split("@")[0]] * 2
+        [record] = records(engine)
+        assert record["daemon"] == failpoint.split(".")[0] and ("boom" in json.dumps(record) or record["ids"] == [7, 4000])
+        assert engine.call("POST", path, {"prompt": "another text", "max_tokens": 4})[0] == 200
+        assert engine.call("POST", path, body)[0] == 500 and len(records(engine)) == 1
+
+
+def test_quarantine_takes_no_kill_of_the_tokenizer_for_a_crash():
+    with Engine(failpoints="tokenizer.before_encode@boom:1:kill:4") as engine:
+        assert try_until_refused(engine, "/tokenize", {"prompt": "a boom b"})[0] == 200
+        assert records(engine) == [] and len(engine.fired()) == 4

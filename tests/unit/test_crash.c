@@ -43,8 +43,9 @@ static void test_crash_is_an_end_the_program_brought_about_itself(void **state)
         int wait_status;
         bool counts;
     } table[] = {
-        {EXITED(0), false}, {EXITED(1), true}, {EXITED(70), true}, {EXITED(78), true}, {SIGSEGV, true}, {SIGABRT, true},
-        {SIGBUS, true},     {SIGFPE, true},    {SIGILL, true},     {SIGKILL, false},   {SIGTERM, false}, {SIGINT, false},
+        {EXITED(0), false}, {EXITED(1), true}, {EXITED(70), true}, {EXITED(78), true},
+        {SIGSEGV, true},    {SIGABRT, true},   {SIGBUS, true},     {SIGFPE, true},
+        {SIGILL, true},     {SIGKILL, false},  {SIGTERM, false},   {SIGINT, false},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (qn_crash_counts(table[i].wait_status) != table[i].counts) fail_msg("row %zu", i);
@@ -95,7 +96,8 @@ static void test_crash_of_a_unit_is_known_by_its_invocation(void **state)
 static void test_crash_record_that_is_no_record_is_none(void **state)
 {
     (void)state;
-    static const char *const contents[] = {"", "epoch 1\n", "epoch 1\npid x\n", "nonsense", "epoch 1\npid 2\nsignal 3\n"};
+    static const char *const contents[] = {"", "epoch 1\n", "epoch 1\npid x\n", "nonsense",
+                                           "epoch 1\npid 2\nsignal 3\n"};
     qn_crash_t crash;
     char path[128];
     snprintf(path, sizeof path, "%s/compute.crash", directory);
