@@ -34,10 +34,10 @@ else
 $(error VARIANT is $(VARIANT); it is one of release, asan, tsan, fuzz, cuda)
 endif
 
-PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsystemd-dev libmicrohttpd-dev \
+PACKAGES := gcc g++ make pkg-config libczmq-dev libzmq3-dev libyaml-dev libsystemd-dev \
 	libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev libxxhash-dev libcmocka-dev flatbuffers-compiler \
 	libflatbuffers-dev python3 python3-venv curl ca-certificates
-LIBRARIES := libczmq libzmq yaml-0.1 libsystemd libmicrohttpd jansson libpcre2-8 libutf8proc libcurl libxxhash
+LIBRARIES := libczmq libzmq yaml-0.1 libsystemd jansson libpcre2-8 libutf8proc libcurl libxxhash
 
 VERSION := 0.1.0
 # The commit; "-dirty" when tracked files differ from it.

@@ -26,11 +26,15 @@
 #define QN_STEP_TOKENS_MAX 16384 /* ceiling: tokens of one step */
 #define QN_STOP_STRINGS_MAX 16   /* OpenAI allows 4, vLLM has no limit; 16 keeps the scan cheap */
 #define QN_STOP_STRING_BYTES_MAX 256
-#define QN_STOP_IDS_MAX 32     /* per sequence: model eos ids and stop_token_ids together */
-#define QN_TOP_LOGPROBS_MAX 20 /* OpenAI's limit */
-#define QN_LOGIT_BIAS_MAX 300  /* OpenAI's limit */
-#define QN_CHOICES_MAX 128     /* n and best_of; OpenAI's limit */
-#define QN_PROMPTS_MAX 1024    /* prompts of one HTTP request */
+#define QN_STOP_IDS_MAX 32                         /* stop_token_ids of a request; end-of-sequence ids of a model */
+#define QN_SLOT_STOP_IDS_MAX (2 * QN_STOP_IDS_MAX) /* of a slot: both together, so that neither pushes the other out */
+#define QN_TOP_LOGPROBS_MAX 20                     /* OpenAI's limit */
+#define QN_LOGIT_BIAS_MAX 300                      /* OpenAI's limit; allowed_token_ids and bad_words count too */
+#define QN_LOGIT_FORBIDDEN (-1e30f)      /* bias of an id that may not be generated; finite: sums stay numbers */
+#define QN_CHOICES_MAX 128               /* n and best_of; OpenAI's limit */
+#define QN_PROMPTS_MAX 1024              /* prompts of one HTTP request */
+#define QN_REQUEST_BYTES_MAX (32u << 20) /* prompts times choices of one HTTP request: what is sent on for it */
+#define QN_REQUEST_SCORES_MAX (8u << 20) /* log-probabilities of prompt tokens in one reply: about 1 GiB of JSON */
 
 /* Timing, in nanoseconds */
 #define QN_HEARTBEAT_NS 250000000ull

@@ -94,3 +94,9 @@ qn_err_t qn_paths_run_dir(const qn_config_values_t *config, char *ret_path, size
     if (!config->run_dir[0] && (err = check_private(path))) return err;
     return format_path(ret_path, size, "%s", path);
 }
+
+qn_err_t qn_paths_make_private(const char *path)
+{
+    if (chmod(path, 0600) == 0) return QN_OK;
+    return qn_fail(QN_ERR_IO, "cannot make %s private: %s", path, strerror(errno));
+}

@@ -107,6 +107,7 @@ typedef struct {
     uint8_t logprobs;     /* compute the chosen token's log-probability */
     uint8_t top_logprobs; /* alternatives, at most QN_TOP_LOGPROBS_MAX */
     uint8_t penalties;    /* any penalty is on, so counts are kept */
+    uint8_t allow_only;   /* only ids of `bias` may be sampled */
 } qn_slot_row_t;
 
 typedef struct {
@@ -119,7 +120,7 @@ typedef struct {
 typedef struct {
     qn_slot_row_t *rows;    /* [slots] */
     uint32_t *block_tables; /* [slots, table_blocks] */
-    uint32_t *stop_ids;     /* [slots, QN_STOP_IDS_MAX] */
+    uint32_t *stop_ids;     /* [slots, QN_SLOT_STOP_IDS_MAX] */
     qn_bias_entry_t *bias;  /* [slots, QN_LOGIT_BIAS_MAX] */
     uint32_t *counts;       /* [slots, V]; kept only for slots with penalties */
     uint32_t slots, table_blocks, vocab;
@@ -374,7 +375,8 @@ typedef struct {
     uint8_t stopped, masked;
 } qn_sample_result_t;
 
-/* sampler: chooses the next token of each row's slot, vLLM's meaning and order: logit bias and min_tokens, penalties,
+/* sampler: chooses the next token of each row's slot, vLLM's meaning and order: logit bias (with allow_only the ids
+ * that it names are all there is) and min_tokens, penalties,
  * temperature, min-p, top-k, top-p, then one uniform number of Philox4x32-10 keyed by the seed with the position as
  * counter, walked through the kept ids in ascending order. Temperature below 1e-5: the greatest logit. All ties go to
  * the lower id. Writes last_token, done and counts of the slot. A row of a slot that is done is masked. */

@@ -37,6 +37,7 @@ typedef struct {
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
+        bool strict_fields;
     } frontend;
     struct {
         char *path;     /* tokenizer.json or a directory; "" = model.path */
@@ -75,8 +76,9 @@ typedef struct {
         char *level; /* error | warning | notice | info | debug */
     } log;
     struct {
-        char *composed;        /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
-        uint64_t stop_seconds; /* time to drain before SIGKILL */
+        char *composed;            /* threads of `quintet up`: "" none, "all", or "tokenizer,scheduler" */
+        uint64_t watchdog_seconds; /* without a sign of life before SIGABRT; 0: for ever */
+        uint64_t stop_seconds;     /* time to drain before SIGKILL */
     } up;
 } qn_config_values_t;
 

@@ -47,6 +47,9 @@ static const qn_config_key_t keys[] = {
         "frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
         "Sampling parameters that a request leaves out: model takes generation_config.json, openai OpenAI's (temperature 1)."),
 
+    BOOL("frontend.strict_fields", frontend.strict_fields, "false",
+         "Refuse request fields that are not known (400), instead of a warning header and a line in the log."),
+
     TEXT("tokenizer.path", tokenizer.path, "", NULL, "tokenizer.json or the directory with it; \"\" is model.path."),
     OTHER("tokenizer.endpoint", QN_CONFIG_ENDPOINT, tokenizer.endpoint, "ipc",
           "Where the tokenizer is reached: ipc (a socket in run_dir) or tcp://host:port."),
@@ -101,6 +104,8 @@ static const qn_config_key_t keys[] = {
 
     OTHER("up.composed", QN_CONFIG_SERVICES, up.composed, "",
           "Services that run as threads of quintet up: \"\" is none, all, or names separated by commas."),
+    COUNT("up.watchdog_seconds", up.watchdog_seconds, "30", 0, 3600,
+          "A service that shows no sign of life for so long is killed and started again. 0: never."),
     COUNT("up.stop_seconds", up.stop_seconds, "5", 1, 600, "Seconds to drain on stop before SIGKILL."),
 };
 

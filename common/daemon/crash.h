@@ -1,7 +1,7 @@
 /* What a service manager knows of the last crash of a service, left for the next lives: <run_dir>/<service>.crash.
  *
  * A crash is an exit with another status than 0, or SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL: an end that the program
- * brought about itself. SIGKILL and SIGTERM come from outside and are none. The record is there before the service is
+ * brought about itself. SIGKILL and SIGTERM come from outside and are none, nor is the SIGABRT of a watchdog. The record is there before the service is
  * started again, and names the life (boot epoch) that ended. `quintet up` writes it, or `quintet note-crash` as systemd's
  * ExecStopPost=; who was served by the service reads it when the next life is there. */
 #ifndef QN_COMMON_CRASH_H

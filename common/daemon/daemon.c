@@ -19,15 +19,19 @@
 #include "common/assert.h"
 #include "common/build.h"
 #include "common/clock.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/endpoint.h"
 #include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/daemon/links.h"
 #include "common/daemon/lock.h"
+#include "common/daemon/watchdog.h"
 #include "common/watch/last_error.h"
+#include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"
+#include "common/wire/wire.h"
 
 #define WATCHED_FDS_MAX 16
 #define SPIN_NS 1000000ull /* about a step of a small model: what wakes a loop that spins is worth the core it takes */
@@ -47,10 +51,14 @@ struct qn_daemon {
     int stop_fd;
     uint64_t spin_ns; /* 0: it sleeps at once */
     bool composed, announced;
+    qn_watchdog_t watchdog; /* of a process of its own; a composition has one for all */
     bool draining;
     uint64_t drain_ns; /* then it stops with what it has */
     uint64_t drain_until_ns;
     qn_err_t failure;
+    qn_peer_t handled_from; /* of the message being handled, for a Refusal of it; epoch 0: none */
+    qn_message_type_t handled_type;
+    uint64_t handled_sequence;
 };
 
 /* ---- callbacks of links --------------------------------------------------------------------------------------- */
@@ -59,6 +67,9 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
 {
     qn_daemon_t *daemon = context;
     const qn_handler_t *handler = &daemon->handlers[type];
+    daemon->handled_from = from;
+    daemon->handled_type = type;
+    daemon->handled_sequence = ((const qn_head_t *)message)->sequence;
     if (handler->handle) {
         handler->handle(daemon->state, from, message);
     } else if (type == QN_MESSAGE_REFUSAL) {
@@ -71,6 +82,8 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
         snprintf(text, sizeof text, "%s takes no %s", daemon->descriptor->name, qn_message_name(type));
         qn_daemon_refuse(daemon, from, ((const qn_head_t *)message)->request, 400, NULL, text);
     }
+    daemon->handled_from = (qn_peer_t){0};
+    qn_watchdog_feed(&daemon->watchdog, qn_clock_now_ns()); /* a turn may take many long messages */
 }
 
 static void daemon_peer(void *context, qn_peer_t peer, qn_peer_event_t event)
@@ -133,6 +146,7 @@ static void daemon_finish(qn_daemon_t *daemon)
     qn_tap_close(&daemon->tap);
     qn_stats_destroy(&daemon->stats);
     qn_lock_release(&daemon->lock);
+    qn_watchdog_close(&daemon->watchdog);
 }
 
 /* A core for latency is well spent where a GPU waits for the answer, and where there are cores to spare. */
@@ -212,8 +226,10 @@ static void daemon_loop(qn_daemon_t *daemon)
         if (descriptor->check) descriptor->check(daemon->state);
 #endif
         uint64_t links_due_ns = qn_links_turn(daemon->links, now_ns);
+        uint64_t fed_ns = qn_watchdog_feed(&daemon->watchdog, now_ns);
         if (daemon_is_done(daemon, now_ns)) return;
         if (links_due_ns < until_ns) until_ns = links_due_ns;
+        if (fed_ns < until_ns) until_ns = fed_ns;
         if (daemon->draining && daemon->drain_until_ns < until_ns) until_ns = daemon->drain_until_ns;
         if (more) until_ns = 0;
     }
@@ -235,7 +251,8 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
     daemon->descriptor = descriptor;
     daemon->composed = composed_services != 0;
     daemon->stop_fd = stop_fd;
-    daemon->lock.fd = -1;
+    daemon->lock.fd = daemon->watchdog.fd = -1;
+    if (!daemon->composed) qn_watchdog_open(&daemon->watchdog);
     if (spins(descriptor, qn_config_values(config))) daemon->spin_ns = SPIN_NS;
     daemon->drain_ns = qn_config_values(config)->up.stop_seconds * 1000000000ull;
     qn_log_set_name(descriptor->name);
@@ -286,8 +303,11 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
         return err == QN_ERR_INVALID ? EX_USAGE : qn_err_exit_status(err);
     }
     qn_log_set_level(log_level_of(qn_config_values(config)->log.level));
+    err = qn_descriptors_ensure(1u << descriptor->service, qn_config_values(config));
     int stop_fd = daemon_stop_signals();
-    if (stop_fd < 0)
+    if (err != QN_OK)
+        qn_log_error("%s", qn_err_text());
+    else if (stop_fd < 0)
         err = qn_fail(QN_ERR_IO, "cannot make a signalfd: %s", strerror(errno));
     else
         err = qn_daemon_run(descriptor, config, 0, stop_fd);
@@ -308,6 +328,16 @@ qn_peer_t qn_daemon_peer(const qn_daemon_t *daemon, qn_service_t service)
     return qn_links_dialled(daemon->links, service);
 }
 
+/* Names what is refused: the message that is being handled, when it is from the one who is told. */
+qn_send_outcome_t qn_daemon_send_refusal(qn_daemon_t *daemon, qn_peer_t to, qn_refusal_t *refusal)
+{
+    if (daemon->handled_from.epoch && qn_peer_equal(daemon->handled_from, to)) {
+        refusal->refused_type = qn_text(qn_wire_type(daemon->handled_type)->identifier);
+        refusal->refused_sequence = daemon->handled_sequence;
+    }
+    return qn_daemon_send(daemon, to, QN_MESSAGE_REFUSAL, refusal);
+}
+
 void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
                       const char *text)
 {
@@ -318,7 +348,9 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
         .param = qn_text(param),
         .text = qn_text(text),
     };
-    qn_daemon_send(daemon, to, QN_MESSAGE_REFUSAL, &refusal);
+    if (refusal.param.bytes > QN_NAME_MAX) refusal.param.bytes = QN_NAME_MAX;
+    if (refusal.text.bytes >= QN_ERR_TEXT_MAX) refusal.text.bytes = QN_ERR_TEXT_MAX - 1;
+    qn_daemon_send_refusal(daemon, to, &refusal);
 }
 
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text)
@@ -330,6 +362,11 @@ void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text
     bool first_ready = state == QN_STATE_READY && !daemon->announced;
     sd_notifyf(0, "%sSTATUS=%s", first_ready ? "READY=1\n" : "", text ? text : "");
     daemon->announced |= first_ready;
+}
+
+void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch)
+{
+    qn_links_set_memory_epoch(daemon->links, epoch);
 }
 
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)

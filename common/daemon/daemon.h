@@ -38,6 +38,13 @@ static inline bool qn_peer_equal(qn_peer_t a, qn_peer_t b)
     return a.epoch == b.epoch && a.service == b.service && a.instance == b.instance;
 }
 
+/* The scheduler: there is one, instance 0, whose leases and plans count. Links see to it that nobody else is that one
+ * while it lives; further instances may greet, watch and be answered. */
+static inline bool qn_peer_is_scheduler(qn_peer_t peer)
+{
+    return peer.service == QN_SERVICE_SCHEDULER && peer.instance == 0;
+}
+
 typedef enum {
     QN_PEER_UP,      /* HELLO exchanged: messages flow */
     QN_PEER_SUSPECT, /* QN_LIVENESS heartbeats missed; nothing is freed for that */
@@ -46,9 +53,11 @@ typedef enum {
 } qn_peer_event_t;
 
 typedef enum {
-    QN_SEND_OK,   /* sent, or held for credit; delivered unless the peer dies first */
-    QN_SEND_FULL, /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
-    QN_SEND_GONE, /* this peer does not live (any more) */
+    QN_SEND_OK,      /* sent, or held for credit; delivered unless the peer dies first */
+    QN_SEND_FULL,    /* QN_OUTBOX_MAX messages are held for this peer: try again in a later tick */
+    QN_SEND_GONE,    /* this peer does not live (any more) */
+    QN_SEND_INVALID, /* it breaks its schema (a length, a range, QN_FRAME_BYTES_MAX): nothing was sent, qn_err_text says
+                        what; refuse the request it belongs to */
 } qn_send_outcome_t;
 
 /* `message` points at the generated struct of the type (qn_encode_t, ...); its views are valid during the call only.
@@ -100,8 +109,13 @@ qn_peer_t qn_daemon_peer(const qn_daemon_t *daemon, qn_service_t service);
 /* Tells `to` that its message was refused. `status` is an HTTP status; `param` may be NULL. */
 void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
                       const char *text);
+/* The same with a Refusal of one's own; its refused_type and refused_sequence are filled in when the message that is
+ * being handled is from `to`. */
+qn_send_outcome_t qn_daemon_send_refusal(qn_daemon_t *daemon, qn_peer_t to, qn_refusal_t *refusal);
 /* What every heartbeat says from now on. The first READY is reported to the service manager. `text` is copied. */
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text);
+/* What every heartbeat says of the life of memory whose regions are mapped here (compute); 0: none. */
+void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch);
 /* Wakes the loop when `fd` is readable (level-triggered; tick() reads it). At most 16. Does not own the fd. */
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd);
 void qn_daemon_unwatch(qn_daemon_t *daemon, int fd);
@@ -122,6 +136,8 @@ typedef struct {
     uint64_t heard_ns; /* time of the last frame */
     uint32_t pid;      /* 0: dead, or never seen */
     uint32_t restarts;
+    uint32_t memory_epoch; /* that it runs on; 0: none */
+    uint64_t beats;        /* heartbeats of this life so far: a later one is newer news */
     char build[QN_NAME_MAX];
     char transport[16];                         /* "ipc", "inproc", "tcp" */
     char text[QN_REASON_MAX + QN_ERR_TEXT_MAX]; /* what it said last; why it is not alive */

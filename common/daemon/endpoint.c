@@ -52,3 +52,12 @@ qn_err_t qn_endpoint_inner(const char *run_dir, qn_service_t service, char ret_e
         return qn_fail(QN_ERR_LIMIT, "run_dir %s is too long; choose a shorter --run-dir", run_dir);
     return QN_OK;
 }
+
+bool qn_endpoint_is_open(const char *endpoint)
+{
+    static const char *const loopback[] = {"127.", "localhost:", "[::1]:", "::1:", "lo:"};
+    if (strncmp(endpoint, "tcp://", 6) != 0) return false;
+    for (size_t i = 0; i < sizeof loopback / sizeof *loopback; i++)
+        if (strncmp(endpoint + 6, loopback[i], strlen(loopback[i])) == 0) return false;
+    return true;
+}

@@ -18,4 +18,7 @@ qn_err_t qn_endpoint_outer(const qn_config_values_t *config, const char *run_dir
 /* Endpoint inside this process; one composition per run directory. */
 qn_err_t qn_endpoint_inner(const char *run_dir, qn_service_t service, char ret_endpoint[QN_ENDPOINT_MAX]);
 
+/* Whether a tcp endpoint can be reached from other hosts: not bound to, or dialled at, this host's loopback. */
+bool qn_endpoint_is_open(const char *endpoint);
+
 #endif

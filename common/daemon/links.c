@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/daemon/endpoint.h"
 #include "common/limits.h"
+#include "common/paths.h"
 #include "common/watch/log.h"
 #include "common/wire/wire.h"
 
@@ -92,6 +93,15 @@ static void links_limit_socket(zsock_t *socket)
     zsock_set_maxmsgsize(socket, QN_FRAME_BYTES_MAX);
 }
 
+/* Said by both ends: either may be the one whose operator looks. */
+static void links_warn_of_open(const char *endpoint)
+{
+    if (!qn_endpoint_is_open(endpoint)) return;
+    qn_log_warning("%s: messages there are neither authenticated nor encrypted, and whoever reaches it can pose as a "
+                   "service; use it in a network of your own only, or 127.0.0.1 behind a tunnel",
+                   endpoint);
+}
+
 static qn_err_t links_bind(qn_links_t *links)
 {
     const qn_links_spec_t *spec = &links->spec;
@@ -104,7 +114,9 @@ static qn_err_t links_bind(qn_links_t *links)
     links_limit_socket(links->router);
     if (zsock_bind(links->router, "%s", endpoint) < 0)
         return qn_fail(QN_ERR_IO, "cannot listen on %s: %s", endpoint, zmq_strerror(errno));
-    if (spec->composed_services == 0) return QN_OK;
+    links_warn_of_open(endpoint);
+    if (strncmp(endpoint, "ipc://", 6) == 0) err = qn_paths_make_private(endpoint + 6);
+    if (err != QN_OK || spec->composed_services == 0) return err;
     err = qn_endpoint_inner(spec->run_dir, spec->service, endpoint);
     if (err == QN_OK && zsock_bind(links->router, "%s", endpoint) < 0)
         err = qn_fail(QN_ERR_IO, "cannot listen on %s: %s", endpoint, zmq_strerror(errno));
@@ -128,6 +140,7 @@ static qn_err_t link_connect(qn_links_t *links, link_t *link)
     zsock_set_immediate(link->dealer, 1); /* nothing is queued for a peer that is not there */
     zsock_set_reconnect_ivl(link->dealer, RECONNECT_MS);
     links_limit_socket(link->dealer);
+    if (link->connects == 1) links_warn_of_open(endpoint);
     snprintf(link->status.transport, sizeof link->status.transport, "%.*s", (int)strcspn(endpoint, ":"), endpoint);
     if (zsock_connect(link->dealer, "%s", endpoint) != 0)
         return qn_fail(QN_ERR_IO, "cannot dial %s: %s", endpoint, zmq_strerror(errno));
@@ -200,11 +213,14 @@ static void link_flush(qn_links_t *links, link_t *link)
     }
 }
 
+/* NULL: the message breaks its schema (a length, a range, the frame's size): nothing can be sent, and the log says what.
+ * Whoever sends bounds what it sends where that is accepted; this is what is left when a bound was forgotten, and it
+ * costs one message, not the daemon. */
 static const uint8_t *links_encode(qn_links_t *links, const link_t *link, qn_message_type_t type, void *message,
                                    uint64_t number, size_t *ret_bytes)
 {
     qn_head_t *head = message; /* field 0 of every message */
-    head->schema = QN_PROTOCOL;
+    head->schema = link->protocol ? link->protocol : QN_PROTOCOL;
     head->src = links->spec.service;
     head->dst = link->dials != QN_SERVICE_NONE ? link->dials : (qn_service_t)link->id.service;
     head->epoch = links->spec.epoch;
@@ -213,19 +229,16 @@ static const uint8_t *links_encode(qn_links_t *links, const link_t *link, qn_mes
     const uint8_t *frame;
     qn_arena_reset(&links->encode_arena);
     qn_err_t err = qn_wire_encode(qn_wire_type(type), message, &links->encode_arena, &frame, ret_bytes);
-    if (err != QN_OK) {
-        /* Our own message breaks our own schema: a bug, and sending nothing would only hide it. */
-        qn_log_error("%s for %s: %s", qn_message_name(type), qn_service_name(head->dst), qn_err_text());
-        QN_ASSERT(err == QN_OK);
-    }
-    return frame;
+    if (err == QN_OK) return frame;
+    qn_log_error("%s for %s was not sent: %s", qn_message_name(type), qn_service_name(head->dst), qn_err_text());
+    return NULL;
 }
 
 bool qn_link_control(qn_links_t *links, link_t *link, qn_message_type_t type, void *message)
 {
     size_t bytes;
     const uint8_t *frame = links_encode(links, link, type, message, 0, &bytes);
-    if (!link_transmit(links, link, frame, bytes)) return false;
+    if (!frame || !link_transmit(links, link, frame, bytes)) return false;
     links_count_sent(links, frame, bytes);
     return true;
 }
@@ -234,6 +247,7 @@ bool qn_link_hello(qn_links_t *links, link_t *link, bool reply)
 {
     qn_hello_t hello = {
         .protocol = QN_PROTOCOL,
+        .protocol_lowest = QN_PROTOCOL_LOWEST,
         .service = links->spec.service,
         .reply = reply,
         .state = links->state,
@@ -253,6 +267,7 @@ static void link_beat(qn_links_t *links, link_t *link)
         .restarts = links->spec.epoch - 1,
         .limit = qn_peer_link_grant(&link->link),
         .text = qn_text(links->text),
+        .memory_epoch = links->memory_epoch,
     };
     qn_link_control(links, link, QN_MESSAGE_HEARTBEAT, &beat);
     link->link.beat_ns = links->now_ns;
@@ -288,8 +303,9 @@ qn_send_outcome_t qn_links_send(qn_links_t *links, qn_peer_t to, qn_message_type
     size_t struct_bytes = qn_message_struct_bytes(type), bytes;
     QN_ASSERT(struct_bytes > 0 && struct_bytes <= sizeof copy);
     memcpy(&copy, message, struct_bytes);
-    uint64_t number = qn_peer_link_next_number(&link->link);
-    const uint8_t *frame = links_encode(links, link, type, &copy, number, &bytes);
+    const uint8_t *frame = links_encode(links, link, type, &copy, link->link.numbered + 1, &bytes);
+    if (!frame) return QN_SEND_INVALID;
+    uint64_t number = qn_peer_link_next_number(&link->link); /* only now: a number without a frame would be a gap */
     bool now = link->outbox.count == 0 && qn_peer_link_may_send(&link->link, number);
     if (now && link_transmit(links, link, frame, bytes)) {
         links_count_sent(links, frame, bytes);
@@ -346,6 +362,13 @@ void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text)
 {
     links->state = state;
     snprintf(links->text, sizeof links->text, "%s", text ? text : "");
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        links->links[i].link.beat_ns = 0;
+}
+
+void qn_links_set_memory_epoch(qn_links_t *links, uint32_t epoch)
+{
+    links->memory_epoch = epoch;
     for (size_t i = 0; i < QN_PEERS_MAX; i++)
         links->links[i].link.beat_ns = 0;
 }

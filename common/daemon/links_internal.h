@@ -24,7 +24,9 @@ typedef struct {
     qn_peer_t id; /* epoch 0 until greeted */
     qn_peer_link_t link;
     qn_outbox_t outbox;
-    int pidfd; /* -1: another host, this process, or not greeted */
+    int pidfd;         /* -1: another host, this process, or not greeted */
+    bool local;        /* a process of this host, and not this one */
+    uint16_t protocol; /* agreed with this life; 0: not greeted */
     uint64_t hello_due_ns;
     bool complained; /* a bad frame of this life has been logged */
     qn_peer_status_t status;
@@ -36,9 +38,13 @@ struct qn_links {
     link_t links[QN_PEERS_MAX];
     qn_state_t state;
     char text[QN_REASON_MAX];
+    uint32_t memory_epoch; /* as heartbeats say */
     char host[QN_NAME_MAX];
     uint64_t now_ns;
     qn_arena_t encode_arena, decode_arena;
+    qn_peer_t refused; /* the last greeting that was refused, to log it once */
+    uint32_t refused_pid;
+    uint64_t refused_ns;
     void *message;    /* decoded; as large as the largest struct */
     uint8_t *aligned; /* copy of an unaligned frame */
     size_t aligned_bytes;

@@ -5,6 +5,8 @@
 #include "common/daemon/links_internal.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,16 +20,44 @@
 #include "common/watch/log.h"
 #include "common/wire/wire.h"
 
+#define REFUSED_LOG_NS 200000000ull
+
 /* ---- lives and deaths ----------------------------------------------------------------------------------------- */
+
+static bool links_is_local(const qn_links_t *links, const qn_hello_t *hello)
+{
+    bool same_host = hello->host.data && strcmp(hello->host.data, links->host) == 0;
+    return same_host && hello->pid != (uint32_t)getpid() && hello->pid > 0 && hello->pid <= INT32_MAX;
+}
 
 /* False: the process that said Hello is dead already. */
 static bool links_watch_life(const qn_links_t *links, const qn_hello_t *hello, int *ret_pidfd)
 {
-    bool same_host = hello->host.data && strcmp(hello->host.data, links->host) == 0;
     *ret_pidfd = -1;
-    if (!same_host || hello->pid == (uint32_t)getpid()) return true;
+    if (!links_is_local(links, hello)) return true;
     *ret_pidfd = (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0);
     return *ret_pidfd >= 0 || errno != ESRCH;
+}
+
+/* Whether the life behind the link is over for certain. A newer epoch alone proves nothing: anybody can claim one. */
+static bool link_is_proven_dead(const link_t *link, const qn_hello_t *successor)
+{
+    if (link->local) {
+        struct pollfd life = {.fd = link->pidfd, .events = POLLIN};
+        if (link->pidfd >= 0) return poll(&life, 1, 0) == 1 && life.revents != 0;
+        return kill((pid_t)link->status.pid, 0) != 0 && errno == ESRCH;
+    }
+    /* Threads of this process answer for each other; of another host there is no better proof than silence. */
+    if (link->status.pid == (uint32_t)getpid()) return successor && successor->pid == link->status.pid;
+    return link->link.suspect;
+}
+
+/* The highest version that both speak; 0: none. */
+static uint16_t links_agree(const qn_hello_t *hello)
+{
+    uint16_t lowest = hello->protocol_lowest ? hello->protocol_lowest : hello->protocol;
+    if (hello->protocol < QN_PROTOCOL_LOWEST || lowest > QN_PROTOCOL || lowest > hello->protocol) return 0;
+    return hello->protocol < QN_PROTOCOL ? hello->protocol : QN_PROTOCOL;
 }
 
 static void link_copy_text(char *ret_text, size_t size, qn_text_t text)
@@ -42,6 +72,8 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     if (link->pidfd >= 0) close(link->pidfd);
     qn_outbox_clear(&link->outbox);
     link->pidfd = -1;
+    link->local = false;
+    link->protocol = 0;
     link->link = (qn_peer_link_t){0};
     link->status.alive = false;
     link->status.pid = 0;
@@ -60,6 +92,8 @@ static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hell
     link->id = (qn_peer_t){.epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance};
     qn_peer_link_greet(&link->link, QN_LINK_WINDOW, hello->window, links->now_ns);
     link->link.beat_ns = 0; /* beat in this turn: the peer learns our text and uptime at once */
+    link->local = links_is_local(links, hello);
+    link->protocol = links_agree(hello);
     bool lives = links_watch_life(links, hello, &link->pidfd);
     link->complained = false;
     link->status.peer = link->id;
@@ -67,6 +101,8 @@ static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hell
     link->status.pid = hello->pid;
     link->status.alive = true;
     link->status.uptime_ms = 0;
+    link->status.memory_epoch = 0;
+    link->status.beats = 0;
     link->status.restarts = hello->head.epoch - 1;
     link->status.text[0] = '\0'; /* the heartbeat that follows at once brings it */
     link_copy_text(link->status.build, sizeof link->status.build, hello->build);
@@ -93,16 +129,51 @@ static link_t *links_free_place(qn_links_t *links)
     return NULL;
 }
 
-/* Another life of the same service and instance proves the older one dead. */
-static void links_bury_older(qn_links_t *links, const link_t *except, const qn_hello_t *hello)
+/* The greeted connection of this service and instance, or NULL. Tools are any number. */
+static link_t *links_holder(qn_links_t *links, const qn_hello_t *hello)
 {
-    for (size_t i = 0; i < QN_PEERS_MAX; i++) {
+    for (size_t i = 0; i < QN_PEERS_MAX && hello->service != QN_SERVICE_TOOL; i++) {
         link_t *link = &links->links[i];
-        if (link != except && link->used && link->link.greeted && link->dials == QN_SERVICE_NONE &&
-            link->id.service == hello->service && link->id.instance == hello->instance &&
-            link->id.epoch != hello->head.epoch)
-            links_gone(links, link, "a newer epoch greeted");
+        if (link->used && link->link.greeted && link->dials == QN_SERVICE_NONE && link->id.service == hello->service &&
+            link->id.instance == hello->instance)
+            return link;
     }
+    return NULL;
+}
+
+/* Says why, to the one that greeted and, once, to the log. It may greet again. */
+static void links_refuse_hello(qn_links_t *links, link_t *from, const qn_hello_t *hello, const char *why)
+{
+    qn_peer_t who = {.epoch = hello->head.epoch, .service = hello->service, .instance = hello->instance};
+    char reason[QN_REASON_MAX];
+    snprintf(reason, sizeof reason, "refused: %s", why);
+    qn_link_bye(links, from, false, reason);
+    if (qn_peer_equal(links->refused, who) && links->refused_pid == hello->pid) return;
+    if (links->now_ns - links->refused_ns < REFUSED_LOG_NS) return; /* many of them are no reason to fill the log */
+    links->refused_ns = links->now_ns;
+    links->refused = who;
+    links->refused_pid = hello->pid;
+    qn_log_error("refused the greeting of %s epoch %u (pid %u): %s", qn_service_name(hello->service), who.epoch,
+                 hello->pid, why);
+}
+
+/* Why this greeting is not accepted; false: it is. */
+static bool links_objects(const link_t *holder, const qn_hello_t *hello, char ret_why[static QN_REASON_MAX])
+{
+    if (links_agree(hello) == 0) {
+        snprintf(ret_why, QN_REASON_MAX, "it speaks protocol %u to %u, this build %u to %u: run the same release",
+                 hello->protocol_lowest ? hello->protocol_lowest : hello->protocol, hello->protocol, QN_PROTOCOL_LOWEST,
+                 QN_PROTOCOL);
+        return true;
+    }
+    if (hello->service == QN_SERVICE_NONE || hello->head.src != hello->service || hello->head.epoch == 0) {
+        snprintf(ret_why, QN_REASON_MAX, "it does not say who it is");
+        return true;
+    }
+    if (!holder || link_is_proven_dead(holder, hello)) return false;
+    snprintf(ret_why, QN_REASON_MAX, "epoch %u (pid %u) of it is connected and not proven dead", holder->id.epoch,
+             holder->status.pid);
+    return true;
 }
 
 /* The ROUTER's side of a greeting; `link` is NULL for a new connection. */
@@ -113,16 +184,23 @@ static void links_take_hello(qn_links_t *links, link_t *link, const void *identi
         qn_link_hello(links, link, true);
         return;
     }
-    if (!link) link = links_free_place(links);
-    if (!link || identity_bytes > IDENTITY_BYTES_MAX) {
-        qn_log_error("refused %s epoch %u: %d peers are connected already", qn_service_name(hello->service),
-                     hello->head.epoch, QN_PEERS_MAX);
+    if (identity_bytes == 0 || identity_bytes > IDENTITY_BYTES_MAX) return; /* no build of ours names itself so */
+    link_t fresh = {.used = true, .pidfd = -1, .identity_bytes = identity_bytes, .id.service = hello->service};
+    memcpy(fresh.identity, identity, identity_bytes);
+    char why[QN_REASON_MAX];
+    link_t *holder = link && link->link.greeted ? link : links_holder(links, hello);
+    if (links_objects(holder, hello, why)) {
+        links_refuse_hello(links, &fresh, hello, why);
         return;
     }
-    *link = (link_t){.used = true, .pidfd = -1, .identity_bytes = identity_bytes};
-    memcpy(link->identity, identity, identity_bytes);
-    link->id.service = hello->service; /* where the answer goes */
-    links_bury_older(links, link, hello);
+    if (holder) links_gone(links, holder, "it is dead, and the next life greeted");
+    if (!link) link = links_free_place(links);
+    if (!link) {
+        snprintf(why, sizeof why, "%d peers are connected already", QN_PEERS_MAX);
+        links_refuse_hello(links, &fresh, hello, why);
+        return;
+    }
+    *link = fresh;
     qn_link_hello(links, link, true);
     link_greeted(links, link, hello);
 }
@@ -130,9 +208,14 @@ static void links_take_hello(qn_links_t *links, link_t *link, const void *identi
 /* The dialling side: the answer to our greeting. */
 static void link_take_answer(qn_links_t *links, link_t *link, const qn_hello_t *hello)
 {
+    char why[QN_REASON_MAX];
     if (!hello->reply || hello->service != link->dials) return;
     if (link->link.greeted && link->id.epoch == hello->head.epoch) return;
-    if (link->link.greeted) links_gone(links, link, "a newer epoch answered");
+    if (links_objects(link->link.greeted ? link : NULL, hello, why)) {
+        links_refuse_hello(links, link, hello, why);
+        return;
+    }
+    if (link->link.greeted) links_gone(links, link, "it is dead, and the next life answered");
     link_greeted(links, link, hello);
 }
 
@@ -144,6 +227,8 @@ static void link_take_heartbeat(link_t *link, const qn_heartbeat_t *beat)
     link->status.state = beat->state;
     link->status.uptime_ms = beat->uptime_ms;
     link->status.restarts = beat->restarts;
+    link->status.memory_epoch = beat->memory_epoch;
+    link->status.beats++;
     link_copy_text(link->status.text, sizeof link->status.text, beat->text);
 }
 
@@ -197,6 +282,22 @@ static void links_take_stranger(qn_links_t *links, qn_message_type_t type, const
     qn_link_bye(links, &stranger, true, "greet first: this life does not know you");
 }
 
+/* A Bye of another life than the one we know, or while we know none: our greeting was refused, or we are told to greet
+ * anew. One that is proven alive is not given up for that. */
+static void link_take_strange_bye(qn_links_t *links, link_t *link, const qn_bye_t *bye)
+{
+    if (link->link.greeted && link->local && !link_is_proven_dead(link, NULL)) return;
+    if (link->link.greeted || bye->unknown_peer) {
+        links_gone(links, link, "a newer epoch does not know us");
+        return;
+    }
+    char reason[QN_REASON_MAX];
+    link_copy_text(reason, sizeof reason, bye->reason);
+    if (!link->complained)
+        qn_log_warning("%s: %s (it is greeted again and again)", qn_service_name(link->dials), reason);
+    link->complained = true;
+}
+
 static void links_take_frame(qn_links_t *links, link_t *link, const void *identity, size_t identity_bytes,
                              const void *frame, size_t bytes)
 {
@@ -220,7 +321,7 @@ static void links_take_frame(qn_links_t *links, link_t *link, const void *identi
         return;
     }
     if (!link || !link->link.greeted || head->epoch != link->id.epoch || head->src != link->id.service) {
-        if (type == QN_MESSAGE_BYE && link && link->dealer) links_gone(links, link, "a newer epoch does not know us");
+        if (type == QN_MESSAGE_BYE && link && link->dealer) link_take_strange_bye(links, link, links->message);
         links_take_stranger(links, type, identity, identity_bytes, head);
         return;
     }

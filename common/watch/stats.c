@@ -68,8 +68,19 @@ static qn_err_t stats_map(const char *path, size_t bytes, stats_page_t **ret_pag
     int fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return qn_fail(QN_ERR_IO, "cannot create %s: %s", temporary, strerror(errno));
     void *page = MAP_FAILED;
-    if (ftruncate(fd, (off_t)bytes) == 0) page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    /* Its pages are taken now: one that a full file system cannot give later is a SIGBUS at the first write. */
+    errno = posix_fallocate(fd, 0, (off_t)bytes);
+    if (errno == 0) page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    int failed = errno;
     close(fd);
+    errno = failed;
+    if (page == MAP_FAILED && failed == ENOSPC) {
+        unlink(temporary);
+        return qn_fail(QN_ERR_IO,
+                       "the run directory is full: no room for the statistics page %s of %zu bytes; free "
+                       "some, or choose another --run-dir",
+                       path, bytes);
+    }
     if (page == MAP_FAILED || rename(temporary, path) != 0) {
         qn_err_t err = qn_fail(QN_ERR_IO, "cannot make the statistics page %s: %s", path, strerror(errno));
         if (page != MAP_FAILED) munmap(page, bytes);

@@ -14,6 +14,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
+#include "common/paths.h"
 
 /* How long the last frames of a stopping daemon (its Byes) may take to leave. */
 #define LINGER_MS 50
@@ -48,6 +49,7 @@ static qn_err_t bind_tap(qn_tap_t *tap, const char *endpoint)
         return qn_fail(QN_ERR_IO, "cannot bind the tap %s: %s; is the run directory there and writable?", endpoint,
                        zmq_strerror(zmq_errno()));
     tap->path = strdup(endpoint + strlen("ipc://"));
+    if (tap->path && qn_paths_make_private(tap->path) != QN_OK) return QN_ERR_IO;
     return tap->path ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the tap %s", endpoint);
 }
 

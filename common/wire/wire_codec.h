@@ -20,8 +20,10 @@
 #error "frames are read in place: Quintet needs a little-endian machine"
 #endif
 
-/* Head.schema of every frame. Frames of another version are refused: all services are built together. */
+/* Head.schema of every frame: the highest version of the protocol that this build speaks, and the lowest. Hello agrees
+ * on one per link; frames of others are refused, but for Hello and Bye, which say why there is none. */
 #define QN_PROTOCOL 1
+#define QN_PROTOCOL_LOWEST 1
 
 /* UTF-8 text. `data` NULL: absent. Decoded text is followed by a NUL that `bytes` does not count. */
 typedef struct {

@@ -81,4 +81,11 @@ static inline size_t wire_element_bytes(const qn_wire_field_t *field)
     return field->kind == QN_WIRE_TABLE ? field->table->struct_bytes : field->bytes;
 }
 
+/* Hello and Bye are read in any version: they keep their form, and say that others cannot be read. */
+static inline bool wire_speaks(const qn_wire_type_t *type, uint16_t version)
+{
+    if (memcmp(type->identifier, "QHEL", 4) == 0 || memcmp(type->identifier, "QBYE", 4) == 0) return true;
+    return version >= QN_PROTOCOL_LOWEST && version <= QN_PROTOCOL;
+}
+
 #endif

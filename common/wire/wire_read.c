@@ -119,13 +119,15 @@ static qn_err_t read_vector(const frame_t *frame, const qn_wire_field_t *field, 
     if (!follow(frame, place, &target)) return broken_offset(&path);
     uint32_t count = wire_load_u32(frame->data + target);
     uint32_t first = target + 4;
-    if ((uint64_t)first + (uint64_t)count * field->bytes > frame->bytes || first % field->align != 0)
+    bool aligned = count == 0 || first % field->align == 0; /* flatc 2.0 aligns no elements that are not there */
+    if ((uint64_t)first + (uint64_t)count * field->bytes > frame->bytes || !aligned)
         return qn_wire_fail(&path, QN_ERR_INVALID,
                             "broken frame: vector of %" PRIu32 " elements outside the frame "
                             "or not aligned",
                             count);
-    const uint8_t *elements = frame->data + first;
-    if (field->kind == QN_WIRE_STRING || field->kind == QN_WIRE_TABLE) {
+    static const _Alignas(16) uint8_t nothing[16]; /* where an empty vector points: there, and aligned */
+    const uint8_t *elements = count == 0 ? nothing : frame->data + first;
+    if (count > 0 && (field->kind == QN_WIRE_STRING || field->kind == QN_WIRE_TABLE)) {
         qn_err_t err = read_elements(frame, field, first, count, parent, &elements);
         if (err) return err;
     }
@@ -208,11 +210,11 @@ qn_err_t qn_wire_decode(const qn_wire_type_t *type, const void *frame, size_t by
     if (err) return err;
     qn_head_t head;
     memcpy(&head, ret_message, sizeof head);
-    if (head.schema != QN_PROTOCOL)
+    if (!wire_speaks(type, head.schema))
         return qn_wire_fail(&path, QN_ERR_UNSUPPORTED,
-                            "head.schema: protocol version %u, this build speaks %u: "
+                            "head.schema: protocol version %u, this build speaks %u to %u: "
                             "run the same release everywhere",
-                            head.schema, QN_PROTOCOL);
+                            head.schema, QN_PROTOCOL_LOWEST, QN_PROTOCOL);
     return qn_wire_check(type, ret_message, &path);
 }
 

@@ -193,8 +193,10 @@ qn_err_t qn_wire_encode(const qn_wire_type_t *type, const void *message, qn_aren
     wire_path_t path = wire_path(NULL, type->name);
     qn_head_t head;
     memcpy(&head, message, sizeof head);
-    if (head.schema != 0 && head.schema != QN_PROTOCOL)
-        return qn_wire_fail(&path, QN_ERR_INVALID, "head.schema: %u is not %u; leave it 0", head.schema, QN_PROTOCOL);
+    if (head.schema == 0) head.schema = QN_PROTOCOL;
+    if (!wire_speaks(type, head.schema))
+        return qn_wire_fail(&path, QN_ERR_INVALID, "head.schema: %u is not %u to %u; leave it 0", head.schema,
+                            QN_PROTOCOL_LOWEST, QN_PROTOCOL);
     qn_err_t err = qn_wire_check(type, message, &path);
     if (err) return err;
     writer_t writer = {0};
@@ -205,7 +207,6 @@ qn_err_t qn_wire_encode(const qn_wire_type_t *type, const void *message, qn_aren
     writer = (writer_t){.data = qn_arena_alloc(arena, bytes, 8)};
     size_t written = write_frame(&writer, type, message);
     QN_ASSERT(written == bytes);
-    head.schema = QN_PROTOCOL;
     qn_wire_set_head(writer.data, bytes, &head);
     *ret_frame = writer.data;
     *ret_bytes = bytes;

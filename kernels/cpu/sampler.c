@@ -21,16 +21,18 @@ static uint32_t greatest(const float *values, uint32_t vocab)
 
 /* ---- changes to the logits ---- */
 
-static void add_bias(const qn_slot_tables_t *tables, uint32_t slot, float *values)
+static void add_bias(const qn_slot_tables_t *tables, uint32_t slot, const float *logits, float *values)
 {
     const qn_bias_entry_t *bias = tables->bias + (size_t)slot * QN_LOGIT_BIAS_MAX;
+    for (uint32_t v = 0; tables->rows[slot].allow_only && v < tables->vocab; v++)
+        values[v] = -INFINITY;
     for (uint32_t i = 0; i < tables->rows[slot].bias_count; i++)
-        values[bias[i].id] += bias[i].bias;
+        values[bias[i].id] = logits[bias[i].id] + bias[i].bias;
 }
 
 static void forbid_stop(const qn_slot_tables_t *tables, uint32_t slot, float *values)
 {
-    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
         values[stop[i]] = -INFINITY;
 }
@@ -65,10 +67,11 @@ static bool below_min_tokens(const qn_slot_row_t *row, uint32_t position)
     return position < row->prompt_tokens + (uint64_t)row->min_tokens;
 }
 
-static void change_logits(const qn_slot_tables_t *tables, const qn_sample_t *sample, float *values)
+/* `values` holds a copy of `logits`. */
+static void change_logits(const qn_slot_tables_t *tables, const qn_sample_t *sample, const float *logits, float *values)
 {
     const qn_slot_row_t *row = &tables->rows[sample->slot];
-    add_bias(tables, sample->slot, values);
+    add_bias(tables, sample->slot, logits, values);
     if (below_min_tokens(row, sample->position)) forbid_stop(tables, sample->slot, values);
     if (row->penalties) penalise(tables, sample->slot, values);
 }
@@ -184,7 +187,7 @@ static uint32_t choose(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
     float *scratch = a->scratch + index * 2 * vocab;
     if (row->bias_count || row->penalties || below_min_tokens(row, sample->position)) {
         memcpy(scratch, values, vocab * sizeof *values);
-        change_logits(&a->tables, sample, scratch);
+        change_logits(&a->tables, sample, values, scratch);
         values = scratch;
     }
     uint32_t id = UINT32_MAX;
@@ -194,7 +197,7 @@ static uint32_t choose(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
 
 static bool stops(const qn_slot_tables_t *tables, uint32_t slot, uint32_t id)
 {
-    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
         if (stop[i] == id) return true;
     return false;

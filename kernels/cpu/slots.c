@@ -22,7 +22,7 @@ static void start_slot(const qn_slot_update_t *a, const qn_slot_start_t *start)
     const qn_slot_tables_t *tables = &a->tables;
     size_t slot = start->slot;
     tables->rows[slot] = start->row;
-    memcpy(tables->stop_ids + slot * QN_STOP_IDS_MAX, a->stop_ids + start->stop_offset,
+    memcpy(tables->stop_ids + slot * QN_SLOT_STOP_IDS_MAX, a->stop_ids + start->stop_offset,
            start->row.stop_count * sizeof *a->stop_ids);
     memcpy(tables->bias + slot * QN_LOGIT_BIAS_MAX, a->bias + start->bias_offset,
            start->row.bias_count * sizeof *a->bias);

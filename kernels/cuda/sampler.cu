@@ -34,13 +34,14 @@ static __device__ float penalise(const qn_slot_row_t &slot, float value, uint32_
 }
 
 /* Bias and forbidden ids of one slot that lie in the slice; few, so one thread keeps the order of equal ids. */
-static __device__ void change_some(const draw_t &d, const row_t &row)
+static __device__ void change_some(const draw_t &d, const row_t &row, const float *logits)
 {
     const qn_slot_tables_t &tables = d.a->tables;
     const qn_bias_entry_t *bias = tables.bias + (size_t)d.sample->slot * QN_LOGIT_BIAS_MAX;
-    const uint32_t *stop = tables.stop_ids + (size_t)d.sample->slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables.stop_ids + (size_t)d.sample->slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < d.slot->bias_count; i++)
-        if (bias[i].id - row.first < row.count) row.values[bias[i].id - row.first] += bias[i].bias;
+        if (bias[i].id - row.first < row.count)
+            row.values[bias[i].id - row.first] = logits[bias[i].id - row.first] + bias[i].bias;
     if (!below_min_tokens(*d.slot, d.sample->position)) return;
     for (uint32_t i = 0; i < d.slot->stop_count; i++)
         if (stop[i] - row.first < row.count) row.values[stop[i] - row.first] = -INFINITY;
@@ -48,9 +49,10 @@ static __device__ void change_some(const draw_t &d, const row_t &row)
 
 static __device__ void change_logits(const draw_t &d, const row_t &row, const float *logits)
 {
-    for_each_value(logits, row.count, [&](uint32_t i, float value) { row.values[i] = value; });
+    bool allow_only = d.slot->allow_only;
+    for_each_value(logits, row.count, [&](uint32_t i, float value) { row.values[i] = allow_only ? -INFINITY : value; });
     __syncthreads();
-    if (threadIdx.x == 0) change_some(d, row);
+    if (threadIdx.x == 0) change_some(d, row, logits);
     __syncthreads();
     if (!d.slot->penalties) return;
     const uint32_t *counts = d.a->tables.counts + (size_t)d.sample->slot * row.vocab + row.first;
@@ -183,7 +185,7 @@ static __device__ uint32_t choose(row_t &row, const draw_t &d, const float *logi
 
 static __device__ bool stops(const qn_slot_tables_t &tables, uint32_t slot, uint32_t count, uint32_t id)
 {
-    const uint32_t *stop = tables.stop_ids + (size_t)slot * QN_STOP_IDS_MAX;
+    const uint32_t *stop = tables.stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < count; i++)
         if (stop[i] == id) return true;
     return false;

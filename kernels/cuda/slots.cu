@@ -41,7 +41,7 @@ static __global__ void __launch_bounds__(START_THREADS) start_slots(qn_slot_upda
     const qn_slot_row_t &row = start.row;
     size_t slot = start.slot;
     for (uint32_t i = threadIdx.x; i < row.stop_count; i += blockDim.x)
-        a.tables.stop_ids[slot * QN_STOP_IDS_MAX + i] = a.stop_ids[start.stop_offset + i];
+        a.tables.stop_ids[slot * QN_SLOT_STOP_IDS_MAX + i] = a.stop_ids[start.stop_offset + i];
     for (uint32_t i = threadIdx.x; i < row.bias_count; i += blockDim.x)
         a.tables.bias[slot * QN_LOGIT_BIAS_MAX + i] = a.bias[start.bias_offset + i];
     if (threadIdx.x == 0) {

@@ -139,6 +139,7 @@ static void start_of(const step_set_t *set, qn_slot_start_t *ret_start)
                 .min_tokens = from->min_tokens,
                 .stop_count = set->stop_count,
                 .bias_count = set->bias_count,
+                .allow_only = set->allow_only,
                 .temperature = from->temperature,
                 .top_p = from->top_p,
                 .min_p = from->min_p,

@@ -227,6 +227,14 @@ static void copy_sampling(const qn_sampling_t *from, step_sampling_t *to)
                             .prompt_logprobs = from->prompt_logprobs};
 }
 
+static bool names_slot(const qn_step_plan_t *plan, uint32_t slot)
+{
+    for (uint32_t i = 0; i < plan->allow_only_count; i++) {
+        if (plan->allow_only[i] == slot) return true;
+    }
+    return false;
+}
+
 static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan)
 {
     step_set_t *sets = qn_arena_zalloc(arena, plan->sets_count + 1, sizeof *sets);
@@ -239,6 +247,7 @@ static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan
                                .stop_count = from->stop_count,
                                .bias_offset = from->bias_offset,
                                .bias_count = from->bias_count,
+                               .allow_only = names_slot(plan, from->slot),
                                .history_offset = from->history_offset,
                                .history_count = from->history_count};
         copy_sampling(&from->sampling, &sets[i].sampling);
@@ -334,11 +343,38 @@ static void meet_scheduler(compute_service_t *service, qn_peer_t from)
     service->scheduler = from;
 }
 
+/* The first plan of a session: what an earlier one has not begun is dropped, what runs is nobody's, slots are empty. */
+static void open_session(compute_service_t *service, uint32_t session)
+{
+    service->owner++;
+    service->plan_session = session;
+    step_queue_discard(service->runtime->queue);
+    slot_book_clear(service->runtime->book);
+}
+
+/* A plan builds on the slots of its session and on the blocks of one life of memory. */
+static bool check_ground(compute_service_t *service, qn_peer_t from, const qn_step_plan_t *plan)
+{
+    char why[QN_REASON_MAX];
+    if (plan->memory_epoch != service->memory.epoch) {
+        snprintf(why, sizeof why, "it is for memory epoch %" PRIu32 ", and compute runs on epoch %" PRIu32,
+                 plan->memory_epoch, service->memory.epoch);
+        refuse_plan(service, from, plan, 503, "memory_epoch", why);
+        return false;
+    }
+    meet_scheduler(service, from);
+    if (plan->opens || (plan->session == service->plan_session && plan->session != 0)) return true;
+    snprintf(why, sizeof why, "it is of session %" PRIu32 ", and session %" PRIu32 " is open here; open a new one",
+             plan->session, service->plan_session);
+    refuse_plan(service, from, plan, 503, "session", why);
+    return false;
+}
+
 static void handle_step_plan(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_step_plan_t *plan = message;
-    if (from.service != QN_SERVICE_SCHEDULER) {
+    if (!qn_peer_is_scheduler(from)) {
         refuse_plan(service, from, plan, 403, NULL, "only a scheduler plans steps");
         return;
     }
@@ -346,13 +382,13 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
         refuse_plan(service, from, plan, 503, NULL, "compute has no model yet; wait until it is ready");
         return;
     }
-    meet_scheduler(service, from);
+    if (!check_ground(service, from, plan)) return;
+    if (plan->opens) open_session(service, plan->session);
     step_job_t *job = step_queue_vacant(service->runtime->queue);
     if (!job) {
         refuse_plan(service, from, plan, 429, NULL, "plans wait already; send the next one after a StepResult");
         return;
     }
-    if (plan->reset) slot_book_clear(service->runtime->book);
     copy_plan(&job->arena, plan, &job->plan);
     job->owner = service->owner;
     const char *param = NULL;
@@ -362,17 +398,25 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
         step_queue_submit(service->runtime->queue);
 }
 
-void compute_disown_plans(compute_service_t *service)
+static void handle_step_query(void *state, qn_peer_t from, const void *message)
 {
-    if (!service->runtime || !service->scheduler.epoch || !step_queue_depth(service->runtime->queue)) return;
-    qn_daemon_refuse(service->daemon, service->scheduler, 0, 503, NULL,
-                     "memory is gone: steps in flight have no result and all slots are empty");
+    compute_service_t *service = state;
+    const qn_step_query_t *query = message;
+    bool held = service->phase == COMPUTE_RUNNING && qn_peer_equal(from, service->scheduler) &&
+                query->session == service->plan_session &&
+                step_queue_holds(service->runtime->queue, service->owner, query->step);
+    qn_step_status_t reply = {.head.request = query->head.request,
+                              .session = query->session,
+                              .step = query->step,
+                              .held = held};
+    qn_daemon_send(service->daemon, from, QN_MESSAGE_STEP_STATUS, &reply); /* else it is asked again */
 }
 
 void compute_forget_scheduler(compute_service_t *service)
 {
     service->scheduler = (qn_peer_t){0};
     service->owner++;
+    service->plan_session = 0;
     if (!service->runtime) return;
     step_queue_discard(service->runtime->queue);
     slot_book_clear(service->runtime->book);
@@ -425,6 +469,7 @@ qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job
     qn_arena_reset(&service->sending);
     return qn_daemon_send(service->daemon, service->scheduler, QN_MESSAGE_STEP_RESULT,
                           &(qn_step_result_t){.step = result->step,
+                                              .session = service->plan_session,
                                               .begin_ns = result->begin_ns,
                                               .end_ns = result->end_ns,
                                               .tokens = wire_tokens(&service->sending, result),
@@ -439,6 +484,7 @@ const qn_handler_t compute_handlers[] = {
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description},
     {QN_MESSAGE_RESERVED, handle_reserved},
     {QN_MESSAGE_STEP_PLAN, handle_step_plan},
+    {QN_MESSAGE_STEP_QUERY, handle_step_query},
     {QN_MESSAGE_REFUSAL, handle_refusal},
     {QN_MESSAGE_NONE, NULL},
 };

@@ -38,7 +38,8 @@ typedef struct {
     runtime_t *runtime; /* in COMPUTE_RUNNING */
     /* of one life of the scheduler */
     qn_peer_t scheduler;
-    uint64_t owner; /* number of that life; tags its jobs */
+    uint64_t owner;        /* number of that life and session; tags its jobs */
+    uint32_t plan_session; /* that the scheduler has open; 0: none, so its next plan opens one */
     uint64_t plans_refused;
     qn_arena_t sending; /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
@@ -56,8 +57,6 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service);
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
 /* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
 void compute_end_session(compute_service_t *service);
-/* Tells the scheduler that plans it has no result of will have none. */
-void compute_disown_plans(compute_service_t *service);
 /* Forgets the scheduler's slots and drops its waiting plans. */
 void compute_forget_scheduler(compute_service_t *service);
 

@@ -104,7 +104,7 @@ static void carve_state(const qn_model_config_t *config, const step_limits_t *li
     s->tables = (qn_slot_tables_t){.slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab};
     CARVE(carver, s->tables.rows, slots, 1);
     CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);
-    CARVE(carver, s->tables.stop_ids, slots, QN_STOP_IDS_MAX);
+    CARVE(carver, s->tables.stop_ids, slots, QN_SLOT_STOP_IDS_MAX);
     CARVE(carver, s->tables.bias, slots, QN_LOGIT_BIAS_MAX);
     CARVE(carver, s->tables.counts, slots, limits->vocab);
     CARVE_ACTIVATIONS(carver, limits, s->pending, limits->max_sequences, config->hidden);

@@ -121,6 +121,9 @@ void compute_end_session(compute_service_t *service)
     qn_region_close(&service->weights);
     service->memory = (qn_peer_t){0};
     service->phase = COMPUTE_ALONE;
+    service->plan_session = 0; /* its slots went with the runtime */
+    service->owner++;
+    qn_daemon_set_memory_epoch(service->daemon, 0);
 }
 
 static void ask_memory(compute_service_t *service, uint64_t now_ns)
@@ -192,6 +195,7 @@ static void start_runtime(compute_service_t *service)
     service->phase = COMPUTE_RUNNING;
     service->attempts = 0;
     add_stat(service, COMPUTE_STAT_MODELS, 1);
+    qn_daemon_set_memory_epoch(service->daemon, service->memory.epoch);
     announce(service);
 }
 
@@ -239,7 +243,14 @@ static bool send_results(compute_service_t *service)
             return true;
         }
         if (job->skipped) continue;
-        if (job->owner == service->owner && compute_send_result(service, job) == QN_SEND_FULL) return false;
+        qn_send_outcome_t outcome =
+            job->owner == service->owner ? compute_send_result(service, job) : QN_SEND_GONE; /* nobody waits for it */
+        if (outcome == QN_SEND_FULL) return false;
+        if (outcome == QN_SEND_INVALID) {
+            qn_daemon_fail(service->daemon, qn_fail(QN_ERR_LIMIT, "the result of step %" PRIu64 " cannot be sent: %s",
+                                                    job->plan.step, qn_err_text()));
+            return true;
+        }
         count_step(service, &job->result);
     }
     return true;
@@ -285,7 +296,6 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     }
     if (qn_peer_equal(peer, service->memory)) {
         qn_log_notice("memory epoch %" PRIu32 " is gone: its regions are unmapped", peer.epoch);
-        compute_disown_plans(service);
         compute_end_session(service);
         qn_daemon_set_state(service->daemon, QN_STATE_STARTING, "waiting for memory");
     }

@@ -120,12 +120,14 @@ static qn_err_t sampling_ok(const step_sampling_t *s)
 
 static qn_err_t set_lists_ok(const slot_book_t *book, const step_plan_t *plan, const step_set_t *set)
 {
-    if (set->stop_count > QN_STOP_IDS_MAX || !range_ok(set->stop_offset, set->stop_count, plan->stop_id_count))
+    if (set->stop_count > QN_SLOT_STOP_IDS_MAX || !range_ok(set->stop_offset, set->stop_count, plan->stop_id_count))
         return qn_fail(QN_ERR_INVALID, "slot %u: %u stop ids at %u, the plan has %u and a slot holds %d", set->slot,
-                       set->stop_count, set->stop_offset, plan->stop_id_count, QN_STOP_IDS_MAX);
+                       set->stop_count, set->stop_offset, plan->stop_id_count, QN_SLOT_STOP_IDS_MAX);
     if (set->bias_count > QN_LOGIT_BIAS_MAX || !range_ok(set->bias_offset, set->bias_count, plan->bias_count))
         return qn_fail(QN_ERR_INVALID, "slot %u: %u logit biases at %u, the plan has %u and a slot holds %d", set->slot,
                        set->bias_count, set->bias_offset, plan->bias_count, QN_LOGIT_BIAS_MAX);
+    if (set->allow_only && set->bias_count == 0)
+        return qn_fail(QN_ERR_INVALID, "slot %u: no id may be sampled", set->slot);
     if (set->history_count > book->limits.max_model_len ||
         !range_ok(set->history_offset, set->history_count, plan->id_count))
         return qn_fail(QN_ERR_INVALID, "slot %u: %u history ids at %u, the plan has %u", set->slot, set->history_count,

@@ -23,6 +23,7 @@ typedef struct {
     uint32_t slot, prompt_tokens;
     uint32_t stop_offset, stop_count;
     uint32_t bias_offset, bias_count;
+    bool allow_only; /* the bias names all ids that may be sampled */
     uint32_t history_offset, history_count;
     step_sampling_t sampling;
 } step_set_t;
@@ -87,7 +88,7 @@ static inline step_limits_t step_limits_make(uint32_t max_sequences, uint32_t ma
         .plan_ids = step_smaller((uint64_t)max_sequences * max_model_len + max_step_tokens, QN_STEP_PLAN_IDS_MAX),
         .plan_blocks = step_smaller((uint64_t)max_sequences * table_blocks, QN_STEP_PLAN_BLOCKS_MAX),
         .plan_copies = step_smaller(kv_blocks, QN_STEP_PLAN_COPIES_MAX),
-        .plan_stop_ids = max_sequences * QN_STOP_IDS_MAX,
+        .plan_stop_ids = max_sequences * QN_SLOT_STOP_IDS_MAX,
         .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, QN_STEP_PLAN_BIAS_MAX),
         .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS),
         .activations = QN_SCALAR_F32,

@@ -92,6 +92,16 @@ uint32_t step_queue_depth(const step_queue_t *queue)
     return (uint32_t)(atomic_load_explicit(&queue->submitted, memory_order_relaxed) - queue->released);
 }
 
+bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step)
+{
+    uint64_t submitted = atomic_load_explicit(&queue->submitted, memory_order_relaxed);
+    for (uint64_t number = queue->released; number < submitted; number++) {
+        const step_job_t *job = &queue->jobs[number % STEP_QUEUE_JOBS];
+        if (job->owner == owner && job->plan.step == step) return true;
+    }
+    return false;
+}
+
 step_job_t *step_queue_vacant(step_queue_t *queue)
 {
     if (step_queue_depth(queue) == STEP_QUEUE_JOBS) return NULL;

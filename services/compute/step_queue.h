@@ -39,6 +39,8 @@ step_job_t *step_queue_finished(step_queue_t *queue);
 void step_queue_release(step_queue_t *queue);
 /* Jobs that have not begun will come back skipped; the one that runs finishes. */
 void step_queue_discard(step_queue_t *queue);
+/* Whether this step of this owner waits or runs here, or its result waits to be released. */
+bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step);
 /* Submitted and not yet released. */
 uint32_t step_queue_depth(const step_queue_t *queue);
 /* Readable when a job has finished; step_queue_quiet makes it unreadable again. Borrowed. */

@@ -42,18 +42,18 @@ void frontend_count_status(frontend_t *frontend, route_t route, int status)
 void frontend_reply_json(frontend_t *frontend, http_request_t *request, route_t route, int status, reply_buffer_t *body)
 {
     frontend_count_status(frontend, route, status);
-    http_request_reply(request, status, JSON_CONTENT_TYPE, NULL, 0, body);
+    http_request_reply(request, status, JSON_CONTENT_TYPE, body);
 }
 
 void frontend_reply_error(frontend_t *frontend, http_request_t *request, route_t route, const http_error_t *error)
 {
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", error->retry_after_s);
-    http_header_t header = {"Retry-After", seconds};
+    if (error->retry_after_s) http_request_add_header(request, "Retry-After", seconds);
     reply_buffer_t body = {0};
     http_error_write(error, &body);
     frontend_count_status(frontend, route, error->status);
-    http_request_reply(request, error->status, JSON_CONTENT_TYPE, &header, error->retry_after_s ? 1 : 0, &body);
+    http_request_reply(request, error->status, JSON_CONTENT_TYPE, &body);
 }
 
 static research_t research_of(const frontend_t *frontend, route_t route, uint64_t received_ns,

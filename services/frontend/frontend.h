@@ -2,12 +2,13 @@
  * reply_*, ...) know nothing of this. Who does what:
  *   service.c         life, tick, peers                     routes.c          a request came: check, admit, send
  *   handlers.c        messages <-> nouns                    routes_status.c   what is answered from what is known
- *   exchange_reply.c  something arrived: reply, stream, end */
+ *   exchange_reply.c  something arrived: reply, stream, end bodies.c          large bodies and replies, on the worker */
 #ifndef QN_FRONTEND_FRONTEND_H
 #define QN_FRONTEND_FRONTEND_H
 
 #include "common/daemon/daemon.h"
 #include "common/daemon/in_hand.h"
+#include "services/frontend/bodies.h"
 #include "services/frontend/http/http_server.h"
 #include "services/frontend/reply/reply_query.h"
 #include "services/frontend/request/request_table.h"
@@ -51,6 +52,7 @@ enum {
     FRONTEND_STAT_REPEATED,
     FRONTEND_STAT_GAPS,
     FRONTEND_STAT_UNKNOWN,
+    FRONTEND_STAT_UNKNOWN_FIELDS,
     FRONTEND_STAT_TTFT,
     FRONTEND_STAT_INTER_TOKEN,
     FRONTEND_STAT_LATENCY,
@@ -70,7 +72,10 @@ typedef struct {
     const qn_config_values_t *config;
     qn_in_hand_t *hand; /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
-    int http_fds[2];
+    worker_t *worker;
+    body_t *bodies;         /* being parsed */
+    uint64_t waiting_bytes; /* of those that the worker has */
+    uint32_t unsent;        /* exchanges of which a part is sent in a later turn */
     request_table_t *table;
     served_model_t model;
     frontend_cancel_t *cancels; /* owned; not sent yet */
@@ -78,8 +83,10 @@ typedef struct {
     uint64_t random;  /* state of the generator of ids and seeds */
     uint64_t scan_ns; /* next look at pings and deadlines */
     bool draining;
-    qn_arena_t scratch;  /* reset per message */
-    reply_buffer_t text; /* reused for stream events */
+    uint64_t warned_ns;     /* when unknown fields were last logged */
+    uint64_t warned_silent; /* requests with such since then */
+    qn_arena_t scratch;     /* reset per message */
+    reply_buffer_t text;    /* reused for stream events */
 } frontend_t;
 
 /* ---- service.c ---- */
@@ -88,9 +95,30 @@ void frontend_count(frontend_t *frontend, unsigned row, uint64_t amount);
 
 /* ---- routes.c ---- */
 void frontend_request(void *context, http_request_t *request);
-void frontend_refuse(void *context, http_request_t *request, int status, reply_buffer_t *out);
+void frontend_refuse(void *context, http_request_t *request, int status, const char *param, const char *reason,
+                     reply_buffer_t *out);
 /* Ends all matching sequences; returns how many. `id` NULL: all. */
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
+/* Sends more of what did not go in one turn. */
+void frontend_send_rest(frontend_t *frontend);
+/* A body was parsed, or could not be: admit, send or refuse. */
+void frontend_body(frontend_t *frontend, body_t *body);
+
+/* ---- bodies.c ---- */
+/* Parses the body of the request; frontend_body follows, now or later. */
+void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t route,
+                        const generation_limits_t *limits);
+/* The client left while its body was being parsed; false: it was not. */
+bool frontend_forget_body(frontend_t *frontend, const http_request_t *request);
+/* Refuses all that are being parsed and ends the worker. */
+void frontend_end_bodies(frontend_t *frontend, const http_error_t *error);
+/* Writes the answer of /tokenize on the worker's thread. */
+void frontend_write_tokens(frontend_t *frontend, const qn_tokenized_t *message, bool with_pieces);
+/* Takes back what the worker has done. */
+void frontend_take_work(frontend_t *frontend);
+/* Says in a header, in the statistics and now and then in the log which fields of a body were not known. */
+void frontend_warn_unknown(frontend_t *frontend, http_request_t *request, route_t route,
+                           const unknown_fields_t *unknown);
 
 /* ---- routes_status.c: routes that ask nobody ---- */
 void frontend_status_route(frontend_t *frontend, http_request_t *request, const router_match_t *match);

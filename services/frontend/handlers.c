@@ -225,6 +225,16 @@ static void answered(frontend_t *frontend, exchange_t *exchange)
     request_table_mark(frontend->table, exchange);
 }
 
+static bool pieces_fit(const qn_tokenized_t *message)
+{
+    uint64_t bytes = 0;
+    if (message->piece_bytes_count == 0) return true;
+    if (message->piece_bytes_count != message->ids_count) return false;
+    for (uint32_t i = 0; i < message->ids_count; i++)
+        bytes += message->piece_bytes[i];
+    return bytes <= message->pieces_count;
+}
+
 /* Copies ids and pieces from `first` on. False: the message is broken. */
 static bool copy_tokens(const qn_tokenized_t *message, uint32_t first, token_log_t *ret_log)
 {
@@ -255,6 +265,10 @@ static void handle_tokenized(void *state, qn_peer_t from, const void *message)
         reply_buffer_append(&facts->offsets, tokenized->offsets, tokenized->offsets_count * sizeof(uint32_t));
         fact_came(frontend, found.exchange, &facts->has_ids);
     } else if (found.kind == REFERENCE_QUERY && found.exchange->route == ROUTE_TOKENIZE && !found.exchange->answered) {
+        if (tokenized->ids_count > REPLY_INLINE_TOKENS && pieces_fit(tokenized)) {
+            frontend_write_tokens(frontend, tokenized, found.exchange->want_pieces);
+            return;
+        }
         token_log_t tokens = {0};
         if (!copy_tokens(tokenized, 0, &tokens)) bad_message("Tokenized", "its vectors do not fit together");
         reply_query_tokens(&tokens, frontend->model.max_model_len, found.exchange->want_pieces, &found.exchange->body);
@@ -356,7 +370,7 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
 }
 
 /* A question about a prompt that the tokenizer cannot answer (no vocabulary) leaves the text empty; anything else that
- * is refused fails the request it belongs to. */
+ * is refused, an answer that would be too large (413) too, fails the request it belongs to. */
 static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     (void)from;
@@ -369,7 +383,8 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
             qn_log_warning("%s refused a frame: %s", qn_service_enum.names[from.service], text);
         return;
     }
-    if (found.kind == REFERENCE_TEXT || found.kind == REFERENCE_FIRST) {
+    bool of_ids = found.kind == REFERENCE_TEXT || found.kind == REFERENCE_FIRST;
+    if (of_ids && refusal->status != 413) {
         prompt_facts_t *facts = &found.exchange->facts[found.index];
         bool is_text = found.kind == REFERENCE_TEXT;
         if (is_text ? facts->wants_text : facts->wants_first)
@@ -377,7 +392,9 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
         return;
     }
     http_error_t error;
-    http_error_set(&error, refusal->status, refusal->param.data, "%s", text);
+    const char *param = of_ids ? "prompt" : refusal->param.data;
+    if (found.exchange->kind == EXCHANGE_GENERATION) param = generation_field_name(&found.exchange->generation, param);
+    http_error_set(&error, refusal->status, param, "%s", text);
     if (refusal->retry_after_ms) error.retry_after_s = (refusal->retry_after_ms + 999) / 1000;
     frontend_fail(frontend, found.exchange, &error);
 }
@@ -403,18 +420,12 @@ static qn_send_outcome_t send_to(frontend_t *frontend, qn_service_t service, qn_
     return peer.epoch ? qn_daemon_send(frontend->daemon, peer, type, message) : QN_SEND_GONE;
 }
 
-/* The prompt's scores need no token behind them, nor room for one. */
-static bool is_scored_only(const generation_t *generation)
-{
-    return generation->discard_output && generation->prompt_logprobs != GENERATION_NONE;
-}
-
-static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice)
+static qn_sampling_t sampling_of(const generation_t *whole, const generation_t *generation, uint32_t choice)
 {
     int32_t tops =
         generation->logprobs > generation->prompt_logprobs ? generation->logprobs : generation->prompt_logprobs;
     return (qn_sampling_t){
-        .seed = generation->seed + choice,
+        .seed = (generation->seed_given ? generation->seed : whole->seed) + choice,
         .temperature = generation->temperature,
         .top_p = generation->top_p,
         .min_p = generation->min_p,
@@ -422,10 +433,10 @@ static qn_sampling_t sampling_of(const generation_t *generation, uint32_t choice
         .presence_penalty = generation->presence_penalty,
         .frequency_penalty = generation->frequency_penalty,
         .top_k = generation->top_k,
-        .max_tokens = is_scored_only(generation) ? 0 : generation->max_tokens,
+        .max_tokens = generation->max_tokens,
         .min_tokens = generation->min_tokens,
         .ignore_eos = generation->ignore_eos,
-        .logprobs = generation->logprobs != GENERATION_NONE || generation->best_of > generation->n,
+        .logprobs = generation->logprobs != GENERATION_NONE || whole->best_of > whole->n,
         .prompt_logprobs = generation->prompt_logprobs != GENERATION_NONE,
         .top_logprobs = tops > 0 ? (uint8_t)tops : 0,
     };
@@ -439,9 +450,11 @@ static qn_text_t text_of(generation_text_t text)
 qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *choice)
 {
     const exchange_t *exchange = choice->exchange;
-    const generation_t *generation = &exchange->generation;
-    const generation_prompt_t *prompt = &generation->prompts[choice_prompt(choice)];
-    qn_text_t stop[QN_STOP_STRINGS_MAX];
+    const generation_t *whole = &exchange->generation, *generation = generation_for(whole, choice_prompt(choice));
+    const generation_prompt_t *prompt = &whole->prompts[choice_prompt(choice)];
+    qn_text_t stop[QN_STOP_STRINGS_MAX], bad_words[GENERATION_BAD_WORDS_MAX];
+    for (uint32_t i = 0; i < generation->bad_word_count; i++)
+        bad_words[i] = text_of(generation->bad_words[i]);
     for (uint32_t i = 0; i < generation->stop_count; i++)
         stop[i] = text_of(generation->stop[i]);
     qn_arena_reset(&frontend->scratch);
@@ -454,20 +467,23 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     message.prompt = text_of(prompt->text);
     message.prompt_ids = prompt->ids;
     message.prompt_ids_count = prompt->id_count;
-    message.sampling = sampling_of(generation, choice->index % generation->best_of);
+    message.sampling = sampling_of(whole, generation, choice->index % whole->best_of);
     message.stop = generation->stop_count ? stop : NULL;
     message.stop_count = generation->stop_count;
     message.stop_ids = generation->stop_id_count ? generation->stop_ids : NULL;
     message.stop_ids_count = generation->stop_id_count;
     message.bias = generation->bias_count ? bias : NULL;
     message.bias_count = generation->bias_count;
+    message.allow_only = generation->allow_only;
+    message.bad_words = generation->bad_word_count ? bad_words : NULL;
+    message.bad_words_count = generation->bad_word_count;
     message.add_special = generation->add_special;
     message.skip_special = generation->skip_special;
     message.include_stop = generation->include_stop;
     message.want_pieces = generation->logprobs != GENERATION_NONE || generation->prompt_logprobs != GENERATION_NONE;
     message.truncate_prompt_tokens = generation->truncate_prompt_tokens;
-    message.priority = generation->priority;
-    message.cache_salt = text_of(generation->cache_salt);
+    message.priority = whole->priority;
+    message.cache_salt = text_of(whole->cache_salt);
     message.received_ns = exchange->received_ns;
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_ENCODE, &message);
 }
@@ -550,6 +566,12 @@ qn_send_outcome_t frontend_send_describe(frontend_t *frontend, qn_peer_t memory)
 {
     qn_describe_t message = {.want_tensors = false};
     return qn_daemon_send(frontend->daemon, memory, QN_MESSAGE_DESCRIBE, &message);
+}
+
+qn_send_outcome_t frontend_send_replay_complete(frontend_t *frontend, qn_peer_t tokenizer)
+{
+    qn_replay_complete_t message = {0};
+    return qn_daemon_send(frontend->daemon, tokenizer, QN_MESSAGE_REPLAY_COMPLETE, &message);
 }
 
 /* To the tokenizer, which passes it on; to the scheduler itself while there is no tokenizer to ask. */

@@ -17,6 +17,8 @@ qn_send_outcome_t frontend_send_detokenize(frontend_t *frontend, uint64_t id, co
 qn_send_outcome_t frontend_send_cache_query(frontend_t *frontend, uint64_t id);
 qn_send_outcome_t frontend_send_flush(frontend_t *frontend, uint64_t id);
 qn_send_outcome_t frontend_send_describe(frontend_t *frontend, qn_peer_t memory);
+/* On a new link to a tokenizer: nothing it has to hear of is missing any more. */
+qn_send_outcome_t frontend_send_replay_complete(frontend_t *frontend, qn_peer_t tokenizer);
 qn_send_outcome_t frontend_send_cancel(frontend_t *frontend, uint64_t id, qn_cancel_reason_t reason);
 
 #endif

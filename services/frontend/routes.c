@@ -11,7 +11,8 @@
 #include "common/failpoint.h"
 #include "common/watch/quarantine.h"
 #include "services/frontend/handlers.h"
-#include "services/frontend/request/json_fields.h"
+
+#define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
 
 bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request)
 {
@@ -31,7 +32,8 @@ static void make_id(frontend_t *frontend, http_request_t *request)
     http_request_set_id(request, id);
 }
 
-void frontend_refuse(void *context, http_request_t *request, int status, reply_buffer_t *out)
+void frontend_refuse(void *context, http_request_t *request, int status, const char *param, const char *reason,
+                     reply_buffer_t *out)
 {
     frontend_t *frontend = context;
     http_error_t error;
@@ -41,10 +43,10 @@ void frontend_refuse(void *context, http_request_t *request, int status, reply_b
                        "split the prompts over several requests.",
                        (unsigned long long)frontend->config->frontend.max_body_bytes);
     else
-        http_error_set(&error, status, "x-request-id",
-                       "x-request-id must be 1 to %d printable ASCII characters without spaces.", HTTP_REQUEST_ID_MAX);
+        http_error_set(&error, status, param, "%s", reason);
     http_error_write(&error, out);
     frontend_count_status(frontend, ROUTE_NONE, status);
+    if (error.retry_after_s) http_request_add_header(request, "Retry-After", "1");
     make_id(frontend, request);
 }
 
@@ -52,7 +54,7 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
 {
     http_error_t error;
     reply_buffer_t body = {0};
-    http_header_t header = {"Allow", allow};
+    if (outcome == ROUTER_NO_METHOD) http_request_add_header(request, "Allow", allow);
     if (outcome == ROUTER_NO_METHOD)
         http_error_set(&error, 405, NULL, "%.16s is not allowed for %.128s; allowed: %s.", http_request_method(request),
                        http_request_path(request), allow);
@@ -60,13 +62,18 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
         http_error_set(&error, 404, NULL, "There is no %.128s here.", http_request_path(request));
     http_error_write(&error, &body);
     frontend_count_status(frontend, ROUTE_NONE, error.status);
-    http_request_reply(request, error.status, "application/json", &header, outcome == ROUTER_NO_METHOD ? 1 : 0, &body);
+    http_request_reply(request, error.status, "application/json", &body);
 }
 
 /* JSON by name, or nothing said; curl -d says application/x-www-form-urlencoded and must be told. */
 static bool check_content_type(const http_request_t *request, http_error_t *ret_error)
 {
     const char *type = http_request_header(request, "content-type");
+    const char *coding = http_request_header(request, "content-encoding");
+    if (coding && strcasecmp(coding, "identity") != 0) {
+        http_error_set(ret_error, 415, "content-encoding", "The body is encoded as %.32s; send it as it is.", coding);
+        return false;
+    }
     if (!type) return true;
     size_t length = strcspn(type, "; \t");
     if ((length == 16 && strncasecmp(type, "application/json", 16) == 0) ||
@@ -99,12 +106,16 @@ static void set_busy(http_error_t *ret_error, const frontend_t *frontend)
                    request_table_active(frontend->table), (unsigned long long)frontend->config->frontend.queue_limit);
 }
 
-static void set_full(http_error_t *ret_error, qn_send_outcome_t outcome, const char *service)
+static void set_unsent(http_error_t *ret_error, qn_send_outcome_t outcome, const char *service)
 {
-    http_error_set(ret_error, 503, NULL,
-                   outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
-                                           : "The %s service has just ended. Try again.",
-                   service);
+    if (outcome == QN_SEND_INVALID)
+        http_error_set(ret_error, 400, NULL, "The request is larger than one message may be: %.300s. Send less.",
+                       qn_err_text());
+    else
+        http_error_set(ret_error, 503, NULL,
+                       outcome == QN_SEND_FULL ? "The %s service is behind. Try again."
+                                               : "The %s service has just ended. Try again.",
+                       service);
 }
 
 /* ---- generation ---- */
@@ -121,6 +132,9 @@ static generation_limits_t limits_of(const frontend_t *frontend)
         .default_max_tokens = configured ? configured : defaults.max_tokens,
         .defaults = defaults,
         .requests_max = (uint32_t)frontend->config->frontend.queue_limit,
+        .strict = frontend->config->frontend.strict_fields,
+        .eos_ids = frontend->model.eos_ids,
+        .eos_id_count = frontend->model.eos_id_count,
     };
 }
 
@@ -138,43 +152,66 @@ static void attach(frontend_t *frontend, exchange_t *exchange, http_request_t *r
     http_request_set_user(request, exchange);
 }
 
-/* All of it or nothing: what was sent before a failure is cancelled with the exchange. */
-static void send_generation(frontend_t *frontend, exchange_t *exchange)
+/* Question or choice `part`; *ret_bytes: how large it is. */
+static qn_send_outcome_t send_part(frontend_t *frontend, const exchange_t *exchange, uint32_t part, size_t *ret_bytes)
 {
-    qn_send_outcome_t outcome = QN_SEND_OK;
-    for (uint32_t i = 0; i < exchange->generation.prompt_count && outcome == QN_SEND_OK; i++)
-        outcome = frontend_send_facts(frontend, exchange, i);
-    for (uint32_t i = 0; i < exchange->choice_count && outcome == QN_SEND_OK; i++)
-        outcome = frontend_send_encode(frontend, &exchange->choices[i]);
-    if (outcome == QN_SEND_OK) return;
-    http_error_t error;
-    set_full(&error, outcome, "tokenizer");
-    frontend_fail(frontend, exchange, &error);
+    const generation_t *generation = &exchange->generation;
+    bool asks = part < generation->prompt_count;
+    const choice_t *choice = asks ? NULL : &exchange->choices[part - generation->prompt_count];
+    const generation_prompt_t *prompt = &generation->prompts[asks ? part : choice_prompt(choice)];
+    *ret_bytes = prompt->text.bytes + prompt->id_count * sizeof *prompt->ids;
+    return asks ? frontend_send_facts(frontend, exchange, part) : frontend_send_encode(frontend, choice);
 }
 
-static void route_generation(frontend_t *frontend, http_request_t *request, route_t route)
+/* Sends until all is sent or the turn has done enough; all of it or nothing: what was sent before a failure is
+ * cancelled with the exchange. True: nothing is left. */
+static bool send_generation(frontend_t *frontend, exchange_t *exchange)
 {
-    generation_api_t api = route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
-    generation_limits_t limits = limits_of(frontend);
-    generation_t generation = {0};
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes);
-    bool good = check_content_type(request, &error) &&
-                generation_parse(api, body, bytes, &limits, &generation, &error) &&
-                check_service(frontend, QN_SERVICE_TOKENIZER, &error);
-    if (good && !generation.seed_given) generation.seed = frontend_random(frontend);
-    exchange_t *exchange = good ? request_table_open_generation(frontend->table, &generation) : NULL;
+    size_t sent_bytes = 0;
+    while (exchange->sent_parts < exchange->generation.prompt_count + exchange->choice_count) {
+        if (sent_bytes > SEND_BYTES) return false; /* running streams first */
+        size_t bytes;
+        qn_send_outcome_t outcome = send_part(frontend, exchange, exchange->sent_parts++, &bytes);
+        sent_bytes += bytes;
+        if (outcome == QN_SEND_OK) continue;
+        http_error_t error;
+        set_unsent(&error, outcome, "tokenizer");
+        frontend_fail(frontend, exchange, &error);
+        return true;
+    }
+    return true;
+}
+
+void frontend_send_rest(frontend_t *frontend)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; frontend->unsent && i < request_table_count(frontend->table); i++) {
+        exchange_t *exchange = request_table_at(frontend->table, i);
+        bool unsent = exchange->kind == EXCHANGE_GENERATION && !exchange->failed &&
+                      exchange->sent_parts < exchange->generation.prompt_count + exchange->choice_count;
+        if (unsent && (left > 0 || !send_generation(frontend, exchange))) left++; /* one of them per turn */
+    }
+    frontend->unsent = left;
+}
+
+/* Takes the body's generation. */
+static void begin_generation(frontend_t *frontend, body_t *body)
+{
+    http_request_t *request = body->request;
+    generation_t *generation = &body->generation;
+    frontend_warn_unknown(frontend, request, body->route, &generation->unknown);
+    if (!generation->seed_given) generation->seed = frontend_random(frontend);
+    exchange_t *exchange = NULL;
+    if (check_service(frontend, QN_SERVICE_TOKENIZER, &body->error) &&
+        !(exchange = request_table_open_generation(frontend->table, generation)))
+        set_busy(&body->error, frontend);
     if (!exchange) {
-        if (good) set_busy(&error, frontend);
-        generation_fini(&generation);
-        make_id(frontend, request);
-        frontend_reply_error(frontend, request, route, &error);
+        frontend_reply_error(frontend, request, body->route, &body->error);
         return;
     }
-    exchange->route = route;
+    exchange->route = body->route;
     attach(frontend, exchange, request);
-    send_generation(frontend, exchange);
+    if (!send_generation(frontend, exchange)) frontend->unsent++;
 }
 
 /* ---- queries ---- */
@@ -198,83 +235,22 @@ static void sent_query(frontend_t *frontend, exchange_t *exchange, qn_service_t 
 {
     if (outcome == QN_SEND_OK) return;
     http_error_t error;
-    set_full(&error, outcome, qn_service_enum.names[service]);
+    set_unsent(&error, outcome, qn_service_enum.names[service]);
     frontend_fail(frontend, exchange, &error);
 }
 
-typedef struct {
-    bool add_special, with_pieces, skip_special;
-} tokenize_fields_t;
-
-static const json_field_t tokenize_fields[] = {
-    {"add_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, add_special), 0, 0, 0},
-    {"return_token_strs", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, with_pieces), 0, 0, 0},
-    {"skip_special_tokens", JSON_FIELD_FLAG, offsetof(tokenize_fields_t, skip_special), 0, 0, 0},
-};
-
-/* False: *ret_error. */
-static bool parse_tokenize(const frontend_t *frontend, const json_t *root, tokenize_fields_t *ret_fields,
-                           http_error_t *ret_error)
+static void begin_query(frontend_t *frontend, body_t *body)
 {
-    *ret_fields = (tokenize_fields_t){.add_special = true};
-    return generation_check_model(root, frontend->model.id, ret_error) &&
-           json_fields_read(root, "", tokenize_fields, sizeof tokenize_fields / sizeof tokenize_fields[0], ret_fields,
-                            ret_error);
-}
-
-/* Parses the body of a query; NULL: replied with the error already. Returns owned. */
-static json_t *query_body(frontend_t *frontend, http_request_t *request, route_t route, tokenize_fields_t *ret_fields)
-{
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes);
-    json_t *root = check_content_type(request, &error) ? json_fields_parse(body, bytes, &error) : NULL;
-    if (root && parse_tokenize(frontend, root, ret_fields, &error)) return root;
-    json_decref(root);
-    frontend_reply_error(frontend, request, route, &error);
-    return NULL;
-}
-
-static void route_tokenize(frontend_t *frontend, http_request_t *request)
-{
-    tokenize_fields_t fields;
-    json_t *root = query_body(frontend, request, ROUTE_TOKENIZE, &fields);
-    if (!root) return;
-    const json_t *prompt = json_object_get(root, "prompt");
-    http_error_t error;
-    exchange_t *exchange;
-    if (!json_is_string(prompt)) {
-        http_error_set(&error, 400, "prompt", "prompt must be a string (messages are not supported).");
-        frontend_reply_error(frontend, request, ROUTE_TOKENIZE, &error);
-    } else if ((exchange = open_query(frontend, request, ROUTE_TOKENIZE, QN_SERVICE_TOKENIZER))) {
-        exchange->want_pieces = fields.with_pieces;
-        sent_query(frontend, exchange, QN_SERVICE_TOKENIZER,
-                   frontend_send_tokenize(frontend, exchange->first_id, json_string_value(prompt),
-                                          json_string_length(prompt), fields.add_special, fields.with_pieces));
-    }
-    json_decref(root);
-}
-
-static void route_detokenize(frontend_t *frontend, http_request_t *request)
-{
-    tokenize_fields_t fields;
-    json_t *root = query_body(frontend, request, ROUTE_DETOKENIZE, &fields);
-    if (!root) return;
-    http_error_t error;
-    const uint32_t *ids = NULL;
-    uint32_t count = 0;
-    exchange_t *exchange;
-    qn_arena_t arena;
-    qn_arena_init(&arena, 4096);
-    if (!generation_parse_ids(json_object_get(root, "tokens"), "tokens", frontend->model.vocab_size, &arena, &ids,
-                              &count, &error)) {
-        frontend_reply_error(frontend, request, ROUTE_DETOKENIZE, &error);
-    } else if ((exchange = open_query(frontend, request, ROUTE_DETOKENIZE, QN_SERVICE_TOKENIZER))) {
-        sent_query(frontend, exchange, QN_SERVICE_TOKENIZER,
-                   frontend_send_detokenize(frontend, exchange->first_id, ids, count, fields.skip_special));
-    }
-    qn_arena_fini(&arena);
-    json_decref(root);
+    const query_body_t *query = &body->query;
+    exchange_t *exchange = open_query(frontend, body->request, body->route, QN_SERVICE_TOKENIZER);
+    if (!exchange) return;
+    exchange->want_pieces = query->with_pieces;
+    qn_send_outcome_t outcome =
+        body->route == ROUTE_TOKENIZE
+            ? frontend_send_tokenize(frontend, exchange->first_id, query->text.data, query->text.bytes,
+                                     query->add_special, query->with_pieces)
+            : frontend_send_detokenize(frontend, exchange->first_id, query->ids, query->id_count, query->skip_special);
+    sent_query(frontend, exchange, QN_SERVICE_TOKENIZER, outcome);
 }
 
 static void route_memory(frontend_t *frontend, http_request_t *request, route_t route)
@@ -288,48 +264,60 @@ static void route_memory(frontend_t *frontend, http_request_t *request, route_t 
 
 /* ---- abort ---- */
 
-/* {"rid": ...} (SGLang), {"request_id": ...} (vLLM), {"abort_all": true}; or ?rid=. False: *ret_error. */
-static bool read_abort(const http_request_t *request, const json_t *root, const char **ret_id, http_error_t *ret_error)
+/* By the body, or ?rid= and ?request_id=. */
+static void abort_named(frontend_t *frontend, body_t *body)
 {
-    *ret_id = http_request_query(request, "rid");
-    if (!*ret_id) *ret_id = http_request_query(request, "request_id");
-    if (*ret_id) return true;
-    const char *const names[] = {"rid", "request_id"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *value = json_object_get(root, names[i]);
-        if (!value || json_is_null(value)) continue;
-        *ret_id = json_string_value(value);
-        if (*ret_id && (*ret_id)[0]) return true;
-        if (!*ret_id) http_error_set(ret_error, 400, names[i], "%s must be a string.", names[i]);
-        if (!*ret_id) return false;
-    }
-    *ret_id = NULL;
-    if (json_is_true(json_object_get(root, "abort_all"))) return true;
-    http_error_set(ret_error, 400, "rid",
-                   "rid (or request_id) is missing: the x-request-id of the request to end; or "
-                   "\"abort_all\": true.");
-    return false;
-}
-
-static void route_abort(frontend_t *frontend, http_request_t *request)
-{
-    http_error_t error;
-    size_t bytes;
-    const char *body = http_request_body(request, &bytes), *id = NULL;
-    json_t *root = NULL;
-    bool good = bytes == 0 || (check_content_type(request, &error) && (root = json_fields_parse(body, bytes, &error)));
-    if (!good || !read_abort(request, root, &id, &error)) {
-        json_decref(root);
-        frontend_reply_error(frontend, request, ROUTE_ABORT_REQUEST, &error);
+    const char *id = http_request_query(body->request, "rid");
+    if (!id) id = http_request_query(body->request, "request_id");
+    if (!id) id = body->query.abort_id;
+    if (!id && !body->query.abort_all) {
+        http_error_set(&body->error, 400, "rid",
+                       "rid (or request_id) is missing: the x-request-id of the request to end; or "
+                       "\"abort_all\": true.");
+        frontend_reply_error(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
         return;
     }
     reply_buffer_t reply = {0};
     reply_buffer_printf(&reply, "{\"aborted\":%u}", frontend_abort(frontend, id));
-    json_decref(root);
-    frontend_reply_json(frontend, request, ROUTE_ABORT_REQUEST, 200, &reply);
+    frontend_reply_json(frontend, body->request, ROUTE_ABORT_REQUEST, 200, &reply);
 }
 
 /* ---- entry ---- */
+
+void frontend_body(frontend_t *frontend, body_t *body)
+{
+    bool generates = body->route == ROUTE_COMPLETIONS || body->route == ROUTE_GENERATE;
+    if (!body->good) {
+        make_id(frontend, body->request);
+        frontend_reply_error(frontend, body->request, body->route, &body->error);
+        return;
+    }
+    if (generates) {
+        begin_generation(frontend, body);
+        return;
+    }
+    frontend_warn_unknown(frontend, body->request, body->route, &body->query.unknown);
+    if (body->route == ROUTE_ABORT_REQUEST)
+        abort_named(frontend, body);
+    else
+        begin_query(frontend, body);
+}
+
+/* What can be refused without looking into the body. */
+static void route_body(frontend_t *frontend, http_request_t *request, route_t route)
+{
+    http_error_t error;
+    generation_limits_t limits = limits_of(frontend);
+    size_t bytes;
+    http_request_body(request, &bytes);
+    bool needs_type = bytes > 0 || route != ROUTE_ABORT_REQUEST;
+    if (needs_type && !check_content_type(request, &error)) {
+        make_id(frontend, request);
+        frontend_reply_error(frontend, request, route, &error);
+        return;
+    }
+    frontend_take_body(frontend, request, route, &limits);
+}
 
 static void take_request(frontend_t *frontend, http_request_t *request)
 {
@@ -348,12 +336,12 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     }
     switch (match.route) {
     case ROUTE_COMPLETIONS:
-    case ROUTE_GENERATE: route_generation(frontend, request, match.route); break;
-    case ROUTE_TOKENIZE: route_tokenize(frontend, request); break;
-    case ROUTE_DETOKENIZE: route_detokenize(frontend, request); break;
+    case ROUTE_GENERATE:
+    case ROUTE_TOKENIZE:
+    case ROUTE_DETOKENIZE:
+    case ROUTE_ABORT_REQUEST: route_body(frontend, request, match.route); break;
     case ROUTE_CACHE_STATS:
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
-    case ROUTE_ABORT_REQUEST: route_abort(frontend, request); break;
     default: frontend_status_route(frontend, request, &match);
     }
 }

@@ -84,9 +84,9 @@ static void route_health(frontend_t *frontend, http_request_t *request, route_t 
         frontend_reply_json(frontend, request, route, 200, &body);
         return;
     }
-    http_header_t header = {"Retry-After", "1"};
+    http_request_add_header(request, "Retry-After", "1");
     frontend_count_status(frontend, route, 503);
-    http_request_reply(request, 503, "application/json", &header, 1, &body);
+    http_request_reply(request, 503, "application/json", &body);
 }
 
 static void put_service(const frontend_t *frontend, qn_service_t service, json_writer_t *writer)
@@ -202,7 +202,7 @@ static void route_metrics(frontend_t *frontend, http_request_t *request)
     prometheus_write(page, &body);
     prometheus_destroy(&page);
     frontend_count_status(frontend, ROUTE_METRICS, 200);
-    http_request_reply(request, 200, PROMETHEUS_CONTENT_TYPE, NULL, 0, &body);
+    http_request_reply(request, 200, PROMETHEUS_CONTENT_TYPE, &body);
 }
 
 /* ---- entry ---- */

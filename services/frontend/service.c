@@ -2,10 +2,12 @@
  * State owned:       client connections, requests in flight, what is known of the model.
  * Must never:        tokenise, schedule, touch device memory; block in a callback.
  * Read next:         frontend.h, routes.c, handlers.c, exchange_reply.c, README.md */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
@@ -16,7 +18,10 @@
 #include "services/frontend/handlers.h"
 #include "services/frontend/http/listen_address.h"
 
-#define IDLE_TIMEOUT_S 75 /* nginx's default: proxies keep connections about as long */
+#define OTHER_DESCRIPTORS 256 /* links, pages, logs, and connections that are being refused */
+#define STOP_LINGER_MS 300    /* for clients to read how their requests ended */
+#define IDLE_TIMEOUT_S 75     /* nginx's default: proxies keep connections about as long */
+#define MMAP_BYTES (256 << 10)
 #define CANCEL_RETRY_NS 2000000ull
 #define BOOT_IDS 1000000000000ull /* request ids per boot: ids of two lives never meet */
 
@@ -47,6 +52,7 @@ static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(REPEATED, "repeated_tokens", COUNTER, "tokens", "Tokens that came twice and were dropped"),
     ROW(GAPS, "gaps", COUNTER, "requests", "Requests failed because output was missing"),
     ROW(UNKNOWN, "late_deltas", COUNTER, "deltas", "Output for requests that were gone already"),
+    ROW(UNKNOWN_FIELDS, "unknown_fields", COUNTER, "fields", "Fields of request bodies that no route knows"),
     ROW(TTFT, "time_to_first_token", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token"),
     ROW(INTER_TOKEN, "inter_token", HISTOGRAM_NS, "seconds", "Between tokens of a sequence"),
     ROW(LATENCY, "request", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer"),
@@ -84,21 +90,35 @@ static int inherited_socket(void)
     return found;
 }
 
-static qn_err_t open_listener(const qn_config_values_t *config, int *ret_fd)
+static qn_err_t open_listener(const qn_config_values_t *config, int *ret_fd, bool *ret_inherited)
 {
     listen_address_t address;
     *ret_fd = inherited_socket();
-    if (*ret_fd >= 0) return QN_OK;
+    *ret_inherited = *ret_fd >= 0;
+    if (*ret_inherited) return QN_OK;
     qn_err_t err = listen_address_parse(config->frontend.listen, &address);
     return err == QN_OK ? listen_address_open(&address, ret_fd) : err;
+}
+
+/* A shell's soft limit of 1024 is below what max_connections and the links need; the hard one may be raised to. */
+static void raise_descriptor_limit(uint64_t max_connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)max_connections + OTHER_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < wanted)
+        qn_log_warning("%llu descriptors may be open; frontend.max_connections needs %llu (ulimit -n)",
+                       (unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
 }
 
 static void on_gone(void *context, http_request_t *request)
 {
     frontend_t *frontend = context;
     exchange_t *exchange = http_request_user(request);
-    if (!exchange) return;
+    if (!exchange && !frontend_forget_body(frontend, request)) return;
     frontend_count(frontend, FRONTEND_STAT_DISCONNECTS, 1);
+    if (!exchange) return;
     frontend_forget(frontend, exchange, QN_CANCEL_REASON_CLIENT_GONE);
 }
 
@@ -107,14 +127,17 @@ static void on_sent(void *context, size_t bytes) { frontend_count(context, FRONT
 static qn_err_t open_http(frontend_t *frontend)
 {
     int fd = -1;
-    qn_err_t err = open_listener(frontend->config, &fd);
+    bool inherited = false;
+    qn_err_t err = open_listener(frontend->config, &fd, &inherited);
     if (err != QN_OK) return err;
+    raise_descriptor_limit(frontend->config->frontend.max_connections);
     char shown[QN_ENDPOINT_MAX];
     listen_address_of(fd, shown, sizeof shown);
     http_server_limits_t limits = {
         .max_body_bytes = frontend->config->frontend.max_body_bytes,
         .max_connections = (unsigned)frontend->config->frontend.max_connections,
         .idle_timeout_s = IDLE_TIMEOUT_S,
+        .inherited = inherited,
     };
     http_server_callbacks_t callbacks = {
         .context = frontend,
@@ -125,9 +148,7 @@ static qn_err_t open_http(frontend_t *frontend)
     };
     err = http_server_create(fd, &limits, &callbacks, &frontend->http);
     if (err != QN_OK) return err;
-    http_server_fds(frontend->http, frontend->http_fds);
-    for (int i = 0; i < 2 && err == QN_OK; i++)
-        err = qn_daemon_watch(frontend->daemon, frontend->http_fds[i]);
+    err = qn_daemon_watch(frontend->daemon, http_server_fd(frontend->http));
     if (err != QN_OK) return err;
     qn_log_notice("listening on %s", shown);
     qn_daemon_set_state(frontend->daemon, QN_STATE_READY, shown);
@@ -151,15 +172,28 @@ static void name_model(frontend_t *frontend)
     model->bos_id = -1;
 }
 
+/* What could not finish in time is told so: 503, or an error event in a stream that has begun. */
+static void end_what_runs(frontend_t *frontend)
+{
+    http_error_t error;
+    http_error_set(&error, 503, NULL, "The server stopped before this request was complete. Send it again.");
+    for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
+        frontend_fail(frontend, request_table_at(frontend->table, i), &error);
+    frontend_look(frontend, qn_clock_now_ns());
+    frontend_end_bodies(frontend, &error);
+}
+
 static void service_fini(void **state)
 {
     frontend_t *frontend = *state;
     if (!frontend) return;
+    if (frontend->worker) qn_daemon_unwatch(frontend->daemon, worker_fd(frontend->worker));
     if (frontend->http) {
-        for (int i = 0; i < 2; i++)
-            qn_daemon_unwatch(frontend->daemon, frontend->http_fds[i]);
+        end_what_runs(frontend);
+        qn_daemon_unwatch(frontend->daemon, http_server_fd(frontend->http));
     }
-    http_server_destroy(&frontend->http);
+    worker_destroy(&frontend->worker);
+    http_server_destroy(&frontend->http, STOP_LINGER_MS);
     request_table_destroy(&frontend->table);
     qn_in_hand_close(&frontend->hand);
     qn_arena_fini(&frontend->scratch);
@@ -184,7 +218,11 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
     name_model(frontend);
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
+    mallopt(M_MXFAST, 0);                  /* small pieces join when they are freed: so does the tree of a large body */
     qn_err_t err = qn_in_hand_open(qn_daemon_run_dir(daemon), "frontend", qn_daemon_epoch(daemon), &frontend->hand);
+    if (err == QN_OK) err = worker_create(&frontend->worker);
+    if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
     if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {
         service_fini((void **)&frontend);
@@ -215,22 +253,27 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
     if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
+    /* A request does not outlive the tokenizer that held it (fail_waiting): there is nothing to send again. */
+    if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) frontend_send_replay_complete(frontend, peer);
 }
 
 /* ---- tick ---- */
 
-/* False: some wait for room. */
+/* False: some wait for room. They wait, too, while neither tokenizer nor scheduler is there: the ledger may hold what
+ * they are about. */
 static bool send_cancels(frontend_t *frontend)
 {
     uint32_t sent = 0;
+    qn_send_outcome_t outcome = QN_SEND_OK;
     while (sent < frontend->cancel_count) {
         const frontend_cancel_t *cancel = &frontend->cancels[sent];
-        if (frontend_send_cancel(frontend, cancel->request, cancel->reason) == QN_SEND_FULL) break;
+        outcome = frontend_send_cancel(frontend, cancel->request, cancel->reason);
+        if (outcome != QN_SEND_OK) break;
         sent++;
     }
     frontend->cancel_count -= sent;
     if (sent) memmove(frontend->cancels, frontend->cancels + sent, frontend->cancel_count * sizeof *frontend->cancels);
-    return frontend->cancel_count == 0;
+    return outcome != QN_SEND_FULL;
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -238,18 +281,21 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     frontend_t *frontend = state;
+    frontend_send_rest(frontend); /* before new ones come */
+    frontend_take_work(frontend);
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
         frontend_scan(frontend, now_ns);
         frontend->scan_ns = now_ns + FRONTEND_SCAN_NS;
     }
-    uint64_t http_ms = http_server_run(frontend->http);
-    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http); /* what failed at once */
+    uint64_t http_ms = http_server_run(frontend->http, now_ns);
+    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http, now_ns); /* what failed at once */
     bool all_sent = send_cancels(frontend);
     qn_stats_set(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_ACTIVE,
                  request_table_active(frontend->table));
     uint64_t next_ns = http_ms == UINT64_MAX ? UINT64_MAX : now_ns + http_ms * 1000000;
     if (request_table_count(frontend->table) > 0) next_ns = earlier(next_ns, frontend->scan_ns);
+    if (frontend->unsent) return now_ns;
     return all_sent ? next_ns : earlier(next_ns, now_ns + CANCEL_RETRY_NS);
 }
 
@@ -263,7 +309,11 @@ static void service_drain(void *state)
     qn_daemon_set_state(frontend->daemon, QN_STATE_DRAINING, "finishing what runs; no new requests");
 }
 
-static bool service_drained(const void *state) { return request_table_count(((const frontend_t *)state)->table) == 0; }
+static bool service_drained(const void *state)
+{
+    const frontend_t *frontend = state;
+    return request_table_count(frontend->table) == 0 && !frontend->bodies;
+}
 
 const qn_daemon_descriptor_t qn_frontend_daemon = {
     .service = QN_SERVICE_FRONTEND,

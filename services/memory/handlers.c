@@ -23,9 +23,12 @@ static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t cou
 
 static void send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
-    if (qn_daemon_send(service->daemon, to, type, message) == QN_SEND_FULL)
+    qn_send_outcome_t outcome = qn_daemon_send(service->daemon, to, type, message);
+    if (outcome == QN_SEND_FULL)
         qn_log_warning("a %s was dropped: its receiver (epoch %" PRIu32 ") takes nothing", qn_message_name(type),
                        to.epoch);
+    if (outcome == QN_SEND_INVALID)
+        qn_daemon_refuse(service->daemon, to, ((const qn_head_t *)message)->request, 500, NULL, qn_err_text());
 }
 
 /* false: the message was refused with 503 because there is no model yet. */
@@ -129,7 +132,7 @@ void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
         if (!qn_peer_equal(service->askers[i].peer, peer)) service->askers[left++] = service->askers[i];
     }
     service->asker_count = left;
-    if (peer.service != QN_SERVICE_SCHEDULER || !service->loaded) return;
+    if (!qn_peer_is_scheduler(peer) || !service->loaded) return;
     uint32_t released = block_pool_release_all(service->model.pool);
     if (released)
         qn_log_notice("scheduler epoch %" PRIu32 " is gone: %" PRIu32 " sequences released", peer.epoch, released);
@@ -216,10 +219,10 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     memory_service_t *service = state;
     const qn_lease_t *lease = message;
     if (!require_model(service, from, lease->head.request)) return;
-    if (from.service != QN_SERVICE_SCHEDULER || !check_lease(lease)) {
+    if (!qn_peer_is_scheduler(from) || !check_lease(lease)) {
         qn_daemon_refuse(service->daemon, from, lease->head.request, 400, "items",
-                         from.service != QN_SERVICE_SCHEDULER ? "only the scheduler holds leases"
-                                                              : "too many items, or an item's ids lie outside ids");
+                         !qn_peer_is_scheduler(from) ? "only the scheduler holds leases"
+                                                     : "too many items, or an item's ids lie outside ids");
         return;
     }
     uint32_t block_count = 0;
@@ -248,7 +251,7 @@ static void handle_release(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
     const qn_release_t *release = message;
-    if (!service->loaded || from.service != QN_SERVICE_SCHEDULER) return;
+    if (!service->loaded || !qn_peer_is_scheduler(from)) return;
     for (uint32_t i = 0; i < release->sequences_count; i++)
         block_pool_release(service->model.pool, release->sequences[i]);
 }
@@ -257,7 +260,7 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
     const qn_commit_t *commit = message;
-    if (!service->loaded || from.service != QN_SERVICE_SCHEDULER) return;
+    if (!service->loaded || !qn_peer_is_scheduler(from)) return;
     for (uint32_t i = 0; i < commit->items_count; i++) {
         const qn_commit_item_t *item = &commit->items[i];
         if (item->ids_offset > commit->ids_count || item->ids_count > commit->ids_count - item->ids_offset) {

@@ -15,7 +15,8 @@
 
 #define PREFIX "region."
 #define STORED_NAME_MAX (QN_NAME_MAX + 32)
-#define DROP_WAIT_US 1000000u
+#define START_WAIT_US 1000000u /* before there is a loop */
+#define LOOP_WAIT_US 20000u    /* what a loop may stand still: a manager that is there answers within one */
 
 /* ---- to the store ---- */
 
@@ -40,10 +41,10 @@ static void forget(const char *stored)
 }
 
 /* The bytes of a device may be needed at once. */
-static void forget_and_wait(const char *stored)
+static void forget_and_wait(const char *stored, uint64_t wait_us)
 {
     forget(stored);
-    if (strchr(stored, '@')) sd_notify_barrier(0, DROP_WAIT_US);
+    if (strchr(stored, '@')) sd_notify_barrier(0, wait_us);
 }
 
 void kept_regions_drop(const qn_mapping_t *region)
@@ -51,7 +52,7 @@ void kept_regions_drop(const qn_mapping_t *region)
     char stored[STORED_NAME_MAX];
     if (!is_stored(region)) return;
     stored_name(region, stored);
-    forget_and_wait(stored);
+    forget_and_wait(stored, LOOP_WAIT_US);
 }
 
 void kept_regions_put(const qn_mapping_t *region)
@@ -112,7 +113,7 @@ static bool take_one(int fd, const char *stored, qn_share_t share, int32_t devic
         qn_log_notice("the kept '%s' is dropped: it calls itself '%s'", stored, qn_region_name(*ret_region));
         qn_region_close(ret_region);
     }
-    forget_and_wait(stored);
+    forget_and_wait(stored, START_WAIT_US);
     return false;
 }
 

@@ -19,8 +19,8 @@ size_t kept_regions_take(qn_share_t share, int32_t device, const char *fd_socket
 /* Hands the region's descriptor to the service manager, in place of an older one of its name and, on a device, size.
  * Never blocks longer than a datagram. */
 void kept_regions_put(const qn_mapping_t *region);
-/* The service manager forgets the region. For a device it is waited (at most a second) until it has: the memory is free
- * then, once nobody else maps it. */
+/* The service manager forgets the region. For a device it is waited until it has: the memory is free then, once nobody
+ * else maps it. At most 20 ms, for the loop that calls this; a manager that takes longer frees it later. */
 void kept_regions_drop(const qn_mapping_t *region);
 
 #endif

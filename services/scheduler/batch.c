@@ -38,6 +38,7 @@ qn_err_t batch_create(ledger_t *ledger, uint32_t slot_count, batch_t **ret_batch
     if (batch == NULL) return qn_fail(QN_ERR_NO_MEMORY, "batch: out of memory");
     batch->ledger = ledger;
     batch->slot_count = batch->free_slots = slot_count;
+    batch->session = 1;
     if (!allocate(batch, ledger_requests_max(ledger))) {
         batch_destroy(&batch);
         return qn_fail(QN_ERR_NO_MEMORY, "batch: no memory for %u slots", slot_count);
@@ -201,7 +202,7 @@ void batch_preempt(batch_t *batch, uint32_t index)
 {
     sequence_t *sequence = sequence_at(batch, index);
     QN_ASSERT(sequence->phase == SEQUENCE_RUNNING);
-    sequence->request->preemptions++;
+    ledger_preempt(batch->ledger, sequence->request);
     retire(batch, sequence, true);
 }
 
@@ -255,10 +256,8 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
     if (sequence->phase != SEQUENCE_LEASING) return;
     request_t *request = sequence->request;
     sequence->planned = sequence->proven = sequence->committed = grant->cached_tokens;
-    if (!request->admitted)
-        request->cached_tokens =
-            grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens;
-    request->admitted = true;
+    ledger_admit(batch->ledger, request,
+                 grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens);
     move_to(batch, sequence, SEQUENCE_RUNNING);
 }
 
@@ -295,6 +294,8 @@ void batch_give_back(batch_t *batch)
 }
 
 /* ---- release and commit ---- */
+
+void batch_available(batch_t *batch, uint32_t blocks) { batch->available_blocks = blocks; }
 
 bool batch_releasable(const batch_t *batch, uint32_t index)
 {
@@ -353,6 +354,13 @@ batch_step_t *batch_step_begin(batch_t *batch, uint64_t now_ns)
     return step;
 }
 
+bool batch_opens_session(batch_t *batch)
+{
+    bool opens = !batch->session_open;
+    batch->session_open = true;
+    return opens;
+}
+
 void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
 {
     sequence_t *sequence = sequence_at(batch, run->index);
@@ -363,7 +371,10 @@ void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run)
     step->token_count += run->token_count;
     sequence->planned += run->token_count;
     sequence->last_step = step->step;
-    if (sequence->request->timeline.planned_ns == 0) sequence->request->timeline.planned_ns = step->sent_ns;
+    request_timeline_t timeline = sequence->request->timeline;
+    if (timeline.planned_ns != 0) return;
+    timeline.planned_ns = step->sent_ns;
+    ledger_stamp(batch->ledger, sequence->request, &timeline);
 }
 
 void batch_slot_told(batch_t *batch, uint32_t index, uint32_t blocks)
@@ -378,16 +389,18 @@ void batch_slot_retired(batch_t *batch, uint32_t slot) { batch->slot_live[slot] 
 
 /* ---- peers replaced ---- */
 
+/* What was planned has no result any more, and nothing is known of compute's slots. */
 static void void_steps(batch_t *batch)
 {
     batch->step_count = 0;
     batch->void_step = batch->last_step;
+    if (batch->session_open) batch->session++;
+    batch->session_open = false;
 }
 
 void batch_compute_lost(batch_t *batch)
 {
     void_steps(batch);
-    batch->new_session = true;
     memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         if (batch->slot_owner[slot] == BATCH_NOBODY) continue;
@@ -406,6 +419,7 @@ void batch_compute_lost(batch_t *batch)
 void batch_memory_lost(batch_t *batch)
 {
     void_steps(batch);
+    memset(batch->slot_live, 0, batch->slot_count * sizeof *batch->slot_live);
     while (batch->retiring_count > 0)
         batch_released(batch, batch->retiring[0]);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)

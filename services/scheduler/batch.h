@@ -84,7 +84,8 @@ typedef struct {
     uint32_t step_count;
     uint64_t last_step;     /* given out */
     uint64_t void_step;     /* results up to this one mean nothing: compute or memory was replaced */
-    bool new_session;       /* compute has to empty its slots before the next plan */
+    uint32_t session;       /* of plans that build on each other's slots: begins anew with empty slots */
+    bool session_open;      /* its first plan was made */
     uint64_t release_count; /* grows when blocks of an ended sequence come back */
     uint64_t open_refusals; /* grows when memory refuses to open a lease */
 
@@ -117,6 +118,7 @@ typedef struct {
 /* StepResult; all pointers borrowed for the call. `top`: of tokens, then of prompt, in order. */
 typedef struct {
     uint64_t step, begin_ns, end_ns;
+    uint64_t taken_ns; /* it arrived; scheduler_result fills it in */
     const batch_token_t *tokens;
     const batch_prompt_token_t *prompt;
     const request_alternative_t *top;
@@ -156,6 +158,8 @@ void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant);
 /* Everybody that holds or asks for blocks gives them back, then waits again. */
 void batch_give_back(batch_t *batch);
+/* Blocks that are free or evictable, as memory said with its last grant. */
+void batch_available(batch_t *batch, uint32_t blocks);
 /* Whether the retiring sequence's blocks may go back now. */
 bool batch_releasable(const batch_t *batch, uint32_t index);
 /* RETIRING and releasable: its blocks went back; it waits again or is settled. */
@@ -167,6 +171,8 @@ uint32_t batch_committable(const batch_t *batch, uint32_t index);
 /* Commits up to `position` were sent to memory. */
 void batch_committed(batch_t *batch, uint32_t index, uint32_t position);
 
+/* Whether the plan in the making is the first of its session. */
+bool batch_opens_session(batch_t *batch);
 /* A plan in the making: begins with the next step number; runs are added in order of slots. */
 batch_step_t *batch_step_begin(batch_t *batch, uint64_t now_ns);
 void batch_step_run(batch_t *batch, batch_step_t *step, const batch_run_t *run);
@@ -179,7 +185,8 @@ void batch_slot_retired(batch_t *batch, uint32_t slot);
  * nothing changed. */
 qn_err_t batch_result(batch_t *batch, const batch_result_t *result);
 
-/* Compute is another one, with empty slot tables: whatever has no result is planned again. KV is where it was. */
+/* Compute is another one, or has lost its slot tables: whatever has no result is planned again, in a new session that
+ * begins with empty slots. KV is where it was. */
 void batch_compute_lost(batch_t *batch);
 /* Memory is another one: all leases are void, everybody waits again. */
 void batch_memory_lost(batch_t *batch);

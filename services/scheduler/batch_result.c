@@ -123,13 +123,13 @@ static void prove(batch_t *batch, const batch_step_t *step, const batch_result_t
 
 static void note_change(batch_t *batch, uint32_t index) { batch->changed[batch->changed_count++] = index; }
 
-/* Stores the alternatives of the token that stands at `at` of the generated ones. */
-static void keep_alternatives(request_t *request, uint32_t at, const request_alternative_t *top, uint32_t count)
+static void stamp_first_token(batch_t *batch, request_t *request, const batch_result_t *result)
 {
-    if (request->top == NULL) return;
-    uint32_t kept = count < request->sampling.top_logprobs ? count : request->sampling.top_logprobs;
-    memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top, kept * sizeof *top);
-    request->top_counts[at] = (uint8_t)kept;
+    request_timeline_t timeline = request->timeline;
+    timeline.executed_ns = result->begin_ns;
+    timeline.computed_ns = result->end_ns;
+    timeline.resulted_ns = result->taken_ns;
+    ledger_stamp(batch->ledger, request, &timeline);
 }
 
 static void take_tokens(batch_t *batch, const batch_result_t *result, const request_alternative_t **top)
@@ -141,16 +141,14 @@ static void take_tokens(batch_t *batch, const batch_result_t *result, const requ
         const request_alternative_t *alternatives = *top;
         *top += token->top_count;
         if (request->finish != REQUEST_UNFINISHED) continue;
-        keep_alternatives(request, request->generated_tokens, alternatives, token->top_count);
-        if (request->generated_tokens == 0) {
-            request->timeline.executed_ns = result->begin_ns;
-            request->timeline.computed_ns = result->end_ns;
-        }
+        if (request->generated_tokens == 0) stamp_first_token(batch, request, result);
         batch->tokens[count++] = (ledger_token_t){.index = request->index,
                                                   .position = token->position,
                                                   .id = token->id,
                                                   .logprob = token->logprob,
-                                                  .stopped = token->stopped};
+                                                  .stopped = token->stopped,
+                                                  .top_count = token->top_count,
+                                                  .top = alternatives};
         note_change(batch, request->index);
     }
     ledger_append(batch->ledger, batch->tokens, count);

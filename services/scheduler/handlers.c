@@ -6,13 +6,11 @@
 #include "services/scheduler/handlers.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/watch/log.h"
-
-/* A compute that refused a plan with 503 has said so in a heartbeat by then. */
-#define REFUSED_NS 100000000ull
 
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
 {
@@ -84,12 +82,12 @@ static void refuse(scheduler_service_t *service, qn_peer_t to, uint64_t request,
         .head.request = request,
         .status = refusal->status,
         .retry_after_ms = refusal->retry_after_ms,
-        .refused_type = qn_text("QSUB"),
+        .refused_type = qn_text("QSUB"), /* also when it is refused later than it came */
         .param = qn_text(refusal->param),
         .text = qn_text(refusal->text),
     };
     count(service, SCHEDULER_STAT_REFUSED, 1);
-    if (qn_daemon_send(service->daemon, to, QN_MESSAGE_REFUSAL, &message) == QN_SEND_FULL)
+    if (qn_daemon_send_refusal(service->daemon, to, &message) == QN_SEND_FULL)
         qn_log_warning("request %" PRIu64 " was refused and its tokenizer takes nothing: %s", request, refusal->text);
 }
 
@@ -144,6 +142,7 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .stop_count = submit->stop_ids_count,
         .bias = read_bias(service, submit->bias, submit->bias_count),
         .bias_count = submit->bias_count,
+        .allow_only = submit->allow_only,
     };
     if (quarantined) {
         refuse_quarantined(service, from, submission.id);
@@ -178,6 +177,13 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     scheduler_cancel(service->scheduler, cancel->head.request,
                      cancel->reason == QN_CANCEL_REASON_STOP_STRING ? REQUEST_STOP : REQUEST_CANCELLED);
     scheduler_take_in_hand(service->scheduler, 0);
+}
+
+static void handle_replay_complete(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    (void)message;
+    if (from.service == QN_SERVICE_TOKENIZER) scheduler_client_replayed(service->scheduler, read_client(from));
 }
 
 /* ---- memory ---- */
@@ -307,7 +313,8 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
     const qn_step_result_t *result = message;
-    if (!qn_peer_equal(from, service->compute)) return;
+    bool current = result->session == scheduler_session(service->scheduler);
+    if (!current || !qn_peer_equal(from, service->compute)) return;
     uint64_t now_ns = qn_clock_now_ns();
     qn_arena_reset(&service->arena);
     batch_result_t translated = {
@@ -331,10 +338,25 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
         qn_daemon_fail(service->daemon, err);
     else if (step->step != 0)
         measure_step(service, step, result, now_ns);
+    if (err == QN_OK) service->renewed = false;
 }
 
-/* A plan or a lease that is refused is either a race with the peer's own restart (503), or does not fit what the peer
- * holds: then a new session begins. Memory answers what it grants and refuses in the Grant. */
+static void handle_step_status(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_step_status_t *status = message;
+    if (!qn_peer_equal(from, service->compute)) return;
+    scheduler_step_status(service->scheduler, status->session, status->step, status->held, qn_clock_now_ns());
+}
+
+static bool is_text(qn_text_t text, const char *wanted)
+{
+    return text.bytes == strlen(wanted) && memcmp(text.data, wanted, text.bytes) == 0;
+}
+
+/* A plan or a lease that is refused is either a race with the peer's own restart (503) or with plans it has not dropped
+ * yet (429), or does not fit what the peer holds: then a new session begins. Memory answers what it grants and refuses in
+ * the Grant. */
 static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
@@ -342,10 +364,13 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     int bytes = (int)refusal->text.bytes;
     const char *text = refusal->text.bytes > 0 ? refusal->text.data : "";
     bool of_ours = qn_peer_equal(from, service->memory) || qn_peer_equal(from, service->compute);
-    if (!of_ours || refusal->status == 503) {
+    if (!of_ours || refusal->status == 503 || refusal->status == 429) {
         qn_log_warning("refused by a peer: %.*s", bytes, text);
-        if (of_ours && qn_peer_equal(from, service->compute))
-            scheduler_doubt_compute(service, qn_clock_now_ns() + REFUSED_NS);
+        if (!of_ours || !qn_peer_equal(from, service->compute)) return;
+        if (is_text(refusal->param, "session")) /* it is ready, but has another session open, or none */
+            scheduler_renew(service->scheduler);
+        else
+            scheduler_doubt_compute(service);
         return;
     }
     bool by_memory = qn_peer_equal(from, service->memory);
@@ -361,9 +386,11 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 const qn_handler_t scheduler_handlers[] = {
     {QN_MESSAGE_SUBMIT, handle_submit},
     {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model},
     {QN_MESSAGE_GRANT, handle_grant},
     {QN_MESSAGE_STEP_RESULT, handle_step_result},
+    {QN_MESSAGE_STEP_STATUS, handle_step_status},
     {QN_MESSAGE_REFUSAL, handle_refusal},
     {QN_MESSAGE_NONE, NULL},
 };

@@ -23,6 +23,7 @@ enum {
     SCHEDULER_STAT_FROM_SLOT_RUNS,
     SCHEDULER_STAT_MASKED_RUNS,
     SCHEDULER_STAT_PREEMPTIONS,
+    SCHEDULER_STAT_RENEWALS,
     SCHEDULER_STAT_LEDGER_BYTES,
     SCHEDULER_STAT_LEDGER_COMPACTIONS,
     SCHEDULER_STAT_QUEUE,
@@ -43,9 +44,11 @@ typedef struct {
     qn_arena_t arena;          /* of the message being translated */
     qn_peer_t memory, compute; /* epoch 0: not up */
     bool compute_ready;        /* it takes plans */
-    bool compute_unsure;       /* READY may be of before it lost its slots: not believed until compute_sure_ns, */
-    uint64_t compute_sure_ns;  /* or until it was seen not READY */
-    bool draining, announced_ready;
+    uint64_t doubted_beats;    /* of compute, when it refused a plan: only a later heartbeat says that it is ready */
+    bool renewed;              /* the last session was begun for want of progress, and has no result yet */
+    bool draining, announced;  /* announced: state and its words, as below */
+    qn_state_t state;
+    char text[QN_REASON_MAX];
     qn_peer_t lost[2];    /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
     pid_t judged;         /* the process whose crash was judged last: two services may have been in it */
     char crash_text[64];  /* how it ended */
@@ -55,8 +58,10 @@ typedef struct {
 
 extern const qn_handler_t scheduler_handlers[];
 
-/* Compute's slots are empty now or will be in a moment: no plans before it was seen READY anew, or until `sure_ns`. */
-void scheduler_doubt_compute(scheduler_service_t *service, uint64_t sure_ns);
+/* Compute took no plan: what has no result is planned again in a new session, once it says that it is ready. */
+void scheduler_doubt_compute(scheduler_service_t *service);
+/* Asks compute where the step is. Failure: as below. */
+qn_err_t scheduler_send_query(scheduler_service_t *service, uint64_t step);
 /* Keeps in the run directory what made a daemon crash and is refused for it. */
 void scheduler_keep_submission(scheduler_service_t *service, const ledger_submission_t *submission);
 /* Records and tells of what was quarantined; false: some client could not be told yet. */

@@ -16,7 +16,7 @@
 #define NONE UINT32_MAX
 #define HEADER_BYTES 4096u
 #define EVIDENCE_BYTES (LEDGER_HEAD_BYTES - HEADER_BYTES)
-#define MAGIC 0x32524744454c4e51ull /* "QNLEDGR2" */
+#define MAGIC 0x33524744454c4e51ull /* "QNLEDGR3" */
 /* Below this an area is not worth compacting for the sake of resident memory. */
 #define COMPACT_BYTES (1u << 20)
 
@@ -165,7 +165,7 @@ static uint8_t *make_room(ledger_t *ledger, size_t payload_bytes)
     return ledger_record_payload(tail(ledger));
 }
 
-static void write_change(ledger_t *ledger, ledger_record_type_t type, const request_t *request, uint32_t value)
+static void write_change(ledger_t *ledger, ledger_record_type_t type, const request_t *request, uint64_t value)
 {
     record_change_t change = {.request = request->id,
                               .client = request->client,
@@ -191,28 +191,43 @@ static bool replay_request(ledger_t *ledger, const uint8_t *payload, size_t byte
     return true;
 }
 
-static void add_token(ledger_t *ledger, request_t *request, uint32_t id, float logprob, bool stopped)
+/* `top`: its alternatives, of any alignment. */
+static void add_token(ledger_t *ledger, request_t *request, const record_token_t *token, const void *top)
 {
-    request->ids[request_known_tokens(request)] = id;
-    request->logprobs[request->generated_tokens] = logprob;
-    request->stopped = stopped;
-    request->generated_tokens++;
-    ledger->living_bytes += sizeof(uint32_t) + sizeof(float);
+    uint32_t at = request->generated_tokens++;
+    request->ids[request->prompt_tokens + at] = token->id;
+    request->logprobs[at] = token->logprob;
+    request->stopped = token->stopped != 0;
+    ledger->living_bytes += ledger_token_payload(request);
+    if (request->top == NULL) return;
+    request->top_counts[at] = (uint8_t)token->top_count;
+    if (token->top_count > 0)
+        memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top,
+               token->top_count * sizeof *request->top);
 }
 
 static bool replay_tokens(ledger_t *ledger, const uint8_t *payload, size_t bytes)
 {
-    if (bytes % sizeof(record_token_t) != 0) return false;
-    for (; bytes > 0; payload += sizeof(record_token_t), bytes -= sizeof(record_token_t)) {
+    record_tokens_t head;
+    if (bytes < sizeof head) return false;
+    memcpy(&head, payload, sizeof head);
+    uint64_t top_left = head.top_count;
+    if (bytes != sizeof head + head.count * sizeof(record_token_t) + top_left * sizeof(request_alternative_t))
+        return false;
+    const uint8_t *at = payload + sizeof head, *top = at + head.count * sizeof(record_token_t);
+    for (uint32_t i = 0; i < head.count; i++, at += sizeof(record_token_t)) {
         record_token_t token;
-        memcpy(&token, payload, sizeof token);
+        memcpy(&token, at, sizeof token);
         request_t *request = ledger_find(ledger, token.request);
         if (request == NULL || request->generated_tokens >= request->generated_max ||
-            token.position != request_known_tokens(request))
+            token.position != request_known_tokens(request) || token.top_count > top_left ||
+            token.top_count > request->sampling.top_logprobs)
             return false;
-        add_token(ledger, request, token.id, token.logprob, token.stopped != 0);
+        add_token(ledger, request, &token, top);
+        top += token.top_count * sizeof(request_alternative_t);
+        top_left -= token.top_count;
     }
-    return true;
+    return top_left == 0;
 }
 
 static bool replay_change(ledger_t *ledger, uint32_t type, const uint8_t *payload, size_t bytes)
@@ -230,16 +245,35 @@ static bool replay_change(ledger_t *ledger, uint32_t type, const uint8_t *payloa
     case LEDGER_RECORD_CLIP:
         if (change.value < request->generated_tokens || change.value > request->generated_max) return false;
         ledger->reserved_bytes -= reservation(request);
-        request->generated_max = change.value;
+        request->generated_max = (uint32_t)change.value;
         ledger->reserved_bytes += reservation(request);
         return true;
-    case LEDGER_RECORD_ADOPT: request->client = change.client; return true;
+    case LEDGER_RECORD_ADOPT:
+        request->client = change.client;
+        request->orphaned_ns = 0;
+        return true;
+    case LEDGER_RECORD_ORPHAN: request->orphaned_ns = change.value; return true;
+    case LEDGER_RECORD_ADMIT:
+        request->admitted = true;
+        request->cached_tokens = (uint32_t)change.value;
+        return change.value <= request->prompt_tokens;
+    case LEDGER_RECORD_PREEMPT: request->preemptions = (uint32_t)change.value; return true;
     case LEDGER_RECORD_SUSPECT:
         request->crashes = change.second;
-        request->suspect_until = change.value;
-        return true;
+        request->suspect_until = (uint32_t)change.value;
+        return change.value <= UINT32_MAX;
     default: return false;
     }
+}
+
+static bool replay_stamp(ledger_t *ledger, const uint8_t *payload, size_t bytes)
+{
+    record_stamp_t stamp;
+    if (bytes != sizeof stamp) return false;
+    memcpy(&stamp, payload, sizeof stamp);
+    request_t *request = ledger_find(ledger, stamp.request);
+    if (request != NULL) request->timeline = stamp.timeline;
+    return request != NULL;
 }
 
 static bool replay_record(ledger_t *ledger, const uint8_t *at)
@@ -249,6 +283,7 @@ static bool replay_record(ledger_t *ledger, const uint8_t *at)
     const uint8_t *payload = at + sizeof head;
     if (head.type == LEDGER_RECORD_REQUEST) return replay_request(ledger, payload, head.payload_bytes);
     if (head.type == LEDGER_RECORD_TOKENS) return replay_tokens(ledger, payload, head.payload_bytes);
+    if (head.type == LEDGER_RECORD_STAMP) return replay_stamp(ledger, payload, head.payload_bytes);
     return replay_change(ledger, head.type, payload, head.payload_bytes);
 }
 
@@ -363,6 +398,7 @@ static request_t from_submission(const ledger_t *ledger, const ledger_submission
         .generated_max = submission->generated_max,
         .stop_count = submission->stop_count,
         .bias_count = submission->bias_count,
+        .allow_only = submission->allow_only,
     };
     return request;
 }
@@ -395,11 +431,23 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
     return LEDGER_ACCEPTED;
 }
 
+/* Alternatives of the token that its request asked for. */
+static uint16_t kept_alternatives(const request_t *request, const ledger_token_t *token)
+{
+    uint8_t wanted = request->sampling.top_logprobs;
+    return token->top_count < wanted ? token->top_count : wanted;
+}
+
 void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t count)
 {
+    record_tokens_t head = {.count = count};
+    for (uint32_t i = 0; i < count; i++)
+        head.top_count += kept_alternatives(ledger_at(ledger, tokens[i].index), &tokens[i]);
     if (count == 0) return;
-    size_t bytes = count * sizeof(record_token_t);
-    uint8_t *payload = make_room(ledger, bytes);
+    size_t tokens_bytes = sizeof head + count * sizeof(record_token_t);
+    size_t bytes = tokens_bytes + head.top_count * sizeof(request_alternative_t);
+    uint8_t *payload = make_room(ledger, bytes), *top = payload + tokens_bytes;
+    memcpy(payload, &head, sizeof head);
     for (uint32_t i = 0; i < count; i++) {
         request_t *request = ledger_at(ledger, tokens[i].index);
         QN_ASSERT(request != NULL && request->finish == REQUEST_UNFINISHED);
@@ -409,9 +457,12 @@ void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t coun
                                 .position = tokens[i].position,
                                 .id = tokens[i].id,
                                 .logprob = tokens[i].logprob,
-                                .stopped = tokens[i].stopped};
-        memcpy(payload + i * sizeof token, &token, sizeof token);
-        add_token(ledger, request, tokens[i].id, tokens[i].logprob, tokens[i].stopped);
+                                .stopped = tokens[i].stopped,
+                                .top_count = kept_alternatives(request, &tokens[i])};
+        memcpy(payload + sizeof head + i * sizeof token, &token, sizeof token);
+        if (token.top_count > 0) memcpy(top, tokens[i].top, token.top_count * sizeof *tokens[i].top);
+        add_token(ledger, request, &token, tokens[i].top);
+        top += token.top_count * sizeof *tokens[i].top;
     }
     if (QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_LEDGER_APPEND)) return; /* the tokens are lost with this process */
     seal(ledger, LEDGER_RECORD_TOKENS, bytes);
@@ -430,7 +481,38 @@ void ledger_clip(ledger_t *ledger, request_t *request, uint32_t generated_max)
 void ledger_adopt(ledger_t *ledger, request_t *request, request_client_t client)
 {
     request->client = client;
+    request->orphaned_ns = 0;
     write_change(ledger, LEDGER_RECORD_ADOPT, request, 0);
+}
+
+void ledger_orphan(ledger_t *ledger, request_t *request, uint64_t since_ns)
+{
+    if (request->orphaned_ns == since_ns) return;
+    write_change(ledger, LEDGER_RECORD_ORPHAN, request, since_ns);
+    request->orphaned_ns = since_ns;
+}
+
+void ledger_admit(ledger_t *ledger, request_t *request, uint32_t cached_tokens)
+{
+    QN_ASSERT(cached_tokens <= request->prompt_tokens);
+    if (request->admitted) return;
+    write_change(ledger, LEDGER_RECORD_ADMIT, request, cached_tokens);
+    request->admitted = true;
+    request->cached_tokens = cached_tokens;
+}
+
+void ledger_preempt(ledger_t *ledger, request_t *request)
+{
+    write_change(ledger, LEDGER_RECORD_PREEMPT, request, request->preemptions + 1);
+    request->preemptions++;
+}
+
+void ledger_stamp(ledger_t *ledger, request_t *request, const request_timeline_t *timeline)
+{
+    record_stamp_t stamp = {.request = request->id, .timeline = *timeline};
+    memcpy(make_room(ledger, sizeof stamp), &stamp, sizeof stamp);
+    seal(ledger, LEDGER_RECORD_STAMP, sizeof stamp);
+    request->timeline = *timeline;
 }
 
 void ledger_suspect(ledger_t *ledger, request_t *request, uint32_t crashes, uint32_t until)

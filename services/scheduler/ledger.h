@@ -11,7 +11,7 @@
  * Space is bounded: a request is accepted only when the living ones, with all tokens they may still generate, fill at
  * most half an area; appending tokens (as many at once as the mapping was sized for) therefore never fails.
  *
- * Not persisted: alternatives (top log-probs) and prompt scores; a replayed request reports them anew or not at all.
+ * Not persisted: prompt scores; the prompt of a replayed request is run again, which gives them again.
  * Not thread-safe, never blocks, no clock. The heap is used at submit and at forget, never by append. */
 #ifndef SCHEDULER_LEDGER_H
 #define SCHEDULER_LEDGER_H
@@ -23,7 +23,7 @@
 #define LEDGER_HEAD_BYTES (16u * 1024) /* before the areas: the header, the evidence */
 #define LEDGER_BYTES_MIN (LEDGER_HEAD_BYTES + 32u * 1024)
 /* Bytes that make sure of room for `slots` tokens in one append. */
-#define LEDGER_BYTES_FOR(slots) (LEDGER_BYTES_MIN + 128u * (slots))
+#define LEDGER_BYTES_FOR(slots) (LEDGER_BYTES_MIN + 1024u * (slots))
 
 typedef struct ledger ledger_t;
 
@@ -49,6 +49,7 @@ typedef struct {
     uint32_t stop_count; /* <= QN_STOP_IDS_MAX */
     const request_bias_t *bias;
     uint32_t bias_count; /* <= QN_LOGIT_BIAS_MAX */
+    bool allow_only;     /* `bias` names all ids that may be generated */
 } ledger_submission_t;
 
 typedef enum {
@@ -63,6 +64,8 @@ typedef struct {
     uint32_t id;
     float logprob;
     bool stopped;
+    uint8_t top_count;                /* kept as far as the request asked for them */
+    const request_alternative_t *top; /* borrowed for the call */
 } ledger_token_t;
 
 /* Opens the ledger in `base` [bytes], a shared mapping (borrowed, 8-byte aligned, >= LEDGER_BYTES_MIN, zeroed when
@@ -78,8 +81,16 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
 void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t count);
 /* Lowers generated_max (never below what is generated). */
 void ledger_clip(ledger_t *ledger, request_t *request, uint32_t generated_max);
-/* Another client takes the request over. */
+/* Another client takes the request over; it is no orphan then. */
 void ledger_adopt(ledger_t *ledger, request_t *request, request_client_t client);
+/* It has had no client since `since_ns`; 0: it has one again. */
+void ledger_orphan(ledger_t *ledger, request_t *request, uint64_t since_ns);
+/* It was given its first blocks, which hold `cached_tokens` of its prompt already. Later ones change nothing. */
+void ledger_admit(ledger_t *ledger, request_t *request, uint32_t cached_tokens);
+/* It gave its blocks up once more. */
+void ledger_preempt(ledger_t *ledger, request_t *request);
+/* How far it has come, and when. */
+void ledger_stamp(ledger_t *ledger, request_t *request, const request_timeline_t *timeline);
 /* Notes suspicion (request.h), durably: `crashes` and `until`. */
 void ledger_suspect(ledger_t *ledger, request_t *request, uint32_t crashes, uint32_t until);
 /* Says why it ended, durably; the entry stays. `finish` is not REQUEST_UNFINISHED and the first one stays. */

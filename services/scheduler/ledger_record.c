@@ -18,13 +18,21 @@ _Static_assert(sizeof(record_request_t) % 8 == 0 && sizeof(record_head_t) == 24,
 
 #define FLAG_STOPPED 1u
 #define FLAG_ADMITTED 2u
+#define FLAG_ALLOW_ONLY 4u
 
 /* ---- a request ---- */
+
+/* Id and log-probability; alternatives and how many of them there are. */
+size_t ledger_token_payload(const request_t *request)
+{
+    size_t top = request->sampling.top_logprobs;
+    return 4 + 4 + (top > 0 ? 1 + top * sizeof(request_alternative_t) : 0);
+}
 
 size_t ledger_request_payload(const request_t *request, bool all_tokens)
 {
     size_t generated = all_tokens ? request->generated_max : request->generated_tokens;
-    return sizeof(record_request_t) + 4 * ((size_t)request->prompt_tokens + generated) + 4 * generated +
+    return sizeof(record_request_t) + 4 * (size_t)request->prompt_tokens + generated * ledger_token_payload(request) +
            4 * (size_t)request->stop_count + sizeof(request_bias_t) * request->bias_count;
 }
 
@@ -40,6 +48,7 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .id = request->id,
         .arrival = request->arrival,
         .salt = request->salt,
+        .orphaned_ns = request->orphaned_ns,
         .client = request->client,
         .sampling = request->sampling,
         .timeline = request->timeline,
@@ -54,13 +63,18 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .stop_count = request->stop_count,
         .bias_count = request->bias_count,
         .finish = request->finish,
-        .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0),
+        .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0) |
+                 (request->allow_only ? FLAG_ALLOW_ONLY : 0),
     };
     payload = put(payload, &fixed, sizeof fixed);
     payload = put(payload, request->ids, 4 * (size_t)request_known_tokens(request));
     payload = put(payload, request->logprobs, 4 * (size_t)request->generated_tokens);
     payload = put(payload, request->stop_ids, 4 * (size_t)request->stop_count);
-    put(payload, request->bias, sizeof(request_bias_t) * request->bias_count);
+    payload = put(payload, request->bias, sizeof(request_bias_t) * request->bias_count);
+    if (request->top == NULL) return;
+    size_t generated = request->generated_tokens;
+    payload = put(payload, request->top, generated * request->sampling.top_logprobs * sizeof *request->top);
+    put(payload, request->top_counts, generated);
 }
 
 /* At least one element, so that a missing array always means out of memory. */
@@ -123,6 +137,7 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->id = fixed->id;
     request->arrival = fixed->arrival;
     request->salt = fixed->salt;
+    request->orphaned_ns = fixed->orphaned_ns;
     request->client = fixed->client;
     request->sampling = fixed->sampling;
     request->timeline = fixed->timeline;
@@ -139,12 +154,26 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->finish = (request_finish_t)fixed->finish;
     request->stopped = (fixed->flags & FLAG_STOPPED) != 0;
     request->admitted = (fixed->flags & FLAG_ADMITTED) != 0;
+    request->allow_only = (fixed->flags & FLAG_ALLOW_ONLY) != 0;
 }
 
 static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)
 {
     if (bytes > 0) memcpy(data, at, bytes);
     return at + bytes;
+}
+
+static qn_err_t read_alternatives(const uint8_t *payload, request_t *request)
+{
+    size_t generated = request->generated_tokens, top = request->sampling.top_logprobs;
+    if (request->top == NULL) return QN_OK;
+    payload = get(payload, request->top, generated * top * sizeof *request->top);
+    get(payload, request->top_counts, generated);
+    for (size_t i = 0; i < generated; i++)
+        if (request->top_counts[i] > top)
+            return qn_fail(QN_ERR_INVALID, "ledger: request %llu has more alternatives than it asked for",
+                           (unsigned long long)request->id);
+    return QN_OK;
 }
 
 qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *ret_request)
@@ -163,8 +192,8 @@ qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *re
     payload = get(payload, ret_request->ids, 4 * (size_t)request_known_tokens(ret_request));
     payload = get(payload, ret_request->logprobs, 4 * (size_t)ret_request->generated_tokens);
     payload = get(payload, ret_request->stop_ids, 4 * (size_t)ret_request->stop_count);
-    get(payload, ret_request->bias, sizeof(request_bias_t) * ret_request->bias_count);
-    return QN_OK;
+    payload = get(payload, ret_request->bias, sizeof(request_bias_t) * ret_request->bias_count);
+    return read_alternatives(payload, ret_request);
 }
 
 /* ---- a record ---- */

@@ -6,13 +6,18 @@
 #include "services/scheduler/ledger.h"
 
 typedef enum {
-    LEDGER_RECORD_REQUEST = 1, /* record_request_t, ids, log-probs, stop ids, bias: a request with its tokens so far */
-    LEDGER_RECORD_TOKENS = 2,  /* record_token_t [n] */
-    LEDGER_RECORD_FINISH = 3,  /* record_change_t; value = request_finish_t */
-    LEDGER_RECORD_FORGET = 4,  /* record_change_t */
-    LEDGER_RECORD_CLIP = 5,    /* record_change_t; value = generated_max */
-    LEDGER_RECORD_ADOPT = 6,   /* record_change_t; client */
-    LEDGER_RECORD_SUSPECT = 7, /* record_change_t; value = suspect_until, second = crashes */
+    LEDGER_RECORD_REQUEST =
+        1, /* record_request_t, ids, log-probs, stop ids, bias, alternatives: all of a request so far */
+    LEDGER_RECORD_TOKENS = 2,   /* record_tokens_t, record_token_t [count], their alternatives in order */
+    LEDGER_RECORD_FINISH = 3,   /* record_change_t; value = request_finish_t */
+    LEDGER_RECORD_FORGET = 4,   /* record_change_t */
+    LEDGER_RECORD_CLIP = 5,     /* record_change_t; value = generated_max */
+    LEDGER_RECORD_ADOPT = 6,    /* record_change_t; client */
+    LEDGER_RECORD_ORPHAN = 7,   /* record_change_t; value = orphaned_ns */
+    LEDGER_RECORD_ADMIT = 8,    /* record_change_t; value = cached_tokens */
+    LEDGER_RECORD_PREEMPT = 9,  /* record_change_t; value = preemptions */
+    LEDGER_RECORD_STAMP = 10,   /* record_stamp_t */
+    LEDGER_RECORD_SUSPECT = 11, /* record_change_t; value = suspect_until, second = crashes */
 } ledger_record_type_t;
 
 typedef struct {
@@ -24,7 +29,7 @@ typedef struct {
 } record_head_t;
 
 typedef struct {
-    uint64_t id, arrival, salt;
+    uint64_t id, arrival, salt, orphaned_ns;
     request_client_t client;
     request_sampling_t sampling;
     request_timeline_t timeline;
@@ -36,20 +41,32 @@ typedef struct {
 } record_request_t;
 
 typedef struct {
+    uint32_t count, top_count;
+} record_tokens_t;
+
+typedef struct {
     uint64_t request;
     uint32_t position, id;
     float logprob;
-    uint32_t stopped;
+    uint16_t stopped, top_count;
 } record_token_t;
 
 typedef struct {
     uint64_t request;
     request_client_t client;
-    uint32_t value, second;
+    uint64_t value;
+    uint32_t second, unused;
 } record_change_t;
+
+typedef struct {
+    uint64_t request;
+    request_timeline_t timeline;
+} record_stamp_t;
 
 #define RECORD_BYTES(payload) ((sizeof(record_head_t) + (size_t)(payload) + 7) & ~(size_t)7)
 
+/* What one more generated token adds to the payload of a REQUEST record. */
+size_t ledger_token_payload(const request_t *request);
 /* Payload size of a REQUEST record; with `all_tokens` as if generated_max were generated. */
 size_t ledger_request_payload(const request_t *request, bool all_tokens);
 /* Writes the payload of a REQUEST record; exactly ledger_request_payload(request, false) bytes. */

@@ -22,8 +22,9 @@ static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
 /* Memory and compute have at most a few of our messages outstanding; a full outbox means the peer is stuck. */
 static qn_err_t send_to_peer(scheduler_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
-    if (qn_daemon_send(service->daemon, to, type, message) != QN_SEND_FULL)
-        return QN_OK; /* sent, or the peer is gone and its event will say so */
+    qn_send_outcome_t outcome = qn_daemon_send(service->daemon, to, type, message);
+    if (outcome == QN_SEND_OK || outcome == QN_SEND_GONE) return QN_OK; /* when it is gone, its event will say so */
+    if (outcome == QN_SEND_INVALID) return QN_ERR_LIMIT;
     return qn_fail(QN_ERR_PEER, "a %s cannot be sent: the receiver (epoch %" PRIu32 ") takes nothing any more",
                    qn_message_name(type), to.epoch);
 }
@@ -100,6 +101,17 @@ static const qn_logit_bias_t *write_bias(scheduler_service_t *service, const pla
     return bias;
 }
 
+/* Slots whose bias is all there is to choose from. */
+static const uint32_t *write_allow_only(scheduler_service_t *service, const plan_t *plan, uint32_t *ret_count)
+{
+    uint32_t *slots = qn_arena_zalloc(&service->arena, plan->set_count, sizeof *slots);
+    *ret_count = 0;
+    for (uint32_t i = 0; i < plan->set_count; i++) {
+        if (plan->sets[i].request->allow_only) slots[(*ret_count)++] = plan->sets[i].slot;
+    }
+    return slots;
+}
+
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
@@ -113,6 +125,9 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
     qn_arena_reset(&service->arena);
     qn_step_plan_t message = {
         .step = plan->step,
+        .session = plan->session,
+        .opens = plan->opens,
+        .memory_epoch = service->memory.epoch,
         .retire = plan->retire,
         .retire_count = plan->retire_count,
         .sets = write_sets(service, plan),
@@ -129,8 +144,8 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .bias_count = plan->bias_count,
         .reasons = write_reasons(service, plan),
         .reasons_count = plan->reason_count,
-        .reset = plan->reset,
     };
+    message.allow_only = write_allow_only(service, plan, &message.allow_only_count);
     return send_to_peer(service, service->compute, QN_MESSAGE_STEP_PLAN, &message);
 }
 
@@ -164,6 +179,12 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
                             qn_clock_now_ns() - begin_ns);
     }
+}
+
+qn_err_t scheduler_send_query(scheduler_service_t *service, uint64_t step)
+{
+    qn_step_query_t message = {.session = scheduler_session(service->scheduler), .step = step};
+    return send_to_peer(service, service->compute, QN_MESSAGE_STEP_QUERY, &message);
 }
 
 /* ---- traffic with memory ---- */
@@ -348,10 +369,10 @@ void scheduler_send_tokens(scheduler_service_t *service)
         qn_arena_reset(&service->arena);
         qn_send_outcome_t outcome =
             message.scores != NULL ? send_scores(service, to, &message) : send_token_batch(service, to, &message);
-        if (outcome != QN_SEND_OK) { /* takes nothing now, or is gone and its event will say so */
+        if (outcome == QN_SEND_FULL || outcome == QN_SEND_GONE) { /* its event will say so */
             delivery_refused(delivery);
             continue;
-        }
+        } /* QN_SEND_INVALID: the receiver sees the gap and fails those requests; all others go on */
         for (uint32_t i = 0; i < message.end_count; i++) {
             count(service, SCHEDULER_STAT_CACHED_TOKENS, message.ends[i]->cached_tokens);
             count(service, SCHEDULER_STAT_GENERATED_TOKENS, message.ends[i]->generated_tokens);

@@ -17,7 +17,7 @@ static bool allocate(planner_t *planner)
     planner->blocks = calloc(PLAN_BLOCKS_MAX, sizeof *planner->blocks);
     planner->runs = calloc(slots, sizeof *planner->runs);
     planner->ids = calloc(PLAN_IDS_MAX, sizeof *planner->ids);
-    planner->stop_ids = calloc((size_t)slots * QN_STOP_IDS_MAX, sizeof *planner->stop_ids);
+    planner->stop_ids = calloc((size_t)slots * QN_SLOT_STOP_IDS_MAX, sizeof *planner->stop_ids);
     planner->bias = calloc(QN_STEP_PLAN_BIAS_MAX, sizeof *planner->bias);
     planner->reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->reasons);
     planner->next_reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->next_reasons);
@@ -97,7 +97,7 @@ void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count)
 
 void planner_set_apart(planner_t *planner, uint32_t index) { planner->apart = index; }
 
-void planner_memory_lost(planner_t *planner) { planner->admission_blocked = false; }
+void planner_memory_lost(planner_t *planner) { planner->admission_blocked = planner->yielding = false; }
 
 void planner_counts(const planner_t *planner, planner_counts_t *ret_counts) { *ret_counts = planner->counts; }
 

@@ -14,7 +14,9 @@
  *  6. Nobody is admitted while somebody starves, nor after a refusal until blocks of an ended sequence came back or
  *     enough are known to be free: admitting into a full pool only preempts.
  *  7. Every decision of the policy has its words in the next plan's reasons.
- *  8. Who runs apart (suspects.h) runs, is extended and admitted alone. The others keep what they have, unless it needs
+ *  8. Orphans (requests held for a client that is gone) run on what nobody else wants: while somebody with a client
+ *     waits or starves, they are shown to no policy, give up slots and blocks, the last to arrive first, and get none.
+ *  9. Who runs apart (suspects.h) runs, is extended and admitted alone. The others keep what they have, unless it needs
  *     their slot or their blocks: then they are preempted, one after the other, and rules 5 and 6 do not protect them.
  *
  * Pure: no clock, no socket; allocates at creation only. */
@@ -57,6 +59,8 @@ typedef struct {
 /* Views, valid until the next call of the planner. The input ids of a run that is not from_slot stand at ids_offset. */
 typedef struct {
     uint64_t step;
+    uint32_t session;
+    bool opens; /* first of its session */
     const uint32_t *retire;
     const plan_set_t *sets;
     const plan_block_t *blocks;

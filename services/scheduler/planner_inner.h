@@ -26,7 +26,7 @@ struct planner {
     plan_block_t *blocks;                       /* [PLAN_BLOCKS_MAX] */
     plan_run_t *runs;                           /* [slots] */
     uint32_t *ids;                              /* [PLAN_IDS_MAX] */
-    uint32_t *stop_ids;                         /* [slots * QN_STOP_IDS_MAX] */
+    uint32_t *stop_ids;                         /* [slots * QN_SLOT_STOP_IDS_MAX] */
     request_bias_t *bias;                       /* [QN_STEP_PLAN_BIAS_MAX] */
     char (*reasons)[QN_POLICY_REASON_MAX];      /* of the plan [PLANNER_REASONS_MAX] */
     char (*next_reasons)[QN_POLICY_REASON_MAX]; /* gathered for the next one */
@@ -42,6 +42,7 @@ struct planner {
     plan_lease_t *leases;   /* [QN_LEASE_ITEMS_MAX] */
     uint64_t last_lease_batch;
     bool admission_blocked;
+    bool yielding;                  /* blocks of an orphan are on their way back for somebody who waits */
     uint64_t blocked_release_count; /* of the batch, when it was blocked */
     uint64_t seen_refusals;         /* of the batch */
     uint64_t retry_ns;

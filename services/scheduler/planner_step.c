@@ -52,12 +52,13 @@ static void insert_by_arrival(qn_policy_sequence_t *view, uint32_t count, const 
     view[at] = *shown;
 }
 
-static uint32_t show_prefills(planner_t *planner)
+static uint32_t show_prefills(planner_t *planner, bool orphans)
 {
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = owner_of(planner, slot);
         if (sequence == NULL || planner_prefill_tokens(sequence) <= 1 || room_for(planner, sequence) == 0) continue;
+        if (request_is_orphan(sequence->request) != orphans) continue;
         qn_policy_sequence_t shown;
         planner_show(planner, sequence, &shown);
         insert_by_arrival(planner->view, count++, &shown);
@@ -67,7 +68,8 @@ static uint32_t show_prefills(planner_t *planner)
 
 static qn_err_t choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t decode_tokens)
 {
-    uint32_t count = show_prefills(planner);
+    uint32_t count = show_prefills(planner, false);
+    if (count == 0) count = show_prefills(planner, true); /* rule 8 */
     uint32_t budget = planner->options.max_step_tokens - decode_tokens;
     if (count == 0 || budget == 0) return QN_OK;
     qn_policy_view_t view = planner_view(planner, now_ns, count);
@@ -121,13 +123,13 @@ static uint32_t add_ids(planner_t *planner, const uint32_t *ids, uint32_t count)
     return offset;
 }
 
-/* The request's stop ids, then those of the model it has not named itself, as far as a slot holds them. */
+/* The request's stop ids, then those of the model it has not named itself: a slot holds all of both. */
 static uint32_t add_stop_ids(planner_t *planner, const request_t *request)
 {
     uint32_t *stop_ids = planner->stop_ids + planner->plan.stop_id_count;
     uint32_t count = request->stop_count;
     if (count > 0) memcpy(stop_ids, request->stop_ids, count * sizeof *stop_ids);
-    for (uint32_t i = 0; !request->sampling.ignore_eos && i < planner->eos_count && count < QN_STOP_IDS_MAX; i++) {
+    for (uint32_t i = 0; !request->sampling.ignore_eos && i < planner->eos_count && count < QN_SLOT_STOP_IDS_MAX; i++) {
         bool named = false;
         for (uint32_t j = 0; j < count; j++)
             named = named || stop_ids[j] == planner->eos_ids[i];
@@ -241,8 +243,8 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
 {
     batch_step_t *step = batch_step_begin(planner->batch, now_ns);
     planner->plan.step = step->step;
-    planner->plan.reset = planner->batch->new_session;
-    planner->batch->new_session = false;
+    planner->plan.session = planner->batch->session;
+    planner->plan.opens = batch_opens_session(planner->batch);
     add_retired(planner);
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         uint32_t tokens = planner->tokens_of_slot[slot];

@@ -2,6 +2,8 @@
  * State owned:       the lists being built, whether admission is blocked.
  * Must never:        give back what a plan without a result may write; preempt who arrived first.
  * Read next:         planner.h (rules 4 to 6), services/memory/block_pool.h (the other side). */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/assert.h"
@@ -21,6 +23,15 @@ static bool starves(const planner_t *planner, const sequence_t *sequence)
            sequence->planned < request_run_limit(sequence->request);
 }
 
+static bool somebody_is_short(const planner_t *planner)
+{
+    for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
+        const sequence_t *sequence = running_at(planner, slot);
+        if (sequence != NULL && sequence->short_of_blocks) return true;
+    }
+    return false;
+}
+
 /* ---- preemption ---- */
 
 static void block_admission(planner_t *planner, uint64_t now_ns)
@@ -35,7 +46,7 @@ static const sequence_t *apart_of(const planner_t *planner)
     return planner->apart < PLANNER_NOBODY ? &planner->batch->sequences[planner->apart] : NULL;
 }
 
-/* Rule 8: it starves, or was refused, or has no slot. */
+/* Rule 9: it starves, or was refused, or has no slot. */
 static bool needs_room(const planner_t *planner, const sequence_t *apart)
 {
     if (apart->phase == SEQUENCE_RUNNING) return starves(planner, apart);
@@ -43,7 +54,15 @@ static bool needs_room(const planner_t *planner, const sequence_t *apart)
            (planner->batch->free_slots == 0 || planner->batch->open_refusals != planner->seen_refusals);
 }
 
-/* The starving sequence that arrived first, or NULL; *ret_first is the running one that did. */
+/* Whose turn is earlier: orphans come after all others. */
+static bool is_before(const sequence_t *a, const sequence_t *b)
+{
+    bool orphan = request_is_orphan(a->request);
+    if (orphan != request_is_orphan(b->request)) return !orphan;
+    return a->request->arrival < b->request->arrival;
+}
+
+/* The starving sequence whose turn is first, or NULL; *ret_first is the running one whose turn is. */
 static const sequence_t *find_needy(const planner_t *planner, const sequence_t **ret_first)
 {
     const sequence_t *apart = apart_of(planner);
@@ -55,12 +74,44 @@ static const sequence_t *find_needy(const planner_t *planner, const sequence_t *
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
         if (sequence == NULL) continue;
-        if (first == NULL || sequence->request->arrival < first->request->arrival) first = sequence;
-        if (starves(planner, sequence) && (needy == NULL || sequence->request->arrival < needy->request->arrival))
-            needy = sequence;
+        if (first == NULL || is_before(sequence, first)) first = sequence;
+        if (starves(planner, sequence) && (needy == NULL || is_before(sequence, needy))) needy = sequence;
     }
     *ret_first = first;
     return needy;
+}
+
+/* The running orphan that arrived last, or NULL. */
+static const sequence_t *last_orphan(const planner_t *planner)
+{
+    const sequence_t *last = NULL;
+    for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
+        const sequence_t *sequence = running_at(planner, slot);
+        if (sequence == NULL || !request_is_orphan(sequence->request)) continue;
+        if (last == NULL || sequence->request->arrival > last->request->arrival) last = sequence;
+    }
+    return last;
+}
+
+static void yield(planner_t *planner, const sequence_t *orphan, const char *what)
+{
+    char reason[QN_POLICY_REASON_MAX];
+    snprintf(reason, sizeof reason, "request %" PRIu64 ", whose client is gone, yields its %s", orphan->request->id,
+             what);
+    planner_note(planner, reason);
+    batch_preempt(planner->batch, orphan->request->index);
+    planner->counts.preemptions++;
+}
+
+/* Waiting requests that have a client, `most` at most. */
+static uint32_t count_waiting(const planner_t *planner, uint32_t most)
+{
+    const batch_t *batch = planner->batch;
+    uint32_t count = 0;
+    const request_t *request = batch->waiting_count > 0 ? ledger_next(batch->ledger, NULL) : NULL;
+    for (; request != NULL && count < most; request = ledger_next(batch->ledger, request))
+        count += batch->sequences[request->index].phase == SEQUENCE_WAITING && !request_is_orphan(request);
+    return count;
 }
 
 /* Running sequences but `first`, in order of arrival. */
@@ -85,6 +136,12 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     const sequence_t *needy = find_needy(planner, &first);
     if (needy == NULL || batch->retiring_count > 0 || batch->leasing_count > 0)
         return QN_OK; /* blocks, or a refusal, are on their way */
+    const sequence_t *orphan = last_orphan(planner);
+    if (apart_of(planner) == NULL && orphan != NULL && !request_is_orphan(first->request)) {
+        yield(planner, orphan, "blocks");
+        block_admission(planner, now_ns);
+        return QN_OK;
+    }
     uint32_t count = show_candidates(planner, first);
     if (count == 0) { /* alone, and it fits by itself: somebody's blocks are still on their way inside memory */
         if (now_ns >= planner->retry_ns) {
@@ -106,6 +163,22 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     else
         block_admission(planner, now_ns);
     return QN_OK;
+}
+
+/* Rule 8: who waits and has a client finds slots and blocks, but for rule 9. */
+static void yield_to_waiting(planner_t *planner)
+{
+    batch_t *batch = planner->batch;
+    if (batch->retiring_count == 0 && planner->yielding) planner->yielding = planner->admission_blocked = false;
+    if (planner->apart != PLANNER_EVERYBODY || last_orphan(planner) == NULL) return;
+    uint32_t waiting = count_waiting(planner, batch->slot_count);
+    bool blocked = batch->open_refusals != planner->seen_refusals || planner->admission_blocked;
+    for (const sequence_t *orphan; waiting > batch->free_slots && (orphan = last_orphan(planner)) != NULL;)
+        yield(planner, orphan, "slot");
+    if (waiting > 0 && (blocked || somebody_is_short(planner)) && batch->retiring_count + batch->leasing_count == 0 &&
+        last_orphan(planner) != NULL)
+        yield(planner, last_orphan(planner), "blocks");
+    planner->yielding = batch->retiring_count > 0;
 }
 
 /* ---- commits and releases ---- */
@@ -185,26 +258,18 @@ static void add_extensions(planner_t *planner, plan_traffic_t *traffic)
     }
 }
 
-static bool somebody_is_short(const planner_t *planner)
-{
-    for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
-        const sequence_t *sequence = running_at(planner, slot);
-        if (sequence != NULL && sequence->short_of_blocks) return true;
-    }
-    return false;
-}
-
-static const sequence_t *first_waiting(const planner_t *planner)
+static const sequence_t *first_waiting(const planner_t *planner, bool orphans)
 {
     const batch_t *batch = planner->batch;
     const request_t *request = ledger_next(batch->ledger, NULL);
     for (; request != NULL; request = ledger_next(batch->ledger, request))
-        if (batch->sequences[request->index].phase == SEQUENCE_WAITING) return &batch->sequences[request->index];
+        if (batch->sequences[request->index].phase == SEQUENCE_WAITING && request_is_orphan(request) == orphans)
+            return &batch->sequences[request->index];
     return NULL;
 }
 
 /* Rule 6. Sets *again_ns when only time can tell. */
-static bool admission_is_open(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
+static bool admission_is_open(planner_t *planner, bool orphans, uint64_t now_ns, uint64_t *again_ns)
 {
     batch_t *batch = planner->batch;
     if (batch->open_refusals != planner->seen_refusals) {
@@ -217,7 +282,7 @@ static bool admission_is_open(planner_t *planner, uint64_t now_ns, uint64_t *aga
         return true;
     }
     qn_policy_sequence_t shown;
-    planner_show(planner, first_waiting(planner), &shown);
+    planner_show(planner, first_waiting(planner, orphans), &shown);
     bool idle = batch->running_count + batch->retiring_count + batch->leasing_count == 0;
     if (!idle && batch->available_blocks < shown.blocks_wanted + 2 * batch->running_count) return false;
     if (now_ns < planner->retry_ns) {
@@ -228,13 +293,13 @@ static bool admission_is_open(planner_t *planner, uint64_t now_ns, uint64_t *aga
     return true;
 }
 
-static uint32_t show_waiting(planner_t *planner)
+static uint32_t show_waiting(planner_t *planner, bool orphans)
 {
     const batch_t *batch = planner->batch;
     uint32_t count = 0;
     const request_t *request = ledger_next(batch->ledger, NULL);
     for (; request != NULL && count < batch->waiting_count; request = ledger_next(batch->ledger, request))
-        if (batch->sequences[request->index].phase == SEQUENCE_WAITING)
+        if (batch->sequences[request->index].phase == SEQUENCE_WAITING && request_is_orphan(request) == orphans)
             planner_show(planner, &batch->sequences[request->index], &planner->view[count++]);
     return count;
 }
@@ -257,7 +322,7 @@ static void open_lease(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
     planner->counts.admissions++;
 }
 
-/* Rule 8: at once, unless it was refused although nobody else holds anything. */
+/* Rule 9: at once, unless it was refused although nobody else holds anything. */
 static void admit_apart(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
 {
     batch_t *batch = planner->batch;
@@ -283,9 +348,10 @@ static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint
         admit_apart(planner, traffic, now_ns);
         return QN_OK;
     }
-    if (batch->waiting_count == 0 || batch->free_slots == 0 || !admission_is_open(planner, now_ns, &traffic->again_ns))
-        return QN_OK;
-    qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner));
+    if (batch->waiting_count == 0 || batch->free_slots == 0) return QN_OK;
+    bool orphans = count_waiting(planner, 1) == 0;
+    if (!admission_is_open(planner, orphans, now_ns, &traffic->again_ns)) return QN_OK;
+    qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner, orphans));
     uint32_t most = batch->free_slots < QN_POLICY_ADMISSIONS_MAX ? batch->free_slots : QN_POLICY_ADMISSIONS_MAX;
     qn_err_t err = policy_admit(planner->policy, &view, most, &planner->admit);
     if (err < 0) return err;
@@ -314,6 +380,7 @@ qn_err_t planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *re
     if (err < 0) return err;
     add_commits(planner, &traffic);
     add_releases(planner, &traffic);
+    yield_to_waiting(planner);
     add_extensions(planner, &traffic);
     err = add_admissions(planner, &traffic, now_ns);
     if (err < 0) return err;

@@ -85,7 +85,8 @@ typedef struct {
     uint32_t preemptions;
     uint32_t crashes; /* of daemons that had nothing but this request in hand */
     uint32_t
-        suspect_until; /* among those in hand at a crash: runs apart until this position is proven; 0 = no suspect */
+        suspect_until;    /* among those in hand at a crash: runs apart until this position is proven; 0 = no suspect */
+    uint64_t orphaned_ns; /* CLOCK_MONOTONIC: it has had no client since; 0 = it has one. Survives every death */
     uint32_t stop_count, bias_count;
     uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
     request_bias_t *bias;               /* [bias_count] */
@@ -94,8 +95,9 @@ typedef struct {
     uint8_t *top_counts;                /* [generated_max]; NULL when top_logprobs is 0 */
     request_alternative_t *top;         /* [generated_max, top_logprobs] */
     request_prompt_scores_t prompt;
-    bool stopped;  /* the last token is one of its stop ids */
-    bool admitted; /* has been given blocks once */
+    bool allow_only; /* `bias` names all ids that may be generated */
+    bool stopped;    /* the last token is one of its stop ids */
+    bool admitted;   /* has been given blocks once */
     request_finish_t finish;
 } request_t;
 
@@ -112,6 +114,9 @@ static inline uint32_t request_run_limit(const request_t *request)
     if (request->stopped) return request_known_tokens(request) - 1;
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
 }
+
+/* It is held for a client that may come back: it runs on what nobody else wants. */
+static inline bool request_is_orphan(const request_t *request) { return request->orphaned_ns != 0; }
 
 /* Whether nothing is left to run: it stopped, or has all tokens it may have, and has the scores of its prompt if it was
  * asked for them. A scheduler that died left the tokens and not the scores: they take a run. */

@@ -30,14 +30,15 @@ struct scheduler {
     uint32_t condemned_count;
     suspects_peer_t condemned_by;
 
-    uint64_t *orphan_ns; /* [requests_max]: when it is cancelled; NO_DEADLINE = it has a client */
-    uint64_t next_orphan_ns;
-    bool *checked; /* [requests_max]: against the model */
+    uint64_t next_orphan_ns; /* the first orphan's time is over */
+    bool *claimed;           /* [requests_max]: somebody submitted it to this process */
+    bool *checked;           /* [requests_max]: against the model */
     uint32_t unchecked_count;
     uint32_t *ending; /* [requests_max]: finished, not forgotten */
     bool *is_ending;
     uint32_t ending_count;
 
+    progress_t progress;
     scheduler_model_t model;
     admission_model_t limits;
     bool memory_is_up, compute_is_up, draining;
@@ -55,17 +56,18 @@ static void note(scheduler_t *scheduler, const request_t *request)
     scheduler->ending[scheduler->ending_count++] = request->index;
 }
 
-static void make_orphan(scheduler_t *scheduler, const request_t *request, uint64_t now_ns)
+/* One that is an orphan already keeps its time: another death does not start it again. */
+static void make_orphan(scheduler_t *scheduler, request_t *request, uint64_t now_ns)
 {
-    uint64_t deadline_ns = now_ns + SCHEDULER_ORPHAN_NS;
-    scheduler->orphan_ns[request->index] = deadline_ns;
+    if (!request_is_orphan(request)) ledger_orphan(scheduler->ledger, request, now_ns > 0 ? now_ns : 1);
+    uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
     if (deadline_ns < scheduler->next_orphan_ns) scheduler->next_orphan_ns = deadline_ns;
     delivery_hold(scheduler->delivery, request->index, true);
 }
 
-static void give_client(scheduler_t *scheduler, const request_t *request)
+static void give_client(scheduler_t *scheduler, request_t *request)
 {
-    scheduler->orphan_ns[request->index] = NO_DEADLINE;
+    ledger_orphan(scheduler->ledger, request, 0);
     delivery_hold(scheduler->delivery, request->index, scheduler->condemned[request->index] != NOT_CONDEMNED);
 }
 
@@ -76,14 +78,15 @@ static void set_condemned(scheduler_t *scheduler, uint32_t index, condemned_t st
 }
 
 /* A request that is new to this process. */
-static void enter(scheduler_t *scheduler, const request_t *request, bool checked)
+static void enter(scheduler_t *scheduler, const request_t *request, bool checked, bool claimed)
 {
     scheduler->checked[request->index] = checked;
     scheduler->unchecked_count += !checked;
+    scheduler->claimed[request->index] = claimed;
     bool condemned = request->finish == REQUEST_ERROR && request->crashes >= SUSPECTS_CRASHES_MAX;
     set_condemned(scheduler, request->index, condemned ? CONDEMNED_UNTOLD : NOT_CONDEMNED);
     delivery_restart(scheduler->delivery, request->index);
-    give_client(scheduler, request);
+    delivery_hold(scheduler->delivery, request->index, false);
     note(scheduler, request);
 }
 
@@ -100,12 +103,12 @@ static void forget(scheduler_t *scheduler, request_t *request)
 static qn_err_t allocate(scheduler_t *scheduler)
 {
     uint32_t requests = ledger_requests_max(scheduler->ledger);
-    scheduler->orphan_ns = calloc(requests, sizeof *scheduler->orphan_ns);
+    scheduler->claimed = calloc(requests, sizeof *scheduler->claimed);
     scheduler->checked = calloc(requests, sizeof *scheduler->checked);
     scheduler->ending = calloc(requests, sizeof *scheduler->ending);
     scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
     scheduler->condemned = calloc(requests, sizeof *scheduler->condemned);
-    if (scheduler->orphan_ns && scheduler->checked && scheduler->ending && scheduler->is_ending && scheduler->condemned)
+    if (scheduler->claimed && scheduler->checked && scheduler->ending && scheduler->is_ending && scheduler->condemned)
         return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
 }
@@ -201,9 +204,9 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
         scheduler_destroy(&scheduler);
         return err;
     }
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        enter(scheduler, request, false);
+        enter(scheduler, request, false, false);
         make_orphan(scheduler, request, now_ns);
     }
     if (options->former_crashed && scheduler->former.policy == 0)
@@ -222,7 +225,7 @@ void scheduler_destroy(scheduler_t **scheduler)
     batch_destroy(&self->batch);
     ledger_close(&self->ledger);
     policy_close(&self->policy);
-    free(self->orphan_ns);
+    free(self->claimed);
     free(self->checked);
     free(self->ending);
     free(self->is_ending);
@@ -240,6 +243,7 @@ static void resume(scheduler_t *scheduler, request_t *request, request_client_t 
 {
     if (memcmp(&request->client, &client, sizeof client) != 0) ledger_adopt(scheduler->ledger, request, client);
     give_client(scheduler, request);
+    scheduler->claimed[request->index] = true;
     delivery_restart(scheduler->delivery, request->index);
 }
 
@@ -249,17 +253,72 @@ static void end_if_complete(scheduler_t *scheduler, request_t *request)
     if (request_complete(request)) end(scheduler, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
 }
 
+/* Ends it, and nobody is told: there is nobody. */
+static void end_unheard(scheduler_t *scheduler, request_t *request)
+{
+    end(scheduler, request, REQUEST_CANCELLED);
+    note(scheduler, request);
+    delivery_drop(scheduler->delivery, request->index);
+}
+
+static request_t *longest_orphan(const scheduler_t *scheduler)
+{
+    request_t *found = NULL;
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (request_is_orphan(request) && request->finish == REQUEST_UNFINISHED &&
+            (found == NULL || request->orphaned_ns < found->orphaned_ns))
+            found = request;
+    return found;
+}
+
+/* Requests that count towards queue_limit. An old orphan keeps no place from who is there. */
+static uint32_t count_living(scheduler_t *scheduler, uint64_t now_ns)
+{
+    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    request_t *orphan = living >= scheduler->options.queue_limit ? longest_orphan(scheduler) : NULL;
+    if (orphan == NULL || now_ns < orphan->orphaned_ns + SCHEDULER_ORPHAN_OLD_NS) return living;
+    end_unheard(scheduler, orphan);
+    return living - 1;
+}
+
+/* Ids are given out once: the same id with another prompt is a confused client's, or a forged one. */
+static bool is_same(const request_t *request, const ledger_submission_t *submission)
+{
+    return request->prompt_tokens == submission->prompt_tokens &&
+           request->sampling.max_tokens == submission->sampling.max_tokens &&
+           memcmp(request->ids, submission->prompt_ids, request->prompt_tokens * sizeof *request->ids) == 0;
+}
+
+/* Ends what holds the id of another request; true: it is out of the ledger already. */
+static bool displace(scheduler_t *scheduler, request_t *request)
+{
+    end_unheard(scheduler, request);
+    if (scheduler->batch->sequences[request->index].phase != SEQUENCE_NONE) return false;
+    uint32_t at = 0;
+    while (scheduler->ending[at] != request->index)
+        at++;
+    scheduler->ending[at] = scheduler->ending[--scheduler->ending_count];
+    scheduler->is_ending[request->index] = false;
+    forget(scheduler, request);
+    return true;
+}
+
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
                                             uint64_t now_ns, admission_refusal_t *ret_refusal)
 {
     ledger_submission_t accepted = *submission;
     request_t *request = ledger_find(scheduler->ledger, submission->id);
-    if (request != NULL) {
+    if (request != NULL && is_same(request, submission)) {
         resume(scheduler, request, submission->client);
         return SCHEDULER_RESUMED;
     }
     if (scheduler_is_quarantined(scheduler, submission->id)) {
         admission_refuse(ret_refusal, 500, 0, NULL, SCHEDULER_QUARANTINED_TEXT);
+        return SCHEDULER_REFUSED;
+    }
+    if (request != NULL && !displace(scheduler, request)) {
+        admission_refuse(ret_refusal, 503, 1000, NULL, "another request has this id and is being ended; try again");
         return SCHEDULER_REFUSED;
     }
     if (scheduler->draining) {
@@ -270,7 +329,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
     if (has_model(scheduler) && !admission_check(&scheduler->limits, submission, &accepted.generated_max, ret_refusal))
         return SCHEDULER_REFUSED;
     accepted.timeline.queued_ns = now_ns;
-    uint32_t living = ledger_count(scheduler->ledger) - scheduler->ending_count;
+    uint32_t living = count_living(scheduler, now_ns);
     if (living >= scheduler->options.queue_limit ||
         ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
         admission_refuse(ret_refusal, 429, 1000, NULL,
@@ -280,7 +339,7 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
         return SCHEDULER_REFUSED;
     }
     batch_add(scheduler->batch, request);
-    enter(scheduler, request, has_model(scheduler));
+    enter(scheduler, request, has_model(scheduler), true);
     if (has_model(scheduler)) end_if_complete(scheduler, request);
     return SCHEDULER_ACCEPTED;
 }
@@ -315,17 +374,23 @@ static bool is_of(const request_t *request, request_client_t client)
 
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client)) give_client(scheduler, request);
 }
 
+void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)
+{
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (is_of(request, client) && !scheduler->claimed[request->index]) end_unheard(scheduler, request);
+}
+
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
 {
-    const request_t *request = ledger_next(scheduler->ledger, NULL);
+    request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (is_of(request, client) && scheduler->orphan_ns[request->index] == NO_DEADLINE)
-            make_orphan(scheduler, request, now_ns);
+        if (is_of(request, client)) make_orphan(scheduler, request, now_ns);
 }
 
 /* Judges a request that came before the model did. true: it may stay. */
@@ -386,9 +451,10 @@ void scheduler_peer_survived(scheduler_t *scheduler, suspects_peer_t peer)
 
 void scheduler_compute_failed(scheduler_t *scheduler)
 {
+    suspects_heard(scheduler->suspects, SUSPECTS_COMPUTE); /* of this session: nothing older is in its hands */
     suspects_accuse(scheduler->suspects, SUSPECTS_COMPUTE);
-    batch_compute_lost(scheduler->batch);
     scheduler_peer_crashed(scheduler, SUSPECTS_COMPUTE);
+    scheduler_renew(scheduler);
 }
 
 void scheduler_memory_failed(scheduler_t *scheduler)
@@ -414,8 +480,8 @@ const request_t *scheduler_next_untold(const scheduler_t *scheduler, const reque
 {
     const request_t *request = scheduler->condemned_count > 0 ? ledger_next(scheduler->ledger, after) : NULL;
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (scheduler->condemned[request->index] == CONDEMNED_UNTOLD &&
-            scheduler->orphan_ns[request->index] == NO_DEADLINE && !delivery_done(scheduler->delivery, request->index))
+        if (scheduler->condemned[request->index] == CONDEMNED_UNTOLD && !request_is_orphan(request) &&
+            !delivery_done(scheduler->delivery, request->index))
             return request;
     return NULL;
 }
@@ -476,6 +542,7 @@ void scheduler_memory_lost(scheduler_t *scheduler)
 {
     if (scheduler->memory_is_up) suspects_accuse(scheduler->suspects, SUSPECTS_MEMORY);
     scheduler->memory_is_up = false;
+    suspects_leave_steps(scheduler->suspects);
     batch_memory_lost(scheduler->batch);
     planner_memory_lost(scheduler->planner);
 }
@@ -490,8 +557,44 @@ void scheduler_compute_up(scheduler_t *scheduler)
 void scheduler_compute_lost(scheduler_t *scheduler)
 {
     suspects_accuse(scheduler->suspects, SUSPECTS_COMPUTE);
+    suspects_leave_steps(scheduler->suspects);
     batch_compute_lost(scheduler->batch);
     scheduler->compute_is_up = false;
+}
+
+void scheduler_renew(scheduler_t *scheduler)
+{
+    suspects_leave_steps(scheduler->suspects);
+    batch_compute_lost(scheduler->batch);
+    progress_watch(&scheduler->progress, 0, 0, 0);
+}
+
+uint32_t scheduler_session(const scheduler_t *scheduler) { return scheduler->batch->session; }
+
+/* The oldest step without a result is another one, or the same. */
+static void watch_oldest(scheduler_t *scheduler, uint64_t now_ns)
+{
+    const batch_t *batch = scheduler->batch;
+    const batch_step_t *oldest = &batch->steps[0];
+    if (batch->step_count > 0)
+        progress_watch(&scheduler->progress, oldest->step, oldest->token_count, now_ns);
+    else
+        progress_watch(&scheduler->progress, 0, 0, now_ns);
+}
+
+progress_verdict_t scheduler_progress(scheduler_t *scheduler, uint64_t now_ns, const progress_t **ret_progress,
+                                      uint64_t *ret_again_ns)
+{
+    watch_oldest(scheduler, now_ns);
+    *ret_progress = &scheduler->progress;
+    return progress_look(&scheduler->progress, now_ns, ret_again_ns);
+}
+
+const progress_t *scheduler_progress_shown(const scheduler_t *scheduler) { return &scheduler->progress; }
+
+void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns)
+{
+    if (session == scheduler->batch->session) progress_answer(&scheduler->progress, step, held, now_ns);
 }
 
 bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_is_up && scheduler->compute_is_up; }
@@ -509,7 +612,7 @@ uint32_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, ui
     uint32_t misfits = 0;
     if (!scheduler->memory_is_up) return 0;
     suspects_heard(scheduler->suspects, SUSPECTS_MEMORY);
-    scheduler->batch->available_blocks = available_blocks;
+    batch_available(scheduler->batch, available_blocks);
     for (uint32_t i = 0; i < count; i++) {
         if (batch_grant(scheduler->batch, &grants[i]) == QN_OK) continue;
         misfit_grant(scheduler, grants[i].sequence);
@@ -522,16 +625,17 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
                           const batch_step_t **ret_step)
 {
     batch_t *batch = scheduler->batch;
-    qn_err_t err = batch_result(batch, result);
+    batch_result_t taken = *result;
+    taken.taken_ns = now_ns;
+    qn_err_t err = batch_result(batch, &taken);
     *ret_step = &batch->last;
     if (err < 0) return err;
     if (batch->last.step != 0) suspects_heard(scheduler->suspects, SUSPECTS_COMPUTE);
+    if (batch->last.step != 0) progress_result(&scheduler->progress, now_ns);
+    watch_oldest(scheduler, now_ns);
     scheduler->masked_runs += batch->masked_count;
-    for (uint32_t i = 0; i < batch->changed_count; i++) {
-        request_t *request = ledger_at(scheduler->ledger, batch->changed[i]);
-        if (request->timeline.resulted_ns == 0 && request->generated_tokens > 0) request->timeline.resulted_ns = now_ns;
-        note(scheduler, request);
-    }
+    for (uint32_t i = 0; i < batch->changed_count; i++)
+        note(scheduler, ledger_at(scheduler->ledger, batch->changed[i]));
     return QN_OK;
 }
 
@@ -552,8 +656,11 @@ static suspects_choice_t choose_who_runs(scheduler_t *scheduler)
 qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
+    if (!scheduler_running(scheduler)) return QN_OK;
     choose_who_runs(scheduler);
-    return scheduler_running(scheduler) ? planner_plan(scheduler->planner, now_ns, ret_plan, ret_built) : QN_OK;
+    qn_err_t err = planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
+    if (*ret_built) watch_oldest(scheduler, now_ns);
+    return err;
 }
 
 qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
@@ -573,16 +680,12 @@ static void end_orphans(scheduler_t *scheduler, uint64_t now_ns)
     scheduler->next_orphan_ns = NO_DEADLINE;
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
-        uint64_t deadline_ns = scheduler->orphan_ns[request->index];
-        if (deadline_ns <= now_ns) {
-            end(scheduler, request, REQUEST_CANCELLED);
-            note(scheduler, request);
-            delivery_drop(scheduler->delivery, request->index);
-            set_condemned(scheduler, request->index, NOT_CONDEMNED); /* it is still known by its id */
-            scheduler->orphan_ns[request->index] = NO_DEADLINE;
-        } else if (deadline_ns < scheduler->next_orphan_ns) {
+        if (!request_is_orphan(request) || delivery_done(scheduler->delivery, request->index)) continue;
+        uint64_t deadline_ns = request->orphaned_ns + SCHEDULER_ORPHAN_NS;
+        if (deadline_ns <= now_ns)
+            end_unheard(scheduler, request);
+        else if (deadline_ns < scheduler->next_orphan_ns)
             scheduler->next_orphan_ns = deadline_ns;
-        }
     }
 }
 

@@ -9,10 +9,14 @@
 #include "services/scheduler/batch.h"
 #include "services/scheduler/delivery.h"
 #include "services/scheduler/planner.h"
+#include "services/scheduler/progress.h"
 #include "services/scheduler/suspects.h"
 
-/* How long requests of a client that is gone run on, for it to come back and ask for them. */
+/* How long requests of a client that is gone are held, for it to come back and ask for them. Counted from the first
+ * time that nobody was there, over all deaths of the scheduler since. Meanwhile they yield (planner.h, rule 8). */
 #define SCHEDULER_ORPHAN_NS 10000000000ull
+/* Its client is not just starting again: when the queue is full, such an orphan makes room for who is there. */
+#define SCHEDULER_ORPHAN_OLD_NS 1000000000ull
 
 /* What the client of a quarantined request is told. */
 #define SCHEDULER_QUARANTINED_TEXT                                                                                          \
@@ -71,6 +75,9 @@ void scheduler_cancel_all(scheduler_t *scheduler);
 void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting);
 /* A client (this life of it) is there: what it is owed goes to it. */
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client);
+/* It has submitted again all it holds since this process began: what it does not know any more (its client left while
+ * no scheduler was there to be told) is cancelled. */
+void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client);
 /* It is gone for good: its requests are cancelled SCHEDULER_ORPHAN_NS later unless somebody submits them again. */
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns);
 /* Requests accepted before the model was known, and refused by it: one per call, taken out of the ledger. */
@@ -109,6 +116,17 @@ void scheduler_memory_lost(scheduler_t *scheduler);
 void scheduler_compute_up(scheduler_t *scheduler);
 void scheduler_compute_lost(scheduler_t *scheduler);
 bool scheduler_running(const scheduler_t *scheduler); /* both are up */
+/* Compute has lost its slots, or the oldest step: what has no result is planned again, in a new session. */
+void scheduler_renew(scheduler_t *scheduler);
+/* The session of the plans made now, and whether a result or a word of `session` is of it. */
+uint32_t scheduler_session(const scheduler_t *scheduler);
+/* What is due about the oldest step without a result (progress.h); *ret_progress is a view. */
+progress_verdict_t scheduler_progress(scheduler_t *scheduler, uint64_t now_ns, const progress_t **ret_progress,
+                                      uint64_t *ret_again_ns);
+/* The same, to be shown. Returns view. */
+const progress_t *scheduler_progress_shown(const scheduler_t *scheduler);
+/* Compute's answer about it. */
+void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns);
 
 /* Returns how many grants do not fit their lease: they are given back and asked for anew, and that counts as a crash of
  * memory with this request in its hands. */

@@ -14,12 +14,9 @@
 #include "services/scheduler/handlers.h"
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
-#define LEDGER_BYTES ((size_t)1 << 30)
+#define LEDGER_BYTES ((size_t)4 << 30)
 #define RETRY_NS 1000000ull  /* a tokenizer took nothing: try again */
 #define WATCH_NS 20000000ull /* while compute is not ready: look at its heartbeats */
-/* Compute empties its slots when memory is replaced and says STARTING meanwhile. When that was not seen this long after
- * memory came back, it was too short to be seen. */
-#define UNSEEN_NS 1000000000ull
 
 static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
     [SCHEDULER_STAT_WAITING] = {"scheduler_waiting_requests", QN_STAT_GAUGE, "requests",
@@ -43,6 +40,8 @@ static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
                                     "Runs planned for a sequence that had ended"},
     [SCHEDULER_STAT_PREEMPTIONS] = {"scheduler_preemptions", QN_STAT_COUNTER, "preemptions",
                                     "Sequences that gave up their blocks to others"},
+    [SCHEDULER_STAT_RENEWALS] = {"scheduler_sessions_renewed", QN_STAT_COUNTER, "sessions",
+                                 "Sessions with compute begun anew because a step made no progress"},
     [SCHEDULER_STAT_LEDGER_BYTES] = {"scheduler_ledger_bytes", QN_STAT_GAUGE, "bytes",
                                      "Written part of the ledger's active area"},
     [SCHEDULER_STAT_LEDGER_COMPACTIONS] = {"scheduler_ledger_compactions", QN_STAT_GAUGE, "compactions",
@@ -165,7 +164,6 @@ static void lose_memory(scheduler_service_t *service)
     service->lost[SUSPECTS_MEMORY] = service->memory;
     service->memory = (qn_peer_t){0};
     scheduler_memory_lost(service->scheduler);
-    scheduler_doubt_compute(service, UINT64_MAX);
 }
 
 static void memory_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_event_t event)
@@ -174,7 +172,6 @@ static void memory_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_e
         qn_describe_t describe = {.want_tensors = false};
         if (service->memory.epoch != 0) lose_memory(service);
         judge(service, SUSPECTS_MEMORY, "memory");
-        if (service->compute_unsure) service->compute_sure_ns = qn_clock_now_ns() + UNSEEN_NS;
         service->memory = peer;
         qn_daemon_send(service->daemon, peer, QN_MESSAGE_DESCRIBE, &describe);
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->memory)) {
@@ -190,7 +187,8 @@ static void compute_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_
         if (service->compute.epoch != 0) service->lost[SUSPECTS_COMPUTE] = service->compute;
         judge(service, SUSPECTS_COMPUTE, "compute");
         service->compute = peer;
-        service->compute_ready = service->compute_unsure = false;
+        service->compute_ready = false;
+        service->doubted_beats = 0;
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->compute)) {
         qn_log_warning("compute is gone: running requests resume on the resident KV when it is back");
         service->lost[SUSPECTS_COMPUTE] = service->compute;
@@ -216,15 +214,14 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     }
 }
 
-/* Compute takes plans while its heartbeats say READY, unless they may be of before it lost its slots. */
-static void watch_compute(scheduler_service_t *service, uint64_t now_ns)
+/* Compute takes plans while its heartbeats say that it is READY on the life of memory that our leases are of. */
+static void watch_compute(scheduler_service_t *service)
 {
     qn_peer_status_t status;
     qn_daemon_peer_status(service->daemon, QN_SERVICE_COMPUTE, &status);
-    bool ready =
-        service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) && status.state == QN_STATE_READY;
-    if (!ready || now_ns >= service->compute_sure_ns) service->compute_unsure = false;
-    ready = ready && !service->compute_unsure;
+    bool ready = service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) &&
+                 status.state == QN_STATE_READY && service->memory.epoch != 0 &&
+                 status.memory_epoch == service->memory.epoch && status.beats > service->doubted_beats;
     if (ready == service->compute_ready) return;
     service->compute_ready = ready;
     service->last_end_ns = 0;
@@ -234,25 +231,70 @@ static void watch_compute(scheduler_service_t *service, uint64_t now_ns)
         scheduler_compute_lost(service->scheduler);
 }
 
-void scheduler_doubt_compute(scheduler_service_t *service, uint64_t sure_ns)
+void scheduler_doubt_compute(scheduler_service_t *service)
 {
-    service->compute_unsure = true;
-    service->compute_sure_ns = sure_ns;
+    qn_peer_status_t status;
+    qn_daemon_peer_status(service->daemon, QN_SERVICE_COMPUTE, &status);
+    service->doubted_beats = status.beats;
     service->compute_ready = false;
     scheduler_compute_lost(service->scheduler);
 }
 
-static void announce(scheduler_service_t *service)
+/* ---- progress ---- */
+
+/* The oldest step is overdue: compute is asked, or it is planned again. */
+static qn_err_t watch_progress(scheduler_service_t *service, uint64_t now_ns, uint64_t *ret_again_ns)
 {
-    bool ready = scheduler_running(service->scheduler);
-    if (service->draining || ready == service->announced_ready) return;
-    char text[QN_REASON_MAX];
+    const progress_t *progress;
+    progress_verdict_t verdict = scheduler_progress(service->scheduler, now_ns, &progress, ret_again_ns);
+    double seconds = (double)(now_ns - progress->since_ns) / 1e9;
+    if (verdict == PROGRESS_ASK) return scheduler_send_query(service, progress->step);
+    if (verdict != PROGRESS_RENEW) return QN_OK;
+    qn_log_warning("step %" PRIu64 " of %" PRIu32 " tokens has no result after %.1f s, and compute %s: it is planned "
+                   "again in a new session",
+                   progress->step, progress->tokens, seconds,
+                   progress->lost ? "does not have it" : "does not say where it is");
+    qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_RENEWALS, 1);
+    scheduler_renew(service->scheduler);
+    service->renewed = true;
+    return QN_OK;
+}
+
+/* What people see: /health is 503 while a step is lost, not while one merely takes long. */
+static qn_state_t describe(const scheduler_service_t *service, uint64_t now_ns, char ret_text[QN_REASON_MAX])
+{
+    const progress_t *progress = scheduler_progress_shown(service->scheduler);
+    if (!scheduler_running(service->scheduler)) {
+        snprintf(ret_text, QN_REASON_MAX, "waiting for memory and compute");
+        return QN_STATE_STARTING;
+    }
+    if (service->renewed) {
+        snprintf(ret_text, QN_REASON_MAX,
+                 "no progress: a step had no result and compute did not have it; planned again");
+        return QN_STATE_FAILING;
+    }
+    if (progress->overdue) {
+        uint64_t seconds = (now_ns - progress->since_ns) / 1000000000;
+        snprintf(ret_text, QN_REASON_MAX, "compute works on step %" PRIu64 " for longer than %" PRIu64 " s now",
+                 progress->step, seconds - seconds % 5);
+        return QN_STATE_READY;
+    }
     bool withdrawn = scheduler_policy_withdrawn(service->scheduler);
-    snprintf(text, sizeof text, "policy %s%s%.100s%s", scheduler_policy_name(service->scheduler), withdrawn ? " (" : "",
-             withdrawn ? service->policy : "", withdrawn ? " was withdrawn: it crashed)" : "");
-    service->announced_ready = ready;
-    qn_daemon_set_state(service->daemon, ready ? QN_STATE_READY : QN_STATE_STARTING,
-                        ready ? text : "waiting for memory and compute");
+    snprintf(ret_text, QN_REASON_MAX, "policy %s%s%.100s%s", scheduler_policy_name(service->scheduler),
+             withdrawn ? " (" : "", withdrawn ? service->policy : "", withdrawn ? " was withdrawn: it crashed)" : "");
+    return QN_STATE_READY;
+}
+
+static void announce(scheduler_service_t *service, uint64_t now_ns)
+{
+    char text[QN_REASON_MAX];
+    qn_state_t state = describe(service, now_ns, text);
+    if (service->draining) return;
+    if (service->announced && state == service->state && strcmp(text, service->text) == 0) return;
+    service->announced = true;
+    service->state = state;
+    snprintf(service->text, sizeof service->text, "%s", text);
+    qn_daemon_set_state(service->daemon, state, text);
 }
 
 /* ---- tick ---- */
@@ -289,19 +331,20 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     scheduler_service_t *service = state;
-    uint64_t again_ns = UINT64_MAX;
-    watch_compute(service, now_ns);
-    qn_err_t err = decide(service, now_ns, &again_ns);
+    uint64_t again_ns = UINT64_MAX, progress_ns = UINT64_MAX;
+    watch_compute(service);
+    qn_err_t err = watch_progress(service, now_ns, &progress_ns);
+    if (err == QN_OK) err = decide(service, now_ns, &again_ns);
     if (err < 0) {
         qn_daemon_fail(service->daemon, err);
         return UINT64_MAX;
     }
     if (!scheduler_send_quarantined(service)) again_ns = earlier(again_ns, now_ns + RETRY_NS);
     scheduler_send_tokens(service);
-    again_ns = earlier(again_ns, scheduler_tidy(service->scheduler, now_ns));
+    again_ns = earlier(earlier(again_ns, progress_ns), scheduler_tidy(service->scheduler, now_ns));
     if (delivery_pending(scheduler_delivery(service->scheduler))) again_ns = earlier(again_ns, now_ns + RETRY_NS);
     if (service->compute.epoch != 0 && !service->compute_ready) again_ns = earlier(again_ns, now_ns + WATCH_NS);
-    announce(service);
+    announce(service, now_ns);
     publish_stats(service);
     return again_ns;
 }

@@ -96,6 +96,11 @@ static bool accuse_leasing(suspects_t *suspects, bool all)
 
 void suspects_heard(suspects_t *suspects, suspects_peer_t peer) { suspects->heard[peer] = true; }
 
+void suspects_leave_steps(suspects_t *suspects)
+{
+    if (suspects->batch->step_count > 0) suspects->heard[SUSPECTS_COMPUTE] = false;
+}
+
 void suspects_accuse(suspects_t *suspects, suspects_peer_t peer)
 {
     suspects->company[peer] |= !suspects->heard[peer];

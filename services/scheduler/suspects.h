@@ -39,6 +39,9 @@ void suspects_accuse(suspects_t *suspects, suspects_peer_t peer);
 /* This life of it has answered: what it was sent by a former scheduler is behind it. Before that nobody was alone in its
  * hands. */
 void suspects_heard(suspects_t *suspects, suspects_peer_t peer);
+/* The steps without a result are given up, and compute, which may live on, may still be at them: nobody is alone in its
+ * hands before it answers a step of the next session, or has died. */
+void suspects_leave_steps(suspects_t *suspects);
 /* Only this one was in its hands. */
 void suspects_accuse_one(suspects_t *suspects, suspects_peer_t peer, uint32_t index);
 /* It lives: who was accused is not. */

@@ -180,6 +180,11 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
         return;
     }
     request_t *request = request_create(encode, from, qn_clock_now_ns());
+    if (!request_forbid_words(request, encode, service->tokenizer, service->scratch, &refusal)) {
+        refuse(service, from, id, refusal.status, refusal.param, refusal.text);
+        request_destroy(&request);
+        return;
+    }
     handle_job(service, request_job(request, encode));
 }
 
@@ -217,13 +222,25 @@ void tokenizer_close_all(tokenizer_service_t *service)
     text_worker_stop(&service->worker, drop_owner);
 }
 
+/* Of a stream that stays until the scheduler has said its end. */
+static void cancel_stream(tokenizer_service_t *service, const stream_t *stream, qn_cancel_reason_t reason)
+{
+    request_t *request = stream->owner;
+    request->cancelled = true;
+    request->cancel_reason = reason;
+    tokenizer_send_cancel(service, stream->request, reason);
+}
+
 void tokenizer_submit_all(tokenizer_service_t *service, qn_peer_t scheduler)
 {
     size_t cursor = 0;
     for (stream_t *stream; (stream = streams_next(service->streams, &cursor));) {
         const request_t *request = stream->owner;
         qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_SUBMIT, &request->submit);
+        if (request->cancelled) tokenizer_send_cancel(service, stream->request, request->cancel_reason);
     }
+    qn_replay_complete_t complete = {0};
+    qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_REPLAY_COMPLETE, &complete);
 }
 
 static void add_end(tokenizer_service_t *service, const stream_t *stream, qn_sequence_end_t end)
@@ -254,13 +271,15 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     const qn_cancel_t *cancel = message;
     stream_t *stream = streams_find(service->streams, cancel->head.request);
     if (!stream) {
-        cancel_waiting(service, from, cancel->head.request);
+        if (!cancel_waiting(service, from, cancel->head.request)) /* of a tokenizer before this one: in the ledger? */
+            tokenizer_send_cancel(service, cancel->head.request, cancel->reason);
         return;
     }
     if (qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER).epoch) {
-        tokenizer_send_cancel(service, stream->request, cancel->reason);
+        cancel_stream(service, stream, cancel->reason);
         return;
     }
+    tokenizer_send_cancel(service, stream->request, cancel->reason); /* the next scheduler finds it in the ledger */
     const request_t *request = stream->owner;
     add_end(service, stream,
             (qn_sequence_end_t){.request = stream->request,
@@ -270,8 +289,34 @@ static void handle_cancel(void *state, qn_peer_t from, const void *message)
     request_close(service, stream);
 }
 
+void tokenizer_meet_frontend(tokenizer_service_t *service) { service->frontend_count++; }
+
+static void forget_replay(tokenizer_service_t *service, qn_peer_t frontend)
+{
+    for (uint32_t i = 0; i < service->replayed_count; i++)
+        if (qn_peer_equal(service->frontends[i], frontend))
+            service->frontends[i--] = service->frontends[--service->replayed_count];
+}
+
+static void handle_replay_complete(void *state, qn_peer_t from, const void *message)
+{
+    tokenizer_service_t *service = state;
+    (void)message;
+    forget_replay(service, from);
+    if (from.service == QN_SERVICE_FRONTEND && service->replayed_count < QN_PEERS_MAX)
+        service->frontends[service->replayed_count++] = from;
+}
+
+/* Whether a request that is not here is nobody's: a tokenizer that just came back knows nobody yet. */
+static bool knows_all(const tokenizer_service_t *service)
+{
+    return service->frontend_count > 0 && service->replayed_count == service->frontend_count;
+}
+
 void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend)
 {
+    service->frontend_count--;
+    forget_replay(service, frontend);
     size_t cursor = 0;
     text_worker_cancel_peer(service->worker, frontend);
     for (stream_t *stream; (stream = streams_next(service->streams, &cursor));) {
@@ -333,7 +378,7 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
     case STREAM_TOKEN_GAP:
         qn_log_error("request %lu: token %u came, %u was next; the request is cancelled",
                      (unsigned long)stream->request, token->position, stream->token_count);
-        tokenizer_send_cancel(service, stream->request, QN_CANCEL_REASON_CLIENT_GONE);
+        cancel_stream(service, stream, QN_CANCEL_REASON_CLIENT_GONE);
         return;
     case STREAM_TOKEN_TAKEN: break;
     }
@@ -343,7 +388,7 @@ static void take_token(tokenizer_service_t *service, stream_t *stream, const qn_
     add_delta(box, stream, (uint32_t)(box->text.length - before), 1u + token->top_count);
     if (stream->stopped && !was_stopped) {
         count(service, TOKENIZER_STAT_STOP_STRINGS, 1);
-        tokenizer_send_cancel(service, stream->request, QN_CANCEL_REASON_STOP_STRING);
+        cancel_stream(service, stream, QN_CANCEL_REASON_STOP_STRING);
     }
 }
 
@@ -377,7 +422,10 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
         stream_t *stream = streams_find(service->streams, token->request);
         qn_in_hand_take(service->hand, stream ? ((const request_t *)stream->owner)->key : 0);
         if (QN_FAILPOINT_IDS(QN_FAILPOINT_TOKENIZER_TOKEN, &token->id, 1)) fail(service, "a failpoint failed a token");
-        if (stream) take_token(service, stream, token, batch->top + top);
+        if (stream)
+            take_token(service, stream, token, batch->top + top);
+        else if (knows_all(service) && !text_worker_has(service->worker, token->request))
+            tokenizer_send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE); /* it runs for nobody */
         top += token->top_count;
     }
     qn_in_hand_take(service->hand, 0);
@@ -425,8 +473,13 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 }
 
 const qn_handler_t tokenizer_handlers[] = {
-    {QN_MESSAGE_ENCODE, handle_encode},           {QN_MESSAGE_CANCEL, handle_cancel},
-    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch}, {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
-    {QN_MESSAGE_REFUSAL, handle_refusal},         {QN_MESSAGE_TOKENIZE, handle_tokenize},
-    {QN_MESSAGE_DETOKENIZE, handle_detokenize},   {QN_MESSAGE_NONE, NULL},
+    {QN_MESSAGE_ENCODE, handle_encode},
+    {QN_MESSAGE_CANCEL, handle_cancel},
+    {QN_MESSAGE_TOKEN_BATCH, handle_token_batch},
+    {QN_MESSAGE_PROMPT_LOGPROBS, handle_prompt_logprobs},
+    {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
+    {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_TOKENIZE, handle_tokenize},
+    {QN_MESSAGE_DETOKENIZE, handle_detokenize},
+    {QN_MESSAGE_NONE, NULL},
 };

@@ -10,7 +10,10 @@ extern const qn_handler_t tokenizer_handlers[];
 bool tokenizer_take_finished(tokenizer_service_t *service);
 /* A frontend died: its requests are cancelled. */
 void tokenizer_drop_frontend(tokenizer_service_t *service, qn_peer_t frontend);
-/* A new scheduler life is up: it is told of every running request again; it drops those it knows. */
+/* A frontend is up: until it says ReplayComplete, requests of its are missing here. */
+void tokenizer_meet_frontend(tokenizer_service_t *service);
+/* A new scheduler life is up: it is told of every running request again, and of those that were cancelled meanwhile; it
+ * drops those it knows. */
 void tokenizer_submit_all(tokenizer_service_t *service, qn_peer_t scheduler);
 /* Ends every stream and job without telling anybody (shutdown). */
 void tokenizer_close_all(tokenizer_service_t *service);

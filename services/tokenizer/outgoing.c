@@ -4,6 +4,8 @@
  * Read next:         handlers.c, schemas/text_delta.fbs */
 #include "services/tokenizer/outgoing.h"
 
+#include <inttypes.h>
+#include <string.h>
 #include <stdlib.h>
 
 #include "common/assert.h"
@@ -91,14 +93,18 @@ bool tokenizer_outgoing_flush(tokenizer_service_t *service)
         if (box_send(service, box) == QN_SEND_FULL)
             all = false;
         else
-            box_empty(box); /* sent, or nobody is there to read it */
+            box_empty(box); /* sent, or nobody is there to read it; after QN_SEND_INVALID the frontend sees a gap */
     }
     return all;
 }
 
 static bool box_is_full(const outgoing_box_t *box)
 {
-    return box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
+    size_t bytes = box->deltas.length + box->text.length + box->tokens.length + box->pieces.length + box->ends.length +
+                   box->timelines.length;
+    return bytes > QN_FRAME_BYTES_MAX / 2 || /* one token with its alternatives adds less than the other half */
+           box->timelines.length / sizeof(qn_timeline_t) >= QN_TEXT_DELTA_TIMELINES_MAX ||
+           box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
            box->ends.length / sizeof(qn_sequence_end_t) >= QN_TEXT_DELTA_ENDS_MAX ||
            box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > QN_TEXT_DELTA_TOKENS_MAX ||
            box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;
@@ -131,6 +137,23 @@ uint16_t tokenizer_add_piece(const tokenizer_service_t *service, text_buffer_t *
     return (uint16_t)(pieces->length - before);
 }
 
+/* Ids, strings and places may each be within bounds and together beyond those of a message. */
+static void send_answer(tokenizer_service_t *service, const text_job_t *job, qn_message_type_t type,
+                        const void *message, const char *param)
+{
+    switch (qn_daemon_send(service->daemon, job->from, type, message)) {
+    case QN_SEND_OK:
+    case QN_SEND_GONE: break;
+    case QN_SEND_FULL:
+        qn_log_warning("frontend epoch %u is behind: a %s reply was dropped", job->from.epoch, qn_message_name(type));
+        break;
+    case QN_SEND_INVALID:
+        qn_daemon_refuse(service->daemon, job->from, job->request, 413, param,
+                         "the answer is larger than one message may be; send less at a time");
+        break;
+    }
+}
+
 static void send_tokenized(tokenizer_service_t *service, const text_job_t *job)
 {
     qn_tokenized_t reply = {.head.request = job->request,
@@ -142,8 +165,7 @@ static void send_tokenized(tokenizer_service_t *service, const text_job_t *job)
                             .pieces_count = (uint32_t)job->pieces.length,
                             .offsets = (const void *)job->offsets.bytes,
                             .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
-    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_TOKENIZED, &reply) == QN_SEND_FULL)
-        qn_log_warning("frontend epoch %u is behind: a Tokenized reply was dropped", job->from.epoch);
+    send_answer(service, job, QN_MESSAGE_TOKENIZED, &reply, "prompt");
 }
 
 static void send_detokenized(tokenizer_service_t *service, const text_job_t *job)
@@ -153,8 +175,7 @@ static void send_detokenized(tokenizer_service_t *service, const text_job_t *job
                                        .bytes = (uint32_t)job->decoded.length},
                               .offsets = (const void *)job->offsets.bytes,
                               .offsets_count = (uint32_t)(job->offsets.length / sizeof(uint32_t))};
-    if (qn_daemon_send(service->daemon, job->from, QN_MESSAGE_DETOKENIZED, &reply) == QN_SEND_FULL)
-        qn_log_warning("frontend epoch %u is behind: a Detokenized reply was dropped", job->from.epoch);
+    send_answer(service, job, QN_MESSAGE_DETOKENIZED, &reply, "tokens");
 }
 
 void tokenizer_send_reply(tokenizer_service_t *service, const text_job_t *job)
@@ -219,6 +240,26 @@ qn_send_outcome_t tokenizer_send_submit(tokenizer_service_t *service, const qn_s
 
 void tokenizer_send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason)
 {
-    qn_cancel_t cancel = {.head.request = request, .reason = reason};
-    qn_daemon_send(service->daemon, qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER), QN_MESSAGE_CANCEL, &cancel);
+    for (uint32_t i = 0; i < service->cancel_count; i++)
+        if (service->cancels[i].request == request) return;
+    if (service->cancel_count == TOKENIZER_CANCELS_MAX) {
+        qn_log_warning("request %" PRIu64 " could not be cancelled: the scheduler takes nothing", request);
+        return;
+    }
+    service->cancels[service->cancel_count++] = (tokenizer_cancel_t){.request = request, .reason = reason};
+}
+
+bool tokenizer_send_cancels(tokenizer_service_t *service)
+{
+    qn_peer_t scheduler = qn_daemon_peer(service->daemon, QN_SERVICE_SCHEDULER);
+    uint32_t sent = 0;
+    qn_send_outcome_t outcome = QN_SEND_OK;
+    for (; scheduler.epoch && sent < service->cancel_count; sent++) {
+        qn_cancel_t cancel = {.head.request = service->cancels[sent].request, .reason = service->cancels[sent].reason};
+        outcome = qn_daemon_send(service->daemon, scheduler, QN_MESSAGE_CANCEL, &cancel);
+        if (outcome != QN_SEND_OK) break;
+    }
+    service->cancel_count -= sent;
+    memmove(service->cancels, service->cancels + sent, service->cancel_count * sizeof *service->cancels);
+    return outcome != QN_SEND_FULL;
 }

@@ -32,6 +32,10 @@ void tokenizer_send_prompt_logprobs(tokenizer_service_t *service, const request_
                                     const qn_prompt_logprobs_t *scores);
 /* QN_SEND_GONE while there is no scheduler: a new one is told of all requests. */
 qn_send_outcome_t tokenizer_send_submit(tokenizer_service_t *service, const qn_submit_t *submit);
+/* Asks the scheduler to end the request. It is sent by the tick, to the scheduler that lives then: none is lost for want
+ * of room or of a scheduler, and saying it twice harms nothing. */
 void tokenizer_send_cancel(tokenizer_service_t *service, uint64_t request, qn_cancel_reason_t reason);
+/* Sends what waits to be cancelled; false: the scheduler had no room, call again soon. */
+bool tokenizer_send_cancels(tokenizer_service_t *service);
 
 #endif

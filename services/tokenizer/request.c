@@ -11,6 +11,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/limits.h"
+#include "services/tokenizer/bad_words.h"
 
 static bool refuse(request_refusal_t *ret, uint16_t status, const char *param, const char *text)
 {
@@ -70,11 +71,30 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
         .stop_ids_count = encode->stop_ids_count,
         .bias = copy_of(encode->bias, encode->bias_count * sizeof *encode->bias),
         .bias_count = encode->bias_count,
+        .allow_only = encode->allow_only,
         .priority = encode->priority,
         .cache_salt = qn_text(request->salt),
         .timeline = {.request = encode->head.request, .received_ns = encode->received_ns, .encode_begin_ns = begin_ns},
     };
     return request;
+}
+
+bool request_forbid_words(request_t *request, const qn_encode_t *encode, const tokenizer_t *tokenizer,
+                          tokenizer_scratch_t *scratch, request_refusal_t *ret)
+{
+    qn_logit_bias_t bias[QN_LOGIT_BIAS_MAX];
+    uint32_t count = encode->bias_count;
+    char text[QN_REASON_MAX];
+    if (encode->bad_words_count == 0) return true;
+    if (!tokenizer)
+        return refuse(ret, 400, "bad_words", "this model has no tokenizer.json: bad words are not in its vocabulary");
+    if (count) memcpy(bias, encode->bias, count * sizeof *bias);
+    if (!bad_words_forbid(tokenizer, scratch, encode, bias, &count, text, sizeof text))
+        return refuse(ret, 400, "bad_words", text);
+    free((void *)request->submit.bias);
+    request->submit.bias = copy_of(bias, count * sizeof *bias);
+    request->submit.bias_count = count;
+    return true;
 }
 
 void request_destroy(request_t **request)

@@ -11,6 +11,8 @@ typedef struct {
     qn_peer_t frontend;
     uint64_t key; /* of its prompt, see in_hand.h */
     bool want_pieces, skip_special, include_stop;
+    bool cancelled; /* a new scheduler has to hear of that too */
+    qn_cancel_reason_t cancel_reason;
     uint32_t keep_ids;  /* truncate_prompt_tokens */
     qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */
     char *salt;         /* owned or NULL */
@@ -31,6 +33,9 @@ typedef struct {
 bool request_check(const qn_encode_t *encode, request_refusal_t *ret);
 /* Copies all of the message but the prompt. Returns owned. */
 request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_t begin_ns);
+/* Forbids the words that the request names, as rows of its bias; false: *ret says why not. */
+bool request_forbid_words(request_t *request, const qn_encode_t *encode, const tokenizer_t *tokenizer,
+                          tokenizer_scratch_t *scratch, request_refusal_t *ret);
 void request_destroy(request_t **request);
 
 /* The work of turning its prompt into ids. Returns owned, with the request as owner; input borrowed from the message. */

@@ -67,6 +67,7 @@ static void service_fini(void **state)
     if (service->scratch) tokenizer_scratch_close(&service->scratch);
     tokenizer_close(&service->tokenizer);
     text_buffer_fini(&service->text);
+    free(service->cancels);
     free(service);
     *state = NULL;
 }
@@ -76,6 +77,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     tokenizer_service_t *service = calloc(1, sizeof *service);
     if (!service) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the tokenizer");
     service->daemon = daemon;
+    service->cancels = calloc(TOKENIZER_CANCELS_MAX, sizeof *service->cancels);
+    QN_ASSERT(service->cancels);
     uint64_t begin_ns = qn_clock_now_ns();
     qn_err_t err = service_open_tokenizer(service, config);
     if (err == QN_OK)
@@ -108,6 +111,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
 static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     tokenizer_service_t *service = state;
+    if (peer.service == QN_SERVICE_FRONTEND && event == QN_PEER_UP) tokenizer_meet_frontend(service);
     if (event == QN_PEER_GONE) tokenizer_drop_frontend(service, peer); /* of whatever service: it may have asked */
     if (peer.service == QN_SERVICE_SCHEDULER && event == QN_PEER_UP) tokenizer_submit_all(service, peer);
 }
@@ -120,7 +124,8 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     service->turn_work_ns = 0;
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_STREAMS, streams_count(service->streams));
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, TOKENIZER_STAT_WAITING, text_worker_count(service->worker));
-    bool all_sent = tokenizer_outgoing_flush(service);
+    bool all_sent = tokenizer_send_cancels(service);
+    all_sent = tokenizer_outgoing_flush(service) && all_sent;
     return !all_taken ? now_ns : all_sent ? UINT64_MAX : now_ns + RETRY_NS;
 }
 

@@ -24,6 +24,15 @@ enum {
 
 typedef struct tokenizer_outgoing tokenizer_outgoing_t;
 
+/* A Cancel on its way to the scheduler, or to the next one. */
+typedef struct {
+    uint64_t request;
+    qn_cancel_reason_t reason;
+} tokenizer_cancel_t;
+
+/* More than a tokenizer holds streams: those that it holds no more wait here too while there is no scheduler. */
+#define TOKENIZER_CANCELS_MAX (2u * QN_REQUESTS_MAX)
+
 typedef struct {
     qn_daemon_t *daemon;
     qn_in_hand_t *hand;           /* what is being worked on, for the next life */
@@ -34,6 +43,10 @@ typedef struct {
     streams_t *streams;
     text_buffer_t text;             /* reused by every reply */
     tokenizer_outgoing_t *outgoing; /* deltas per frontend, sent by the tick */
+    tokenizer_cancel_t *cancels;    /* owned [TOKENIZER_CANCELS_MAX]; not sent yet */
+    uint32_t cancel_count;
+    qn_peer_t frontends[QN_PEERS_MAX]; /* connected, that have sent again all they hold */
+    uint32_t frontend_count, replayed_count;
 } tokenizer_service_t;
 
 #endif

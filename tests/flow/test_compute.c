@@ -33,6 +33,8 @@ typedef struct {
     pthread_cond_t changed;
     bool done;          /* every token and every refusal is there */
     bool with_refusals; /* sends a broken plan before every good one */
+    bool probing;       /* sends what belongs to no session first, and waits for the answers */
+    uint32_t probes;    /* answered */
     /* the client thread's alone until done */
     qn_daemon_t *daemon;
     qn_peer_t compute;
@@ -53,14 +55,21 @@ static qn_err_t client_init(qn_daemon_t *daemon, const qn_config_values_t *value
     script.daemon = daemon;
     script.compute = (qn_peer_t){0};
     script.sent = script.received = script.refused = 0;
-    script.step = 0;
+    script.step = script.probes = 0;
+    script.probing = true;
     *ret_state = &script;
     return QN_OK;
 }
 
 static void send_plan(const qn_step_plan_t *plan)
 {
-    assert_int_equal(qn_daemon_send(script.daemon, script.compute, QN_MESSAGE_STEP_PLAN, plan), QN_SEND_OK);
+    qn_peer_status_t status;
+    qn_step_plan_t whole = *plan;
+    qn_daemon_peer_status(script.daemon, QN_SERVICE_COMPUTE, &status);
+    if (!whole.memory_epoch) whole.memory_epoch = status.memory_epoch;
+    if (!whole.session) whole.session = script.sent > RESET_AT ? 2 : 1;
+    if (script.sent == 0 && !script.probing) whole.opens = true;
+    assert_int_equal(qn_daemon_send(script.daemon, script.compute, QN_MESSAGE_STEP_PLAN, &whole), QN_SEND_OK);
 }
 
 /* Slot 9 holds nothing: refused, and nothing else is disturbed. */
@@ -115,7 +124,19 @@ static void send_reset_plan(void)
                                 .runs_count = 1,
                                 .ids = &script.ids[script.sent - 1],
                                 .ids_count = 1,
-                                .reset = true});
+                                .session = 2,
+                                .opens = true});
+}
+
+/* On the blocks of a memory that is not there, of a session that nobody opened; and where a step is that nobody sent. */
+static void send_probes(uint32_t memory_epoch)
+{
+    qn_slot_run_t run = {.slot = 3, .token_count = 1, .from_slot = true};
+    send_plan(
+        &(qn_step_plan_t){.step = 1, .runs = &run, .runs_count = 1, .opens = true, .memory_epoch = memory_epoch + 1});
+    send_plan(&(qn_step_plan_t){.step = 1, .runs = &run, .runs_count = 1, .session = 9});
+    qn_step_query_t query = {.session = 9, .step = 1};
+    assert_int_equal(qn_daemon_send(script.daemon, script.compute, QN_MESSAGE_STEP_QUERY, &query), QN_SEND_OK);
 }
 
 static void settle(void)
@@ -134,7 +155,13 @@ static uint64_t client_tick(void *state, uint64_t now_ns)
     qn_peer_status_t status;
     qn_daemon_peer_status(script.daemon, QN_SERVICE_COMPUTE, &status);
     script.compute = qn_daemon_peer(script.daemon, QN_SERVICE_COMPUTE);
-    bool ready = script.compute.epoch && status.state == QN_STATE_READY;
+    bool ready = script.compute.epoch && status.state == QN_STATE_READY && status.memory_epoch;
+    if (ready && script.probing && script.probes == 0) {
+        script.probes = 1;
+        send_probes(status.memory_epoch);
+    }
+    if (script.probes == 4) script.probing = false;
+    ready = ready && !script.probing;
     for (; ready && script.sent < TOKENS && script.sent < script.received + 2; script.sent++) {
         if (script.sent == RESET_AT && script.received < RESET_AT) break;
         if (script.with_refusals) send_broken_plan();
@@ -165,9 +192,25 @@ static void take_refusal(void *state, qn_peer_t from, const void *message)
 {
     (void)state, (void)from;
     const qn_refusal_t *refusal = message;
+    if (script.probing) {
+        assert_int_equal(refusal->status, 503);
+        assert_string_equal(refusal->param.data, script.probes == 1 ? "memory_epoch" : "session");
+        assert_memory_equal(refusal->refused_type.data, "QSPL", 4);
+        assert_true(refusal->refused_sequence > 0);
+        script.probes++;
+        return;
+    }
     assert_int_equal(refusal->status, 400);
     snprintf(script.refusal_param, sizeof script.refusal_param, "%.*s", (int)refusal->param.bytes, refusal->param.data);
     script.refused++;
+}
+
+static void take_status(void *state, qn_peer_t from, const void *message)
+{
+    (void)state, (void)from;
+    const qn_step_status_t *status = message;
+    assert_true(script.probes == 3 && status->session == 9 && status->step == 1 && !status->held);
+    script.probes++;
 }
 
 static const qn_daemon_descriptor_t client = {.service = QN_SERVICE_SCHEDULER,
@@ -175,6 +218,7 @@ static const qn_daemon_descriptor_t client = {.service = QN_SERVICE_SCHEDULER,
                                               .dials = (const qn_service_t[]){QN_SERVICE_COMPUTE, QN_SERVICE_NONE},
                                               .handlers = (const qn_handler_t[]){{QN_MESSAGE_STEP_RESULT, take_result},
                                                                                  {QN_MESSAGE_REFUSAL, take_refusal},
+                                                                                 {QN_MESSAGE_STEP_STATUS, take_status},
                                                                                  {QN_MESSAGE_NONE, NULL}},
                                               .init = client_init,
                                               .tick = client_tick};

@@ -7,13 +7,17 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/daemon/daemon.h"
 #include "common/limits.h"
+#include "common/wire/wire.h"
 #include "tests/flow/runner.h"
 
 #define DEADLINE_NS 20000000000ull
@@ -21,7 +25,8 @@
 /* What the test and its services share. */
 typedef struct {
     atomic_uint peers_up, peers_gone, answers, out_of_order, refusals;
-    atomic_uint wanted; /* requests the client shall send */
+    atomic_uint too_long; /* messages that could not be sent for their size */
+    atomic_uint wanted;   /* requests the client shall send */
     atomic_uint server_epoch;
 } board_t;
 
@@ -67,11 +72,21 @@ static void server_lease(void *opaque, qn_peer_t from, const void *message)
         abort();
 }
 
+/* Breaks the schema of a Lease; nothing is sent, and the numbering of the link has no gap. */
+static void send_too_long(state_t *state, qn_peer_t server)
+{
+    static uint32_t ids[QN_LEASE_IDS_MAX + 1];
+    qn_lease_t lease = {.batch = 1, .ids = ids, .ids_count = QN_LEASE_IDS_MAX + 1};
+    if (qn_daemon_send(state->daemon, server, QN_MESSAGE_LEASE, &lease) == QN_SEND_INVALID)
+        atomic_fetch_add(&board.too_long, 1);
+}
+
 static uint64_t client_tick(void *opaque, uint64_t now_ns)
 {
     state_t *state = opaque;
     qn_peer_t server = qn_daemon_peer(state->daemon, QN_SERVICE_MEMORY);
     uint32_t ids[64] = {0};
+    if (server.epoch && atomic_load(&board.wanted) > state->sent) send_too_long(state, server);
     while (server.epoch && state->sent < atomic_load(&board.wanted)) {
         /* Lengths vary, so over ipc the frames land at every alignment. */
         qn_lease_t lease = {.batch = state->sent + 1, .ids = ids, .ids_count = (uint32_t)(state->sent % 61)};
@@ -178,6 +193,7 @@ static void exchange(unsigned composed)
     atomic_store(&board.wanted, 3 * QN_LINK_WINDOW);
     wait_for(&board.answers, 3 * QN_LINK_WINDOW);
     assert_int_equal(atomic_load(&board.out_of_order), 0);
+    assert_true(atomic_load(&board.too_long) > 0); /* and none of these was an end, or a gap */
     assert_int_equal(runner_stop(&client), QN_OK);
     assert_int_equal(runner_stop(&server), QN_OK);
 }
@@ -279,6 +295,171 @@ static void test_daemon_unhandled_message_is_refused(void **state)
     runner_stop(&server);
 }
 
+/* ---- greetings by hand: what a confused or forged peer of the same user can send ---- */
+
+typedef struct {
+    zsock_t *socket;
+    qn_arena_t arena;
+} stranger_t;
+
+static void stranger_open(stranger_t *stranger, const char *identity)
+{
+    qn_arena_init(&stranger->arena, 0);
+    stranger->socket = zsock_new(ZMQ_DEALER);
+    zsock_set_identity(stranger->socket, identity);
+    zsock_set_rcvtimeo(stranger->socket, 10000);
+    assert_int_equal(zsock_connect(stranger->socket, "ipc://%s/memory.sock", run_dir), 0);
+}
+
+static void stranger_close(stranger_t *stranger)
+{
+    zsock_destroy(&stranger->socket);
+    qn_arena_fini(&stranger->arena);
+}
+
+static void boot_host(char ret_host[QN_NAME_MAX])
+{
+    char boot[40] = "";
+    struct stat space;
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%36s", boot), 1);
+    fclose(file);
+    assert_int_equal(stat("/proc/self/ns/pid", &space), 0);
+    snprintf(ret_host, QN_NAME_MAX, "%s.%lu", boot, (unsigned long)space.st_ino);
+}
+
+/* Greets; returns true when it is greeted back, else *ret_reason is that of the Bye. */
+static bool greet(stranger_t *stranger, uint32_t epoch, pid_t pid, uint16_t lowest, uint16_t highest,
+                  char ret_reason[QN_REASON_MAX])
+{
+    char host[QN_NAME_MAX];
+    boot_host(host);
+    qn_hello_t hello = {.head = {.src = QN_SERVICE_SCHEDULER, .dst = QN_SERVICE_MEMORY, .epoch = epoch},
+                        .protocol = highest,
+                        .protocol_lowest = lowest,
+                        .service = QN_SERVICE_SCHEDULER,
+                        .pid = (uint32_t)pid,
+                        .window = 16,
+                        .host = qn_text(host)};
+    const uint8_t *frame;
+    size_t bytes;
+    qn_arena_reset(&stranger->arena);
+    assert_int_equal(qn_hello_encode(&hello, &stranger->arena, &frame, &bytes), QN_OK);
+    assert_true(zmq_send(zsock_resolve(stranger->socket), frame, bytes, 0) >= 0);
+    for (;;) { /* heartbeats of a greeting before are skipped */
+        zmq_msg_t part;
+        zmq_msg_init(&part);
+        if (zmq_msg_recv(&part, zsock_resolve(stranger->socket), 0) < 0) fail_msg("no answer to a greeting");
+        size_t answer_bytes = zmq_msg_size(&part);
+        void *answer = memcpy(qn_arena_alloc(&stranger->arena, answer_bytes, 8), zmq_msg_data(&part), answer_bytes);
+        zmq_msg_close(&part);
+        qn_message_type_t type = qn_message_type_of(answer, answer_bytes);
+        if (type == QN_MESSAGE_HELLO) return true;
+        qn_bye_t bye;
+        if (type != QN_MESSAGE_BYE) continue;
+        assert_int_equal(qn_bye_decode(answer, answer_bytes, &stranger->arena, &bye), QN_OK);
+        snprintf(ret_reason, QN_REASON_MAX, "%.*s", (int)bye.reason.bytes, bye.reason.data);
+        return false;
+    }
+}
+
+static void test_daemon_greeting_of_another_protocol_is_refused_naming_both(void **state)
+{
+    (void)state;
+    const struct {
+        uint16_t lowest, highest;
+        bool accepted;
+    } table[] = {
+        {QN_PROTOCOL + 1, QN_PROTOCOL + 3, false},
+        {QN_PROTOCOL_LOWEST, QN_PROTOCOL + 3, true},
+        {0, QN_PROTOCOL, true}, /* a build that names only one */
+        {0, QN_PROTOCOL + 1, false},
+        {0, 0, false},
+        {65535, 65535, false},
+        {QN_PROTOCOL + 3, QN_PROTOCOL, false}, /* nonsense */
+    };
+    runner_t server;
+    runner_start(&server, &server_daemon, config, 0);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        stranger_t stranger;
+        char name[32], reason[QN_REASON_MAX] = "";
+        snprintf(name, sizeof name, "stranger.%zu", i);
+        stranger_open(&stranger, name);
+        bool accepted = greet(&stranger, 10 + (uint32_t)i, getpid(), table[i].lowest, table[i].highest, reason);
+        if (accepted != table[i].accepted) fail_msg("row %zu: %s", i, accepted ? "accepted" : reason);
+        char both[64];
+        snprintf(both, sizeof both, "this build %u to %u", QN_PROTOCOL_LOWEST, QN_PROTOCOL);
+        if (!accepted) assert_non_null(strstr(reason, both));
+        stranger_close(&stranger);
+    }
+    assert_int_equal(runner_stop(&server), QN_OK);
+}
+
+static pid_t start_sleeper(void)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        for (;;)
+            pause();
+    }
+    return child;
+}
+
+/* A newer epoch is no proof that the first is dead: its process is. */
+static void test_daemon_identity_is_not_taken_over_before_its_holder_is_dead(void **state)
+{
+    (void)state;
+    runner_t server;
+    stranger_t first, second;
+    char reason[QN_REASON_MAX] = "";
+    pid_t holder = start_sleeper(), other = start_sleeper();
+    runner_start(&server, &server_daemon, config, 0);
+    stranger_open(&first, "first");
+    stranger_open(&second, "second");
+    assert_true(greet(&first, 3, holder, 1, 1, reason));
+    assert_false(greet(&second, 4, other, 1, 1, reason)); /* newer */
+    assert_non_null(strstr(reason, "not proven dead"));
+    assert_false(greet(&second, 3, holder, 1, 1, reason)); /* the same life over another connection */
+    assert_false(greet(&first, 9, holder, 1, 1, reason));  /* the same connection, as somebody else */
+    assert_true(greet(&first, 3, holder, 1, 1, reason));   /* undisturbed */
+    assert_int_equal(kill(holder, SIGKILL), 0);
+    assert_int_equal(waitpid(holder, NULL, 0), holder);
+    assert_true(greet(&second, 4, other, 1, 1, reason));
+    assert_int_equal(kill(other, SIGKILL), 0);
+    waitpid(other, NULL, 0);
+    stranger_close(&first);
+    stranger_close(&second);
+    assert_int_equal(runner_stop(&server), QN_OK);
+}
+
+/* A real client goes on while somebody else claims to be it. */
+static void test_daemon_forged_greeting_disturbs_nobody(void **state)
+{
+    (void)state;
+    runner_t server, client;
+    stranger_t stranger;
+    char reason[QN_REASON_MAX] = "";
+    pid_t other = start_sleeper();
+    runner_start(&server, &server_daemon, config, 0);
+    runner_start(&client, &client_daemon, config, 0);
+    wait_for(&board.peers_up, 1);
+    stranger_open(&stranger, "forged");
+    for (unsigned i = 1; i <= 20; i++) {
+        assert_false(greet(&stranger, 1000 + i, other, 1, 1, reason));
+        atomic_store(&board.wanted, 50 * i);
+        wait_for(&board.answers, 50 * i);
+    }
+    assert_int_equal(atomic_load(&board.out_of_order), 0);
+    assert_int_equal(atomic_load(&board.peers_gone), 0);
+    assert_int_equal(kill(other, SIGKILL), 0);
+    waitpid(other, NULL, 0);
+    stranger_close(&stranger);
+    runner_stop(&client);
+    runner_stop(&server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +468,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_daemon_restarted_server_is_another_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_daemon_restarted_in_a_composition_is_another_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_daemon_second_start_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_greeting_of_another_protocol_is_refused_naming_both, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_identity_is_not_taken_over_before_its_holder_is_dead, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_daemon_forged_greeting_disturbs_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_daemon_bad_frames_disturb_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_daemon_unhandled_message_is_refused, setup, teardown),
     };

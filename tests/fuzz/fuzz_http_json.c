@@ -26,7 +26,8 @@ static void check(const generation_t *generation, const generation_limits_t *lim
     check_prompts(generation, limits);
     QN_ASSERT(generation->n >= 1 && generation->best_of >= generation->n && generation->best_of <= QN_CHOICES_MAX);
     QN_ASSERT((uint64_t)generation->best_of * generation->prompt_count <= limits->requests_max);
-    QN_ASSERT(generation->max_tokens >= 1 && generation->max_tokens <= QN_PROMPT_TOKENS_MAX);
+    QN_ASSERT((generation->max_tokens >= 1) != generation->discard_output &&
+              generation->max_tokens <= QN_PROMPT_TOKENS_MAX);
     QN_ASSERT(generation->min_tokens <= generation->max_tokens);
     QN_ASSERT(generation->temperature >= 0 && generation->temperature <= 100);
     QN_ASSERT(generation->top_p >= 0 && generation->top_p <= 1 && generation->min_p >= 0 && generation->min_p <= 1);

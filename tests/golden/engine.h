@@ -289,7 +289,7 @@ typedef struct {
     step_set_t sets[64];
     qn_table_entry_t blocks[64 * 256];
     step_run_t runs[64];
-    uint32_t ids[64 * 1024], stop_ids[64 * QN_STOP_IDS_MAX];
+    uint32_t ids[64 * 1024], stop_ids[64 * QN_SLOT_STOP_IDS_MAX];
     step_plan_t plan;
 } engine_plan_t;
 

@@ -12,7 +12,7 @@ static void make_tables(check_t *check, uint32_t slots, uint32_t table_blocks, u
     *host = (qn_slot_tables_t){.slots = slots, .table_blocks = table_blocks, .vocab = vocab};
     host->rows = hold(&check->held, slots * sizeof *host->rows);
     host->block_tables = hold(&check->held, (size_t)slots * table_blocks * sizeof *host->block_tables);
-    host->stop_ids = hold(&check->held, slots * QN_STOP_IDS_MAX * sizeof *host->stop_ids);
+    host->stop_ids = hold(&check->held, slots * QN_SLOT_STOP_IDS_MAX * sizeof *host->stop_ids);
     host->bias = hold(&check->held, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias);
     host->counts = hold(&check->held, (size_t)slots * vocab * sizeof *host->counts);
     *device = *host;
@@ -23,7 +23,7 @@ static void push_tables(check_t *check, const qn_slot_tables_t *host, qn_slot_ta
     size_t slots = host->slots;
     device->rows = push(&check->arena, host->rows, slots * sizeof *host->rows);
     device->block_tables = push(&check->arena, host->block_tables, slots * host->table_blocks * 4);
-    device->stop_ids = push(&check->arena, host->stop_ids, slots * QN_STOP_IDS_MAX * 4);
+    device->stop_ids = push(&check->arena, host->stop_ids, slots * QN_SLOT_STOP_IDS_MAX * 4);
     device->bias = push(&check->arena, host->bias, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias);
     device->counts = push(&check->arena, host->counts, slots * host->vocab * 4);
 }
@@ -42,7 +42,7 @@ static void same_tables(check_t *check, const qn_slot_tables_t *host, const qn_s
     size_t slots = host->slots;
     same_bytes(check, device->rows, host->rows, slots * sizeof *host->rows, "slot rows differ");
     same_bytes(check, device->block_tables, host->block_tables, slots * host->table_blocks * 4, "block tables differ");
-    same_bytes(check, device->stop_ids, host->stop_ids, slots * QN_STOP_IDS_MAX * 4, "stop ids differ");
+    same_bytes(check, device->stop_ids, host->stop_ids, slots * QN_SLOT_STOP_IDS_MAX * 4, "stop ids differ");
     same_bytes(check, device->bias, host->bias, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias, "biases differ");
     same_bytes(check, device->counts, host->counts, slots * host->vocab * 4, "counts differ");
 }
@@ -241,6 +241,8 @@ static const qn_slot_row_t ROWS[] = {
      .top_logprobs = 5},
     {.temperature = 1, .top_p = 1, .done = 1},
     {.temperature = 0, .top_p = 1, .stop_count = 32},
+    {.temperature = 0, .top_p = 1, .bias_count = 3, .allow_only = 1},
+    {.temperature = 1, .top_p = 0.9f, .top_k = 2, .bias_count = 3, .allow_only = 1, .logprobs = 1, .top_logprobs = 5},
 };
 #define KINDS (sizeof ROWS / sizeof ROWS[0])
 
@@ -252,8 +254,8 @@ static void fill_slots(check_t *check, const qn_slot_tables_t *host)
         if (!row->repetition_penalty) row->repetition_penalty = 1;
         row->seed = 1000003u * s + 17;
         row->prompt_tokens = row->counted = 10;
-        for (uint32_t i = 0; i < QN_STOP_IDS_MAX; i++)
-            host->stop_ids[s * QN_STOP_IDS_MAX + i] = random_below(&check->random, host->vocab);
+        for (uint32_t i = 0; i < QN_SLOT_STOP_IDS_MAX; i++)
+            host->stop_ids[s * QN_SLOT_STOP_IDS_MAX + i] = random_below(&check->random, host->vocab);
         for (uint32_t i = 0; i < 3; i++)
             host->bias[s * QN_LOGIT_BIAS_MAX + i] =
                 (qn_bias_entry_t){random_below(&check->random, host->vocab), random_normal(&check->random, 10)};

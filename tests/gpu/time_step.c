@@ -82,7 +82,7 @@ static void make_state(step_t *s)
     }
     s->tables = (qn_slot_tables_t){.rows = push(arena, slots, s->runs * sizeof *slots),
                                    .block_tables = push(arena, table, (size_t)blocks * 4),
-                                   .stop_ids = arena_take(arena, s->runs * QN_STOP_IDS_MAX * 4),
+                                   .stop_ids = arena_take(arena, s->runs * QN_SLOT_STOP_IDS_MAX * 4),
                                    .slots = s->runs,
                                    .table_blocks = table_blocks,
                                    .vocab = m->vocab};

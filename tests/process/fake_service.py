@@ -66,6 +66,12 @@ def run(step):
         os._exit(value)
     elif verb == "kill":
         os.kill(os.getpid(), value)
+    elif verb == "alive":  # for so many seconds
+        end = time.monotonic() + value
+        while time.monotonic() < end:
+            notify("WATCHDOG=1")
+            time.sleep(0.1)
+        event("fed")
     elif verb == "ignore_stop":
         signal.signal(signal.SIGTERM, lambda *_: event("ignored"))
     elif verb == "lock":
@@ -100,7 +106,8 @@ def main():
     with open(os.path.join(DIRECTORY, NAME + ".json")) as file:
         plan = json.load(file)
     event("start", life=life, arguments=sys.argv[1:], group=os.getpgid(0), fds=passed_fds(),
-          stdin=os.readlink("/proc/self/fd/0"), open=sorted(int(fd) for fd in os.listdir("/proc/self/fd")))
+          stdin=os.readlink("/proc/self/fd/0"), open=sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+          watchdog=[os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID") == str(os.getpid())])
     for step in plan[min(life, len(plan)) - 1]:
         run(step)
     while True:

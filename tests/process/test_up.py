@@ -336,6 +336,35 @@ def test_up_death_of_a_service_takes_its_children_along(up):
     assert up.stop() == 0
 
 
+@pytest.mark.parametrize("how, signal_name", [([], "ABRT"), ([{"kill": signal.SIGSTOP}], "KILL")])
+def test_up_service_without_a_sign_of_life_is_killed_and_started_again(up, how, signal_name):
+    """One that only waits dies of SIGABRT; one that is stopped cannot, and is killed."""
+    up.plan("memory", [{"notify": "READY=1\nWATCHDOG=1"}, *how], READY)
+    up.start("--set", "up.watchdog_seconds=1")
+    first = up.life("memory", 1)
+    assert first["watchdog"] == ["1000000", True]
+    up.wait_for(r"memory shows no sign of life for 1\.\d s: killing it")
+    up.wait_for(rf"memory was killed by SIG{signal_name}.*starting it again")
+    second = up.life("memory", 2)
+    assert second["time"] - first["time"] > 1
+    assert [len(up.events("start", service)) for service in SERVICES] == [1, 1, 1, 1, 2]
+    assert up.stop() == 0
+
+
+def test_up_busy_service_that_gives_signs_of_life_is_left_alone(up):
+    up.plan("memory", [*READY, {"alive": 3}])
+    up.plan("compute", READY)  # never said that it would
+    up.start("--set", "up.watchdog_seconds=1")
+    assert until(lambda: up.events("fed", "memory"))
+    assert len(up.events("start")) == 5
+    assert not any("no sign of life" in line for line in up.lines)
+
+
+def test_up_watchdog_can_be_switched_off(up):
+    up.start("--set", "up.watchdog_seconds=0")
+    assert up.life("memory", 1)["watchdog"] == [None, False]
+
+
 def test_up_log_names_source_and_level(up):
     up.plan("memory", [{"print": "<4>memory: low"}, {"print": "bare \x1b[31mred"}, {"print": "x" * 10000}, *READY])
     up.start().wait_for("ready:")

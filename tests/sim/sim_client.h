@@ -21,6 +21,7 @@ typedef struct {
     uint32_t stop_ids[4];
     request_bias_t bias[2];
     bool cancelled, must_be_refused;
+    uint64_t abandoned_ns;                /* its client died and does not ask again; 0 = no */
     uint32_t expected[SIM_TOKENS_MAX];    /* prompt and generated */
     uint64_t expected_kv[SIM_TOKENS_MAX]; /* of each token that is run */
     uint32_t expected_count;              /* generated */

@@ -20,7 +20,7 @@ typedef struct {
     bool set, done, begun, sampled, pending;
     uint64_t request;
     uint32_t prompt_tokens, next_position, last_id, block_count, history_count, stop_count;
-    uint32_t blocks[SIM_TOKENS_MAX], history[SIM_TOKENS_MAX], stop_ids[QN_STOP_IDS_MAX];
+    uint32_t blocks[SIM_TOKENS_MAX], history[SIM_TOKENS_MAX], stop_ids[QN_SLOT_STOP_IDS_MAX];
     request_sampling_t sampling;
     uint64_t pending_kv; /* prompt scores: the KV before the next chunk */
 } sim_slot_t;
@@ -99,7 +99,6 @@ static inline void sim_compute_set(sim_compute_t *compute, const sim_plan_t *cop
 static inline void sim_compute_tables(sim_compute_t *compute, const sim_plan_t *copy)
 {
     const plan_t *plan = &copy->plan;
-    if (plan->reset) memset(compute->slots, 0, compute->slot_count * sizeof *compute->slots);
     for (uint32_t i = 0; i < plan->retire_count; i++) {
         SIM_CHECK(plan->retire[i] < compute->slot_count && compute->slots[plan->retire[i]].set,
                   "slot %u is retired and holds nothing", plan->retire[i]);

@@ -89,7 +89,8 @@ static void begin_step(void)
 {
     if (w.executing || w.plan_count == 0) return;
     w.executing = true;
-    push(w.now_ns + sim_between(&w.random, 20000, 800000), (event_t){.kind = STEP_DONE, .from_epoch = w.compute_epoch});
+    push(w.now_ns + sim_between(&w.random, 20000, 800000),
+         (event_t){.kind = STEP_DONE, .from_epoch = w.compute_epoch, .value = ++w.execution});
 }
 
 static void enqueue(queued_plan_t plan)
@@ -109,9 +110,53 @@ static uint64_t runs_of(const sim_plan_t *copy, uint32_t slot)
     return w.compute.slots[slot].request;
 }
 
+/* Plans that have not begun. */
+static void drop_waiting_plans(void)
+{
+    uint32_t kept = w.executing ? 1 : 0;
+    while (w.plan_count > kept)
+        if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
+}
+
+/* A plan arrives: the first of a session empties the slots, one of another session is refused. */
+static void compute_takes(event_t *event)
+{
+    if (event->to_epoch != w.compute_epoch) return;
+    sim_plan_t *plan = event->payload;
+    if (plan->plan.opens) {
+        drop_waiting_plans();
+        enqueue((queued_plan_t){0});
+        w.compute_session = plan->plan.session;
+    } else if (plan->plan.session != w.compute_session) {
+        send_over(LINK_FROM_COMPUTE, (event_t){.kind = PLAN_REFUSED,
+                                               .from_epoch = w.compute_epoch,
+                                               .to_epoch = event->from_epoch,
+                                               .session = plan->plan.session});
+        return;
+    }
+    enqueue(
+        (queued_plan_t){.plan = plan, .scheduler_epoch = event->from_epoch, .memory_epoch = (uint32_t)event->value});
+    event->payload = NULL;
+}
+
+static void compute_answers(const event_t *event)
+{
+    bool held = false;
+    if (event->to_epoch != w.compute_epoch) return;
+    for (uint32_t i = 0; i < w.plan_count; i++)
+        held |= w.plans[i].plan != NULL && w.plans[i].scheduler_epoch == event->from_epoch &&
+                w.plans[i].plan->plan.step == event->value;
+    send_over(LINK_FROM_COMPUTE, (event_t){.kind = STEP_STATUS,
+                                           .from_epoch = w.compute_epoch,
+                                           .to_epoch = event->from_epoch,
+                                           .session = event->session,
+                                           .value = event->value,
+                                           .held = held});
+}
+
 static void step_done(const event_t *event)
 {
-    if (event->from_epoch != w.compute_epoch) return;
+    if (event->from_epoch != w.compute_epoch || !w.executing || event->value != w.execution) return;
     const sim_plan_t *runs = w.plans[0].plan;
     for (uint32_t i = 0; runs != NULL && i < runs->plan.run_count; i++)
         if (strikes(runs_of(runs, runs->plan.runs[i].slot), POISONS_COMPUTE)) {
@@ -128,18 +173,36 @@ static void step_done(const event_t *event)
         sim_result_t *result = malloc(sizeof *result);
         bool current = done.scheduler_epoch == w.scheduler_epoch && done.memory_epoch == w.memory_epoch;
         sim_execute(&w.compute, done.plan, UINT32_MAX, current, result);
-        sim_plan_free(done.plan);
         result->result.begin_ns = w.now_ns - 1000;
         result->result.end_ns = w.now_ns;
         send_over(LINK_FROM_COMPUTE, (event_t){.kind = RESULT,
                                                .from_epoch = w.compute_epoch,
                                                .to_epoch = done.scheduler_epoch,
+                                               .session = done.plan->plan.session,
                                                .payload = result});
+        sim_plan_free(done.plan);
     }
     begin_step();
 }
 
 /* ---- kills ---- */
+
+/* It took somebody else for its scheduler: plans, slots and results on their way are gone, and it lives on. */
+static void confuse_compute(void)
+{
+    if (w.executing && w.plans[0].plan != NULL) sim_plan_free(w.plans[0].plan);
+    if (w.executing) memmove(w.plans, w.plans + 1, --w.plan_count * sizeof *w.plans);
+    w.executing = false;
+    drop_waiting_plans();
+    memset(w.compute.slots, 0, w.compute.slot_count * sizeof *w.compute.slots);
+    w.compute.last_step = 0;
+    w.compute_session = 0;
+    for (uint32_t i = 0; i < w.queue_count; i++)
+        if (w.queue[i].kind == RESULT && w.queue[i].payload != NULL) {
+            free_payload(&w.queue[i]);
+            w.queue[i].payload = NULL;
+        }
+}
 
 /* Killed in the middle of a step: some of its runs were written. */
 static void kill_compute(bool crash)
@@ -159,6 +222,7 @@ static void kill_compute(bool crash)
     w.executing = false;
     memset(w.compute.slots, 0, w.compute.slot_count * sizeof *w.compute.slots);
     w.compute.last_step = 0;
+    w.compute_session = 0;
     w.compute_epoch = ++w.compute_life;
     uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
     push(gone_ns, (event_t){.kind = COMPUTE_GONE, .from_epoch = w.compute_epoch - 1});
@@ -230,6 +294,8 @@ static void kill_scheduler(bool torn)
         }
     w.scheduler_epoch++;
     push(w.now_ns + sim_between(&w.random, 1000, 400000), (event_t){.kind = SCHEDULER_START});
+    const sim_request_t *one = &w.requests[sim_between(&w.random, 0, w.request_count - 1)];
+    if (sim_chance(&w.random, 50)) push(w.now_ns + 500, (event_t){.kind = CANCEL, .value = one->id});
 }
 
 static void kill_client(uint32_t client)
@@ -246,9 +312,13 @@ static void kill_client(uint32_t client)
         request->got_scores = 1;
         if (resubmits)
             push(w.now_ns + sim_between(&w.random, 200001, 900000), (event_t){.kind = SUBMIT, .value = request->id});
-        else
+        else {
             request->state = SIM_ABANDONED;
+            request->abandoned_ns = w.now_ns;
+        }
     }
+    if (!resubmits && sim_chance(&w.random, 30)) /* the orphans' clock is not started again */
+        push(w.now_ns + sim_between(&w.random, 1, 9900) * 1000000ull, (event_t){.kind = FAULT, .value = 2});
 }
 
 static void fault(uint64_t kind)
@@ -259,6 +329,7 @@ static void fault(uint64_t kind)
     case 1: kill_memory(false); break;
     case 2: kill_scheduler(sim_chance(&w.random, 50)); break;
     case 3: kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1)); break;
+    case 5: confuse_compute(); break;
     default:
         if (w.pool != NULL) block_pool_flush(w.pool);
         break;

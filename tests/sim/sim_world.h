@@ -20,6 +20,9 @@ typedef enum {
     COMPUTE_SEES, /* a new scheduler */
     STEP_DONE,
     RESULT,
+    STEP_QUERY, /* where is step `value`? */
+    STEP_STATUS,
+    PLAN_REFUSED, /* of a session that compute does not have open */
     TO_CLIENT,
     SUBMIT,
     CANCEL,
@@ -40,6 +43,8 @@ typedef struct {
     event_kind_t kind;
     uint32_t from_epoch, to_epoch;
     uint64_t value;
+    uint32_t session;
+    bool held;
     void *payload;
 } event_t;
 
@@ -96,6 +101,8 @@ static struct {
     queued_plan_t plans[PLANS_MAX];
     uint32_t plan_count;
     bool executing;
+    uint64_t execution;       /* number of the step that runs: an earlier end means nothing */
+    uint32_t compute_session; /* that compute has open; 0 = none */
 
     sim_request_t requests[SIM_REQUESTS_MAX];
     uint32_t request_count;
@@ -117,13 +124,14 @@ static struct {
     bool scheduler_crashed;
     uint32_t lost_compute, lost_memory; /* lives the scheduler saw last */
 
-    uint64_t steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn;
+    uint64_t steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn, forgotten, yielded,
+        renewed;
 } w;
 
 static struct {
     uint64_t poison_crashes[POISON_KINDS], quarantined;
-    uint64_t requests, tokens, steps, hits, preemptions, faults[5], masked, from_slot, compactions, replayed, torn,
-        events;
+    uint64_t requests, tokens, steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn,
+        forgotten, yielded, renewed, events;
 } total;
 
 /* ---- events ---- */

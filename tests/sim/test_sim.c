@@ -4,9 +4,10 @@
  *
  * Each seed draws a configuration (block size, pool size, slots, budgets, lookahead, policy), a load (shared prefixes,
  * salts, stop ids, cancels, prompt scores), and faults: kills of compute, memory, scheduler (with its last record torn)
- * and tokenizers, and cache flushes; some requests are poisoned and make compute, memory or the scheduler crash. After every
- * event all invariants are checked; at the end every request has ended once, with the tokens the model gives when it is
- * alone, the poisoned ones are quarantined and nobody else is, and every block is back.
+ * and tokenizers, cache flushes, and a compute that loses plans and slots while it lives on; some requests are poisoned
+ * and make compute, memory or the scheduler crash. After every event all invariants are checked; at the end every request
+ * has ended once, with the tokens the model gives when it is alone, the poisoned ones are quarantined and nobody else is,
+ * and every block is back.
  *
  *     SIM_SEEDS=300 SIM_FIRST_SEED=1 build/tests/sim/test_sim        SIM_VERBOSE=1: one line per seed */
 #include <setjmp.h>
@@ -31,6 +32,7 @@ static void check_invariants(void)
     SIM_CHECK(broken == NULL, "%s", broken);
 }
 
+/* Of those that have a client. */
 static const sequence_t *oldest_running(void)
 {
     const batch_t *batch = scheduler_batch(w.scheduler);
@@ -38,7 +40,7 @@ static const sequence_t *oldest_running(void)
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         const sequence_t *one =
             batch->slot_owner[slot] == BATCH_NOBODY ? NULL : &batch->sequences[batch->slot_owner[slot]];
-        if (one != NULL && one->phase == SEQUENCE_RUNNING &&
+        if (one != NULL && one->phase == SEQUENCE_RUNNING && !request_is_orphan(one->request) &&
             (oldest == NULL || one->request->arrival < oldest->request->arrival))
             oldest = one;
     }
@@ -80,8 +82,10 @@ static bool send_plans(void)
         }
         w.steps++;
         w.from_slot += plan.from_slot_count;
-        for (uint32_t i = 0; i < plan.reason_count; i++)
+        for (uint32_t i = 0; i < plan.reason_count; i++) {
             SIM_CHECK(plan.reasons[i][0] != '\0', "a decision without a reason");
+            w.yielded += strstr(plan.reasons[i], "yields") != NULL;
+        }
         send_over(LINK_TO_COMPUTE, (event_t){.kind = TO_COMPUTE,
                                              .from_epoch = w.scheduler_epoch,
                                              .to_epoch = w.sees_compute,
@@ -150,9 +154,61 @@ static void crash_scheduler(void)
     w.scheduler_crashed = true;
 }
 
+/* Who has a client does not wait for the slot of one that has none. */
+static void check_orphans_yield(void)
+{
+    const batch_t *batch = scheduler_batch(w.scheduler);
+    bool orphan_runs = false, waits = false;
+    scheduler_counts_t counts;
+    scheduler_counts(w.scheduler, &counts);
+    if (counts.suspects > 0) return; /* the others keep what they have */
+    for (uint32_t i = 0; i < ledger_requests_max(scheduler_ledger(w.scheduler)); i++) {
+        const sequence_t *one = &batch->sequences[i];
+        if (one->phase == SEQUENCE_NONE) continue;
+        orphan_runs |= one->phase == SEQUENCE_RUNNING && request_is_orphan(one->request);
+        waits |= one->phase == SEQUENCE_WAITING && !request_is_orphan(one->request);
+    }
+    SIM_CHECK(!orphan_runs || !waits || batch->free_slots > 0 || !scheduler_running(w.scheduler),
+              "a request waits for the slot of one whose client is gone");
+}
+
+/* Ten seconds after its client died an orphan has left the ledger, however often the scheduler died meanwhile. */
+static void check_orphans_end(void)
+{
+    const uint64_t slack_ns = 50000000; /* the death is seen, the end is carried out */
+    for (uint32_t i = 0; i < w.request_count; i++) {
+        const sim_request_t *request = &w.requests[i];
+        if (request->abandoned_ns == 0 || w.now_ns < request->abandoned_ns + SCHEDULER_ORPHAN_NS + slack_ns) continue;
+        const request_t *held = ledger_find(scheduler_ledger(w.scheduler), request->id);
+        /* Its end waits for blocks that a step without a result, which compute has lost, may still write. */
+        bool retires = held != NULL && scheduler_batch(w.scheduler)->sequences[held->index].phase == SEQUENCE_RETIRING;
+        SIM_CHECK(held == NULL || (retires && held->finish != REQUEST_UNFINISHED && w.faults[5] > 0),
+                  "request %llu is held for longer than an orphan's time", (unsigned long long)request->id);
+    }
+}
+
+static void look_at_progress(void)
+{
+    const progress_t *progress;
+    uint64_t again_ns;
+    progress_verdict_t verdict = scheduler_progress(w.scheduler, w.now_ns, &progress, &again_ns);
+    if (verdict == PROGRESS_RENEW) {
+        scheduler_renew(w.scheduler);
+        w.renewed++;
+    } else if (verdict == PROGRESS_ASK) {
+        send_over(LINK_TO_COMPUTE, (event_t){.kind = STEP_QUERY,
+                                             .from_epoch = w.scheduler_epoch,
+                                             .to_epoch = w.sees_compute,
+                                             .session = scheduler_session(w.scheduler),
+                                             .value = progress->step});
+    }
+    set_timer(again_ns);
+}
+
 static void tick(void)
 {
     if (w.scheduler == NULL) return;
+    look_at_progress();
     take_refusals();
     tell_quarantined();
     if (!send_plans()) {
@@ -161,7 +217,7 @@ static void tick(void)
     }
     scheduler_counts_t counts;
     scheduler_counts(w.scheduler, &counts);
-    const sequence_t *oldest = counts.suspects == 0 ? oldest_running() : NULL; /* rule 8 preempts anybody */
+    const sequence_t *oldest = counts.suspects == 0 ? oldest_running() : NULL; /* rule 9 preempts anybody */
     uint64_t oldest_id = oldest != NULL ? oldest->request->id : 0;
     plan_traffic_t traffic;
     qn_err_t err = scheduler_traffic(w.scheduler, w.now_ns, &traffic);
@@ -173,6 +229,8 @@ static void tick(void)
     set_timer(traffic.again_ns);
     set_timer(scheduler_tidy(w.scheduler, w.now_ns));
     if (delivery_pending(scheduler_delivery(w.scheduler))) set_timer(w.now_ns + 1000000);
+    check_orphans_yield();
+    check_orphans_end();
 }
 
 static void start_scheduler(void)
@@ -241,12 +299,24 @@ static void submit(uint64_t id)
     request->state = SIM_WAS_REFUSED;
 }
 
+/* What this life of the client holds no more is run for nobody, and so it is run no more. */
+static void client_replayed(request_client_t client)
+{
+    scheduler_client_replayed(w.scheduler, client);
+    const request_t *request = ledger_next(scheduler_ledger(w.scheduler), NULL);
+    for (; request != NULL; request = ledger_next(scheduler_ledger(w.scheduler), request)) {
+        bool is_its = request->client.epoch == client.epoch && request->client.instance == client.instance;
+        SIM_CHECK(!is_its || request->finish != REQUEST_UNFINISHED || find_request(request->id)->state == SIM_OPEN,
+                  "request %llu runs on for nobody", (unsigned long long)request->id);
+    }
+}
+
 static void client_up(uint32_t client)
 {
     if (w.scheduler == NULL) return;
     w.client_sees = w.scheduler_epoch;
-    scheduler_client_up(w.scheduler,
-                        (request_client_t){.epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client});
+    request_client_t life = {.epoch = w.client_epoch[client], .service = 2, .instance = (uint8_t)client};
+    scheduler_client_up(w.scheduler, life);
     for (uint32_t i = 0; i < w.request_count; i++) {
         sim_request_t *request = &w.requests[i];
         if (request->client != client || request->state != SIM_OPEN) continue;
@@ -254,6 +324,7 @@ static void client_up(uint32_t client)
         if (w.scheduler == NULL) return;
         if (request->cancelled) scheduler_cancel(w.scheduler, request->id, REQUEST_CANCELLED);
     }
+    client_replayed(life);
 }
 
 static void client_takes(const event_t *event)
@@ -341,7 +412,9 @@ static void take_grants(const event_t *event)
 static void take_result(const event_t *event)
 {
     sim_result_t *result = event->payload;
-    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute) return;
+    if (w.scheduler == NULL || result == NULL || event->session != scheduler_session(w.scheduler) ||
+        event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute)
+        return;
     const batch_step_t *step;
     qn_err_t err = scheduler_result(w.scheduler, &result->result, w.now_ns, &step);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
@@ -352,6 +425,12 @@ static void cancel(uint64_t id)
     sim_request_t *request = find_request(id);
     if (request->state != SIM_OPEN) return;
     request->cancelled = true;
+    bool is_heard = w.scheduler != NULL && w.client_sees == w.scheduler_epoch;
+    if (!is_heard && sim_chance(&w.random, 50)) { /* its client does not wait for a scheduler to be told */
+        request->state = SIM_ABANDONED;
+        w.forgotten++;
+        return;
+    }
     if (w.scheduler != NULL && w.client_sees == w.scheduler_epoch) scheduler_cancel(w.scheduler, id, REQUEST_CANCELLED);
 }
 
@@ -362,9 +441,8 @@ static void see_scheduler(const event_t *event)
         if (w.pool != NULL) block_pool_release_all(w.pool);
         return;
     }
-    uint32_t kept = w.executing ? 1 : 0;
-    while (w.plan_count > kept)
-        if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
+    drop_waiting_plans();
+    w.compute_session = 0;
     enqueue((queued_plan_t){0});
 }
 
@@ -375,12 +453,15 @@ static void handle(event_t *event)
     case MEMORY_SEES:
     case COMPUTE_SEES: see_scheduler(event); break;
     case GRANT: take_grants(event); break;
-    case TO_COMPUTE:
-        if (event->to_epoch != w.compute_epoch) break;
-        enqueue((queued_plan_t){.plan = event->payload,
-                                .scheduler_epoch = event->from_epoch,
-                                .memory_epoch = (uint32_t)event->value});
-        event->payload = NULL;
+    case TO_COMPUTE: compute_takes(event); break;
+    case STEP_QUERY: compute_answers(event); break;
+    case STEP_STATUS:
+    case PLAN_REFUSED:
+        if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_compute) break;
+        if (event->kind == STEP_STATUS)
+            scheduler_step_status(w.scheduler, event->session, event->value, event->held, w.now_ns);
+        else if (event->session == scheduler_session(w.scheduler))
+            scheduler_renew(w.scheduler);
         break;
     case STEP_DONE: step_done(event); break;
     case RESULT: take_result(event); break;
@@ -490,8 +571,11 @@ static void finish(uint64_t events)
     total.compactions += w.compactions;
     total.replayed += w.replayed;
     total.torn += w.torn;
+    total.forgotten += w.forgotten;
+    total.yielded += w.yielded;
     total.events += events;
-    for (uint32_t i = 0; i < 5; i++)
+    total.renewed += w.renewed;
+    for (uint32_t i = 0; i < 6; i++)
         total.faults[i] += w.faults[i];
     scheduler_destroy(&w.scheduler);
     block_pool_destroy(&w.pool);
@@ -545,21 +629,22 @@ static uint64_t from_environment(const char *name, uint64_t fallback)
 
 static void report(uint64_t seeds)
 {
-    printf("sim: %llu seeds, %llu requests, %llu tokens, %llu steps, %llu events; prefix hits %llu, preemptions %llu, "
-           "from_slot "
-           "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu; kills: compute %llu, memory %llu, scheduler "
-           "%llu, "
-           "tokenizer %llu; flushes %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined "
-           "%llu\n",
-           (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
-           (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
-           (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
-           (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
-           (unsigned long long)total.faults[0], (unsigned long long)total.faults[1],
-           (unsigned long long)total.faults[2], (unsigned long long)total.faults[3],
-           (unsigned long long)total.faults[4], (unsigned long long)total.poison_crashes[0],
-           (unsigned long long)total.poison_crashes[1], (unsigned long long)total.poison_crashes[2],
-           (unsigned long long)total.poison_crashes[3], (unsigned long long)total.quarantined);
+    printf(
+        "sim: %llu seeds, %llu requests, %llu tokens, %llu steps, %llu events; prefix hits %llu, preemptions %llu, "
+        "from_slot "
+        "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu, renewed %llu; kills: compute %llu, memory %llu, scheduler "
+        "%llu, "
+        "tokenizer %llu; flushes %llu; confusions %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu\n",
+        (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
+        (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
+        (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
+        (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
+        (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.renewed,
+        (unsigned long long)total.faults[0], (unsigned long long)total.faults[1], (unsigned long long)total.faults[2],
+        (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5],
+        (unsigned long long)total.poison_crashes[0], (unsigned long long)total.poison_crashes[1],
+        (unsigned long long)total.poison_crashes[2], (unsigned long long)total.poison_crashes[3],
+        (unsigned long long)total.quarantined);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -576,7 +661,9 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
         assert_true(total.poison_crashes[i] > 0);
     assert_true(total.quarantined > 0);
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
-    for (int i = 0; i < 5; i++)
+    assert_true(total.forgotten > 0 && total.yielded > 0);
+    assert_true(total.renewed > 0);
+    for (int i = 0; i < 6; i++)
         assert_true(total.faults[i] > 0);
 }
 

@@ -279,7 +279,7 @@ def test_broken_models_up_says_the_same(family, base):
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "directory", "link to nowhere", "device"])
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"])
 def test_broken_models_special_tokenizer_files_are_refused(name, kind, base):
     def change(directory):
         shutil.copy(ROOT / "deploy/models/default/tokenizer.json", directory)

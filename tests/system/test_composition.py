@@ -25,6 +25,6 @@ def test_composition_serves_mixed_load_and_stops_cleanly():
         for path in ("/metrics", "/services", "/cache/stats", "/health"):
             engine.get(path)
         engine.post("/flush_cache", {})
-        assert engine.used_blocks() == 0
+        engine.wait_for(lambda: engine.used_blocks() == 0, 30, "all blocks back")
     assert engine.status == 0, engine.log
     assert "WARNING: ThreadSanitizer" not in engine.log, engine.log

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -336,7 +337,7 @@ def test_curl_expect_continue_with_a_large_prompt(server, tmp_path):
     ("GET", "/nothing/here", {}, None, 404, '"code":"not_found"'),
     ("POST", "/v1/completions", {"content-type": "text/plain"}, "{}", 415, "application/json"),
     ("POST", "/v1/completions", {}, "{", 400, "line 1"),
-    ("POST", "/v1/completions", {}, "[" * 100000, 400, "nests deeper"),
+    ("POST", "/v1/completions", {}, "[" * 100000, 400, "levels of lists"),
     ("POST", "/v1/completions", {}, '{"prompt":"a","prompt":"b"}', 400, "duplicate"),
     ("POST", "/v1/completions", {}, '{"prompt":"\\ud800"}', 400, "not valid json"),
     ("POST", "/v1/completions", {}, '{"prompt":"a","seed":1e400}', 400, "not valid json"),
@@ -346,7 +347,7 @@ def test_curl_expect_continue_with_a_large_prompt(server, tmp_path):
     ("POST", "/v1/completions", {}, '{"prompt":[]}', 400, '"param":"prompt"'),
     ("POST", "/v1/completions", {}, '{"prompt":[4096]}', 400, '"param":"prompt"'),
     ("POST", "/detokenize", {}, '{"tokens":["a"]}', 400, '"param":"tokens"'),
-    ("POST", "/tokenize", {}, '{"messages":[]}', 400, '"param":"prompt"'),
+    ("POST", "/tokenize", {}, '{"messages":[]}', 400, '"param":"messages"'),
     ("POST", "/abort_request", {}, "{}", 400, '"param":"rid"'),
 ])
 def test_bad_requests_say_why(server, method, path, headers, body, status, has):
@@ -431,7 +432,8 @@ def test_cache_hits_and_flush(server):
     assert first["meta_info"]["cached_tokens"] == 0 and second["meta_info"]["cached_tokens"] >= 64
     stats = requests.get(server.url + "/cache/stats", timeout=10).json()
     assert stats["hit_tokens"] >= 64 and stats["used_blocks"] == 0 and stats["cached_blocks"] >= 4
-    assert requests.get(server.url + "/flush_cache", timeout=10).json()["freed_blocks"] >= 4
+    assert post(server, "/flush_cache", None).json()["freed_blocks"] >= 4
+    assert requests.get(server.url + "/flush_cache", timeout=10).status_code == 405  # GET changes nothing
     assert post(server, "/generate", how).json()["meta_info"]["cached_tokens"] == 0
 
 
@@ -676,3 +678,125 @@ def test_text_of_a_stop_token_is_left_out_like_that_of_a_stop_string(server):
     assert stopped["finish_reason"] == "stop" and stopped["stop_reason"] == stop_id
     assert stopped["token_ids"] == kept["token_ids"] == free["token_ids"][:2]
     assert len(stopped["text"]) < len(kept["text"]) and free["text"].startswith(kept["text"])
+
+
+# ---- fields that steer what may be generated ----------------------------------------------------------------------
+
+
+def test_allowed_token_ids_are_all_there_is(server):
+    free = post(server, "/v1/completions", {**GREEDY, "prompt": PROMPT, "max_tokens": 8, "return_token_ids": True}).json()
+    allowed = [40, 41, 42]
+    for extra in [{}, {"temperature": 1, "seed": 3}, {"logit_bias": {"41": 50}}]:
+        body = {**GREEDY, "prompt": PROMPT, "max_tokens": 8, "ignore_eos": True, "return_token_ids": True,
+                "allowed_token_ids": allowed, "logprobs": 1, **extra}
+        choice = post(server, "/v1/completions", body).json()["choices"][0]
+        assert len(choice["token_ids"]) == 8 and set(choice["token_ids"]) <= set(allowed)
+        if "logit_bias" in extra:
+            assert set(choice["token_ids"]) == {41}
+    assert not set(free["choices"][0]["token_ids"]) <= set(allowed)
+
+
+def test_bad_word_of_one_token_never_comes(server):
+    base = {**GREEDY, "prompt": PROMPT, "max_tokens": 16, "ignore_eos": True, "return_token_ids": True}
+    ids = post(server, "/v1/completions", base).json()["choices"][0]["token_ids"]
+    for token in ids:
+        word = post(server, "/detokenize", {"tokens": [token]}).json()["prompt"]
+        again = post(server, "/tokenize", {"prompt": word.lstrip(), "add_special_tokens": False}).json()["tokens"]
+        spaced = post(server, "/tokenize", {"prompt": " " + word.lstrip(), "add_special_tokens": False}).json()["tokens"]
+        if word.strip() and len(again) == 1 and token in (again + spaced if len(spaced) == 1 else again):
+            break
+    else:
+        pytest.fail("no word of one token in the answer")
+    reply = post(server, "/v1/completions", {**base, "bad_words": [word]})
+    assert reply.status_code == 200, reply.text
+    assert token not in reply.json()["choices"][0]["token_ids"]
+    many = post(server, "/v1/completions", {**base, "bad_words": ["a word of several tokens"]})
+    assert many.status_code == 400 and many.json()["error"]["param"] == "bad_words"
+
+
+def test_generate_lists_are_those_of_single_requests(server):
+    prompts = [PROMPT, "A thread is", "int main"]
+    parameters = [{"max_new_tokens": n, "temperature": 0, "ignore_eos": True} for n in (3, 5, 7)]
+    whole = post(server, "/generate", {"text": prompts, "sampling_params": parameters, "return_logprob": [True, False, True],
+                                       "top_logprobs_num": [2, 0, 0], "logprob_start_len": [0, -1, -1]}).json()
+    for i, (prompt, one) in enumerate(zip(prompts, parameters)):
+        single = post(server, "/generate", {"text": prompt, "sampling_params": one}).json()
+        assert whole[i]["output_ids"] == single["output_ids"] and whole[i]["text"] == single["text"]
+    first, second, third = (answer["meta_info"] for answer in whole)
+    assert len(first["input_top_logprobs"]) == first["prompt_tokens"] and len(first["output_top_logprobs"]) == 3
+    assert "output_token_logprobs" not in second
+    assert len(third["output_token_logprobs"]) == 7 and third["input_token_logprobs"] == []
+    assert "output_top_logprobs" not in third
+
+
+def test_scoring_a_prompt_of_the_whole_length(server):
+    length = server.get("/v1/models")["data"][0]["max_model_len"]
+    ids = [(i * 31) % 4000 + 3 for i in range(length)]
+    body = {"prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 0}
+    reply = post(server, "/v1/completions", body).json()
+    assert len(reply["choices"][0]["logprobs"]["token_logprobs"]) == length
+    assert reply["usage"]["completion_tokens"] == 0
+
+
+def test_unknown_fields_warn_or_are_refused(server):
+    body = {**GREEDY, "prompt": "a", "max_tokens": 1, "temprature": 1}
+    reply = post(server, "/v1/completions", body)
+    assert reply.status_code == 200 and reply.headers["x-quintet-warning"] == "unknown fields ignored: temprature"
+    assert "quintet_frontend_unknown_fields_total" in requests.get(server.url + "/metrics", timeout=10 * SLOW).text
+    with Engine(frontend__strict_fields="true") as strict:
+        reply = post(strict, "/v1/completions", body)
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "temprature"
+
+
+# ---- connections --------------------------------------------------------------------------------------------------
+
+
+def raw_reply(server, data, seconds=20):
+    """All that comes for these bytes until the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds * SLOW) as link:
+        link.sendall(data)
+        got = b""
+        while piece := link.recv(65536):
+            got += piece
+    return got
+
+
+@pytest.mark.parametrize("head", [
+    b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+    b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length : 2\r\n\r\n{}",
+    b"GET /health HTTP/1.1\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    b"GET /health%00x HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
+])
+def test_ambiguous_framing_is_refused(server, head):
+    first = raw_reply(server, b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n" + head)  # also on a connection that was good
+    replies = first.split(b"HTTP/1.1 ")[1:]
+    assert len(replies) == 2 and replies[0].startswith(b"200") and replies[1].startswith(b"400")
+    assert json.loads(replies[1].split(b"\r\n\r\n", 1)[1])["error"]["message"]
+
+
+def test_limit_of_connections_is_told_at_once():
+    with Engine(frontend__max_connections=4) as small:
+        held = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(4)]
+        for link in held:  # a reply shows that it was taken
+            link.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert link.recv(4096).startswith(b"HTTP/1.1 200")
+        begin = time.monotonic()
+        reply = requests.get(small.url + "/health", timeout=10 * SLOW)
+        assert reply.status_code == 503 and reply.headers["retry-after"] == "1" and time.monotonic() - begin < 2 * SLOW
+        assert "max_connections" in reply.json()["error"]["message"]
+        for link in held:
+            link.close()
+
+
+def test_stop_ends_streams_with_an_error():
+    with Engine(up__stop_seconds=1) as stopping:
+        body = {**GREEDY, "prompt": PROMPT, "max_tokens": 1900, "ignore_eos": True, "stream": True, "n": 8}
+        reply = post(stopping, "/v1/completions", body, stream=True)
+        lines = reply.iter_lines()
+        assert next(lines).startswith(b"data: ")
+        stopping.process.send_signal(signal.SIGTERM)
+        text = b"\n".join(lines)
+        assert b'data: {"error":{' in text or b'"finish_reason":"length"' in text
+        assert text.endswith(b"data: [DONE]\n")

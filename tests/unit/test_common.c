@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/arena.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/endpoint.h"
 #include "common/err.h"
 
@@ -87,6 +88,45 @@ static void test_failure_of_another_thread_is_raised_with_text_and_origin(void *
     assert_string_equal(qn_err_origin(), "elsewhere.cu:7");
 }
 
+static void test_endpoint_open_is_what_other_hosts_reach(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *endpoint;
+        bool open;
+    } table[] = {
+        {"tcp://0.0.0.0:5000", true},
+        {"tcp://*:5000", true},
+        {"tcp://10.0.0.7:5000", true},
+        {"tcp://[::]:5000", true},
+        {"tcp://worker:5000", true},
+        {"tcp://127.0.0.1:5000", false},
+        {"tcp://127.1.2.3:5000", false},
+        {"tcp://[::1]:5000", false},
+        {"tcp://localhost:5000", false},
+        {"tcp://localhost.example.org:5000", true},
+        {"ipc:///run/quintet/memory.sock", false},
+        {"inproc://x/memory", false},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (qn_endpoint_is_open(table[i].endpoint) != table[i].open) fail_msg("%s", table[i].endpoint);
+}
+
+static void test_descriptors_needed_follow_the_configuration(void **state)
+{
+    (void)state;
+    qn_config_values_t small = {.frontend.max_connections = 10}, large = {.frontend.max_connections = 1000};
+    unsigned frontend = 1u << QN_SERVICE_FRONTEND, memory = 1u << QN_SERVICE_MEMORY;
+    assert_int_equal(qn_descriptors_needed(frontend, &large) - qn_descriptors_needed(frontend, &small), 990);
+    assert_int_equal(qn_descriptors_needed(memory, &large), qn_descriptors_needed(memory, &small));
+    assert_int_equal(qn_descriptors_needed(memory | frontend, &large),
+                     qn_descriptors_needed(memory, &large) + qn_descriptors_needed(frontend, &large));
+    large.frontend.max_connections = 1u << 30; /* no process may have as many */
+    assert_int_equal(qn_descriptors_ensure(frontend, &large), QN_ERR_CONFIG);
+    assert_non_null(strstr(qn_err_text(), "lower frontend.max_connections"));
+    assert_int_equal(qn_descriptors_ensure(memory, &large), QN_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,6 +134,8 @@ int main(void)
         cmocka_unit_test(test_err_keeps_the_text_even_when_it_quotes_itself),
         cmocka_unit_test(test_endpoint_forms),
         cmocka_unit_test(test_failure_of_another_thread_is_raised_with_text_and_origin),
+        cmocka_unit_test(test_endpoint_open_is_what_other_hosts_reach),
+        cmocka_unit_test(test_descriptors_needed_follow_the_configuration),
     };
     return cmocka_run_group_tests_name("common", tests, NULL, NULL);
 }

@@ -52,12 +52,14 @@ static void generate(case_t *c, request_t *request, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         uint32_t at = request->generated_tokens;
-        if (request->top != NULL) {
-            request->top_counts[at] = request->sampling.top_logprobs;
-            for (uint32_t k = 0; k < request->sampling.top_logprobs; k++)
-                request->top[at * request->sampling.top_logprobs + k].id = 10 * at + k;
-        }
-        ledger_token_t token = {.index = request->index, .position = request_known_tokens(request), .id = 100 + at};
+        request_alternative_t top[QN_TOP_LOGPROBS_MAX] = {0};
+        for (uint32_t k = 0; k < request->sampling.top_logprobs; k++)
+            top[k].id = 10 * at + k;
+        ledger_token_t token = {.index = request->index,
+                                .position = request_known_tokens(request),
+                                .id = 100 + at,
+                                .top = top,
+                                .top_count = request->sampling.top_logprobs};
         ledger_append(c->ledger, &token, 1);
     }
     delivery_note(c->delivery, request->index);

@@ -46,6 +46,26 @@ static void test_frontend_dead_tokenizer_fails_what_it_held(void **state)
     assert_int_equal(test->daemon.sent[test->daemon.taken - 1].to, QN_SERVICE_SCHEDULER);
 }
 
+/* The ledger may hold the request: the scheduler that comes hears of it, whoever is down when the client leaves. */
+static void test_frontend_cancel_waits_for_somebody_to_tell(void **state)
+{
+    case_t *test = *state;
+    skip_describe(test);
+    client_t client = client_post(test, "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true}");
+    uint64_t request = ((const qn_encode_t *)take_sent(test, &client, QN_MESSAGE_ENCODE))->head.request;
+    test->daemon.peers[QN_SERVICE_SCHEDULER] = (qn_peer_t){0};
+    peer_event(test, QN_SERVICE_TOKENIZER, 12, QN_PEER_GONE);
+    wait_for_text(test, &client, "503");
+    client_close(&client);
+    for (int i = 0; i < 3; i++)
+        tick(test);
+    assert_int_equal(test->daemon.sent_count, test->daemon.taken); /* nobody is there */
+    peer_event(test, QN_SERVICE_SCHEDULER, 93, QN_PEER_UP);
+    const qn_cancel_t *cancel = take_sent(test, NULL, QN_MESSAGE_CANCEL);
+    assert_int_equal(cancel->head.request, request);
+    assert_int_equal(test->daemon.sent[test->daemon.taken - 1].to, QN_SERVICE_SCHEDULER);
+}
+
 static void test_frontend_abort_ends_by_name(void **state)
 {
     case_t *test = *state;
@@ -223,6 +243,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_frontend_request_id_is_echoed_or_made, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frontend_dead_tokenizer_fails_what_it_held, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_frontend_cancel_waits_for_somebody_to_tell, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frontend_abort_ends_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frontend_queries_ask_and_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frontend_query_without_answer_times_out, setup, teardown),

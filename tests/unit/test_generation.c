@@ -170,11 +170,11 @@ static void test_completions_bad_fields_are_named(void **state)
         {"[]", "", 400},
         {"1", "", 400},
         {"{\"prompt\":\"a\"} x", "", 400},
-        {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "", 400}, /* duplicate member */
-        {"{\"prompt\":\"\\ud800\"}", "", 400},            /* lone surrogate */
-        {"{\"prompt\":\"\xff\"}", "", 400},               /* not UTF-8 */
-        {"{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "", 400},
-        {"{\"prompt\":\"a\",\"temperature\":1e999}", "", 400},
+        {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "prompt", 400}, /* duplicate member */
+        {"{\"prompt\":\"\\ud800\"}", "prompt", 400},            /* lone surrogate */
+        {"{\"prompt\":\"\xff\"}", "prompt", 400},               /* not UTF-8 */
+        {"{\"prompt\":\"a\",\"seed\":99999999999999999999999}", "seed", 400},
+        {"{\"prompt\":\"a\",\"temperature\":1e999}", "temperature", 400},
         {"{}", "prompt", 400},
         {"{\"prompt\":null}", "prompt", 400},
         {"{\"prompt\":[]}", "prompt", 400},
@@ -255,12 +255,12 @@ static void test_completions_message_names_value_and_range(void **state)
     assert_string_equal(error.message, "max_tokens is -3; it must be an integer from 0 to 1048576.");
 }
 
-static void test_completions_zero_tokens_discard_one(void **state)
+static void test_completions_zero_tokens_generate_nothing(void **state)
 {
     (void)state;
     generation_t generation = accept(GENERATION_COMPLETIONS, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}");
     assert_true(generation.discard_output);
-    assert_int_equal(generation.max_tokens, 1);
+    assert_int_equal(generation.max_tokens, 0);
     generation_fini(&generation);
 }
 
@@ -348,6 +348,154 @@ static void test_generate_bad_fields_are_named(void **state)
     refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
 }
 
+static void test_generate_lists_give_each_prompt_its_own(void **state)
+{
+    (void)state;
+    generation_t generation =
+        accept(GENERATION_GENERATE,
+               "{\"text\":[\"a\",\"b\"],\"sampling_params\":[{\"temperature\":0.5,\"n\":2,\"stop\":\"x\"},"
+               "{\"max_new_tokens\":3,\"n\":2,\"seed\":9}],\"return_logprob\":[false,true],"
+               "\"logprob_start_len\":[-1,0],\"top_logprobs_num\":2}");
+    const generation_t *first = generation_for(&generation, 0), *second = generation_for(&generation, 1);
+    assert_true(first->temperature == 0.5f && second->temperature == 1);
+    assert_true(first->stop_count == 1 && second->stop_count == 0);
+    assert_int_equal(second->max_tokens, 3);
+    assert_true(!first->seed_given && second->seed_given);
+    assert_int_equal(first->logprobs, GENERATION_NONE);
+    assert_int_equal(second->logprobs, 2);
+    assert_int_equal(second->prompt_logprobs, 2);
+    assert_int_equal(generation.best_of, 2);
+    generation_fini(&generation);
+    static const refusal_t cases[] = {
+        {"{\"text\":[\"a\",\"b\"],\"sampling_params\":[{}]}", "sampling_params", 400},
+        {"{\"text\":[\"a\",\"b\"],\"sampling_params\":[{},{\"top_p\":2}]}", "sampling_params[1].top_p", 400},
+        {"{\"text\":[\"a\",\"b\"],\"sampling_params\":[{\"n\":2},{}]}", "sampling_params", 400},
+        {"{\"text\":[\"a\",\"b\"],\"top_logprobs_num\":[1,99],\"return_logprob\":true}", "top_logprobs_num", 400},
+        {"{\"text\":[\"a\",\"b\"],\"sampling_params\":[{},5]}", "sampling_params[1]", 400},
+    };
+    refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
+}
+
+static void test_generation_allowed_ids_become_the_bias(void **state)
+{
+    (void)state;
+    generation_t generation = accept(GENERATION_COMPLETIONS,
+                                     "{\"prompt\":\"a\",\"allowed_token_ids\":[5,7,5],\"logit_bias\":{\"7\":2,\"9\":3},"
+                                     "\"bad_words\":[\"x\",\" y\"]}");
+    assert_true(generation.allow_only);
+    assert_int_equal(generation.bias_count, 2);
+    assert_true(generation.bias[0].id == 5 && generation.bias[0].bias == 0);
+    assert_true(generation.bias[1].id == 7 && generation.bias[1].bias == 2);
+    assert_int_equal(generation.bad_word_count, 2);
+    assert_string_equal(generation.bad_words[1].data, " y");
+    generation_fini(&generation);
+    static const refusal_t cases[] = {
+        {"{\"prompt\":\"a\",\"allowed_token_ids\":[]}", "allowed_token_ids", 400},
+        {"{\"prompt\":\"a\",\"allowed_token_ids\":[1000]}", "allowed_token_ids", 400},
+        {"{\"prompt\":\"a\",\"allowed_token_ids\":5}", "allowed_token_ids", 400},
+        {"{\"prompt\":\"a\",\"allowed_token_ids\":[5],\"stop_token_ids\":[5],\"min_tokens\":1}", "allowed_token_ids",
+         400},
+        {"{\"prompt\":\"a\",\"bad_words\":\"x\"}", "bad_words", 400},
+        {"{\"prompt\":\"a\",\"bad_words\":[\"\"]}", "bad_words", 400},
+    };
+    refuse_all(GENERATION_COMPLETIONS, cases, sizeof cases / sizeof cases[0]);
+}
+
+static void test_generation_unknown_fields_are_named(void **state)
+{
+    (void)state;
+    generation_t generation = accept(GENERATION_COMPLETIONS, "{\"prompt\":\"a\",\"temprature\":1,\"b,\\u00e9\":2}");
+    assert_int_equal(generation.unknown.count, 2);
+    assert_non_null(strstr(generation.unknown.names, "temprature"));
+    assert_non_null(strstr(generation.unknown.names, "b???"));
+    generation_fini(&generation);
+    generation = accept(GENERATION_GENERATE, "{\"text\":\"a\",\"sampling_params\":{\"foo\":1}}");
+    assert_string_equal(generation.unknown.names, "sampling_params.foo");
+    generation_fini(&generation);
+    generation_limits_t strict = limits;
+    http_error_t error = {0};
+    const char *body = "{\"prompt\":\"a\",\"foo\":1}";
+    strict.strict = true;
+    assert_false(generation_parse(GENERATION_COMPLETIONS, body, strlen(body), &strict, &generation, &error));
+    assert_string_equal(error.param, "foo");
+    assert_int_equal(error.status, 400);
+}
+
+static void test_generation_known_and_not_done_is_refused_unless_neutral(void **state)
+{
+    (void)state;
+    static const char *const refused[] = {"tools\":[{}]",
+                                          "suffix\":\"x\"",
+                                          "length_penalty\":2",
+                                          "lora_path\":\"x\"",
+                                          "response_format\":{\"type\":\"json_object\"}",
+                                          "guided_json\":{\"a\":1}",
+                                          "use_beam_search\":true",
+                                          "logits_processors\":[1]",
+                                          "audio\":{\"a\":1}"};
+    static const char *const neutral[] = {"tools\":[]",
+                                          "suffix\":null",
+                                          "length_penalty\":1.0",
+                                          "tool_choice\":\"none\"",
+                                          "response_format\":{\"type\":\"text\"}",
+                                          "use_beam_search\":false",
+                                          "spaces_between_special_tokens\":true"};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        char body[128], param[64];
+        http_error_t error = {0};
+        generation_t generation;
+        snprintf(body, sizeof body, "{\"prompt\":\"a\",\"%s}", refused[i]);
+        snprintf(param, sizeof param, "%.*s", (int)strcspn(refused[i], "\""), refused[i]);
+        assert_false(generation_parse(GENERATION_COMPLETIONS, body, strlen(body), &limits, &generation, &error));
+        assert_string_equal(error.param, param);
+        assert_non_null(strstr(error.message, "not supported"));
+    }
+    for (size_t i = 0; i < sizeof neutral / sizeof neutral[0]; i++) {
+        char body[128];
+        snprintf(body, sizeof body, "{\"prompt\":\"a\",\"%s}", neutral[i]);
+        generation_t generation = accept(GENERATION_COMPLETIONS, body);
+        assert_int_equal(generation.unknown.count, 0);
+        generation_fini(&generation);
+    }
+}
+
+static void test_generation_broken_json_names_the_member(void **state)
+{
+    (void)state;
+    static const refusal_t cases[] = {
+        {"{\"prompt\":\"a\",\"temperature\":NaN}", "temperature", 400},
+        {"{\"prompt\":\"a\",\"n\":99999999999999999999}", "n", 400},
+        {"{\"prompt\":\"a\",\"top_p\":1e999}", "top_p", 400},
+        {"{\"prompt\":\"\\ud800\"}", "prompt", 400},
+        {"{\"prompt\":\"a\",\"n\":1,\"n\":2}", "n", 400},
+        {"{\"stream_options\":{\"include_usage\":Infinity}}", "stream_options.include_usage", 400},
+        {"[1,2", "", 400},
+    };
+    refuse_all(GENERATION_COMPLETIONS, cases, sizeof cases / sizeof cases[0]);
+}
+
+static void test_generation_amplification_is_bounded(void **state)
+{
+    (void)state;
+    size_t bytes = 1u << 20;
+    char *body = malloc(bytes + 64);
+    generation_t generation;
+    http_error_t error = {0};
+    int head = sprintf(body, "{\"n\":100,\"prompt\":\"");
+    memset(body + head, 'a', bytes);
+    strcpy(body + head + bytes, "\"}");
+    assert_false(generation_parse(GENERATION_COMPLETIONS, body, strlen(body), &limits, &generation, &error));
+    assert_string_equal(error.param, "n");
+    head = sprintf(body, "{\"prompt_logprobs\":20,\"prompt\":\"");
+    memset(body + head, 'a', bytes);
+    strcpy(body + head + bytes, "\"}");
+    generation_limits_t open = limits;
+    open.max_model_len = 0;
+    assert_false(generation_parse(GENERATION_COMPLETIONS, body, strlen(body), &open, &generation, &error));
+    assert_string_equal(error.param, "prompt_logprobs");
+    free(body);
+}
+
 static void test_generation_default_max_tokens_of_config_wins(void **state)
 {
     (void)state;
@@ -372,12 +520,18 @@ int main(void)
         cmocka_unit_test(test_completions_neutral_and_edge_values_pass),
         cmocka_unit_test(test_completions_bad_fields_are_named),
         cmocka_unit_test(test_completions_message_names_value_and_range),
-        cmocka_unit_test(test_completions_zero_tokens_discard_one),
+        cmocka_unit_test(test_completions_zero_tokens_generate_nothing),
         cmocka_unit_test(test_completions_deep_nesting_is_refused),
         cmocka_unit_test(test_generate_minimal_has_sglang_defaults),
         cmocka_unit_test(test_generate_every_field_is_taken),
         cmocka_unit_test(test_generate_bad_fields_are_named),
         cmocka_unit_test(test_generation_default_max_tokens_of_config_wins),
+        cmocka_unit_test(test_generate_lists_give_each_prompt_its_own),
+        cmocka_unit_test(test_generation_allowed_ids_become_the_bias),
+        cmocka_unit_test(test_generation_unknown_fields_are_named),
+        cmocka_unit_test(test_generation_known_and_not_done_is_refused_unless_neutral),
+        cmocka_unit_test(test_generation_broken_json_names_the_member),
+        cmocka_unit_test(test_generation_amplification_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

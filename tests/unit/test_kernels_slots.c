@@ -5,7 +5,7 @@ enum { SLOTS = 3, TABLE_BLOCKS = 4, VOCAB = 10, BLOCK_TOKENS = 4, TOKENS = 6 };
 
 typedef struct {
     qn_slot_row_t rows[SLOTS];
-    uint32_t block_tables[SLOTS * TABLE_BLOCKS], stop_ids[SLOTS * QN_STOP_IDS_MAX], counts[SLOTS * VOCAB];
+    uint32_t block_tables[SLOTS * TABLE_BLOCKS], stop_ids[SLOTS * QN_SLOT_STOP_IDS_MAX], counts[SLOTS * VOCAB];
     qn_bias_entry_t bias[SLOTS * QN_LOGIT_BIAS_MAX];
     qn_slot_tables_t tables;
 } slots_t;

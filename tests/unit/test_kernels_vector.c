@@ -314,7 +314,7 @@ typedef struct {
 static uint32_t sample(sampling_t *s, const char *name, const float *logits, uint32_t position)
 {
     qn_slot_row_t row = s->row;
-    uint32_t stop_ids[QN_STOP_IDS_MAX] = {s->stop_ids[0]};
+    uint32_t stop_ids[QN_SLOT_STOP_IDS_MAX] = {s->stop_ids[0]};
     qn_bias_entry_t bias[QN_LOGIT_BIAS_MAX] = {s->bias[0], s->bias[1]};
     qn_sample_result_t result;
     launch(QN_OP_SAMPLER, name, 1,

@@ -50,6 +50,7 @@ static request_t *submit(ledger_t *ledger, uint64_t id, uint32_t prompt_tokens, 
         .stop_count = 2,
         .bias = bias,
         .bias_count = 1,
+        .allow_only = true,
     };
     request_t *request = NULL;
     return ledger_submit(ledger, &submission, &request) == LEDGER_ACCEPTED ? request : NULL;
@@ -91,6 +92,95 @@ static uint64_t digest_of(const uint8_t *mapping)
     ledger_close(&ledger);
     free(copy);
     return hash;
+}
+
+/* Whatever is changed, the next process finds: the change is in the mapping when the call returns. */
+static void test_ledger_every_change_is_in_the_mapping_at_once(void **state)
+{
+    (void)state;
+    uint8_t *mapping = new_mapping();
+    ledger_replay_t replay;
+    ledger_t *ledger = open_at(mapping, &replay);
+    uint32_t ids[3] = {1, 2, 3};
+    ledger_submission_t submission = {.id = 5,
+                                      .sampling = {.top_logprobs = 3, .logprobs = 1, .max_tokens = 9},
+                                      .prompt_ids = ids,
+                                      .prompt_tokens = 3,
+                                      .generated_max = 9};
+    request_t *request = NULL;
+    assert_int_equal(ledger_submit(ledger, &submission, &request), LEDGER_ACCEPTED);
+    for (int step = 0; step < 9; step++) {
+        uint64_t before = digest(ledger);
+        request_timeline_t timeline = {.queued_ns = 7, .planned_ns = 8, .resulted_ns = 9};
+        request_alternative_t top[4] = {{.id = 11, .logprob = -1}, {.id = 12, .logprob = -2}, {.id = 13}, {.id = 14}};
+        ledger_token_t token = {.index = request->index, .position = request_known_tokens(request), .top = top};
+        switch (step) {
+        case 0: ledger_orphan(ledger, request, 123456789012345); break;
+        case 1: ledger_admit(ledger, request, 2); break;
+        case 2: ledger_preempt(ledger, request); break;
+        case 3: ledger_stamp(ledger, request, &timeline); break;
+        case 4:
+            token.top_count = 2;
+            ledger_append(ledger, &token, 1);
+            break;
+        case 5:
+            token.top_count = 4;
+            ledger_append(ledger, &token, 1);
+            break;
+        case 6: ledger_adopt(ledger, request, (request_client_t){.epoch = 9, .service = 2}); break;
+        case 7: ledger_clip(ledger, request, 4); break;
+        default: ledger_finish(ledger, request, REQUEST_LENGTH); break;
+        }
+        assert_int_not_equal(digest(ledger), before);
+        assert_int_equal(digest_of(mapping), digest(ledger));
+    }
+    assert_int_equal(request->orphaned_ns, 0);
+    assert_int_equal(request->top_counts[0], 2);
+    assert_int_equal(request->top_counts[1], 3); /* what it asked for */
+    assert_int_equal(request->top[3].id, 11);
+    ledger_close(&ledger);
+    free(mapping);
+}
+
+/* Alternatives are the larger part of what such a request needs: they are reserved, and compacted, like all else. */
+static void test_ledger_alternatives_survive_compaction_and_are_reserved(void **state)
+{
+    (void)state;
+    uint8_t *mapping = new_mapping();
+    ledger_replay_t replay;
+    ledger_t *ledger = open_at(mapping, &replay);
+    uint32_t ids[1] = {1};
+    ledger_submission_t submission = {
+        .id = 5, .sampling = {.top_logprobs = 20}, .prompt_ids = ids, .prompt_tokens = 1, .generated_max = 30};
+    request_t *request = NULL;
+    assert_int_equal(ledger_submit(ledger, &submission, &request), LEDGER_ACCEPTED);
+    ledger_usage_t usage;
+    for (uint32_t i = 0; i < 30; i++) {
+        request_alternative_t top[20];
+        for (uint32_t k = 0; k < 20; k++)
+            top[k] = (request_alternative_t){.id = 100 * i + k, .logprob = -(float)k};
+        ledger_token_t token = {.index = request->index,
+                                .position = request_known_tokens(request),
+                                .top = top,
+                                .top_count = 20};
+        ledger_append(ledger, &token, 1);
+        for (uint32_t k = 0; k < 20; k++)
+            ledger_orphan(ledger, request, 1 + i * 20 + k); /* fills the area: it is compacted */
+    }
+    ledger_usage(ledger, &usage);
+    assert_true(usage.compactions > 0);
+    assert_true(usage.reserved_bytes > 30 * 160);
+    ledger_close(&ledger);
+    ledger = open_at(mapping, &replay);
+    request = ledger_find(ledger, 5);
+    assert_int_equal(request->generated_tokens, 30);
+    for (uint32_t i = 0; i < 30; i++)
+        assert_int_equal(request->top[i * 20 + 19].id, 100 * i + 19);
+    submission.id = 6;
+    submission.generated_max = 100; /* 16 KiB of alternatives: more than half of what is there */
+    assert_int_equal(ledger_submit(ledger, &submission, &request), LEDGER_FULL);
+    ledger_close(&ledger);
+    free(mapping);
 }
 
 static void test_ledger_open_too_small_or_unaligned_refused(void **state)
@@ -144,6 +234,7 @@ static void test_ledger_replay_finds_every_field_again(void **state)
     assert_int_equal(request->finish, REQUEST_STOP);
     assert_int_equal(request->stop_ids[1], 9);
     assert_true(request->bias[0].bias == -1.5f);
+    assert_true(request->allow_only);
     assert_int_equal(request->priority, -3);
     assert_int_equal(request->salt, 99);
     assert_int_equal(ledger_find(ledger, 200)->client.epoch, 9);
@@ -414,6 +505,8 @@ static void test_ledger_killed_during_compaction_keeps_the_old_area(void **state
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ledger_every_change_is_in_the_mapping_at_once),
+        cmocka_unit_test(test_ledger_alternatives_survive_compaction_and_are_reserved),
         cmocka_unit_test(test_ledger_open_too_small_or_unaligned_refused),
         cmocka_unit_test(test_ledger_replay_finds_every_field_again),
         cmocka_unit_test(test_ledger_killed_at_every_byte_of_every_record_rolls_it_back),

@@ -26,12 +26,12 @@ static void test_planner_create_options_out_of_range_refused(void **state)
         {0, 4, 1, 0, QN_ERR_CONFIG},
         {QN_SLOTS_MAX + 1, 4096, 1, 0, QN_ERR_CONFIG},
     };
-    uint8_t *mapping = calloc(1, 1 << 20);
+    uint8_t *mapping = calloc(1, 2 << 20);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         scheduler_options_t tried = options(table[i].slots, table[i].step_tokens, table[i].chunk, table[i].lookahead);
         tried.policy = "fcfs";
         tried.ledger_base = mapping;
-        tried.ledger_bytes = 1 << 20;
+        tried.ledger_bytes = 2 << 20;
         scheduler_t *scheduler = NULL;
         ledger_replay_t replay;
         assert_int_equal(scheduler_create(&tried, 0, &scheduler, &replay), table[i].err);
@@ -183,6 +183,38 @@ static void test_planner_prompt_scores_share_no_prefix_and_nothing_to_generate_r
     case_close(&c);
 }
 
+/* As many stop ids as a request may have, and as many end tokens as a model may have: a slot is told of all. */
+static void test_planner_request_stop_ids_push_out_no_end_token(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options(1, 32, 32, 0));
+    scheduler_model_t model = {.vocab_size = 1000, .max_model_len = 64, .block_tokens = 4, .block_count = 64};
+    for (; model.eos_count < PLANNER_EOS_MAX; model.eos_count++)
+        model.eos_ids[model.eos_count] = 500 + model.eos_count;
+    assert_int_equal(scheduler_memory_up(c.scheduler, &model), QN_OK);
+    scheduler_compute_up(c.scheduler);
+    uint32_t ids[2] = {1, 2}, stop_ids[QN_STOP_IDS_MAX];
+    for (uint32_t i = 0; i < QN_STOP_IDS_MAX; i++)
+        stop_ids[i] = 700 + i;
+    ledger_submission_t submission = {.id = 1,
+                                      .client = case_client,
+                                      .sampling = {.max_tokens = 4, .repetition_penalty = 1},
+                                      .prompt_ids = ids,
+                                      .prompt_tokens = 2,
+                                      .stop_ids = stop_ids,
+                                      .stop_count = QN_STOP_IDS_MAX};
+    admission_refusal_t refusal;
+    assert_int_equal(scheduler_submit(c.scheduler, &submission, 1, &refusal), SCHEDULER_ACCEPTED);
+    case_lease_all(&c);
+    assert_true(case_plan(&c));
+    assert_int_equal(c.plan.sets[0].stop_count, QN_STOP_IDS_MAX + PLANNER_EOS_MAX);
+    assert_int_equal(c.plan.stop_ids[QN_STOP_IDS_MAX - 1], 700 + QN_STOP_IDS_MAX - 1);
+    assert_int_equal(c.plan.stop_ids[QN_STOP_IDS_MAX], 500);
+    assert_int_equal(c.plan.stop_ids[QN_STOP_IDS_MAX + PLANNER_EOS_MAX - 1], 500 + PLANNER_EOS_MAX - 1);
+    case_close(&c);
+}
+
 static void test_planner_extends_ahead_and_starving_preempts_the_last(void **state)
 {
     (void)state;
@@ -328,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_planner_decodes_come_first_and_prompts_share_the_rest),
         cmocka_unit_test(test_planner_prefix_hit_is_not_run_again),
         cmocka_unit_test(test_planner_prompt_scores_share_no_prefix_and_nothing_to_generate_runs_the_prompt),
+        cmocka_unit_test(test_planner_request_stop_ids_push_out_no_end_token),
         cmocka_unit_test(test_planner_extends_ahead_and_starving_preempts_the_last),
         cmocka_unit_test(test_planner_compute_restart_sets_all_slots_again_at_the_proven_position),
         cmocka_unit_test(test_planner_memory_restart_leases_everything_again),

@@ -20,7 +20,7 @@ static void test_router_known_paths_give_their_route(void **state)
         {"GET", "/v1/models/default", ROUTE_MODEL, "default"},
         {"GET", "/v1/models/org/name", ROUTE_MODEL, "org/name"},
         {"HEAD", "/health", ROUTE_HEALTH, ""},
-        {"GET", "/flush_cache", ROUTE_FLUSH_CACHE, ""},
+
         {"POST", "/flush_cache", ROUTE_FLUSH_CACHE, ""},
         {"GET", "/get_server_info", ROUTE_SERVER_INFO, ""},
     };
@@ -51,8 +51,11 @@ static void test_router_wrong_method_names_the_allowed(void **state)
     static const struct {
         const char *method, *path, *allow;
     } cases[] = {
-        {"GET", "/v1/completions", "POST"},          {"DELETE", "/health", "GET, HEAD"},
-        {"PUT", "/flush_cache", "GET, HEAD, POST"},  {"get", "/health", "GET, HEAD"}, /* methods are case-sensitive */
+        {"GET", "/v1/completions", "POST"},
+        {"DELETE", "/health", "GET, HEAD"},
+        {"PUT", "/ping", "GET, HEAD, POST"},
+        {"GET", "/flush_cache", "POST"},
+        {"get", "/health", "GET, HEAD"}, /* methods are case-sensitive */
         {"POST", "/v1/models/default", "GET, HEAD"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -12,7 +12,7 @@ static const char *implementation = "reference";
 
 typedef struct {
     qn_slot_row_t rows[SLOTS];
-    uint32_t stop_ids[SLOTS * QN_STOP_IDS_MAX];
+    uint32_t stop_ids[SLOTS * QN_SLOT_STOP_IDS_MAX];
     qn_bias_entry_t bias[SLOTS * QN_LOGIT_BIAS_MAX];
     uint32_t counts[SLOTS * VOCAB];
     uint32_t block_tables[SLOTS];
@@ -237,6 +237,27 @@ static void test_sampler_bias_shifts_and_forbids(void **state)
     assert_true(fabs(w.results[0].logprob - (-2 - log(total))) < 1e-6);
     w.bias[0].bias = 0;
     assert_int_equal(sample(&w, LOGITS, 2), 7);
+}
+
+static void test_sampler_allow_only_leaves_the_biased_ids(void **state)
+{
+    (void)state;
+    world_t w;
+    reset(&w);
+    w.rows[0].allow_only = 1;
+    w.rows[0].bias_count = 3;
+    w.bias[0] = (qn_bias_entry_t){6, 0};
+    w.bias[1] = (qn_bias_entry_t){0, 1};
+    w.bias[2] = (qn_bias_entry_t){1, QN_LOGIT_FORBIDDEN};
+    assert_int_equal(sample(&w, LOGITS, 1), 0); /* 1.5 against -2; id 1 is forbidden among the allowed */
+    w.rows[0].temperature = 1;
+    uint32_t counts[VOCAB];
+    histogram(&w, LOGITS, counts);
+    const double total = exp(1.5) + exp(-2);
+    check_distribution(counts, (double[VOCAB]){exp(1.5) / total, 0, 0, 0, 0, 0, exp(-2) / total, 0});
+    w.rows[0].top_k = 1;
+    histogram(&w, LOGITS, counts);
+    assert_int_equal(counts[0], DRAWS);
 }
 
 static void test_sampler_penalties_follow_counts(void **state)
@@ -507,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_sampler_cuts_keep_what_vllm_keeps),
         cmocka_unit_test(test_sampler_top_k_ties_go_to_lower_ids),
         cmocka_unit_test(test_sampler_bias_shifts_and_forbids),
+        cmocka_unit_test(test_sampler_allow_only_leaves_the_biased_ids),
         cmocka_unit_test(test_sampler_penalties_follow_counts),
         cmocka_unit_test(test_sampler_stop_ids_end_and_min_tokens_forbid_them),
         cmocka_unit_test(test_sampler_top_logprobs_are_of_the_raw_distribution),

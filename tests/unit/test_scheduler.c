@@ -143,6 +143,173 @@ static void test_scheduler_orphans_are_cancelled_after_the_grace_and_not_before(
     case_close(&c);
 }
 
+static void restart(case_t *c)
+{
+    ledger_replay_t replay;
+    scheduler_destroy(&c->scheduler);
+    assert_int_equal(scheduler_create(&c->options, ++c->now_ns, &c->scheduler, &replay), QN_OK);
+    case_up(c);
+}
+
+static scheduler_submit_outcome_t submit_for(case_t *c, uint64_t id, uint32_t epoch, admission_refusal_t *ret_refusal)
+{
+    uint32_t ids[5] = {10, 11, 12, 13, 14}; /* as case_submit's */
+    ledger_submission_t submission = {.id = id,
+                                      .client = {.epoch = epoch, .service = 2},
+                                      .sampling = {.max_tokens = 9, .repetition_penalty = 1},
+                                      .prompt_ids = ids,
+                                      .prompt_tokens = 5};
+    return scheduler_submit(c->scheduler, &submission, c->now_ns, ret_refusal);
+}
+
+/* The clock of an orphan runs from the first moment without a client, over the deaths of the scheduler since. */
+static void test_scheduler_orphans_clock_is_not_started_again_by_another_death(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options);
+    case_up(&c);
+    case_submit(&c, 1, 5, 9);
+    uint64_t gone_ns = c.now_ns;
+    scheduler_client_gone(c.scheduler, case_client, gone_ns);
+    for (int death = 0; death < 3; death++) {
+        c.now_ns += SCHEDULER_ORPHAN_NS / 4;
+        restart(&c);
+        assert_int_equal(case_request(&c, 1)->orphaned_ns, gone_ns);
+        assert_true(scheduler_tidy(c.scheduler, c.now_ns) == gone_ns + SCHEDULER_ORPHAN_NS);
+    }
+    scheduler_tidy(c.scheduler, gone_ns + SCHEDULER_ORPHAN_NS);
+    assert_null(case_request(&c, 1));
+    case_close(&c);
+}
+
+/* One that had a client when the scheduler died has it again as soon as that client shows. */
+static void test_scheduler_restart_with_the_client_alive_leaves_no_orphan(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options);
+    case_up(&c);
+    case_submit(&c, 1, 5, 9);
+    restart(&c);
+    assert_true(request_is_orphan(case_request(&c, 1)));
+    scheduler_client_up(c.scheduler, case_client);
+    assert_false(request_is_orphan(case_request(&c, 1)));
+    assert_true(scheduler_tidy(c.scheduler, c.now_ns + 2 * SCHEDULER_ORPHAN_NS) == UINT64_MAX);
+    assert_non_null(case_request(&c, 1));
+    case_close(&c);
+}
+
+static void test_scheduler_orphans_yield_slots_to_who_has_a_client(void **state)
+{
+    (void)state;
+    scheduler_options_t with = options;
+    with.max_sequences = 2;
+    case_t c;
+    case_open(&c, with);
+    case_up(&c);
+    case_submit(&c, 1, 5, 9);
+    case_submit(&c, 2, 5, 9);
+    case_lease_all(&c);
+    assert_true(case_plan(&c));
+    assert_int_equal(case_result(&c, 500, false), QN_OK);
+    scheduler_client_gone(c.scheduler, case_client, c.now_ns);
+    case_traffic(&c);
+    assert_int_equal(case_sequence(&c, 1)->phase, SEQUENCE_RUNNING); /* nobody else wants the slots */
+    assert_int_equal(case_sequence(&c, 2)->phase, SEQUENCE_RUNNING);
+    admission_refusal_t refusal;
+    assert_int_equal(submit_for(&c, 3, 9, &refusal), SCHEDULER_ACCEPTED);
+    case_lease_all(&c);
+    assert_int_equal(case_sequence(&c, 3)->phase, SEQUENCE_RUNNING); /* in the same turn */
+    assert_int_equal(case_sequence(&c, 1)->phase, SEQUENCE_RUNNING); /* the last to arrive gave way */
+    assert_int_not_equal(case_sequence(&c, 2)->phase, SEQUENCE_RUNNING);
+    assert_int_equal(case_request(&c, 2)->preemptions, 1);
+    /* Its client comes back: it goes on where it was. */
+    assert_int_equal(submit_for(&c, 2, 10, &refusal), SCHEDULER_RESUMED);
+    case_lease_all(&c); /* gives back what it held */
+    case_lease_all(&c);
+    assert_int_equal(case_sequence(&c, 2)->phase, SEQUENCE_RUNNING);
+    assert_int_not_equal(case_sequence(&c, 1)->phase, SEQUENCE_RUNNING); /* the other orphan's */
+    assert_int_equal(case_request(&c, 2)->generated_tokens, 1);
+    case_close(&c);
+}
+
+static void test_scheduler_full_queue_ends_an_old_orphan_for_who_is_there(void **state)
+{
+    (void)state;
+    scheduler_options_t with = options;
+    with.queue_limit = 2;
+    case_t c;
+    case_open(&c, with);
+    case_up(&c);
+    case_submit(&c, 1, 5, 9);
+    case_submit(&c, 2, 5, 9);
+    scheduler_client_gone(c.scheduler, case_client, c.now_ns);
+    admission_refusal_t refusal;
+    assert_int_equal(submit_for(&c, 3, 9, &refusal), SCHEDULER_REFUSED); /* its client may just be starting again */
+    assert_int_equal(refusal.status, 429);
+    c.now_ns += SCHEDULER_ORPHAN_OLD_NS;
+    assert_int_equal(submit_for(&c, 3, 9, &refusal), SCHEDULER_ACCEPTED);
+    scheduler_tidy(c.scheduler, c.now_ns);
+    assert_null(case_request(&c, 1));
+    assert_non_null(case_request(&c, 2));
+    case_close(&c);
+}
+
+/* Its client left while no scheduler was there to be told: what the tokenizer submits no more, nobody waits for. */
+static void test_scheduler_what_its_client_does_not_submit_again_is_cancelled(void **state)
+{
+    (void)state;
+    scheduler_options_t with = options;
+    with.queue_limit = 8;
+    case_t c;
+    case_open(&c, with);
+    case_up(&c);
+    admission_refusal_t refusal;
+    case_submit(&c, 1, 5, 9);
+    case_submit(&c, 2, 5, 9);
+    assert_int_equal(submit_for(&c, 3, 9, &refusal), SCHEDULER_ACCEPTED); /* of another tokenizer, not back yet */
+    restart(&c);
+    scheduler_client_up(c.scheduler, case_client);
+    request_sampling_t sampling = {.max_tokens = 9};
+    assert_int_equal(case_submit_as(&c, 2, 5, sampling, &refusal), SCHEDULER_RESUMED);
+    case_submit(&c, 4, 5, 9);
+    scheduler_client_replayed(c.scheduler, case_client);
+    scheduler_tidy(c.scheduler, c.now_ns);
+    assert_null(case_request(&c, 1));
+    assert_int_equal(case_request(&c, 2)->finish, REQUEST_UNFINISHED);
+    assert_int_equal(case_request(&c, 3)->finish, REQUEST_UNFINISHED);
+    assert_int_equal(case_request(&c, 4)->finish, REQUEST_UNFINISHED);
+    scheduler_client_replayed(c.scheduler, case_client); /* said again, it says nothing new */
+    assert_int_equal(case_request(&c, 2)->finish, REQUEST_UNFINISHED);
+    case_close(&c);
+}
+
+/* A forged or confused client used an id: whoever has it next gets the answer to its own prompt. */
+static void test_scheduler_same_id_with_another_prompt_is_another_request(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options);
+    case_up(&c);
+    admission_refusal_t refusal;
+    case_submit(&c, 1, 7, 9); /* waits */
+    assert_int_equal(submit_for(&c, 1, 9, &refusal), SCHEDULER_ACCEPTED);
+    assert_int_equal(case_request(&c, 1)->prompt_tokens, 5);
+    assert_int_equal(submit_for(&c, 1, 9, &refusal), SCHEDULER_RESUMED);
+    case_lease_all(&c);
+    assert_true(case_plan(&c));
+    request_sampling_t sampling = {.max_tokens = 9};
+    assert_int_equal(case_submit_as(&c, 1, 7, sampling, &refusal), SCHEDULER_REFUSED); /* it runs: once it has ended */
+    assert_int_equal(refusal.status, 503);
+    assert_int_equal(case_result(&c, 500, false), QN_OK);
+    case_traffic(&c);
+    scheduler_tidy(c.scheduler, c.now_ns);
+    assert_int_equal(case_submit_as(&c, 1, 7, sampling, &refusal), SCHEDULER_ACCEPTED);
+    assert_int_equal(case_request(&c, 1)->prompt_tokens, 7);
+    case_close(&c);
+}
+
 static void test_scheduler_drain_refuses_new_and_may_cancel_the_waiting(void **state)
 {
     (void)state;
@@ -198,6 +365,12 @@ int main(void)
         cmocka_unit_test(test_scheduler_nothing_to_generate_ends_without_a_run),
         cmocka_unit_test(test_scheduler_restart_goes_on_where_the_ledger_ends),
         cmocka_unit_test(test_scheduler_orphans_are_cancelled_after_the_grace_and_not_before),
+        cmocka_unit_test(test_scheduler_orphans_clock_is_not_started_again_by_another_death),
+        cmocka_unit_test(test_scheduler_restart_with_the_client_alive_leaves_no_orphan),
+        cmocka_unit_test(test_scheduler_orphans_yield_slots_to_who_has_a_client),
+        cmocka_unit_test(test_scheduler_full_queue_ends_an_old_orphan_for_who_is_there),
+        cmocka_unit_test(test_scheduler_what_its_client_does_not_submit_again_is_cancelled),
+        cmocka_unit_test(test_scheduler_same_id_with_another_prompt_is_another_request),
         cmocka_unit_test(test_scheduler_drain_refuses_new_and_may_cancel_the_waiting),
         cmocka_unit_test(test_scheduler_policy_that_breaks_a_rule_is_a_failure_with_its_name),
     };

@@ -76,7 +76,7 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
                                    {s.kv_rows, t * 8}};
     const piece_t tables[] = {{s.tables.rows, (n + 1) * sizeof(qn_slot_row_t)},
                               {s.tables.block_tables, (n + 1) * 7 * 4},
-                              {s.tables.stop_ids, (n + 1) * QN_STOP_IDS_MAX * 4},
+                              {s.tables.stop_ids, (n + 1) * QN_SLOT_STOP_IDS_MAX * 4},
                               {s.tables.bias, (n + 1) * QN_LOGIT_BIAS_MAX * 8},
                               {s.tables.counts, (n + 1) * 33 * 4},
                               {s.pending, n * 24 * 4},
@@ -89,7 +89,7 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
                                {s.in.sample_rows, n * 4},
                                {s.in.retire, n * 4},
                                {s.in.ids, (n * 100 + t) * 4},
-                               {s.in.stop_ids, n * QN_STOP_IDS_MAX * 4},
+                               {s.in.stop_ids, n * QN_SLOT_STOP_IDS_MAX * 4},
                                {s.in.starts, n * sizeof(qn_slot_start_t)},
                                {s.in.entries, n * 7 * 12},
                                {s.in.copies, 50 * 8},

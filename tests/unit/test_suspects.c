@@ -71,7 +71,7 @@ static void test_suspects_after_a_kill_there_are_none(void **state)
     assert_int_equal(suspects(&c), 0);
     assert_true(case_plan(&c));
     assert_int_equal(c.plan.run_count, 3);
-    assert_true(c.plan.reset);
+    assert_true(c.plan.opens);
     case_close(&c);
 }
 
@@ -280,7 +280,7 @@ static void test_suspects_an_answer_that_does_not_fit_begins_a_new_session(void 
         assert_int_equal(scheduler_result(c.scheduler, &nonsense, ++c.now_ns, &step), QN_ERR_PEER);
         scheduler_compute_failed(c.scheduler);
         assert_true(case_plan(&c));
-        assert_true(c.plan.reset);
+        assert_true(c.plan.opens);
         assert_int_equal(c.plan.run_count, 1);
     }
     assert_true(guilty(&c) > 0); /* two nonsensical answers; the other one goes on */

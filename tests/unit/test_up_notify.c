@@ -59,7 +59,7 @@ static void test_up_notice_lines_are_read_and_foreign_ones_skipped(void **state)
         {"READY=10", false, false, false, false, NULL, ""},
         {"READY", false, false, false, false, NULL, ""},
         {"XREADY=1", false, false, false, false, NULL, ""},
-        {"WATCHDOG=1\nSTOPPING=1\nERRNO=2", false, true, false, false, NULL, ""},
+        {"WATCHDOG=1\nSTOPPING=1\nERRNO=2", false, true, false, false, NULL, ""}, /* alive: by its text, below */
         {"STATUS=loading\x1b[2J 5 %\nREADY=1", true, false, false, false, "loading?[2J 5 %", ""},
         {"STATUS=", false, false, false, false, "", ""},
         {"FDSTORE=1\nFDNAME=ledger", false, false, true, false, NULL, "ledger"},
@@ -73,6 +73,7 @@ static void test_up_notice_lines_are_read_and_foreign_ones_skipped(void **state)
         up_notice_parse(cases[i].text, strlen(cases[i].text), &notice);
         assert_int_equal(notice.ready, cases[i].ready);
         assert_int_equal(notice.stopping, cases[i].stopping);
+        assert_int_equal(notice.alive, strstr(cases[i].text, "WATCHDOG=1") != NULL);
         assert_int_equal(notice.fd_store, cases[i].store);
         assert_int_equal(notice.fd_store_remove, cases[i].remove);
         assert_int_equal(notice.has_status, cases[i].status != NULL);

@@ -138,8 +138,8 @@ static void test_wire_json_wrong_member_is_refused_by_place_with_a_remedy(void *
          "StepPlan.bias[0].bias: does not fit a float"},
         {QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD ",\"step\":1,\"bias\":[{\"id\":1,\"bias\":\"nan\"}]}",
          "StepPlan.bias[0].bias: is not a number (NaN)"},
-        {QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD ",\"step\":1,\"bias\":[{\"id\":1,\"bias\":-100.5}]}",
-         "StepPlan.bias[0].bias: -100.5 is below the minimum -100"},
+        {QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD ",\"step\":1,\"bias\":[{\"id\":1,\"bias\":100.5}]}",
+         "StepPlan.bias[0].bias: 100.5 is above the maximum 100"},
         {QN_MESSAGE_STEP_PLAN, "{\"head\":" HEAD "}", "StepPlan.step: 0 is below the minimum 1"},
         {QN_MESSAGE_MODEL_DESCRIPTION,
          "{\"head\":" HEAD ",\"model\":\"m\",\"default_sampling\":" SAMPLING ","

@@ -315,7 +315,7 @@ static void test_wire_limits_agree_with_limits_h(void **state)
         {QN_MESSAGE_STEP_PLAN, "retire", false, QN_SLOTS_MAX},
         {QN_MESSAGE_STEP_PLAN, "runs", false, QN_SLOTS_MAX},
         {QN_MESSAGE_STEP_PLAN, "sets", false, QN_SLOTS_MAX},
-        {QN_MESSAGE_STEP_PLAN, "stop_ids", false, QN_SLOTS_MAX * QN_STOP_IDS_MAX},
+        {QN_MESSAGE_STEP_PLAN, "stop_ids", false, QN_SLOTS_MAX * QN_SLOT_STOP_IDS_MAX},
         {QN_MESSAGE_STEP_RESULT, "prompt", false, QN_STEP_TOKENS_MAX},
         {QN_MESSAGE_STEP_RESULT, "tokens", false, QN_SLOTS_MAX},
         {QN_MESSAGE_STEP_RESULT, "top", false, (QN_STEP_TOKENS_MAX + QN_SLOTS_MAX) * QN_TOP_LOGPROBS_MAX},

@@ -18,7 +18,9 @@
 static int wait_status_of(const char *code, const char *status)
 {
     static const int signals[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
+    const char *result = getenv("SERVICE_RESULT");
     if (code == NULL || status == NULL) return -1;
+    if (result != NULL && strcmp(result, "watchdog") == 0) return -1; /* stopped from outside: systemd aborted it */
     if (strcmp(code, "exited") == 0) return (atoi(status) & 0xff) << 8;
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
         if (strcmp(status, sigabbrev_np(signals[i])) == 0) return signals[i];
@@ -33,7 +35,7 @@ int cmd_note_crash(int argc, char **argv)
         .arguments = "SERVICE",
         .summary = "Notes how a service ended, for systemd's ExecStopPost=.",
         .details =
-            "Reads EXIT_CODE and EXIT_STATUS as systemd sets them and writes RUN_DIR/SERVICE.crash when it was a\n"
+            "Reads SERVICE_RESULT, EXIT_CODE and EXIT_STATUS as systemd sets them and writes RUN_DIR/SERVICE.crash when it was a\n"
             "crash, so that a request that makes a service crash again and again is found and ended.\n",
         .configuration = &arguments,
     };

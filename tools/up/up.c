@@ -21,6 +21,7 @@
 
 #include "common/clock.h"
 #include "common/daemon/crash.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/lock.h"
 #include "common/paths.h"
 #include "tools/up/up_child.h"
@@ -57,6 +58,7 @@ typedef struct {
     up_probe_t probe;
     uint64_t probe_at_ns, probe_until_ns; /* while all were ready and that is not reported */
     uint64_t started_ns;
+    uint64_t watch_at_ns;                 /* the next look at signs of life */
     uint64_t terminate_at_ns, kill_at_ns; /* while stopping: SIGTERM to all that is left, SIGKILL */
     uint64_t stop_asked_ns;               /* by a signal */
     bool killed;
@@ -81,6 +83,7 @@ static up_child_t *add_child(up_t *up, const char *name)
     child->argv = up->arguments[up->child_count];
     child->log = &up->log;
     child->start_at_ns = up->started_ns;
+    child->watchdog_ns = qn_config_values(up->spec->config)->up.watchdog_seconds * 1000000000ull;
     up->child_count++;
     return child;
 }
@@ -160,6 +163,7 @@ static qn_err_t open_all(up_t *up)
     char absolute[PATH_MAX];
     qn_err_t err = qn_paths_run_dir(qn_config_values(up->spec->config), up->run_dir, sizeof up->run_dir);
     if (!err && !realpath(up->run_dir, absolute)) err = qn_fail(QN_ERR_IO, "%s: %s", up->run_dir, strerror(errno));
+    if (!err) err = qn_descriptors_ensure(1u << QN_SERVICE_TOOL, qn_config_values(up->spec->config));
     if (!err) err = qn_lock_take(up->run_dir, "up", &up->lock);
     if (!err) err = add_children(up);
     for (size_t i = 0; i < up->child_count; i++)
@@ -308,7 +312,8 @@ static bool is_clean_stop(int wait_status)
     return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) == 0 : WTERMSIG(wait_status) == SIGTERM;
 }
 
-/* Left for those who will ask, before the service lives again: requests that make it crash are looked for. */
+/* Left for those who will ask, before the service lives again: requests that make it crash are looked for. One that was
+ * aborted for showing no sign of life did not bring that about: whoever stopped it did. */
 static void note_crash(up_t *up, const up_child_t *child, pid_t pid, int wait_status)
 {
     if (!qn_crash_counts(wait_status)) return;
@@ -325,7 +330,7 @@ static void handle_death(up_t *up, up_child_t *child, pid_t pid, int wait_status
 {
     char death[64];
     describe_death(wait_status, death, sizeof death);
-    if (up->phase == UP_RUNNING) note_crash(up, child, pid, wait_status);
+    if (up->phase == UP_RUNNING && child->aborted_ns == 0) note_crash(up, child, pid, wait_status);
     if (up->phase == UP_STOPPING) {
         child->state = UP_CHILD_ENDED;
         if (up->killed || is_clean_stop(wait_status)) return;
@@ -408,7 +413,7 @@ static void start_due(up_t *up, uint64_t now_ns)
 
 static int wait_ms(const up_t *up, uint64_t now_ns)
 {
-    uint64_t until_ns = UINT64_MAX;
+    uint64_t until_ns = up->phase == UP_RUNNING ? up->watch_at_ns : UINT64_MAX;
     for (size_t i = 0; i < up->child_count; i++) {
         const up_child_t *child = &up->children[i];
         if (child->state == UP_CHILD_WAITING && child->start_at_ns < until_ns) until_ns = child->start_at_ns;
@@ -446,6 +451,16 @@ static bool all_have_ended(const up_t *up)
     return true;
 }
 
+/* After the notices were read: what a service has said in time counts, also when nobody here had time to hear it. */
+static void watch_children(up_t *up, uint64_t now_ns)
+{
+    up->watch_at_ns = UINT64_MAX;
+    for (size_t i = 0; i < up->child_count; i++) {
+        uint64_t again_ns = up_child_watch(&up->children[i], now_ns);
+        if (again_ns < up->watch_at_ns) up->watch_at_ns = again_ns;
+    }
+}
+
 static void turn(up_t *up)
 {
     uint64_t now_ns = qn_clock_now_ns();
@@ -461,6 +476,7 @@ static void turn(up_t *up)
     if (up->phase == UP_STOPPING) {
         continue_stop(up, now_ns);
     } else {
+        watch_children(up, now_ns);
         start_due(up, now_ns);
         probe_ready(up, now_ns);
     }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+
+#define ABORT_GRACE_NS 2000000000ull /* for a core dump; one that is stopped does not even begin it */
 #define LISTEN_FDS_START 3
 #define OUTPUT_READS_MAX 16 /* of 4 KiB per turn: a talkative service must not hold up the others */
 
@@ -64,6 +68,12 @@ static void set_environment(const up_child_t *child)
     for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++)
         unsetenv(foreign[i]);
     setenv("NOTIFY_SOCKET", child->notify_path, 1);
+    if (child->watchdog_ns > 0) {
+        snprintf(number, sizeof number, "%" PRIu64, child->watchdog_ns / 1000);
+        setenv("WATCHDOG_USEC", number, 1);
+        snprintf(number, sizeof number, "%d", (int)getpid());
+        setenv("WATCHDOG_PID", number, 1);
+    }
     if (child->store.count == 0) return;
     up_store_names(&child->store, names, sizeof names);
     setenv("LISTEN_FDNAMES", names, 1);
@@ -117,6 +127,7 @@ qn_err_t up_child_start(up_child_t *child, uint64_t now_ns)
     child->output_fd = ends[0];
     child->state = UP_CHILD_STARTING;
     child->last_error[0] = '\0';
+    child->alive_ns = child->aborted_ns = 0;
     up_restart_started(&child->restart, now_ns);
     return QN_OK;
 }
@@ -180,6 +191,7 @@ bool up_child_take_notices(up_child_t *child)
             up_store_remove(&child->store, notice.fd_name);
         else
             keep_fds(child, &notice, fds, count);
+        if (notice.alive) child->alive_ns = qn_clock_now_ns();
         if (notice.has_status) log_status(child, &notice);
         if (notice.stopping && child->pid > 0) child->state = UP_CHILD_STOPPING;
         if (!notice.ready || child->state != UP_CHILD_STARTING) continue;
@@ -188,6 +200,24 @@ bool up_child_take_notices(up_child_t *child)
         became_ready = true;
     }
     return became_ready;
+}
+
+uint64_t up_child_watch(up_child_t *child, uint64_t now_ns)
+{
+    bool watched = child->watchdog_ns > 0 && child->alive_ns > 0 && child->pid > 0;
+    if (!watched || (child->state != UP_CHILD_STARTING && child->state != UP_CHILD_READY)) return UINT64_MAX;
+    if (child->aborted_ns == 0) {
+        uint64_t due_ns = child->alive_ns + child->watchdog_ns;
+        if (now_ns < due_ns) return due_ns;
+        up_log_printf(child->log, UP_LOG_ERROR, "%s shows no sign of life for %.1f s: killing it (SIGABRT)",
+                      child->name, (double)(now_ns - child->alive_ns) / 1e9);
+        kill(child->pid, SIGABRT);
+        child->aborted_ns = now_ns;
+        return now_ns + ABORT_GRACE_NS;
+    }
+    if (now_ns < child->aborted_ns + ABORT_GRACE_NS) return child->aborted_ns + ABORT_GRACE_NS;
+    up_child_signal(child, SIGKILL);
+    return now_ns + ABORT_GRACE_NS;
 }
 
 void up_child_signal(const up_child_t *child, int signal)

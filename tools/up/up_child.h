@@ -29,6 +29,9 @@ typedef struct {
     char notify_path[108];
     uint64_t start_at_ns;
     bool waits_for_former; /* that it does so was said */
+    uint64_t watchdog_ns;  /* without a sign of life before it is killed; 0: never */
+    uint64_t alive_ns;     /* its last sign of life; 0: it has given none, so none is missed */
+    uint64_t aborted_ns;   /* SIGABRT was sent; 0: it was not */
     up_restart_t restart;
     up_store_t store;
     up_lines_t lines;
@@ -47,6 +50,9 @@ qn_err_t up_child_start(up_child_t *child, uint64_t now_ns);
 void up_child_take_output(up_child_t *child);
 /* Takes all waiting notices. Returns true when the process became ready by one of them. */
 bool up_child_take_notices(up_child_t *child);
+/* Kills a process that shows no sign of life: SIGABRT, for the core dump, then SIGKILL, which also ends one that is
+ * stopped. Returns when to look again; UINT64_MAX: never. */
+uint64_t up_child_watch(up_child_t *child, uint64_t now_ns);
 /* Sends `signal` to the process group; no effect without a process. */
 void up_child_signal(const up_child_t *child, int signal);
 /* Has the process ended? Then its last notices and output are taken, the rest of its group is killed, and *ret_status

@@ -17,7 +17,9 @@
 
 #include "common/clock.h"
 #include "common/daemon/daemon.h"
+#include "common/daemon/descriptors.h"
 #include "common/daemon/links.h"
+#include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 
 #define MEMBERS_MAX 5
@@ -32,7 +34,8 @@ typedef struct {
     int stop_fd; /* eventfd: readable = stop */
     bool stop_sent;
     atomic_bool ended;
-    qn_err_t err; /* valid once ended */
+    _Atomic uint64_t turned_ns; /* its loop's last turn; 0: it is starting */
+    qn_err_t err;               /* valid once ended */
 } member_t;
 
 struct composition {
@@ -42,6 +45,7 @@ struct composition {
     atomic_size_t ready_count;
     member_t members[MEMBERS_MAX]; /* in the order of stopping; those with service NULL are not of this process */
     size_t member_count;
+    qn_watchdog_t watchdog; /* one for all: fed while every loop turns */
 };
 
 /* ---- on a member's thread ---- */
@@ -62,13 +66,16 @@ static qn_err_t member_init(qn_daemon_t *daemon, const qn_config_values_t *confi
 /* A composed daemon does not speak to the service manager; the last one that gets ready does so for all. */
 static uint64_t member_tick(void *state, uint64_t now_ns)
 {
+    composition_t *composition = self.member->composition;
     uint64_t due_ns = self.member->service->tick(state, now_ns);
+    uint64_t turn_ns = now_ns + composition->watchdog.period_ns;
+    atomic_store(&self.member->turned_ns, now_ns);
+    if (composition->watchdog.period_ns && turn_ns < due_ns) due_ns = turn_ns;
     qn_peer_status_t status;
     if (self.announced) return due_ns;
     qn_daemon_self_status(self.daemon, &status);
     if (status.state != QN_STATE_READY) return due_ns;
     self.announced = true;
-    composition_t *composition = self.member->composition;
     if (atomic_fetch_add(&composition->ready_count, 1) + 1 == composition->member_count) sd_notify(0, "READY=1");
     return due_ns;
 }
@@ -159,6 +166,20 @@ static const member_t *find_failed(const composition_t *composition)
     return NULL;
 }
 
+/* Feeds the watchdog unless a loop stands still: one that has not turned for three of the four periods that the manager
+ * allows. Returns how long to wait at most. */
+static int feed(composition_t *composition)
+{
+    uint64_t now_ns = qn_clock_now_ns(), period_ns = composition->watchdog.period_ns;
+    if (composition->watchdog.fd < 0) return -1;
+    for (size_t i = 0; i < MEMBERS_MAX; i++) {
+        uint64_t turned_ns = atomic_load(&composition->members[i].turned_ns);
+        if (turned_ns > 0 && now_ns > turned_ns + 3 * period_ns) return (int)(period_ns / 1000000) + 1;
+    }
+    uint64_t due_ns = qn_watchdog_feed(&composition->watchdog, now_ns);
+    return (int)((due_ns - now_ns) / 1000000) + 1;
+}
+
 static void wait_for_event(const composition_t *composition, int signal_fd, int timeout_ms)
 {
     struct pollfd items[] = {{.fd = signal_fd, .events = POLLIN}, {.fd = composition->end_fd, .events = POLLIN}};
@@ -173,7 +194,7 @@ static int run_members(composition_t *composition, int signal_fd)
     const member_t *failed = NULL;
     bool asked = false;
     while (!failed && !asked) {
-        wait_for_event(composition, signal_fd, -1);
+        wait_for_event(composition, signal_fd, feed(composition));
         asked = read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info;
         failed = find_failed(composition);
     }
@@ -209,7 +230,13 @@ int up_compose_run(const qn_config_t *config, const char *list)
         qn_log_error("cannot make an event descriptor: %s", strerror(errno));
         return EX_OSERR;
     }
+    qn_err_t err = qn_descriptors_ensure(composition.services, qn_config_values(config));
+    if (err != QN_OK) {
+        qn_log_error("%s", qn_err_text());
+        return qn_err_exit_status(err);
+    }
     qn_links_setup_zmq();
+    qn_watchdog_open(&composition.watchdog);
     int status = EX_OSERR;
     if (start_members(&composition))
         status = run_members(&composition, signal_fd);
@@ -221,6 +248,7 @@ int up_compose_run(const qn_config_t *config, const char *list)
         zactor_destroy(&composition.members[i].actor);
         close(composition.members[i].stop_fd);
     }
+    qn_watchdog_close(&composition.watchdog);
     close(composition.end_fd);
     close(signal_fd);
     zsys_shutdown();

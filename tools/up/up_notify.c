@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/paths.h"
+
 static bool is_value(const char *line, size_t length, const char *key, const char **ret_value, size_t *ret_length)
 {
     size_t key_length = strlen(key);
@@ -43,6 +45,8 @@ static void parse_line(const char *line, size_t length, up_notice_t *notice)
         notice->ready = true;
     else if (is_one(line, length, "STOPPING"))
         notice->stopping = true;
+    else if (is_one(line, length, "WATCHDOG"))
+        notice->alive = true;
     else if (is_one(line, length, "FDSTORE"))
         notice->fd_store = true;
     else if (is_one(line, length, "FDSTOREREMOVE"))
@@ -84,6 +88,11 @@ qn_err_t up_notify_open(const char *path, int *ret_fd)
     unlink(path);
     if (bind(fd, (const struct sockaddr *)&address, sizeof address) != 0) {
         qn_err_t err = qn_fail(QN_ERR_IO, "cannot bind %s: %s", path, strerror(errno));
+        close(fd);
+        return err;
+    }
+    qn_err_t err = qn_paths_make_private(path);
+    if (err) {
         close(fd);
         return err;
     }

@@ -12,14 +12,14 @@
 #define UP_NOTICE_BYTES_MAX 4096
 
 typedef struct {
-    bool ready, stopping;
+    bool ready, stopping, alive; /* alive: WATCHDOG=1 */
     bool has_status;
     char status[QN_REASON_MAX]; /* cut to fit; control characters replaced */
     bool fd_store, fd_store_remove;
     char fd_name[UP_FD_NAME_MAX]; /* "": none given, or one that may not be */
 } up_notice_t;
 
-/* Reads "KEY=VALUE" lines. Unknown keys, WATCHDOG among them, are ignored. */
+/* Reads "KEY=VALUE" lines. Unknown keys are ignored. */
 void up_notice_parse(const char *text, size_t length, up_notice_t *ret_notice);
 
 /* Binds a datagram socket at `path` (replacing what is there), non-blocking. The path of a Unix socket has at most 107

@@ -1,8 +1,10 @@
-/* HTTP/1.1 over libmicrohttpd, driven from outside: no thread, no blocking. The only file of the frontend that knows
- * libmicrohttpd. The server collects whole requests and hands each up once; it is answered at once or any time later,
- * in one piece or as a stream. A client that leaves while it waits is noticed at once (EPOLLRDHUP on its socket) and
- * reported, so that its work can be cancelled; a client that only shuts down its sending side counts as gone, as with
- * most servers. */
+/* HTTP/1.1 over sockets, driven from outside: no thread, no blocking. The server collects whole requests and hands each
+ * up once; it is answered at once or any time later, in one piece or as a stream. A client that leaves while it waits
+ * is noticed at once (EPOLLRDHUP) and reported, so that its work can be cancelled; a client that only shuts down its
+ * sending side counts as gone, as with most servers.
+ *
+ * Nothing is left unanswered: a connection beyond the limit, or one that came while the server drains, gets 503; a head
+ * that does not come whole within 30 s gets 408; what is no well-formed HTTP/1.1 gets 400 and the reason. */
 #ifndef QN_FRONTEND_HTTP_SERVER_H
 #define QN_FRONTEND_HTTP_SERVER_H
 
@@ -14,8 +16,9 @@
 #include "services/frontend/reply/reply_buffer.h"
 
 #define HTTP_REQUEST_ID_MAX 256
-#define HTTP_HEADERS_MAX 8                /* of one reply, content-type and x-request-id not counted */
-#define HTTP_STREAM_BYTES_MAX (16u << 20) /* unsent stream data: a client that reads slower is dropped */
+#define HTTP_HEADERS_MAX 8                 /* of one reply, besides those that every reply has */
+#define HTTP_BODIES_BYTES_MAX (256u << 20) /* of bodies being read, over all connections */
+#define HTTP_STREAM_BYTES_MAX (16u << 20)  /* unsent stream data: a client that reads slower is dropped */
 
 typedef struct http_server http_server_t;
 typedef struct http_request http_request_t;
@@ -26,10 +29,12 @@ typedef struct {
     void (*request)(void *context, http_request_t *request);
     /* The client left before the answer was complete. The request may not be used after the call. */
     void (*gone)(void *context, http_request_t *request);
-    /* A body that is too large (413), or an x-request-id that cannot be echoed (400): the server answers itself with
-     * what this writes. */
-    void (*refuse)(void *context, http_request_t *request, int status, reply_buffer_t *out);
-    /* Bytes of reply bodies written to clients since the last call; for statistics. */
+    /* The server answers by itself: 413, 503, 408, or a request that is not well-formed. Writes the body of the answer;
+     * `param` is the header at fault or NULL, `reason` a sentence or NULL. The request has no method and no path when
+     * its head could not be read; it may be given an id, and is not handed up. */
+    void (*refuse)(void *context, http_request_t *request, int status, const char *param, const char *reason,
+                   reply_buffer_t *out);
+    /* Bytes of reply bodies handed over since the last call; for statistics. */
     void (*sent)(void *context, size_t bytes);
 } http_server_callbacks_t;
 
@@ -37,19 +42,22 @@ typedef struct {
     size_t max_body_bytes;
     unsigned max_connections;
     unsigned idle_timeout_s; /* of a connection that neither sends nor waits for an answer */
+    bool inherited;          /* the listening socket belongs to a service manager: it stays open while draining */
 } http_server_limits_t;
 
 /* Serves `listen_fd` (taken: closed by the server). Returns owned. */
 qn_err_t http_server_create(int listen_fd, const http_server_limits_t *limits, const http_server_callbacks_t *callbacks,
                             http_server_t **ret_server);
-/* Drops all connections without telling anybody; accepts NULL. */
-void http_server_destroy(http_server_t **server);
-/* Two descriptors that become readable when http_server_run has something to do. */
-void http_server_fds(const http_server_t *server, int ret_fds[2]);
+/* Ends all connections without telling anybody; accepts NULL. What was answered already and not read yet is offered for
+ * `linger_ms` more: the only place that waits. */
+void http_server_destroy(http_server_t **server, int linger_ms);
+/* A descriptor that becomes readable when http_server_run has something to do. */
+int http_server_fd(const http_server_t *server);
 /* Does what can be done without waiting: accepts, reads, calls back, writes. Returns milliseconds until it must be
- * called again even if no descriptor became readable; UINT64_MAX: never. */
-uint64_t http_server_run(http_server_t *server);
-/* Accepts no more connections; those that are open go on. */
+ * called again even if the descriptor did not become readable; UINT64_MAX: never. */
+uint64_t http_server_run(http_server_t *server, uint64_t now_ns);
+/* New connections are refused from now on: those that the kernel has accepted get 503, then the socket is closed (an
+ * inherited one stays, and whoever comes gets 503). Connections that are open go on. */
 void http_server_quiesce(http_server_t *server);
 
 /* Views, valid until the answer is complete. */
@@ -59,19 +67,18 @@ const char *http_request_id(const http_request_t *request); /* x-request-id: the
 const char *http_request_header(const http_request_t *request, const char *name); /* NULL: none */
 const char *http_request_query(const http_request_t *request, const char *name);  /* ?name=...; NULL: none */
 const char *http_request_body(const http_request_t *request, size_t *ret_bytes);
+/* Moves the body out: *ret_body is the caller's, the request has none any more. */
+void http_request_take_body(http_request_t *request, reply_buffer_t *ret_body);
 /* The id that the reply shows as x-request-id; copied. */
 void http_request_set_id(http_request_t *request, const char *id);
 /* The caller's own pointer. */
 void http_request_set_user(http_request_t *request, void *user);
 void *http_request_user(const http_request_t *request);
-
-typedef struct {
-    const char *name, *value;
-} http_header_t;
+/* A header of the answer, however it will be given; before it begins. Copied; at most HTTP_HEADERS_MAX are kept. */
+void http_request_add_header(http_request_t *request, const char *name, const char *value);
 
 /* The whole answer; takes the content of `body`. The request may not be used afterwards. */
-void http_request_reply(http_request_t *request, int status, const char *content_type, const http_header_t *headers,
-                        size_t header_count, reply_buffer_t *body);
+void http_request_reply(http_request_t *request, int status, const char *content_type, reply_buffer_t *body);
 /* An answer whose body comes piece by piece, status 200. */
 void http_request_begin_stream(http_request_t *request, const char *content_type);
 /* Appends to the body. False: more than HTTP_STREAM_BYTES_MAX wait to be read; nothing was appended: drop it. */

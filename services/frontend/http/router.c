@@ -30,7 +30,7 @@ static const row_t rows[] = {
     {"/version", GET, false, ROUTE_VERSION},
     {"/services", GET, false, ROUTE_SERVICES},
     {"/cache/stats", GET, false, ROUTE_CACHE_STATS},
-    {"/flush_cache", GET | POST, false, ROUTE_FLUSH_CACHE}, /* SGLang takes both */
+    {"/flush_cache", POST, false, ROUTE_FLUSH_CACHE}, /* SGLang takes GET too; here GET changes nothing */
     {"/abort_request", POST, false, ROUTE_ABORT_REQUEST},
     {"/metrics", GET, false, ROUTE_METRICS},
     {"/model_info", GET, false, ROUTE_MODEL_INFO},

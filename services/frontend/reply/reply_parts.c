@@ -10,7 +10,10 @@
 
 #define LOGPROB_FLOOR (-9999.0f) /* JSON has no -infinity; vLLM's stand-in */
 
-static const generation_t *generation_of(const choice_t *choice) { return &choice->exchange->generation; }
+static const generation_t *generation_of(const choice_t *choice)
+{
+    return generation_for(&choice->exchange->generation, choice_prompt(choice));
+}
 
 uint32_t reply_visible_tokens(const choice_t *choice)
 {

@@ -42,7 +42,7 @@ typedef void (*put_token_t)(json_writer_t *, const reply_token_t *, bool);
 
 static void put_output(json_writer_t *writer, const char *key, const choice_t *choice, put_token_t put)
 {
-    const generation_t *generation = &choice->exchange->generation;
+    const generation_t *generation = generation_for(&choice->exchange->generation, choice_prompt(choice));
     json_put_key(writer, key);
     json_put_open(writer, '[');
     for (uint32_t i = 0; i < reply_visible_tokens(choice); i++) {
@@ -54,7 +54,7 @@ static void put_output(json_writer_t *writer, const char *key, const choice_t *c
 
 static void put_input(json_writer_t *writer, const char *key, const choice_t *choice, put_token_t put)
 {
-    const generation_t *generation = &choice->exchange->generation;
+    const generation_t *generation = generation_for(&choice->exchange->generation, choice_prompt(choice));
     json_put_key(writer, key);
     json_put_open(writer, '[');
     for (uint32_t i = 0; generation->logprob_start >= 0 && i < reply_prompt_rows(choice); i++) {
@@ -69,7 +69,7 @@ static void put_logprobs(json_writer_t *writer, const choice_t *choice)
 {
     put_input(writer, "input_token_logprobs", choice, put_triple);
     put_output(writer, "output_token_logprobs", choice, put_triple);
-    if (choice->exchange->generation.logprobs == 0) return;
+    if (generation_for(&choice->exchange->generation, choice_prompt(choice))->logprobs == 0) return;
     put_input(writer, "input_top_logprobs", choice, put_alternatives);
     put_output(writer, "output_top_logprobs", choice, put_alternatives);
 }
@@ -77,7 +77,7 @@ static void put_logprobs(json_writer_t *writer, const choice_t *choice)
 /* {"type": "stop", "matched": "\n"}, {"type": "length", "length": 16}, {"type": "abort", "message": ...} or null. */
 static void put_finish(json_writer_t *writer, const choice_t *choice)
 {
-    const generation_t *generation = &choice->exchange->generation;
+    const generation_t *generation = generation_for(&choice->exchange->generation, choice_prompt(choice));
     json_put_key(writer, "finish_reason");
     if (!choice->ended) {
         json_put_null(writer);
@@ -126,7 +126,8 @@ static void put_meta(json_writer_t *writer, const choice_t *choice, uint64_t now
     json_put_member_unsigned(writer, "cached_tokens", choice->ended ? choice->end.cached_tokens : 0);
     json_put_key(writer, "e2e_latency");
     json_put_number(writer, (double)waited_ns / 1e9);
-    if (exchange->generation.logprobs != GENERATION_NONE) put_logprobs(writer, choice);
+    if (generation_for(&exchange->generation, choice_prompt(choice))->logprobs != GENERATION_NONE)
+        put_logprobs(writer, choice);
     json_put_close(writer, '}');
 }
 

@@ -12,6 +12,7 @@
 #include "common/model/generation_config.h"
 #include "common/limits.h"
 #include "services/frontend/http/http_error.h"
+#include "services/frontend/request/unknown_fields.h"
 
 typedef enum {
     GENERATION_COMPLETIONS, /* POST /v1/completions: OpenAI, vLLM */
@@ -39,8 +40,10 @@ typedef struct {
     float bias;
 } generation_bias_t;
 
+#define GENERATION_BAD_WORDS_MAX 64
+
 /* All pointers are views of `arena`. */
-typedef struct {
+typedef struct generation {
     generation_api_t api;
     generation_prompt_t *prompts;
     uint32_t prompt_count;
@@ -60,6 +63,9 @@ typedef struct {
     uint32_t stop_id_count;
     const generation_bias_t *bias;
     uint32_t bias_count;
+    bool allow_only; /* allowed_token_ids: `bias` names all ids that may be generated */
+    generation_text_t bad_words[GENERATION_BAD_WORDS_MAX];
+    uint32_t bad_word_count;
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
@@ -71,10 +77,18 @@ typedef struct {
     bool show_prompt_logprobs; /* vLLM's prompt_logprobs was given */
     int32_t logprob_start;     /* SGLang: first prompt position shown; -1: none */
     bool text_in_logprobs;     /* SGLang: third element of a logprob entry */
-    bool discard_output;       /* max_tokens 0: one token is generated and not shown */
+    bool discard_output;       /* max_tokens 0: the prompt runs, nothing is generated or shown */
 
+    const struct generation *variants; /* SGLang's lists: what differs per prompt; [prompt_count] or NULL */
+    unknown_fields_t unknown;
     qn_arena_t arena; /* owned */
 } generation_t;
+
+/* What holds for prompt `prompt`: its variant, or all of them the same. */
+static inline const generation_t *generation_for(const generation_t *generation, uint32_t prompt)
+{
+    return generation->variants ? &generation->variants[prompt] : generation;
+}
 
 /* What parsing needs to know of the server. */
 typedef struct {
@@ -84,6 +98,9 @@ typedef struct {
     uint32_t default_max_tokens;     /* 0: the API's own default (16 for completions, 128 for generate) */
     uint32_t requests_max;           /* prompts × best_of at most */
     qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */
+    bool strict;                     /* unknown fields are refused */
+    const uint32_t *eos_ids;         /* of the model */
+    uint32_t eos_id_count;
 } generation_limits_t;
 
 /* Parses a body. True: *ret_generation is filled in and owns its arena (generation_fini). False: *ret_error says why,
@@ -92,6 +109,13 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
                       generation_t *ret_generation, http_error_t *ret_error);
 /* Accepts a zeroed one. */
 void generation_fini(generation_t *generation);
+
+/* What this API calls a field that another service refused by the name that OpenAI's has: "stop_token_ids" is
+ * "sampling_params.stop_token_ids" for SGLang's. Returns `name` or a static text. */
+const char *generation_field_name(const generation_t *generation, const char *name);
+
+/* 400 for a body with unknown fields when `strict`. */
+bool generation_check_unknown(const unknown_fields_t *unknown, bool strict, http_error_t *ret_error);
 
 /* A list of token ids, read into an arena; shared with /detokenize. False: *ret_error. */
 bool generation_parse_ids(const json_t *list, const char *param, uint32_t vocab_size, qn_arena_t *arena,

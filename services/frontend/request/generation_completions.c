@@ -2,6 +2,8 @@
  * State owned:       none.
  * Must never:        let a field through that changes nothing: what is known and not done is refused.
  * Read next:         generation_parse.c for the parts shared with SGLang's API. */
+#include <string.h>
+
 #include "services/frontend/request/generation_internal.h"
 
 #define AT(field) offsetof(generation_t, field)
@@ -39,20 +41,42 @@ static const json_field_t stream_fields[] = {
 
 static const generation_unsupported_t unsupported[] = {
     {"suffix", "the model does not fill in the middle", NULL},
-    {"tools", "completions have no tools", NULL},
-    {"tool_choice", "completions have no tools", "none"},
-    {"functions", "completions have no tools", NULL},
-    {"response_format", "constrained output is not built in", "text"},
-    {"structured_outputs", "constrained output is not built in", NULL},
-    {"guided_json", "constrained output is not built in", NULL},
-    {"guided_regex", "constrained output is not built in", NULL},
-    {"guided_choice", "constrained output is not built in", NULL},
-    {"guided_grammar", "constrained output is not built in", NULL},
-    {"use_beam_search", "there is no beam search", NULL},
-    {"prompt_embeds", "prompts are text or token ids", NULL},
-    {"logits_processors", "requests cannot bring code", NULL},
-    {"lora_path", "there are no adapters", NULL},
+    {"messages", "that is POST /v1/chat/completions; here it is prompt", NULL},
 };
+
+/* Read by hand, or of no effect by what they mean: who asks, and hints for a router in front. */
+static bool is_known(const char *name)
+{
+    static const char *const names[] = {"prompt",     "model", "stream_options",    "request_id",
+                                        "cache_salt", "user",  "safety_identifier", "prompt_cache_key"};
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(names[i], name) == 0) return true;
+    }
+    return json_fields_name(fields, sizeof fields / sizeof fields[0], name) || generation_list_name(name) ||
+           generation_unsupported_name(unsupported, sizeof unsupported / sizeof unsupported[0], name) ||
+           generation_unsupported_name(everywhere, count, name);
+}
+
+static bool is_stream_option(const char *name)
+{
+    return json_fields_name(stream_fields, sizeof stream_fields / sizeof stream_fields[0], name);
+}
+
+/* The end user's name changes nothing here, but it has a type. */
+static bool check_user(generation_parser_t *parser)
+{
+    static const char *const names[] = {"user", "safety_identifier", "prompt_cache_key"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const json_t *value = json_object_get(parser->root, names[i]);
+        if (!value || json_is_null(value) || json_is_string(value)) continue;
+        http_error_set(parser->error, 400, names[i], "%s must be a string, it is %s.", names[i],
+                       json_fields_type(value));
+        return false;
+    }
+    return true;
+}
 
 static bool read_prompt(generation_parser_t *parser)
 {
@@ -85,6 +109,7 @@ static bool read_stream_options(generation_parser_t *parser)
                        json_fields_type(value));
         return false;
     }
+    unknown_fields_add(&parser->generation->unknown, value, "stream_options.", is_stream_option);
     if (!parser->generation->stream) {
         http_error_set(parser->error, 400, "stream_options", "stream_options is allowed only with \"stream\": true.");
         return false;
@@ -129,9 +154,13 @@ bool generation_completions(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
     const json_t *best_of = json_object_get(parser->root, "best_of");
-    return generation_refuse_unsupported(parser, parser->root, "", unsupported,
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    unknown_fields_add(&generation->unknown, parser->root, "", is_known);
+    return generation_refuse_unsupported(parser, parser->root, "", everywhere, count) &&
+           generation_refuse_unsupported(parser, parser->root, "", unsupported,
                                          sizeof unsupported / sizeof unsupported[0]) &&
-           read_prompt(parser) &&
+           read_prompt(parser) && check_user(parser) &&
            json_fields_read(parser->root, "", fields, sizeof fields / sizeof fields[0], generation, parser->error) &&
            generation_sampling_lists(parser, parser->root, "") && read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&

@@ -2,6 +2,9 @@
  * State owned:       none.
  * Must never:        let a field through that changes nothing: what is known and not done is refused.
  * Read next:         generation_parse.c for the parts shared with OpenAI's API. */
+#include <stdio.h>
+#include <string.h>
+
 #include "services/frontend/request/generation_internal.h"
 
 #define AT(field) offsetof(generation_t, field)
@@ -24,15 +27,6 @@ static const json_field_t sampling_fields[] = {
     {"no_stop_trim", JSON_FIELD_FLAG, AT(include_stop), 0, 0, 0},
 };
 
-static const generation_unsupported_t unsupported_sampling[] = {
-    {"json_schema", "constrained output is not built in", NULL},
-    {"regex", "constrained output is not built in", NULL},
-    {"ebnf", "constrained output is not built in", NULL},
-    {"structural_tag", "constrained output is not built in", NULL},
-    {"stop_regex", "stop strings are plain text", NULL},
-    {"custom_params", "requests cannot bring code", NULL},
-};
-
 /* SGLang's flat logprob fields, before they are put together. */
 typedef struct {
     bool return_logprob;
@@ -52,17 +46,26 @@ static const json_field_t fields[] = {
     {"priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0},
 };
 
-static const generation_unsupported_t unsupported[] = {
-    {"image_data", "the model reads text", NULL},
-    {"video_data", "the model reads text", NULL},
-    {"audio_data", "the model reads text", NULL},
-    {"input_embeds", "prompts are text or token ids", NULL},
-    {"token_ids_logprob", "log-probabilities are those of the most likely tokens (top_logprobs_num)", NULL},
-    {"lora_path", "there are no adapters", NULL},
-    {"session_params", "there are no sessions", NULL},
-    {"custom_logit_processor", "requests cannot bring code", NULL},
-    {"return_hidden_states", "activations are not returned here", NULL},
-};
+static bool is_known(const char *name)
+{
+    static const char *const names[] = {"text", "input_ids", "sampling_params", "model", "rid", "cache_salt"};
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    for (size_t i = 0; i < COUNT(names); i++) {
+        if (strcmp(names[i], name) == 0) return true;
+    }
+    return json_fields_name(fields, COUNT(fields), name) ||
+           json_fields_name(logprob_fields, COUNT(logprob_fields), name) ||
+           generation_unsupported_name(everywhere, count, name);
+}
+
+static bool is_known_sampling(const char *name)
+{
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    return json_fields_name(sampling_fields, COUNT(sampling_fields), name) || generation_list_name(name) ||
+           generation_unsupported_name(everywhere, count, name);
+}
 
 static bool read_prompts(generation_parser_t *parser)
 {
@@ -85,32 +88,141 @@ static bool read_prompts(generation_parser_t *parser)
     return false;
 }
 
-static bool read_sampling(generation_parser_t *parser)
+/* sampling_params: one object, into parser->generation. */
+static bool read_sampling(generation_parser_t *parser, const json_t *value, const char *param)
 {
-    const json_t *value = json_object_get(parser->root, "sampling_params");
     if (!value || json_is_null(value)) return true;
     if (!json_is_object(value)) {
-        http_error_set(parser->error, 400, "sampling_params",
-                       "sampling_params must be one object for all prompts, it is %s.", json_fields_type(value));
+        http_error_set(parser->error, 400, param,
+                       "%s must be an object, or a list with an object per prompt; it is %s.", param,
+                       json_fields_type(value));
         return false;
     }
-    const char *prefix = "sampling_params.";
-    return generation_refuse_unsupported(parser, value, prefix, unsupported_sampling, COUNT(unsupported_sampling)) &&
+    char prefix[QN_NAME_MAX];
+    snprintf(prefix, sizeof prefix, "%s.", param);
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    return generation_refuse_unsupported(parser, value, prefix, everywhere, count) &&
            json_fields_read(value, prefix, sampling_fields, COUNT(sampling_fields), parser->generation,
                             parser->error) &&
            generation_sampling_lists(parser, value, prefix);
 }
 
-static bool read_logprobs(generation_parser_t *parser)
+/* The logprob fields of `object`, into parser->generation. */
+static bool read_logprobs(generation_parser_t *parser, const json_t *object)
 {
     generation_t *generation = parser->generation;
     logprob_fields_t read = {.start = -1};
-    if (!json_fields_read(parser->root, "", logprob_fields, COUNT(logprob_fields), &read, parser->error)) return false;
+    if (!json_fields_read(object, "", logprob_fields, COUNT(logprob_fields), &read, parser->error)) return false;
     if (!read.return_logprob) return true;
     generation->logprobs = (int32_t)read.top;
     generation->logprob_start = read.start;
     if (read.start >= 0) generation->prompt_logprobs = (int32_t)read.top;
     return true;
+}
+
+/* ---- lists: something of its own for each prompt ---- */
+
+static const char *const list_fields[] = {"sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num"};
+
+/* False: a list where there is one prompt, or with not one element per prompt. */
+static bool find_lists(generation_parser_t *parser, bool *ret_any)
+{
+    *ret_any = false;
+    for (size_t i = 0; i < COUNT(list_fields); i++) {
+        const json_t *value = json_object_get(parser->root, list_fields[i]);
+        if (!json_is_array(value)) continue;
+        *ret_any = true;
+        if (!parser->generation->is_list) {
+            http_error_set(parser->error, 400, list_fields[i], "%s is a list, and the prompt is not; give it plainly.",
+                           list_fields[i]);
+            return false;
+        }
+        if (json_array_size(value) == parser->generation->prompt_count) continue;
+        http_error_set(parser->error, 400, list_fields[i], "%s has %zu elements for %u prompts.", list_fields[i],
+                       json_array_size(value), parser->generation->prompt_count);
+        return false;
+    }
+    return true;
+}
+
+/* The logprob fields of prompt `index`, each from its list or the same for all. Returns owned. */
+static json_t *logprobs_of(const json_t *root, size_t index)
+{
+    json_t *object = json_object();
+    for (size_t i = 1; i < COUNT(list_fields); i++) {
+        json_t *value = json_object_get(root, list_fields[i]);
+        if (json_is_array(value)) value = json_array_get(value, index);
+        if (value) json_object_set(object, list_fields[i], value);
+    }
+    return object;
+}
+
+static bool read_variant(generation_parser_t *parser, size_t index)
+{
+    const json_t *sampling = json_object_get(parser->root, "sampling_params");
+    char param[QN_NAME_MAX - 1] = "sampling_params";
+    if (json_is_array(sampling)) {
+        snprintf(param, sizeof param, "sampling_params[%zu]", index);
+        sampling = json_array_get(sampling, index);
+    }
+    json_t *logprobs = logprobs_of(parser->root, index);
+    bool good = read_sampling(parser, sampling, param) && read_logprobs(parser, logprobs);
+    json_decref(logprobs);
+    return good;
+}
+
+/* The number of choices shapes the answer: it is the same for all, as SGLang wants it. */
+static bool check_same_n(generation_parser_t *parser, const generation_t *variants)
+{
+    for (uint32_t i = 1; i < parser->generation->prompt_count; i++) {
+        if (variants[i].n == variants[0].n) continue;
+        http_error_set(parser->error, 400, "sampling_params",
+                       "sampling_params[%u].n is %u and that of the first is %u; "
+                       "n must be the same for all prompts.",
+                       i, variants[i].n, variants[0].n);
+        return false;
+    }
+    parser->generation->n = variants[0].n;
+    return true;
+}
+
+static bool read_variants(generation_parser_t *parser)
+{
+    generation_t *whole = parser->generation;
+    generation_t *variants = qn_arena_zalloc(&whole->arena, whole->prompt_count, sizeof *variants);
+    bool good = true;
+    for (uint32_t i = 0; good && i < whole->prompt_count; i++) {
+        variants[i] = *whole; /* with the arena: the one in use moves along */
+        generation_parser_t each = *parser;
+        each.generation = &variants[i];
+        good = read_variant(&each, i);
+        whole->arena = variants[i].arena;
+    }
+    for (uint32_t i = 0; i < whole->prompt_count; i++)
+        variants[i].arena = (qn_arena_t){0};
+    if (!good || !check_same_n(parser, variants)) return false;
+    whole->variants = variants;
+    for (uint32_t i = 0; i < whole->prompt_count; i++) { /* what the whole answer must know */
+        if (variants[i].prompt_logprobs > whole->prompt_logprobs) whole->prompt_logprobs = variants[i].prompt_logprobs;
+        if (variants[i].logprobs > whole->logprobs) whole->logprobs = variants[i].logprobs;
+        whole->seed_given = whole->seed_given || variants[i].seed_given;
+    }
+    return true;
+}
+
+static bool read_parameters(generation_parser_t *parser)
+{
+    const json_t *sampling = json_object_get(parser->root, "sampling_params");
+    bool lists;
+    if (json_is_object(sampling))
+        unknown_fields_add(&parser->generation->unknown, sampling, "sampling_params.", is_known_sampling);
+    for (size_t i = 0; json_is_array(sampling) && i < json_array_size(sampling); i++)
+        unknown_fields_add(&parser->generation->unknown, json_array_get(sampling, i), "sampling_params.",
+                           is_known_sampling);
+    if (!find_lists(parser, &lists)) return false;
+    if (lists) return read_variants(parser);
+    return read_sampling(parser, sampling, "sampling_params") && read_logprobs(parser, parser->root);
 }
 
 /* rid: a string for all, or one string per prompt. */
@@ -142,10 +254,12 @@ static bool read_rid(generation_parser_t *parser)
 bool generation_generate(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
-    bool good =
-        generation_refuse_unsupported(parser, parser->root, "", unsupported, COUNT(unsupported)) &&
-        read_prompts(parser) && json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
-        read_sampling(parser) && read_logprobs(parser) && read_rid(parser) && generation_salt(parser, parser->root);
+    size_t count;
+    const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
+    unknown_fields_add(&generation->unknown, parser->root, "", is_known);
+    bool good = generation_refuse_unsupported(parser, parser->root, "", everywhere, count) && read_prompts(parser) &&
+                json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
+                read_parameters(parser) && read_rid(parser) && generation_salt(parser, parser->root);
     generation->best_of = generation->n;
     return good;
 }

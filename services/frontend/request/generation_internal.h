@@ -9,8 +9,14 @@
 typedef struct {
     const char *name;
     const char *why;
-    const char *neutral; /* a string value that means "off", or NULL */
+    const char *neutral; /* what means "off" besides: a string, a number or "true"; or NULL */
 } generation_unsupported_t;
+
+/* Known to both APIs and done by neither; `count` is written. */
+const generation_unsupported_t *generation_unsupported_everywhere(size_t *ret_count);
+bool generation_unsupported_name(const generation_unsupported_t *rows, size_t count, const char *name);
+/* A name that is read by hand here or in the other API's sampling parameters: stop, logit_bias, ... */
+bool generation_list_name(const char *name);
 
 typedef struct {
     const json_t *root;
@@ -25,7 +31,7 @@ bool generation_generate(generation_parser_t *parser);
 /* All return false with the parser's error written. `prefix` is "" or "sampling_params.". */
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
                                    const generation_unsupported_t *rows, size_t count);
-/* stop, stop_token_ids, logit_bias, top_k of `object`. */
+/* stop, stop_token_ids, logit_bias, allowed_token_ids, bad_words, top_k of `object`. */
 bool generation_sampling_lists(generation_parser_t *parser, const json_t *object, const char *prefix);
 /* A name of a request, which headers echo: 1 to QN_CLIENT_REQUEST_MAX printable ASCII characters without spaces. */
 bool generation_is_name(const json_t *value);

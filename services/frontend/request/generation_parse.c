@@ -9,11 +9,98 @@
 
 #include "services/frontend/request/generation_internal.h"
 
+static const generation_unsupported_t unsupported[] = {
+    {"tools", "functions are not called here", NULL},
+    {"tool_choice", "functions are not called here", "none"},
+    {"parallel_tool_calls", "functions are not called here", NULL},
+    {"functions", "functions are not called here", NULL},
+    {"function_call", "functions are not called here", "none"},
+    {"response_format", "constrained output is not built in", "text"},
+    {"structured_outputs", "constrained output is not built in", NULL},
+    {"guided_json", "constrained output is not built in", NULL},
+    {"guided_regex", "constrained output is not built in", NULL},
+    {"guided_choice", "constrained output is not built in", NULL},
+    {"guided_grammar", "constrained output is not built in", NULL},
+    {"guided_decoding_backend", "constrained output is not built in", NULL},
+    {"guided_whitespace_pattern", "constrained output is not built in", NULL},
+    {"grammar", "constrained output is not built in", NULL},
+    {"json_schema", "constrained output is not built in", NULL},
+    {"regex", "constrained output is not built in", NULL},
+    {"ebnf", "constrained output is not built in", NULL},
+    {"structural_tag", "constrained output is not built in", NULL},
+    {"stop_regex", "stop strings are plain text", NULL},
+    {"use_beam_search", "there is no beam search", NULL},
+    {"length_penalty", "there is no beam search", "1"},
+    {"early_stopping", "there is no beam search", NULL},
+    {"no_repeat_ngram_size", "repetition_penalty is what there is", "0"},
+    {"typical_p", "the samplers are top_p, top_k and min_p", "1"},
+    {"top_a", "the samplers are top_p, top_k and min_p", "0"},
+    {"tfs_z", "the samplers are top_p, top_k and min_p", "1"},
+    {"mirostat", "the samplers are top_p, top_k and min_p", "0"},
+    {"dynatemp_range", "the samplers are top_p, top_k and min_p", "0"},
+    {"xtc_probability", "the samplers are top_p, top_k and min_p", "0"},
+    {"dry_multiplier", "repetition_penalty is what there is", "0"},
+    {"top_n_sigma", "the samplers are top_p, top_k and min_p", "-1"},
+    {"n_probs", "ask with logprobs", "0"},
+    {"prompt_embeds", "prompts are text or token ids", NULL},
+    {"input_embeds", "prompts are text or token ids", NULL},
+    {"images", "the model reads text", NULL},
+    {"image_url", "the model reads text", NULL},
+    {"image_data", "the model reads text", NULL},
+    {"video_data", "the model reads text", NULL},
+    {"audio", "the model reads and writes text", NULL},
+    {"audio_data", "the model reads text", NULL},
+    {"multi_modal_data", "the model reads text", NULL},
+    {"mm_processor_kwargs", "the model reads text", NULL},
+    {"prediction", "there is no speculative decoding", NULL},
+    {"logits_processors", "requests cannot bring code", NULL},
+    {"custom_logit_processor", "requests cannot bring code", NULL},
+    {"custom_params", "requests cannot bring code", NULL},
+    {"lora_path", "there are no adapters", NULL},
+    {"lora_id", "there are no adapters", NULL},
+    {"lora_request", "there are no adapters", NULL},
+    {"session_params", "there are no sessions", NULL},
+    {"store", "answers are not kept", NULL},
+    {"metadata", "answers are not kept, so nothing can be attached to them", NULL},
+    {"service_tier", "all requests are served alike; see priority", "auto"},
+    {"reasoning_effort", "the model's reasoning is not steered", NULL},
+    {"web_search_options", "nothing is searched", NULL},
+    {"kv_transfer_params", "the cache is not moved between servers", NULL},
+    {"bootstrap_host", "prefill and decode run in one server", NULL},
+    {"data_parallel_rank", "there is one engine", NULL},
+    {"return_hidden_states", "activations are not returned here", NULL},
+    {"token_ids_logprob", "log-probabilities are those of the most likely tokens (top_logprobs_num)", NULL},
+    {"logprob_token_ids", "log-probabilities are those of the most likely tokens (logprobs)", NULL},
+    {"spaces_between_special_tokens", "text is decoded with them", "true"},
+    {"detokenize", "the answer always has its text", "true"},
+};
+
+const generation_unsupported_t *generation_unsupported_everywhere(size_t *ret_count)
+{
+    *ret_count = sizeof unsupported / sizeof unsupported[0];
+    return unsupported;
+}
+
+bool generation_unsupported_name(const generation_unsupported_t *rows, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(rows[i].name, name) == 0) return true;
+    }
+    return false;
+}
+
 static bool is_neutral(const json_t *value, const char *neutral)
 {
     switch (json_typeof(value)) {
     case JSON_NULL:
     case JSON_FALSE: return true;
+    case JSON_TRUE: return neutral && strcmp(neutral, "true") == 0;
+    case JSON_INTEGER:
+    case JSON_REAL: {
+        char *end = NULL;
+        double number = neutral ? strtod(neutral, &end) : 0;
+        return neutral && end != neutral && *end == '\0' && json_number_value(value) == number;
+    }
     case JSON_STRING:
         return json_string_length(value) == 0 || (neutral && strcmp(json_string_value(value), neutral) == 0);
     case JSON_ARRAY: return json_array_size(value) == 0;
@@ -22,8 +109,8 @@ static bool is_neutral(const json_t *value, const char *neutral)
         return json_object_size(value) == 0 ||
                (neutral && json_is_string(type) && strcmp(json_string_value(type), neutral) == 0);
     }
-    default: return false;
     }
+    return false;
 }
 
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
@@ -187,6 +274,64 @@ static bool read_bias(generation_parser_t *parser, const json_t *object, const c
     return true;
 }
 
+/* allowed_token_ids: they become the rows of the bias, keeping what logit_bias says of them; all others are out. */
+static bool read_allowed(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%sallowed_token_ids", prefix);
+    const json_t *value = json_object_get(object, "allowed_token_ids");
+    if (!value || json_is_null(value)) return true;
+    generation_t *generation = parser->generation;
+    const uint32_t *ids = NULL;
+    uint32_t count = 0, row_count = 0;
+    if (!generation_parse_ids(value, param, parser->limits->vocab_size, &generation->arena, &ids, &count,
+                              parser->error))
+        return false;
+    generation_bias_t *rows = qn_arena_zalloc(&generation->arena, QN_LOGIT_BIAS_MAX, sizeof *rows);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = 0;
+        while (at < row_count && rows[at].id != ids[i])
+            at++;
+        if (at == row_count && ++row_count > QN_LOGIT_BIAS_MAX) break;
+        rows[at].id = ids[i];
+        for (uint32_t j = 0; j < generation->bias_count; j++)
+            rows[at].bias = generation->bias[j].id == ids[i] ? generation->bias[j].bias : rows[at].bias;
+    }
+    if (count == 0 || row_count > QN_LOGIT_BIAS_MAX) {
+        http_error_set(parser->error, 400, param, "%s must have 1 to %d different ids.", param, QN_LOGIT_BIAS_MAX);
+        return false;
+    }
+    generation->bias = rows;
+    generation->bias_count = row_count;
+    generation->allow_only = true;
+    return true;
+}
+
+static bool read_bad_words(generation_parser_t *parser, const json_t *object, const char *prefix)
+{
+    char param[QN_NAME_MAX + 1];
+    snprintf(param, sizeof param, "%sbad_words", prefix);
+    const json_t *value = json_object_get(object, "bad_words");
+    if (!value || json_is_null(value)) return true;
+    generation_t *generation = parser->generation;
+    if (!json_is_array(value) || json_array_size(value) > GENERATION_BAD_WORDS_MAX) {
+        http_error_set(parser->error, 400, param, "%s must be a list of at most %d strings.", param,
+                       GENERATION_BAD_WORDS_MAX);
+        return false;
+    }
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *word = json_array_get(value, i);
+        size_t bytes = json_is_string(word) ? json_string_length(word) : 0;
+        if (bytes == 0 || bytes > QN_STOP_STRING_BYTES_MAX) {
+            http_error_set(parser->error, 400, param, "%s[%zu] must be a string of 1 to %d bytes.", param, i,
+                           QN_STOP_STRING_BYTES_MAX);
+            return false;
+        }
+        generation->bad_words[generation->bad_word_count++] = copy_text(parser, word);
+    }
+    return true;
+}
+
 static bool read_top_k(generation_parser_t *parser, const json_t *object, const char *prefix)
 {
     char param[QN_NAME_MAX + 1];
@@ -202,7 +347,18 @@ static bool read_top_k(generation_parser_t *parser, const json_t *object, const 
 bool generation_sampling_lists(generation_parser_t *parser, const json_t *object, const char *prefix)
 {
     return read_stop(parser, object, prefix) && read_stop_ids(parser, object, prefix) &&
-           read_bias(parser, object, prefix) && read_top_k(parser, object, prefix);
+           read_bias(parser, object, prefix) && read_allowed(parser, object, prefix) &&
+           read_bad_words(parser, object, prefix) && read_top_k(parser, object, prefix);
+}
+
+bool generation_list_name(const char *name)
+{
+    static const char *const names[] = {"stop",      "stop_token_ids", "logit_bias", "allowed_token_ids",
+                                        "bad_words", "top_k"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(names[i], name) == 0) return true;
+    }
+    return false;
 }
 
 /* ---- prompts ---- */
@@ -304,39 +460,142 @@ bool generation_check_model(const json_t *root, const char *model, http_error_t 
     return false;
 }
 
+/* What the request makes the services send: its prompts once per choice. */
+static bool check_sent_bytes(generation_parser_t *parser)
+{
+    const generation_t *generation = parser->generation;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < generation->prompt_count; i++)
+        bytes += generation->prompts[i].text.bytes + sizeof(uint32_t) * (uint64_t)generation->prompts[i].id_count;
+    if (bytes * generation->best_of <= QN_REQUEST_BYTES_MAX) return true;
+    const char *param = generation_field_name(generation, "n");
+    http_error_set(parser->error, 400, param,
+                   "%s: the prompts have %llu bytes and are sent once for each of %u choices; that may be %u bytes in "
+                   "all. Ask for fewer choices at a time.",
+                   param, (unsigned long long)bytes, generation->best_of, QN_REQUEST_BYTES_MAX);
+    return false;
+}
+
+/* Log-probabilities of prompt tokens that the reply may hold; a text has at most as many tokens as bytes. */
+static bool check_scores(generation_parser_t *parser)
+{
+    const generation_t *generation = parser->generation;
+    uint64_t longest = parser->limits->max_model_len ? parser->limits->max_model_len : QN_PROMPT_TOKENS_MAX, scores = 0;
+    for (uint32_t i = 0; i < generation->prompt_count; i++) {
+        const generation_prompt_t *prompt = &generation->prompts[i];
+        int32_t alternatives = generation_for(generation, i)->prompt_logprobs;
+        uint64_t tokens = prompt->id_count ? prompt->id_count : prompt->text.bytes + 1;
+        if (alternatives == GENERATION_NONE) continue;
+        scores += (tokens < longest ? tokens : longest) * ((uint64_t)alternatives + 1) * generation->best_of;
+    }
+    if (scores <= QN_REQUEST_SCORES_MAX) return true;
+    const char *param = generation->api == GENERATION_GENERATE ? "top_logprobs_num"
+                        : generation->show_prompt_logprobs     ? "prompt_logprobs"
+                                                               : "logprobs";
+    http_error_set(
+        parser->error, 400, param,
+        "%s: prompts, alternatives and choices together may make %llu log-probabilities of prompt tokens; %u "
+        "are allowed. Send fewer prompts at a time, or ask for fewer alternatives.",
+        param, (unsigned long long)scores, QN_REQUEST_SCORES_MAX);
+    return false;
+}
+
+/* With min_tokens the model's end tokens are out for a while; something must be left to choose from. */
+static bool check_allowed(generation_parser_t *parser, const generation_t *generation)
+{
+    const generation_limits_t *limits = parser->limits;
+    uint32_t free_ids = generation->bias_count;
+    if (!generation->allow_only || generation->min_tokens == 0) return true;
+    for (uint32_t i = 0; i < generation->bias_count; i++) {
+        bool stops = false;
+        for (uint32_t j = 0; j < generation->stop_id_count; j++)
+            stops = stops || generation->stop_ids[j] == generation->bias[i].id;
+        for (uint32_t j = 0; !generation->ignore_eos && j < limits->eos_id_count; j++)
+            stops = stops || limits->eos_ids[j] == generation->bias[i].id;
+        free_ids -= stops;
+    }
+    if (free_ids > 0) return true;
+    const char *param = generation_field_name(generation, "allowed_token_ids");
+    http_error_set(parser->error, 400, param,
+                   "%s holds only ids that end the answer, which the minimum of %u tokens forbids at first.", param,
+                   generation->min_tokens);
+    return false;
+}
+
+/* Rules that tie the sampling fields of one prompt, or of all, together. */
+static bool check_sampling(generation_parser_t *parser, generation_t *generation)
+{
+    if (generation->max_tokens == 0) generation->discard_output = true;
+    if (generation->min_tokens > generation->max_tokens) {
+        const char *param = generation_field_name(generation, "min_tokens");
+        http_error_set(parser->error, 400, param, "%s is %u; it may not exceed the %u tokens to generate.", param,
+                       generation->min_tokens, generation->max_tokens);
+        return false;
+    }
+    if (generation->temperature < 1e-5f) generation->temperature = 0; /* below this, logits overflow: greedy, as vLLM */
+    return check_allowed(parser, generation);
+}
+
+static void cut_prompts(generation_t *generation) /* of ids; text is cut by the tokenizer */
+{
+    uint32_t keep = generation->truncate_prompt_tokens;
+    for (uint32_t i = 0; keep && i < generation->prompt_count; i++) {
+        generation_prompt_t *prompt = &generation->prompts[i];
+        if (prompt->id_count <= keep) continue;
+        prompt->ids += prompt->id_count - keep;
+        prompt->id_count = keep;
+    }
+}
+
 /* Rules that tie fields together, the same for both APIs. */
 static bool check_together(generation_parser_t *parser)
 {
     generation_t *generation = parser->generation;
     const generation_limits_t *limits = parser->limits;
-    bool is_completion = generation->api == GENERATION_COMPLETIONS;
-    const char *min_name = is_completion ? "min_tokens" : "sampling_params.min_new_tokens";
-    if (generation->max_tokens == 0) {
-        generation->discard_output = true; /* the prompt must run: one token is made and thrown away */
-        generation->max_tokens = 1;
-    }
-    if (generation->min_tokens > generation->max_tokens) {
-        http_error_set(parser->error, 400, min_name, "%s is %u; it may not exceed the %u tokens to generate.", min_name,
-                       generation->min_tokens, generation->max_tokens);
-        return false;
-    }
     uint64_t requests = (uint64_t)generation->prompt_count * generation->best_of;
     if (requests > limits->requests_max) {
-        http_error_set(parser->error, 400, is_completion ? "prompt" : "text",
+        http_error_set(parser->error, 400, generation_field_name(generation, "prompt"),
                        "The request asks for %llu sequences (prompts times choices); this server allows %u "
                        "(frontend.queue_limit). Split it.",
                        (unsigned long long)requests, limits->requests_max);
         return false;
     }
-    for (uint32_t i = 0; i < generation->prompt_count; i++) { /* text is cut by the tokenizer */
-        generation_prompt_t *prompt = &generation->prompts[i];
-        uint32_t keep = generation->truncate_prompt_tokens;
-        if (!keep || prompt->id_count <= keep) continue;
-        prompt->ids += prompt->id_count - keep;
-        prompt->id_count = keep;
+    cut_prompts(generation);
+    for (uint32_t i = 0; generation->variants && i < generation->prompt_count; i++) {
+        if (!check_sampling(parser, (generation_t *)&generation->variants[i])) return false;
     }
-    if (generation->temperature < 1e-5f) generation->temperature = 0; /* below this, logits overflow: greedy, as vLLM */
-    return true;
+    return check_sampling(parser, generation) && check_sent_bytes(parser) && check_scores(parser);
+}
+
+const char *generation_field_name(const generation_t *generation, const char *name)
+{
+    static const char *const rows[][2] = {
+        {"n", "sampling_params.n"},
+        {"max_tokens", "sampling_params.max_new_tokens"},
+        {"min_tokens", "sampling_params.min_new_tokens"},
+        {"stop", "sampling_params.stop"},
+        {"stop_token_ids", "sampling_params.stop_token_ids"},
+        {"logit_bias", "sampling_params.logit_bias"},
+        {"allowed_token_ids", "sampling_params.allowed_token_ids"},
+        {"bad_words", "sampling_params.bad_words"},
+    };
+    if (!name || generation->api != GENERATION_GENERATE) return name;
+    if (strcmp(name, "prompt") == 0)
+        return generation->prompt_count && generation->prompts[0].ids ? "input_ids" : "text";
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strcmp(rows[i][0], name) == 0) return rows[i][1];
+    }
+    return name;
+}
+
+bool generation_check_unknown(const unknown_fields_t *unknown, bool strict, http_error_t *ret_error)
+{
+    if (!strict || unknown->count == 0) return true;
+    http_error_set(ret_error, 400, unknown->first,
+                   "Unknown: %s. This server refuses fields that it does not know (frontend.strict_fields).",
+                   unknown->names);
+    snprintf(ret_error->code, sizeof ret_error->code, "unknown_parameter");
+    return false;
 }
 
 bool generation_parse(generation_api_t api, const char *body, size_t bytes, const generation_limits_t *limits,
@@ -366,7 +625,8 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
     generation_parser_t parser = {.root = root, .limits = limits, .generation = ret_generation, .error = ret_error};
     bool good = generation_check_model(root, limits->model, ret_error) &&
                 (api == GENERATION_COMPLETIONS ? generation_completions(&parser) : generation_generate(&parser)) &&
-                check_together(&parser);
+                check_together(&parser) &&
+                generation_check_unknown(&ret_generation->unknown, limits->strict, ret_error);
     json_decref(root);
     if (!good) generation_fini(ret_generation);
     return good;

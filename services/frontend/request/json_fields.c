@@ -11,25 +11,39 @@
 #include <string.h>
 
 #include "services/frontend/reply/json_writer.h"
+#include "services/frontend/request/json_scan.h"
 
 #define SHOWN_BYTES 48
 
-/* jansson recurses per level up to 2048; foreign bytes get less, checked before it sees them. */
-static bool too_deep(const char *body, size_t bytes)
+/* jansson recurses per level up to 2048 and takes some 40 bytes per value; foreign bytes get less, checked before it
+ * sees them. */
+static bool too_large(const char *body, size_t bytes, http_error_t *ret_error)
 {
-    size_t depth = 0;
-    bool quoted = false;
-    for (size_t i = 0; i < bytes; i++) {
-        if (quoted && body[i] == '\\')
-            i++;
-        else if (body[i] == '"')
-            quoted = !quoted;
-        else if (!quoted && (body[i] == '{' || body[i] == '[') && ++depth > JSON_FIELDS_DEPTH_MAX)
-            return true;
-        else if (!quoted && (body[i] == '}' || body[i] == ']') && depth > 0)
-            depth--;
+    json_size_t size = json_scan_size(body, bytes);
+    const struct {
+        uint32_t has, most;
+        const char *what;
+    } limits[] = {
+        {size.depth, JSON_FIELDS_DEPTH_MAX, "levels of lists and objects"},
+        {size.keys, JSON_FIELDS_KEYS_MAX, "members of objects"},
+        {size.values, JSON_FIELDS_VALUES_MAX, "values"},
+    };
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        if (limits[i].has <= limits[i].most) continue;
+        http_error_set(ret_error, 400, NULL, "The body has %u %s; at most %u are taken.", limits[i].has, limits[i].what,
+                       limits[i].most);
+        return true;
     }
     return false;
+}
+
+/* jansson says where it stopped; that lies in a member, which is what the client wants to know. */
+static void set_syntax_error(const char *body, size_t bytes, const json_error_t *error, http_error_t *ret_error)
+{
+    char name[QN_NAME_MAX + 1] = "";
+    if (error->position > 0) json_scan_member(body, bytes, (size_t)error->position, name, sizeof name);
+    http_error_set(ret_error, 400, name[0] ? name : NULL, "The body is not valid JSON: %s (line %d, column %d).",
+                   error->text, error->line, error->column);
 }
 
 json_t *json_fields_parse(const char *body, size_t bytes, http_error_t *ret_error)
@@ -38,15 +52,11 @@ json_t *json_fields_parse(const char *body, size_t bytes, http_error_t *ret_erro
         http_error_set(ret_error, 400, NULL, "The body is empty; send a JSON object.");
         return NULL;
     }
-    if (too_deep(body, bytes)) {
-        http_error_set(ret_error, 400, NULL, "The body nests deeper than %d levels.", JSON_FIELDS_DEPTH_MAX);
-        return NULL;
-    }
+    if (too_large(body, bytes, ret_error)) return NULL;
     json_error_t error;
     json_t *root = json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!root) {
-        http_error_set(ret_error, 400, NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text,
-                       error.line, error.column);
+        set_syntax_error(body, bytes, &error, ret_error);
         return NULL;
     }
     if (!json_is_object(root)) {
@@ -174,4 +184,12 @@ bool json_fields_read(const json_t *object, const char *prefix, const json_field
         if (fields[i].given_offset) *(bool *)((char *)target + fields[i].given_offset) = true;
     }
     return true;
+}
+
+bool json_fields_name(const json_field_t *fields, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(fields[i].name, name) == 0) return true;
+    }
+    return false;
 }

@@ -91,11 +91,11 @@ bool exchange_shows_offsets(const exchange_t *exchange)
 static void decide_facts(exchange_t *exchange)
 {
     const generation_t *generation = &exchange->generation;
-    bool shows_prompt = generation->prompt_logprobs != GENERATION_NONE;
     bool counts_prompt = generation->stream && (generation->continuous_usage || generation->api == GENERATION_GENERATE);
     for (uint32_t i = 0; i < generation->prompt_count; i++) {
         prompt_facts_t *facts = &exchange->facts[i];
         bool is_text = generation->prompts[i].text.data != NULL;
+        bool shows_prompt = generation_for(generation, i)->prompt_logprobs != GENERATION_NONE;
         facts->wants_text = !is_text && generation->echo;
         facts->wants_first = !is_text && shows_prompt;
         facts->wants_ids = is_text && (shows_prompt || counts_prompt || generation->return_token_ids ||

@@ -96,6 +96,7 @@ struct exchange {
     bool answered;      /* a query's answer is in `body` */
     reply_buffer_t body;
     generation_t generation; /* EXCHANGE_GENERATION; owned */
+    uint32_t sent_parts;     /* questions about prompts, then choices, that were sent to the tokenizer */
     choice_t *choices;       /* owned; choice_count of them */
     uint32_t choice_count, ended_count;
     prompt_facts_t *facts;  /* owned; one per prompt */

@@ -1,0 +1,76 @@
+/* What is this?      bad_words: from words to forbidden ids.
+ * State owned:       none.
+ * Must never:        forbid less than the word in silence: a word of several tokens is refused.
+ * Read next:         handlers.c, which asks; kernels/cpu/sampler.c, which obeys. */
+#include "services/tokenizer/bad_words.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/limits.h"
+
+#define WORD_BYTES_MAX (QN_STOP_STRING_BYTES_MAX + 1)
+
+/* False: no room. */
+static bool forbid(uint32_t id, bool allow_only, qn_logit_bias_t *bias, uint32_t *count)
+{
+    for (uint32_t i = 0; i < *count; i++) {
+        if (bias[i].id != id) continue;
+        bias[i].bias = QN_LOGIT_FORBIDDEN;
+        return true;
+    }
+    if (allow_only) return true; /* it is out already */
+    if (*count == QN_LOGIT_BIAS_MAX) return false;
+    bias[(*count)++] = (qn_logit_bias_t){.id = id, .bias = QN_LOGIT_FORBIDDEN};
+    return true;
+}
+
+/* The ids of a word, with a space before it or without; false: it is no text. */
+static bool encode_word(const tokenizer_t *tokenizer, const qn_text_t *word, bool space, tokenizer_scratch_t *scratch,
+                        tokenizer_tokens_t *tokens)
+{
+    char text[WORD_BYTES_MAX + 1];
+    uint32_t skip = 0;
+    while (skip < word->bytes && strchr(" \t\r\n", word->data[skip]) && word->data[skip])
+        skip++;
+    size_t bytes = word->bytes - skip;
+    if (bytes == 0 || bytes > QN_STOP_STRING_BYTES_MAX) return false;
+    text[0] = ' ';
+    memcpy(text + space, word->data + skip, bytes);
+    return tokenizer_encode(tokenizer, scratch, text, bytes + space, 0, tokens) == QN_OK && tokens->count > 0;
+}
+
+static bool forbid_word(const tokenizer_t *tokenizer, const qn_encode_t *encode, uint32_t index,
+                        tokenizer_scratch_t *scratch, tokenizer_tokens_t *tokens, qn_logit_bias_t *bias,
+                        uint32_t *count, char *ret_text, size_t room)
+{
+    const qn_text_t *word = &encode->bad_words[index];
+    if (!encode_word(tokenizer, word, false, scratch, tokens)) {
+        snprintf(ret_text, room, "bad_words[%u] is no word", index);
+        return false;
+    }
+    if (tokens->count > 1) {
+        snprintf(ret_text, room,
+                 "bad_words[%u] is %zu tokens of this model; only words that are one token can be forbidden", index,
+                 tokens->count);
+        return false;
+    }
+    uint32_t first = tokens->ids[0];
+    bool good = forbid(first, encode->allow_only, bias, count);
+    /* In the middle of a text it may be another token. */
+    if (encode_word(tokenizer, word, true, scratch, tokens) && tokens->count == 1)
+        good = good && forbid(tokens->ids[0], encode->allow_only, bias, count);
+    if (!good) snprintf(ret_text, room, "logit_bias and bad_words name more than %d ids together", QN_LOGIT_BIAS_MAX);
+    return good;
+}
+
+bool bad_words_forbid(const tokenizer_t *tokenizer, tokenizer_scratch_t *scratch, const qn_encode_t *encode,
+                      qn_logit_bias_t *bias, uint32_t *count, char *ret_text, size_t room)
+{
+    tokenizer_tokens_t tokens = {0};
+    bool good = true;
+    for (uint32_t i = 0; good && i < encode->bad_words_count; i++)
+        good = forbid_word(tokenizer, encode, i, scratch, &tokens, bias, count, ret_text, room);
+    tokenizer_tokens_fini(&tokens);
+    return good;
+}
