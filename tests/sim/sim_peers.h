@@ -250,7 +250,7 @@ static void tear_last_write(void)
 {
     uint32_t first = 0, header_bytes = 4096;
     while (first < LEDGER_BYTES && w.mapping[first] == w.mapping_before[first])
-        first++;
+        if (++first == header_bytes) first = LEDGER_HEAD_BYTES; /* the evidence holds no records */
     if (first == LEDGER_BYTES) return;
     w.torn++;
     if (first < header_bytes) { /* a compaction: the other area is written, the switch is not thrown */

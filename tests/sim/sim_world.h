@@ -82,7 +82,7 @@ enum { LINK_TO_MEMORY, LINK_FROM_MEMORY, LINK_TO_COMPUTE, LINK_FROM_COMPUTE, LIN
 
 static struct {
     sim_random_t random;
-    uint64_t now_ns, order, link_ns[LINKS], timer_ns, next_request;
+    uint64_t now_ns, order, link_ns[LINKS], timer_ns, again_ns, next_request;
     event_t queue[QUEUE_MAX];
     uint32_t queue_count;
 
