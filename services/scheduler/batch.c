@@ -164,6 +164,7 @@ static void retire(batch_t *batch, sequence_t *sequence, bool requeue)
 {
     leave_slot(batch, sequence);
     sequence->requeue = requeue;
+    if (sequence->lease_batch > batch->left_lease) batch->left_lease = sequence->lease_batch;
     sequence->lease_batch = 0;
     sequence->retiring_at = batch->retiring_count;
     batch->retiring[batch->retiring_count] = sequence->request->index;
@@ -263,6 +264,7 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
 
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
 {
+    if (grant->lease_batch >= batch->left_lease) batch->left_lease = 0;
     request_t *request = ledger_find(batch->ledger, grant->sequence);
     sequence_t *sequence = request != NULL ? sequence_at(batch, request->index) : NULL;
     if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch) return QN_OK;
@@ -291,6 +293,7 @@ void batch_give_back(batch_t *batch)
 {
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
         if (batch->slot_owner[slot] != BATCH_NOBODY) retire(batch, &batch->sequences[batch->slot_owner[slot]], true);
+    batch->left_lease = 0; /* memory has answered: it refused */
 }
 
 /* ---- release and commit ---- */
@@ -424,6 +427,7 @@ void batch_memory_lost(batch_t *batch)
         batch_released(batch, batch->retiring[0]);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
         if (batch->slot_owner[slot] != BATCH_NOBODY) wait_again(batch, &batch->sequences[batch->slot_owner[slot]]);
+    batch->left_lease = 0;
 }
 
 /* ---- invariants ---- */

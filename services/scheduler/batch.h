@@ -88,6 +88,7 @@ typedef struct {
     bool session_open;      /* its first plan was made */
     uint64_t release_count; /* grows when blocks of an ended sequence come back */
     uint64_t open_refusals; /* grows when memory refuses to open a lease */
+    uint64_t left_lease;    /* the last Lease that somebody is in who has left it unanswered; 0 = all are answered */
 
     /* Of the last result. */
     uint32_t *changed; /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */

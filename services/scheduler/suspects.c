@@ -103,12 +103,16 @@ void suspects_leave_steps(suspects_t *suspects)
 
 void suspects_accuse(suspects_t *suspects, suspects_peer_t peer)
 {
-    suspects->company[peer] |= !suspects->heard[peer];
+    const batch_t *batch = suspects->batch;
+    if (peer == SUSPECTS_COMPUTE && batch->step_count == 0) return; /* what it had in hand was given up before */
+    suspects->company[peer] |= !suspects->heard[peer] || (peer == SUSPECTS_MEMORY && batch->left_lease != 0);
     if (peer == SUSPECTS_COMPUTE)
         accuse_running(suspects);
+    else if (accuse_leasing(suspects, false))
+        return;
     else if (suspects->apart != BATCH_NOBODY)
         suspects_accuse_one(suspects, peer, suspects->apart);
-    else if (!accuse_leasing(suspects, false))
+    else
         accuse_leasing(suspects, true);
 }
 

@@ -400,6 +400,7 @@ static void handle_peer(const event_t *event)
     case COMPUTE_UP:
         if (event->from_epoch != w.compute_epoch || w.sees_compute == event->from_epoch) break;
         w.sees_compute = event->from_epoch;
+        scheduler_compute_lost(w.scheduler); /* once more: it starts */
         judge(SUSPECTS_COMPUTE, w.lost_compute, w.compute_crashed);
         w.lost_compute = 0;
         scheduler_compute_up(w.scheduler);
