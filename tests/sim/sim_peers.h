@@ -253,7 +253,8 @@ static void tear_last_write(void)
         if (++first == header_bytes) first = LEDGER_HEAD_BYTES; /* the evidence holds no records */
     if (first == LEDGER_BYTES) return;
     w.torn++;
-    if (first < header_bytes) { /* a compaction: the other area is written, the switch is not thrown */
+    w.compaction_torn = first < header_bytes;
+    if (w.compaction_torn) { /* a compaction: the other area is written, the switch is not thrown */
         memcpy(w.mapping, w.mapping_before, header_bytes);
         return;
     }
@@ -277,6 +278,7 @@ static void kill_scheduler(bool torn)
     ledger_usage_t usage;
     ledger_usage(ledger, &usage);
     w.compactions += usage.compactions;
+    w.compaction_torn = false;
     if (torn && w.next_request < w.request_count) { /* while it accepts a request */
         admission_refusal_t refusal;
         memcpy(w.mapping_before, w.mapping, LEDGER_BYTES);

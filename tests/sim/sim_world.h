@@ -117,6 +117,7 @@ static struct {
         request_finish_t finish;
     } held[2 * SIM_REQUESTS_MAX];
     uint32_t held_count;
+    bool compaction_torn; /* the request that was being accepted may be there: it compacts after its record, too */
 
     poison_t poisons[POISONS_MAX];
     uint32_t poison_count;

@@ -250,8 +250,8 @@ static void start_scheduler(void)
     qn_err_t err = scheduler_create(&w.options, w.now_ns, &w.scheduler, &replay);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
     w.replayed += replay.requests;
-    SIM_CHECK(replay.requests == w.held_count, "%u requests were in the ledger, %u are found", w.held_count,
-              replay.requests);
+    SIM_CHECK(replay.requests == w.held_count || (w.compaction_torn && replay.requests == w.held_count + 1),
+              "%u requests were in the ledger, %u are found", w.held_count, replay.requests);
     for (uint32_t i = 0; i < w.held_count; i++) {
         const request_t *found = ledger_find(scheduler_ledger(w.scheduler), w.held[i].id);
         SIM_CHECK(found != NULL && found->generated_tokens == w.held[i].generated &&
