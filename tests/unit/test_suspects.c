@@ -26,8 +26,10 @@ static uint32_t suspects(const case_t *self)
     return counts.suspects;
 }
 
+/* It is gone, then the next one starts. */
 static void compute_ends(case_t *self, bool crash)
 {
+    scheduler_compute_lost(self->scheduler);
     scheduler_compute_lost(self->scheduler);
     if (crash)
         scheduler_peer_crashed(self->scheduler, SUSPECTS_COMPUTE);
@@ -269,6 +271,46 @@ static void test_suspects_memory_that_crashes_twice_over_one_lease(void **state)
     case_close(&c);
 }
 
+static void test_suspects_who_runs_behind_a_step_that_was_given_up_was_not_alone(void **state)
+{
+    (void)state;
+    case_t c;
+    open_running(&c, 1);
+    answer_all(&c);
+    assert_true(case_plan(&c));
+    scheduler_renew(c.scheduler); /* compute lives, and may be at it */
+    assert_true(case_plan(&c));
+    compute_ends(&c, true);
+    assert_int_equal(suspects(&c), 1);
+    assert_int_equal(case_request(&c, 1)->crashes, 0);
+    assert_int_equal(guilty(&c), 0);
+    assert_true(case_plan(&c));
+    compute_ends(&c, true);
+    assert_int_equal(guilty(&c), 1); /* now it was, and a suspect before */
+    case_close(&c);
+}
+
+static void test_suspects_who_leases_behind_a_lease_that_was_left_was_not_alone(void **state)
+{
+    (void)state;
+    case_t c;
+    open_running(&c, 1);
+    case_submit(&c, 7, 5, 5);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.leases[0].sequence, 7);
+    scheduler_cancel(c.scheduler, 7, REQUEST_CANCELLED);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.release_count, 1);
+    case_submit(&c, 8, 5, 5);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.leases[0].sequence, 8);
+    scheduler_memory_lost(c.scheduler);
+    scheduler_peer_crashed(c.scheduler, SUSPECTS_MEMORY);
+    assert_int_equal(case_request(&c, 8)->crashes, 0);
+    assert_int_equal(suspects(&c), 1);
+    case_close(&c);
+}
+
 static void test_suspects_an_answer_that_does_not_fit_begins_a_new_session(void **state)
 {
     (void)state;
@@ -306,6 +348,8 @@ int main(void)
         cmocka_unit_test(test_suspects_of_a_scheduler_crash_are_those_that_held_slots),
         cmocka_unit_test(test_suspects_message_in_hand_is_blamed_alone),
         cmocka_unit_test(test_suspects_memory_that_crashes_twice_over_one_lease),
+        cmocka_unit_test(test_suspects_who_runs_behind_a_step_that_was_given_up_was_not_alone),
+        cmocka_unit_test(test_suspects_who_leases_behind_a_lease_that_was_left_was_not_alone),
         cmocka_unit_test(test_suspects_an_answer_that_does_not_fit_begins_a_new_session),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
