@@ -407,10 +407,16 @@ typedef enum {
 /* What a set of kernels must be able to do: the model's shape and types. */
 typedef struct {
     uint32_t heads, kv_heads, head_dim, hidden, intermediate, vocab, block_tokens;
-    qn_scalar_t kv_scalar;
+    qn_scalar_t kv_scalar, activations;
 } qn_kernel_case_t;
 
-enum { QN_ISA_AVX2 = 1, QN_ISA_AVX512 = 2, QN_ISA_AVX512_VNNI = 4, QN_ISA_AVX512_BF16 = 8 };
+enum {
+    QN_ISA_AVX2 = 1,
+    QN_ISA_AVX512 = 2,
+    QN_ISA_AVX512_VNNI = 4,
+    QN_ISA_AVX512_BF16 = 8,
+    QN_ISA_SM90 = 16, /* a GPU of compute capability 9.0 */
+};
 
 /* One implementation. `launch` takes the argument struct of its operation. */
 typedef struct {
@@ -437,7 +443,7 @@ uint32_t qn_kernels_isa(void);
  * list "op=name,op=name" that overrides the best. `isa` limits the instruction sets (qn_kernels_isa() for all).
  * Failure: QN_ERR_CONFIG naming the word at fault with a suggestion, or why the implementation does not fit. */
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
-/* The same out of `count` rows of any backend, whose isa is 0 where it has no such thing. */
+/* The same out of `count` rows of any backend. */
 qn_err_t qn_kernels_choose_from(const qn_kernel_t *rows, size_t count, const char *choice,
                                 const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
 

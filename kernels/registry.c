@@ -88,9 +88,10 @@ static qn_err_t apply_item(const table_t *table, char *item, const qn_kernel_cas
         return qn_fail(QN_ERR_CONFIG, "compute.kernels: this machine cannot run %s=%s; leave it out", item, name);
     if (kernel->accepts && !kernel->accepts(shape))
         return qn_fail(QN_ERR_CONFIG,
-                       "compute.kernels: %s=%s does not take this model's shape (%u heads, head_dim "
-                       "%u)",
-                       item, name, shape->heads, shape->head_dim);
+                       "compute.kernels: %s=%s does not take %u heads of %u, blocks of %u tokens, %s KV and %s "
+                       "activations; leave it out",
+                       item, name, shape->heads, shape->head_dim, shape->block_tokens, qn_scalar_name(shape->kv_scalar),
+                       qn_scalar_name(shape->activations));
     set->chosen[op] = kernel;
     return QN_OK;
 }

@@ -27,7 +27,6 @@
 #include "common/daemon/lock.h"
 #include "common/daemon/watchdog.h"
 #include "common/watch/last_error.h"
-#include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "common/watch/tap.h"

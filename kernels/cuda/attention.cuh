@@ -406,6 +406,8 @@ static inline bool attention_fits(const qn_stream_t *stream, const qn_attention_
            ((uintptr_t)a->q | (uintptr_t)a->kv.data) % 16 == 0 && with_head_dim(a->kv.head_dim, [](auto) {});
 }
 
+/* Whether qn_cuda_attention_wgmma takes it. */
+bool qn_cuda_wide_fits(const qn_stream_t *stream, const qn_attention_t *a);
 cudaError_t qn_cuda_prepare_decode(void);
 cudaError_t qn_cuda_prepare_prefill(void);
 

@@ -3,7 +3,7 @@
  *                    before it: the norms of q and k, their rotation, and the write of k and v to the cache.
  * State owned:       partial sums in the stream's workspace and the counters of splits that are done.
  * Must never:        combine splits in the order in which they end.
- * Read next:         attention.cuh (the arithmetic), fused.h.
+ * Read next:         attention.cuh (the arithmetic), fused.h; attention_resident.cu, for many sequences.
  *
  * Splits (Flash-Decoding, Dao et al. 2023): each block has unnormalised sums, best scores and totals of its positions.
  * Where a kv head's splits are one cluster, all of its blocks combine a part of the outputs each, out of each other's
@@ -493,10 +493,11 @@ size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads,
     return sizeof(float) * runs * kv_heads * divide_up(group, TILE_ROWS) * splits * rows * (head_dim + EXTRA);
 }
 
-cudaError_t qn_cuda_prepare_attention(void)
+cudaError_t qn_cuda_prepare_attention(qn_stream_t *stream)
 {
     cudaError_t error = qn_cuda_prepare_decode();
-    return error ? error : qn_cuda_prepare_prefill();
+    if (!error) error = qn_cuda_prepare_prefill();
+    return error || stream->capability < 90 ? error : qn_cuda_prepare_resident(stream);
 }
 
 /* How far to split. Deterministic: by length alone. Else: two blocks a processor are enough, but a long context among
@@ -532,7 +533,7 @@ static void start(qn_stream_t *stream, const qn_attention_t *a, const prologue_t
     });
 }
 
-extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
+extern "C" void qn_cuda_attention_splits(qn_stream_t *stream, const void *arguments)
 {
     const qn_attention_t *a = (const qn_attention_t *)arguments;
     if (!a->run_count) return;
@@ -542,7 +543,7 @@ extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *argume
         qn_cuda_attention_plain(stream, a);
 }
 
-extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments)
+extern "C" void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void *arguments)
 {
     const qn_decode_attention_t *f = (const qn_decode_attention_t *)arguments;
     const qn_attention_t *a = &f->attention;
@@ -570,5 +571,27 @@ extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *argume
     if (f->k_norm.x) qn_cuda_rmsnorm(stream, &f->k_norm);
     if (f->rope.angles) qn_cuda_rope(stream, &f->rope);
     qn_cuda_kv_write(stream, &f->write);
-    qn_cuda_attention_decode(stream, a);
+    qn_cuda_attention_splits(stream, a);
+}
+
+/* ---- the choice ---- */
+
+/* Splits of a few sequences are clusters at once, which fill and end sooner. In deterministic mode the choice may not
+ * go by the number of sequences. */
+static bool prefers_resident(const qn_stream_t *stream, const qn_attention_t *a)
+{
+    return qn_cuda_resident_fits(stream, a) &&
+           (stream->options.deterministic || a->run_count * a->kv.kv_heads > stream->processors);
+}
+
+extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
+{
+    bool resident = prefers_resident(stream, (const qn_attention_t *)arguments);
+    (resident ? qn_cuda_attention_resident : qn_cuda_attention_splits)(stream, arguments);
+}
+
+extern "C" void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments)
+{
+    bool resident = prefers_resident(stream, &((const qn_decode_attention_t *)arguments)->attention);
+    (resident ? qn_cuda_decode_attention_resident : qn_cuda_decode_attention_splits)(stream, arguments);
 }

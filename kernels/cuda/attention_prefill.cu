@@ -76,11 +76,23 @@ cudaError_t qn_cuda_prepare_prefill(void)
     return error;
 }
 
+/* By the shape of the model and the device alone: a row's bits must not depend on its chunk. */
 extern "C" void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments)
 {
     const qn_attention_t *a = (const qn_attention_t *)arguments;
+    if (qn_cuda_wide_fits(stream, a))
+        qn_cuda_attention_wgmma(stream, a);
+    else if (attention_fits(stream, a))
+        qn_cuda_attention_mma(stream, a);
+    else
+        qn_cuda_attention_plain(stream, a);
+}
+
+extern "C" void qn_cuda_attention_mma(qn_stream_t *stream, const void *arguments)
+{
+    const qn_attention_t *a = (const qn_attention_t *)arguments;
     if (!a->run_count) return;
-    if (!attention_fits(stream, a)) return qn_cuda_attention_plain(stream, a);
+    QN_ASSERT(attention_fits(stream, a));
     with_head_dim(a->kv.head_dim, [&](auto d) {
         using S = prefill_shape<d()>;
         qn_cuda_start(stream, "attention.prefill", attend_tiles<S>, BLOCKS<S> * stream->processors,

@@ -31,6 +31,8 @@ qn_err_t qn_cuda_stream_wait(qn_stream_t *stream);
 qn_err_t qn_cuda_stream_error(const qn_stream_t *stream);
 /* Whether this build holds code for device `device`. Failure: QN_ERR_DEVICE, QN_ERR_UNSUPPORTED. Any thread. */
 qn_err_t qn_cuda_check_device(int device);
+/* QN_ISA_ bits of device `device`; 0 where it cannot be asked. */
+uint32_t qn_cuda_isa(int device);
 /* "NVIDIA H200". Writes "" where the device cannot be asked. */
 void qn_cuda_device_name(int device, char *ret_name, size_t size);
 /* Multiprocessors of the stream's device. */
@@ -71,7 +73,9 @@ void qn_cuda_graph_destroy(qn_cuda_graph_t **graph);
 
 /* ---- implementations ---- */
 
-/* Returns view of the rows of this backend; names are "cuda" (the best that fits) and "reference" (the plain one). */
+/* Returns view of the rows of this backend; names are "cuda" (the best for the launch at hand), "reference" (the plain
+ * one), what "cuda" chooses from for decode attention, "splits" and "resident", and for prompts, "mma" and "wgmma" (bf16
+ * activations only). */
 const qn_kernel_t *qn_cuda_kernels(size_t *ret_count);
 
 void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments);
@@ -90,7 +94,13 @@ void qn_cuda_rope_angles(qn_stream_t *stream, const void *arguments);
 void qn_cuda_rope(qn_stream_t *stream, const void *arguments);
 void qn_cuda_kv_write(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_prefill(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_mma(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_wgmma(qn_stream_t *stream, const void *arguments);
+/* The shapes of the latter. */
+bool qn_cuda_wide_takes(uint32_t head_dim, uint32_t block_tokens);
 void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_splits(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_resident(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_activation(qn_stream_t *stream, const void *arguments);
 void qn_cuda_moe_route(qn_stream_t *stream, const void *arguments);
@@ -107,5 +117,9 @@ void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
+void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void *arguments);
+void qn_cuda_decode_attention_resident(qn_stream_t *stream, const void *arguments);
+/* The shapes that `resident` takes. */
+bool qn_cuda_resident_accepts(const qn_kernel_case_t *shape);
 
 #endif

@@ -46,6 +46,13 @@ extern "C" qn_err_t qn_cuda_check_device(int device)
     return QN_OK;
 }
 
+extern "C" uint32_t qn_cuda_isa(int device)
+{
+    int major = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return error == cudaSuccess && major >= 9 ? QN_ISA_SM90 : 0;
+}
+
 extern "C" void qn_cuda_device_name(int device, char *ret_name, size_t size)
 {
     cudaDeviceProp properties;
@@ -80,12 +87,14 @@ static void size_attention(qn_stream_t *stream)
     uint32_t splits = 256 / o->kv_heads;
     stream->splits_max = splits < 16 ? 16 : splits > QN_CUDA_SPLITS_MAX ? QN_CUDA_SPLITS_MAX : splits / 8 * 8;
     size_t partial = qn_cuda_attention_bytes(o->max_sequences, o->heads, o->kv_heads, o->head_dim, stream->splits_max);
+    size_t resident = qn_cuda_resident_bytes(stream);
     stream->workspace_bytes = partial > QN_CUDA_BLAS_BYTES ? partial : QN_CUDA_BLAS_BYTES;
+    if (resident > stream->workspace_bytes) stream->workspace_bytes = resident;
 }
 
 static cudaError_t make_buffers(qn_stream_t *stream)
 {
-    size_t counters = (size_t)stream->options.max_sequences * stream->options.heads * sizeof *stream->counters;
+    size_t counters = ((size_t)stream->options.max_sequences * stream->options.heads + 1) * sizeof *stream->counters;
     size_t ring = stream->options.staging_bytes ? stream->options.staging_bytes : RING_BYTES;
     stream->part_bytes = ring / QN_CUDA_RING_PARTS / RING_ALIGN * RING_ALIGN;
     cudaError_t error = cudaStreamCreateWithFlags(&stream->stream, cudaStreamNonBlocking);
@@ -101,9 +110,10 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     }
     if (!error) error = cudaEventCreateWithFlags(&stream->forked, cudaEventDisableTiming);
     if (!error) error = cudaMalloc((void **)&stream->side_workspaces, (QN_MATMUL_PARTS - 1) * QN_CUDA_BLAS_BYTES);
-    if (!error) error = qn_cuda_prepare_attention();
+    if (!error) error = qn_cuda_prepare_attention(stream);
     if (!error) error = qn_cuda_prepare_thin(stream);
     if (!error) error = qn_cuda_prepare_experts();
+    if (!error && stream->capability >= 90) error = qn_cuda_prepare_wide();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_logprobs();
     return error;

@@ -50,6 +50,7 @@ struct qn_stream {
     char *side_workspaces;
     bool rejoined;         /* the next launch follows several: it begins when all of them are done */
     qn_cuda_plan_t *plans; /* [QN_CUDA_PLANS] */
+    void *encode_map;      /* the driver's cuTensorMapEncodeTiled; from sm_90 on */
 };
 
 /* Keeps the first error and where it was found. */
@@ -61,7 +62,9 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 }
 
 /* Raise the shared memory limit of kernels that need more than 48 KiB. Called once per stream. */
-cudaError_t qn_cuda_prepare_attention(void);
+cudaError_t qn_cuda_prepare_attention(qn_stream_t *stream);
+/* After it; for devices of capability 9.0. */
+cudaError_t qn_cuda_prepare_wide(void);
 cudaError_t qn_cuda_prepare_thin(const qn_stream_t *stream);
 cudaError_t qn_cuda_prepare_experts(void);
 /* The same for rows of logits; for devices with clusters only. */
@@ -71,6 +74,15 @@ cudaError_t qn_cuda_prepare_logprobs(void);
 size_t qn_cuda_decode_shared(uint32_t head_dim);
 /* Workspace of one decode launch. */
 size_t qn_cuda_attention_bytes(uint32_t runs, uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t splits);
+
+/* attention_resident.cu: whether it takes this launch, its workspace, and the launch. `settled`: the tables, the runs and
+ * all of the cache but the rows of this step's tokens are as they will be read, whatever runs before. */
+bool qn_cuda_resident_fits(const qn_stream_t *stream, const qn_attention_t *a);
+size_t qn_cuda_resident_bytes(const qn_stream_t *stream);
+void qn_cuda_start_resident(qn_stream_t *stream, const qn_attention_t *a, bool settled);
+cudaError_t qn_cuda_prepare_resident(qn_stream_t *stream);
+/* attention_enter.cu: all of the launch but attention itself, for shapes that `resident` takes. */
+void qn_cuda_enter_attention(qn_stream_t *stream, const qn_decode_attention_t *f);
 
 /* How a kernel is launched. */
 typedef struct {

@@ -5,7 +5,7 @@
 #ifndef QN_KERNELS_CUDA_THIN_RING_CUH
 #define QN_KERNELS_CUDA_THIN_RING_CUH
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/barrier.cuh"
 
 #define SPLIT 8 /* warps that multiply */
 #define THREADS ((SPLIT + 1) * WARP)
@@ -18,33 +18,7 @@
 #define RING_HEAD 128 /* barriers */
 #define RING_BYTES(depth) ((depth) * STAGE_BYTES + RING_HEAD)
 
-/* ---- barriers ---- */
-
-static __device__ __forceinline__ void barrier_make(uint32_t barrier, uint32_t arrivals)
-{
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
-{
-    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" ::"r"(barrier) : "memory");
-}
-
-/* Until the phase of this parity is over. */
-static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
-                 "mbarrier.try_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}" ::"r"(barrier),
-                 "r"(parity)
-                 : "memory");
-#else
-    asm volatile("{\n\t.reg .pred over;\n\tagain:\n\t"
-                 "mbarrier.test_wait.parity.shared.b64 over, [%0], %1;\n\t@!over bra again;\n\t}" ::"r"(barrier),
-                 "r"(parity)
-                 : "memory");
-#endif
-}
+/* ---- the ring ---- */
 
 /* The warps that multiply; their lanes may come apart, as those do that wait for a stage. */
 static __device__ __forceinline__ void meet()
@@ -53,35 +27,12 @@ static __device__ __forceinline__ void meet()
     asm volatile("barrier.sync 1, %0;" ::"n"(SPLIT * WARP) : "memory");
 }
 
-#if __CUDA_ARCH__ >= 900
-static __device__ __forceinline__ void copy_row(uint32_t to, const char *from, uint32_t bytes, uint32_t barrier)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-#endif
-
-/* ---- the ring ---- */
-
 /* The weight rows of one tile: two runs of at most HALF rows that lie `stride` bytes apart. */
 typedef struct {
     const bf16 *from[2];
     uint32_t count[2];
     size_t stride;
 } rows_t;
-
-/* True in one lane of a whole warp; ptxas makes use of it that it is one. */
-static __device__ __forceinline__ bool elected()
-{
-#if __CUDA_ARCH__ >= 900
-    uint32_t yes;
-    asm volatile("{\n\t.reg .pred one;\n\telect.sync _|one, 0xffffffff;\n\tselp.u32 %0, 1, 0, one;\n\t}" : "=r"(yes));
-    return yes;
-#else
-    return threadIdx.x % WARP == 0;
-#endif
-}
 
 #if __CUDA_ARCH__ >= 900
 #define FULL_ARRIVALS 1
@@ -138,10 +89,7 @@ struct ring_t {
 #if __CUDA_ARCH__ >= 900
         /* One lane: a copy's operands are the warp's, and lanes with copies of their own would take turns. */
         if (elected()) {
-            asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}" ::"r"(
-                             barrier),
-                         "r"(bytes * (rows.count[0] + rows.count[1]))
-                         : "memory");
+            barrier_expect(barrier, bytes * (rows.count[0] + rows.count[1]));
 #pragma unroll 1
             for (uint32_t half = 0; half < 2; half++) {
                 const char *from = (const char *)((half ? rows.from[1] : rows.from[0]) + m);

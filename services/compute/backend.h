@@ -38,8 +38,9 @@ typedef struct {
     /* The activations' type between the layers for weights like `weights` (NULL: not known yet), by compute.activations.
      * Failure: QN_ERR_CONFIG, when this machine or these weights cannot do what it says. */
     qn_err_t (*choose_activations)(const char *choice, const qn_weight_t *weights, qn_scalar_t *ret_scalar);
-    /* Chooses by compute.kernels and compute.activations among what this machine can run; as qn_kernels_choose. */
-    qn_err_t (*choose_kernels)(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+    /* Chooses by compute.kernels and compute.activations among what this machine, or its device, can run; as
+     * qn_kernels_choose. */
+    qn_err_t (*choose_kernels)(const char *choice, const char *activations, const qn_kernel_case_t *shape, int device,
                                qn_kernel_set_t *ret_set);
     /* Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO, QN_ERR_DEVICE. */
     qn_err_t (*stream_create)(const backend_stream_options_t *options, qn_stream_t **ret_stream);

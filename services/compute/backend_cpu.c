@@ -54,9 +54,10 @@ static bool names_product(const char *choice, qn_op_t op)
 }
 
 /* What is asked for by name must be what compute.activations means: of two wishes none is dropped. */
-static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape, int device,
                                qn_kernel_set_t *ret_set)
 {
+    (void)device;
     static const char BF16[] = "matmul=avx512bf16,expert_matmul=avx512bf16";
     if (!asks_bf16(activations)) return qn_kernels_choose(choice, shape, qn_kernels_isa(), ret_set);
     qn_kernel_set_t dots, asked;

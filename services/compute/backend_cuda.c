@@ -31,13 +31,13 @@ static qn_err_t choose_activations(const char *choice, const qn_weight_t *weight
     return QN_OK;
 }
 
-static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape,
+static qn_err_t choose_kernels(const char *choice, const char *activations, const qn_kernel_case_t *shape, int device,
                                qn_kernel_set_t *ret_set)
 {
     (void)activations; /* the stream's: every kernel computes with them */
     size_t count;
     const qn_kernel_t *rows = qn_cuda_kernels(&count);
-    return qn_kernels_choose_from(rows, count, choice, shape, 0, ret_set);
+    return qn_kernels_choose_from(rows, count, choice, shape, qn_cuda_isa(device), ret_set);
 }
 
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)

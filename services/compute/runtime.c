@@ -6,7 +6,8 @@
 
 #include <stdlib.h>
 
-qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar)
+qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar,
+                                     qn_scalar_t activations)
 {
     return (qn_kernel_case_t){
         .heads = config->heads,
@@ -17,12 +18,14 @@ qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t b
         .vocab = config->vocab,
         .block_tokens = block_tokens,
         .kv_scalar = kv_scalar,
+        .activations = activations,
     };
 }
 
 static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
 {
-    qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar);
+    qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar,
+                                                 parts->limits.activations);
     backend_stream_options_t options = {.threads = parts->threads,
                                         .nice = parts->nice,
                                         .device = parts->device,
@@ -32,7 +35,8 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
                                         .max_sequences = parts->limits.max_sequences};
     step_worker_options_t worker = {.nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight};
     self->backend = parts->backend;
-    qn_err_t err = self->backend->choose_kernels(parts->kernels, parts->activations_asked, &shape, &self->kernels);
+    qn_err_t err =
+        self->backend->choose_kernels(parts->kernels, parts->activations_asked, &shape, parts->device, &self->kernels);
     if (!err) err = self->backend->stream_create(&options, &self->stream);
     if (err) return err;
     executor_parts_t executor = {

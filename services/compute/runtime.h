@@ -35,7 +35,8 @@ typedef struct {
 } runtime_t;
 
 /* What `model` asks of kernels. */
-qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar);
+qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t block_tokens, qn_scalar_t kv_scalar,
+                                     qn_scalar_t activations);
 /* Builds and starts all of it. Failure: that of the part that could not be made. Returns owned. */
 qn_err_t runtime_create(const runtime_parts_t *parts, runtime_t **ret_runtime);
 /* Waits for the step that runs. */

@@ -67,19 +67,16 @@ static void set_stat(compute_service_t *service, unsigned row, uint64_t value)
 /* Words in compute.kernels are checked at once; whether they suit the model shows when it is known. */
 static qn_err_t check_config(const qn_config_values_t *config, const backend_t **ret_backend)
 {
-    const qn_kernel_case_t any = {.heads = 1,
-                                  .kv_heads = 1,
-                                  .head_dim = 64,
-                                  .hidden = 64,
-                                  .intermediate = 64,
-                                  .vocab = 64,
-                                  .block_tokens = 16,
-                                  .kv_scalar = QN_SCALAR_F32};
+    qn_kernel_case_t any = {
+        .heads = 1, .kv_heads = 1, .head_dim = 64, .hidden = 64, .intermediate = 64, .vocab = 64, .block_tokens = 16};
     qn_kernel_set_t set;
-    qn_scalar_t scalar;
     qn_err_t err = backend_find(config, ret_backend);
-    if (!err) err = (*ret_backend)->choose_activations(config->compute.activations, NULL, &scalar);
-    return err ? err : (*ret_backend)->choose_kernels(config->compute.kernels, config->compute.activations, &any, &set);
+    const char *asked = config->compute.activations;
+    int device = (int)config->compute.device;
+    if (!err) err = (*ret_backend)->choose_activations(asked, NULL, &any.activations);
+    any.kv_scalar = any.activations;
+    if (!err) err = (*ret_backend)->choose_kernels(config->compute.kernels, asked, &any, device, &set);
+    return err;
 }
 
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)

@@ -171,7 +171,8 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     ENGINE_OK(scratch_measure(config, &engine->limits, &sizes));
     uint64_t block_bytes;
     ENGINE_OK(qn_model_kv_block_bytes(config, options.block_tokens, qn_scalar_bytes(options.kv_scalar), &block_bytes));
-    qn_kernel_case_t shape = runtime_kernel_case(config, options.block_tokens, options.kv_scalar);
+    qn_kernel_case_t shape =
+        runtime_kernel_case(config, options.block_tokens, options.kv_scalar, engine->limits.activations);
     executor_parts_t parts = {.backend = backend,
                               .deterministic = options.deterministic,
                               .model = engine->model,
@@ -191,7 +192,7 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
         ENGINE_OK(qn_kernels_choose(options.kernels, &shape, options.isa & qn_kernels_isa(), &parts.kernels));
     else
         ENGINE_OK(backend->choose_kernels(options.kernels, options.activations ? options.activations : "auto", &shape,
-                                          &parts.kernels));
+                                          0, &parts.kernels));
     backend_stream_options_t stream = {.threads = options.threads,
                                        .deterministic = options.deterministic,
                                        .shape = &shape,

@@ -46,6 +46,8 @@ unsigned check_fused(void);
 unsigned check_fill(void);
 unsigned check_memory(void);
 unsigned check_attention_bits(void);
+unsigned check_attention_named(void);
+unsigned check_attention_few(void);
 unsigned check_slots(void);
 unsigned check_logprobs(void);
 unsigned check_sampler(void);

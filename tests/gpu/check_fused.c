@@ -118,12 +118,23 @@ typedef struct {
     bool qk_norm, rope;
 } head_shape_t;
 
+typedef struct {
+    void (*fused)(qn_stream_t *, const void *), (*attention)(qn_stream_t *, const void *);
+    bool (*accepts)(const qn_kernel_case_t *); /* NULL: all */
+} kernel_pair_t;
+
+static const kernel_pair_t KERNELS[] = {
+    {qn_cuda_decode_attention, qn_cuda_attention_decode, NULL},
+    {qn_cuda_decode_attention_resident, qn_cuda_attention_resident, qn_cuda_resident_accepts},
+};
+
 static const head_shape_t HEADS[] = {
     {4, 4, 32, 16, 0, 0, false, true},    {32, 8, 64, 16, 0, 0, false, true},
     {14, 2, 64, 5, 70, 0, false, true},   {8, 8, 96, 32, 0, 0, true, true},
     {32, 8, 128, 16, 0, 0, true, true},   {28, 4, 128, 16, 129, 30, false, true},
     {20, 1, 128, 16, 0, 0, false, false}, {8, 4, 256, 16, 100, 50, true, true},
     {6, 3, 80, 16, 0, 0, true, true}, /* by its parts */
+    {14, 2, 64, 32, 70, 20, true, true},  {16, 2, 128, 64, 0, 0, false, false},
 };
 
 /* What both sides start from: launches get copies. */
@@ -205,18 +216,25 @@ static qn_decode_attention_t own_arrays(check_t *check, const attention_case_t *
     return a;
 }
 
-static void check_decode_attention(check_t *check, const head_shape_t *shape, uint32_t runs, const uint32_t *positions)
+static void check_decode_attention(check_t *check, const kernel_pair_t *kernels, const head_shape_t *shape,
+                                   uint32_t runs, const uint32_t *positions)
 {
     attention_case_t c = {0};
+    qn_kernel_case_t as_chosen = {.heads = shape->heads,
+                                  .kv_heads = shape->kv_heads,
+                                  .head_dim = shape->head_dim,
+                                  .block_tokens = shape->block_tokens,
+                                  .kv_scalar = QN_SCALAR_BF16};
+    if (kernels->accepts && !kernels->accepts(&as_chosen)) return;
     snprintf(check->label, sizeof check->label, "decode_attention H %u K %u D %u window %u, %u runs from %u",
              shape->heads, shape->kv_heads, shape->head_dim, shape->window, runs, positions[0]);
     make_case(check, shape, runs, positions, &c);
     qn_decode_attention_t fused = own_arrays(check, &c, shape->qk_norm), parts = own_arrays(check, &c, shape->qk_norm);
-    qn_cuda_decode_attention(check->gpu, &fused);
+    kernels->fused(check->gpu, &fused);
     if (shape->qk_norm) qn_cuda_rmsnorm(check->gpu, &parts.q_norm), qn_cuda_rmsnorm(check->gpu, &parts.k_norm);
     if (shape->rope) qn_cuda_rope(check->gpu, &parts.rope);
     qn_cuda_kv_write(check->gpu, &parts.write);
-    qn_cuda_attention_decode(check->gpu, &parts.attention);
+    kernels->attention(check->gpu, &parts.attention);
     must_ok(qn_cuda_stream_wait(check->gpu));
     same_outputs(check, fused.write.kv.data, parts.write.kv.data, c.cache_bytes);
     size_t row = (size_t)shape->heads * shape->head_dim * 2;
@@ -236,11 +254,12 @@ unsigned check_fused(void)
         check_t check = check_begin(deterministic ? "fused, deterministic" : "fused", QN_SCALAR_BF16, deterministic);
         for (unsigned i = 0; i < sizeof PRODUCTS / sizeof PRODUCTS[0]; i++)
             if (deterministic || PRODUCTS[i].tokens <= 8) check_norm_matmul(&check, &PRODUCTS[i]);
-        for (unsigned h = 0; h < sizeof HEADS / sizeof HEADS[0]; h++) {
-            for (unsigned i = 0; i < LENGTH_COUNT; i++)
-                check_decode_attention(&check, &HEADS[h], 1, &LENGTHS[i]);
-            check_decode_attention(&check, &HEADS[h], 4, LENGTHS);
-            check_decode_attention(&check, &HEADS[h], LENGTH_COUNT, LENGTHS);
+        for (unsigned i = 0; i < 2 * sizeof HEADS / sizeof HEADS[0]; i++) {
+            const head_shape_t *shape = &HEADS[i / 2];
+            for (unsigned l = 0; l < LENGTH_COUNT; l++)
+                check_decode_attention(&check, &KERNELS[i % 2], shape, 1, &LENGTHS[l]);
+            check_decode_attention(&check, &KERNELS[i % 2], shape, 4, LENGTHS);
+            check_decode_attention(&check, &KERNELS[i % 2], shape, LENGTH_COUNT, LENGTHS);
         }
         failures += check_end(&check);
     }

@@ -557,6 +557,8 @@ static const plain_check_t PLAIN[] = {
     {"memory", check_memory},
     {"matmul_bits", check_product_bits},
     {"attention_bits", check_attention_bits},
+    {"attention_named", check_attention_named},
+    {"attention_few", check_attention_few},
     {"slots", check_slots},
     {"logprobs", check_logprobs},
     {"sampler", check_sampler},

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks and times the CUDA backend on a machine with a GPU, from a prebuilt folder (make bundle) or from build/cuda.
 # usage: tests/gpu/run.sh [check|golden|kernels|time|sanitize|all] [FOLDER] [ARGUMENT...]; exits 1 when a check fails.
-# ARGUMENTs go to `quintet bench kernels` (--op matmul) or to time_kernels (matmul, step, load).
+# ARGUMENTs go to `quintet bench kernels` (--op matmul) or to time_kernels (matmul, attention, prompts, prefill, step, load).
 set -u
 what=${1:-all}
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -32,7 +32,7 @@ case $what in sanitize)
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"
         compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" matmul_bits attention_bits \
-            moe_bits slots logprobs sampler rope kv || status=1
+            attention_few moe_bits slots logprobs sampler rope kv || status=1
     done ;;
 esac
 case $what in kernels|all)

@@ -161,7 +161,9 @@ static void time_products(timing_t *timing, const model_shape_t *model, bool lib
     }
 }
 
-/* usage: time_kernels [matmul|thin|step|load]; thin: matmul without the library; step and load when nothing is named. */
+/* usage: time_kernels [matmul|thin|attention|few|prompts|prefill|step|load]; thin: matmul without the library; few:
+ * attention of 64 and 256 sequences; prompts: attention of prompts; prefill: of step; step and load when nothing is
+ * named. */
 int main(int argc, char **argv)
 {
     const char *only = argc > 1 ? argv[1] : "";
@@ -181,7 +183,10 @@ int main(int argc, char **argv)
         time_products(&timing, &LLAMA_8B, library);
         timing_free(&timing);
     }
+    if (strstr(only, "attention") || strstr(only, "few")) time_attention(strstr(only, "few") != NULL);
+    if (strstr(only, "prompts")) time_prompt_attention();
     if (!*only || strstr(only, "load")) time_load();
+    if (strstr(only, "prefill")) time_prefills();
     if (!*only || strstr(only, "step")) time_steps();
     return 0;
 }

@@ -266,11 +266,24 @@ static void launch_step(void *context, unsigned index)
                                             .ret_top = s->top});
 }
 
-static double weight_bytes(const model_shape_t *m)
+static double layer_weights(const model_shape_t *m)
 {
     double q = (double)m->heads * m->head_dim, kv = (double)m->kv_heads * m->head_dim;
-    return 2 * (m->layers * (m->hidden * (2 * q + 2 * kv) + 3.0 * m->hidden * m->intermediate) +
-                (double)m->hidden * m->vocab);
+    return m->layers * (m->hidden * (2 * q + 2 * kv) + 3.0 * m->hidden * m->intermediate);
+}
+
+static double head_weights(const model_shape_t *m) { return (double)m->hidden * m->vocab; }
+
+static double weight_bytes(const model_shape_t *m) { return 2 * (layer_weights(m) + head_weights(m)); }
+
+/* Of a step, as `quintet bench step` counts them: the head is for the last token of each run alone, and a token sees
+ * itself and those before it. */
+static double operations_of(const step_t *s)
+{
+    const model_shape_t *m = s->model;
+    double tokens = (double)s->runs * s->tokens, seen = s->length - (s->tokens - 1) / 2.0;
+    return 2 * (tokens * layer_weights(m) + s->runs * head_weights(m)) +
+           4.0 * m->layers * tokens * seen * m->heads * m->head_dim;
 }
 
 static void make_step(step_t *s, const model_shape_t *model, uint32_t runs, uint32_t length, uint32_t tokens)
@@ -300,13 +313,11 @@ static void time_manner(step_t *s, const char *note, manner_t manner)
     const model_shape_t *m = s->model;
     s->manner = manner;
     double us = timing_run(&s->timing, s->tokens > 1 ? 1 : 4, launch_step, s);
-    double kv = 4.0 * m->layers * s->runs * s->length * m->kv_heads * m->head_dim, tokens = s->runs * s->tokens;
+    double kv = 4.0 * m->layers * s->runs * s->length * m->kv_heads * m->head_dim;
     char shape[80];
     snprintf(shape, sizeof shape, "%s N %u len %u %s", m->name, s->runs, s->length, note);
-    double flop =
-        weight_bytes(m) * tokens + 2.0 * m->layers * tokens * (2.0 * s->length - s->tokens) * m->heads * m->head_dim;
     timing_print("step", shape, us, s->tokens == 1 ? weight_bytes(m) + kv : 0,
-                 s->tokens > 1 || s->runs >= 64 ? flop : 0);
+                 s->tokens > 1 || s->runs >= 64 ? operations_of(s) : 0);
 }
 
 /* What each launch of a layer adds, on average over six layers: a step is cut off after each. */
@@ -349,13 +360,25 @@ static void time_model(const model_shape_t *model)
         if (i == 0 || BATCHES[i] == 64) time_launches(&s, "parts", (manner_t){0});
         timing_free(&s.timing);
     }
+}
+
+static void time_prefill(const model_shape_t *model)
+{
+    static step_t s;
     make_step(&s, model, 1, 8192, 8192);
     time_manner(&s, "prefill", (manner_t){0});
     timing_free(&s.timing);
+}
+
+void time_prefills(void)
+{
+    time_prefill(&LLAMA_1B);
+    time_prefill(&LLAMA_8B);
 }
 
 void time_steps(void)
 {
     time_model(&LLAMA_1B);
     time_model(&LLAMA_8B);
+    time_prefills();
 }

@@ -27,9 +27,14 @@ double timing_run(timing_t *timing, unsigned launches, void (*launch)(void *cont
 /* `bytes` and `operations` of one launch; 0: not shown. */
 void timing_print(const char *op, const char *shape, double us, double bytes, double operations);
 
+/* Attention of prompts by itself (time_prompts.c). */
+void time_prompt_attention(void);
 /* From the page cache to the device, and weights made on it (time_load.c). */
 void time_load(void);
-/* Whole decode and prefill steps of both models (time_step.c). */
+/* Decode attention by itself (time_attention.c); `few`: the two batches that matter most. */
+void time_attention(bool few);
+/* Whole decode and prefill steps of both models; prefill alone (time_step.c). */
 void time_steps(void);
+void time_prefills(void);
 
 #endif

@@ -32,8 +32,8 @@ static void test_backend_cpu_auto_and_f32_choose_the_same_kernels(void **state)
     qn_kernel_set_t best, by_auto, by_f32;
     qn_scalar_t scalar = QN_SCALAR_BF16;
     assert_int_equal(qn_kernels_choose("", &SHAPE, qn_kernels_isa(), &best), QN_OK);
-    assert_int_equal(cpu->choose_kernels("", "auto", &SHAPE, &by_auto), QN_OK);
-    assert_int_equal(cpu->choose_kernels("", "f32", &SHAPE, &by_f32), QN_OK);
+    assert_int_equal(cpu->choose_kernels("", "auto", &SHAPE, 0, &by_auto), QN_OK);
+    assert_int_equal(cpu->choose_kernels("", "f32", &SHAPE, 0, &by_f32), QN_OK);
     assert_memory_equal(&best, &by_auto, sizeof best);
     assert_memory_equal(&best, &by_f32, sizeof best);
     assert_string_not_equal(best.chosen[QN_OP_MATMUL]->name, "avx512bf16"); /* the same bytes on every CPU */
@@ -55,7 +55,7 @@ static void test_backend_cpu_bf16_chooses_the_dot_products_or_is_refused(void **
     assert_int_equal(cpu->choose_activations("bf16", NULL, &scalar), QN_OK);
     assert_int_equal(cpu->choose_activations("bf16", &BF16_PANELS, &scalar), QN_OK);
     assert_int_equal(scalar, QN_SCALAR_F32); /* between the layers */
-    assert_int_equal(cpu->choose_kernels("", "bf16", &SHAPE, &set), QN_OK);
+    assert_int_equal(cpu->choose_kernels("", "bf16", &SHAPE, 0, &set), QN_OK);
     assert_int_equal(qn_kernels_choose("", &SHAPE, qn_kernels_isa(), &best), QN_OK);
     for (unsigned op = 0; op < QN_OP_COUNT; op++) {
         if (op == QN_OP_MATMUL || op == QN_OP_EXPERT_MATMUL)
@@ -65,7 +65,7 @@ static void test_backend_cpu_bf16_chooses_the_dot_products_or_is_refused(void **
         else
             assert_ptr_equal(set.chosen[op], best.chosen[op]);
     }
-    assert_int_equal(cpu->choose_kernels("rope=reference,matmul=avx512bf16", "bf16", &SHAPE, &set), QN_OK);
+    assert_int_equal(cpu->choose_kernels("rope=reference,matmul=avx512bf16", "bf16", &SHAPE, 0, &set), QN_OK);
     assert_string_equal(set.chosen[QN_OP_ROPE]->name, "reference");
 }
 
@@ -85,7 +85,7 @@ static void test_backend_cpu_bf16_is_never_dropped_silently(void **state)
     qn_kernel_set_t set;
     for (size_t i = 0; i < 4; i++) {
         assert_int_equal(backend_cpu()->choose_activations("bf16", &OTHERS[i], &scalar), QN_ERR_CONFIG);
-        assert_int_equal(backend_cpu()->choose_kernels(KERNELS[i], "bf16", &SHAPE, &set), QN_ERR_CONFIG);
+        assert_int_equal(backend_cpu()->choose_kernels(KERNELS[i], "bf16", &SHAPE, 0, &set), QN_ERR_CONFIG);
         assert_non_null(strstr(qn_err_text(), "compute."));
     }
 }

@@ -79,7 +79,7 @@ static void test_registry_wrong_words_are_refused_with_a_remedy(void **state)
         {"matmul", QN_ISA_AVX2, 4, "op=name"},
         {"referense", QN_ISA_AVX2, 4, "op=name"},
         {"matmul=avx512", QN_ISA_AVX2, 4, "cannot run"},
-        {"attention.decode=avx2", QN_ISA_AVX2, 4096, "4096 heads, head_dim 64"},
+        {"attention.decode=avx2", QN_ISA_AVX2, 4096, "4096 heads of 64, blocks of 16 tokens"},
         {"=avx2", QN_ISA_AVX2, 4, "no operation"},
         {"matmul=avx2,,", QN_ISA_AVX2, 4, "op=name"},
         {"matmul=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", QN_ISA_AVX2, 4, "too long"},

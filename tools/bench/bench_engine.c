@@ -154,16 +154,24 @@ static qn_scalar_t kv_scalar(const qn_config_values_t *config)
     return qn_config_kv_is_bf16(config) ? QN_SCALAR_BF16 : QN_SCALAR_F32;
 }
 
+/* KV blocks of a sequence. */
+static uint32_t blocks_of(const bench_engine_t *engine, uint32_t block_tokens, uint32_t slot)
+{
+    uint32_t length = slot ? engine->size.others_len : engine->size.model_len;
+    return (length + block_tokens - 1) / block_tokens;
+}
+
 static qn_err_t make_kv(bench_engine_t *engine, const qn_config_values_t *config)
 {
     const qn_model_config_t *model = &engine->directory->config;
     uint32_t block_tokens = (uint32_t)config->memory.block_tokens;
-    uint64_t blocks = (uint64_t)(engine->size.model_len + block_tokens - 1) / block_tokens * engine->size.sequences;
+    uint64_t others = (uint64_t)blocks_of(engine, block_tokens, 1) * (engine->size.sequences - 1);
+    uint64_t blocks = blocks_of(engine, block_tokens, 0) + others;
     qn_scalar_t scalar = kv_scalar(config);
     uint64_t block_bytes = 0, bytes = 0;
     qn_err_t err = qn_model_kv_block_bytes(model, block_tokens, qn_scalar_bytes(scalar), &block_bytes);
     if (!err && (blocks > UINT32_MAX || __builtin_mul_overflow(block_bytes, blocks, &bytes)))
-        err = qn_fail(QN_ERR_LIMIT, "%u sequences of %u tokens are too much KV cache", engine->size.sequences,
+        err = qn_fail(QN_ERR_LIMIT, "%u sequences of up to %u tokens are too much KV cache", engine->size.sequences,
                       engine->size.model_len);
     if (!err) err = make_region(engine, REGION_KV, bytes);
     if (err) return err;
@@ -192,19 +200,26 @@ static qn_err_t make_scratch(bench_engine_t *engine)
     return err;
 }
 
-/* Before anything is loaded: a wrong compute.kernels should not take minutes to be told. */
-static qn_err_t check_kernels(bench_engine_t *engine, const qn_config_values_t *config)
+static qn_kernel_case_t kernel_case(const bench_engine_t *engine, const qn_config_values_t *config)
 {
-    qn_kernel_case_t shape =
-        runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config));
-    return engine->backend->choose_kernels(config->compute.kernels, config->compute.activations, &shape,
+    return runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config),
+                               engine->activations);
+}
+
+/* For weights like these, or NULL before anything is loaded: a wrong compute.kernels should not take minutes to be
+ * told. */
+static qn_err_t choose_kernels(bench_engine_t *engine, const qn_config_values_t *config, const qn_weight_t *weights)
+{
+    qn_err_t err = engine->backend->choose_activations(config->compute.activations, weights, &engine->activations);
+    if (err) return err;
+    qn_kernel_case_t shape = kernel_case(engine, config);
+    return engine->backend->choose_kernels(config->compute.kernels, config->compute.activations, &shape, engine->device,
                                            &engine->kernels);
 }
 
 static qn_err_t make_stream(bench_engine_t *engine, const qn_config_values_t *config)
 {
-    qn_kernel_case_t shape =
-        runtime_kernel_case(&engine->directory->config, (uint32_t)config->memory.block_tokens, kv_scalar(config));
+    qn_kernel_case_t shape = kernel_case(engine, config);
     backend_stream_options_t options = {.threads = (uint32_t)config->compute.threads,
                                         .device = engine->device,
                                         .activations = engine->activations,
@@ -260,13 +275,10 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
     if (!err && engine->size.model_len > engine->directory->config.max_positions)
         err = qn_fail(QN_ERR_LIMIT, "%u positions are more than the %u of %s", engine->size.model_len,
                       engine->directory->config.max_positions, engine->directory->id);
-    if (!err) err = check_kernels(engine, config);
+    if (!err) err = choose_kernels(engine, config, NULL);
     if (!err) err = load_weights(engine, config);
     if (!err) err = bind_model(engine);
-    if (!err)
-        err = engine->backend->choose_activations(config->compute.activations,
-                                                  &engine->model->layers[0].weights[QN_TENSOR_OUTPUT],
-                                                  &engine->activations);
+    if (!err) err = choose_kernels(engine, config, &engine->model->layers[0].weights[QN_TENSOR_OUTPUT]);
     if (!err) err = make_stream(engine, config);
     engine->load_s = (double)(qn_clock_now_ns() - begin_ns) * 1e-9;
     if (!err) err = make_kv(engine, config);
@@ -279,7 +291,8 @@ static qn_err_t open_all(bench_engine_t *engine, const qn_config_values_t *confi
 qn_err_t bench_engine_open(const qn_config_values_t *config, bench_engine_size_t size, bench_engine_t **ret_engine)
 {
     QN_ASSERT(size.sequences >= 1 && size.sequences <= QN_SLOTS_MAX && size.step_tokens >= size.sequences &&
-              size.step_tokens <= QN_STEP_TOKENS_MAX && size.model_len <= QN_PROMPT_TOKENS_MAX);
+              size.step_tokens <= QN_STEP_TOKENS_MAX && size.model_len <= QN_PROMPT_TOKENS_MAX &&
+              size.others_len <= size.model_len);
     const backend_t *backend;
     qn_err_t err = backend_find(config, &backend);
     if (err) return err;
@@ -336,9 +349,10 @@ void bench_engine_start(bench_engine_t *engine, uint32_t slot, uint32_t prompt_t
                                                      .slot = slot,
                                                      .prompt_tokens = prompt_tokens,
                                                      .sampling = {.top_p = 1, .repetition_penalty = 1}};
-    uint32_t table = engine->limits.table_blocks;
-    for (uint32_t i = 0; i < table; i++)
-        engine->blocks[engine->block_count++] = (qn_table_entry_t){slot, i, slot * table + i};
+    uint32_t block_tokens = engine->limits.block_tokens, count = blocks_of(engine, block_tokens, slot);
+    uint32_t first = slot ? blocks_of(engine, block_tokens, 0) + (slot - 1) * count : 0;
+    for (uint32_t i = 0; i < count; i++)
+        engine->blocks[engine->block_count++] = (qn_table_entry_t){slot, i, first + i};
 }
 
 void bench_engine_retire(bench_engine_t *engine, uint32_t slot)

@@ -2,7 +2,7 @@
  * run, and sequences stepped by hand. What it does to weights, KV and kernels is what a configuration says
  * (model.*, memory.*, compute.*), through the services' own code.
  *
- * Sequence s lives in slot s, with KV blocks of its own for `model_len` positions. */
+ * Sequence s lives in slot s, with KV blocks of its own. */
 #ifndef QUINTET_TOOLS_BENCH_ENGINE_H
 #define QUINTET_TOOLS_BENCH_ENGINE_H
 
@@ -20,7 +20,8 @@ typedef struct bench_engine bench_engine_t;
 typedef struct {
     uint32_t sequences;   /* at once, 1 .. QN_SLOTS_MAX */
     uint32_t step_tokens; /* of one step, at least `sequences`, at most QN_STEP_TOKENS_MAX */
-    uint32_t model_len;   /* positions of a sequence, at most QN_PROMPT_TOKENS_MAX */
+    uint32_t model_len;   /* positions of sequence 0, at most QN_PROMPT_TOKENS_MAX */
+    uint32_t others_len;  /* of each of the others, at most model_len */
 } bench_engine_size_t;
 
 /* One sequence's tokens in a step. `ids` NULL: one token, the one that was sampled last. */

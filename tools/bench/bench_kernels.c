@@ -136,7 +136,7 @@ static qn_err_t run_kernel(bench_t *b, const kernel_case_t *made, const qn_kerne
 static bool is_wanted(const bench_t *b, const kernel_case_t *made, const qn_kernel_t *kernel)
 {
     const char *asked = b->options->kernel;
-    bool runs_here = !(kernel->isa & ~qn_kernels_isa()) && (!kernel->accepts || kernel->accepts(&made->needs));
+    bool runs_here = !(kernel->isa & ~b->info->isa) && (!kernel->accepts || kernel->accepts(&made->needs));
     if (kernel->op != made->op || !runs_here) return false;
     if (asked) return strcmp(asked, kernel->name) == 0;
     double most = b->info->device ? REFERENCE_OPERATIONS_MAX_DEVICE : REFERENCE_OPERATIONS_MAX;

@@ -224,7 +224,8 @@ static qn_err_t run_engines(const options_t *options, const qn_config_values_t *
 {
     bench_engine_size_t size = {.sequences = corpus->sequences,
                                 .step_tokens = corpus->sequences,
-                                .model_len = corpus->length};
+                                .model_len = corpus->length,
+                                .others_len = corpus->length};
     bench_engine_t *engines[2] = {NULL, NULL};
     tally_t tally = {.kl = calloc((size_t)corpus->sequences * corpus->length, sizeof(double))};
     qn_err_t err = tally.kl ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the divergences");

@@ -49,7 +49,8 @@ static void add_step(series_t *series, const step_result_t *result)
     figure_t *figure = series->figure;
     if (figure->steps == BENCH_ROUNDS_MAX) return;
     series->taken[figure->steps++] = (double)(result->end_ns - result->begin_ns) * 1e-9;
-    series->gaps[figure->steps - 1] = (double)(result->begin_ns - series->end_ns) * 1e-9;
+    uint64_t gap_ns = result->begin_ns > series->end_ns ? result->begin_ns - series->end_ns : 0; /* they may overlap */
+    series->gaps[figure->steps - 1] = (double)gap_ns * 1e-9;
     figure->parts.input_ns += result->times.input_ns;
     figure->parts.attention_ns += result->times.attention_ns;
     figure->parts.mlp_ns += result->times.mlp_ns;
@@ -297,7 +298,8 @@ static qn_err_t run(const options_t *options, const qn_config_values_t *config)
     }
     bench_engine_size_t size = {.sequences = batch,
                                 .step_tokens = prefill > batch ? prefill : batch,
-                                .model_len = length > prefill ? length : prefill};
+                                .model_len = length > prefill ? length : prefill,
+                                .others_len = length};
     machine_speed_t speed, after;
     bench_engine_t *engine = NULL;
     size_t count = 0;

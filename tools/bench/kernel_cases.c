@@ -198,7 +198,8 @@ qn_err_t kernel_case_make(size_t index, const kernel_case_target_t *target, kern
                                           .intermediate = m->intermediate,
                                           .vocab = m->vocab,
                                           .block_tokens = CASE_BLOCK_TOKENS,
-                                          .kv_scalar = row->scalar == QN_SCALAR_BF16 ? QN_SCALAR_BF16 : QN_SCALAR_F32}};
+                                          .kv_scalar = row->scalar == QN_SCALAR_BF16 ? QN_SCALAR_BF16 : QN_SCALAR_F32,
+                                          .activations = target->activations}};
     describe(ret_case, row);
     row->make(ret_case, row);
     return ret_case->no_memory ? qn_fail(QN_ERR_NO_MEMORY, "no memory for %s %s", qn_op_name(row->op), ret_case->shape)

@@ -42,15 +42,18 @@ struct kernel_runner {
 
 /* ---- the runner ---- */
 
-static void list_kernels(kernel_runner_info_t *info)
+static void list_kernels(int device, kernel_runner_info_t *info)
 {
+    (void)device;
 #ifdef QN_CUDA
     if (info->device) {
         info->kernels = qn_cuda_kernels(&info->kernel_count);
+        info->isa = qn_cuda_isa(device);
         return;
     }
 #endif
     info->kernels = qn_kernels(&info->kernel_count);
+    info->isa = qn_kernels_isa();
 }
 
 static qn_err_t open_device(kernel_runner_t *r)
@@ -86,7 +89,7 @@ qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **
     r->device = (int)config->compute.device;
     r->info.device = !backend->synchronous;
     err = backend->choose_activations(config->compute.activations, NULL, &r->info.activations);
-    list_kernels(&r->info);
+    list_kernels(r->device, &r->info);
     if (!err) err = qn_kernels_choose("reference", &ANY, 0, &r->exact);
     if (!err)
         err = qn_stream_create(&(qn_stream_options_t){.threads = (uint32_t)config->compute.threads}, &r->host_stream);

@@ -13,6 +13,7 @@ typedef struct kernel_runner kernel_runner_t;
 typedef struct {
     const qn_kernel_t *kernels; /* all of this backend; view */
     size_t kernel_count;
+    uint32_t isa; /* of the machine or the device */
     bool device;
     qn_scalar_t activations;
     char device_name[64]; /* "NVIDIA H200"; of a device */

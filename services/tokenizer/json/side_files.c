@@ -109,7 +109,7 @@ static void remake_spaces(const side_files_t *side, bool prefix, json_t **normal
         json_array_append_new(decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1,
                                                   "stop", 0));
     replace(decoder, json_pack("{s:s, s:o}", "type", "Sequence", "decoders", decoders));
-    if (legacy && json_is_false(legacy)) {
+    if (json_is_false(legacy)) {
         json_decref(to_underscore);
         replace(normalizer, json_null());
         replace(pretokenizer, json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "▁",
