@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from engine import BUILD, Engine
+from engine import BUILD, SLOW, Engine
 
 POISON = 4000
 TOKENS = 60
@@ -95,6 +95,14 @@ def test_quarantine_takes_no_kill_from_outside_for_a_crash(undisturbed, point):
         streams, (status, reply) = run_beside(engine, lambda: ask(engine, poisoned()))
         assert streams == undisturbed and status == 200
         assert engine.fired() == [point] * 3
+        assert records(engine) == []
+
+
+def test_quarantine_takes_no_watchdog_for_a_crash():
+    with Engine(failpoints=f"scheduler.before_plan@{POISON}:1:hang:2", up__watchdog_seconds=2 * SLOW) as engine:
+        assert ask(engine, poisoned())[0] == 200
+        assert engine.fired() == ["scheduler.before_plan"] * 2
+        assert engine.log_path.read_text(errors="replace").count("scheduler was killed by SIGABRT") == 2
         assert records(engine) == []
 
 
