@@ -576,12 +576,13 @@ extern "C" void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void 
 
 /* ---- the choice ---- */
 
-/* Splits of a few sequences are clusters at once, which fill and end sooner. In deterministic mode the choice may not
- * go by the number of sequences. */
+/* One kernel for every number of sequences in deterministic mode, where the choice may not go by it: the one that is
+ * faster for many. Otherwise splits: in a step of one size the resident grid wins from 32 sequences on, but under a load of
+ * mixed lengths, whose steps are filled up to a graph's size with runs of the null slot, the whole engine was slower with
+ * it (kernels/README.md). */
 static bool prefers_resident(const qn_stream_t *stream, const qn_attention_t *a)
 {
-    return qn_cuda_resident_fits(stream, a) &&
-           (stream->options.deterministic || a->run_count * a->kv.kv_heads > stream->processors);
+    return stream->options.deterministic && qn_cuda_resident_fits(stream, a);
 }
 
 extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)
