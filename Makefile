@@ -281,7 +281,8 @@ install: all ## install into $(DESTDIR)$(PREFIX) with units and /etc/quintet/con
 	[ -e $(DESTDIR)$(SYSCONFDIR)/quintet/config.yaml ] || \
 		install -m 644 config.yaml $(DESTDIR)$(SYSCONFDIR)/quintet/config.yaml
 	cp -r deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.service.d $(DESTDIR)$(UNITS)/
-	sed -i 's|/usr/local/|$(PREFIX)/|g; s|/etc/|$(SYSCONFDIR)/|g' $(DESTDIR)$(UNITS)/quintet-*.service
+	sed -i 's|/usr/local/|$(PREFIX)/|g; s|/etc/|$(SYSCONFDIR)/|g' $(DESTDIR)$(UNITS)/quintet-*.service \
+		$(DESTDIR)$(UNITS)/quintet-.service.d/*.conf
 	install -m 644 deploy/systemd/quintet.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/quintet.conf
 	@[ -n "$(DESTDIR)" ] || deploy/systemd/activate.sh $(PREFIX)
 

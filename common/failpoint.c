@@ -35,6 +35,7 @@ static const struct {
     [QN_FAILPOINT_TOKENIZER_BEFORE_ENCODE] = {"tokenizer.before_encode", KNOWS_TEXT},
     [QN_FAILPOINT_TOKENIZER_AFTER_ENCODE] = {"tokenizer.after_encode", KNOWS_IDS},
     [QN_FAILPOINT_TOKENIZER_BEFORE_TOKENS] = {"tokenizer.before_tokens", KNOWS_NOTHING},
+    [QN_FAILPOINT_TOKENIZER_TOKEN] = {"tokenizer.token", KNOWS_IDS},
     [QN_FAILPOINT_SCHEDULER_SUBMIT] = {"scheduler.submit", KNOWS_IDS},
     [QN_FAILPOINT_SCHEDULER_BEFORE_PLAN] = {"scheduler.before_plan", KNOWS_IDS},
     [QN_FAILPOINT_SCHEDULER_AFTER_PLAN] = {"scheduler.after_plan", KNOWS_IDS},

@@ -26,6 +26,7 @@ static const command_t commands[] = {
     {"config", cmd_config, "show configuration keys, values and where they come from"},
     {"bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers"},
     {"doctor", cmd_doctor, "check this machine and installation"},
+    {"note-crash", cmd_note_crash, "note how a service ended, for systemd"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
 

@@ -26,12 +26,14 @@ static void run_body(work_t *work)
     body_t *body = (body_t *)work;
     const char *text = body->text.bytes ? body->text.data : "";
     size_t bytes = body->text.bytes;
+    qn_in_hand_take_beside(body->beside, body->hand_key);
     if (generates(body->route)) {
         generation_api_t api = body->route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
         body->good = generation_parse(api, text, bytes, &body->limits, &body->generation, &body->error);
     } else {
         body->good = query_body_parse(body->route, text, bytes, &body->limits, &body->query, &body->error);
     }
+    qn_in_hand_take_beside(body->beside, 0);
     reply_buffer_fini(&body->text);
     if (bytes > TRIM_BYTES) malloc_trim(0);
 }
@@ -64,6 +66,7 @@ void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t r
     body_t *body = calloc(1, sizeof *body);
     QN_ASSERT(body != NULL);
     *body = (body_t){.work.run = run_body, .request = request, .route = route, .limits = *limits};
+    body->hand_key = qn_in_hand_now(frontend->hand);
     snprintf(body->model, sizeof body->model, "%s", limits->model);
     if (limits->eos_id_count) memcpy(body->eos_ids, limits->eos_ids, limits->eos_id_count * sizeof *limits->eos_ids);
     body->limits.model = body->model; /* what memory says of the model may change meanwhile */
@@ -78,6 +81,7 @@ void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t r
         return;
     }
     if (body->text.bytes > BODY_INLINE_BYTES) {
+        body->beside = frontend->hand;
         body->waiting_bytes = body->text.bytes;
         frontend->waiting_bytes += body->waiting_bytes;
         worker_give(frontend->worker, &body->work);
@@ -101,7 +105,9 @@ bool frontend_forget_body(frontend_t *frontend, const http_request_t *request)
 
 typedef struct {
     work_t work;
-    uint64_t id; /* of the query */
+    uint64_t id;          /* of the query */
+    uint64_t hand_key;    /* of its body, see in_hand.h */
+    qn_in_hand_t *beside; /* borrowed */
     bool with_pieces;
     uint32_t max_model_len, id_count;
     uint32_t *ids;
@@ -115,6 +121,7 @@ static void run_reply(work_t *work)
     token_reply_t *reply = (token_reply_t *)work;
     token_log_t tokens = {0};
     size_t offset = 0;
+    qn_in_hand_take_beside(reply->beside, reply->hand_key);
     for (uint32_t i = 0; i < reply->id_count; i++) {
         uint16_t bytes = reply->piece_bytes ? reply->piece_bytes[i] : 0;
         token_log_add(&tokens, reply->ids[i], 0, 0, bytes ? (const uint8_t *)reply->pieces + offset : NULL, bytes);
@@ -122,6 +129,7 @@ static void run_reply(work_t *work)
     }
     reply_query_tokens(&tokens, reply->max_model_len, reply->with_pieces, &reply->body);
     token_log_fini(&tokens);
+    qn_in_hand_take_beside(reply->beside, 0);
     malloc_trim(0);
 }
 
@@ -144,11 +152,14 @@ static void *copy_of(const void *data, size_t bytes)
 
 void frontend_write_tokens(frontend_t *frontend, const qn_tokenized_t *message, bool with_pieces)
 {
+    reference_t found = request_table_find(frontend->table, message->head.request);
     token_reply_t *reply = calloc(1, sizeof *reply);
     QN_ASSERT(reply != NULL);
     *reply = (token_reply_t){
         .work.run = run_reply,
         .id = message->head.request,
+        .hand_key = found.exchange ? found.exchange->hand_key : 0,
+        .beside = frontend->hand,
         .with_pieces = with_pieces,
         .max_model_len = frontend->model.max_model_len,
         .id_count = message->ids_count,
@@ -176,10 +187,15 @@ static void finish_reply(frontend_t *frontend, token_reply_t *reply)
 void frontend_take_work(frontend_t *frontend)
 {
     for (work_t *work; (work = worker_take(frontend->worker));) {
-        if (work->run == run_body)
+        uint64_t before = qn_in_hand_now(frontend->hand);
+        if (work->run == run_body) {
+            qn_in_hand_take(frontend->hand, ((body_t *)work)->hand_key);
             finish_body(frontend, (body_t *)work);
-        else
+        } else {
+            qn_in_hand_take(frontend->hand, ((token_reply_t *)work)->hand_key);
             finish_reply(frontend, (token_reply_t *)work);
+        }
+        qn_in_hand_take(frontend->hand, before);
     }
 }
 

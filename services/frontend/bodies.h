@@ -3,6 +3,7 @@
 #ifndef QN_FRONTEND_BODIES_H
 #define QN_FRONTEND_BODIES_H
 
+#include "common/daemon/in_hand.h"
 #include "services/frontend/request/query_body.h"
 #include "services/frontend/worker.h"
 
@@ -16,6 +17,8 @@ typedef struct body {
     struct body *previous, *next; /* in frontend_t.bodies */
     void *request;                /* the http_request_t that waits; NULL: the client left */
     route_t route;
+    uint64_t hand_key;    /* see in_hand.h */
+    qn_in_hand_t *beside; /* told by the worker's thread; NULL: it is parsed within the turn. Borrowed */
     reply_buffer_t text;
     size_t waiting_bytes;       /* of `text`, as counted in frontend_t.waiting_bytes */
     generation_limits_t limits; /* with what it points to: */

@@ -322,7 +322,9 @@ bool frontend_look(frontend_t *frontend, uint64_t now_ns)
     bool any = false;
     exchange_t *exchange;
     while ((exchange = request_table_take_dirty(frontend->table))) {
+        uint64_t before = qn_in_hand_take(frontend->hand, exchange->hand_key);
         look(frontend, exchange, now_ns);
+        qn_in_hand_take(frontend->hand, before);
         any = true;
     }
     return any;

@@ -7,6 +7,7 @@
 #define QN_FRONTEND_FRONTEND_H
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
 #include "services/frontend/http/http_server.h"
 #include "services/frontend/reply/reply_query.h"
@@ -69,6 +70,7 @@ typedef struct {
 typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
+    qn_in_hand_t *hand; /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
     worker_t *worker;
     body_t *bodies;         /* being parsed */

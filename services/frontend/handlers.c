@@ -76,6 +76,7 @@ static void take_delta(frontend_t *frontend, const qn_text_delta_t *message, con
         return;
     }
     choice_t *choice = &found.exchange->choices[found.index];
+    qn_in_hand_take(frontend->hand, found.exchange->hand_key);
     if ((uint64_t)delta->text_offset + delta->text_bytes > message->text.bytes) {
         bad_message("TextDelta", "a delta points outside the text");
         return;
@@ -147,6 +148,7 @@ static void handle_text_delta(void *state, qn_peer_t from, const void *message)
     }
     for (uint32_t i = 0; i < delta->deltas_count; i++)
         take_delta(frontend, delta, &delta->deltas[i], offsets);
+    qn_in_hand_take(frontend->hand, 0);
     for (uint32_t i = 0; i < delta->timelines_count; i++)
         take_timeline(frontend, &delta->timelines[i]);
     for (uint32_t i = 0; i < delta->ends_count; i++)

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "common/failpoint.h"
+#include "common/watch/quarantine.h"
 #include "services/frontend/handlers.h"
 
 #define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
@@ -140,6 +141,7 @@ static generation_limits_t limits_of(const frontend_t *frontend)
 static void attach(frontend_t *frontend, exchange_t *exchange, http_request_t *request)
 {
     exchange->connection = request;
+    exchange->hand_key = qn_in_hand_now(frontend->hand);
     exchange->received_ns = qn_clock_now_ns();
     exchange->created_s = (int64_t)time(NULL);
     exchange->research = frontend_wants_research(frontend, request);
@@ -317,9 +319,8 @@ static void route_body(frontend_t *frontend, http_request_t *request, route_t ro
     frontend_take_body(frontend, request, route, &limits);
 }
 
-void frontend_request(void *context, http_request_t *request)
+static void take_request(frontend_t *frontend, http_request_t *request)
 {
-    frontend_t *frontend = context;
     router_match_t match;
     router_outcome_t outcome = router_find(http_request_method(request), http_request_path(request), &match);
     /* Generation may take its id from the body: attach() makes it. */
@@ -343,4 +344,38 @@ void frontend_request(void *context, http_request_t *request)
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
     default: frontend_status_route(frontend, request, &match);
     }
+}
+
+/* Of a body and where it was sent to; 0 without a body. */
+static uint64_t key_of(const http_request_t *request)
+{
+    size_t bytes;
+    const char *path = http_request_path(request), *body = http_request_body(request, &bytes);
+    return bytes > 0 ? qn_in_hand_key(qn_in_hand_key(0, path, strlen(path)), body, bytes) : 0;
+}
+
+/* A body that made the frontend crash twice: refused, and kept. */
+static bool refuse_known(frontend_t *frontend, http_request_t *request, uint64_t key)
+{
+    http_error_t error;
+    size_t bytes;
+    const char *path = http_request_path(request), *body = http_request_body(request, &bytes);
+    if (!qn_in_hand_refuses(frontend->hand, key)) return false;
+    qn_in_hand_record(frontend->hand, key,
+                      json_pack("{s:o,s:o}", "path", qn_quarantine_text(path, strlen(path)), "body",
+                                qn_quarantine_text(body, bytes)));
+    http_error_set(&error, 500, NULL, "%s", QN_IN_HAND_TEXT);
+    make_id(frontend, request);
+    frontend_reply_error(frontend, request, ROUTE_NONE, &error);
+    return true;
+}
+
+void frontend_request(void *context, http_request_t *request)
+{
+    frontend_t *frontend = context;
+    uint64_t key = key_of(request);
+    if (refuse_known(frontend, request, key)) return;
+    uint64_t before = qn_in_hand_take(frontend->hand, key);
+    take_request(frontend, request);
+    qn_in_hand_take(frontend->hand, before);
 }

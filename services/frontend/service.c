@@ -195,6 +195,7 @@ static void service_fini(void **state)
     worker_destroy(&frontend->worker);
     http_server_destroy(&frontend->http, STOP_LINGER_MS);
     request_table_destroy(&frontend->table);
+    qn_in_hand_close(&frontend->hand);
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
     free(frontend->cancels);
@@ -219,7 +220,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     name_model(frontend);
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
     mallopt(M_MXFAST, 0);                  /* small pieces join when they are freed: so does the tree of a large body */
-    qn_err_t err = worker_create(&frontend->worker);
+    qn_err_t err = qn_in_hand_open(qn_daemon_run_dir(daemon), "frontend", qn_daemon_epoch(daemon), &frontend->hand);
+    if (err == QN_OK) err = worker_create(&frontend->worker);
     if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
     if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {

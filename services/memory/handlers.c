@@ -203,9 +203,10 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
     *block_count += grant.block_count;
 }
 
-/* Every item's ids lie inside the message's. */
+/* A Grant has room for all items, and every item's ids lie inside the message's. */
 static bool check_lease(const qn_lease_t *lease)
 {
+    if (lease->items_count > QN_GRANT_ITEMS_MAX) return false;
     for (uint32_t i = 0; i < lease->items_count; i++) {
         const qn_lease_item_t *item = &lease->items[i];
         if (item->ids_offset > lease->ids_count || item->ids_count > lease->ids_count - item->ids_offset) return false;
@@ -221,13 +222,12 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     if (!qn_peer_is_scheduler(from) || !check_lease(lease)) {
         qn_daemon_refuse(service->daemon, from, lease->head.request, 400, "items",
                          !qn_peer_is_scheduler(from) ? "only the scheduler holds leases"
-                                                     : "an item's ids lie outside ids");
+                                                     : "too many items, or an item's ids lie outside ids");
         return;
     }
     uint32_t block_count = 0;
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
-    QN_ASSERT(lease->items_count <= QN_GRANT_ITEMS_MAX);
     for (uint32_t i = 0; i < lease->items_count; i++)
         lease_item(service, lease, &lease->items[i], &block_count, &service->grant_items[i]);
     block_pool_stats_t stats;

@@ -129,6 +129,7 @@ static void take_slot(batch_t *batch, sequence_t *sequence)
     while (batch->slot_owner[slot] != BATCH_NOBODY)
         slot++;
     batch->slot_owner[slot] = sequence->request->index;
+    ledger_evidence(batch->ledger)->slots[slot] = sequence->request->id;
     batch->free_slots--;
     sequence->slot = slot;
 }
@@ -137,6 +138,7 @@ static void leave_slot(batch_t *batch, sequence_t *sequence)
 {
     if (sequence->slot == BATCH_NO_SLOT) return;
     batch->slot_owner[sequence->slot] = BATCH_NOBODY;
+    ledger_evidence(batch->ledger)->slots[sequence->slot] = 0;
     batch->free_slots++;
     sequence->slot = BATCH_NO_SLOT;
     sequence->slot_set = false;
@@ -162,6 +164,7 @@ static void retire(batch_t *batch, sequence_t *sequence, bool requeue)
 {
     leave_slot(batch, sequence);
     sequence->requeue = requeue;
+    if (sequence->lease_batch > batch->left_lease) batch->left_lease = sequence->lease_batch;
     sequence->lease_batch = 0;
     sequence->retiring_at = batch->retiring_count;
     batch->retiring[batch->retiring_count] = sequence->request->index;
@@ -230,12 +233,13 @@ static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, co
     bool opened = sequence->phase == SEQUENCE_LEASING;
     uint64_t blocks = (uint64_t)grant->first_block + grant->block_count;
     bool table_fits = grant->first_block == sequence->block_count && blocks <= batch->table_max &&
-                      blocks * batch->block_tokens >= sequence->lease_tokens;
+                      blocks * batch->block_tokens >= sequence->lease_tokens &&
+                      (grant->blocks != NULL || grant->block_count == 0);
     bool cached_fits = grant->cached_tokens % batch->block_tokens == 0 &&
                        grant->cached_tokens < request_known_tokens(sequence->request) &&
                        (grant->cached_tokens == 0 || (opened && sequence->shared));
-    for (uint32_t i = 0; i < grant->block_count; i++)
-        table_fits = table_fits && grant->blocks[i] < batch->total_blocks;
+    for (uint32_t i = 0; table_fits && i < grant->block_count; i++)
+        table_fits = grant->blocks[i] < batch->total_blocks;
     if (table_fits && cached_fits) return QN_OK;
     return qn_fail(QN_ERR_PEER,
                    "memory granted sequence %llu blocks %u..%llu with %u cached tokens, which does not fit "
@@ -260,15 +264,18 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
 
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
 {
+    if (grant->lease_batch >= batch->left_lease) batch->left_lease = 0;
     request_t *request = ledger_find(batch->ledger, grant->sequence);
     sequence_t *sequence = request != NULL ? sequence_at(batch, request->index) : NULL;
     if (sequence == NULL || sequence->lease_batch == 0 || sequence->lease_batch != grant->lease_batch) return QN_OK;
     if (grant->outcome == BATCH_GRANTED) {
         qn_err_t err = check_grant(batch, sequence, grant);
-        if (err < 0) return err;
         sequence->lease_batch = 0;
-        accept_grant(batch, sequence, grant);
-        return QN_OK;
+        if (err == QN_OK)
+            accept_grant(batch, sequence, grant);
+        else
+            retire(batch, sequence, true);
+        return err;
     }
     sequence->lease_batch = 0;
     if (grant->outcome == BATCH_SHORT && sequence->phase == SEQUENCE_RUNNING) {
@@ -280,6 +287,13 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
         retire(batch, sequence, true);
     }
     return QN_OK;
+}
+
+void batch_give_back(batch_t *batch)
+{
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++)
+        if (batch->slot_owner[slot] != BATCH_NOBODY) retire(batch, &batch->sequences[batch->slot_owner[slot]], true);
+    batch->left_lease = 0; /* memory has answered: it refused */
 }
 
 /* ---- release and commit ---- */
@@ -413,6 +427,7 @@ void batch_memory_lost(batch_t *batch)
         batch_released(batch, batch->retiring[0]);
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
         if (batch->slot_owner[slot] != BATCH_NOBODY) wait_again(batch, &batch->sequences[batch->slot_owner[slot]]);
+    batch->left_lease = 0;
 }
 
 /* ---- invariants ---- */

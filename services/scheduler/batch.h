@@ -88,6 +88,7 @@ typedef struct {
     bool session_open;      /* its first plan was made */
     uint64_t release_count; /* grows when blocks of an ended sequence come back */
     uint64_t open_refusals; /* grows when memory refuses to open a lease */
+    uint64_t left_lease;    /* the last Lease that somebody is in who has left it unanswered; 0 = all are answered */
 
     /* Of the last result. */
     uint32_t *changed; /* [2 * slot_count]: sequences with new tokens, prompt scores, or an end; may repeat */
@@ -153,8 +154,11 @@ void batch_preempt(batch_t *batch, uint32_t index);
 void batch_lease_open(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch);
 /* RUNNING: asks for room for `tokens` in all. */
 void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t lease_batch);
-/* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: memory granted nonsense. */
+/* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: it does not fit the lease; the
+ * sequence gives back all it has and waits again. */
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant);
+/* Everybody that holds or asks for blocks gives them back, then waits again. */
+void batch_give_back(batch_t *batch);
 /* Blocks that are free or evictable, as memory said with its last grant. */
 void batch_available(batch_t *batch, uint32_t blocks);
 /* Whether the retiring sequence's blocks may go back now. */

@@ -188,8 +188,8 @@ static void find_ends(batch_t *batch, const batch_step_t *step)
         const sequence_t *sequence = &batch->sequences[step->runs[i].index];
         request_t *request = sequence->request;
         if (request->finish != REQUEST_UNFINISHED) continue;
-        bool ended = request->stopped || (request->generated_tokens == request->generated_max &&
-                                          sequence->proven >= request_run_limit(request));
+        bool ended = (request->stopped || request->generated_tokens == request->generated_max) &&
+                     sequence->proven >= request_run_limit(request);
         if (ended || request->sampling.prompt_logprobs) note_change(batch, request->index);
         if (!ended) continue;
         ledger_finish(batch->ledger, request, request->stopped ? REQUEST_STOP : REQUEST_LENGTH);
@@ -225,6 +225,7 @@ qn_err_t batch_result(batch_t *batch, const batch_result_t *result)
     if (result->step <= batch->void_step) return QN_OK;
     if (batch->step_count == 0 || result->step != batch->steps[0].step)
         return misfit(result, "it is not the oldest plan without a result", 0);
+    if (result->end_ns < result->begin_ns) return misfit(result, "it ends before it begins", 0);
     if (!alternatives_fit(result)) return misfit(result, "its alternatives do not add up", 0);
     qn_err_t err = match_tokens(batch, &batch->steps[0], result);
     if (err == QN_OK) err = match_prompt(batch, &batch->steps[0], result);

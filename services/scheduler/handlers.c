@@ -91,17 +91,42 @@ static void refuse(scheduler_service_t *service, qn_peer_t to, uint64_t request,
         qn_log_warning("request %" PRIu64 " was refused and its tokenizer takes nothing: %s", request, refusal->text);
 }
 
-static void handle_submit(void *state, qn_peer_t from, const void *message)
+/* Made a scheduler crash twice before it was in the ledger, or was ended and has left it. */
+static bool is_quarantined(const scheduler_service_t *service, uint64_t request)
 {
-    scheduler_service_t *service = state;
-    const qn_submit_t *submit = message;
+    return scheduler_is_quarantined(service->scheduler, request) &&
+           ledger_find(scheduler_ledger(service->scheduler), request) == NULL;
+}
+
+static void refuse_quarantined(scheduler_service_t *service, qn_peer_t to, uint64_t request)
+{
+    admission_refusal_t refusal;
+    admission_refuse(&refusal, 500, 0, NULL, SCHEDULER_QUARANTINED_TEXT);
+    refuse(service, to, request, &refusal);
+}
+
+static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_submit_t *submit)
+{
     admission_refusal_t refusal;
     if (submit->prompt_ids_count == 0 || submit->head.request == 0) {
         admission_refuse(&refusal, 400, 0, "prompt", "the prompt has no tokens, or the request no id");
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
-    if (QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_SUBMIT, submit->prompt_ids, submit->prompt_ids_count))
+    if (submit->stop_ids_count > QN_STOP_IDS_MAX || submit->bias_count > QN_LOGIT_BIAS_MAX) {
+        bool stop = submit->stop_ids_count > QN_STOP_IDS_MAX;
+        admission_refuse(&refusal, 400, 0, stop ? "stop_token_ids" : "logit_bias", "%u entries; %d are possible",
+                         stop ? submit->stop_ids_count : submit->bias_count,
+                         stop ? QN_STOP_IDS_MAX : QN_LOGIT_BIAS_MAX);
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
+    bool quarantined = is_quarantined(service, submit->head.request);
+    if (quarantined && !scheduler_record_once(service->scheduler, submit->head.request)) {
+        refuse_quarantined(service, from, submit->head.request);
+        return;
+    }
+    if (!quarantined && QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_SUBMIT, submit->prompt_ids, submit->prompt_ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Submit"));
     qn_arena_reset(&service->arena);
     ledger_submission_t submission = {
@@ -119,6 +144,11 @@ static void handle_submit(void *state, qn_peer_t from, const void *message)
         .bias_count = submit->bias_count,
         .allow_only = submit->allow_only,
     };
+    if (quarantined) {
+        refuse_quarantined(service, from, submission.id);
+        scheduler_keep_submission(service, &submission);
+        return;
+    }
     switch (scheduler_submit(service->scheduler, &submission, qn_clock_now_ns(), &refusal)) {
     case SCHEDULER_ACCEPTED:
         count(service, SCHEDULER_STAT_SUBMITTED, 1);
@@ -129,13 +159,24 @@ static void handle_submit(void *state, qn_peer_t from, const void *message)
     }
 }
 
+static void handle_submit(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_submit_t *submit = message;
+    scheduler_take_in_hand(service->scheduler, submit->head.request);
+    take_submit(service, from, submit);
+    scheduler_take_in_hand(service->scheduler, 0);
+}
+
 static void handle_cancel(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
     const qn_cancel_t *cancel = message;
     (void)from;
+    scheduler_take_in_hand(service->scheduler, cancel->head.request);
     scheduler_cancel(service->scheduler, cancel->head.request,
                      cancel->reason == QN_CANCEL_REASON_STOP_STRING ? REQUEST_STOP : REQUEST_CANCELLED);
+    scheduler_take_in_hand(service->scheduler, 0);
 }
 
 static void handle_replay_complete(void *state, qn_peer_t from, const void *message)
@@ -146,6 +187,13 @@ static void handle_replay_complete(void *state, qn_peer_t from, const void *mess
 }
 
 /* ---- memory ---- */
+
+/* A peer's bytes are wrong: counted and said; the caller begins a new session. */
+static void fault(scheduler_service_t *service, const char *peer)
+{
+    count(service, SCHEDULER_STAT_PEER_FAULTS, 1);
+    qn_log_error("%s is not to be believed: %s", peer, qn_err_text());
+}
 
 static void handle_model(void *state, qn_peer_t from, const void *message)
 {
@@ -166,24 +214,27 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
                        ": longer requests are clipped or refused; raise memory.kv_bytes",
                        pool_tokens, model.max_model_len);
     qn_err_t err = scheduler_memory_up(service->scheduler, &model);
-    if (err < 0) qn_daemon_fail(service->daemon, err);
+    if (err == QN_ERR_PEER)
+        fault(service, "memory"); /* no request runs until it describes another model */
+    else if (err < 0)
+        qn_daemon_fail(service->daemon, err);
 }
 
-static bool read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_grant)
+/* Blocks outside the message are none: the grant will not fit its lease. */
+static void read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_grant)
 {
     const qn_grant_item_t *item = &grant->items[at];
-    if (item->block_offset > grant->blocks_count || item->block_count > grant->blocks_count - item->block_offset)
-        return false;
+    bool inside =
+        item->block_offset <= grant->blocks_count && item->block_count <= grant->blocks_count - item->block_offset;
     *ret_grant = (batch_grant_t){
         .lease_batch = grant->batch,
         .sequence = item->sequence,
         .first_block = item->first_block,
         .block_count = item->block_count,
         .cached_tokens = item->cached_tokens,
-        .blocks = item->block_count > 0 ? grant->blocks + item->block_offset : NULL,
+        .blocks = item->block_count > 0 && inside ? grant->blocks + item->block_offset : NULL,
         .outcome = (batch_grant_outcome_t)item->outcome,
     };
-    return true;
 }
 
 static void handle_grant(void *state, qn_peer_t from, const void *message)
@@ -193,15 +244,10 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
     if (!qn_peer_equal(from, service->memory)) return;
     qn_arena_reset(&service->arena);
     batch_grant_t *grants = qn_arena_zalloc(&service->arena, grant->items_count, sizeof *grants);
-    qn_err_t err = QN_OK;
-    for (uint32_t i = 0; i < grant->items_count && err == QN_OK; i++)
-        if (!read_grant(grant, i, &grants[i]))
-            err = qn_fail(QN_ERR_PEER, "memory granted sequence %" PRIu64 " blocks outside its message",
-                          grant->items[i].sequence);
-    if (err == QN_OK)
-        err =
-            scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks);
-    if (err < 0) qn_daemon_fail(service->daemon, err);
+    for (uint32_t i = 0; i < grant->items_count; i++)
+        read_grant(grant, i, &grants[i]);
+    if (scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks) > 0)
+        fault(service, "memory");
 }
 
 /* ---- compute ---- */
@@ -256,6 +302,13 @@ static void measure_step(scheduler_service_t *service, const batch_step_t *step,
     service->last_end_ns = scheduler_batch(service->scheduler)->running_count > 0 ? result->end_ns : 0;
 }
 
+/* What compute said does not fit what it was sent (qn_err_text() says how): it begins anew, with empty slots. */
+static void fail_session(scheduler_service_t *service)
+{
+    fault(service, "compute");
+    scheduler_compute_failed(service->scheduler);
+}
+
 static void handle_step_result(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
@@ -279,7 +332,9 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
     qn_err_t err = scheduler_result(service->scheduler, &translated, now_ns, &step);
     if (err == QN_OK && QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_AFTER_RESULT))
         err = qn_fail(QN_ERR_INVALID, "a failpoint failed step %" PRIu64, result->step);
-    if (err < 0)
+    if (err == QN_ERR_PEER)
+        fail_session(service);
+    else if (err < 0)
         qn_daemon_fail(service->daemon, err);
     else if (step->step != 0)
         measure_step(service, step, result, now_ns);
@@ -300,7 +355,8 @@ static bool is_text(qn_text_t text, const char *wanted)
 }
 
 /* A plan or a lease that is refused is either a race with the peer's own restart (503) or with plans it has not dropped
- * yet (429), or a bug of ours. */
+ * yet (429), or does not fit what the peer holds: then a new session begins. Memory answers what it grants and refuses in
+ * the Grant. */
 static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     scheduler_service_t *service = state;
@@ -317,8 +373,14 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
             scheduler_doubt_compute(service);
         return;
     }
-    qn_daemon_fail(service->daemon, qn_fail(QN_ERR_PEER, "%s refused what the scheduler sent: %.*s",
-                                            qn_peer_equal(from, service->memory) ? "memory" : "compute", bytes, text));
+    bool by_memory = qn_peer_equal(from, service->memory);
+    qn_fail(QN_ERR_PEER, "%s refused what the scheduler sent: %.*s", by_memory ? "memory" : "compute", bytes, text);
+    if (by_memory) {
+        fault(service, "memory");
+        scheduler_memory_failed(service->scheduler);
+    } else {
+        fail_session(service);
+    }
 }
 
 const qn_handler_t scheduler_handlers[] = {

@@ -2,6 +2,8 @@
 #ifndef SCHEDULER_HANDLERS_H
 #define SCHEDULER_HANDLERS_H
 
+#include <sys/types.h>
+
 #include "common/daemon/daemon.h"
 #include "services/scheduler/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
@@ -29,6 +31,9 @@ enum {
     SCHEDULER_STAT_STEP_ROUND_TRIP,
     SCHEDULER_STAT_STEP_COMPUTE,
     SCHEDULER_STAT_IDLE_GAP,
+    SCHEDULER_STAT_PEER_FAULTS,
+    SCHEDULER_STAT_SUSPECTS,
+    SCHEDULER_STAT_QUARANTINED,
     SCHEDULER_STAT_COUNT,
 };
 
@@ -44,6 +49,10 @@ typedef struct {
     bool draining, announced;  /* announced: state and its words, as below */
     qn_state_t state;
     char text[QN_REASON_MAX];
+    qn_peer_t lost[2];    /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
+    pid_t judged;         /* the process whose crash was judged last: two services may have been in it */
+    char crash_text[64];  /* how it ended */
+    const char *policy;   /* of the configuration; borrowed */
     uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
@@ -53,6 +62,10 @@ extern const qn_handler_t scheduler_handlers[];
 void scheduler_doubt_compute(scheduler_service_t *service);
 /* Asks compute where the step is. Failure: as below. */
 qn_err_t scheduler_send_query(scheduler_service_t *service, uint64_t step);
+/* Keeps in the run directory what made a daemon crash and is refused for it. */
+void scheduler_keep_submission(scheduler_service_t *service, const ledger_submission_t *submission);
+/* Records and tells of what was quarantined; false: some client could not be told yet. */
+bool scheduler_send_quarantined(scheduler_service_t *service);
 /* The decisions of this turn, translated and sent. A failure ends the daemon: the policy broke a rule, or a peer takes
  * nothing any more. */
 qn_err_t scheduler_send_refusals(scheduler_service_t *service);

@@ -15,7 +15,8 @@
 
 #define NONE UINT32_MAX
 #define HEADER_BYTES 4096u
-#define MAGIC 0x32524744454c4e51ull /* "QNLEDGR2" */
+#define EVIDENCE_BYTES (LEDGER_HEAD_BYTES - HEADER_BYTES)
+#define MAGIC 0x33524744454c4e51ull /* "QNLEDGR3" */
 /* Below this an area is not worth compacting for the sake of resident memory. */
 #define COMPACT_BYTES (1u << 20)
 
@@ -27,6 +28,8 @@ typedef struct {
     uint64_t first_sequence[2]; /* of the records of each area */
     _Atomic uint64_t active;    /* 0 or 1: the switch of a compaction */
 } header_t;
+
+_Static_assert(sizeof(header_t) <= HEADER_BYTES && sizeof(evidence_t) <= EVIDENCE_BYTES, "each has its pages");
 
 typedef struct {
     request_t request;       /* request.prompt_tokens == 0: unused */
@@ -164,7 +167,10 @@ static uint8_t *make_room(ledger_t *ledger, size_t payload_bytes)
 
 static void write_change(ledger_t *ledger, ledger_record_type_t type, const request_t *request, uint64_t value)
 {
-    record_change_t change = {.request = request->id, .client = request->client, .value = value};
+    record_change_t change = {.request = request->id,
+                              .client = request->client,
+                              .value = value,
+                              .second = request->crashes};
     memcpy(make_room(ledger, sizeof change), &change, sizeof change);
     seal(ledger, type, sizeof change);
 }
@@ -252,6 +258,10 @@ static bool replay_change(ledger_t *ledger, uint32_t type, const uint8_t *payloa
         request->cached_tokens = (uint32_t)change.value;
         return change.value <= request->prompt_tokens;
     case LEDGER_RECORD_PREEMPT: request->preemptions = (uint32_t)change.value; return true;
+    case LEDGER_RECORD_SUSPECT:
+        request->crashes = change.second;
+        request->suspect_until = (uint32_t)change.value;
+        return change.value <= UINT32_MAX;
     default: return false;
     }
 }
@@ -308,7 +318,7 @@ static void format(ledger_t *ledger, size_t area_bytes)
     header->area_bytes = area_bytes;
     header->first_sequence[0] = header->first_sequence[1] = 1;
     atomic_store(&header->active, 0);
-    memset((uint8_t *)header + HEADER_BYTES, 0, sizeof(uint64_t));
+    memset((uint8_t *)header + HEADER_BYTES, 0, EVIDENCE_BYTES + sizeof(uint64_t));
     atomic_store(&header->magic, MAGIC);
 }
 
@@ -317,6 +327,8 @@ static bool header_fits(const header_t *header, size_t area_bytes)
     return atomic_load(&header->magic) == MAGIC && header->request_bytes == sizeof(record_request_t) &&
            header->token_bytes == sizeof(record_token_t) && header->area_bytes == area_bytes;
 }
+
+static size_t area_bytes_of(size_t bytes) { return (bytes - LEDGER_HEAD_BYTES) / 2 & ~(size_t)7; }
 
 static bool allocate_entries(ledger_t *ledger, uint32_t requests_max)
 {
@@ -347,8 +359,8 @@ qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t *
         return qn_fail(QN_ERR_NO_MEMORY, "ledger: no memory for %u entries", requests_max);
     }
     ledger->header = base;
-    ledger->area_bytes = (bytes - HEADER_BYTES) / 2 & ~(size_t)7;
-    ledger->areas[0] = (uint8_t *)base + HEADER_BYTES;
+    ledger->area_bytes = area_bytes_of(bytes);
+    ledger->areas[0] = (uint8_t *)base + LEDGER_HEAD_BYTES;
     ledger->areas[1] = ledger->areas[0] + ledger->area_bytes;
     ledger->next_arrival = 1;
     *ret_replay = (ledger_replay_t){.formatted = !header_fits(ledger->header, ledger->area_bytes)};
@@ -503,12 +515,25 @@ void ledger_stamp(ledger_t *ledger, request_t *request, const request_timeline_t
     request->timeline = *timeline;
 }
 
+void ledger_suspect(ledger_t *ledger, request_t *request, uint32_t crashes, uint32_t until)
+{
+    request->crashes = crashes;
+    request->suspect_until = until;
+    write_change(ledger, LEDGER_RECORD_SUSPECT, request, until);
+}
+
 void ledger_finish(ledger_t *ledger, request_t *request, request_finish_t finish)
 {
     QN_ASSERT(finish != REQUEST_UNFINISHED);
     if (request->finish != REQUEST_UNFINISHED) return;
     write_change(ledger, LEDGER_RECORD_FINISH, request, finish);
     request->finish = finish;
+}
+
+void ledger_reopen(ledger_t *ledger, request_t *request)
+{
+    ledger_clip(ledger, request, request->generated_tokens);
+    request->finish = REQUEST_UNFINISHED; /* the mapping may say so too soon: then the next life reopens it again */
 }
 
 void ledger_forget(ledger_t *ledger, request_t **request)
@@ -543,6 +568,19 @@ request_t *ledger_next(const ledger_t *ledger, const request_t *after)
 uint32_t ledger_count(const ledger_t *ledger) { return ledger->count; }
 
 uint32_t ledger_requests_max(const ledger_t *ledger) { return ledger->requests_max; }
+
+static evidence_t *evidence_at(const void *base)
+{
+    return (evidence_t *)(void *)((uint8_t *)(uintptr_t)base + HEADER_BYTES);
+}
+
+evidence_t *ledger_evidence(const ledger_t *ledger) { return evidence_at(ledger->header); }
+
+uint32_t ledger_former_epoch(const void *base, size_t bytes)
+{
+    if (bytes < LEDGER_BYTES_MIN || !header_fits(base, area_bytes_of(bytes))) return 0;
+    return (uint32_t)evidence_at(base)->epoch;
+}
 
 void ledger_usage(const ledger_t *ledger, ledger_usage_t *ret_usage)
 {

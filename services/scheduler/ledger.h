@@ -1,7 +1,7 @@
 /* The request ledger: every request the scheduler has accepted, its parameters and its tokens so far, in shared memory
  * that outlives the process.
  *
- * The mapping holds two areas; one is active. An area is a row of records, each with length, CRC-32C and sequence
+ * The mapping holds a page of evidence (evidence.h) and two areas; one is active. An area is a row of records, each with length, CRC-32C and sequence
  * number, only ever appended to. A record counts when all three fit; the first that does not ends the area: it is
  * the torn tail of a writer that was killed, and the next append writes over it. When an area fills with records of
  * ended requests, the living ones are written into the other area, one record each, and a single 8-byte store makes
@@ -17,9 +17,11 @@
 #define SCHEDULER_LEDGER_H
 
 #include "common/err.h"
+#include "services/scheduler/evidence.h"
 #include "services/scheduler/request.h"
 
-#define LEDGER_BYTES_MIN (32u * 1024)
+#define LEDGER_HEAD_BYTES (16u * 1024) /* before the areas: the header, the evidence */
+#define LEDGER_BYTES_MIN (LEDGER_HEAD_BYTES + 32u * 1024)
 /* Bytes that make sure of room for `slots` tokens in one append. */
 #define LEDGER_BYTES_FOR(slots) (LEDGER_BYTES_MIN + 1024u * (slots))
 
@@ -89,8 +91,12 @@ void ledger_admit(ledger_t *ledger, request_t *request, uint32_t cached_tokens);
 void ledger_preempt(ledger_t *ledger, request_t *request);
 /* How far it has come, and when. */
 void ledger_stamp(ledger_t *ledger, request_t *request, const request_timeline_t *timeline);
+/* Notes suspicion (request.h), durably: `crashes` and `until`. */
+void ledger_suspect(ledger_t *ledger, request_t *request, uint32_t crashes, uint32_t until);
 /* Says why it ended, durably; the entry stays. `finish` is not REQUEST_UNFINISHED and the first one stays. */
 void ledger_finish(ledger_t *ledger, request_t *request, request_finish_t finish);
+/* It finished, and something of it that is not persisted has still to be told: unfinished again, with the tokens it has. */
+void ledger_reopen(ledger_t *ledger, request_t *request);
 /* Takes the finished request out of the ledger, durably, and frees it. */
 void ledger_forget(ledger_t *ledger, request_t **request);
 
@@ -101,6 +107,11 @@ request_t *ledger_at(const ledger_t *ledger, uint32_t index);
 request_t *ledger_next(const ledger_t *ledger, const request_t *after);
 uint32_t ledger_count(const ledger_t *ledger);
 uint32_t ledger_requests_max(const ledger_t *ledger);
+
+/* The page of evidence in the mapping; zeroed with a new ledger. */
+evidence_t *ledger_evidence(const ledger_t *ledger);
+/* The epoch that the last life left in the mapping's evidence; 0: the mapping holds no ledger. */
+uint32_t ledger_former_epoch(const void *base, size_t bytes);
 
 typedef struct {
     uint64_t area_bytes, used_bytes; /* of the active area */

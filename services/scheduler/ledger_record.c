@@ -58,6 +58,8 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .generated_max = request->generated_max,
         .cached_tokens = request->cached_tokens,
         .preemptions = request->preemptions,
+        .crashes = request->crashes,
+        .suspect_until = request->suspect_until,
         .stop_count = request->stop_count,
         .bias_count = request->bias_count,
         .finish = request->finish,
@@ -145,6 +147,8 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->generated_max = fixed->generated_max;
     request->cached_tokens = fixed->cached_tokens;
     request->preemptions = fixed->preemptions;
+    request->crashes = fixed->crashes;
+    request->suspect_until = fixed->suspect_until;
     request->stop_count = fixed->stop_count;
     request->bias_count = fixed->bias_count;
     request->finish = (request_finish_t)fixed->finish;

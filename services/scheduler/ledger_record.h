@@ -8,15 +8,16 @@
 typedef enum {
     LEDGER_RECORD_REQUEST =
         1, /* record_request_t, ids, log-probs, stop ids, bias, alternatives: all of a request so far */
-    LEDGER_RECORD_TOKENS = 2,  /* record_tokens_t, record_token_t [count], their alternatives in order */
-    LEDGER_RECORD_FINISH = 3,  /* record_change_t; value = request_finish_t */
-    LEDGER_RECORD_FORGET = 4,  /* record_change_t */
-    LEDGER_RECORD_CLIP = 5,    /* record_change_t; value = generated_max */
-    LEDGER_RECORD_ADOPT = 6,   /* record_change_t; client */
-    LEDGER_RECORD_ORPHAN = 7,  /* record_change_t; value = orphaned_ns */
-    LEDGER_RECORD_ADMIT = 8,   /* record_change_t; value = cached_tokens */
-    LEDGER_RECORD_PREEMPT = 9, /* record_change_t; value = preemptions */
-    LEDGER_RECORD_STAMP = 10,  /* record_stamp_t */
+    LEDGER_RECORD_TOKENS = 2,   /* record_tokens_t, record_token_t [count], their alternatives in order */
+    LEDGER_RECORD_FINISH = 3,   /* record_change_t; value = request_finish_t */
+    LEDGER_RECORD_FORGET = 4,   /* record_change_t */
+    LEDGER_RECORD_CLIP = 5,     /* record_change_t; value = generated_max */
+    LEDGER_RECORD_ADOPT = 6,    /* record_change_t; client */
+    LEDGER_RECORD_ORPHAN = 7,   /* record_change_t; value = orphaned_ns */
+    LEDGER_RECORD_ADMIT = 8,    /* record_change_t; value = cached_tokens */
+    LEDGER_RECORD_PREEMPT = 9,  /* record_change_t; value = preemptions */
+    LEDGER_RECORD_STAMP = 10,   /* record_stamp_t */
+    LEDGER_RECORD_SUSPECT = 11, /* record_change_t; value = suspect_until, second = crashes */
 } ledger_record_type_t;
 
 typedef struct {
@@ -35,6 +36,7 @@ typedef struct {
     int32_t priority;
     uint32_t prompt_tokens, generated_tokens, generated_max;
     uint32_t cached_tokens, preemptions, stop_count, bias_count;
+    uint32_t crashes, suspect_until;
     uint32_t finish, flags;
 } record_request_t;
 
@@ -53,6 +55,7 @@ typedef struct {
     uint64_t request;
     request_client_t client;
     uint64_t value;
+    uint32_t second, unused;
 } record_change_t;
 
 typedef struct {

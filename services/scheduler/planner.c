@@ -56,6 +56,7 @@ qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy
     planner->options = *options;
     planner->batch = batch;
     planner->policy = policy;
+    planner->apart = PLANNER_EVERYBODY;
     if (!allocate(planner)) {
         planner_destroy(&planner);
         return qn_fail(QN_ERR_NO_MEMORY, "planner: no memory for %u slots", batch->slot_count);
@@ -93,6 +94,8 @@ void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count)
     if (count > 0) memcpy(planner->eos_ids, ids, count * sizeof *ids);
     planner->eos_count = count;
 }
+
+void planner_set_apart(planner_t *planner, uint32_t index) { planner->apart = index; }
 
 void planner_memory_lost(planner_t *planner) { planner->admission_blocked = planner->yielding = false; }
 

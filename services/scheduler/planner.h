@@ -16,6 +16,8 @@
  *  7. Every decision of the policy has its words in the next plan's reasons.
  *  8. Orphans (requests held for a client that is gone) run on what nobody else wants: while somebody with a client
  *     waits or starves, they are shown to no policy, give up slots and blocks, the last to arrive first, and get none.
+ *  9. Who runs apart (suspects.h) runs, is extended and admitted alone. The others keep what they have, unless it needs
+ *     their slot or their blocks: then they are preempted, one after the other, and rules 5 and 6 do not protect them.
  *
  * Pure: no clock, no socket; allocates at creation only. */
 #ifndef SCHEDULER_PLANNER_H
@@ -27,6 +29,8 @@
 #define PLANNER_REASONS_MAX 64 /* StepPlan.reasons */
 #define PLANNER_EOS_MAX QN_STOP_IDS_MAX
 #define PLANNER_NEVER UINT64_MAX
+#define PLANNER_EVERYBODY UINT32_MAX
+#define PLANNER_NOBODY (UINT32_MAX - 1)
 
 typedef struct planner planner_t;
 
@@ -66,6 +70,7 @@ typedef struct {
     const char (*reasons)[QN_POLICY_REASON_MAX];
     uint32_t retire_count, set_count, block_count, run_count, id_count, stop_id_count, bias_count, reason_count;
     uint32_t token_count, from_slot_count;
+    bool reset; /* compute empties all slots first: it is a new session */
 } plan_t;
 
 typedef struct {
@@ -104,6 +109,8 @@ void planner_destroy(planner_t **planner);
 /* The model's own end-of-sequence ids, added to a request's stop ids unless it ignores them. */
 void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count);
 
+/* Who may run from now on: a sequence's index (rule 8), PLANNER_EVERYBODY, PLANNER_NOBODY. */
+void planner_set_apart(planner_t *planner, uint32_t index);
 /* Builds the next plan. *ret_built is false when there is nothing to run or rule 1 forbids it. QN_ERR_INVALID: the
  * policy broke a rule; nothing may be sent any more. */
 qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);

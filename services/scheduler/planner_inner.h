@@ -46,6 +46,7 @@ struct planner {
     uint64_t blocked_release_count; /* of the batch, when it was blocked */
     uint64_t seen_refusals;         /* of the batch */
     uint64_t retry_ns;
+    uint32_t apart; /* rule 8 */
     planner_counts_t counts;
 };
 

@@ -14,15 +14,15 @@ static sequence_t *owner_of(const planner_t *planner, uint32_t slot)
 {
     uint32_t index = planner->batch->slot_owner[slot];
     if (index == BATCH_NOBODY || planner->batch->sequences[index].phase != SEQUENCE_RUNNING) return NULL;
+    if (planner->apart != PLANNER_EVERYBODY && planner->apart != index) return NULL;
     return &planner->batch->sequences[index];
 }
 
-/* Whether its next run is one token: the last it knows, or the one its slot will hold. */
+/* Whether its next run is one token: the last that is to be run, or the one its slot will hold. */
 static bool decodes(const sequence_t *sequence)
 {
-    uint32_t known = request_known_tokens(sequence->request);
-    if (sequence->planned >= request_run_limit(sequence->request) || sequence->planned > known) return false;
-    return known - sequence->planned <= 1;
+    if (sequence->planned >= request_run_limit(sequence->request)) return false;
+    return sequence->planned == request_known_tokens(sequence->request) || planner_prefill_tokens(sequence) == 1;
 }
 
 /* Tokens that its blocks still take. */
@@ -261,7 +261,9 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
 qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
-    if (planner->batch->running_count == 0 || planner->batch->step_count > planner->options.lookahead) return QN_OK;
+    if (planner->apart == PLANNER_NOBODY || planner->batch->running_count == 0 ||
+        planner->batch->step_count > planner->options.lookahead)
+        return QN_OK;
     uint32_t decode_tokens = choose_decodes(planner);
     qn_err_t err = choose_prefills(planner, now_ns, decode_tokens);
     if (err < 0) return err;

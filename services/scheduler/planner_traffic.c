@@ -41,6 +41,19 @@ static void block_admission(planner_t *planner, uint64_t now_ns)
     planner->retry_ns = now_ns + ADMISSION_RETRY_NS;
 }
 
+static const sequence_t *apart_of(const planner_t *planner)
+{
+    return planner->apart < PLANNER_NOBODY ? &planner->batch->sequences[planner->apart] : NULL;
+}
+
+/* Rule 9: it starves, or was refused, or has no slot. */
+static bool needs_room(const planner_t *planner, const sequence_t *apart)
+{
+    if (apart->phase == SEQUENCE_RUNNING) return starves(planner, apart);
+    return apart->phase == SEQUENCE_WAITING &&
+           (planner->batch->free_slots == 0 || planner->batch->open_refusals != planner->seen_refusals);
+}
+
 /* Whose turn is earlier: orphans come after all others. */
 static bool is_before(const sequence_t *a, const sequence_t *b)
 {
@@ -52,6 +65,11 @@ static bool is_before(const sequence_t *a, const sequence_t *b)
 /* The starving sequence whose turn is first, or NULL; *ret_first is the running one whose turn is. */
 static const sequence_t *find_needy(const planner_t *planner, const sequence_t **ret_first)
 {
+    const sequence_t *apart = apart_of(planner);
+    if (planner->apart != PLANNER_EVERYBODY) {
+        *ret_first = apart;
+        return apart != NULL && needs_room(planner, apart) ? apart : NULL;
+    }
     const sequence_t *needy = NULL, *first = NULL;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
@@ -119,7 +137,7 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     if (needy == NULL || batch->retiring_count > 0 || batch->leasing_count > 0)
         return QN_OK; /* blocks, or a refusal, are on their way */
     const sequence_t *orphan = last_orphan(planner);
-    if (orphan != NULL && !request_is_orphan(first->request)) {
+    if (apart_of(planner) == NULL && orphan != NULL && !request_is_orphan(first->request)) {
         yield(planner, orphan, "blocks");
         block_admission(planner, now_ns);
         return QN_OK;
@@ -140,16 +158,19 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
     batch_preempt(batch, ledger_find(batch->ledger, choice.id)->index);
     planner_note(planner, choice.reason);
     planner->counts.preemptions++;
-    block_admission(planner, now_ns);
+    if (apart_of(planner) != NULL)
+        planner->seen_refusals = batch->open_refusals; /* it asks again at once, behind the Release */
+    else
+        block_admission(planner, now_ns);
     return QN_OK;
 }
 
-/* Rule 8: who waits and has a client finds slots and blocks. */
+/* Rule 8: who waits and has a client finds slots and blocks, but for rule 9. */
 static void yield_to_waiting(planner_t *planner)
 {
     batch_t *batch = planner->batch;
     if (batch->retiring_count == 0 && planner->yielding) planner->yielding = planner->admission_blocked = false;
-    if (last_orphan(planner) == NULL) return;
+    if (planner->apart != PLANNER_EVERYBODY || last_orphan(planner) == NULL) return;
     uint32_t waiting = count_waiting(planner, batch->slot_count);
     bool blocked = batch->open_refusals != planner->seen_refusals || planner->admission_blocked;
     for (const sequence_t *orphan; waiting > batch->free_slots && (orphan = last_orphan(planner)) != NULL;)
@@ -222,6 +243,7 @@ static void add_extensions(planner_t *planner, plan_traffic_t *traffic)
     for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
         const sequence_t *sequence = running_at(planner, slot);
         if (sequence == NULL || !wants_extension(planner, sequence)) continue;
+        if (planner->apart != PLANNER_EVERYBODY && sequence != apart_of(planner)) continue;
         uint32_t at = count++;
         for (; at > 0 && batch->sequences[order[at - 1]].request->arrival > sequence->request->arrival; at--)
             order[at] = order[at - 1];
@@ -300,9 +322,32 @@ static void open_lease(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
     planner->counts.admissions++;
 }
 
+/* Rule 9: at once, unless it was refused although nobody else holds anything. */
+static void admit_apart(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
+{
+    batch_t *batch = planner->batch;
+    const sequence_t *apart = apart_of(planner);
+    if (apart == NULL || apart->phase != SEQUENCE_WAITING || batch->free_slots == 0) return;
+    if (batch->open_refusals != planner->seen_refusals) {
+        planner->seen_refusals = batch->open_refusals;
+        block_admission(planner, now_ns);
+    }
+    if (planner->admission_blocked && now_ns < planner->retry_ns) {
+        traffic->again_ns = planner->retry_ns;
+        return;
+    }
+    planner->admission_blocked = false;
+    open_lease(planner, traffic, apart->request->index);
+    planner_note(planner, "runs apart: a daemon crashed");
+}
+
 static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
 {
     batch_t *batch = planner->batch;
+    if (planner->apart != PLANNER_EVERYBODY) {
+        admit_apart(planner, traffic, now_ns);
+        return QN_OK;
+    }
     if (batch->waiting_count == 0 || batch->free_slots == 0) return QN_OK;
     bool orphans = count_waiting(planner, 1) == 0;
     if (!admission_is_open(planner, orphans, now_ns, &traffic->again_ns)) return QN_OK;

@@ -7,7 +7,9 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "common/checksum.h"
 #include "common/limits.h"
 
 struct policy {
@@ -90,6 +92,16 @@ qn_err_t policy_open(const char *name, policy_t **ret_policy)
     else if (err == QN_OK)
         (*ret_policy)->library = library;
     return err;
+}
+
+uint64_t policy_fingerprint(const char *name)
+{
+    struct stat file;
+    if (name == NULL || find_builtin(name) != NULL || stat(name, &file) != 0) return 0;
+    const uint64_t facts[] = {(uint64_t)file.st_dev, (uint64_t)file.st_ino, (uint64_t)file.st_size,
+                              (uint64_t)file.st_mtim.tv_sec, (uint64_t)file.st_mtim.tv_nsec};
+    uint64_t hash = qn_fingerprint(facts, sizeof facts, 0);
+    return hash != 0 ? hash : 1;
 }
 
 void policy_close(policy_t **policy)

@@ -19,6 +19,8 @@ extern const qn_policy_t policy_fcfs, policy_priority;
 qn_err_t policy_open(const char *name, policy_t **ret_policy);
 /* The same around a table of functions (borrowed), for tests. */
 qn_err_t policy_wrap(const qn_policy_t *functions, policy_t **ret_policy);
+/* Of the shared object that `name` is the path of, as it lies on disk now; 0 for a built-in policy, or when there is none. */
+uint64_t policy_fingerprint(const char *name);
 void policy_close(policy_t **policy);
 const char *policy_name(const policy_t *policy);
 

@@ -83,6 +83,9 @@ typedef struct {
     uint32_t generated_max; /* max_tokens, clipped to what the model and the KV pool hold */
     uint32_t cached_tokens; /* of the prompt, found in the prefix index at first */
     uint32_t preemptions;
+    uint32_t crashes; /* of daemons that had nothing but this request in hand */
+    uint32_t
+        suspect_until;    /* among those in hand at a crash: runs apart until this position is proven; 0 = no suspect */
     uint64_t orphaned_ns; /* CLOCK_MONOTONIC: it has had no client since; 0 = it has one. Survives every death */
     uint32_t stop_count, bias_count;
     uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
@@ -104,22 +107,24 @@ static inline uint32_t request_known_tokens(const request_t *request)
     return request->prompt_tokens + request->generated_tokens;
 }
 
-/* Positions [0, this) are ever run: the last token that may be generated is never an input. With nothing to generate
- * the whole prompt is run, for its scores. */
+/* Positions [0, this) are ever run: the last token that may be generated, or that ended it, is never an input. With
+ * nothing to generate the whole prompt is run, for its scores. */
 static inline uint32_t request_run_limit(const request_t *request)
 {
+    if (request->stopped) return request_known_tokens(request) - 1;
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
 }
 
 /* It is held for a client that may come back: it runs on what nobody else wants. */
 static inline bool request_is_orphan(const request_t *request) { return request->orphaned_ns != 0; }
 
-/* Whether nothing is left to run: it stopped, or it has all tokens it may have (and was not asked only for the scores
- * of its prompt, which need a run). */
+/* Whether nothing is left to run: it stopped, or has all tokens it may have, and has the scores of its prompt if it was
+ * asked for them. A scheduler that died left the tokens and not the scores: they take a run. */
 static inline bool request_complete(const request_t *request)
 {
-    if (request->stopped || request->generated_tokens < request->generated_max) return request->stopped;
-    return request->generated_max > 0 || !request->sampling.prompt_logprobs || request->prompt_tokens == 1;
+    bool generated = request->stopped || request->generated_tokens >= request->generated_max;
+    bool scored = !request->sampling.prompt_logprobs || request->prompt.known >= request->prompt_tokens;
+    return generated && scored;
 }
 
 #endif

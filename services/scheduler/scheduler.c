@@ -10,6 +10,10 @@
 #include "common/assert.h"
 
 #define NO_DEADLINE UINT64_MAX
+#define LOOK_AGAIN_NS 1000000ull /* for blocks of suspects that come back without a message */
+
+/* A quarantined request that has not left. */
+typedef enum { NOT_CONDEMNED = 0, CONDEMNED_NEWLY, CONDEMNED_UNTOLD } condemned_t;
 
 struct scheduler {
     scheduler_options_t options;
@@ -18,6 +22,13 @@ struct scheduler {
     policy_t *policy;
     planner_t *planner;
     delivery_t *delivery;
+    suspects_t *suspects;
+
+    evidence_t former; /* what the life before this one left */
+    bool policy_withdrawn;
+    uint8_t *condemned; /* [requests_max]: condemned_t */
+    uint32_t condemned_count;
+    suspects_peer_t condemned_by;
 
     uint64_t next_orphan_ns; /* the first orphan's time is over */
     bool *claimed;           /* [requests_max]: somebody submitted it to this process */
@@ -57,7 +68,13 @@ static void make_orphan(scheduler_t *scheduler, request_t *request, uint64_t now
 static void give_client(scheduler_t *scheduler, request_t *request)
 {
     ledger_orphan(scheduler->ledger, request, 0);
-    delivery_hold(scheduler->delivery, request->index, false);
+    delivery_hold(scheduler->delivery, request->index, scheduler->condemned[request->index] != NOT_CONDEMNED);
+}
+
+static void set_condemned(scheduler_t *scheduler, uint32_t index, condemned_t state)
+{
+    scheduler->condemned_count += (state != NOT_CONDEMNED) - (scheduler->condemned[index] != NOT_CONDEMNED);
+    scheduler->condemned[index] = (uint8_t)state;
 }
 
 /* A request that is new to this process. */
@@ -66,6 +83,8 @@ static void enter(scheduler_t *scheduler, const request_t *request, bool checked
     scheduler->checked[request->index] = checked;
     scheduler->unchecked_count += !checked;
     scheduler->claimed[request->index] = claimed;
+    bool condemned = request->finish == REQUEST_ERROR && request->crashes >= SUSPECTS_CRASHES_MAX;
+    set_condemned(scheduler, request->index, condemned ? CONDEMNED_UNTOLD : NOT_CONDEMNED);
     delivery_restart(scheduler->delivery, request->index);
     delivery_hold(scheduler->delivery, request->index, false);
     note(scheduler, request);
@@ -74,6 +93,8 @@ static void enter(scheduler_t *scheduler, const request_t *request, bool checked
 static void forget(scheduler_t *scheduler, request_t *request)
 {
     if (!scheduler->checked[request->index]) scheduler->unchecked_count--;
+    set_condemned(scheduler, request->index, NOT_CONDEMNED);
+    suspects_forget(scheduler->suspects, request->index);
     ledger_forget(scheduler->ledger, &request);
 }
 
@@ -86,8 +107,46 @@ static qn_err_t allocate(scheduler_t *scheduler)
     scheduler->checked = calloc(requests, sizeof *scheduler->checked);
     scheduler->ending = calloc(requests, sizeof *scheduler->ending);
     scheduler->is_ending = calloc(requests, sizeof *scheduler->is_ending);
-    if (scheduler->claimed && scheduler->checked && scheduler->ending && scheduler->is_ending) return QN_OK;
+    scheduler->condemned = calloc(requests, sizeof *scheduler->condemned);
+    if (scheduler->claimed && scheduler->checked && scheduler->ending && scheduler->is_ending && scheduler->condemned)
+        return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "scheduler: no memory for %u requests", requests);
+}
+
+/* Scores of prompts died with the former life: whose end was not told yet runs its prompt again. */
+static void reopen_unscored(scheduler_t *scheduler)
+{
+    request_t *request = ledger_next(scheduler->ledger, NULL);
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request)) {
+        bool whole = request->finish == REQUEST_STOP || request->finish == REQUEST_LENGTH;
+        if (whole && request->sampling.prompt_logprobs && request->prompt.known < request->prompt_tokens)
+            ledger_reopen(scheduler->ledger, request);
+    }
+}
+
+/* Keeps what the former life left and begins to write this one's. */
+static void take_evidence(scheduler_t *scheduler)
+{
+    evidence_t *evidence = ledger_evidence(scheduler->ledger);
+    scheduler->former = *evidence;
+    evidence->epoch = scheduler->options.epoch;
+    evidence->in_hand = evidence->apart = 0;
+    memset(evidence->slots, 0, sizeof evidence->slots);
+}
+
+/* A shared object that was loaded when the scheduler crashed is withdrawn before any request is suspected. */
+static qn_err_t open_policy(scheduler_t *scheduler)
+{
+    const scheduler_options_t *options = &scheduler->options;
+    evidence_t *evidence = ledger_evidence(scheduler->ledger);
+    if (options->policy_functions != NULL) return policy_wrap(options->policy_functions, &scheduler->policy);
+    uint64_t fingerprint = policy_fingerprint(options->policy);
+    if (options->former_crashed && scheduler->former.policy != 0) evidence->withdrawn_policy = scheduler->former.policy;
+    scheduler->policy_withdrawn = fingerprint != 0 && fingerprint == evidence->withdrawn_policy;
+    evidence->policy = scheduler->policy_withdrawn ? 0 : fingerprint; /* before its code runs */
+    qn_err_t err = policy_open(scheduler->policy_withdrawn ? "fcfs" : options->policy, &scheduler->policy);
+    if (err < 0) evidence->policy = 0; /* it says itself what is wrong with it */
+    return err;
 }
 
 static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
@@ -99,17 +158,38 @@ static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
     if (options->ledger_bytes < LEDGER_BYTES_FOR(options->max_sequences))
         return qn_fail(QN_ERR_INVALID, "scheduler: a ledger of %zu bytes is too small for %u sequences",
                        options->ledger_bytes, options->max_sequences);
-    qn_err_t err = options->policy_functions != NULL ? policy_wrap(options->policy_functions, &scheduler->policy)
-                                                     : policy_open(options->policy, &scheduler->policy);
     /* Room for finished requests whose blocks or ends are still on their way. */
     uint32_t requests_max = options->queue_limit + options->max_sequences;
-    if (err == QN_OK)
-        err = ledger_open(options->ledger_base, options->ledger_bytes, requests_max, &scheduler->ledger, ret_replay);
+    qn_err_t err =
+        ledger_open(options->ledger_base, options->ledger_bytes, requests_max, &scheduler->ledger, ret_replay);
+    if (err == QN_OK) take_evidence(scheduler);
+    if (err == QN_OK) reopen_unscored(scheduler);
+    if (err == QN_OK) err = open_policy(scheduler);
     if (err == QN_OK) err = allocate(scheduler);
     if (err == QN_OK) err = batch_create(scheduler->ledger, options->max_sequences, &scheduler->batch);
     if (err == QN_OK) err = planner_create(&options->planner, scheduler->batch, scheduler->policy, &scheduler->planner);
     if (err == QN_OK) err = delivery_create(scheduler->ledger, &scheduler->delivery);
+    if (err == QN_OK) err = suspects_create(scheduler->ledger, scheduler->batch, &scheduler->suspects);
     return err;
+}
+
+static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
+{
+    if (request->finish != REQUEST_UNFINISHED) return;
+    ledger_finish(scheduler->ledger, request, finish);
+    batch_end(scheduler->batch, request->index);
+    note(scheduler, request);
+}
+
+/* Quarantine; `request` may be NULL. */
+static void condemn(scheduler_t *scheduler, request_t *request, suspects_peer_t peer)
+{
+    if (request == NULL || request->finish != REQUEST_UNFINISHED) return;
+    evidence_note(ledger_evidence(scheduler->ledger), request->id, SUSPECTS_CRASHES_MAX);
+    set_condemned(scheduler, request->index, CONDEMNED_NEWLY);
+    scheduler->condemned_by = peer;
+    delivery_hold(scheduler->delivery, request->index, true);
+    end(scheduler, request, REQUEST_ERROR);
 }
 
 qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, scheduler_t **ret_scheduler,
@@ -129,6 +209,8 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
         enter(scheduler, request, false, false);
         make_orphan(scheduler, request, now_ns);
     }
+    if (options->former_crashed && scheduler->former.policy == 0)
+        condemn(scheduler, suspects_inherit(scheduler->suspects, &scheduler->former), SUSPECTS_SCHEDULER);
     *ret_scheduler = scheduler;
     return QN_OK;
 }
@@ -137,6 +219,7 @@ void scheduler_destroy(scheduler_t **scheduler)
 {
     scheduler_t *self = *scheduler;
     if (self == NULL) return;
+    suspects_destroy(&self->suspects);
     delivery_destroy(&self->delivery);
     planner_destroy(&self->planner);
     batch_destroy(&self->batch);
@@ -146,6 +229,7 @@ void scheduler_destroy(scheduler_t **scheduler)
     free(self->checked);
     free(self->ending);
     free(self->is_ending);
+    free(self->condemned);
     free(self);
     *scheduler = NULL;
 }
@@ -161,14 +245,6 @@ static void resume(scheduler_t *scheduler, request_t *request, request_client_t 
     give_client(scheduler, request);
     scheduler->claimed[request->index] = true;
     delivery_restart(scheduler->delivery, request->index);
-}
-
-static void end(scheduler_t *scheduler, request_t *request, request_finish_t finish)
-{
-    if (request->finish != REQUEST_UNFINISHED) return;
-    ledger_finish(scheduler->ledger, request, finish);
-    batch_end(scheduler->batch, request->index);
-    note(scheduler, request);
 }
 
 /* Nothing is left to run: nothing was to be generated, or a scheduler died between the last token and the end. */
@@ -236,6 +312,10 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
     if (request != NULL && is_same(request, submission)) {
         resume(scheduler, request, submission->client);
         return SCHEDULER_RESUMED;
+    }
+    if (scheduler_is_quarantined(scheduler, submission->id)) {
+        admission_refuse(ret_refusal, 500, 0, NULL, SCHEDULER_QUARANTINED_TEXT);
+        return SCHEDULER_REFUSED;
     }
     if (request != NULL && !displace(scheduler, request)) {
         admission_refuse(ret_refusal, 503, 1000, NULL, "another request has this id and is being ended; try again");
@@ -352,6 +432,78 @@ bool scheduler_next_refusal(scheduler_t *scheduler, uint64_t *ret_request, reque
     return false;
 }
 
+/* ---- quarantine ---- */
+
+void scheduler_take_in_hand(scheduler_t *scheduler, uint64_t request)
+{
+    ledger_evidence(scheduler->ledger)->in_hand = request;
+}
+
+void scheduler_peer_crashed(scheduler_t *scheduler, suspects_peer_t peer)
+{
+    condemn(scheduler, suspects_crashed(scheduler->suspects, peer), peer);
+}
+
+void scheduler_peer_survived(scheduler_t *scheduler, suspects_peer_t peer)
+{
+    suspects_acquit(scheduler->suspects, peer);
+}
+
+void scheduler_compute_failed(scheduler_t *scheduler)
+{
+    suspects_heard(scheduler->suspects, SUSPECTS_COMPUTE); /* of this session: nothing older is in its hands */
+    suspects_accuse(scheduler->suspects, SUSPECTS_COMPUTE);
+    scheduler_peer_crashed(scheduler, SUSPECTS_COMPUTE);
+    scheduler_renew(scheduler);
+}
+
+void scheduler_memory_failed(scheduler_t *scheduler)
+{
+    suspects_accuse(scheduler->suspects, SUSPECTS_MEMORY);
+    batch_give_back(scheduler->batch);
+    scheduler_peer_crashed(scheduler, SUSPECTS_MEMORY);
+}
+
+const request_t *scheduler_next_guilty(scheduler_t *scheduler, suspects_peer_t *ret_peer)
+{
+    const request_t *request = scheduler->condemned_count > 0 ? ledger_next(scheduler->ledger, NULL) : NULL;
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (scheduler->condemned[request->index] == CONDEMNED_NEWLY) {
+            set_condemned(scheduler, request->index, CONDEMNED_UNTOLD);
+            *ret_peer = scheduler->condemned_by;
+            return request;
+        }
+    return NULL;
+}
+
+const request_t *scheduler_next_untold(const scheduler_t *scheduler, const request_t *after)
+{
+    const request_t *request = scheduler->condemned_count > 0 ? ledger_next(scheduler->ledger, after) : NULL;
+    for (; request != NULL; request = ledger_next(scheduler->ledger, request))
+        if (scheduler->condemned[request->index] == CONDEMNED_UNTOLD && !request_is_orphan(request) &&
+            !delivery_done(scheduler->delivery, request->index))
+            return request;
+    return NULL;
+}
+
+void scheduler_told(scheduler_t *scheduler, const request_t *request)
+{
+    delivery_drop(scheduler->delivery, request->index);
+}
+
+bool scheduler_record_once(scheduler_t *scheduler, uint64_t request)
+{
+    evidence_t *evidence = ledger_evidence(scheduler->ledger);
+    if (evidence_crashes(evidence, request) > SUSPECTS_CRASHES_MAX) return false;
+    evidence_note(evidence, request, SUSPECTS_CRASHES_MAX + 1);
+    return true;
+}
+
+bool scheduler_is_quarantined(const scheduler_t *scheduler, uint64_t request)
+{
+    return evidence_crashes(ledger_evidence(scheduler->ledger), request) >= SUSPECTS_CRASHES_MAX;
+}
+
 /* ---- memory and compute ---- */
 
 static bool same_model(const scheduler_model_t *a, const scheduler_model_t *b)
@@ -367,6 +519,7 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
     bool known = same_model(model, &scheduler->model);
     if (known && scheduler->memory_is_up) return QN_OK;
     scheduler_memory_lost(scheduler);
+    suspects_drop(scheduler->suspects, SUSPECTS_MEMORY);
     uint64_t pool_tokens = (uint64_t)model->block_count * model->block_tokens;
     uint32_t most = pool_tokens < UINT32_MAX ? (uint32_t)pool_tokens : UINT32_MAX;
     qn_err_t err = known ? QN_OK
@@ -387,7 +540,9 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
 
 void scheduler_memory_lost(scheduler_t *scheduler)
 {
+    if (scheduler->memory_is_up) suspects_accuse(scheduler->suspects, SUSPECTS_MEMORY);
     scheduler->memory_is_up = false;
+    suspects_leave_steps(scheduler->suspects);
     batch_memory_lost(scheduler->batch);
     planner_memory_lost(scheduler->planner);
 }
@@ -395,17 +550,21 @@ void scheduler_memory_lost(scheduler_t *scheduler)
 void scheduler_compute_up(scheduler_t *scheduler)
 {
     batch_compute_lost(scheduler->batch);
+    suspects_drop(scheduler->suspects, SUSPECTS_COMPUTE);
     scheduler->compute_is_up = true;
 }
 
 void scheduler_compute_lost(scheduler_t *scheduler)
 {
+    suspects_accuse(scheduler->suspects, SUSPECTS_COMPUTE);
+    suspects_leave_steps(scheduler->suspects);
     batch_compute_lost(scheduler->batch);
     scheduler->compute_is_up = false;
 }
 
 void scheduler_renew(scheduler_t *scheduler)
 {
+    suspects_leave_steps(scheduler->suspects);
     batch_compute_lost(scheduler->batch);
     progress_watch(&scheduler->progress, 0, 0, 0);
 }
@@ -440,15 +599,26 @@ void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t st
 
 bool scheduler_running(const scheduler_t *scheduler) { return scheduler->memory_is_up && scheduler->compute_is_up; }
 
-qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
+static void misfit_grant(scheduler_t *scheduler, uint64_t id)
 {
-    if (!scheduler->memory_is_up) return QN_OK;
+    const request_t *request = ledger_find(scheduler->ledger, id);
+    suspects_drop(scheduler->suspects, SUSPECTS_MEMORY);
+    suspects_accuse_one(scheduler->suspects, SUSPECTS_MEMORY, request->index);
+    scheduler_peer_crashed(scheduler, SUSPECTS_MEMORY);
+}
+
+uint32_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count, uint32_t available_blocks)
+{
+    uint32_t misfits = 0;
+    if (!scheduler->memory_is_up) return 0;
+    suspects_heard(scheduler->suspects, SUSPECTS_MEMORY);
     batch_available(scheduler->batch, available_blocks);
     for (uint32_t i = 0; i < count; i++) {
-        qn_err_t err = batch_grant(scheduler->batch, &grants[i]);
-        if (err < 0) return err;
+        if (batch_grant(scheduler->batch, &grants[i]) == QN_OK) continue;
+        misfit_grant(scheduler, grants[i].sequence);
+        misfits++;
     }
-    return QN_OK;
+    return misfits;
 }
 
 qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
@@ -460,21 +630,34 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
     qn_err_t err = batch_result(batch, &taken);
     *ret_step = &batch->last;
     if (err < 0) return err;
+    if (batch->last.step != 0) suspects_heard(scheduler->suspects, SUSPECTS_COMPUTE);
     if (batch->last.step != 0) progress_result(&scheduler->progress, now_ns);
     watch_oldest(scheduler, now_ns);
     scheduler->masked_runs += batch->masked_count;
-    for (uint32_t i = 0; i < batch->changed_count; i++) {
+    for (uint32_t i = 0; i < batch->changed_count; i++)
         note(scheduler, ledger_at(scheduler->ledger, batch->changed[i]));
-    }
     return QN_OK;
 }
 
 /* ---- decisions ---- */
 
+static suspects_choice_t choose_who_runs(scheduler_t *scheduler)
+{
+    uint32_t index;
+    suspects_choice_t choice = suspects_choose(scheduler->suspects, &index);
+    switch (choice) {
+    case SUSPECTS_EVERYBODY: planner_set_apart(scheduler->planner, PLANNER_EVERYBODY); break;
+    case SUSPECTS_ONE: planner_set_apart(scheduler->planner, index); break;
+    case SUSPECTS_NOBODY: planner_set_apart(scheduler->planner, PLANNER_NOBODY); break;
+    }
+    return choice;
+}
+
 qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
     if (!scheduler_running(scheduler)) return QN_OK;
+    choose_who_runs(scheduler);
     qn_err_t err = planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
     if (*ret_built) watch_oldest(scheduler, now_ns);
     return err;
@@ -483,7 +666,11 @@ qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_pla
 qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
 {
     *ret_traffic = (plan_traffic_t){.again_ns = PLANNER_NEVER};
-    return scheduler->memory_is_up ? planner_traffic(scheduler->planner, now_ns, ret_traffic) : QN_OK;
+    if (!scheduler->memory_is_up) return QN_OK;
+    bool nobody = choose_who_runs(scheduler) == SUSPECTS_NOBODY;
+    qn_err_t err = planner_traffic(scheduler->planner, now_ns, ret_traffic);
+    if (nobody && now_ns + LOOK_AGAIN_NS < ret_traffic->again_ns) ret_traffic->again_ns = now_ns + LOOK_AGAIN_NS;
+    return err;
 }
 
 delivery_t *scheduler_delivery(scheduler_t *scheduler) { return scheduler->delivery; }
@@ -530,6 +717,7 @@ void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_coun
         .running = batch->running_count,
         .retiring = batch->retiring_count,
         .requests = ledger_count(scheduler->ledger),
+        .suspects = suspects_count(scheduler->suspects),
         .masked_runs = scheduler->masked_runs,
     };
     planner_counts(scheduler->planner, &ret_counts->planner);
@@ -540,6 +728,8 @@ const batch_t *scheduler_batch(const scheduler_t *scheduler) { return scheduler-
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler) { return scheduler->ledger; }
 
 const char *scheduler_policy_name(const scheduler_t *scheduler) { return policy_name(scheduler->policy); }
+
+bool scheduler_policy_withdrawn(const scheduler_t *scheduler) { return scheduler->policy_withdrawn; }
 
 const char *scheduler_check(const scheduler_t *scheduler)
 {

@@ -10,12 +10,18 @@
 #include "services/scheduler/delivery.h"
 #include "services/scheduler/planner.h"
 #include "services/scheduler/progress.h"
+#include "services/scheduler/suspects.h"
 
 /* How long requests of a client that is gone are held, for it to come back and ask for them. Counted from the first
  * time that nobody was there, over all deaths of the scheduler since. Meanwhile they yield (planner.h, rule 8). */
 #define SCHEDULER_ORPHAN_NS 10000000000ull
 /* Its client is not just starting again: when the queue is full, such an orphan makes room for who is there. */
 #define SCHEDULER_ORPHAN_OLD_NS 1000000000ull
+
+/* What the client of a quarantined request is told. */
+#define SCHEDULER_QUARANTINED_TEXT                                                                                          \
+    "This request made a daemon of the engine crash twice. It was ended and quarantined; the folder quarantine of the run " \
+    "directory holds it for the operator."
 
 typedef struct scheduler scheduler_t;
 
@@ -27,6 +33,8 @@ typedef struct {
     const qn_policy_t *policy_functions; /* not NULL: these instead (borrowed; tests) */
     void *ledger_base;                   /* shared mapping, borrowed */
     size_t ledger_bytes;
+    uint32_t epoch;      /* this life's */
+    bool former_crashed; /* the life that left the ledger did */
 } scheduler_options_t;
 
 /* What the resident model needs to be known of. */
@@ -43,7 +51,7 @@ typedef enum {
 } scheduler_submit_outcome_t;
 
 typedef struct {
-    uint32_t waiting, leasing, running, retiring, requests;
+    uint32_t waiting, leasing, running, retiring, requests, suspects;
     planner_counts_t planner;
     uint64_t masked_runs;
 } scheduler_counts_t;
@@ -76,6 +84,28 @@ void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint
 bool scheduler_next_refusal(scheduler_t *scheduler, uint64_t *ret_request, request_client_t *ret_client,
                             admission_refusal_t *ret_refusal);
 
+/* A message about this request is handled now (0: no more): if the process dies over it, the next one knows. */
+void scheduler_take_in_hand(scheduler_t *scheduler, uint64_t request);
+
+/* ---- quarantine (suspects.h) ---- */
+
+/* The peer that was lost last crashed, or it did not. */
+void scheduler_peer_crashed(scheduler_t *scheduler, suspects_peer_t peer);
+void scheduler_peer_survived(scheduler_t *scheduler, suspects_peer_t peer);
+/* What compute answered does not fit: a new session begins, and it counts as a crash of compute. */
+void scheduler_compute_failed(scheduler_t *scheduler);
+/* Memory refused what it was sent: all blocks are given back and asked for anew, and it counts as a crash of memory. */
+void scheduler_memory_failed(scheduler_t *scheduler);
+/* A request that is found guilty, once for each; *ret_peer: of whose crash. NULL: no more. It is ended already. */
+const request_t *scheduler_next_guilty(scheduler_t *scheduler, suspects_peer_t *ret_peer);
+/* Quarantined requests whose clients are there and were not told: NULL starts, and ends. */
+const request_t *scheduler_next_untold(const scheduler_t *scheduler, const request_t *after);
+void scheduler_told(scheduler_t *scheduler, const request_t *request);
+/* Whether a quarantined request has to be recorded: true the first time only. */
+bool scheduler_record_once(scheduler_t *scheduler, uint64_t request);
+/* Whether a request with this id was quarantined, now or in a former life. */
+bool scheduler_is_quarantined(const scheduler_t *scheduler, uint64_t request);
+
 /* ---- memory and compute ---- */
 
 /* Memory is up and says what it holds. A second description of the same sizes changes nothing; of other sizes, it is as
@@ -98,7 +128,9 @@ const progress_t *scheduler_progress_shown(const scheduler_t *scheduler);
 /* Compute's answer about it. */
 void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t step, bool held, uint64_t now_ns);
 
-qn_err_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count,
+/* Returns how many grants do not fit their lease: they are given back and asked for anew, and that counts as a crash of
+ * memory with this request in its hands. */
+uint32_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count,
                          uint32_t available_blocks);
 /* *ret_step views what the result was for (step 0: nothing any more), until the next result. */
 qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
@@ -119,6 +151,8 @@ void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_coun
 const batch_t *scheduler_batch(const scheduler_t *scheduler);
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler);
 const char *scheduler_policy_name(const scheduler_t *scheduler);
+/* The scheduler crashed while it ran the policy of its options, a shared object: fcfs decides instead. */
+bool scheduler_policy_withdrawn(const scheduler_t *scheduler);
 /* NULL, or the broken invariant. */
 const char *scheduler_check(const scheduler_t *scheduler);
 

@@ -8,6 +8,7 @@
 
 #include "common/assert.h"
 #include "common/clock.h"
+#include "common/daemon/crash.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
 #include "services/scheduler/handlers.h"
@@ -52,6 +53,12 @@ static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
                                         "From plan sent to result received"},
     [SCHEDULER_STAT_STEP_COMPUTE] = {"scheduler_step_compute", QN_STAT_HISTOGRAM_NS, "seconds",
                                      "Time of a step on the device"},
+    [SCHEDULER_STAT_PEER_FAULTS] = {"scheduler_peer_faults", QN_STAT_COUNTER, "faults",
+                                    "Answers of memory and compute that did not fit what was asked"},
+    [SCHEDULER_STAT_SUSPECTS] = {"scheduler_suspects", QN_STAT_GAUGE, "requests",
+                                 "Requests that run apart since a daemon crashed with them in its hands"},
+    [SCHEDULER_STAT_QUARANTINED] = {"scheduler_quarantined", QN_STAT_COUNTER, "requests",
+                                    "Requests ended because they made a daemon crash twice"},
     [SCHEDULER_STAT_IDLE_GAP] = {"scheduler_idle_gap", QN_STAT_HISTOGRAM_NS, "seconds",
                                  "Device idle between steps while requests ran"},
 };
@@ -76,13 +83,25 @@ static void log_start(const scheduler_service_t *service, const ledger_replay_t 
                 service->ledger.kept ? ", kept by the service manager" : "", replay->requests, replay->records);
     if (service->ledger.inherited && replay->formatted)
         qn_log_warning("the inherited ledger is of another version: it was emptied");
+    if (scheduler_policy_withdrawn(service->scheduler))
+        qn_log_error("the scheduler crashed with its policy: it is withdrawn, fcfs decides; mend %s and restart the "
+                     "scheduler",
+                     service->policy);
+    if (service->crash_text[0] != '\0')
+        qn_log_warning("the scheduler before this one crashed (%s): requests that it had in hand run apart",
+                       service->crash_text);
     if (replay->torn_bytes > 0) qn_log_notice("the last record of the ledger was torn and is rolled back");
 }
 
 static qn_err_t open_service(scheduler_service_t *service, const qn_config_values_t *config)
 {
+    qn_crash_t crash;
     qn_err_t err = ledger_memory_open(LEDGER_BYTES, &service->ledger);
     if (err < 0) return err;
+    uint32_t former = ledger_former_epoch(service->ledger.base, service->ledger.bytes);
+    bool crashed = qn_crash_read(qn_daemon_run_dir(service->daemon), "scheduler", former, &crash);
+    if (crashed) qn_crash_describe(&crash, service->crash_text, sizeof service->crash_text);
+    service->policy = config->scheduler.policy;
     scheduler_options_t options = {
         .planner = {.max_step_tokens = (uint32_t)config->scheduler.max_step_tokens,
                     .prefill_chunk_tokens = (uint32_t)config->scheduler.prefill_chunk_tokens,
@@ -92,6 +111,8 @@ static qn_err_t open_service(scheduler_service_t *service, const qn_config_value
         .policy = config->scheduler.policy,
         .ledger_base = service->ledger.base,
         .ledger_bytes = service->ledger.bytes,
+        .epoch = qn_daemon_epoch(service->daemon),
+        .former_crashed = crashed,
     };
     ledger_replay_t replay;
     err = scheduler_create(&options, qn_clock_now_ns(), &service->scheduler, &replay);
@@ -118,8 +139,29 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
 
 /* ---- peers ---- */
 
+/* The next life of a peer is there, so the service manager has said how the one before it ended. */
+static void judge(scheduler_service_t *service, suspects_peer_t peer, const char *name)
+{
+    qn_crash_t crash;
+    uint32_t epoch = service->lost[peer].epoch;
+    service->lost[peer] = (qn_peer_t){0};
+    if (epoch == 0) return; /* the first one that this scheduler meets */
+    if (!qn_crash_read(qn_daemon_run_dir(service->daemon), name, epoch, &crash) || crash.pid == service->judged) {
+        scheduler_peer_survived(service->scheduler, peer);
+        return;
+    }
+    service->judged = crash.pid;
+    qn_crash_describe(&crash, service->crash_text, sizeof service->crash_text);
+    scheduler_peer_crashed(service->scheduler, peer);
+    scheduler_counts_t counts;
+    scheduler_counts(service->scheduler, &counts);
+    qn_log_warning("%s crashed (%s): %" PRIu32 " requests that it had in hand run apart", name, service->crash_text,
+                   counts.suspects);
+}
+
 static void lose_memory(scheduler_service_t *service)
 {
+    service->lost[SUSPECTS_MEMORY] = service->memory;
     service->memory = (qn_peer_t){0};
     scheduler_memory_lost(service->scheduler);
 }
@@ -129,6 +171,7 @@ static void memory_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_e
     if (event == QN_PEER_UP) {
         qn_describe_t describe = {.want_tensors = false};
         if (service->memory.epoch != 0) lose_memory(service);
+        judge(service, SUSPECTS_MEMORY, "memory");
         service->memory = peer;
         qn_daemon_send(service->daemon, peer, QN_MESSAGE_DESCRIBE, &describe);
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->memory)) {
@@ -141,11 +184,14 @@ static void compute_event(scheduler_service_t *service, qn_peer_t peer, qn_peer_
 {
     if (event == QN_PEER_UP) {
         scheduler_compute_lost(service->scheduler);
+        if (service->compute.epoch != 0) service->lost[SUSPECTS_COMPUTE] = service->compute;
+        judge(service, SUSPECTS_COMPUTE, "compute");
         service->compute = peer;
         service->compute_ready = false;
         service->doubted_beats = 0;
     } else if (event == QN_PEER_GONE && qn_peer_equal(peer, service->compute)) {
         qn_log_warning("compute is gone: running requests resume on the resident KV when it is back");
+        service->lost[SUSPECTS_COMPUTE] = service->compute;
         service->compute = (qn_peer_t){0};
         service->compute_ready = false;
         scheduler_compute_lost(service->scheduler);
@@ -233,7 +279,9 @@ static qn_state_t describe(const scheduler_service_t *service, uint64_t now_ns, 
                  progress->step, seconds - seconds % 5);
         return QN_STATE_READY;
     }
-    snprintf(ret_text, QN_REASON_MAX, "policy %s", scheduler_policy_name(service->scheduler));
+    bool withdrawn = scheduler_policy_withdrawn(service->scheduler);
+    snprintf(ret_text, QN_REASON_MAX, "policy %s%s%.100s%s", scheduler_policy_name(service->scheduler),
+             withdrawn ? " (" : "", withdrawn ? service->policy : "", withdrawn ? " was withdrawn: it crashed)" : "");
     return QN_STATE_READY;
 }
 
@@ -261,6 +309,7 @@ static void publish_stats(scheduler_service_t *service)
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_WAITING, counts.waiting);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_RUNNING, counts.leasing + counts.running);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_REQUESTS, counts.requests);
+    qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_SUSPECTS, counts.suspects);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_FROM_SLOT_RUNS, counts.planner.from_slot_runs);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_MASKED_RUNS, counts.masked_runs);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PREEMPTIONS, counts.planner.preemptions);
@@ -290,6 +339,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
         qn_daemon_fail(service->daemon, err);
         return UINT64_MAX;
     }
+    if (!scheduler_send_quarantined(service)) again_ns = earlier(again_ns, now_ns + RETRY_NS);
     scheduler_send_tokens(service);
     again_ns = earlier(earlier(again_ns, progress_ns), scheduler_tidy(service->scheduler, now_ns));
     if (delivery_pending(scheduler_delivery(service->scheduler))) again_ns = earlier(again_ns, now_ns + RETRY_NS);

@@ -11,6 +11,7 @@
 #include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/watch/log.h"
+#include "common/watch/quarantine.h"
 #include "services/tokenizer/outgoing.h"
 
 /* A text of more bytes is the worker's: at the slowest it takes the loop about a millisecond. */
@@ -65,6 +66,7 @@ static void begin_request(tokenizer_service_t *service, text_job_t *job)
         return;
     }
     request_take_prompt(request, job);
+    request->key = job->key;
     job->owner = NULL;
     stream->owner = request;
     if (tokenizer_send_submit(service, &request->submit) == QN_SEND_FULL) {
@@ -121,11 +123,45 @@ static void start_job(tokenizer_service_t *service, text_job_t *job)
     finish_job(service, job);
 }
 
+/* Takes the input in hand. False: it made this daemon crash twice; it is refused and kept, and the job is gone. */
+static bool take_in_hand(tokenizer_service_t *service, text_job_t *job)
+{
+    job->hand = service->hand;
+    job->key = job->text ? qn_in_hand_key(0, job->text, job->text_bytes)
+                         : qn_in_hand_key(1, job->ids, job->id_count * sizeof *job->ids);
+    if (!qn_in_hand_refuses(service->hand, job->key)) {
+        qn_in_hand_take(service->hand, job->key);
+        return true;
+    }
+    qn_in_hand_record(service->hand, job->key,
+                      job->text ? json_pack("{s:o}", "text", qn_quarantine_text(job->text, job->text_bytes))
+                                : json_pack("{s:o}", "ids", qn_quarantine_ids(job->ids, job->id_count)));
+    refuse(service, job->from, job->request, 500, "prompt", QN_IN_HAND_TEXT);
+    tokenizer_send_cancel(service, job->request, QN_CANCEL_REASON_CLIENT_GONE); /* a scheduler may still hold it */
+    drop_owner(job);
+    text_job_destroy(&job);
+    return false;
+}
+
+/* The job as a whole, from the message on. */
+static void handle_job(tokenizer_service_t *service, text_job_t *job)
+{
+    const char *text = job->text;
+    size_t bytes = job->text_bytes;
+    if (!take_in_hand(service, job)) return;
+    if (text && QN_FAILPOINT_TEXT(QN_FAILPOINT_TOKENIZER_BEFORE_ENCODE, text, bytes))
+        fail(service, "a failpoint failed a text");
+    start_job(service, job);
+    qn_in_hand_take(service->hand, 0);
+}
+
 bool tokenizer_take_finished(tokenizer_service_t *service)
 {
     uint64_t begin_ns = qn_clock_now_ns();
     for (text_job_t *job; (job = text_worker_finished(service->worker));) {
+        qn_in_hand_take(service->hand, job->key);
         finish_job(service, job);
+        qn_in_hand_take(service->hand, 0);
         if (qn_clock_now_ns() - begin_ns > TURN_WORK_NS) return true;
     }
     return false;
@@ -137,8 +173,6 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
     const qn_encode_t *encode = message;
     uint64_t id = encode->head.request;
     request_refusal_t refusal;
-    if (QN_FAILPOINT_TEXT(QN_FAILPOINT_TOKENIZER_BEFORE_ENCODE, encode->prompt.data, encode->prompt.bytes))
-        fail(service, "a failpoint failed an Encode");
     bool runs = streams_find(service->streams, id) || text_worker_has(service->worker, id);
     if (runs) request_stream_refusal(STREAM_EXISTS, &refusal);
     if (runs || !request_check(encode, &refusal)) {
@@ -151,7 +185,7 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
         request_destroy(&request);
         return;
     }
-    start_job(service, request_job(request, encode));
+    handle_job(service, request_job(request, encode));
 }
 
 static void handle_tokenize(void *state, qn_peer_t from, const void *message)
@@ -163,7 +197,7 @@ static void handle_tokenize(void *state, qn_peer_t from, const void *message)
     job->flags = TOKENIZER_PARSE_SPECIAL | (tokenize->add_special ? TOKENIZER_ADD_SPECIAL : 0);
     job->want_pieces = tokenize->want_pieces;
     job->want_offsets = tokenize->want_offsets;
-    start_job(state, job);
+    handle_job(state, job);
 }
 
 static void handle_detokenize(void *state, qn_peer_t from, const void *message)
@@ -175,7 +209,7 @@ static void handle_detokenize(void *state, qn_peer_t from, const void *message)
     job->flags = detokenize->skip_special ? TOKENIZER_SKIP_SPECIAL : 0;
     job->want_offsets = detokenize->want_offsets;
     job->is_open = detokenize->is_open;
-    start_job(state, job);
+    handle_job(state, job);
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */
@@ -386,12 +420,15 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
             break;
         }
         stream_t *stream = streams_find(service->streams, token->request);
+        qn_in_hand_take(service->hand, stream ? ((const request_t *)stream->owner)->key : 0);
+        if (QN_FAILPOINT_IDS(QN_FAILPOINT_TOKENIZER_TOKEN, &token->id, 1)) fail(service, "a failpoint failed a token");
         if (stream)
             take_token(service, stream, token, batch->top + top);
         else if (knows_all(service) && !text_worker_has(service->worker, token->request))
             tokenizer_send_cancel(service, token->request, QN_CANCEL_REASON_CLIENT_GONE); /* it runs for nobody */
         top += token->top_count;
     }
+    qn_in_hand_take(service->hand, 0);
     for (uint32_t i = 0; i < batch->timelines_count; i++) {
         const stream_t *stream = streams_find(service->streams, batch->timelines[i].request);
         if (!stream) continue;
@@ -417,7 +454,9 @@ static void handle_prompt_logprobs(void *state, qn_peer_t from, const void *mess
         qn_log_error("PromptLogprobs of scheduler epoch %u dropped: its vectors do not fit together", from.epoch);
         return;
     }
+    qn_in_hand_take(service->hand, ((const request_t *)stream->owner)->key);
     tokenizer_send_prompt_logprobs(service, stream->owner, scores);
+    qn_in_hand_take(service->hand, 0);
 }
 
 static void handle_refusal(void *state, qn_peer_t from, const void *message)

@@ -9,6 +9,7 @@
 
 typedef struct {
     qn_peer_t frontend;
+    uint64_t key; /* of its prompt, see in_hand.h */
     bool want_pieces, skip_special, include_stop;
     bool cancelled; /* a new scheduler has to hear of that too */
     qn_cancel_reason_t cancel_reason;

@@ -62,6 +62,7 @@ static void service_fini(void **state)
     if (!service) return;
     if (service->streams) tokenizer_close_all(service);
     streams_destroy(&service->streams);
+    qn_in_hand_close(&service->hand);
     tokenizer_outgoing_destroy(&service->outgoing);
     if (service->scratch) tokenizer_scratch_close(&service->scratch);
     tokenizer_close(&service->tokenizer);
@@ -80,6 +81,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     QN_ASSERT(service->cancels);
     uint64_t begin_ns = qn_clock_now_ns();
     qn_err_t err = service_open_tokenizer(service, config);
+    if (err == QN_OK)
+        err = qn_in_hand_open(qn_daemon_run_dir(daemon), "tokenizer", qn_daemon_epoch(daemon), &service->hand);
     if (err != QN_OK) {
         service_fini((void **)&service);
         return err;
@@ -109,7 +112,7 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     tokenizer_service_t *service = state;
     if (peer.service == QN_SERVICE_FRONTEND && event == QN_PEER_UP) tokenizer_meet_frontend(service);
-    if (peer.service == QN_SERVICE_FRONTEND && event == QN_PEER_GONE) tokenizer_drop_frontend(service, peer);
+    if (event == QN_PEER_GONE) tokenizer_drop_frontend(service, peer); /* of whatever service: it may have asked */
     if (peer.service == QN_SERVICE_SCHEDULER && event == QN_PEER_UP) tokenizer_submit_all(service, peer);
 }
 

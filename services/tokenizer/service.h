@@ -3,6 +3,7 @@
 #define QUINTET_TOKENIZER_SERVICE_H
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/in_hand.h"
 #include "services/tokenizer/request.h"
 #include "services/tokenizer/streams.h"
 #include "services/tokenizer/text_worker.h"
@@ -34,6 +35,7 @@ typedef struct {
 
 typedef struct {
     qn_daemon_t *daemon;
+    qn_in_hand_t *hand;           /* what is being worked on, for the next life */
     tokenizer_t *tokenizer;       /* NULL: token ids only */
     tokenizer_scratch_t *scratch; /* of the loop; the worker has its own */
     text_worker_t *worker;        /* long texts */

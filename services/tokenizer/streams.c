@@ -56,6 +56,10 @@ stream_open_t streams_open(streams_t *streams, const stream_spec_t *spec, stream
     size_t place = streams_place(streams, spec->request);
     if (streams->places[place]) return STREAM_EXISTS;
     if (streams->count == streams->limit) return STREAM_NO_ROOM;
+    if (spec->stop_id_count > QN_STOP_IDS_MAX) {
+        qn_fail(QN_ERR_LIMIT, "%zu stop ids; %d are possible", (size_t)spec->stop_id_count, QN_STOP_IDS_MAX);
+        return STREAM_BAD_STOP;
+    }
     stream_t *stream = calloc(1, sizeof *stream);
     QN_ASSERT(stream);
     if (stop_strings_init(&stream->stop, spec->stop, spec->stop_bytes, spec->stop_count, spec->include_stop) != QN_OK) {
@@ -66,7 +70,6 @@ stream_open_t streams_open(streams_t *streams, const stream_spec_t *spec, stream
     stream->min_tokens = spec->min_tokens;
     stream->has_text = spec->detokenizer != NULL;
     if (!spec->include_stop && spec->stop_id_count) {
-        QN_ASSERT(spec->stop_id_count <= QN_STOP_IDS_MAX);
         memcpy(stream->silent_ids, spec->stop_ids, spec->stop_id_count * sizeof *spec->stop_ids);
         stream->silent_count = spec->stop_id_count;
     }

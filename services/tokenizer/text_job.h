@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/in_hand.h"
 #include "services/tokenizer/decode/detokenizer.h"
 #include "services/tokenizer/tokenizer.h"
 
@@ -20,6 +21,8 @@ typedef struct text_job {
     text_job_kind_t kind;
     qn_peer_t from;
     uint64_t request;
+    uint64_t key;       /* of its content, see in_hand.h */
+    qn_in_hand_t *hand; /* told while the worker runs it; may be NULL. Borrowed */
     /* in */
     const char *text; /* borrowed until text_job_own(); NULL: ids are given */
     size_t text_bytes;

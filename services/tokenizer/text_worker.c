@@ -75,7 +75,9 @@ static void *worker_main(void *argument)
             continue;
         }
         pthread_mutex_unlock(&worker->lock);
+        qn_in_hand_take_beside(job->hand, job->key);
         if (!job->cancelled) text_job_run(job, worker->tokenizer, scratch);
+        qn_in_hand_take_beside(job->hand, 0);
         pthread_mutex_lock(&worker->lock);
         worker->running = NULL;
         put_finished(worker, job);

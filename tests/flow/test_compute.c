@@ -21,6 +21,7 @@
 
 #define DEADLINE_S 30
 #define TOKENS 12
+#define RESET_AT 5 /* tokens; then a new session begins */
 
 /* Case 1 of tests/golden/default/golden.json. */
 static const uint32_t PROMPT[] = {0, 36, 1345, 311, 224};
@@ -66,7 +67,7 @@ static void send_plan(const qn_step_plan_t *plan)
     qn_step_plan_t whole = *plan;
     qn_daemon_peer_status(script.daemon, QN_SERVICE_COMPUTE, &status);
     if (!whole.memory_epoch) whole.memory_epoch = status.memory_epoch;
-    if (!whole.session) whole.session = 1;
+    if (!whole.session) whole.session = script.sent > RESET_AT ? 2 : 1;
     if (script.sent == 0 && !script.probing) whole.opens = true;
     assert_int_equal(qn_daemon_send(script.daemon, script.compute, QN_MESSAGE_STEP_PLAN, &whole), QN_SEND_OK);
 }
@@ -105,6 +106,28 @@ static void send_next_plan(void)
     send_plan(&(qn_step_plan_t){.step = ++script.step, .runs = &run, .runs_count = 1});
 }
 
+/* A new session: the slot is set anew although it is in use, on the KV that is there; the run begins at the last token. */
+static void send_reset_plan(void)
+{
+    qn_slot_set_t set = {.request = 77,
+                         .slot = 3,
+                         .prompt_tokens = PROMPT_TOKENS,
+                         .sampling = {.top_p = 1, .repetition_penalty = 1, .logprobs = true, .max_tokens = TOKENS}};
+    qn_slot_block_t blocks[] = {{3, 0, 5}, {3, 1, 2}};
+    qn_slot_run_t run = {.slot = 3, .position = PROMPT_TOKENS + script.sent - 1, .token_count = 1, .sample = true};
+    send_plan(&(qn_step_plan_t){.step = ++script.step,
+                                .sets = &set,
+                                .sets_count = 1,
+                                .blocks = blocks,
+                                .blocks_count = 2,
+                                .runs = &run,
+                                .runs_count = 1,
+                                .ids = &script.ids[script.sent - 1],
+                                .ids_count = 1,
+                                .session = 2,
+                                .opens = true});
+}
+
 /* On the blocks of a memory that is not there, of a session that nobody opened; and where a step is that nobody sent. */
 static void send_probes(uint32_t memory_epoch)
 {
@@ -140,9 +163,12 @@ static uint64_t client_tick(void *state, uint64_t now_ns)
     if (script.probes == 4) script.probing = false;
     ready = ready && !script.probing;
     for (; ready && script.sent < TOKENS && script.sent < script.received + 2; script.sent++) {
+        if (script.sent == RESET_AT && script.received < RESET_AT) break;
         if (script.with_refusals) send_broken_plan();
         if (script.sent == 0)
             send_first_plan();
+        else if (script.sent == RESET_AT)
+            send_reset_plan();
         else
             send_next_plan();
     }

@@ -9,7 +9,7 @@
 #define SIM_REQUESTS_MAX 64u
 #define SIM_CLIENTS 2u
 
-typedef enum { SIM_FUTURE, SIM_OPEN, SIM_ENDED, SIM_WAS_REFUSED, SIM_ABANDONED } sim_request_state_t;
+typedef enum { SIM_FUTURE, SIM_OPEN, SIM_ENDED, SIM_WAS_REFUSED, SIM_ABANDONED, SIM_QUARANTINED } sim_request_state_t;
 
 typedef struct {
     uint64_t id;

@@ -136,6 +136,13 @@ static void draw_request(uint32_t at)
     if (!request->must_be_refused) sim_predict(request, generated_max, w.model.eos_ids, w.model.eos_count);
 }
 
+/* Whether anything of it is ever run: else nothing can crash over it. */
+static bool is_run(const sim_request_t *request)
+{
+    const request_sampling_t *sampling = &request->submission.sampling;
+    return sampling->max_tokens > 0 || (sampling->prompt_logprobs && request->submission.prompt_tokens > 1);
+}
+
 static void draw_load(void)
 {
     sim_random_t *random = &w.random;
@@ -147,6 +154,13 @@ static void draw_load(void)
         push(at_ns, (event_t){.kind = SUBMIT, .value = w.requests[i].id});
         if (sim_chance(random, 15))
             push(at_ns + sim_next(random) % 20000000, (event_t){.kind = CANCEL, .value = w.requests[i].id});
+    }
+    uint32_t poisons = sim_chance(random, 40) ? sim_between(random, 1, POISONS_MAX) : 0;
+    for (uint32_t i = 0; i < poisons; i++) {
+        const sim_request_t *request = &w.requests[sim_between(random, 0, w.request_count - 1)];
+        if (request->must_be_refused || find_poison(request->id) != NULL || !is_run(request)) continue;
+        w.poisons[w.poison_count++] =
+            (poison_t){.request = request->id, .kind = sim_between(random, 0, POISON_KINDS - 1)};
     }
     uint32_t faults = sim_chance(random, 25) ? 0 : sim_between(random, 1, 6);
     for (uint32_t i = 0; i < faults; i++)

@@ -53,10 +53,17 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
     }
 }
 
+static void kill_memory(bool crash);
+
 static void memory_takes(const event_t *event)
 {
     const traffic_t *traffic = event->payload;
     if (event->to_epoch != w.memory_epoch || w.memory_epoch == 0) return;
+    for (uint32_t i = 0; i < traffic->lease_count; i++)
+        if (event->from_epoch == w.scheduler_epoch && strikes(traffic->leases[i].sequence, POISONS_MEMORY)) {
+            kill_memory(true);
+            return;
+        }
     for (uint32_t i = 0; i < traffic->commit_count; i++) {
         const plan_commit_t *commit = &traffic->commits[i];
         SIM_CHECK(block_pool_commit(w.pool, commit->sequence, commit->position, commit->ids, commit->ids_count),
@@ -91,6 +98,16 @@ static void enqueue(queued_plan_t plan)
     SIM_CHECK(w.plan_count < PLANS_MAX, "too many plans are queued");
     w.plans[w.plan_count++] = plan;
     begin_step();
+}
+
+static void kill_compute(bool crash);
+
+/* The slot's sequence when the plan runs: set by the plan itself, or before. */
+static uint64_t runs_of(const sim_plan_t *copy, uint32_t slot)
+{
+    for (uint32_t i = 0; i < copy->plan.set_count; i++)
+        if (copy->plan.sets[i].slot == slot) return copy->set_requests[i];
+    return w.compute.slots[slot].request;
 }
 
 /* Plans that have not begun. */
@@ -140,6 +157,12 @@ static void compute_answers(const event_t *event)
 static void step_done(const event_t *event)
 {
     if (event->from_epoch != w.compute_epoch || !w.executing || event->value != w.execution) return;
+    const sim_plan_t *runs = w.plans[0].plan;
+    for (uint32_t i = 0; runs != NULL && i < runs->plan.run_count; i++)
+        if (strikes(runs_of(runs, runs->plan.runs[i].slot), POISONS_COMPUTE)) {
+            kill_compute(true);
+            return;
+        }
     queued_plan_t done = w.plans[0];
     memmove(w.plans, w.plans + 1, --w.plan_count * sizeof *w.plans);
     w.executing = false;
@@ -182,8 +205,10 @@ static void confuse_compute(void)
 }
 
 /* Killed in the middle of a step: some of its runs were written. */
-static void kill_compute(void)
+static void kill_compute(bool crash)
 {
+    SIM_CHECK(w.compute_life + 1 < LIVES_MAX, "compute dies too often");
+    w.compute_crashed[w.compute_epoch] = crash;
     if (w.executing && w.plans[0].plan != NULL && w.compute.pool != NULL) {
         sim_result_t *result = malloc(sizeof *result);
         const queued_plan_t *plan = &w.plans[0];
@@ -204,9 +229,11 @@ static void kill_compute(void)
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = COMPUTE_UP, .from_epoch = w.compute_epoch});
 }
 
-static void kill_memory(void)
+static void kill_memory(bool crash)
 {
     if (w.memory_epoch == 0) return;
+    SIM_CHECK(w.memory_life + 1 < LIVES_MAX, "memory dies too often");
+    w.memory_crashed[w.memory_epoch] = crash;
     uint64_t gone_ns = w.now_ns + sim_between(&w.random, 1000, 200000);
     push(gone_ns, (event_t){.kind = MEMORY_GONE, .from_epoch = w.memory_epoch});
     w.memory_epoch = 0;
@@ -214,7 +241,7 @@ static void kill_memory(void)
     w.compute.pool = NULL;
     block_pool_destroy(&w.pool);
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = MEMORY_START});
-    if (sim_chance(&w.random, 30)) kill_compute(); /* it cannot live without, or dies with it */
+    if (sim_chance(&w.random, 30)) kill_compute(false); /* it cannot live without, or dies with it */
 }
 
 /* Undoes the end of what was written since `mapping_before`: a process that dies writes payloads in part, and the 8
@@ -223,10 +250,11 @@ static void tear_last_write(void)
 {
     uint32_t first = 0, header_bytes = 4096;
     while (first < LEDGER_BYTES && w.mapping[first] == w.mapping_before[first])
-        first++;
+        if (++first == header_bytes) first = LEDGER_HEAD_BYTES; /* the evidence holds no records */
     if (first == LEDGER_BYTES) return;
     w.torn++;
-    if (first < header_bytes) { /* a compaction: the other area is written, the switch is not thrown */
+    w.compaction_torn = first < header_bytes;
+    if (w.compaction_torn) { /* a compaction: the other area is written, the switch is not thrown */
         memcpy(w.mapping, w.mapping_before, header_bytes);
         return;
     }
@@ -250,6 +278,7 @@ static void kill_scheduler(bool torn)
     ledger_usage_t usage;
     ledger_usage(ledger, &usage);
     w.compactions += usage.compactions;
+    w.compaction_torn = false;
     if (torn && w.next_request < w.request_count) { /* while it accepts a request */
         admission_refusal_t refusal;
         memcpy(w.mapping_before, w.mapping, LEDGER_BYTES);
@@ -257,7 +286,7 @@ static void kill_scheduler(bool torn)
         tear_last_write();
     }
     scheduler_destroy(&w.scheduler);
-    w.sees_memory = w.sees_compute = 0;
+    w.sees_memory = w.sees_compute = w.lost_memory = w.lost_compute = 0;
     w.timer_ns = 0;
     uint64_t lost_ns = w.now_ns + sim_between(&w.random, 0, 150000);
     for (uint32_t i = 0; i < w.queue_count; i++) /* the end of what it had sent is lost with it */
@@ -298,8 +327,8 @@ static void fault(uint64_t kind)
 {
     w.faults[kind]++;
     switch (kind) {
-    case 0: kill_compute(); break;
-    case 1: kill_memory(); break;
+    case 0: kill_compute(false); break;
+    case 1: kill_memory(false); break;
     case 2: kill_scheduler(sim_chance(&w.random, 50)); break;
     case 3: kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1)); break;
     case 5: confuse_compute(); break;

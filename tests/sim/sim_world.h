@@ -66,11 +66,23 @@ typedef struct {
     uint32_t scheduler_epoch, memory_epoch;
 } queued_plan_t;
 
+/* Whom a poisoned request makes crash, and when. */
+typedef enum { POISONS_COMPUTE, POISONS_MEMORY, POISONS_PLANNING, POISONS_SUBMIT, POISON_KINDS } poison_kind_t;
+
+typedef struct {
+    uint64_t request;
+    poison_kind_t kind;
+    uint32_t crashes;
+} poison_t;
+
+#define POISONS_MAX 2u
+#define LIVES_MAX 64u
+
 enum { LINK_TO_MEMORY, LINK_FROM_MEMORY, LINK_TO_COMPUTE, LINK_FROM_COMPUTE, LINK_TO_CLIENT, LINK_FROM_CLIENT, LINKS };
 
 static struct {
     sim_random_t random;
-    uint64_t now_ns, order, link_ns[LINKS], timer_ns, next_request;
+    uint64_t now_ns, order, link_ns[LINKS], timer_ns, again_ns, next_request;
     event_t queue[QUEUE_MAX];
     uint32_t queue_count;
 
@@ -105,12 +117,20 @@ static struct {
         request_finish_t finish;
     } held[2 * SIM_REQUESTS_MAX];
     uint32_t held_count;
+    bool compaction_torn; /* the request that was being accepted may be there: it compacts after its record, too */
+
+    poison_t poisons[POISONS_MAX];
+    uint32_t poison_count;
+    bool compute_crashed[LIVES_MAX], memory_crashed[LIVES_MAX]; /* by epoch, as the service manager knows it */
+    bool scheduler_crashed;
+    uint32_t lost_compute, lost_memory; /* lives the scheduler saw last */
 
     uint64_t steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn, forgotten, yielded,
         renewed;
 } w;
 
 static struct {
+    uint64_t poison_crashes[POISON_KINDS], quarantined;
     uint64_t requests, tokens, steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn,
         forgotten, yielded, renewed, events;
 } total;
@@ -186,6 +206,23 @@ static void free_payload(const event_t *event)
         return;
     }
     free(event->payload);
+}
+
+static poison_t *find_poison(uint64_t request)
+{
+    for (uint32_t i = 0; i < w.poison_count; i++)
+        if (w.poisons[i].request == request) return &w.poisons[i];
+    return NULL;
+}
+
+/* Whether the request makes the daemon crash here; counted. */
+static bool strikes(uint64_t request, poison_kind_t kind)
+{
+    poison_t *poison = find_poison(request);
+    if (poison == NULL || poison->kind != kind) return false;
+    poison->crashes++;
+    total.poison_crashes[kind]++;
+    return true;
 }
 
 static sim_request_t *find_request(uint64_t id)

@@ -4,8 +4,10 @@
  *
  * Each seed draws a configuration (block size, pool size, slots, budgets, lookahead, policy), a load (shared prefixes,
  * salts, stop ids, cancels, prompt scores), and faults: kills of compute, memory, scheduler (with its last record torn)
- * and tokenizers, cache flushes, and a compute that loses plans and slots while it lives on. After every event all invariants are checked; at the end every request has
- * ended once, with the tokens the model gives when it is alone, and every block is back.
+ * and tokenizers, cache flushes, and a compute that loses plans and slots while it lives on; some requests are poisoned
+ * and make compute, memory or the scheduler crash. After every event all invariants are checked; at the end every request
+ * has ended once, with the tokens the model gives when it is alone, the poisoned ones are quarantined and nobody else is,
+ * and every block is back.
  *
  *     SIM_SEEDS=300 SIM_FIRST_SEED=1 build/tests/sim/test_sim        SIM_VERBOSE=1: one line per seed */
 #include <setjmp.h>
@@ -64,14 +66,20 @@ static void send_traffic(const plan_traffic_t *traffic)
                                         .payload = sim_copy(&copy, 1, sizeof copy)});
 }
 
-static void send_plans(void)
+/* False: planning for a poisoned request made the scheduler crash, before the plan was sent. */
+static bool send_plans(void)
 {
     for (;;) {
         plan_t plan;
         bool built;
         qn_err_t err = scheduler_plan(w.scheduler, w.now_ns, &plan, &built);
         SIM_CHECK(err == QN_OK, "plan: %s", qn_err_text());
-        if (!built) return;
+        if (!built) return true;
+        for (uint32_t i = 0; i < plan.run_count; i++) {
+            const batch_t *batch = scheduler_batch(w.scheduler);
+            uint32_t owner = batch->slot_owner[plan.runs[i].slot];
+            if (strikes(batch->sequences[owner].request->id, POISONS_PLANNING)) return false;
+        }
         w.steps++;
         w.from_slot += plan.from_slot_count;
         for (uint32_t i = 0; i < plan.reason_count; i++) {
@@ -107,8 +115,14 @@ static void send_tokens(void)
 
 static void set_timer(uint64_t at_ns)
 {
-    if (at_ns == UINT64_MAX || (w.timer_ns > w.now_ns && w.timer_ns <= at_ns)) return;
-    w.timer_ns = at_ns > w.now_ns ? at_ns : w.now_ns + 1;
+    if (at_ns < w.again_ns) w.again_ns = at_ns;
+}
+
+/* The first of those that were set in this turn, unless one before it is on its way. */
+static void start_timer(void)
+{
+    if (w.again_ns == UINT64_MAX || (w.timer_ns > w.now_ns && w.timer_ns <= w.again_ns)) return;
+    w.timer_ns = w.again_ns > w.now_ns ? w.again_ns : w.now_ns + 1;
     push(w.timer_ns, (event_t){.kind = TIMER});
 }
 
@@ -124,11 +138,36 @@ static void take_refusals(void)
     }
 }
 
+/* As scheduler_send_quarantined. */
+static void tell_quarantined(void)
+{
+    suspects_peer_t peer;
+    const request_t *one;
+    while ((one = scheduler_next_guilty(w.scheduler, &peer)) != NULL)
+        SIM_CHECK(find_poison(one->id) != NULL, "request %llu is quarantined and did nothing",
+                  (unsigned long long)one->id);
+    for (one = NULL; (one = scheduler_next_untold(w.scheduler, one)) != NULL;) {
+        if (w.client_sees != w.scheduler_epoch) continue;
+        sim_request_t *request = find_request(one->id);
+        if (request->state == SIM_OPEN) request->state = SIM_QUARANTINED;
+        scheduler_told(w.scheduler, one);
+    }
+}
+
+static void crash_scheduler(void)
+{
+    kill_scheduler(false);
+    w.scheduler_crashed = true;
+}
+
 /* Who has a client does not wait for the slot of one that has none. */
 static void check_orphans_yield(void)
 {
     const batch_t *batch = scheduler_batch(w.scheduler);
     bool orphan_runs = false, waits = false;
+    scheduler_counts_t counts;
+    scheduler_counts(w.scheduler, &counts);
+    if (counts.suspects > 0) return; /* the others keep what they have */
     for (uint32_t i = 0; i < ledger_requests_max(scheduler_ledger(w.scheduler)); i++) {
         const sequence_t *one = &batch->sequences[i];
         if (one->phase == SEQUENCE_NONE) continue;
@@ -175,10 +214,17 @@ static void look_at_progress(void)
 static void tick(void)
 {
     if (w.scheduler == NULL) return;
+    w.again_ns = UINT64_MAX;
     look_at_progress();
     take_refusals();
-    send_plans();
-    const sequence_t *oldest = oldest_running();
+    tell_quarantined();
+    if (!send_plans()) {
+        crash_scheduler();
+        return;
+    }
+    scheduler_counts_t counts;
+    scheduler_counts(w.scheduler, &counts);
+    const sequence_t *oldest = counts.suspects == 0 ? oldest_running() : NULL; /* rule 9 preempts anybody */
     uint64_t oldest_id = oldest != NULL ? oldest->request->id : 0;
     plan_traffic_t traffic;
     qn_err_t err = scheduler_traffic(w.scheduler, w.now_ns, &traffic);
@@ -190,6 +236,7 @@ static void tick(void)
     set_timer(traffic.again_ns);
     set_timer(scheduler_tidy(w.scheduler, w.now_ns));
     if (delivery_pending(scheduler_delivery(w.scheduler))) set_timer(w.now_ns + 1000000);
+    start_timer();
     check_orphans_yield();
     check_orphans_end();
 }
@@ -197,15 +244,19 @@ static void tick(void)
 static void start_scheduler(void)
 {
     ledger_replay_t replay;
+    w.options.epoch = w.scheduler_epoch;
+    w.options.former_crashed = w.scheduler_crashed;
+    w.scheduler_crashed = false;
     qn_err_t err = scheduler_create(&w.options, w.now_ns, &w.scheduler, &replay);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
     w.replayed += replay.requests;
-    SIM_CHECK(replay.requests == w.held_count, "%u requests were in the ledger, %u are found", w.held_count,
-              replay.requests);
+    SIM_CHECK(replay.requests == w.held_count || (w.compaction_torn && replay.requests == w.held_count + 1),
+              "%u requests were in the ledger, %u are found", w.held_count, replay.requests);
     for (uint32_t i = 0; i < w.held_count; i++) {
         const request_t *found = ledger_find(scheduler_ledger(w.scheduler), w.held[i].id);
         SIM_CHECK(found != NULL && found->generated_tokens == w.held[i].generated &&
-                      (found->finish == w.held[i].finish || w.held[i].finish == REQUEST_UNFINISHED),
+                      (found->finish == w.held[i].finish || w.held[i].finish == REQUEST_UNFINISHED ||
+                       found->sampling.prompt_logprobs),
                   "request %llu is not found as it was", (unsigned long long)w.held[i].id);
     }
     send_over(LINK_TO_MEMORY, (event_t){.kind = MEMORY_SEES, .from_epoch = w.scheduler_epoch});
@@ -236,9 +287,21 @@ static void submit(uint64_t id)
     request->submission.client =
         (request_client_t){.epoch = request->client_epoch, .service = 2, .instance = (uint8_t)request->client};
     admission_refusal_t refusal;
-    scheduler_submit_outcome_t outcome = scheduler_submit(w.scheduler, &request->submission, w.now_ns, &refusal);
     request->state = SIM_OPEN;
+    scheduler_take_in_hand(w.scheduler, id);
+    if (!scheduler_is_quarantined(w.scheduler, id) && strikes(id, POISONS_SUBMIT)) {
+        crash_scheduler();
+        return;
+    }
+    scheduler_submit_outcome_t outcome = scheduler_submit(w.scheduler, &request->submission, w.now_ns, &refusal);
+    scheduler_take_in_hand(w.scheduler, 0);
     if (outcome != SCHEDULER_REFUSED) return;
+    if (refusal.status == 500) {
+        SIM_CHECK(find_poison(id) != NULL, "request %llu is refused for a crash and did nothing",
+                  (unsigned long long)id);
+        request->state = SIM_QUARANTINED;
+        return;
+    }
     SIM_CHECK(request->must_be_refused || refusal.status == 429, "request %llu was refused: %s", (unsigned long long)id,
               refusal.text);
     request->state = SIM_WAS_REFUSED;
@@ -266,6 +329,7 @@ static void client_up(uint32_t client)
         sim_request_t *request = &w.requests[i];
         if (request->client != client || request->state != SIM_OPEN) continue;
         submit(request->id);
+        if (w.scheduler == NULL) return;
         if (request->cancelled) scheduler_cancel(w.scheduler, request->id, REQUEST_CANCELLED);
     }
     client_replayed(life);
@@ -298,6 +362,16 @@ static void client_takes(const event_t *event)
 
 /* ---- one event ---- */
 
+/* As the service does when the next life of a peer is there. */
+static void judge(suspects_peer_t peer, uint32_t lost, const bool *crashed)
+{
+    if (lost == 0) return;
+    if (crashed[lost])
+        scheduler_peer_crashed(w.scheduler, peer);
+    else
+        scheduler_peer_survived(w.scheduler, peer);
+}
+
 static void handle_peer(const event_t *event)
 {
     qn_err_t err = QN_OK;
@@ -305,23 +379,30 @@ static void handle_peer(const event_t *event)
     case MEMORY_GONE:
         if (event->from_epoch == w.sees_memory) {
             w.sees_memory = 0;
+            w.lost_memory = event->from_epoch;
             scheduler_memory_lost(w.scheduler);
         }
         break;
     case MEMORY_UP:
         if (event->from_epoch != w.memory_epoch || w.sees_memory == event->from_epoch) break;
         w.sees_memory = event->from_epoch;
+        judge(SUSPECTS_MEMORY, w.lost_memory, w.memory_crashed);
+        w.lost_memory = 0;
         err = scheduler_memory_up(w.scheduler, &w.model);
         break;
     case COMPUTE_GONE:
         if (event->from_epoch == w.sees_compute) {
             w.sees_compute = 0;
+            w.lost_compute = event->from_epoch;
             scheduler_compute_lost(w.scheduler);
         }
         break;
     case COMPUTE_UP:
         if (event->from_epoch != w.compute_epoch || w.sees_compute == event->from_epoch) break;
         w.sees_compute = event->from_epoch;
+        scheduler_compute_lost(w.scheduler); /* once more: it starts */
+        judge(SUSPECTS_COMPUTE, w.lost_compute, w.compute_crashed);
+        w.lost_compute = 0;
         scheduler_compute_up(w.scheduler);
         break;
     default: break;
@@ -333,8 +414,8 @@ static void take_grants(const event_t *event)
 {
     const grants_t *grants = event->payload;
     if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_memory) return;
-    qn_err_t err = scheduler_grant(w.scheduler, grants->grants, grants->count, grants->available);
-    SIM_CHECK(err == QN_OK, "%s", qn_err_text());
+    uint32_t misfits = scheduler_grant(w.scheduler, grants->grants, grants->count, grants->available);
+    SIM_CHECK(misfits == 0, "%s", qn_err_text());
 }
 
 static void take_result(const event_t *event)
@@ -461,8 +542,15 @@ static void check_end(void)
         const sim_request_t *request = &w.requests[i];
         SIM_CHECK(request->state != SIM_OPEN && request->state != SIM_FUTURE, "request %llu was never ended",
                   (unsigned long long)request->id);
-        SIM_CHECK(!request->must_be_refused || request->state != SIM_ENDED, "request %llu had to be refused",
-                  (unsigned long long)request->id);
+        SIM_CHECK(!request->must_be_refused || request->state != SIM_ENDED || request->cancelled,
+                  "request %llu had to be refused", (unsigned long long)request->id);
+        const poison_t *poison = find_poison(request->id);
+        bool had_to_be = poison != NULL && !request->cancelled && request->state != SIM_ABANDONED &&
+                         request->state != SIM_WAS_REFUSED; /* the queue was full */
+        SIM_CHECK(!had_to_be || request->state == SIM_QUARANTINED,
+                  "poisoned request %llu was not quarantined (state %d)", (unsigned long long)request->id,
+                  (int)request->state);
+        total.quarantined += request->state == SIM_QUARANTINED;
         total.tokens += request->got_count;
     }
     block_pool_stats_t stats;
@@ -470,6 +558,13 @@ static void check_end(void)
     SIM_CHECK(stats.held_blocks == 0 && stats.sequences == 0, "%u blocks are held at the end", stats.held_blocks);
     ledger_usage_t usage;
     ledger_usage(scheduler_ledger(w.scheduler), &usage);
+    /* A scheduler that dies takes two pieces of evidence with it: a crash that nobody judged, and who was alone. */
+    uint64_t losses = w.faults[0] + w.faults[1] + w.faults[2] + w.faults[3] + w.faults[5];
+    uint32_t most = w.poison_count == 1 ? 2 : 3 + 2 * (w.scheduler_epoch - 1);
+    for (uint32_t i = 0; i < w.poison_count && losses == 0; i++)
+        SIM_CHECK(w.poisons[i].crashes <= most, "request %llu made its daemon crash %u times",
+                  (unsigned long long)w.poisons[i].request, w.poisons[i].crashes);
+    SIM_CHECK(counts.suspects == 0, "%u requests are suspects for ever", counts.suspects);
     SIM_CHECK(usage.reserved_bytes == 0, "the ledger reserves space for nobody");
     w.compactions += usage.compactions;
     w.preemptions = counts.planner.preemptions;
@@ -550,14 +645,17 @@ static void report(uint64_t seeds)
         "from_slot "
         "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu, renewed %llu; kills: compute %llu, memory %llu, scheduler "
         "%llu, "
-        "tokenizer %llu; flushes %llu; confusions %llu\n",
+        "tokenizer %llu; flushes %llu; confusions %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu\n",
         (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
         (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
         (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
         (unsigned long long)total.compactions, (unsigned long long)total.replayed, (unsigned long long)total.torn,
         (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.renewed,
         (unsigned long long)total.faults[0], (unsigned long long)total.faults[1], (unsigned long long)total.faults[2],
-        (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5]);
+        (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5],
+        (unsigned long long)total.poison_crashes[0], (unsigned long long)total.poison_crashes[1],
+        (unsigned long long)total.poison_crashes[2], (unsigned long long)total.poison_crashes[3],
+        (unsigned long long)total.quarantined);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -570,6 +668,9 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     if (seeds < 300) return;
     /* what the seeds are meant to reach, they reach */
     assert_true(total.hits > 0 && total.preemptions > 0 && total.from_slot > 0 && total.masked > 0);
+    for (int i = 0; i < POISON_KINDS; i++)
+        assert_true(total.poison_crashes[i] > 0);
+    assert_true(total.quarantined > 0);
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
     assert_true(total.forgotten > 0 && total.yielded > 0);
     assert_true(total.renewed > 0);

@@ -137,6 +137,11 @@ class Engine:
         journal = pathlib.Path(self.run_dir, "failpoints")
         return journal.read_text().split() if journal.exists() else []
 
+    def fired(self):
+        """The failpoints that fired so far, in order."""
+        journal = pathlib.Path(self.run_dir, "failpoints")
+        return journal.read_text().split() if journal.exists() else []
+
     def used_blocks(self):
         return self.get("/cache/stats")["used_blocks"]
 

@@ -135,6 +135,16 @@ def test_systemd_restart_and_kill_go_on_with_the_same_answer(started):
     assert started.generate() == wanted
 
 
+def test_systemd_notes_a_crash_and_no_kill(started):
+    for signal, is_noted in (("KILL", False), ("SEGV", True)):
+        before = started.show("compute", "MainPID")
+        started.systemctl("kill", f"--signal={signal}", "quintet-compute")
+        started.wait_for(lambda: started.show("compute", "MainPID") not in ("0", before), "a new compute")
+        started.run("/usr/local/bin/quintet", "status", "--wait", "60")
+        record = started.run("cat", "/run/quintet/compute.crash", check=False).stdout
+        assert (f"pid {before}\nsignal 11\n" in record) == is_noted, record
+
+
 @pytest.mark.parametrize("service, line, status, reason", [
     ("memory", "nonsense: 1", "78", "unknown key nonsense"),
     ("memory", "model: {path: /usr/local/share/quintet/schemas}", "66", "/usr/local/share/quintet/schemas"),

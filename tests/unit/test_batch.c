@@ -180,17 +180,17 @@ static void test_batch_result_of_a_voided_step_is_ignored(void **state)
     case_close(&c);
 }
 
-static void test_batch_grant_that_does_not_fit_its_lease_is_refused(void **state)
+static void test_batch_grant_that_does_not_fit_its_lease_is_given_back(void **state)
 {
     (void)state;
     uint32_t blocks[20] = {0};
     blocks[3] = 64; /* there are 64 */
     const struct {
         uint32_t first, count, cached;
-        qn_err_t err;
+        bool fits;
     } table[] = {
-        {0, 3, 0, QN_OK},        {0, 3, 4, QN_OK},       {0, 2, 0, QN_ERR_PEER}, {1, 3, 0, QN_ERR_PEER},
-        {0, 17, 0, QN_ERR_PEER}, {0, 4, 0, QN_ERR_PEER}, {0, 3, 3, QN_ERR_PEER}, {0, 3, 8, QN_ERR_PEER},
+        {0, 3, 0, true},   {0, 3, 4, true},  {0, 2, 0, false}, {1, 3, 0, false},
+        {0, 17, 0, false}, {0, 4, 0, false}, {0, 3, 3, false}, {0, 3, 8, false},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         case_t c;
@@ -205,7 +205,16 @@ static void test_batch_grant_that_does_not_fit_its_lease_is_refused(void **state
                                .block_count = table[i].count,
                                .cached_tokens = table[i].cached,
                                .blocks = blocks};
-        assert_int_equal(scheduler_grant(c.scheduler, &grant, 1, 0), table[i].err);
+        assert_int_equal(scheduler_grant(c.scheduler, &grant, 1, 0), table[i].fits ? 0 : 1);
+        if (!table[i].fits) { /* once more, and it is ended */
+            case_traffic(&c);
+            assert_int_equal(c.traffic.release_count, 1);
+            case_traffic(&c);
+            assert_int_equal(c.traffic.lease_count, 1);
+            grant.lease_batch = c.traffic.lease_batch;
+            assert_int_equal(scheduler_grant(c.scheduler, &grant, 1, 0), 1);
+            assert_int_equal(case_request(&c, 1)->finish, REQUEST_ERROR);
+        }
         case_close(&c);
     }
 }
@@ -309,7 +318,7 @@ int main(void)
         cmocka_unit_test(test_batch_prompt_scores_of_several_prompts_come_in_any_order),
         cmocka_unit_test(test_batch_prompt_scores_that_do_not_fit_are_refused),
         cmocka_unit_test(test_batch_result_of_a_voided_step_is_ignored),
-        cmocka_unit_test(test_batch_grant_that_does_not_fit_its_lease_is_refused),
+        cmocka_unit_test(test_batch_grant_that_does_not_fit_its_lease_is_given_back),
         cmocka_unit_test(test_batch_grant_of_another_batch_or_request_is_ignored),
         cmocka_unit_test(test_batch_grant_unknown_or_already_open_gives_back_and_asks_anew),
         cmocka_unit_test(test_batch_cancel_in_every_phase_returns_blocks_once),

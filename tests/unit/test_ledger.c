@@ -14,7 +14,7 @@
 
 #define BYTES LEDGER_BYTES_MIN
 #define REQUESTS 16u
-#define HEADER 4096u
+#define HEADER LEDGER_HEAD_BYTES
 
 static uint8_t *new_mapping(void)
 {

@@ -60,6 +60,14 @@ void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err)
     fail_msg("the tokenizer ends: %s (%d)", qn_err_text(), (int)err);
 }
 
+const char *qn_daemon_run_dir(const qn_daemon_t *daemon) { return daemon->folder; }
+
+uint32_t qn_daemon_epoch(const qn_daemon_t *daemon)
+{
+    (void)daemon;
+    return 1;
+}
+
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text)
 {
     (void)daemon;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/daemon/crash.h"
 #include "common/daemon/descriptors.h"
 #include "common/daemon/lock.h"
 #include "common/paths.h"
@@ -311,10 +312,25 @@ static bool is_clean_stop(int wait_status)
     return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) == 0 : WTERMSIG(wait_status) == SIGTERM;
 }
 
-static void handle_death(up_t *up, up_child_t *child, int wait_status, uint64_t now_ns)
+/* Left for those who will ask, before the service lives again: requests that make it crash are looked for. One that was
+ * aborted for showing no sign of life did not bring that about: whoever stopped it did. */
+static void note_crash(up_t *up, const up_child_t *child, pid_t pid, int wait_status)
+{
+    if (!qn_crash_counts(wait_status)) return;
+    for (size_t i = 0; i < SERVICE_COUNT; i++) {
+        bool composed =
+            strcmp(child->name, "composed") == 0 && qn_config_names_service(up->spec->composed, services[i]);
+        if (!composed && strcmp(child->name, services[i]) != 0) continue;
+        if (qn_crash_write(up->run_dir, services[i], pid, wait_status) == QN_ERR_IO)
+            up_log_printf(&up->log, UP_LOG_WARNING, "%s", qn_err_text());
+    }
+}
+
+static void handle_death(up_t *up, up_child_t *child, pid_t pid, int wait_status, uint64_t now_ns)
 {
     char death[64];
     describe_death(wait_status, death, sizeof death);
+    if (up->phase == UP_RUNNING && child->aborted_ns == 0) note_crash(up, child, pid, wait_status);
     if (up->phase == UP_STOPPING) {
         child->state = UP_CHILD_ENDED;
         if (up->killed || is_clean_stop(wait_status)) return;
@@ -452,9 +468,10 @@ static void turn(up_t *up)
     for (size_t i = 0; i < up->child_count; i++) {
         up_child_t *child = &up->children[i];
         int status;
+        pid_t pid = child->pid;
         up_child_take_output(child);
         if (up_child_take_notices(child)) handle_ready(up, child, now_ns);
-        if (up_child_reap(child, &status)) handle_death(up, child, status, now_ns);
+        if (up_child_reap(child, &status)) handle_death(up, child, pid, status, now_ns);
     }
     if (up->phase == UP_STOPPING) {
         continue_stop(up, now_ns);

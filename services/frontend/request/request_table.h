@@ -82,6 +82,7 @@ struct exchange {
     uint64_t first_id;       /* first internal id; also orders exchanges by age */
     uint32_t id_count;       /* ids first_id .. first_id + id_count - 1 belong to it */
     int64_t created_s;       /* Unix time */
+    uint64_t hand_key;       /* of its body, see in_hand.h */
     uint64_t received_ns;    /* the one clock */
     uint64_t deadline_ns;    /* a query is given up then; UINT64_MAX: never */
     uint64_t written_ns;     /* last time the stream got bytes */
