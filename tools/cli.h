@@ -3,8 +3,8 @@
  * A subcommand is `int cmd_<name>(int argc, char **argv)`: argv[0] is its name ("generate"), the result is the exit
  * status (sysexits.h). It runs once per process, so it may call exit and need not free what it holds to the end.
  * Answers go to standard output, everything else to standard error. */
-#ifndef QUINTET_TOOLS_CLI_H
-#define QUINTET_TOOLS_CLI_H
+#ifndef QN_TOOLS_CLI_H
+#define QN_TOOLS_CLI_H
 
 #include <jansson.h>
 #include <stdbool.h>

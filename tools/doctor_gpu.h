@@ -1,6 +1,6 @@
 /* What `quintet doctor` finds about the GPU that compute.backend=cuda wants. */
-#ifndef QUINTET_TOOLS_DOCTOR_GPU_H
-#define QUINTET_TOOLS_DOCTOR_GPU_H
+#ifndef QN_TOOLS_DOCTOR_GPU_H
+#define QN_TOOLS_DOCTOR_GPU_H
 
 #include "common/config/config.h"
 #include "tools/findings.h"

@@ -1,6 +1,6 @@
 /* What an examination finds (`quintet doctor`, `quintet model check`): a list, shown as a table or as JSON. */
-#ifndef QUINTET_TOOLS_FINDINGS_H
-#define QUINTET_TOOLS_FINDINGS_H
+#ifndef QN_TOOLS_FINDINGS_H
+#define QN_TOOLS_FINDINGS_H
 
 #include <jansson.h>
 #include <stddef.h>

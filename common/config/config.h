@@ -2,8 +2,8 @@
  * all daemons. Precedence, lowest first: built-in default, file, environment (QUINTET_SCHEDULER_POLICY
  * for scheduler.policy), --set key=value, dedicated flags (--run-dir). An unknown key is an error with
  * file, line and the nearest known key. Immutable once loaded; a reload makes a new object. */
-#ifndef QN_COMMON_CONFIG_H
-#define QN_COMMON_CONFIG_H
+#ifndef QN_COMMON_CONFIG_CONFIG_H
+#define QN_COMMON_CONFIG_CONFIG_H
 
 #include <stdbool.h>
 #include <stdint.h>

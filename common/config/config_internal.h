@@ -1,6 +1,6 @@
 /* What config.c, config_keys.c, config_value.c and config_yaml.c share. Not for anyone else. */
-#ifndef QN_COMMON_CONFIG_INTERNAL_H
-#define QN_COMMON_CONFIG_INTERNAL_H
+#ifndef QN_COMMON_CONFIG_CONFIG_INTERNAL_H
+#define QN_COMMON_CONFIG_CONFIG_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>

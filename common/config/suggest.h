@@ -1,6 +1,6 @@
 /* "Did you mean …?": how far two words are apart. */
-#ifndef QN_COMMON_SUGGEST_H
-#define QN_COMMON_SUGGEST_H
+#ifndef QN_COMMON_CONFIG_SUGGEST_H
+#define QN_COMMON_CONFIG_SUGGEST_H
 
 #include "common/limits.h"
 

@@ -4,8 +4,8 @@
  * brought about itself. SIGKILL and SIGTERM come from outside and are none, nor is the SIGABRT of a watchdog. The record is there before the service is
  * started again, and names the life (boot epoch) that ended. `quintet up` writes it, or `quintet note-crash` as systemd's
  * ExecStopPost=; who was served by the service reads it when the next life is there. */
-#ifndef QN_COMMON_CRASH_H
-#define QN_COMMON_CRASH_H
+#ifndef QN_COMMON_DAEMON_CRASH_H
+#define QN_COMMON_DAEMON_CRASH_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* Whether the limit of open files suffices for what the configuration asks for; libzmq ends the process when it runs out
  * of descriptors. */
-#ifndef QN_COMMON_DESCRIPTORS_H
-#define QN_COMMON_DESCRIPTORS_H
+#ifndef QN_COMMON_DAEMON_DESCRIPTORS_H
+#define QN_COMMON_DAEMON_DESCRIPTORS_H
 
 #include "common/config/config.h"
 #include "common/err.h"

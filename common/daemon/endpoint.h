@@ -1,6 +1,6 @@
 /* Where a daemon listens and is dialled: endpoint strings for ipc, tcp and inproc. */
-#ifndef QN_COMMON_ENDPOINT_H
-#define QN_COMMON_ENDPOINT_H
+#ifndef QN_COMMON_DAEMON_ENDPOINT_H
+#define QN_COMMON_DAEMON_ENDPOINT_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -4,8 +4,8 @@
  * daemon has one thing in hand at a time. When its service manager says that the former life crashed (crash.h), what that
  * life had in hand has brought it about; content that has done so twice is to be refused with 500. The list is
  * bounded; another build of the program begins with an empty one. */
-#ifndef QN_COMMON_IN_HAND_H
-#define QN_COMMON_IN_HAND_H
+#ifndef QN_COMMON_DAEMON_IN_HAND_H
+#define QN_COMMON_DAEMON_IN_HAND_H
 
 #include <jansson.h>
 #include <stdbool.h>

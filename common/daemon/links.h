@@ -2,12 +2,15 @@
  * protocol (Hello, Bye, Heartbeat, Credit, Refusal of bad frames) and hands verified data messages up.
  *
  * Used by daemon.c only. One thread. Never blocks: what cannot be sent now waits in a bounded outbox. */
-#ifndef QN_COMMON_LINKS_H
-#define QN_COMMON_LINKS_H
+#ifndef QN_COMMON_DAEMON_LINKS_H
+#define QN_COMMON_DAEMON_LINKS_H
 
 #include <zmq.h>
 
-#include "common/daemon/daemon.h"
+#include "common/config/config.h"
+#include "common/daemon/peer_types.h"
+#include "common/err.h"
+#include "common/watch/stats.h"
 #include "common/watch/tap.h"
 
 typedef struct qn_links qn_links_t;

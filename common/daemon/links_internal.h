@@ -1,6 +1,6 @@
 /* What links.c (sockets, sending, time) and links_receive.c (frames in, lives and deaths) share. */
-#ifndef QN_COMMON_LINKS_INTERNAL_H
-#define QN_COMMON_LINKS_INTERNAL_H
+#ifndef QN_COMMON_DAEMON_LINKS_INTERNAL_H
+#define QN_COMMON_DAEMON_LINKS_INTERNAL_H
 
 #include <czmq.h>
 

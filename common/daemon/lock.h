@@ -1,7 +1,7 @@
 /* One life of a service in a run directory: the lock that refuses a duplicate, and the boot epoch.
  * A second bind() to an ipc path silently steals it, so the lock is taken before any socket is made. */
-#ifndef QN_COMMON_LOCK_H
-#define QN_COMMON_LOCK_H
+#ifndef QN_COMMON_DAEMON_LOCK_H
+#define QN_COMMON_DAEMON_LOCK_H
 
 #include <stdint.h>
 #include <sys/types.h>

@@ -1,6 +1,6 @@
 /* Frames waiting for a peer: for its credit, or for room in the socket. A bounded ring, first in first out. */
-#ifndef QN_COMMON_OUTBOX_H
-#define QN_COMMON_OUTBOX_H
+#ifndef QN_COMMON_DAEMON_OUTBOX_H
+#define QN_COMMON_DAEMON_OUTBOX_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,8 +5,8 @@
  * absolute, so a lost or repeated grant harms nothing. Link control (Hello, Bye, Heartbeat, Credit) has number 0 and
  * needs no credit.
  * Liveness: QN_LIVENESS silent heartbeat periods make a peer suspected. Suspicion changes nothing but what is shown. */
-#ifndef QN_COMMON_PEER_H
-#define QN_COMMON_PEER_H
+#ifndef QN_COMMON_DAEMON_PEER_H
+#define QN_COMMON_DAEMON_PEER_H
 
 #include <stdbool.h>
 #include <stdint.h>

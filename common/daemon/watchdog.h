@@ -1,8 +1,8 @@
 /* The sign of life for the service manager (systemd's WatchdogSec, or `quintet up`): a loop that stands still for longer
  * than it allows is killed and started again. Fed from the loop itself, never by a timer of its own: what is fed is
  * alive. Never blocks, also when the manager reads nothing. One thread. */
-#ifndef QN_COMMON_WATCHDOG_H
-#define QN_COMMON_WATCHDOG_H
+#ifndef QN_COMMON_DAEMON_WATCHDOG_H
+#define QN_COMMON_DAEMON_WATCHDOG_H
 
 #include <stdint.h>
 

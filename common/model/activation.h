@@ -1,6 +1,6 @@
 /* The nonlinearities of MLPs, as config.json names them and kernels compute them. */
-#ifndef QN_COMMON_ACTIVATION_H
-#define QN_COMMON_ACTIVATION_H
+#ifndef QN_COMMON_MODEL_ACTIVATION_H
+#define QN_COMMON_MODEL_ACTIVATION_H
 
 typedef enum {
     QN_ACTIVATION_SILU,      /* x / (1 + e^-x): "silu", "swish" */

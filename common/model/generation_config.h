@@ -1,7 +1,7 @@
 /* What generation_config.json says about sampling when a request does not: the fields that vLLM and SGLang take over
  * (temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens). Its end tokens are model_config.h's. */
-#ifndef QN_COMMON_GENERATION_CONFIG_H
-#define QN_COMMON_GENERATION_CONFIG_H
+#ifndef QN_COMMON_MODEL_GENERATION_CONFIG_H
+#define QN_COMMON_MODEL_GENERATION_CONFIG_H
 
 #include <stddef.h>
 #include <stdint.h>

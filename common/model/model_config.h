@@ -1,8 +1,8 @@
 /* What a Hugging Face model directory says about the shape of its model: config.json (old and new style) and the end
  * tokens of generation_config.json, as one plain struct that memory, scheduler and compute share. Architectures are
  * rows of a table in model_config_architecture.c: a new one is a row there and, when its arithmetic is new, a kernel. */
-#ifndef QN_COMMON_MODEL_CONFIG_H
-#define QN_COMMON_MODEL_CONFIG_H
+#ifndef QN_COMMON_MODEL_MODEL_CONFIG_H
+#define QN_COMMON_MODEL_MODEL_CONFIG_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* The inside of model_config: typed access to config.json, the table of architectures, and the parts that read the
  * rope and the end tokens. */
-#ifndef QN_COMMON_MODEL_CONFIG_INTERNAL_H
-#define QN_COMMON_MODEL_CONFIG_INTERNAL_H
+#ifndef QN_COMMON_MODEL_MODEL_CONFIG_INTERNAL_H
+#define QN_COMMON_MODEL_MODEL_CONFIG_INTERNAL_H
 
 #include <jansson.h>
 

@@ -1,8 +1,8 @@
 /* The tensors a model of a given configuration consists of: names as in Hugging Face checkpoints, shapes, roles. The
  * one list: memory checks a checkpoint against it (and makes one for load_format dummy), compute binds kernels by
  * it. */
-#ifndef QN_COMMON_MODEL_TENSORS_H
-#define QN_COMMON_MODEL_TENSORS_H
+#ifndef QN_COMMON_MODEL_MODEL_TENSORS_H
+#define QN_COMMON_MODEL_MODEL_TENSORS_H
 
 #include <stdbool.h>
 #include <stddef.h>

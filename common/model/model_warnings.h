@@ -1,7 +1,7 @@
 /* What is said about a model that is loaded all the same: facts of its files that contradict each other, and things
  * in them that are left out. Shown by `quintet model check`, in memory's log, and as `warnings` of /model_info. */
-#ifndef QN_COMMON_MODEL_WARNINGS_H
-#define QN_COMMON_MODEL_WARNINGS_H
+#ifndef QN_COMMON_MODEL_MODEL_WARNINGS_H
+#define QN_COMMON_MODEL_MODEL_WARNINGS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* JSON as Python's json module writes and reads it, which is what model files hold: NaN, Infinity and -Infinity, whole
  * numbers of any length, real numbers beyond a double, lone surrogates and NUL in texts. Keys that nobody reads may
  * hold any of it. For files of a model only: what comes over HTTP is JSON as RFC 8259 has it. */
-#ifndef QN_COMMON_PYTHON_JSON_H
-#define QN_COMMON_PYTHON_JSON_H
+#ifndef QN_COMMON_MODEL_PYTHON_JSON_H
+#define QN_COMMON_MODEL_PYTHON_JSON_H
 
 #include <jansson.h>
 #include <stddef.h>

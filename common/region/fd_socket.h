@@ -3,8 +3,8 @@
  * One request and one answer per connection, as SOCK_SEQPACKET packets: {region id, epoch} -> {status} + descriptor.
  * Peers of another uid are refused (SO_PEERCRED). The server never blocks: it is one epoll descriptor that a loop
  * watches, with at most QN_FD_CLIENTS_MAX connections; when they are all silent the oldest is dropped for a new one. */
-#ifndef QN_COMMON_FD_SOCKET_H
-#define QN_COMMON_FD_SOCKET_H
+#ifndef QN_COMMON_REGION_FD_SOCKET_H
+#define QN_COMMON_REGION_FD_SOCKET_H
 
 #include <stdint.h>
 

@@ -11,8 +11,8 @@
  * In the process that made a region, import gives the same pointer again (composition over inproc): a small
  * process-wide table, guarded by a mutex, knows what this process owns. All functions may be called from any thread;
  * one mapping is used by one thread at a time. */
-#ifndef QN_COMMON_REGION_H
-#define QN_COMMON_REGION_H
+#ifndef QN_COMMON_REGION_REGION_H
+#define QN_COMMON_REGION_REGION_H
 
 #include <stdbool.h>
 #include <stddef.h>

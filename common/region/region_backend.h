@@ -1,6 +1,6 @@
 /* What a share must do for region.c, and the mapping all of them fill in. Included by region*.c only. */
-#ifndef QN_COMMON_REGION_BACKEND_H
-#define QN_COMMON_REGION_BACKEND_H
+#ifndef QN_COMMON_REGION_REGION_BACKEND_H
+#define QN_COMMON_REGION_REGION_BACKEND_H
 
 #include <sys/types.h>
 #include <sys/un.h>

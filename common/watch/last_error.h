@@ -1,7 +1,7 @@
 /* Why a daemon ended: one line in <run_dir>/<service>.error, for whoever asks while it is down. Written when it fails or an
  * assertion does, removed when it is ready again; a process that was killed leaves none. */
-#ifndef QN_COMMON_LAST_ERROR_H
-#define QN_COMMON_LAST_ERROR_H
+#ifndef QN_COMMON_WATCH_LAST_ERROR_H
+#define QN_COMMON_WATCH_LAST_ERROR_H
 
 #include <stddef.h>
 

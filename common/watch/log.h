@@ -1,8 +1,8 @@
 /* Log lines to standard error, one per event: "LEVEL service: text". Under a service manager
  * (JOURNAL_STREAM or NOTIFY_SOCKET set) each line starts with sd-daemon's "<N>" priority instead of
  * the word, and the manager adds the time and the name. Never blocks longer than a write(2). */
-#ifndef QN_COMMON_LOG_H
-#define QN_COMMON_LOG_H
+#ifndef QN_COMMON_WATCH_LOG_H
+#define QN_COMMON_WATCH_LOG_H
 
 typedef enum { QN_LOG_ERROR, QN_LOG_WARNING, QN_LOG_NOTICE, QN_LOG_INFO, QN_LOG_DEBUG } qn_log_level_t;
 

@@ -1,7 +1,7 @@
 /* The quarantine of a run directory: requests that made a daemon crash, a JSON file each in <run_dir>/quarantine, for whoever
  * looks into it afterwards. Bounded in number (the oldest gives way) and in size. */
-#ifndef QN_COMMON_QUARANTINE_H
-#define QN_COMMON_QUARANTINE_H
+#ifndef QN_COMMON_WATCH_QUARANTINE_H
+#define QN_COMMON_WATCH_QUARANTINE_H
 
 #include <jansson.h>
 #include <stdint.h>

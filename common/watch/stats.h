@@ -2,8 +2,8 @@
  * self-describing, so that the frontend can render every daemon's figures while that daemon is down.
  * File: <run_dir>/<service>.stats. Values are 64-bit and written with relaxed atomics; a reader may see one
  * counter a moment older than another, never a torn value. */
-#ifndef QN_COMMON_STATS_H
-#define QN_COMMON_STATS_H
+#ifndef QN_COMMON_WATCH_STATS_H
+#define QN_COMMON_WATCH_STATS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -9,8 +9,8 @@
  * One ZeroMQ message per frame: a qn_tap_header_t in the byte order of the host, then the frame. A subscription is a prefix
  * of the header: its first 8 bytes say direction, service and type, so only what is asked for leaves the daemon. The empty
  * one asks for everything. */
-#ifndef QN_COMMON_TAP_H
-#define QN_COMMON_TAP_H
+#ifndef QN_COMMON_WATCH_TAP_H
+#define QN_COMMON_WATCH_TAP_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  * The structs, their names and typed wrappers (qn_step_plan_encode, ...) come from schemas/ by way of the generated
  * qn_messages.h; qn_wire_encode and qn_wire_decode are declared in wire_codec.h. schemas/README.md shows the whole by
  * example. Nothing here blocks, keeps state or touches a socket. */
-#ifndef QN_COMMON_WIRE_H
-#define QN_COMMON_WIRE_H
+#ifndef QN_COMMON_WIRE_WIRE_H
+#define QN_COMMON_WIRE_WIRE_H
 
 #include <jansson.h>
 

@@ -5,8 +5,8 @@
  * the call. Decoding: its pointers are views of the frame (vectors of scalars and structs, strings) or of the arena
  * (vectors of strings and tables, nested tables), valid while both live.
  * An absent vector, string or nested table is a NULL pointer; an empty one is a pointer with count 0. */
-#ifndef QN_COMMON_WIRE_CODEC_H
-#define QN_COMMON_WIRE_CODEC_H
+#ifndef QN_COMMON_WIRE_WIRE_CODEC_H
+#define QN_COMMON_WIRE_WIRE_CODEC_H
 
 #include <stdbool.h>
 #include <stddef.h>

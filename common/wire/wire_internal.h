@@ -1,6 +1,6 @@
 /* Shared by the files of the codec only: places in a message for error texts, and the limit checks. */
-#ifndef QN_COMMON_WIRE_INTERNAL_H
-#define QN_COMMON_WIRE_INTERNAL_H
+#ifndef QN_COMMON_WIRE_WIRE_INTERNAL_H
+#define QN_COMMON_WIRE_WIRE_INTERNAL_H
 
 #include "common/wire/wire_codec.h"
 

@@ -2,8 +2,8 @@
  * the copy engine's where there is one (sm_90): a row is one instruction, which waits for nobody, so that the loads of
  * the other warps do not stand behind it. Barriers in shared memory (PTX mbarrier) say when a stage is full, and when
  * all have given it back. For matmul_skinny.cu only. */
-#ifndef QN_KERNELS_CUDA_THIN_RING_CUH
-#define QN_KERNELS_CUDA_THIN_RING_CUH
+#ifndef QN_KERNELS_CUDA_SKINNY_RING_CUH
+#define QN_KERNELS_CUDA_SKINNY_RING_CUH
 
 #include "kernels/cuda/barrier.cuh"
 

@@ -1,8 +1,8 @@
 /* A backend: what compute asks of the place where its kernels run. Arrays of a plan and its results cross between host
  * and device only through these calls, in stream order with the launches, so that nothing above knows whether the
  * device's memory is the host's. Errors of a stream are sticky and come out of stream_error and stream_wait. */
-#ifndef QN_SERVICES_COMPUTE_BACKEND_H
-#define QN_SERVICES_COMPUTE_BACKEND_H
+#ifndef QN_COMPUTE_BACKEND_H
+#define QN_COMPUTE_BACKEND_H
 
 #include "common/config/config.h"
 #include "common/err.h"

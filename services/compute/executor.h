@@ -1,7 +1,7 @@
 /* The executor: runs one admitted plan and reports what came of it. Everything it touches was sized and placed at
  * creation: a step allocates nothing. One thread at a time. */
-#ifndef QN_SERVICES_COMPUTE_EXECUTOR_H
-#define QN_SERVICES_COMPUTE_EXECUTOR_H
+#ifndef QN_COMPUTE_EXECUTOR_H
+#define QN_COMPUTE_EXECUTOR_H
 
 #include "common/err.h"
 #include "services/compute/backend.h"

@@ -1,6 +1,6 @@
 /* The executor's inside, shared by executor*.c alone. */
-#ifndef QN_SERVICES_COMPUTE_EXECUTOR_INTERNAL_H
-#define QN_SERVICES_COMPUTE_EXECUTOR_INTERNAL_H
+#ifndef QN_COMPUTE_EXECUTOR_INTERNAL_H
+#define QN_COMPUTE_EXECUTOR_INTERNAL_H
 
 #include "services/compute/executor.h"
 

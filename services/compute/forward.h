@@ -1,6 +1,6 @@
 /* The forward pass: from token ids to the residual stream after the last layer, and from rows of it to logits. */
-#ifndef QN_SERVICES_COMPUTE_FORWARD_H
-#define QN_SERVICES_COMPUTE_FORWARD_H
+#ifndef QN_COMPUTE_FORWARD_H
+#define QN_COMPUTE_FORWARD_H
 
 #include "services/compute/model.h"
 #include "services/compute/scratch.h"

@@ -1,6 +1,6 @@
 /* The pieces of the forward pass and what they share. For forward*.c only. Every function launches and returns. */
-#ifndef QN_SERVICES_COMPUTE_FORWARD_INTERNAL_H
-#define QN_SERVICES_COMPUTE_FORWARD_INTERNAL_H
+#ifndef QN_COMPUTE_FORWARD_INTERNAL_H
+#define QN_COMPUTE_FORWARD_INTERNAL_H
 
 #include "kernels/fused.h"
 #include "services/compute/forward.h"

@@ -1,7 +1,7 @@
 /* Between compute's messages and its nouns: the handler table, the messages compute sends, and the state both sides of
  * it share. */
-#ifndef QN_SERVICES_COMPUTE_HANDLERS_H
-#define QN_SERVICES_COMPUTE_HANDLERS_H
+#ifndef QN_COMPUTE_HANDLERS_H
+#define QN_COMPUTE_HANDLERS_H
 
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"

@@ -1,6 +1,6 @@
 /* The model: every tensor of the weights region bound to its place in the network. */
-#ifndef QN_SERVICES_COMPUTE_MODEL_H
-#define QN_SERVICES_COMPUTE_MODEL_H
+#ifndef QN_COMPUTE_MODEL_H
+#define QN_COMPUTE_MODEL_H
 
 #include "common/err.h"
 #include "common/model/model_config.h"

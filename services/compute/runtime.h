@@ -1,7 +1,7 @@
 /* The runtime: everything that stands between a bound model and a running one: stream, kernels, executor, slot book,
  * queue, worker. Lives as long as the regions it was built over. */
-#ifndef QN_SERVICES_COMPUTE_RUNTIME_H
-#define QN_SERVICES_COMPUTE_RUNTIME_H
+#ifndef QN_COMPUTE_RUNTIME_H
+#define QN_COMPUTE_RUNTIME_H
 
 #include "services/compute/backend.h"
 #include "services/compute/model.h"

@@ -3,8 +3,8 @@
  *   state        what sequences carry from step to step: the slot tables
  *   step_io      the plan as the device reads it
  * One function lays them out, first with no memory to learn the sizes, then over the regions. */
-#ifndef QN_SERVICES_COMPUTE_SCRATCH_H
-#define QN_SERVICES_COMPUTE_SCRATCH_H
+#ifndef QN_COMPUTE_SCRATCH_H
+#define QN_COMPUTE_SCRATCH_H
 
 #include "common/err.h"
 #include "services/compute/model.h"

@@ -4,8 +4,8 @@
  * ids are in the vocabulary is decided here, before the plan is queued. The book advances as if the plan had run, so
  * plans are checked in the order they came although none may have run yet. It cannot know which sequences have ended on
  * the device: that is masked there. */
-#ifndef QN_SERVICES_COMPUTE_SLOT_BOOK_H
-#define QN_SERVICES_COMPUTE_SLOT_BOOK_H
+#ifndef QN_COMPUTE_SLOT_BOOK_H
+#define QN_COMPUTE_SLOT_BOOK_H
 
 #include "common/err.h"
 #include "services/compute/step.h"

@@ -1,7 +1,7 @@
 /* One step as compute's nouns see it: the plan, its bounds, and what came of it. Plain data without a wire type; the
  * meaning of each field is in schemas/step_plan.fbs and schemas/step_result.fbs. Arrays of a plan are views. */
-#ifndef QN_SERVICES_COMPUTE_STEP_H
-#define QN_SERVICES_COMPUTE_STEP_H
+#ifndef QN_COMPUTE_STEP_H
+#define QN_COMPUTE_STEP_H
 
 #include <stdbool.h>
 #include <stdint.h>

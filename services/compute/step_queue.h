@@ -1,8 +1,8 @@
 /* The step queue: a bounded ring of jobs between the daemon's loop, which submits plans and takes results, and the
  * worker thread, which runs them in order. One thread on each side. A job stays in its place from submission until the
  * loop has released it: plan and result are never copied. Each side wakes the other through an eventfd. */
-#ifndef QN_SERVICES_COMPUTE_STEP_QUEUE_H
-#define QN_SERVICES_COMPUTE_STEP_QUEUE_H
+#ifndef QN_COMPUTE_STEP_QUEUE_H
+#define QN_COMPUTE_STEP_QUEUE_H
 
 #include "common/arena.h"
 #include "common/err.h"

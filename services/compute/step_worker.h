@@ -1,7 +1,7 @@
 /* The step worker: the thread that runs the jobs of a step queue, in order, so that the daemon's loop keeps
  * answering while a step computes. */
-#ifndef QN_SERVICES_COMPUTE_STEP_WORKER_H
-#define QN_SERVICES_COMPUTE_STEP_WORKER_H
+#ifndef QN_COMPUTE_STEP_WORKER_H
+#define QN_COMPUTE_STEP_WORKER_H
 
 #include "common/err.h"
 #include "services/compute/executor.h"

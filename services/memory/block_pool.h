@@ -25,8 +25,8 @@
  * a block is a number in [0, block_count).
  * The chained block hash follows vLLM's automatic prefix caching (Kwon et al., SOSP 2023); the tree of blocks follows
  * SGLang's RadixAttention (Zheng et al., 2024). */
-#ifndef MEMORY_BLOCK_POOL_H
-#define MEMORY_BLOCK_POOL_H
+#ifndef QN_MEMORY_BLOCK_POOL_H
+#define QN_MEMORY_BLOCK_POOL_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,8 +5,8 @@
  * policy that names any other block is a bug that ends the process.
  * Calls are single-threaded, must not block, and take time O(1) or O(log blocks). A policy reads no clock: `use` of a
  * candidate is the pool's logical time, which grows by one with every open, extend, commit and release. */
-#ifndef MEMORY_EVICTION_H
-#define MEMORY_EVICTION_H
+#ifndef QN_MEMORY_EVICTION_H
+#define QN_MEMORY_EVICTION_H
 
 #include <stdint.h>
 

@@ -6,8 +6,8 @@
  * prefixes token by token: no answer rests on a hash. The hash of the key only finds the bucket.
  *
  * Fixed memory, one possible entry per block. Not thread-safe; knows nothing of who holds a block. */
-#ifndef MEMORY_PREFIX_INDEX_H
-#define MEMORY_PREFIX_INDEX_H
+#ifndef QN_MEMORY_PREFIX_INDEX_H
+#define QN_MEMORY_PREFIX_INDEX_H
 
 #include <stdbool.h>
 #include <stdint.h>

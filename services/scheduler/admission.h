@@ -1,6 +1,6 @@
 /* Whether a request can be served at all, decided before it enters the ledger. Pure. */
-#ifndef SCHEDULER_ADMISSION_H
-#define SCHEDULER_ADMISSION_H
+#ifndef QN_SCHEDULER_ADMISSION_H
+#define QN_SCHEDULER_ADMISSION_H
 
 #include "services/scheduler/ledger.h"
 

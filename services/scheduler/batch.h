@@ -14,8 +14,8 @@
  *
  * The fields are open to the planner and to tests; only batch.c and batch_result.c write them. Not thread-safe; no
  * clock; allocates in create and configure only. */
-#ifndef SCHEDULER_BATCH_H
-#define SCHEDULER_BATCH_H
+#ifndef QN_SCHEDULER_BATCH_H
+#define QN_SCHEDULER_BATCH_H
 
 #include "common/err.h"
 #include "services/scheduler/ledger.h"

@@ -4,8 +4,8 @@
  * takes nothing for a while loses nothing, and one that forgot everything is told again from position 0.
  *     delivery_begin; while (delivery_next) { send; delivery_sent or delivery_refused }
  * Per request: prompt scores first, then tokens in order, the end last. Allocates at creation only. */
-#ifndef SCHEDULER_DELIVERY_H
-#define SCHEDULER_DELIVERY_H
+#ifndef QN_SCHEDULER_DELIVERY_H
+#define QN_SCHEDULER_DELIVERY_H
 
 #include "common/err.h"
 #include "services/scheduler/ledger.h"

@@ -4,8 +4,8 @@
  *
  * Who was in its hands then is answered in this order: the request whose Submit or Cancel was handled; the suspect that
  * ran apart (suspects.h); all that held slots. */
-#ifndef SCHEDULER_EVIDENCE_H
-#define SCHEDULER_EVIDENCE_H
+#ifndef QN_SCHEDULER_EVIDENCE_H
+#define QN_SCHEDULER_EVIDENCE_H
 
 #include <stdbool.h>
 #include <stdint.h>

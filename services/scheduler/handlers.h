@@ -1,6 +1,6 @@
 /* Between the scheduler's messages and its nouns: the handler table, the sending half, and the state both share. */
-#ifndef SCHEDULER_HANDLERS_H
-#define SCHEDULER_HANDLERS_H
+#ifndef QN_SCHEDULER_HANDLERS_H
+#define QN_SCHEDULER_HANDLERS_H
 
 #include <sys/types.h>
 

@@ -13,8 +13,8 @@
  *
  * Not persisted: prompt scores; the prompt of a replayed request is run again, which gives them again.
  * Not thread-safe, never blocks, no clock. The heap is used at submit and at forget, never by append. */
-#ifndef SCHEDULER_LEDGER_H
-#define SCHEDULER_LEDGER_H
+#ifndef QN_SCHEDULER_LEDGER_H
+#define QN_SCHEDULER_LEDGER_H
 
 #include "common/err.h"
 #include "services/scheduler/evidence.h"

@@ -1,7 +1,7 @@
 /* The shared memory the ledger lies in: a memfd. The service manager (systemd, or `quintet up`) keeps its descriptor
  * while the scheduler is dead, so that the next one finds every request; without a service manager it dies with us. */
-#ifndef SCHEDULER_LEDGER_MEMORY_H
-#define SCHEDULER_LEDGER_MEMORY_H
+#ifndef QN_SCHEDULER_LEDGER_MEMORY_H
+#define QN_SCHEDULER_LEDGER_MEMORY_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* The bytes of ledger records: how they are written, and how foreign (torn, flipped, stale) bytes are told from ours.
  * Layout, host byte order (the mapping never leaves the host): record_head_t, payload, zeros up to a multiple of 8. */
-#ifndef SCHEDULER_LEDGER_RECORD_H
-#define SCHEDULER_LEDGER_RECORD_H
+#ifndef QN_SCHEDULER_LEDGER_RECORD_H
+#define QN_SCHEDULER_LEDGER_RECORD_H
 
 #include "services/scheduler/ledger.h"
 

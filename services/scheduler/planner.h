@@ -20,8 +20,8 @@
  *     their slot or their blocks: then they are preempted, one after the other, and rules 5 and 6 do not protect them.
  *
  * Pure: no clock, no socket; allocates at creation only. */
-#ifndef SCHEDULER_PLANNER_H
-#define SCHEDULER_PLANNER_H
+#ifndef QN_SCHEDULER_PLANNER_H
+#define QN_SCHEDULER_PLANNER_H
 
 #include "services/scheduler/batch.h"
 #include "services/scheduler/policy.h"

@@ -1,6 +1,6 @@
 /* What planner_step.c and planner_traffic.c share. Not for others. */
-#ifndef SCHEDULER_PLANNER_INNER_H
-#define SCHEDULER_PLANNER_INNER_H
+#ifndef QN_SCHEDULER_PLANNER_INNER_H
+#define QN_SCHEDULER_PLANNER_INNER_H
 
 #include "services/scheduler/planner.h"
 #include "qn_limits.h"

@@ -2,8 +2,8 @@
  *
  * A policy is foreign code: what it writes is read once, bounds and names are verified, and the first rule it breaks is
  * a failure that names the policy and the rule. The scheduler then ends; it never goes on with another policy. */
-#ifndef SCHEDULER_POLICY_H
-#define SCHEDULER_POLICY_H
+#ifndef QN_SCHEDULER_POLICY_H
+#define QN_SCHEDULER_POLICY_H
 
 #include <stdbool.h>
 

@@ -5,8 +5,8 @@
  * Bound of a step: PROGRESS_FACTOR times the slowest recent step of its size (token counts within a factor of two),
  * at least PROGRESS_LEAST_NS; of a size that was not seen yet, what smaller ones took in proportion, at most
  * PROGRESS_FIRST_NS. Pure: time is an argument. Embedded by scheduler.c. */
-#ifndef SCHEDULER_PROGRESS_H
-#define SCHEDULER_PROGRESS_H
+#ifndef QN_SCHEDULER_PROGRESS_H
+#define QN_SCHEDULER_PROGRESS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -2,8 +2,8 @@
  *
  * Sequence positions are absolute: token `i` of ids[] stands at position i, the prompt first, then what was generated.
  * Values of enums equal those of schemas/common.fbs. */
-#ifndef SCHEDULER_REQUEST_H
-#define SCHEDULER_REQUEST_H
+#ifndef QN_SCHEDULER_REQUEST_H
+#define QN_SCHEDULER_REQUEST_H
 
 #include <stdbool.h>
 #include <stddef.h>

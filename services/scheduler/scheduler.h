@@ -2,8 +2,8 @@
  * arrives and sends what it decides; the simulator of tests/sim does the same with a virtual clock.
  *
  * Events record; scheduler_plan, scheduler_traffic and delivery decide. Time is an argument. */
-#ifndef SCHEDULER_SCHEDULER_H
-#define SCHEDULER_SCHEDULER_H
+#ifndef QN_SCHEDULER_SCHEDULER_H
+#define QN_SCHEDULER_SCHEDULER_H
 
 #include "services/scheduler/admission.h"
 #include "services/scheduler/batch.h"

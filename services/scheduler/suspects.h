@@ -11,8 +11,8 @@
  *     had done so before, is to be quarantined: it made a daemon crash twice.
  *
  * Counts and marks are in the ledger, so they outlive the scheduler. Pure: no clock, no socket. */
-#ifndef SCHEDULER_SUSPECTS_H
-#define SCHEDULER_SUSPECTS_H
+#ifndef QN_SCHEDULER_SUSPECTS_H
+#define QN_SCHEDULER_SUSPECTS_H
 
 #include "services/scheduler/batch.h"
 

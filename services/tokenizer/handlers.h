@@ -1,6 +1,6 @@
 /* What comes in: the handler table, and what a turn of the loop does besides. */
-#ifndef QUINTET_TOKENIZER_HANDLERS_H
-#define QUINTET_TOKENIZER_HANDLERS_H
+#ifndef QN_TOKENIZER_HANDLERS_H
+#define QN_TOKENIZER_HANDLERS_H
 
 #include "services/tokenizer/service.h"
 

@@ -1,7 +1,7 @@
 /* What goes out. The text of one turn of the loop is gathered per frontend and sent by the tick as one TextDelta each; all
  * else is sent at once. */
-#ifndef QUINTET_TOKENIZER_OUTGOING_H
-#define QUINTET_TOKENIZER_OUTGOING_H
+#ifndef QN_TOKENIZER_OUTGOING_H
+#define QN_TOKENIZER_OUTGOING_H
 
 #include "services/tokenizer/service.h"
 

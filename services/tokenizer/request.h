@@ -1,7 +1,7 @@
 /* One Encode in owned form: what must outlive the message while its prompt is encoded, what its stream needs, and what
  * a new scheduler must hear again. Decides what is refused; sends nothing. */
-#ifndef QUINTET_TOKENIZER_REQUEST_H
-#define QUINTET_TOKENIZER_REQUEST_H
+#ifndef QN_TOKENIZER_REQUEST_H
+#define QN_TOKENIZER_REQUEST_H
 
 #include "common/daemon/daemon.h"
 #include "services/tokenizer/streams.h"

@@ -1,6 +1,6 @@
 /* The state of the tokenizer daemon, shared by what comes in (handlers.c) and what goes out (outgoing.c). */
-#ifndef QUINTET_TOKENIZER_SERVICE_H
-#define QUINTET_TOKENIZER_SERVICE_H
+#ifndef QN_TOKENIZER_SERVICE_H
+#define QN_TOKENIZER_SERVICE_H
 
 #include "common/daemon/daemon.h"
 #include "common/daemon/in_hand.h"

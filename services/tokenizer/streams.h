@@ -1,8 +1,8 @@
 /* The requests this tokenizer is turning into text: for each, the incremental detokeniser, the stop strings, how far it
  * got, and what a scheduler that lost it would need to hear again. Positions are absolute, so tokens that arrive
  * twice are dropped and a gap is seen. Bounded by the limit given at creation. One thread. */
-#ifndef QUINTET_TOKENIZER_STREAMS_H
-#define QUINTET_TOKENIZER_STREAMS_H
+#ifndef QN_TOKENIZER_STREAMS_H
+#define QN_TOKENIZER_STREAMS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* A growing run of bytes, reused between calls so that a warm caller allocates nothing. Embedded by its
  * owner; a zeroed one is empty and valid. Growth that the host refuses ends the process: every user is
  * bounded by limits.h and tokenizer.h. */
-#ifndef QUINTET_TOKENIZER_TEXT_BUFFER_H
-#define QUINTET_TOKENIZER_TEXT_BUFFER_H
+#ifndef QN_TOKENIZER_TEXT_BUFFER_H
+#define QN_TOKENIZER_TEXT_BUFFER_H
 
 #include <stddef.h>
 #include <stdint.h>

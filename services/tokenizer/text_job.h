@@ -1,8 +1,8 @@
 /* One piece of text work: text to ids, or ids to text, with the bytes of each token when asked for. A job is a function
  * of its input and the tokenizer alone, so it may run in the daemon's loop or on the worker's thread with the same
  * result. */
-#ifndef QUINTET_TOKENIZER_TEXT_JOB_H
-#define QUINTET_TOKENIZER_TEXT_JOB_H
+#ifndef QN_TOKENIZER_TEXT_JOB_H
+#define QN_TOKENIZER_TEXT_JOB_H
 
 #include <stdatomic.h>
 

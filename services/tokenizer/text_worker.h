@@ -3,8 +3,8 @@
  *
  * The shortest waiting job is next, so that a few huge texts do not delay the ordinary ones of other clients; a job that
  * was passed over TEXT_WORKER_PATIENCE times is next whatever its size. All calls are the loop's. */
-#ifndef QUINTET_TOKENIZER_TEXT_WORKER_H
-#define QUINTET_TOKENIZER_TEXT_WORKER_H
+#ifndef QN_TOKENIZER_TEXT_WORKER_H
+#define QN_TOKENIZER_TEXT_WORKER_H
 
 #include "services/tokenizer/text_job.h"
 

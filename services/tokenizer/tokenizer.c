@@ -54,7 +54,8 @@ static qn_err_t read_file(const char *path, text_buffer_t *out)
 static qn_err_t read_beside(const char *directory, const char *name, text_buffer_t *out)
 {
     char path[QN_PATH_MAX + 64];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
+        return qn_fail(QN_ERR_LIMIT, "%.80s...: the path of %s is longer than %d bytes", directory, name, QN_PATH_MAX);
     if (!qn_file_exists(AT_FDCWD, path)) return QN_OK;
     return read_file(path, out);
 }

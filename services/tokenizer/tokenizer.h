@@ -7,8 +7,8 @@
  * except tokenizer_open, which reads files.
  *
  * Text is UTF-8 with a length; NUL bytes are ordinary. Ids are below tokenizer_id_limit(). */
-#ifndef QUINTET_TOKENIZER_TOKENIZER_H
-#define QUINTET_TOKENIZER_TOKENIZER_H
+#ifndef QN_TOKENIZER_TOKENIZER_H
+#define QN_TOKENIZER_TOKENIZER_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* What a tokenizer_t is made of: written by tokenizer_json.c while opening, read by tokenizer.c and
  * detokenizer.c afterwards. Private to these files and their tests. */
-#ifndef QUINTET_TOKENIZER_TOKENIZER_DATA_H
-#define QUINTET_TOKENIZER_TOKENIZER_DATA_H
+#ifndef QN_TOKENIZER_TOKENIZER_DATA_H
+#define QN_TOKENIZER_TOKENIZER_DATA_H
 
 #include <jansson.h>
 

@@ -1,7 +1,7 @@
 /* What the two GPU programs share: device memory by bump pointer, values with planted outliers, conversion between the
  * reference's float32 and the device's types. */
-#ifndef QN_TESTS_GPU_TEST_H
-#define QN_TESTS_GPU_TEST_H
+#ifndef QN_TESTS_GPU_GPU_TEST_H
+#define QN_TESTS_GPU_GPU_TEST_H
 
 #include <cuda_runtime_api.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* What the parts of the simulator share: a seeded random source, the model that stands in for an LLM, failure. */
-#ifndef SIM_BASE_H
-#define SIM_BASE_H
+#ifndef QN_TESTS_SIM_SIM_BASE_H
+#define QN_TESTS_SIM_SIM_BASE_H
 
 #include <stdbool.h>
 #include <stdint.h>

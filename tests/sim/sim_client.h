@@ -1,7 +1,7 @@
 /* Requests and the clients that ask for them: what each must be told in the end is computed beforehand, alone, from the
  * model; what arrives is compared token by token. */
-#ifndef SIM_CLIENT_H
-#define SIM_CLIENT_H
+#ifndef QN_TESTS_SIM_SIM_CLIENT_H
+#define QN_TESTS_SIM_SIM_CLIENT_H
 
 #include "services/scheduler/scheduler.h"
 #include "tests/sim/sim_base.h"

@@ -1,8 +1,8 @@
 /* A compute without tensors: slot tables, block tables, and a KV store of one number per token. It checks that every
  * plan is legal (as services/compute does), that it writes only what the block pool says its sequence may write, and
  * gives the tokens that the KV really in the store leads to. */
-#ifndef SIM_COMPUTE_H
-#define SIM_COMPUTE_H
+#ifndef QN_TESTS_SIM_SIM_COMPUTE_H
+#define QN_TESTS_SIM_SIM_COMPUTE_H
 
 #include "services/memory/block_pool.h"
 #include "services/scheduler/planner.h"

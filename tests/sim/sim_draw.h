@@ -1,6 +1,6 @@
 /* What a seed draws: configuration, load, faults; and a policy that decides at random. */
-#ifndef SIM_DRAW_H
-#define SIM_DRAW_H
+#ifndef QN_TESTS_SIM_SIM_DRAW_H
+#define QN_TESTS_SIM_SIM_DRAW_H
 
 #include "tests/sim/sim_world.h"
 

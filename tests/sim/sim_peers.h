@@ -1,7 +1,7 @@
 /* Memory (the real block pool over a fake store) and compute (sim_compute.h) as peers, and how they, the scheduler
  * and the tokenizers are killed. */
-#ifndef SIM_PEERS_H
-#define SIM_PEERS_H
+#ifndef QN_TESTS_SIM_SIM_PEERS_H
+#define QN_TESTS_SIM_SIM_PEERS_H
 
 #include "tests/sim/sim_world.h"
 

@@ -1,6 +1,6 @@
 /* The simulated world: its state, the queue of events, the links between the services. */
-#ifndef SIM_WORLD_H
-#define SIM_WORLD_H
+#ifndef QN_TESTS_SIM_SIM_WORLD_H
+#define QN_TESTS_SIM_SIM_WORLD_H
 
 #include "services/memory/block_pool.h"
 #include "services/scheduler/scheduler.h"

@@ -2,8 +2,8 @@
  * other, which this header answers instead of common/daemon/daemon.c. Everything that the frontend sends goes through the
  * wire format and its checks, and so does what it gets. One thread: a client reads while the frontend's tick runs.
  * For the programs that test the frontend as a service; each includes it once. */
-#ifndef FRONTEND_CASE_H
-#define FRONTEND_CASE_H
+#ifndef QN_TESTS_UNIT_FRONTEND_CASE_H
+#define QN_TESTS_UNIT_FRONTEND_CASE_H
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* Builds an exchange as if the services had answered, for the tests of the reply writers. */
-#ifndef QN_TESTS_REPLY_CASE_H
-#define QN_TESTS_REPLY_CASE_H
+#ifndef QN_TESTS_UNIT_REPLY_CASE_H
+#define QN_TESTS_UNIT_REPLY_CASE_H
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /* A scheduler with a ledger in plain memory, for unit tests: requests are submitted, grants and results made by hand.
  */
-#ifndef SCHEDULER_CASE_H
-#define SCHEDULER_CASE_H
+#ifndef QN_TESTS_UNIT_SCHEDULER_CASE_H
+#define QN_TESTS_UNIT_SCHEDULER_CASE_H
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* Tokenizers written down in a test: parts of a tokenizer.json in, a tokenizer_t out. */
-#ifndef QUINTET_TESTS_TOKENIZER_CASE_H
-#define QUINTET_TESTS_TOKENIZER_CASE_H
+#ifndef QN_TESTS_UNIT_TOKENIZER_CASE_H
+#define QN_TESTS_UNIT_TOKENIZER_CASE_H
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* The example messages of schemas/ for the wire tests, and walks over any message by its descriptors. */
-#ifndef QN_TESTS_WIRE_EXAMPLES_H
-#define QN_TESTS_WIRE_EXAMPLES_H
+#ifndef QN_TESTS_UNIT_WIRE_EXAMPLES_H
+#define QN_TESTS_UNIT_WIRE_EXAMPLES_H
 
 #include <ctype.h>
 #include <setjmp.h>

@@ -1,7 +1,7 @@
 /* What must hold for any bytes whatever, for the damage tests and the fuzzer: they are refused with a reason, or all
  * that the decoded message shows can be read, encoded and printed as JSON. Ends the process when it does not hold. */
-#ifndef QN_TESTS_WIRE_WALK_H
-#define QN_TESTS_WIRE_WALK_H
+#ifndef QN_TESTS_UNIT_WIRE_WALK_H
+#define QN_TESTS_UNIT_WIRE_WALK_H
 
 #include <stdlib.h>
 

@@ -1,7 +1,7 @@
 /* What the benchmarks of `quintet bench` share: their entries, timing, progress. Each `bench_<name>` is a subcommand
  * as cli.h describes them; argv[0] is "bench NAME". */
-#ifndef QUINTET_TOOLS_BENCH_H
-#define QUINTET_TOOLS_BENCH_H
+#ifndef QN_TOOLS_BENCH_BENCH_H
+#define QN_TOOLS_BENCH_BENCH_H
 
 #include <stddef.h>
 #include <stdint.h>

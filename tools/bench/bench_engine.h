@@ -3,8 +3,8 @@
  * (model.*, memory.*, compute.*), through the services' own code.
  *
  * Sequence s lives in slot s, with KV blocks of its own. */
-#ifndef QUINTET_TOOLS_BENCH_ENGINE_H
-#define QUINTET_TOOLS_BENCH_ENGINE_H
+#ifndef QN_TOOLS_BENCH_BENCH_ENGINE_H
+#define QN_TOOLS_BENCH_BENCH_ENGINE_H
 
 #include <stdbool.h>
 #include <stdint.h>

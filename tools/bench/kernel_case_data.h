@@ -1,7 +1,7 @@
 /* What the cases of `quintet bench kernels` are made of. All memory belongs to the case; when there is none, the case
  * says so (no_memory), the pointer is NULL and the others cope. For kernel_case*.c only. */
-#ifndef QUINTET_TOOLS_KERNEL_CASE_DATA_H
-#define QUINTET_TOOLS_KERNEL_CASE_DATA_H
+#ifndef QN_TOOLS_BENCH_KERNEL_CASE_DATA_H
+#define QN_TOOLS_BENCH_KERNEL_CASE_DATA_H
 
 #include "tools/bench/kernel_cases.h"
 

@@ -6,8 +6,8 @@
  * A case lies in host memory, its activations in f32; who runs it (kernel_runner.h) places its arrays. Weights and keys
  * of small batches are wanted in several copies, used in turn, together larger than the last-level cache: a decode step
  * meets its weights in memory, not in a cache. */
-#ifndef QUINTET_TOOLS_KERNEL_CASES_H
-#define QUINTET_TOOLS_KERNEL_CASES_H
+#ifndef QN_TOOLS_BENCH_KERNEL_CASES_H
+#define QN_TOOLS_BENCH_KERNEL_CASES_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* Runs the cases of `quintet bench kernels` where compute.backend says: places a case's arrays, launches, brings the
  * outputs back, and times. A host's arrays lie where the case made them, but for what is rotated. */
-#ifndef QUINTET_TOOLS_KERNEL_RUNNER_H
-#define QUINTET_TOOLS_KERNEL_RUNNER_H
+#ifndef QN_TOOLS_BENCH_KERNEL_RUNNER_H
+#define QN_TOOLS_BENCH_KERNEL_RUNNER_H
 
 #include "common/config/config.h"
 #include "tools/bench/bench.h"

@@ -2,8 +2,8 @@
  *
  * Servers are named by URL: http://host:port, https://host[:port][/prefix], host:port, or unix:PATH (a Unix socket).
  * A server on this machine is never asked through a proxy; for others libcurl's environment variables hold. */
-#ifndef QUINTET_TOOLS_HTTP_CLIENT_H
-#define QUINTET_TOOLS_HTTP_CLIENT_H
+#ifndef QN_TOOLS_CLIENT_HTTP_CLIENT_H
+#define QN_TOOLS_CLIENT_HTTP_CLIENT_H
 
 #include <jansson.h>
 #include <stddef.h>

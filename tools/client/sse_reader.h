@@ -1,8 +1,8 @@
 /* Server-sent events, read piece by piece (https://html.spec.whatwg.org/multipage/server-sent-events.html): bytes in,
  * the data of each whole event out. Comments and fields other than `data` are skipped; several data lines of one event
  * are joined with newlines; CR, LF and CRLF end a line. */
-#ifndef QUINTET_TOOLS_SSE_READER_H
-#define QUINTET_TOOLS_SSE_READER_H
+#ifndef QN_TOOLS_CLIENT_SSE_READER_H
+#define QN_TOOLS_CLIENT_SSE_READER_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* Where `quintet tokenize` and `quintet detokenize` get their answers: a running server, or a tokenizer.json without
  * one. Calls print what went wrong themselves and return an exit status, EX_OK when all went well. */
-#ifndef QUINTET_TOOLS_TOKEN_SOURCE_H
-#define QUINTET_TOOLS_TOKEN_SOURCE_H
+#ifndef QN_TOOLS_CLIENT_TOKEN_SOURCE_H
+#define QN_TOOLS_CLIENT_TOKEN_SOURCE_H
 
 #include <stdbool.h>
 #include <stddef.h>

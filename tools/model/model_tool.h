@@ -1,7 +1,7 @@
 /* What `quintet model` does with a model directory: cmd_model.c reads the command line, model_show.c describes,
  * model_check.c examines. Each prints its answer and returns an exit status. */
-#ifndef QUINTET_TOOLS_MODEL_TOOL_H
-#define QUINTET_TOOLS_MODEL_TOOL_H
+#ifndef QN_TOOLS_MODEL_MODEL_TOOL_H
+#define QN_TOOLS_MODEL_MODEL_TOOL_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -11,8 +11,8 @@
  *   crc      u32     CRC-32C (Castagnoli) of the payload
  *   payload: missed u64, then a qn_tap_header_t (64 bytes, common/watch/tap.h), then the frame as it was on the wire
  * A writer that dies leaves a torn tail: a record that is too short or has another CRC. Readers stop there. */
-#ifndef QUINTET_TOOLS_SNIFF_CAPTURE_H
-#define QUINTET_TOOLS_SNIFF_CAPTURE_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_CAPTURE_H
+#define QN_TOOLS_SNIFF_SNIFF_CAPTURE_H
 
 #include <stdint.h>
 

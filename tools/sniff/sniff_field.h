@@ -1,8 +1,8 @@
 /* Fields of a decoded message by name, for filters: "step", "runs.token_count", "weights.bytes", "reasons.length". A name
  * that the message itself does not have means the members of that name inside it: "finish", "sampling.temperature".
  * Works on the descriptors of the wire codec, so it knows every message there is and none in particular. */
-#ifndef QUINTET_TOOLS_SNIFF_FIELD_H
-#define QUINTET_TOOLS_SNIFF_FIELD_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_FIELD_H
+#define QN_TOOLS_SNIFF_SNIFF_FIELD_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -18,8 +18,8 @@
  *
  * A comparison holds when any value of the field makes it true; a message type without the field never does. "&&",
  * "||" and "!" may stand for and, or, not; texts with blanks go in quotes. */
-#ifndef QUINTET_TOOLS_SNIFF_FILTER_H
-#define QUINTET_TOOLS_SNIFF_FILTER_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_FILTER_H
+#define QN_TOOLS_SNIFF_SNIFF_FILTER_H
 
 #include <stdbool.h>
 #include <stddef.h>

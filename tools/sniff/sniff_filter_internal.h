@@ -1,6 +1,6 @@
 /* What the parser (sniff_filter_parse.c) makes and the evaluation (sniff_filter.c) reads. */
-#ifndef QUINTET_TOOLS_SNIFF_FILTER_INTERNAL_H
-#define QUINTET_TOOLS_SNIFF_FILTER_INTERNAL_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_FILTER_INTERNAL_H
+#define QN_TOOLS_SNIFF_SNIFF_FILTER_INTERNAL_H
 
 #include "tools/sniff/sniff_field.h"
 #include "tools/sniff/sniff_filter.h"

@@ -1,7 +1,7 @@
 /* One mirrored message on its way through the sniffer: from a tap or a capture file, through the reorder window,
  * decoded, filtered, printed. */
-#ifndef QUINTET_TOOLS_SNIFF_MESSAGE_H
-#define QUINTET_TOOLS_SNIFF_MESSAGE_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_MESSAGE_H
+#define QN_TOOLS_SNIFF_SNIFF_MESSAGE_H
 
 #include <stdbool.h>
 #include <stddef.h>

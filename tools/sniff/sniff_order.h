@@ -1,7 +1,7 @@
 /* The reorder window of the sniffer: messages come from five sockets and leave in the order in which they were sent,
  * at most `window_ns` later. */
-#ifndef QUINTET_TOOLS_SNIFF_ORDER_H
-#define QUINTET_TOOLS_SNIFF_ORDER_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_ORDER_H
+#define QN_TOOLS_SNIFF_SNIFF_ORDER_H
 
 #include "tools/sniff/sniff_message.h"
 

@@ -1,6 +1,6 @@
 /* How the sniffer shows messages: lines for people, lines of JSON, hex dumps. All on standard output. */
-#ifndef QUINTET_TOOLS_SNIFF_PRINT_H
-#define QUINTET_TOOLS_SNIFF_PRINT_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_PRINT_H
+#define QN_TOOLS_SNIFF_SNIFF_PRINT_H
 
 #include "tools/sniff/sniff_message.h"
 

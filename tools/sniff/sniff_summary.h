@@ -1,7 +1,7 @@
 /* One line of words about a message: what a person would say it does. Types without a row of their own get their
  * scalar fields listed. */
-#ifndef QUINTET_TOOLS_SNIFF_SUMMARY_H
-#define QUINTET_TOOLS_SNIFF_SUMMARY_H
+#ifndef QN_TOOLS_SNIFF_SNIFF_SUMMARY_H
+#define QN_TOOLS_SNIFF_SNIFF_SUMMARY_H
 
 #include <stddef.h>
 

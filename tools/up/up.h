@@ -1,7 +1,7 @@
 /* The supervisor behind `quintet up`: starts the services, restarts what dies, keeps descriptors for them, shows their
  * log, and stops them in order. */
-#ifndef QUINTET_TOOLS_UP_H
-#define QUINTET_TOOLS_UP_H
+#ifndef QN_TOOLS_UP_UP_H
+#define QN_TOOLS_UP_UP_H
 
 #include "common/config/config.h"
 

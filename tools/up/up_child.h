@@ -1,6 +1,6 @@
 /* One supervised process: its start, its output, what it says to its manager, the descriptors kept for it. */
-#ifndef QUINTET_TOOLS_UP_CHILD_H
-#define QUINTET_TOOLS_UP_CHILD_H
+#ifndef QN_TOOLS_UP_UP_CHILD_H
+#define QN_TOOLS_UP_UP_CHILD_H
 
 #include <sys/types.h>
 

@@ -1,6 +1,6 @@
 /* Services as threads of this process, over inproc://: what `quintet up --compose LIST` runs. */
-#ifndef QUINTET_TOOLS_UP_COMPOSE_H
-#define QUINTET_TOOLS_UP_COMPOSE_H
+#ifndef QN_TOOLS_UP_UP_COMPOSE_H
+#define QN_TOOLS_UP_UP_COMPOSE_H
 
 #include "common/config/config.h"
 

@@ -1,6 +1,6 @@
 /* The log of `quintet up`: lines of the services and its own, each with time, source and level, on standard error. */
-#ifndef QUINTET_TOOLS_UP_LOG_H
-#define QUINTET_TOOLS_UP_LOG_H
+#ifndef QN_TOOLS_UP_UP_LOG_H
+#define QN_TOOLS_UP_UP_LOG_H
 
 #include <stdbool.h>
 #include <stddef.h>

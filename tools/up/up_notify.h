@@ -1,6 +1,6 @@
 /* The receiving end of sd_notify(3): what a service tells its manager. */
-#ifndef QUINTET_TOOLS_UP_NOTIFY_H
-#define QUINTET_TOOLS_UP_NOTIFY_H
+#ifndef QN_TOOLS_UP_UP_NOTIFY_H
+#define QN_TOOLS_UP_UP_NOTIFY_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* Asks the frontend GET /ready without waiting: the services have each said that they are ready, but a request is served
  * only when the frontend has also heard of them. */
-#ifndef QUINTET_TOOLS_UP_PROBE_H
-#define QUINTET_TOOLS_UP_PROBE_H
+#ifndef QN_TOOLS_UP_UP_PROBE_H
+#define QN_TOOLS_UP_UP_PROBE_H
 
 #include <stdbool.h>
 #include <stddef.h>

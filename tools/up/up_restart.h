@@ -1,6 +1,6 @@
 /* When a dead service is started again, and when it is not. Decides only; time is an argument. */
-#ifndef QUINTET_TOOLS_UP_RESTART_H
-#define QUINTET_TOOLS_UP_RESTART_H
+#ifndef QN_TOOLS_UP_UP_RESTART_H
+#define QN_TOOLS_UP_UP_RESTART_H
 
 #include <stdbool.h>
 #include <stdint.h>

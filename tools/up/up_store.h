@@ -1,8 +1,8 @@
 /* Descriptors that `quintet up` keeps for a service, so that what they refer to (a ledger in a memfd, a region)
  * outlives the service's process. The rules are those of systemd's FileDescriptorStoreMax=, except that descriptors
  * are not polled for hang-up (systemd's FDPOLL=0). */
-#ifndef QUINTET_TOOLS_UP_STORE_H
-#define QUINTET_TOOLS_UP_STORE_H
+#ifndef QN_TOOLS_UP_UP_STORE_H
+#define QN_TOOLS_UP_UP_STORE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* The chunked transfer coding (RFC 9112 7.1), decoded as it arrives. Strict: CR LF only, no blanks in sizes; extensions
  * and trailer fields are checked for length and dropped. Pure. */
-#ifndef QN_FRONTEND_HTTP_CHUNKED_H
-#define QN_FRONTEND_HTTP_CHUNKED_H
+#ifndef QN_FRONTEND_HTTP_HTTP_CHUNKED_H
+#define QN_FRONTEND_HTTP_HTTP_CHUNKED_H
 
 #include <stddef.h>
 #include <stdint.h>

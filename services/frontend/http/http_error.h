@@ -1,7 +1,7 @@
 /* An answer that says no: status, the field at fault, and what to do about it, in OpenAI's shape
  * {"error":{"message","type","param","code"}}. */
-#ifndef QN_FRONTEND_HTTP_ERROR_H
-#define QN_FRONTEND_HTTP_ERROR_H
+#ifndef QN_FRONTEND_HTTP_HTTP_ERROR_H
+#define QN_FRONTEND_HTTP_HTTP_ERROR_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* The head of an HTTP/1.1 request (RFC 9112), read strictly: what two readers could understand differently is refused,
  * so that no proxy in front of Quintet and Quintet ever disagree on where a request ends. Pure: bytes in, fields out. */
-#ifndef QN_FRONTEND_HTTP_HEAD_H
-#define QN_FRONTEND_HTTP_HEAD_H
+#ifndef QN_FRONTEND_HTTP_HTTP_HEAD_H
+#define QN_FRONTEND_HTTP_HTTP_HEAD_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* What http_server.c (the socket, the table of connections, time) and http_connection.c (one connection) share. A
  * connection carries one request at a time, so the two are one object. */
-#ifndef QN_FRONTEND_HTTP_INTERNAL_H
-#define QN_FRONTEND_HTTP_INTERNAL_H
+#ifndef QN_FRONTEND_HTTP_HTTP_INTERNAL_H
+#define QN_FRONTEND_HTTP_HTTP_INTERNAL_H
 
 #include "services/frontend/http/http_chunked.h"
 #include "services/frontend/http/http_head.h"

@@ -5,8 +5,8 @@
  *
  * Nothing is left unanswered: a connection beyond the limit, or one that came while the server drains, gets 503; a head
  * that does not come whole within 30 s gets 408; what is no well-formed HTTP/1.1 gets 400 and the reason. */
-#ifndef QN_FRONTEND_HTTP_SERVER_H
-#define QN_FRONTEND_HTTP_SERVER_H
+#ifndef QN_FRONTEND_HTTP_HTTP_SERVER_H
+#define QN_FRONTEND_HTTP_HTTP_SERVER_H
 
 #include <stdbool.h>
 #include <stddef.h>

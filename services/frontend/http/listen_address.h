@@ -1,6 +1,6 @@
 /* frontend.listen: "host:port", "[v6]:port", ":port" (all addresses) or "unix:PATH". */
-#ifndef QN_FRONTEND_LISTEN_ADDRESS_H
-#define QN_FRONTEND_LISTEN_ADDRESS_H
+#ifndef QN_FRONTEND_HTTP_LISTEN_ADDRESS_H
+#define QN_FRONTEND_HTTP_LISTEN_ADDRESS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* Which route a method and a path name. */
-#ifndef QN_FRONTEND_ROUTER_H
-#define QN_FRONTEND_ROUTER_H
+#ifndef QN_FRONTEND_HTTP_ROUTER_H
+#define QN_FRONTEND_HTTP_ROUTER_H
 
 #include <stddef.h>
 

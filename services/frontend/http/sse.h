@@ -1,6 +1,6 @@
 /* Server-sent events (WHATWG HTML §9.2) as the OpenAI clients read them: one JSON object per `data: ` line. */
-#ifndef QN_FRONTEND_SSE_H
-#define QN_FRONTEND_SSE_H
+#ifndef QN_FRONTEND_HTTP_SSE_H
+#define QN_FRONTEND_HTTP_SSE_H
 
 #include "services/frontend/reply/reply_buffer.h"
 

@@ -3,8 +3,8 @@
  * the unit tests, which parse all output with jansson).
  *
  * What is written is always valid JSON: bytes that are not UTF-8 become U+FFFD, NaN and infinities become null. */
-#ifndef QN_FRONTEND_JSON_WRITER_H
-#define QN_FRONTEND_JSON_WRITER_H
+#ifndef QN_FRONTEND_REPLY_JSON_WRITER_H
+#define QN_FRONTEND_REPLY_JSON_WRITER_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* Prometheus text format 0.0.4 from rows of several statistics pages. A metric that several services have is one family
  * with a `service` label, rows that differ in their own labels (stats.h) are one, too; every sample names the model.
  * Counters end in _total, all times are in seconds, whatever unit the row is kept in. */
-#ifndef QN_FRONTEND_PROMETHEUS_H
-#define QN_FRONTEND_PROMETHEUS_H
+#ifndef QN_FRONTEND_REPLY_PROMETHEUS_H
+#define QN_FRONTEND_REPLY_PROMETHEUS_H
 
 #include "common/watch/stats.h"
 #include "services/frontend/reply/reply_buffer.h"

@@ -1,7 +1,7 @@
 /* A growing byte string: reply bodies, stream data, accumulated output text. What grows it is bounded by its owner
  * (limits.h); running out of host memory ends the process, as with arenas. */
-#ifndef QN_FRONTEND_REPLY_BUFFER_H
-#define QN_FRONTEND_REPLY_BUFFER_H
+#ifndef QN_FRONTEND_REPLY_REPLY_BUFFER_H
+#define QN_FRONTEND_REPLY_REPLY_BUFFER_H
 
 #include <stddef.h>
 

@@ -1,6 +1,6 @@
 /* Replies of /v1/completions in OpenAI's shape, with vLLM's additions. One JSON object per call, without a newline. */
-#ifndef QN_FRONTEND_REPLY_OPENAI_H
-#define QN_FRONTEND_REPLY_OPENAI_H
+#ifndef QN_FRONTEND_REPLY_REPLY_OPENAI_H
+#define QN_FRONTEND_REPLY_REPLY_OPENAI_H
 
 #include "services/frontend/reply/json_writer.h"
 #include "services/frontend/request/request_table.h"

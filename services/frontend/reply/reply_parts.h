@@ -1,7 +1,7 @@
 /* What both APIs show of a choice: its visible text and tokens, the prompt's tokens, token texts. Views of an exchange;
  * nothing here allocates. */
-#ifndef QN_FRONTEND_REPLY_PARTS_H
-#define QN_FRONTEND_REPLY_PARTS_H
+#ifndef QN_FRONTEND_REPLY_REPLY_PARTS_H
+#define QN_FRONTEND_REPLY_REPLY_PARTS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* Replies that are not generated text: tokens, cache statistics, models. One JSON object per call. */
-#ifndef QN_FRONTEND_REPLY_QUERY_H
-#define QN_FRONTEND_REPLY_QUERY_H
+#ifndef QN_FRONTEND_REPLY_REPLY_QUERY_H
+#define QN_FRONTEND_REPLY_REPLY_QUERY_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* Replies of /generate in SGLang's shape: text, output_ids, meta_info. One JSON value per call, without a newline. */
-#ifndef QN_FRONTEND_REPLY_SGLANG_H
-#define QN_FRONTEND_REPLY_SGLANG_H
+#ifndef QN_FRONTEND_REPLY_REPLY_SGLANG_H
+#define QN_FRONTEND_REPLY_REPLY_SGLANG_H
 
 #include "services/frontend/request/request_table.h"
 

@@ -1,6 +1,6 @@
 /* The tokens of one sequence as a reply shows them: ids, log-probabilities, bytes, alternatives. */
-#ifndef QN_FRONTEND_TOKEN_LOG_H
-#define QN_FRONTEND_TOKEN_LOG_H
+#ifndef QN_FRONTEND_REPLY_TOKEN_LOG_H
+#define QN_FRONTEND_REPLY_TOKEN_LOG_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* A typed request for generated text, whichever API it came through, and its parser from JSON. Knows no HTTP and no
  * message of the other services; handlers.c turns it into Encode messages. */
-#ifndef QN_FRONTEND_GENERATION_H
-#define QN_FRONTEND_GENERATION_H
+#ifndef QN_FRONTEND_REQUEST_GENERATION_H
+#define QN_FRONTEND_REQUEST_GENERATION_H
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 /* What generation_parse.c, generation_completions.c and generation_generate.c share; not for others. */
-#ifndef QN_FRONTEND_GENERATION_INTERNAL_H
-#define QN_FRONTEND_GENERATION_INTERNAL_H
+#ifndef QN_FRONTEND_REQUEST_GENERATION_INTERNAL_H
+#define QN_FRONTEND_REQUEST_GENERATION_INTERNAL_H
 
 #include "services/frontend/request/generation.h"
 #include "services/frontend/request/json_fields.h"

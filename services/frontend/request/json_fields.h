@@ -1,8 +1,8 @@
 /* Reads typed, range-checked members of a JSON object into a C struct, by a table. A value of the wrong type or out of
  * range is refused with a message that names field, value and what is allowed; null counts as absent, which leaves
  * the target as it was. Members that no table names are gathered by unknown_fields.h. */
-#ifndef QN_FRONTEND_JSON_FIELDS_H
-#define QN_FRONTEND_JSON_FIELDS_H
+#ifndef QN_FRONTEND_REQUEST_JSON_FIELDS_H
+#define QN_FRONTEND_REQUEST_JSON_FIELDS_H
 
 #include <jansson.h>
 #include <stdbool.h>

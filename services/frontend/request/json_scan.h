@@ -1,7 +1,7 @@
 /* Looks over a JSON text without building it: whether it is too large a tree, and which member an offset is in. Makes
  * no judgement about what is valid JSON; jansson does. Pure, linear, no recursion. */
-#ifndef QN_FRONTEND_JSON_SCAN_H
-#define QN_FRONTEND_JSON_SCAN_H
+#ifndef QN_FRONTEND_REQUEST_JSON_SCAN_H
+#define QN_FRONTEND_REQUEST_JSON_SCAN_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* The bodies of routes that generate nothing: /tokenize, /detokenize, /abort_request; typed and checked. */
-#ifndef QN_FRONTEND_QUERY_BODY_H
-#define QN_FRONTEND_QUERY_BODY_H
+#ifndef QN_FRONTEND_REQUEST_QUERY_BODY_H
+#define QN_FRONTEND_REQUEST_QUERY_BODY_H
 
 #include "services/frontend/http/router.h"
 #include "services/frontend/request/generation.h"

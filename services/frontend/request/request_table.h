@@ -5,8 +5,8 @@
  * Pure: records what arrived and says what that means; reply writers read it, handlers fill it, service.c acts.
  * Bounded by the capacity given at creation. One thread. Text and token positions are absolute: what arrives twice is
  * dropped, what is missing is seen. */
-#ifndef QN_FRONTEND_REQUEST_TABLE_H
-#define QN_FRONTEND_REQUEST_TABLE_H
+#ifndef QN_FRONTEND_REQUEST_REQUEST_TABLE_H
+#define QN_FRONTEND_REQUEST_REQUEST_TABLE_H
 
 #include <stdbool.h>
 #include <stdint.h>

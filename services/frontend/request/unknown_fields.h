@@ -1,6 +1,6 @@
 /* Members of a request body that no table names: gathered for a warning, so that nothing is ignored in silence. */
-#ifndef QN_FRONTEND_UNKNOWN_FIELDS_H
-#define QN_FRONTEND_UNKNOWN_FIELDS_H
+#ifndef QN_FRONTEND_REQUEST_UNKNOWN_FIELDS_H
+#define QN_FRONTEND_REQUEST_UNKNOWN_FIELDS_H
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,7 +1,7 @@
 /* Loads the model on a thread of its own, so that the daemon's loop keeps its heartbeats: reads the directory, fills
  * the weights region, sizes and makes the KV region and the block pool. */
-#ifndef QN_MEMORY_LOADER_H
-#define QN_MEMORY_LOADER_H
+#ifndef QN_MEMORY_WEIGHTS_LOADER_H
+#define QN_MEMORY_WEIGHTS_LOADER_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* A Hugging Face model directory as memory describes it to others: its configuration, name and length limit. */
-#ifndef QN_MEMORY_MODEL_DIRECTORY_H
-#define QN_MEMORY_MODEL_DIRECTORY_H
+#ifndef QN_MEMORY_WEIGHTS_MODEL_DIRECTORY_H
+#define QN_MEMORY_WEIGHTS_MODEL_DIRECTORY_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -12,8 +12,8 @@
  * A file is accepted only when, as in the reference implementation, every byte of data belongs to exactly one tensor:
  * no overlap, no gap, nothing beyond the end; shape × element size equals the span; names are unique. Everything else
  * is QN_ERR_INVALID with a text that names the file and the tensor. A dtype that is not known is not an error by itself. Blocks for reading the headers only. */
-#ifndef QN_MEMORY_SAFETENSORS_H
-#define QN_MEMORY_SAFETENSORS_H
+#ifndef QN_MEMORY_WEIGHTS_SAFETENSORS_H
+#define QN_MEMORY_WEIGHTS_SAFETENSORS_H
 
 #include <stdbool.h>
 #include <stddef.h>

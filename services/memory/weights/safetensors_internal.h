@@ -1,6 +1,6 @@
 /* The inside of safetensors_t, for safetensors.c (files) and safetensors_directory.c (shards). */
-#ifndef QN_MEMORY_SAFETENSORS_INTERNAL_H
-#define QN_MEMORY_SAFETENSORS_INTERNAL_H
+#ifndef QN_MEMORY_WEIGHTS_SAFETENSORS_INTERNAL_H
+#define QN_MEMORY_WEIGHTS_SAFETENSORS_INTERNAL_H
 
 #include "common/arena.h"
 #include "services/memory/weights/safetensors.h"

@@ -13,8 +13,8 @@
  * and 256 bytes from the middle of every tensor's source. It changes with every edit, replacement or renewed download
  * of a file and with every other format, is computed without reading the weights, and so tells whether a region kept by
  * the service manager still is the model on disk. It is not a checksum of the content. */
-#ifndef QN_MEMORY_WEIGHTS_H
-#define QN_MEMORY_WEIGHTS_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 /* In which format each tensor is kept: what model.layout and model.quantize say, applied to its use. */
-#ifndef QN_MEMORY_WEIGHTS_FORMAT_H
-#define QN_MEMORY_WEIGHTS_FORMAT_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_FORMAT_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_FORMAT_H
 
 #include <stdbool.h>
 #include <stdint.h>

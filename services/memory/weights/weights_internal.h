@@ -1,6 +1,6 @@
 /* The inside of weights_t, for weights.c (the plan), weights_fill.c (the threads) and weights_bring.c (the bytes). */
-#ifndef QN_MEMORY_WEIGHTS_INTERNAL_H
-#define QN_MEMORY_WEIGHTS_INTERNAL_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_INTERNAL_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_INTERNAL_H
 
 #include "common/arena.h"
 #include "common/model/model_tensors.h"

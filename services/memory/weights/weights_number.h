@@ -1,6 +1,6 @@
 /* The numbers of a checkpoint: F16, BF16, F32 and F64. */
-#ifndef QN_MEMORY_WEIGHTS_NUMBER_H
-#define QN_MEMORY_WEIGHTS_NUMBER_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_NUMBER_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_NUMBER_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* Which tensor of a checkpoint is which tensor of the model, and what a checkpoint says of the model that config.json
  * does not: for weights.c, and for `quintet model`. */
-#ifndef QN_MEMORY_WEIGHTS_SOURCE_H
-#define QN_MEMORY_WEIGHTS_SOURCE_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_SOURCE_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_SOURCE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  *
  *     take a piece -> fill it -> send it      by any number of threads, in any order; a thread holds one piece at most
  *     finish                                  all pieces are in the region */
-#ifndef QN_MEMORY_WEIGHTS_TARGET_H
-#define QN_MEMORY_WEIGHTS_TARGET_H
+#ifndef QN_MEMORY_WEIGHTS_WEIGHTS_TARGET_H
+#define QN_MEMORY_WEIGHTS_WEIGHTS_TARGET_H
 
 #include <stdint.h>
 

@@ -5,8 +5,8 @@
  * Words start as bytes (byte-level models) or as characters (all others; unknown ones become
  * byte-fallback tokens or the unknown token). A bpe_t is immutable once built; each thread brings a
  * bpe_scratch_t, which also caches words: most words of a text were seen before. */
-#ifndef QUINTET_TOKENIZER_BPE_H
-#define QUINTET_TOKENIZER_BPE_H
+#ifndef QN_TOKENIZER_BPE_BPE_H
+#define QN_TOKENIZER_BPE_BPE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* What bpe_build.c (tables) and bpe.c (encoding) share: look-ups in a bpe_t, and short words as integers. Private
  * to these two files. */
-#ifndef QUINTET_TOKENIZER_BPE_TABLES_H
-#define QUINTET_TOKENIZER_BPE_TABLES_H
+#ifndef QN_TOKENIZER_BPE_BPE_TABLES_H
+#define QN_TOKENIZER_BPE_BPE_TABLES_H
 
 #include <stdbool.h>
 #include <stdint.h>

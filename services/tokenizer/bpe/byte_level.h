@@ -1,8 +1,8 @@
 /* GPT-2's printable stand-ins for bytes: each of the 256 byte values has a character (printable ASCII and
  * Latin-1 stand for themselves, the rest are U+0100 …), so that vocabularies of byte strings can be
  * written as text. Source: openai/gpt-2 encoder.py, bytes_to_unicode. Pure, no tables that change. */
-#ifndef QUINTET_TOKENIZER_BYTE_LEVEL_H
-#define QUINTET_TOKENIZER_BYTE_LEVEL_H
+#ifndef QN_TOKENIZER_BPE_BYTE_LEVEL_H
+#define QN_TOKENIZER_BPE_BYTE_LEVEL_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -2,8 +2,8 @@
  * all pairs does too, but there each step of a million-symbol word walks cold memory. Here every rank has a row of its
  * positions, which come nearly sorted, since merging goes from left to right: taking and adding are mostly a step
  * along a row. Never worse than n log n. One thread; reused from word to word. */
-#ifndef QUINTET_TOKENIZER_MERGE_QUEUE_H
-#define QUINTET_TOKENIZER_MERGE_QUEUE_H
+#ifndef QN_TOKENIZER_BPE_MERGE_QUEUE_H
+#define QN_TOKENIZER_BPE_MERGE_QUEUE_H
 
 #include <stdbool.h>
 #include <stddef.h>

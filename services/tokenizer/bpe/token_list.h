@@ -1,7 +1,7 @@
 /* A growing list of token ids with, on request, the bytes of the text each stands for. Embedded by its
  * owner and reused; a zeroed one is empty and valid. */
-#ifndef QUINTET_TOKENIZER_TOKEN_LIST_H
-#define QUINTET_TOKENIZER_TOKEN_LIST_H
+#ifndef QN_TOKENIZER_BPE_TOKEN_LIST_H
+#define QN_TOKENIZER_BPE_TOKEN_LIST_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* Byte strings with ids, looked up both ways. Built once, then immutable: any number of threads may
  * look up. Used twice: for pieces as a tokenizer.json writes them and, for byte-level models, for the
  * bytes they stand for. */
-#ifndef QUINTET_TOKENIZER_VOCABULARY_H
-#define QUINTET_TOKENIZER_VOCABULARY_H
+#ifndef QN_TOKENIZER_BPE_VOCABULARY_H
+#define QN_TOKENIZER_BPE_VOCABULARY_H
 
 #include <stdbool.h>
 #include <stddef.h>

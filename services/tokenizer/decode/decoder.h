@@ -2,8 +2,8 @@
  * stream, so that decoding token by token and decoding all at once are the same code.
  *
  * A decoder_t is immutable once loaded; everything that changes is in a decoder_state_t per sequence. */
-#ifndef QUINTET_TOKENIZER_DECODER_H
-#define QUINTET_TOKENIZER_DECODER_H
+#ifndef QN_TOKENIZER_DECODE_DECODER_H
+#define QN_TOKENIZER_DECODE_DECODER_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -7,8 +7,8 @@
  * text is released when the run ends, because a later broken byte would turn all of it into U+FFFD.
  *
  * State is a function of the ids pushed so far. One thread at a time. */
-#ifndef QUINTET_TOKENIZER_DETOKENIZER_H
-#define QUINTET_TOKENIZER_DETOKENIZER_H
+#ifndef QN_TOKENIZER_DECODE_DETOKENIZER_H
+#define QN_TOKENIZER_DECODE_DETOKENIZER_H
 
 #include "services/tokenizer/decode/decoder.h"
 #include "services/tokenizer/tokenizer.h"

@@ -4,8 +4,8 @@
  * that could be the beginning of a stop string is held until that is decided. The match is the one that
  * starts first in the text; of several that start there, the shortest. The outcome depends on the
  * text only, never on how it was cut into pieces. Pure; one thread at a time. */
-#ifndef QUINTET_TOKENIZER_STOP_STRINGS_H
-#define QUINTET_TOKENIZER_STOP_STRINGS_H
+#ifndef QN_TOKENIZER_DECODE_STOP_STRINGS_H
+#define QN_TOKENIZER_DECODE_STOP_STRINGS_H
 
 #include <stdbool.h>
 #include <stddef.h>

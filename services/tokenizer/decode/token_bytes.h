@@ -1,7 +1,7 @@
 /* The bytes one token stands for inside a text: what `bytes` and `tokens` of log-probabilities show. They need not be
  * whole UTF-8 characters. */
-#ifndef QUINTET_TOKENIZER_TOKEN_BYTES_H
-#define QUINTET_TOKENIZER_TOKEN_BYTES_H
+#ifndef QN_TOKENIZER_DECODE_TOKEN_BYTES_H
+#define QN_TOKENIZER_DECODE_TOKEN_BYTES_H
 
 #include "services/tokenizer/tokenizer.h"
 

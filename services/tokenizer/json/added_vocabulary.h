@@ -1,8 +1,8 @@
 /* The added tokens of a tokenizer while it is being opened, by the rules of the `tokenizers` library: they come in
  * batches (tokenizer.json's own, then what the files beside it add); a token that is declared again keeps its id
  * and takes the new flags; a string that was ever special stays special. */
-#ifndef QUINTET_TOKENIZER_ADDED_VOCABULARY_H
-#define QUINTET_TOKENIZER_ADDED_VOCABULARY_H
+#ifndef QN_TOKENIZER_JSON_ADDED_VOCABULARY_H
+#define QN_TOKENIZER_JSON_ADDED_VOCABULARY_H
 
 #include "services/tokenizer/tokenizer_data.h"
 

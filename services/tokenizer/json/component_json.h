@@ -1,8 +1,8 @@
 /* The components of a tokenizer.json (normalizer, pre_tokenizer, post_processor, decoder) from a parsed
  * tree into their immutable forms. Every failure names the JSON path and, for a type this build does not
  * have, the type. */
-#ifndef QUINTET_TOKENIZER_COMPONENT_JSON_H
-#define QUINTET_TOKENIZER_COMPONENT_JSON_H
+#ifndef QN_TOKENIZER_JSON_COMPONENT_JSON_H
+#define QN_TOKENIZER_JSON_COMPONENT_JSON_H
 
 #include <jansson.h>
 

@@ -3,8 +3,8 @@
  *
  * Strict for what it reads (RFC 8259, UTF-8, no lone surrogates); what it skips is only balanced. Every
  * function returns false on broken text; `at` then stands where it broke. */
-#ifndef QUINTET_TOKENIZER_JSON_CURSOR_H
-#define QUINTET_TOKENIZER_JSON_CURSOR_H
+#ifndef QN_TOKENIZER_JSON_JSON_CURSOR_H
+#define QN_TOKENIZER_JSON_JSON_CURSOR_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  * (which is what vLLM loads); with none of them there, tokenizer.json stands alone.
  *
  * Used while a tokenizer is opened: the four calls below come in the order they stand in. */
-#ifndef QUINTET_TOKENIZER_SIDE_FILES_H
-#define QUINTET_TOKENIZER_SIDE_FILES_H
+#ifndef QN_TOKENIZER_JSON_SIDE_FILES_H
+#define QN_TOKENIZER_JSON_SIDE_FILES_H
 
 #include <jansson.h>
 

@@ -1,8 +1,8 @@
 /* What `tokenizer_class` changes: the defaults and the habits of the fast tokenizer classes of transformers 4.57, which
  * is what vLLM loads. Classes that change nothing, and those for models that Quintet does not run, are read as
  * PreTrainedTokenizerFast. */
-#ifndef QUINTET_TOKENIZER_TOKENIZER_CLASS_H
-#define QUINTET_TOKENIZER_TOKENIZER_CLASS_H
+#ifndef QN_TOKENIZER_JSON_TOKENIZER_CLASS_H
+#define QN_TOKENIZER_JSON_TOKENIZER_CLASS_H
 
 #include <stdbool.h>
 

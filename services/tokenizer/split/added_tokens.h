@@ -3,8 +3,8 @@
  * text. Of several that start at one place the longest counts; matches do not overlap.
  *
  * Immutable once finished; any number of threads may search. */
-#ifndef QUINTET_TOKENIZER_ADDED_TOKENS_H
-#define QUINTET_TOKENIZER_ADDED_TOKENS_H
+#ifndef QN_TOKENIZER_SPLIT_ADDED_TOKENS_H
+#define QN_TOKENIZER_SPLIT_ADDED_TOKENS_H
 
 #include <stdbool.h>
 #include <stddef.h>

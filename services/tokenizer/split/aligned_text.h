@@ -1,7 +1,7 @@
 /* A text on its way through normalizers and pre-tokenizers: bytes and, when somebody wants to know, for
  * each byte the span of the input text it came from. Embedded by its owner and reused. */
-#ifndef QUINTET_TOKENIZER_ALIGNED_TEXT_H
-#define QUINTET_TOKENIZER_ALIGNED_TEXT_H
+#ifndef QN_TOKENIZER_SPLIT_ALIGNED_TEXT_H
+#define QN_TOKENIZER_SPLIT_ALIGNED_TEXT_H
 
 #include <stdbool.h>
 #include <stddef.h>

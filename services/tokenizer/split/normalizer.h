@@ -1,7 +1,7 @@
 /* The normalizers of a tokenizer.json: text to text before anything is cut, remembering where each byte
  * came from when asked. Immutable once loaded. */
-#ifndef QUINTET_TOKENIZER_NORMALIZER_H
-#define QUINTET_TOKENIZER_NORMALIZER_H
+#ifndef QN_TOKENIZER_SPLIT_NORMALIZER_H
+#define QN_TOKENIZER_SPLIT_NORMALIZER_H
 
 #include <stdbool.h>
 #include <stddef.h>

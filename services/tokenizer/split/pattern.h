@@ -4,8 +4,8 @@
  * Regular expressions are written for Oniguruma (Ruby syntax) and run on PCRE2 with UTF and UCP; what the
  * two read differently (\h, \s, \w, ^, $, (?m)) is rewritten, what PCRE2 lacks (set operations inside [])
  * is refused. Immutable after open; each thread brings its own pattern_work_t. */
-#ifndef QUINTET_TOKENIZER_PATTERN_H
-#define QUINTET_TOKENIZER_PATTERN_H
+#ifndef QN_TOKENIZER_SPLIT_PATTERN_H
+#define QN_TOKENIZER_SPLIT_PATTERN_H
 
 #include <stdbool.h>
 #include <stddef.h>

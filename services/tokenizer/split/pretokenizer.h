@@ -1,7 +1,7 @@
 /* The pre-tokenizers of a tokenizer.json: text to words. A chain of steps; each cuts the words it gets
  * into smaller ones, and some change the text on the way (Metaspace, ByteLevel). Immutable once loaded. */
-#ifndef QUINTET_TOKENIZER_PRETOKENIZER_H
-#define QUINTET_TOKENIZER_PRETOKENIZER_H
+#ifndef QN_TOKENIZER_SPLIT_PRETOKENIZER_H
+#define QN_TOKENIZER_SPLIT_PRETOKENIZER_H
 
 #include <stdbool.h>
 #include <stddef.h>

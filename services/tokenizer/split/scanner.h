@@ -3,8 +3,8 @@
  * pass that looks at no character more than a few times.
  *
  * Pure; `text` is valid UTF-8. */
-#ifndef QUINTET_TOKENIZER_SCANNER_H
-#define QUINTET_TOKENIZER_SCANNER_H
+#ifndef QN_TOKENIZER_SPLIT_SCANNER_H
+#define QN_TOKENIZER_SPLIT_SCANNER_H
 
 #include <stddef.h>
 #include <stdint.h>

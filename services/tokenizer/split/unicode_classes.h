@@ -2,8 +2,8 @@
  *
  * The classes are those of Unicode 16.0, fixed in unicode_runs.c: boundaries must not move with the
  * machine's libraries. Pure and immutable after build; any number of threads may read. */
-#ifndef QUINTET_TOKENIZER_UNICODE_CLASSES_H
-#define QUINTET_TOKENIZER_UNICODE_CLASSES_H
+#ifndef QN_TOKENIZER_SPLIT_UNICODE_CLASSES_H
+#define QN_TOKENIZER_SPLIT_UNICODE_CLASSES_H
 
 #include <stdbool.h>
 #include <stddef.h>
