@@ -8,11 +8,11 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <systemd/sd-daemon.h>
 #include <time.h>
 
 #include "common/assert.h"
 #include "common/clock.h"
+#include "common/daemon/fd_store.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
 #include "services/frontend/handlers.h"
@@ -74,19 +74,19 @@ uint64_t frontend_random(frontend_t *frontend)
 
 /* ---- start ---- */
 
+static void choose_socket(void *context, int fd, const char *name)
+{
+    int *found = context;
+    size_t length = strlen(name);
+    bool is_unit = length > 7 && strcmp(name + length - 7, ".socket") == 0;
+    if (*found < 0 && (strcmp(name, "http") == 0 || is_unit)) *found = fd;
+}
+
 /* The socket that a service manager passed under the name "http", or as the only one of a .socket unit; -1: none. */
 static int inherited_socket(void)
 {
-    char **names = NULL;
-    int count = sd_listen_fds_with_names(0, &names), found = -1;
-    for (int i = 0; i < count; i++) {
-        size_t length = strlen(names[i]);
-        bool is_unit = length > 7 && strcmp(names[i] + length - 7, ".socket") == 0;
-        if (found < 0 && (strcmp(names[i], "http") == 0 || is_unit)) found = SD_LISTEN_FDS_START + i;
-    }
-    for (int i = 0; i < count; i++)
-        free(names[i]);
-    free(names);
+    int found = -1;
+    qn_fd_store_each("", choose_socket, &found);
     return found;
 }
 

@@ -1,20 +1,20 @@
-/* What is this?      The conversation with the service manager's descriptor store.
+/* What is this?      Which regions the service manager keeps for the next life, and under which name.
  * State owned:       none; descriptors belong to the mappings and to the service manager.
  * Must never:        decide whether a kept region is still right: its header and the loader do.
- * Read next:         sd_pid_notify_with_fds(3), sd_listen_fds_with_names(3). */
+ * Read next:         common/daemon/fd_store.h. */
 #include "services/memory/kept_regions.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "common/daemon/fd_store.h"
 #include "common/watch/log.h"
 
 #define PREFIX "region."
-#define STORED_NAME_MAX (QN_NAME_MAX + 32)
+#define STORED_NAME_MAX QN_FD_NAME_MAX
 #define START_WAIT_US 1000000u /* before there is a loop */
 #define LOOP_WAIT_US 20000u    /* what a loop may stand still: a manager that is there answers within one */
 
@@ -22,7 +22,7 @@
 
 static bool is_stored(const qn_mapping_t *region)
 {
-    return qn_region_share(region) != QN_SHARE_CUDA_IPC && getenv("NOTIFY_SOCKET");
+    return qn_region_share(region) != QN_SHARE_CUDA_IPC && qn_fd_store_is_there();
 }
 
 static void stored_name(const qn_mapping_t *region, char ret_name[static STORED_NAME_MAX])
@@ -33,18 +33,13 @@ static void stored_name(const qn_mapping_t *region, char ret_name[static STORED_
         snprintf(ret_name, STORED_NAME_MAX, PREFIX "%s@%" PRIu64, qn_region_name(region), qn_region_bytes(region));
 }
 
-static void forget(const char *stored)
-{
-    char message[STORED_NAME_MAX + 64];
-    snprintf(message, sizeof message, "FDSTOREREMOVE=1\nFDNAME=%s", stored);
-    sd_notify(0, message);
-}
-
 /* The bytes of a device may be needed at once. */
-static void forget_and_wait(const char *stored, uint64_t wait_us)
+static void forget(const char *stored, uint64_t wait_us)
 {
-    forget(stored);
-    if (strchr(stored, '@')) sd_notify_barrier(0, wait_us);
+    if (strchr(stored, '@'))
+        qn_fd_store_drop_and_wait(stored, wait_us);
+    else
+        qn_fd_store_drop(stored);
 }
 
 void kept_regions_drop(const qn_mapping_t *region)
@@ -52,20 +47,17 @@ void kept_regions_drop(const qn_mapping_t *region)
     char stored[STORED_NAME_MAX];
     if (!is_stored(region)) return;
     stored_name(region, stored);
-    forget_and_wait(stored, LOOP_WAIT_US);
+    forget(stored, LOOP_WAIT_US);
 }
 
 void kept_regions_put(const qn_mapping_t *region)
 {
-    char message[STORED_NAME_MAX + 64], stored[STORED_NAME_MAX];
+    char stored[STORED_NAME_MAX];
     if (!is_stored(region)) return;
     stored_name(region, stored);
-    forget(stored);
-    int fd = qn_region_fd(region);
+    qn_fd_store_drop(stored);
     /* systemd lets go of a descriptor that polls as hung up, and what a driver's file says there means nothing. */
-    snprintf(message, sizeof message, "FDSTORE=1\nFDNAME=%s%s", stored,
-             qn_region_share(region) == QN_SHARE_MEMFD ? "" : "\nFDPOLL=0");
-    int status = sd_pid_notify_with_fds(0, 0, message, &fd, 1);
+    int status = qn_fd_store_put(stored, qn_region_fd(region), qn_region_share(region) == QN_SHARE_MEMFD);
     if (status < 0)
         qn_log_warning("region '%s' could not be given to the service manager: %s", qn_region_name(region),
                        strerror(-status));
@@ -113,22 +105,29 @@ static bool take_one(int fd, const char *stored, qn_share_t share, int32_t devic
         qn_log_notice("the kept '%s' is dropped: it calls itself '%s'", stored, qn_region_name(*ret_region));
         qn_region_close(ret_region);
     }
-    forget_and_wait(stored, START_WAIT_US);
+    forget(stored, START_WAIT_US);
     return false;
+}
+
+typedef struct {
+    qn_share_t share;
+    int32_t device;
+    const char *fd_socket;
+    qn_mapping_t **regions;
+    size_t capacity, taken;
+} adoption_t;
+
+static void take_next(void *context, int fd, const char *stored)
+{
+    adoption_t *a = context;
+    if (a->taken < a->capacity && take_one(fd, stored, a->share, a->device, a->fd_socket, &a->regions[a->taken]))
+        a->taken++;
 }
 
 size_t kept_regions_take(qn_share_t share, int32_t device, const char *fd_socket, qn_mapping_t **ret_regions,
                          size_t capacity)
 {
-    char **names = NULL;
-    size_t taken = 0;
-    int count = sd_listen_fds_with_names(0, &names);
-    for (int i = 0; i < count; i++) {
-        if (strncmp(names[i], PREFIX, strlen(PREFIX)) == 0 && taken < capacity &&
-            take_one(SD_LISTEN_FDS_START + i, names[i], share, device, fd_socket, &ret_regions[taken]))
-            taken++;
-        free(names[i]);
-    }
-    free(names);
-    return taken;
+    adoption_t adoption = {share, device, fd_socket, ret_regions, capacity, 0};
+    qn_fd_store_each(PREFIX, take_next, &adoption);
+    return adoption.taken;
 }

@@ -1,7 +1,7 @@
 /* What is this?      How the ledger's bytes survive the process: memfd and the service manager's descriptor store.
  * State owned:       the mapping and its descriptor.
  * Must never:        look at the content; ledger.c judges it.
- * Read next:         ledger.c; sd_pid_notify_with_fds(3), sd_listen_fds_with_names(3). */
+ * Read next:         ledger.c; common/daemon/fd_store.h. */
 #include "services/scheduler/ledger_memory.h"
 
 #include <errno.h>
@@ -9,31 +9,16 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "common/daemon/fd_store.h"
 #include "common/watch/log.h"
 
 #define NAME "ledger"
 
-/* The inherited descriptor, or -1. */
-static int find_inherited(void)
-{
-    char **names = NULL;
-    int found = -1;
-    int count = sd_listen_fds_with_names(0, &names);
-    for (int i = 0; i < count; i++) {
-        if (found < 0 && strcmp(names[i], NAME) == 0) found = SD_LISTEN_FDS_START + i;
-        free(names[i]);
-    }
-    free(names);
-    return found;
-}
-
 static void store(ledger_memory_t *memory)
 {
-    if (getenv("NOTIFY_SOCKET") == NULL) return;
-    int status = sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" NAME, &memory->fd, 1);
+    int status = qn_fd_store_put(NAME, memory->fd, true);
     memory->kept = status > 0;
     if (status < 0)
         qn_log_warning("the ledger could not be given to the service manager: %s; requests will not survive a restart",
@@ -50,12 +35,12 @@ static qn_err_t map(ledger_memory_t *memory)
 
 qn_err_t ledger_memory_open(size_t bytes, ledger_memory_t *ret_memory)
 {
-    ledger_memory_t memory = {.fd = find_inherited(), .bytes = bytes};
+    ledger_memory_t memory = {.fd = qn_fd_store_find(NAME), .bytes = bytes};
     struct stat status;
     memory.inherited = memory.fd >= 0 && fstat(memory.fd, &status) == 0 && status.st_size == (off_t)bytes;
     if (memory.fd >= 0 && !memory.inherited) {
         qn_log_warning("the inherited ledger is not %zu bytes long: it is dropped", bytes);
-        sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" NAME);
+        qn_fd_store_drop(NAME);
         close(memory.fd);
     }
     if (!memory.inherited) {
@@ -72,7 +57,7 @@ qn_err_t ledger_memory_open(size_t bytes, ledger_memory_t *ret_memory)
         return err;
     }
     if (memory.inherited)
-        memory.kept = getenv("NOTIFY_SOCKET") != NULL;
+        memory.kept = qn_fd_store_is_there();
     else
         store(&memory);
     *ret_memory = memory;
