@@ -20,6 +20,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "common/daemon/endpoint.h"
 #include "common/build.h"
 #include "common/config/config.h"
 #include "common/paths.h"
@@ -205,17 +206,16 @@ static void check_libraries(doctor_t *doctor)
 
 static void check_programs(doctor_t *doctor)
 {
-    static const char *const services[] = {"frontend", "tokenizer", "scheduler", "memory", "compute"};
     char directory[PATH_MAX], path[PATH_MAX + 32];
     ssize_t length = readlink("/proc/self/exe", directory, sizeof directory - 1);
     directory[length > 0 ? length : 0] = '\0';
     char *slash = strrchr(directory, '/');
     if (slash) *slash = '\0';
-    for (size_t i = 0; i < sizeof services / sizeof services[0]; i++) {
-        snprintf(path, sizeof path, "%s/quintet-%s", directory, services[i]);
+    for (size_t i = 0; i < QN_DAEMON_COUNT; i++) {
+        snprintf(path, sizeof path, "%s/quintet-%s", directory, qn_daemon_names()[i]);
         if (access(path, X_OK) == 0) continue;
         add(doctor, FINDING_FAIL, "programs", "build or install again; only quintet up --inproc works now",
-            "no quintet-%s in %.200s", services[i], directory);
+            "no quintet-%s in %.200s", qn_daemon_names()[i], directory);
         return;
     }
     add(doctor, FINDING_OK, "programs", NULL, "%s, build %s", directory, qn_build_id());

@@ -12,6 +12,8 @@ const char *qn_service_name(qn_service_t service)
     return (unsigned)service < qn_service_enum.count ? qn_service_enum.names[service] : "unknown";
 }
 
+const char *const *qn_daemon_names(void) { return qn_service_enum.names + QN_SERVICE_FRONTEND; }
+
 static const char *endpoint_configured(const qn_config_values_t *config, qn_service_t service)
 {
     switch (service) {

@@ -11,6 +11,11 @@
 /* "scheduler" for QN_SERVICE_SCHEDULER. */
 const char *qn_service_name(qn_service_t service);
 
+/* The daemons, in the order of a request's way through them; the tools come behind. */
+#define QN_DAEMON_COUNT (QN_SERVICE_TOOL - QN_SERVICE_FRONTEND)
+/* Returns view of their QN_DAEMON_COUNT names; behind them stands "tool". */
+const char *const *qn_daemon_names(void);
+
 /* ZeroMQ endpoint of `service` for others: ipc://<run_dir>/<service>.sock, or the tcp:// address configured.
  * QN_ERR_CONFIG: neither "ipc" nor tcp://; QN_ERR_LIMIT: the path does not fit a Unix socket address. */
 qn_err_t qn_endpoint_outer(const qn_config_values_t *config, const char *run_dir, qn_service_t service,

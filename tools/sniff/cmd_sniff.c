@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "common/daemon/endpoint.h"
 #include "common/clock.h"
 #include "common/config/config.h"
 #include "common/daemon/links.h"
@@ -72,8 +73,6 @@ static const cli_command_t command = {
     .option_count = sizeof option_table / sizeof *option_table,
 };
 
-static const char *const services[] = {"frontend", "tokenizer", "scheduler", "memory", "compute"};
-#define SERVICE_COUNT (sizeof services / sizeof *services)
 /* More than five when a service has several instances. */
 #define BOOTS_MAX 64
 
@@ -199,12 +198,13 @@ static void greet(const char *run_dir)
     if (options.quiet) return;
     char absent[128] = "";
     size_t used = 0;
-    for (size_t i = 0; i < SERVICE_COUNT; i++) {
+    for (size_t i = 0; i < QN_DAEMON_COUNT; i++) {
         char path[QN_PATH_MAX + 64];
         struct stat found;
-        snprintf(path, sizeof path, "%s/%s.tap", run_dir, services[i]);
+        snprintf(path, sizeof path, "%s/%s.tap", run_dir, qn_daemon_names()[i]);
         if (stat(path, &found))
-            used += (size_t)snprintf(absent + used, sizeof absent - used, "%s%s", used ? ", " : "", services[i]);
+            used +=
+                (size_t)snprintf(absent + used, sizeof absent - used, "%s%s", used ? ", " : "", qn_daemon_names()[i]);
     }
     fprintf(stderr, "quintet sniff: listening in %s%s%s%s\n", run_dir, used ? "; not there yet: " : "", absent,
             used ? " (is this the run directory of your quintet up?)" : "");
@@ -267,7 +267,7 @@ static int sniff_live(run_t *run)
     qn_links_setup_zmq();
     qn_tap_reader_t *reader = NULL;
     qn_err_t err = find_run_dir(run_dir);
-    if (!err) err = qn_tap_reader_open(run_dir, services, SERVICE_COUNT, &reader);
+    if (!err) err = qn_tap_reader_open(run_dir, qn_daemon_names(), QN_DAEMON_COUNT, &reader);
     if (err) return cli_fail_err(err);
     subscribe(run, reader);
     greet(run_dir);

@@ -137,17 +137,15 @@ static filter_node_t *new_node(parser_t *parser, filter_kind_t kind)
 
 /* ---- lists: services, types, numbers ---- */
 
-static const char *const service_names[] = {"frontend", "tokenizer", "scheduler", "memory", "compute", "tool"};
-
 static uint64_t take_services(parser_t *parser)
 {
     uint64_t bits = 0;
     do {
         size_t i = 0;
-        while (i < 6 && !is_word(parser, service_names[i]))
+        while (i <= QN_DAEMON_COUNT && !is_word(parser, qn_daemon_names()[i]))
             i++;
-        if (i == 6) {
-            fail_name(parser, "a service", service_names, 6);
+        if (i > QN_DAEMON_COUNT) {
+            fail_name(parser, "a service", qn_daemon_names(), QN_DAEMON_COUNT + 1);
             return 0;
         }
         bits |= 1ull << (i + QN_SERVICE_FRONTEND);
