@@ -5,6 +5,7 @@
 #include "common/watch/last_error.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,14 +14,24 @@
 
 static _Thread_local char thread_path[QN_PATH_MAX];
 static char process_path[QN_PATH_MAX];
+/* Daemons that are threads of one process begin at the same time: one of them writes process_path. */
+static atomic_int process_path_state;
+enum { UNCLAIMED, CLAIMED, WRITTEN };
 
-static const char *own_path(void) { return thread_path[0] ? thread_path : process_path; }
+static const char *own_path(void)
+{
+    if (thread_path[0]) return thread_path;
+    return atomic_load_explicit(&process_path_state, memory_order_acquire) == WRITTEN ? process_path : "";
+}
 
 void qn_last_error_begin(const char *run_dir, const char *service)
 {
     int length = snprintf(thread_path, sizeof thread_path, "%s/%s.error", run_dir, service);
     if (length < 0 || (size_t)length >= sizeof thread_path) thread_path[0] = '\0';
-    if (!process_path[0]) memcpy(process_path, thread_path, sizeof process_path);
+    int unclaimed = UNCLAIMED;
+    if (!thread_path[0] || !atomic_compare_exchange_strong(&process_path_state, &unclaimed, CLAIMED)) return;
+    memcpy(process_path, thread_path, sizeof process_path);
+    atomic_store_explicit(&process_path_state, WRITTEN, memory_order_release);
 }
 
 void qn_last_error_write(const char *text)
