@@ -79,7 +79,8 @@ def run_program(tally, path, environment=None):
 # Unit tests of what runs threads; the rest has nothing for ThreadSanitizer to see and takes it minutes.
 THREADED = ["executor", "fd_socket", "frontend_answers", "frontend_service", "http_client", "kernels_attention",
             "kernels_elementwise", "kernels_matmul", "kernels_matmul_int", "kernels_vector", "loader", "region",
-            "stats", "step_queue", "step_worker", "tap", "tokenizer", "weights", "weights_bring"]
+            "stats", "step_queue", "step_worker", "tap", "text_job", "tokenizer", "tokenizer_service", "weights",
+            "weights_bring"]
 
 
 def run_programs(tally, build, folders, environment=None, only=None):
