@@ -55,9 +55,9 @@ LDFLAGS += -rdynamic
 
 SERVICES := frontend tokenizer scheduler memory compute
 MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
-VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c)
-SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c services/*/*.c services/*/*/*.c kernels/*.c kernels/cpu/*.c \
-	tools/*.c tools/*/*.c))
+VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c kernels/cpu/*/*_vector.c)
+SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c common/*/*/*.c services/*/*.c services/*/*/*.c \
+	kernels/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
@@ -103,7 +103,7 @@ $(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
 
 AVX2 := -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
-# A *_vector.c is compiled once per vector width (kernels/cpu/vector.h); another file that needs instructions says so in its name.
+# A *_vector.c is compiled once per vector width (kernels/cpu/vector/vector.h); another file that needs instructions says so in its name.
 %_avx2.o: ISA := $(AVX2)
 %_avx512.o: ISA := $(AVX512)
 %_avx512vnni.o: ISA := $(AVX512) -mavx512vnni
@@ -249,7 +249,7 @@ format-check: venv ## fail when a source is not in the one style
 
 # The kernels compiled for an instruction set, or with CUDA's headers, are the compilers' own business.
 TIDY_FILES = $(filter-out %_vector.c kernels/cpu/%_avx2.c kernels/cpu/%_avx512.c kernels/cpu/%_avx512vnni.c \
-	kernels/cpu/%_avx512bf16.c kernels/cuda/% tests/gpu/% tests/fuzz/%,$(filter-out $(wildcard */*/*cuda*.c */*/*gpu*.c \
+	kernels/cpu/%_avx512bf16.c kernels/cuda/% tests/gpu/% tests/fuzz/%,$(filter-out $(wildcard */*/*cuda*.c */*/*/*cuda*.c */*/*gpu*.c \
 	*/*gpu*.c tests/unit/test_wire_damage.c),$(filter %.c,$(C_FILES))))
 
 tidy: venv $(G)/qn_messages.h ## clang-tidy with the checks of .clang-tidy

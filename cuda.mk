@@ -24,7 +24,7 @@ NVCCFLAGS := -std=c++20 -O3 -I. -I$(G) -DQN_CUDA -Xcompiler -Wall,-Wextra,-Werro
 CUDA_LIBS := -L$(CUDA_HOME)/lib -L$(CUDA_HOME)/lib64 -Wl,--as-needed -lcublasLt -Wl,--no-as-needed -lcudart_static -lrt -lstdc++
 
 SOURCES += $(wildcard kernels/cuda/*.c)
-OBJECTS += $(patsubst %.cu,$(B)/obj/%.o,$(wildcard kernels/cuda/*.cu)) $(patsubst %.c,$(B)/obj/%.o,$(wildcard kernels/cuda/*.c))
+OBJECTS += $(patsubst %.cu,$(B)/obj/%.o,$(wildcard kernels/cuda/*.cu kernels/cuda/*/*.cu)) $(patsubst %.c,$(B)/obj/%.o,$(wildcard kernels/cuda/*.c))
 GPU_PROGRAMS := $(B)/check_kernels $(B)/check_golden $(B)/check_regions $(B)/time_kernels
 
 BUNDLE_RPATH := -Wl,-rpath,'$$ORIGIN/lib' -Wl,--disable-new-dtags

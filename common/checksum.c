@@ -1,7 +1,7 @@
 /* What is this?      CRC-32C in hardware and in plain C; XXH64 by its library.
  * State owned:       none.
  * Must never:        depend on alignment or differ between the two ways.
- * Read next:         services/scheduler/ledger_record.c, common/region/region.c (who checks with it). */
+ * Read next:         services/scheduler/ledger/ledger_record.c, common/region/region.c (who checks with it). */
 #include "common/checksum.h"
 
 #include <string.h>

@@ -9,7 +9,7 @@
 
 #include "common/assert.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/weight_pack.h"
+#include "kernels/cpu/matmul/weight_pack.h"
 
 static bool has_avx2(void) { return qn_kernels_isa() & QN_ISA_AVX2; }
 

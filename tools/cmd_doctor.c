@@ -20,7 +20,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "common/daemon/endpoint.h"
+#include "common/daemon/links/endpoint.h"
 #include "common/build.h"
 #include "common/config/config.h"
 #include "common/paths.h"

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/region/region.h"
-#include "services/compute/backend.h"
+#include "services/compute/backend/backend.h"
 #include "services/memory/kv_size.h"
 #include "services/memory/weights/model_directory.h"
 #include "services/memory/weights/weights.h"

@@ -1,7 +1,7 @@
 /* What is this?      The record of a service's last crash, a small text file that is replaced as a whole.
  * State owned:       none.
  * Must never:        blame a life for the death of another one, or call a kill from outside a crash.
- * Read next:         tools/up/up.c (who writes), services/scheduler/suspects.h (what follows). */
+ * Read next:         tools/up/up.c (who writes), services/scheduler/quarantine/suspects.h (what follows). */
 #include "common/daemon/crash.h"
 
 #include <errno.h>

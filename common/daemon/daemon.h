@@ -19,7 +19,7 @@
 
 #include "common/arena.h"
 #include "common/config/config.h"
-#include "common/daemon/peer_types.h"
+#include "common/daemon/links/peer_types.h"
 #include "common/err.h"
 #include "common/watch/stats.h"
 #include "qn_messages.h"

@@ -1,7 +1,7 @@
 /* What is this?      The page that says what a daemon was doing when it died.
  * State owned:       <run_dir>/<service>.hand, mapped.
  * Must never:        cost more than two stores per message; blame content for a kill from outside.
- * Read next:         crash.h, services/scheduler/suspects.h (the same for what is in the ledger). */
+ * Read next:         crash.h, services/scheduler/quarantine/suspects.h (the same for what is in the ledger). */
 #include "common/daemon/in_hand.h"
 
 #include <errno.h>

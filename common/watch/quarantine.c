@@ -1,7 +1,7 @@
 /* What is this?      Files of quarantined requests: written, and the oldest removed.
  * State owned:       the folder <run_dir>/quarantine.
  * Must never:        grow without bound, or stop a daemon because a file cannot be written.
- * Read next:         services/scheduler/quarantine.c, common/daemon/in_hand.h */
+ * Read next:         services/scheduler/quarantine/quarantine.c, common/daemon/in_hand.h */
 #include "common/watch/quarantine.h"
 
 #include <dirent.h>

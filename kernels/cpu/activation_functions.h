@@ -2,7 +2,7 @@
 #ifndef QN_KERNELS_CPU_ACTIVATION_FUNCTIONS_H
 #define QN_KERNELS_CPU_ACTIVATION_FUNCTIONS_H
 
-#include "kernels/cpu/vector_functions.h"
+#include "kernels/cpu/vector/vector_functions.h"
 #include "kernels/kernels.h"
 
 /* x/2 (1 + tanh u) = x / (1 + e^-2u) */

@@ -4,13 +4,13 @@
  * State owned:       none.
  * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
  * Read next:         vector.h, layernorm.c. */
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector/vector.h"
 
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/vector_functions.h"
-#include "kernels/cpu/vector_load.h"
+#include "kernels/cpu/vector/vector_functions.h"
+#include "kernels/cpu/vector/vector_load.h"
 
 VEC_INLINE uint32_t lanes_at(uint32_t width, uint32_t i) { return width - i < VEC_LANES ? width - i : VEC_LANES; }
 

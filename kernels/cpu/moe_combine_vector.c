@@ -2,7 +2,7 @@
  * State owned:       none.
  * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
  * Read next:         vector.h, moe.c. */
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector/vector.h"
 
 #include "kernels/cpu/cpu.h"
 

@@ -3,12 +3,12 @@
  * State owned:       none.
  * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
  * Read next:         vector.h, rmsnorm.c. */
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector/vector.h"
 
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/vector_load.h"
+#include "kernels/cpu/vector/vector_load.h"
 
 VEC_INLINE void norm_row(const qn_rmsnorm_t *a, qn_scalar_t scalar, const float *x, const float *residual, float *out)
 {

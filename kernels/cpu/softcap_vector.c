@@ -2,10 +2,10 @@
  * State owned:       none.
  * Must never:        run on a machine without the instructions it is compiled for: registry.c sees to it.
  * Read next:         vector.h, softcap.c. */
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector/vector.h"
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/vector_functions.h"
+#include "kernels/cpu/vector/vector_functions.h"
 
 /* Items are vectors of LANES values. */
 static void cap_values(const void *arguments, size_t begin, size_t end, unsigned thread)

@@ -6,7 +6,7 @@
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
 #include "services/compute/runtime.h"
-#include "services/compute/scratch.h"
+#include "services/compute/executor/scratch.h"
 
 /* How far compute has come with the memory daemon that lives now. */
 typedef enum {

@@ -3,11 +3,11 @@
 #ifndef QN_COMPUTE_RUNTIME_H
 #define QN_COMPUTE_RUNTIME_H
 
-#include "services/compute/backend.h"
+#include "services/compute/backend/backend.h"
 #include "services/compute/model.h"
 #include "services/compute/slot_book.h"
-#include "services/compute/step_queue.h"
-#include "services/compute/step_worker.h"
+#include "services/compute/worker/step_queue.h"
+#include "services/compute/worker/step_worker.h"
 
 typedef struct {
     const model_t *model; /* borrowed */

@@ -8,7 +8,7 @@
 #define QN_COMPUTE_SLOT_BOOK_H
 
 #include "common/err.h"
-#include "services/compute/step.h"
+#include "services/compute/worker/step.h"
 
 typedef struct slot_book slot_book_t;
 

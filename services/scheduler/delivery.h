@@ -8,7 +8,7 @@
 #define QN_SCHEDULER_DELIVERY_H
 
 #include "common/err.h"
-#include "services/scheduler/ledger.h"
+#include "services/scheduler/ledger/ledger.h"
 #include "qn_limits.h"
 
 typedef struct delivery delivery_t;

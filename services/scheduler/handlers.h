@@ -5,7 +5,7 @@
 #include <sys/types.h>
 
 #include "common/daemon/daemon.h"
-#include "services/scheduler/ledger_memory.h"
+#include "services/scheduler/ledger/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
 
 enum {

@@ -5,12 +5,12 @@
 #ifndef QN_SCHEDULER_SCHEDULER_H
 #define QN_SCHEDULER_SCHEDULER_H
 
-#include "services/scheduler/admission.h"
-#include "services/scheduler/batch.h"
+#include "services/scheduler/planner/admission.h"
+#include "services/scheduler/batch/batch.h"
 #include "services/scheduler/delivery.h"
-#include "services/scheduler/planner.h"
+#include "services/scheduler/planner/planner.h"
 #include "services/scheduler/progress.h"
-#include "services/scheduler/suspects.h"
+#include "services/scheduler/quarantine/suspects.h"
 
 /* How long requests of a client that is gone are held, for it to come back and ask for them. Counted from the first
  * time that nobody was there, over all deaths of the scheduler since. Meanwhile they yield (planner.h, rule 8). */

@@ -1,7 +1,7 @@
 /* What is this?      bad_words: from words to forbidden ids.
  * State owned:       none.
  * Must never:        forbid less than the word in silence: a word of several tokens is refused.
- * Read next:         handlers.c, which asks; kernels/cpu/sampler.c, which obeys. */
+ * Read next:         handlers.c, which asks; kernels/cpu/sampling/sampler.c, which obeys. */
 #include "services/tokenizer/bad_words.h"
 
 #include <stdio.h>

@@ -10,7 +10,7 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/model/model_config.h"
-#include "services/compute/executor.h"
+#include "services/compute/executor/executor.h"
 #include "services/compute/model.h"
 #include "services/compute/runtime.h"
 #include "services/compute/slot_book.h"

@@ -2,7 +2,7 @@
  *                    block sizes, windows, ragged chunks and mixed lengths; and its bits alone and in a batch.
  * State owned:       none.
  * Must never:        compare rows that no run owns.
- * Read next:         kernels/cuda/attention.cuh. */
+ * Read next:         kernels/cuda/attention/attention.cuh. */
 #include "tests/gpu/check.h"
 
 #define RUNS_MAX 64

@@ -2,7 +2,7 @@
  *                    reference elsewhere.
  * State owned:       none.
  * Must never:        compare what fused.h calls scratch.
- * Read next:         kernels/fused.h, kernels/cuda/matmul_skinny.cu, kernels/cuda/attention_decode.cu. */
+ * Read next:         kernels/fused.h, kernels/cuda/matmul/matmul_skinny.cu, kernels/cuda/attention/attention_decode.cu. */
 #include "tests/gpu/check.h"
 
 /* ---- norm_matmul ---- */

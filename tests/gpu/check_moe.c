@@ -2,7 +2,7 @@
  *                    and many places, and the weighted sum; and an expert's bits beside those of the skinny product.
  * State owned:       none.
  * Must never:        leave out an expert without places.
- * Read next:         kernels/cuda/moe.cu, kernels/cuda/expert_matmul.cu. */
+ * Read next:         kernels/cuda/moe.cu, kernels/cuda/matmul/expert_matmul.cu. */
 #include "tests/gpu/check.h"
 
 static void same_words(check_t *check, const void *device, const uint32_t *want, size_t count, const char *what)

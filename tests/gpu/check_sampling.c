@@ -2,7 +2,7 @@
  * State owned:       none.
  * Must never:        demand the same token where float32 logits put a draw within rounding of a boundary: such rows
  *                    are counted and must stay rare.
- * Read next:         kernels/cuda/sampler.cu. */
+ * Read next:         kernels/cuda/sampling/sampler.cu. */
 #include "tests/gpu/check.h"
 
 /* Tables of both sides with the same content. */

@@ -2,7 +2,7 @@
  *                    lengths; percentages are of 4.54 TB/s for the keys and values that are read.
  * State owned:       device memory.
  * Must never:        read the same layer's cache twice in a row: the second-level cache would hold it.
- * Read next:         kernels/cuda/attention_decode.cu, kernels/cuda/attention_resident.cu. */
+ * Read next:         kernels/cuda/attention/attention_decode.cu, kernels/cuda/attention/attention_resident.cu. */
 #include "tests/gpu/timing.h"
 
 #define BLOCK 16

@@ -3,7 +3,7 @@
  *                    causal triangle alone; the percentage is of 790 TFLOP/s.
  * State owned:       device memory.
  * Must never:        time with scores that are all alike.
- * Read next:         kernels/cuda/attention_wgmma.cu, attention_prefill.cu. */
+ * Read next:         kernels/cuda/attention/attention_wgmma.cu, attention_prefill.cu. */
 #include "tests/gpu/timing.h"
 
 #define BLOCK 16

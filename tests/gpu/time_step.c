@@ -2,8 +2,8 @@
  *                    its own per layer, as one captured graph; by its parts or fused, and what each launch of a layer
  *                    adds to it.
  * State owned:       device memory.
- * Must never:        leave out a launch that services/compute/forward.c makes.
- * Read next:         services/compute/forward.c. */
+ * Must never:        leave out a launch that services/compute/forward/forward.c makes.
+ * Read next:         services/compute/forward/forward.c. */
 #include "tests/gpu/timing.h"
 
 #define BLOCK 16

@@ -5,7 +5,7 @@
 #define QN_TESTS_SIM_SIM_COMPUTE_H
 
 #include "services/memory/block_pool.h"
-#include "services/scheduler/planner.h"
+#include "services/scheduler/planner/planner.h"
 #include "tests/sim/sim_base.h"
 
 /* A plan as it travels: a deep copy, with what SlotSet carries of the request. */

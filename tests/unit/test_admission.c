@@ -1,4 +1,4 @@
-/* Units of services/scheduler/admission.c: both sides of each limit. */
+/* Units of services/scheduler/planner/admission.c: both sides of each limit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/scheduler/admission.h"
+#include "services/scheduler/planner/admission.h"
 
 static const admission_model_t model = {.vocab_size = 100, .max_model_len = 32, .pool_tokens = 1000};
 

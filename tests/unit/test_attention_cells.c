@@ -2,8 +2,8 @@
  *                    random batches.
  * State owned:       none.
  * Must never:        need a GPU.
- * Read next:         kernels/cuda/attention_cells.h. */
-#include "kernels/cuda/attention_cells.h"
+ * Read next:         kernels/cuda/attention/attention_cells.h. */
+#include "kernels/cuda/attention/attention_cells.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

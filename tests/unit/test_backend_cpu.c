@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/compute/backend.h"
+#include "services/compute/backend/backend.h"
 
 static const qn_kernel_case_t SHAPE = {.heads = 4,
                                        .kv_heads = 2,

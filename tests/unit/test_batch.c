@@ -1,4 +1,4 @@
-/* Units of services/scheduler/batch.c: what peers say is checked, stale answers are ignored, ends are found. */
+/* Units of services/scheduler/batch/batch.c: what peers say is checked, stale answers are ignored, ends are found. */
 #include <math.h>
 
 #include "tests/unit/scheduler_case.h"

@@ -10,7 +10,7 @@
 
 #include "common/arena.h"
 #include "common/daemon/descriptors.h"
-#include "common/daemon/endpoint.h"
+#include "common/daemon/links/endpoint.h"
 #include "common/err.h"
 
 static void test_arena_pieces_are_aligned_apart_and_reused(void **state)

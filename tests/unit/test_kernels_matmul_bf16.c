@@ -13,7 +13,7 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
 #endif
 
-#include "kernels/cpu/vector_avx512.h"
+#include "kernels/cpu/vector/vector_avx512.h"
 
 /* vdpbf16ps: each lane adds the products of its two bf16 pairs. */
 VEC_INLINE vec_t dot_pairs(vec_t weights, vec_t word, vec_t sum)
@@ -24,7 +24,7 @@ VEC_INLINE vec_t dot_pairs(vec_t weights, vec_t word, vec_t sum)
 
 void qn_cpu_matmul_emulated(qn_stream_t *stream, const void *arguments);
 #define KERNEL(name) name##_emulated
-#include "kernels/cpu/matmul_pairs_body.h"
+#include "kernels/cpu/matmul/matmul_pairs_body.h"
 
 #ifdef __clang__
 #pragma clang attribute pop

@@ -1,7 +1,7 @@
 /* The integer products, twice over: against plain C that does the same whole-number arithmetic, to the bit; and against
  * the reference, which multiplies the exact weights with the exact activations, within what rounding activations to
  * their steps can cost. */
-#include "kernels/cpu/quantise_rows.h"
+#include "kernels/cpu/matmul/quantise_rows.h"
 #include "kernels/fused.h"
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"

@@ -1,5 +1,5 @@
 /* Activations as bytes: how far from the values they are, and what stands beside them. */
-#include "kernels/cpu/quantise_rows.h"
+#include "kernels/cpu/matmul/quantise_rows.h"
 #include "tests/unit/kernel_check.h"
 
 static void *new_scratch(uint32_t tokens, uint32_t inputs)

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "services/compute/scratch.h"
+#include "services/compute/executor/scratch.h"
 #include "services/memory/kv_size.h"
 
 #define KIB UINT64_C(1024)

@@ -1,4 +1,4 @@
-/* Units of services/scheduler/ledger.c and ledger_record.c: replay, torn and foreign bytes, bounds, compaction. */
+/* Units of services/scheduler/ledger/ledger.c and ledger_record.c: replay, torn and foreign bytes, bounds, compaction. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,8 +9,8 @@
 #include <cmocka.h>
 
 #include "common/checksum.h"
-#include "services/scheduler/ledger.h"
-#include "services/scheduler/ledger_record.h"
+#include "services/scheduler/ledger/ledger.h"
+#include "services/scheduler/ledger/ledger_record.h"
 
 #define BYTES LEDGER_BYTES_MIN
 #define REQUESTS 16u

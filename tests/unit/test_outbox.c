@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/limits.h"
-#include "common/daemon/outbox.h"
+#include "common/daemon/links/outbox.h"
 
 static void test_outbox_keeps_order_and_copies(void **state)
 {

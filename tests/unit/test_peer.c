@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "common/limits.h"
-#include "common/daemon/peer.h"
+#include "common/daemon/links/peer.h"
 
 static qn_peer_link_t greeted(uint32_t own_window, uint32_t peer_window)
 {

@@ -1,4 +1,4 @@
-/* Units of services/scheduler/policy.c: finding, loading, and the check of every decision. */
+/* Units of services/scheduler/policy/policy.c: finding, loading, and the check of every decision. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "services/scheduler/policy.h"
+#include "services/scheduler/policy/policy.h"
 
 static const qn_policy_sequence_t three[] = {
     {.id = 1, .arrival = 1, .prefill_tokens = 10, .max_tokens = 30},

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/scheduler/policy.h"
+#include "services/scheduler/policy/policy.h"
 
 static const qn_policy_sequence_t four[] = {
     {.id = 11, .arrival = 1, .prefill_tokens = 10, .priority = 0, .blocks = 4},

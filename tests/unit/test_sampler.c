@@ -1,6 +1,6 @@
 /* The sampler: vLLM's meaning of every parameter on distributions small enough to check by hand, the random generator
  * against its published vectors, and a chi-square test of what is drawn. */
-#include "kernels/cpu/philox.h"
+#include "kernels/cpu/sampling/philox.h"
 #include "tests/unit/kernel_check.h"
 
 #define VOCAB 8

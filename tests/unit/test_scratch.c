@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/compute/scratch.h"
+#include "services/compute/executor/scratch.h"
 
 /* With experts: a dense layer and a sparse one, whose width for all its experts is the larger. */
 static qn_model_config_t small_config(bool with_experts)

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "services/compute/step_queue.h"
+#include "services/compute/worker/step_queue.h"
 
 static step_queue_t *make_queue(void)
 {

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "services/compute/step_worker.h"
+#include "services/compute/worker/step_worker.h"
 #include "tests/golden/engine.h"
 
 static const uint32_t PROMPT[3] = {5, 6, 7};

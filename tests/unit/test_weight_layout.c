@@ -2,7 +2,7 @@
  * values at the ends of the number formats, and the same bytes from every instruction set. */
 #include <float.h>
 
-#include "kernels/cpu/weight_pack.h"
+#include "kernels/cpu/matmul/weight_pack.h"
 #include "kernels/weight_layout.h"
 #include "tests/unit/kernel_check.h"
 

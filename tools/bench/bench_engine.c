@@ -12,9 +12,9 @@
 #include "common/assert.h"
 #include "common/clock.h"
 #include "common/region/region.h"
-#include "services/compute/executor.h"
+#include "services/compute/executor/executor.h"
 #include "services/compute/runtime.h"
-#include "services/compute/scratch.h"
+#include "services/compute/executor/scratch.h"
 #include "services/memory/weights/model_directory.h"
 #include "services/memory/weights/weights.h"
 

@@ -11,9 +11,9 @@
 
 #include "common/config/config.h"
 #include "common/err.h"
-#include "services/compute/backend.h"
+#include "services/compute/backend/backend.h"
 #include "services/compute/model.h"
-#include "services/compute/step.h"
+#include "services/compute/worker/step.h"
 
 typedef struct bench_engine bench_engine_t;
 

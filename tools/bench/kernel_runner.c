@@ -1,7 +1,7 @@
 /* What is this?      Runs kernels over the arrays of a case, on this host or on a device.
  * State owned:       the streams; the region that the arrays of the case at hand lie in.
  * Must never:        let a launch of a device see a host pointer.
- * Read next:         kernel_pointers.h, services/compute/backend.h. */
+ * Read next:         kernel_pointers.h, services/compute/backend/backend.h. */
 #include "tools/bench/kernel_runner.h"
 
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "common/assert.h"
 #include "common/region/region.h"
 #include "kernels/fused.h"
-#include "services/compute/backend.h"
+#include "services/compute/backend/backend.h"
 #include "tools/bench/kernel_pointers.h"
 #ifdef QN_CUDA
 #include "kernels/cuda/cuda.h"

@@ -1,14 +1,14 @@
 /* What is this?      `quintet model show`: what a model directory holds, and the memory it takes in each weight format.
  * State owned:       what was read of the directory.
  * Must never:        read the weights themselves: only headers, so that any model is shown at once.
- * Read next:         model_check.c; services/memory/weights/weights.h (the plan), services/compute/scratch.h (activations). */
+ * Read next:         model_check.c; services/memory/weights/weights.h (the plan), services/compute/executor/scratch.h (activations). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
-#include "services/compute/scratch.h"
+#include "services/compute/executor/scratch.h"
 #include "services/memory/weights/weights.h"
 #include "services/memory/weights/weights_source.h"
 #include "services/tokenizer/tokenizer.h"

@@ -13,10 +13,10 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "common/daemon/endpoint.h"
+#include "common/daemon/links/endpoint.h"
 #include "common/clock.h"
 #include "common/config/config.h"
-#include "common/daemon/links.h"
+#include "common/daemon/links/links.h"
 #include "common/paths.h"
 #include "tools/cli.h"
 #include "tools/sniff/sniff_capture.h"

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "common/daemon/endpoint.h"
+#include "common/daemon/links/endpoint.h"
 #include "tools/cli.h"
 #include "tools/sniff/sniff_filter_internal.h"
 

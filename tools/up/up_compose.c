@@ -18,7 +18,7 @@
 #include "common/clock.h"
 #include "common/daemon/daemon.h"
 #include "common/daemon/descriptors.h"
-#include "common/daemon/links.h"
+#include "common/daemon/links/links.h"
 #include "common/daemon/watchdog.h"
 #include "common/watch/log.h"
 

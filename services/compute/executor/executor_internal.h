@@ -1,0 +1,105 @@
+/* The executor's inside, shared by executor*.c alone. */
+#ifndef QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
+#define QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
+
+#include "services/compute/executor/executor.h"
+
+#define EXECUTOR_STEPS_MAX 2 /* in flight: one runs, one waits behind it on the device */
+#define EXECUTOR_GRAPHS_MAX 24
+
+typedef struct {
+    uint64_t request;
+    uint32_t prompt_tokens, top_logprobs;
+    bool prompt_logprobs;
+    bool pending; /* pending[slot] holds the row before the next run */
+} sequence_t;
+
+/* A prompt token's log-probability that a step computes. */
+typedef struct {
+    uint32_t run;         /* index in the plan */
+    uint32_t row, target; /* row of x, or slot of pending */
+    uint32_t position;    /* of the target */
+} prompt_row_t;
+
+/* What the report says of a sample before it is known; slots may have other sequences by then. */
+typedef struct {
+    uint64_t request;
+    uint32_t slot, position, top_logprobs;
+} sample_t;
+
+/* A step between submission and report. */
+typedef struct {
+    scratch_out_t out; /* in memory; the device writes it */
+    void *memory;
+    backend_mark_t *begin; /* passed when its launches may start */
+    backend_mark_t *end;   /* passed when all of the step is done */
+    step_result_t *result;
+    sample_t *samples; /* [slots] */
+    uint32_t sample_count;
+} ticket_t;
+
+/* The decode step of one batch size. */
+typedef struct {
+    bool warm;                                   /* ran once launch by launch: libraries have chosen their algorithms */
+    backend_graph_t *graphs[EXECUTOR_STEPS_MAX]; /* then recorded, for each ticket: results go to its memory */
+} decode_graph_t;
+
+struct executor {
+    const backend_t *backend;
+    forward_t forward;
+    scratch_t scratch; /* on the device */
+    scratch_in_t host; /* the host's copy of scratch.in, in host_memory */
+    void *host_memory;
+    step_limits_t limits;
+    sequence_t *sequences;     /* [slots] */
+    prompt_row_t *prompt_rows; /* [T] */
+    uint32_t logits_rows;
+    bool token_by_token; /* attention over chunks */
+    uint64_t (*now_ns)(void);
+    uint64_t submitted, finished;
+    ticket_t tickets[EXECUTOR_STEPS_MAX];
+    decode_graph_t graphs[EXECUTOR_GRAPHS_MAX];
+};
+
+/* `count` elements of `bytes` each; in stream order. */
+static inline void executor_upload(const executor_t *self, void *to, const void *from, size_t count, size_t bytes)
+{
+    if (count) self->backend->upload(self->forward.stream, to, from, count * bytes);
+}
+
+/* To the array of the step of this name. */
+#define UPLOAD(self, field, from, count) \
+    executor_upload((self), (self)->scratch.in.field, (from), (count), sizeof *(self)->scratch.in.field)
+
+static inline void executor_launch(const executor_t *self, qn_op_t op, const void *arguments)
+{
+    qn_launch(&self->forward.kernels, op, self->forward.stream, arguments);
+}
+
+/* executor_prompts.c: launches the log-probabilities of prompt tokens that are known in this step and lists them in the
+ * result. Later, adds what came back. */
+void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
+void executor_report_prompts(const ticket_t *ticket);
+
+/* executor_decode.c: launches the network and the sampler for the step's runs, which the host's arrays hold already.
+ * Row i of x, or rows[i] unless NULL, gives sample i. */
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
+void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
+                              step_times_t *times);
+/* Whether `plan` is what a recorded step can do: each run one token that is sampled. */
+bool executor_is_plain_decode(const executor_t *self, const step_plan_t *plan, const forward_batch_t *batch);
+/* Fills the host's arrays up with runs of the null slot, to the size of a recorded step. */
+void executor_fill_up(executor_t *self, uint32_t runs);
+/* Network and sampler in one, of that size; recorded when it comes the second time. */
+void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
+
+void executor_destroy_graphs(executor_t *self);
+
+/* Appends to the result's alternatives. */
+static inline void executor_add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        result->top[result->top_count++] = from[i];
+}
+
+#endif

@@ -1,0 +1,36 @@
+/* The pieces of the forward pass and what they share. For forward*.c only. Every function launches and returns. */
+#ifndef QN_COMPUTE_FORWARD_FORWARD_INTERNAL_H
+#define QN_COMPUTE_FORWARD_FORWARD_INTERNAL_H
+
+#include "kernels/fused.h"
+#include "services/compute/forward/forward.h"
+
+/* A layer's norm in the model's own kind: out = norm(x) (+ residual; RMS only). x, out: [tokens, E]. */
+void forward_norm(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias, const void *residual,
+                  uint32_t tokens, void *out);
+
+/* A product of the norm of x [tokens, E] and what follows it; fills in launch->norm, whose out is the product's input. */
+void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias,
+                            qn_norm_matmul_t *launch);
+
+/* One part of a product of a layer: out = x Wᵀ (+ bias) (+ residual). */
+static inline qn_matmul_part_t forward_part(const model_layer_t *layer, qn_tensor_role_t weight, qn_tensor_role_t bias,
+                                            uint32_t outputs, void *out, const void *residual)
+{
+    return (qn_matmul_part_t){.weight = layer->weights[weight],
+                              .bias = layer->weights[bias],
+                              .outputs = outputs,
+                              .out = out,
+                              .residual = residual};
+}
+
+/* Projects x [tokens, inputs] back to the residual stream, normed before it is added where the model does that. */
+void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens);
+
+/* Each adds its part to the residual stream, scratch->x. */
+void forward_attention(const forward_t *f, uint32_t layer, const forward_batch_t *batch);
+void forward_mlp(const forward_t *f, uint32_t layer, uint32_t tokens);
+void forward_moe(const forward_t *f, uint32_t layer, uint32_t tokens);
+
+#endif
