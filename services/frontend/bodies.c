@@ -19,16 +19,16 @@
 
 /* ---- bodies ---- */
 
-static bool generates(route_t route) { return route == ROUTE_COMPLETIONS || route == ROUTE_GENERATE; }
-
 static void run_body(work_t *work)
 {
     body_t *body = (body_t *)work;
     const char *text = body->text.bytes ? body->text.data : "";
     size_t bytes = body->text.bytes;
     qn_in_hand_take_beside(body->beside, body->hand_key);
-    if (generates(body->route)) {
-        generation_api_t api = body->route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
+    if (router_generates(body->route)) {
+        generation_api_t api = body->route == ROUTE_COMPLETIONS      ? GENERATION_COMPLETIONS
+                               : body->route == ROUTE_BATCH_GENERATE ? GENERATION_BATCH
+                                                                     : GENERATION_GENERATE;
         body->good = generation_parse(api, text, bytes, &body->limits, &body->generation, &body->error);
     } else {
         body->good = query_body_parse(body->route, text, bytes, &body->limits, &body->query, &body->error);

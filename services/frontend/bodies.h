@@ -26,7 +26,7 @@ typedef struct body {
     uint32_t eos_ids[QN_STOP_IDS_MAX];
     bool good;
     http_error_t error;      /* when not good */
-    generation_t generation; /* ROUTE_COMPLETIONS, ROUTE_GENERATE */
+    generation_t generation; /* of a route that generates */
     query_body_t query;      /* the others */
 } body_t;
 

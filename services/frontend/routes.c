@@ -65,7 +65,14 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
     http_request_reply(request, error.status, "application/json", &body);
 }
 
-/* JSON by name, or nothing said; curl -d says application/x-www-form-urlencoded and must be told. */
+static bool is_type(const char *type, const char *name)
+{
+    size_t length = strlen(name);
+    return strcspn(type, "; \t") == length && strncasecmp(type, name, length) == 0;
+}
+
+/* JSON by name, or nothing said, or what `curl -d` says unasked. A web page can send that to any address without asking
+ * (no preflight), but never without Origin. */
 static bool check_content_type(const http_request_t *request, http_error_t *ret_error)
 {
     const char *type = http_request_header(request, "content-type");
@@ -76,9 +83,9 @@ static bool check_content_type(const http_request_t *request, http_error_t *ret_
     }
     if (!type) return true;
     size_t length = strcspn(type, "; \t");
-    if ((length == 16 && strncasecmp(type, "application/json", 16) == 0) ||
-        (length > 5 && strncasecmp(type + length - 5, "+json", 5) == 0))
+    if (is_type(type, "application/json") || (length > 5 && strncasecmp(type + length - 5, "+json", 5) == 0))
         return true;
+    if (is_type(type, "application/x-www-form-urlencoded") && !http_request_header(request, "origin")) return true;
     http_error_set(ret_error, 415, NULL,
                    "The content type is %.64s; send application/json "
                    "(curl: -H 'content-type: application/json').",
@@ -286,7 +293,7 @@ static void abort_named(frontend_t *frontend, body_t *body)
 
 void frontend_body(frontend_t *frontend, body_t *body)
 {
-    bool generates = body->route == ROUTE_COMPLETIONS || body->route == ROUTE_GENERATE;
+    bool generates = router_generates(body->route);
     if (!body->good) {
         make_id(frontend, body->request);
         frontend_reply_error(frontend, body->request, body->route, &body->error);
@@ -328,7 +335,7 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     const char *body = http_request_body(request, &bytes);
     if (QN_FAILPOINT_TEXT(QN_FAILPOINT_FRONTEND_REQUEST, body, bytes))
         qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a request"));
-    bool generates = match.route == ROUTE_COMPLETIONS || match.route == ROUTE_GENERATE;
+    bool generates = router_generates(match.route);
     if (!generates) make_id(frontend, request);
     if (outcome != ROUTER_FOUND) {
         reply_no_route(frontend, request, outcome, match.allow);
@@ -337,6 +344,7 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     switch (match.route) {
     case ROUTE_COMPLETIONS:
     case ROUTE_GENERATE:
+    case ROUTE_BATCH_GENERATE:
     case ROUTE_TOKENIZE:
     case ROUTE_DETOKENIZE:
     case ROUTE_ABORT_REQUEST: route_body(frontend, request, match.route); break;

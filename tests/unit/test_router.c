@@ -16,6 +16,7 @@ static void test_router_known_paths_give_their_route(void **state)
     } cases[] = {
         {"POST", "/v1/completions", ROUTE_COMPLETIONS, ""},
         {"POST", "/generate", ROUTE_GENERATE, ""},
+        {"POST", "/batch_generate", ROUTE_BATCH_GENERATE, ""},
         {"GET", "/v1/models", ROUTE_MODELS, ""},
         {"GET", "/v1/models/default", ROUTE_MODEL, "default"},
         {"GET", "/v1/models/org/name", ROUTE_MODEL, "org/name"},

@@ -20,6 +20,7 @@ typedef struct {
 static const row_t rows[] = {
     {"/v1/completions", POST, false, ROUTE_COMPLETIONS},
     {"/generate", POST, false, ROUTE_GENERATE},
+    {"/batch_generate", POST, false, ROUTE_BATCH_GENERATE},
     {"/tokenize", POST, false, ROUTE_TOKENIZE},
     {"/detokenize", POST, false, ROUTE_DETOKENIZE},
     {"/v1/models", GET, false, ROUTE_MODELS},
@@ -58,9 +59,15 @@ static const char *const names[ROUTE_COUNT] = {
     [ROUTE_METRICS] = "metrics",
     [ROUTE_MODEL_INFO] = "model_info",
     [ROUTE_SERVER_INFO] = "server_info",
+    [ROUTE_BATCH_GENERATE] = "batch_generate",
 };
 
 const char *router_name(route_t route) { return (unsigned)route < ROUTE_COUNT ? names[route] : "none"; }
+
+bool router_generates(route_t route)
+{
+    return route == ROUTE_COMPLETIONS || route == ROUTE_GENERATE || route == ROUTE_BATCH_GENERATE;
+}
 
 static bool row_matches(const row_t *row, const char *path, const char **ret_rest)
 {

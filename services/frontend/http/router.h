@@ -2,6 +2,7 @@
 #ifndef QN_FRONTEND_HTTP_ROUTER_H
 #define QN_FRONTEND_HTTP_ROUTER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef enum {
@@ -23,6 +24,7 @@ typedef enum {
     ROUTE_METRICS,
     ROUTE_MODEL_INFO,
     ROUTE_SERVER_INFO,
+    ROUTE_BATCH_GENERATE,
     ROUTE_COUNT,
 } route_t;
 
@@ -43,5 +45,7 @@ typedef struct {
 router_outcome_t router_find(const char *method, const char *path, router_match_t *ret_match);
 /* Returns view of "completions" and the like; "none" for ROUTE_NONE. */
 const char *router_name(route_t route);
+/* Whether its body asks for generated text. */
+bool router_generates(route_t route);
 
 #endif
