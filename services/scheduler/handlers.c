@@ -105,6 +105,17 @@ static void refuse_quarantined(scheduler_service_t *service, qn_peer_t to, uint6
     refuse(service, to, request, &refusal);
 }
 
+/* Bad words, each with a marked end and no longer than a slot looks back; the tokenizer makes no others. */
+static bool are_sequences(const uint32_t *ids, uint32_t count)
+{
+    uint32_t tokens = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (++tokens > QN_BAD_SEQUENCE_TOKENS_MAX) return false;
+        if (ids[i] & QN_SEQUENCE_END) tokens = 0;
+    }
+    return tokens == 0;
+}
+
 static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_submit_t *submit)
 {
     admission_refusal_t refusal;
@@ -118,6 +129,11 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         admission_refuse(&refusal, 400, 0, stop ? "stop_token_ids" : "logit_bias", "%u entries; %d are possible",
                          stop ? submit->stop_ids_count : submit->bias_count,
                          stop ? QN_STOP_IDS_MAX : QN_LOGIT_BIAS_MAX);
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
+    if (!are_sequences(submit->bad_ids, submit->bad_ids_count)) {
+        admission_refuse(&refusal, 400, 0, "bad_words", "a word has more than %d tokens", QN_BAD_SEQUENCE_TOKENS_MAX);
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
@@ -143,6 +159,10 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .bias = read_bias(service, submit->bias, submit->bias_count),
         .bias_count = submit->bias_count,
         .allow_only = submit->allow_only,
+        .logprob_ids = submit->logprob_ids,
+        .logprob_id_count = submit->logprob_ids_count,
+        .bad_ids = submit->bad_ids,
+        .bad_id_count = submit->bad_ids_count,
     };
     if (quarantined) {
         refuse_quarantined(service, from, submission.id);

@@ -50,7 +50,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .logits = s->logits,
                                         .scratch = s->sampler,
                                         .ret_results = ticket->out.results + done,
-                                        .ret_top = ticket->out.sample_top + (size_t)done * QN_TOP_LOGPROBS_MAX});
+                                        .ret_top = ticket->out.sample_top + (size_t)done * QN_ALTERNATIVES_MAX});
         if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
     }
 }

@@ -68,6 +68,8 @@ typedef struct generation {
     bool allow_only; /* allowed_token_ids: `bias` names all ids that may be generated */
     generation_text_t bad_words[GENERATION_BAD_WORDS_MAX];
     uint32_t bad_word_count;
+    const uint32_t *logprob_ids; /* every token's report has their log-probabilities */
+    uint32_t logprob_id_count;   /* at most QN_LOGPROB_IDS_MAX; 0 without logprobs */
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;

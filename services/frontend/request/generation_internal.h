@@ -33,6 +33,8 @@ bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *ob
                                    const generation_unsupported_t *rows, size_t count);
 /* stop, stop_token_ids, logit_bias, allowed_token_ids, bad_words, top_k of `object`. */
 bool generation_sampling_lists(generation_parser_t *parser, const json_t *object, const char *prefix);
+/* Ids whose log-probabilities are wanted of every token: a list, or for SGLang one id. */
+bool generation_logprob_ids(generation_parser_t *parser, const json_t *value, const char *param);
 /* A name of a request, which headers echo: 1 to QN_CLIENT_REQUEST_MAX printable ASCII characters without spaces. */
 bool generation_is_name(const json_t *value);
 /* Such a name; absent leaves *ret_text as it is. */
