@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/watch/log.h"
+#include "services/frontend/methods/call.h"
 
 /* ---- what came ------------------------------------------------------------------------------------------------- */
 
@@ -376,6 +377,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     (void)from;
     frontend_t *frontend = state;
     const qn_refusal_t *refusal = message;
+    if (frontend_refuse_call(frontend, refusal)) return;
     reference_t found = request_table_find(frontend->table, refusal->head.request);
     const char *text = refusal->text.data ? refusal->text.data : "refused without a reason";
     if (found.kind == REFERENCE_NONE) {

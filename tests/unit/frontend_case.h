@@ -109,6 +109,20 @@ void qn_daemon_self_status(const qn_daemon_t *daemon, qn_peer_status_t *ret_stat
     *ret_status = (qn_peer_status_t){.state = daemon->state, .pid = 1, .build = "test", .restarts = 2};
 }
 
+/* The frontend's own methods need a whole daemon: tests/system/test_methods.py calls them. */
+void qn_daemon_call_self(qn_daemon_t *daemon, const qn_method_t *method, const void *request)
+{
+    (void)request;
+    fail_msg("%s: %s was called", daemon->folder, method->name);
+}
+
+void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint16_t status, const char *param,
+                      const char *text)
+{
+    fail_msg("%s refused %s %lu: %u %s %s", daemon->folder, qn_service_enum.names[to.service], (unsigned long)request,
+             status, param, text);
+}
+
 void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err) { fail_msg("%s failed: %d", daemon->folder, err); }
 
 /* ---- the case: one frontend, its peers, its clients ---- */
