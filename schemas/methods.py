@@ -140,6 +140,28 @@ def is_mandatory(field, schema):
     return not field.vector and "minimum" in schema and "default" not in schema
 
 
+# ---- who sends what -------------------------------------------------------------------------------------------------
+
+def route(schemas, record):
+    """(senders, receivers) as bits by service, from "a -> b" or "a, b -> c -> d" at the head of the documentation; all
+    of them for link control, which has none."""
+    services = schemas.enums["Service"].values
+    everybody = sum(1 << i for i in range(1, len(services) - 1))
+
+    def bits(text):
+        known = [1 << services.index(word) for word in re.findall(r"\w+", text) if word in services]
+        return sum(known) or everybody
+    for method in schemas.methods:
+        ends = 1 << services.index("frontend"), 1 << services.index(method.service)
+        if record in (method.request, method.reply):
+            return ends if record is method.request else ends[::-1]
+    match = re.match(r"[\w, ]+(?: -> [\w, ]+)+", " ".join(record.documentation))
+    if not match:
+        return everybody, everybody
+    stations = [bits(text) for text in match.group().split("->")]
+    return sum(set(stations[:-1])), sum(set(stations[1:]))
+
+
 # ---- C --------------------------------------------------------------------------------------------------------------
 
 HEADER_TOP = """\
@@ -206,5 +228,9 @@ def source(schemas):
     lines += ["};", "", "const uint16_t qn_method_requests[QN_MESSAGE_COUNT] = {", "    0,"]
     lines += [f"    [{upper_message(method.request)}] = {constant(method)}," for method in schemas.methods]
     replies = sorted({upper_message(method.reply) for method in schemas.methods})
+    lines += ["};", "", "const qn_message_doc_t qn_message_docs[QN_MESSAGE_COUNT] = {", "    { NULL, 0, 0 },"]
+    for message in schemas.messages():
+        senders, receivers = route(schemas, message)
+        lines.append(f"    [{upper_message(message)}] = {{ {literal(' '.join(message.documentation))}, {senders}, {receivers} }},")
     lines += ["};", "", "const bool qn_method_replies[QN_MESSAGE_COUNT] = {", "    false,"]
     return "\n".join(lines + [f"    [{name}] = true," for name in replies] + ["};"]) + "\n"

@@ -44,6 +44,13 @@ extern const uint16_t qn_method_requests[QN_MESSAGE_COUNT];
 /* Whether the message is some method's reply. */
 extern const bool qn_method_replies[QN_MESSAGE_COUNT];
 
+/* What the schema says of any message, and who sends it to whom: bits 1 << qn_service_t. */
+typedef struct {
+    const char *doc;
+    uint8_t from, to;
+} qn_message_doc_t;
+extern const qn_message_doc_t qn_message_docs[QN_MESSAGE_COUNT];
+
 /* NULL: there is none. `verb` may be a view of `bytes` bytes. */
 const qn_method_t *qn_method_find(qn_service_t service, const char *verb, size_t bytes);
 /* The method of the service with the nearest name, or NULL when none is near. */

@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/watch/log.h"
 #include "services/frontend/frontend.h"
+#include "services/frontend/request/json_fields.h"
 
 #define TRIM_BYTES (256u << 10)      /* a larger body leaves a heap worth giving back */
 #define WARN_AGAIN_NS 10000000000ull /* of unknown fields in the log */
@@ -32,6 +33,9 @@ static void run_body(work_t *work)
         body->good = generation_parse(api, text, bytes, &body->limits, &body->generation, &body->error);
     } else if (body->method.method) {
         body->good = method_body_parse(&body->method, text, bytes, &body->error);
+    } else if (body->route > ROUTE_FORMS) {
+        body->json = bytes ? json_fields_parse(text, bytes, &body->error) : json_object();
+        body->good = body->json != NULL;
     } else {
         body->good = query_body_parse(body->route, text, bytes, &body->limits, &body->query, &body->error);
     }
@@ -52,6 +56,7 @@ static void body_free(frontend_t *frontend, body_t *body)
     generation_fini(&body->generation);
     query_body_fini(&body->query);
     method_body_fini(&body->method);
+    json_decref(body->json);
     free(body);
 }
 

@@ -29,6 +29,7 @@ typedef struct body {
     http_error_t error;      /* when not good */
     generation_t generation; /* of a route that generates */
     method_body_t method;    /* of a method call */
+    json_t *json;            /* of a form; owned */
     query_body_t query;      /* the others */
 } body_t;
 

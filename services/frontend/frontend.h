@@ -127,6 +127,9 @@ void frontend_warn_unknown(frontend_t *frontend, http_request_t *request, route_
 
 /* ---- routes_status.c: routes that ask nobody ---- */
 void frontend_status_route(frontend_t *frontend, http_request_t *request, const router_match_t *match);
+/* Members of an open object: a service's place among the five, and how it is, from its heartbeats. */
+void frontend_put_service(const frontend_t *frontend, qn_service_t service, json_writer_t *writer);
+void frontend_put_health(const frontend_t *frontend, qn_service_t service, json_writer_t *writer);
 
 /* ---- exchange_reply.c ---- */
 /* Looks at every exchange for which something arrived; false: there was none. */

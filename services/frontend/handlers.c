@@ -354,6 +354,8 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
     model->block_tokens = description->block_tokens;
     model->block_count = description->block_count;
     model->bos_id = description->bos_id;
+    model->layers = description->layers;
+    model->heads = description->heads;
     model->weights_bytes = description->weights_bytes;
     const qn_sampling_t *sampling = &description->default_sampling;
     model->defaults = (qn_generation_config_t){.temperature = sampling->temperature,

@@ -12,6 +12,7 @@
 #include "common/watch/quarantine.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/methods/call.h"
+#include "services/frontend/research/forms.h"
 
 #define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
 
@@ -308,6 +309,10 @@ void frontend_body(frontend_t *frontend, body_t *body)
         frontend_method_body(frontend, body);
         return;
     }
+    if (form_of(body->route)) {
+        frontend_form_body(frontend, body);
+        return;
+    }
     frontend_warn_unknown(frontend, body->request, body->route, &body->query.unknown);
     if (body->route == ROUTE_ABORT_REQUEST)
         abort_named(frontend, body);
@@ -356,7 +361,11 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     case ROUTE_CACHE_STATS:
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
     case ROUTE_METHOD: frontend_method_route(frontend, request, &match); break;
-    default: frontend_status_route(frontend, request, &match);
+    default:
+        if (form_of(match.route))
+            frontend_form_route(frontend, request, &match);
+        else
+            frontend_status_route(frontend, request, &match);
     }
 }
 

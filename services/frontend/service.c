@@ -18,6 +18,7 @@
 #include "services/frontend/handlers.h"
 #include "services/frontend/http/listen_address.h"
 #include "services/frontend/methods/call.h"
+#include "services/frontend/methods/describe.h"
 
 #define OTHER_DESCRIPTORS 256 /* links, pages, logs, and connections that are being refused */
 #define STOP_LINGER_MS 300    /* for clients to read how their requests ended */
@@ -261,6 +262,7 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
     /* A request does not outlive the tokenizer that held it (fail_waiting): there is nothing to send again. */
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) frontend_send_replay_complete(frontend, peer);
+    if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) describe_meet_tokenizer(frontend);
 }
 
 /* ---- tick ---- */
@@ -320,7 +322,7 @@ static void service_drain(void *state)
 static bool service_drained(const void *state)
 {
     const frontend_t *frontend = state;
-    return request_table_count(frontend->table) == 0 && frontend->calls.count == 0 && !frontend->bodies;
+    return request_table_count(frontend->table) == 0 && calls_for_clients(&frontend->calls) == 0 && !frontend->bodies;
 }
 
 const qn_daemon_descriptor_t qn_frontend_daemon = {

@@ -50,6 +50,7 @@ struct qn_daemon {
 qn_send_outcome_t qn_daemon_send(qn_daemon_t *daemon, qn_peer_t to, qn_message_type_t type, const void *message)
 {
     if (daemon->outcome != QN_SEND_OK) return daemon->outcome;
+    if (type == QN_MESSAGE_TOKENIZER_INFO) return QN_SEND_OK; /* what each new tokenizer is asked: not these tests' */
     assert_true(daemon->sent_count < SENT_MAX);
     const uint8_t *frame;
     size_t bytes;

@@ -41,6 +41,10 @@ static const row_t rows[] = {
     {"/get_model_info", GET, false, ROUTE_MODEL_INFO}, /* SGLang's older names */
     {"/server_info", GET, false, ROUTE_SERVER_INFO},
     {"/get_server_info", GET, false, ROUTE_SERVER_INFO},
+#define FORM(methods, path, name, method, doc) {path, methods, false, ROUTE_FORM_##name},
+#define FORM_OWN FORM
+#include "services/frontend/research/forms.def"
+#undef FORM
 };
 
 static const char *const names[ROUTE_COUNT] = {
@@ -66,6 +70,11 @@ static const char *const names[ROUTE_COUNT] = {
     [ROUTE_SERVICE] = "service",
     [ROUTE_EXAMPLES] = "examples",
     [ROUTE_METHOD] = "method",
+    [ROUTE_FORMS] = "none",
+#define FORM(methods, path, name, method, doc) [ROUTE_FORM_##name] = #name,
+#include "services/frontend/research/forms.def"
+#undef FORM
+#undef FORM_OWN
 };
 
 const char *router_name(route_t route) { return (unsigned)route < ROUTE_COUNT ? names[route] : "none"; }

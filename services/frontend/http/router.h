@@ -28,6 +28,12 @@ typedef enum {
     ROUTE_SERVICE,
     ROUTE_EXAMPLES,
     ROUTE_METHOD,
+    ROUTE_FORMS, /* those of forms.def follow, in its order */
+#define FORM(methods, path, name, method, doc) ROUTE_FORM_##name,
+#define FORM_OWN FORM
+#include "services/frontend/research/forms.def"
+#undef FORM
+#undef FORM_OWN
     ROUTE_COUNT,
 } route_t;
 

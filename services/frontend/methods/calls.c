@@ -55,6 +55,14 @@ call_t *calls_of_service(calls_t *calls, qn_service_t service)
     return NULL;
 }
 
+uint32_t calls_for_clients(const calls_t *calls)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < CALLS_MAX && calls->count; i++)
+        if (calls->calls[i].id && calls->calls[i].request) count++;
+    return count;
+}
+
 bool calls_forget(calls_t *calls, const void *request)
 {
     bool any = false;

@@ -47,6 +47,8 @@ call_t *calls_find(calls_t *calls, uint64_t id);
 call_t *calls_overdue(calls_t *calls, uint64_t now_ns);
 /* A call that only this service can answer, or NULL. */
 call_t *calls_of_service(calls_t *calls, qn_service_t service);
+/* Calls for which a client waits. */
+uint32_t calls_for_clients(const calls_t *calls);
 /* The client of this HTTP request left. False: no call is for it. */
 bool calls_forget(calls_t *calls, const void *request);
 

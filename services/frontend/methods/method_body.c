@@ -10,19 +10,24 @@
 #include "common/wire/wire.h"
 #include "services/frontend/request/json_fields.h"
 
-bool method_body_parse(method_body_t *body, const char *text, size_t bytes, http_error_t *ret_error)
+bool method_body_read(method_body_t *body, const json_t *json, http_error_t *ret_error)
 {
-    json_t *root = bytes ? json_fields_parse(text, bytes, ret_error) : NULL;
-    if (bytes && !root) return false;
     qn_arena_init(&body->arena, 4096);
-    qn_err_t err = qn_method_read(body->method, root, &body->arena, &body->request);
-    json_decref(root);
-    if (err == QN_OK) return true;
+    if (qn_method_read(body->method, json, &body->arena, &body->request) == QN_OK) return true;
     char param[QN_NAME_MAX + 1];
     snprintf(param, sizeof param, "%s", qn_wire_error_place());
     http_error_set(ret_error, 400, param[0] ? param : NULL, "%s (GET /services/%s shows what %s takes.)", qn_err_text(),
                    qn_service_enum.names[body->method->service], body->method->name);
     return false;
+}
+
+bool method_body_parse(method_body_t *body, const char *text, size_t bytes, http_error_t *ret_error)
+{
+    json_t *root = bytes ? json_fields_parse(text, bytes, ret_error) : NULL;
+    if (bytes && !root) return false;
+    bool good = method_body_read(body, root, ret_error);
+    json_decref(root);
+    return good;
 }
 
 void method_body_fini(method_body_t *body)

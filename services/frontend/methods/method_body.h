@@ -14,6 +14,8 @@ typedef struct {
 
 /* Fills in request; an empty body is {}. False: *ret_error names the member. */
 bool method_body_parse(method_body_t *body, const char *text, size_t bytes, http_error_t *ret_error);
+/* The same from JSON that is read already; borrowed, NULL is {}. */
+bool method_body_read(method_body_t *body, const json_t *json, http_error_t *ret_error);
 /* Accepts a zeroed one. */
 void method_body_fini(method_body_t *body);
 
