@@ -148,9 +148,9 @@ def route(schemas, record):
     services = schemas.enums["Service"].values
     everybody = sum(1 << i for i in range(1, len(services) - 1))
 
-    def bits(text):
-        known = [1 << services.index(word) for word in re.findall(r"\w+", text) if word in services]
-        return sum(known) or everybody
+    def bits(texts):
+        known = {services.index(word) for text in texts for word in re.findall(r"\w+", text) if word in services}
+        return sum(1 << number for number in known) or everybody
     for method in schemas.methods:
         ends = 1 << services.index("frontend"), 1 << services.index(method.service)
         if record in (method.request, method.reply):
@@ -158,8 +158,8 @@ def route(schemas, record):
     match = re.match(r"[\w, ]+(?: -> [\w, ]+)+", " ".join(record.documentation))
     if not match:
         return everybody, everybody
-    stations = [bits(text) for text in match.group().split("->")]
-    return sum(set(stations[:-1])), sum(set(stations[1:]))
+    stations = match.group().split("->")
+    return bits(stations[:-1]), bits(stations[1:])
 
 
 # ---- C --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ COMMON = """namespace quintet;
 attribute "max_len"; attribute "max_bytes"; attribute "min"; attribute "max";
 attribute "method"; attribute "reply"; attribute "changes"; attribute "once"; attribute "seconds"; attribute "of";
 enum Kind : ubyte { none = 0, some }
-enum Service : ubyte { none = 0, memory, tool }
+enum Service : ubyte { none = 0, frontend, memory, tool }
 struct Head { schema:ushort; }
 struct Run { count:uint; }
 table Tensor { name:string (max_len: "8"); }
