@@ -4,6 +4,7 @@
 #define QN_FRONTEND_BODIES_H
 
 #include "common/daemon/in_hand.h"
+#include "services/frontend/methods/method_body.h"
 #include "services/frontend/request/query_body.h"
 #include "services/frontend/worker.h"
 
@@ -27,6 +28,8 @@ typedef struct body {
     bool good;
     http_error_t error;      /* when not good */
     generation_t generation; /* of a route that generates */
+    method_body_t method;    /* of a method call */
+    json_t *json;            /* of a form; owned */
     query_body_t query;      /* the others */
 } body_t;
 

@@ -11,6 +11,8 @@
 #include "common/failpoint.h"
 #include "common/watch/quarantine.h"
 #include "services/frontend/handlers.h"
+#include "services/frontend/methods/call.h"
+#include "services/frontend/research/forms.h"
 
 #define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
 
@@ -73,7 +75,7 @@ static bool is_type(const char *type, const char *name)
 
 /* JSON by name, or nothing said, or what `curl -d` says unasked. A web page can send that to any address without asking
  * (no preflight), but never without Origin. */
-static bool check_content_type(const http_request_t *request, http_error_t *ret_error)
+bool frontend_check_content_type(const http_request_t *request, http_error_t *ret_error)
 {
     const char *type = http_request_header(request, "content-type");
     const char *coding = http_request_header(request, "content-encoding");
@@ -303,6 +305,14 @@ void frontend_body(frontend_t *frontend, body_t *body)
         begin_generation(frontend, body);
         return;
     }
+    if (body->method.method) {
+        frontend_method_body(frontend, body);
+        return;
+    }
+    if (form_of(body->route)) {
+        frontend_form_body(frontend, body);
+        return;
+    }
     frontend_warn_unknown(frontend, body->request, body->route, &body->query.unknown);
     if (body->route == ROUTE_ABORT_REQUEST)
         abort_named(frontend, body);
@@ -318,12 +328,12 @@ static void route_body(frontend_t *frontend, http_request_t *request, route_t ro
     size_t bytes;
     http_request_body(request, &bytes);
     bool needs_type = bytes > 0 || route != ROUTE_ABORT_REQUEST;
-    if (needs_type && !check_content_type(request, &error)) {
+    if (needs_type && !frontend_check_content_type(request, &error)) {
         make_id(frontend, request);
         frontend_reply_error(frontend, request, route, &error);
         return;
     }
-    frontend_take_body(frontend, request, route, &limits);
+    frontend_take_body(frontend, request, route, NULL, &limits);
 }
 
 static void take_request(frontend_t *frontend, http_request_t *request)
@@ -350,7 +360,12 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     case ROUTE_ABORT_REQUEST: route_body(frontend, request, match.route); break;
     case ROUTE_CACHE_STATS:
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
-    default: frontend_status_route(frontend, request, &match);
+    case ROUTE_METHOD: frontend_method_route(frontend, request, &match); break;
+    default:
+        if (form_of(match.route))
+            frontend_form_route(frontend, request, &match);
+        else
+            frontend_status_route(frontend, request, &match);
     }
 }
 

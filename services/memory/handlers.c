@@ -76,6 +76,10 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .kv = &kv,
         .warnings = warnings,
         .warnings_count = directory->warnings.count,
+        .layers = config->layers,
+        .heads = config->heads,
+        .kv_heads = config->kv_heads,
+        .hidden = config->hidden,
     };
     for (uint32_t i = 0; i < reply.warnings_count; i++)
         warnings[i] = qn_text(directory->warnings.texts[i]);

@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "common/failpoint.h"
+#include "common/salt.h"
 #include "common/watch/log.h"
 
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
@@ -51,16 +52,6 @@ static request_timeline_t read_timeline(const qn_timeline_t *timeline)
         .encode_begin_ns = timeline->encode_begin_ns,
         .submitted_ns = timeline->submitted_ns,
     };
-}
-
-/* FNV-1a over the salt; 0 only for no salt. Two salts that collide would share prefixes: 64 bits, chosen by the
- * operator's clients, not a secret. */
-static uint64_t hash_salt(qn_text_t salt)
-{
-    uint64_t hash = 0xcbf29ce484222325ull;
-    for (uint32_t i = 0; i < salt.bytes; i++)
-        hash = (hash ^ (uint8_t)salt.data[i]) * 0x100000001b3ull;
-    return salt.bytes == 0 ? 0 : (hash == 0 ? 1 : hash);
 }
 
 static request_client_t read_client(qn_peer_t peer)
@@ -149,7 +140,7 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .id = submit->head.request,
         .client = read_client(from),
         .priority = submit->priority,
-        .salt = hash_salt(submit->cache_salt),
+        .salt = qn_salt_hash(submit->cache_salt),
         .sampling = read_sampling(&submit->sampling),
         .timeline = read_timeline(&submit->timeline),
         .prompt_ids = submit->prompt_ids,

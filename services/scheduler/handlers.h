@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "common/daemon/daemon.h"
+#include "services/scheduler/decisions.h"
 #include "services/scheduler/ledger/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
 
@@ -49,14 +50,16 @@ typedef struct {
     bool draining, announced;  /* announced: state and its words, as below */
     qn_state_t state;
     char text[QN_REASON_MAX];
-    qn_peer_t lost[2];    /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
-    pid_t judged;         /* the process whose crash was judged last: two services may have been in it */
-    char crash_text[64];  /* how it ended */
-    const char *policy;   /* of the configuration; borrowed */
-    uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
+    qn_peer_t lost[2];     /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
+    pid_t judged;          /* the process whose crash was judged last: two services may have been in it */
+    char crash_text[64];   /* how it ended */
+    const char *policy;    /* of the configuration; borrowed */
+    uint64_t last_end_ns;  /* of the last step, while others were to run; 0 = none */
+    decisions_t decisions; /* of the policy, for who asks why */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];
+extern const qn_method_row_t scheduler_methods[]; /* methods.c */
 
 /* Compute took no plan: what has no result is planned again in a new session, once it says that it is ready. */
 void scheduler_doubt_compute(scheduler_service_t *service);

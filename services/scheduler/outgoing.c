@@ -131,8 +131,11 @@ static const qn_slot_lists_t *write_lists(scheduler_service_t *service, const pl
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
-    for (uint32_t i = 0; i < plan->reason_count; i++)
+    uint64_t now_ns = plan->reason_count ? qn_clock_now_ns() : 0;
+    for (uint32_t i = 0; i < plan->reason_count; i++) {
         reasons[i] = qn_text(plan->reasons[i]);
+        decisions_add(&service->decisions, plan->step, now_ns, plan->reasons[i]);
+    }
     return reasons;
 }
 
