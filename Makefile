@@ -120,6 +120,8 @@ endif
 ifeq ($(VARIANT),asan)
 %_avx2.o %_avx512.o %_avx512vnni.o %_avx512bf16.o: OPTIMISE += $(if $(findstring gcc,$(CC)),--param asan-use-after-return=0)
 endif
+# The page is part of the object (.incbin).
+$(B)/obj/services/frontend/methods/docs.o: services/frontend/methods/docs.html
 $(B)/obj/common/build.o: CPPFLAGS += -DQN_BUILD='"$(BUILD_ID)"'
 $(B)/obj/common/build.o: $(B)/build-id
 # Written again only when it is another one.
