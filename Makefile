@@ -219,8 +219,9 @@ chaos: all venv ## SIGKILL under load, 320 times, and scoring while daemons die 
 	@$(VENV)/bin/python tests/chaos/kills.py
 	@$(VENV)/bin/python tests/chaos/scoring.py
 
-bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
+bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop and per method call, the wire (BENCH_ROUNDS, default 7)
 	@$(PYTHON) tests/bench/wire.py
+	@$(PYTHON) tests/bench/methods.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS) --model deploy/shapes/qwen2.5-0.5b --tokens 48
 

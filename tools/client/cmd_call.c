@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "common/assert.h"
+#include "common/clock.h"
 #include "common/limits.h"
 #include "common/wire/wire.h"
 #include "qn_methods.h"
@@ -18,6 +20,7 @@
 static struct {
     const char *url;
     bool direct, research, json, list, example;
+    uint64_t repeat;
     qn_config_arguments_t configuration;
 } options;
 
@@ -28,6 +31,8 @@ static const cli_option_t option_table[] = {
     {"research", 0, CLI_FLAG, &options.research, NULL, NULL, "with metadata: times, hops, reasons", 0, 0},
     {"direct", 0, CLI_FLAG, &options.direct, NULL, NULL, "speak to the service over its socket, without the frontend",
      0, 0},
+    {"repeat", 0, CLI_COUNT, &options.repeat, NULL, "N", "with --direct: call N times and print how long that took", 1,
+     1e6},
     {"json", 'j', CLI_FLAG, &options.json, NULL, NULL, "one line of JSON", 0, 0},
     {"url", 0, CLI_TEXT, &options.url, NULL, "URL", "server: http://host:port or unix:PATH", 0, 0},
 };
@@ -182,12 +187,58 @@ static int explain_refusal(const direct_reply_t *reply)
     return status;
 }
 
+static int compare_ns(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return (left > right) - (left < right);
+}
+
+/* {"count", "p50_us", "p99_us", "mean_us"}: of the whole way, JSON left out. */
+static int time_calls(direct_caller_t *caller, const qn_method_t *method, void *request)
+{
+    uint64_t *times = calloc(options.repeat, sizeof *times), sum = 0;
+    QN_ASSERT(times != NULL);
+    for (size_t i = 0; i < options.repeat; i++) {
+        qn_arena_t arena;
+        direct_reply_t reply;
+        qn_arena_init(&arena, 0);
+        uint64_t begin_ns = qn_clock_now_ns();
+        qn_err_t err = direct_call(caller, method, request, &arena, &reply);
+        times[i] = qn_clock_now_ns() - begin_ns;
+        sum += times[i];
+        int status = err ? cli_fail_err(err) : reply.reply ? EX_OK : explain_refusal(&reply);
+        qn_arena_fini(&arena);
+        if (status) return status;
+    }
+    qsort(times, options.repeat, sizeof *times, compare_ns);
+    json_t *told = json_pack("{s:I,s:f,s:f,s:f}", "count", (json_int_t)options.repeat, "p50_us",
+                             (double)times[options.repeat / 2] / 1e3, "p99_us",
+                             (double)times[options.repeat - 1 - options.repeat / 100] / 1e3, "mean_us",
+                             (double)sum / 1e3 / (double)options.repeat);
+    print_reply(told);
+    json_decref(told);
+    free(times);
+    return EX_OK;
+}
+
+static int ask(direct_caller_t *caller, const qn_method_t *method, void *request, qn_arena_t *arena)
+{
+    direct_reply_t reply;
+    if (options.repeat) return time_calls(caller, method, request);
+    if (direct_call(caller, method, request, arena, &reply)) return cli_fail(EX_TEMPFAIL, "%s", qn_err_text());
+    if (!reply.reply) return explain_refusal(&reply);
+    json_t *json = reply_json(method, reply.reply);
+    print_reply(json);
+    json_decref(json);
+    return EX_OK;
+}
+
 static int call_direct(const qn_method_t *method, const json_t *body)
 {
     qn_arena_t arena;
     qn_config_t *config = NULL;
     const qn_config_arguments_t *given = &options.configuration;
-    direct_reply_t reply;
+    direct_caller_t *caller = NULL;
     void *request;
     if (method->service == QN_SERVICE_FRONTEND)
         return cli_usage("the frontend has no socket but its HTTP one: leave --direct out");
@@ -197,15 +248,11 @@ static int call_direct(const qn_method_t *method, const json_t *body)
     int status = EX_OK;
     if (qn_method_read(method, body, &arena, &request))
         status = cli_fail(EX_DATAERR, "%s", qn_err_text());
-    else if ((err = direct_call(qn_config_values(config), method, request, &arena, &reply)))
+    else if ((err = direct_open(qn_config_values(config), method->service, &caller)))
         status = cli_fail(err == QN_ERR_NOT_FOUND ? EX_UNAVAILABLE : qn_err_exit_status(err), "%s", qn_err_text());
-    else if (!reply.reply)
-        status = explain_refusal(&reply);
-    else {
-        json_t *json = reply_json(method, reply.reply);
-        print_reply(json);
-        json_decref(json);
-    }
+    else
+        status = ask(caller, method, request, &arena);
+    direct_close(&caller);
     qn_arena_fini(&arena);
     qn_config_free(&config);
     return status;
@@ -227,6 +274,7 @@ int cmd_call(int argc, char **argv)
     qn_service_t service;
     if (status != -1) return status;
     if (options.direct && options.url) return cli_usage("--direct speaks to no server: leave out --url");
+    if (options.repeat && !options.direct) return cli_usage("--repeat is for --direct");
     if (options.direct && options.research) return cli_usage("--research is the frontend's: leave out --direct");
     if (options.list || argc < 3) {
         if (argc > 1 && (status = find_service(argv[1], &service))) return status;
