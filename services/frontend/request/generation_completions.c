@@ -186,3 +186,10 @@ bool generation_completions(generation_parser_t *parser)
            generation_salt(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
            check_echo(parser);
 }
+
+const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under)
+{
+    *ret_under = index == 0 ? NULL : "stream_options";
+    *ret_count = index == 0 ? sizeof fields / sizeof fields[0] : sizeof stream_fields / sizeof stream_fields[0];
+    return index == 0 ? fields : index == 1 ? stream_fields : NULL;
+}

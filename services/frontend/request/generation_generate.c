@@ -359,3 +359,23 @@ bool generation_generate(generation_parser_t *parser)
     generation->best_of = generation->n;
     return good;
 }
+
+const json_field_t *generation_fields(generation_api_t api, unsigned index, size_t *ret_count, const char **ret_under)
+{
+    static const struct {
+        const json_field_t *fields;
+        size_t count;
+        const char *under;
+    } tables[] = {
+        {fields, COUNT(fields), NULL},
+        {logprob_fields, COUNT(logprob_fields), NULL},
+        {plain_fields, COUNT(plain_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), "sampling_params"},
+    };
+    if (api == GENERATION_COMPLETIONS) return generation_completions_fields(index, ret_count, ret_under);
+    if (index >= COUNT(tables)) return NULL;
+    *ret_count = tables[index].count;
+    *ret_under = tables[index].under;
+    return tables[index].fields;
+}

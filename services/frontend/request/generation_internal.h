@@ -28,6 +28,9 @@ typedef struct {
 bool generation_completions(generation_parser_t *parser);
 bool generation_generate(generation_parser_t *parser); /* /batch_generate, too */
 
+/* generation_fields of the one API. */
+const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under);
+
 /* All return false with the parser's error written. `prefix` is "" or "sampling_params.". */
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
                                    const generation_unsupported_t *rows, size_t count);
