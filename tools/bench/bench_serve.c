@@ -3,6 +3,7 @@
  * Must never:        report a figure of the warmup.
  * Read next:         serve_options.h (what is asked for), load_engine.h (who sends), load_report.h (what is told). */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,8 @@ static int open_all(serve_t *serve)
 {
     const serve_options_t *o = &serve->options;
     int interrupt_fd = cli_interrupt_fd();
+    /* A connection that the server closed is a failed request, with TLS, too, where libcurl leaves the signal alone. */
+    signal(SIGPIPE, SIG_IGN);
     if (http_client_open(o->url, interrupt_fd, &serve->client)) return cli_usage("--url: %s", qn_err_text());
     int status = o->compare ? read_before(serve) : EX_OK;
     if (!status) status = load_server_ask(serve->client, &serve->server);

@@ -22,7 +22,11 @@ static void set_failure(load_transfer_t *transfer, load_outcome_t outcome, long 
     if (record->outcome != LOAD_OK) return; /* the first is the cause */
     record->outcome = outcome;
     record->status = status;
-    snprintf(record->message, sizeof record->message, "%s", message);
+    int length = snprintf(record->message, sizeof record->message, "%s", message);
+    /* What is cut ends between two characters. */
+    size_t end = strlen(record->message);
+    while ((size_t)length > end && end && ((unsigned char)message[end] & 0xc0) == 0x80)
+        record->message[--end] = '\0';
 }
 
 /* ---- events ---- */
@@ -223,8 +227,8 @@ static void explain_reply(load_transfer_t *transfer)
     const json_t *error = json_object_get(reply, "error");
     const char *message = json_string_value(json_object_get(error ? error : reply, "message"));
     if (!message) message = transfer->refusal_bytes ? transfer->refusal : "the reply is empty";
-    char text[LOAD_MESSAGE_MAX];
-    snprintf(text, sizeof text, "%s%.450s", status == 200 ? "the answer is no stream of events: " : "", message);
+    char text[LOAD_REFUSAL_BYTES + 64];
+    snprintf(text, sizeof text, "%s%s", status == 200 ? "the answer is no stream of events: " : "", message);
     set_failure(transfer, status == 200 ? LOAD_PROTOCOL : LOAD_HTTP, status, text);
     json_decref(reply);
 }
