@@ -114,6 +114,19 @@ def test_methods_research_mode_wraps_with_times_and_reasons(engine):
     assert set(engine.post("/services/memory/usage", {})) == set(reply["data"])
 
 
+@pytest.mark.parametrize("path,headers,param", [("?mode=loud", {}, "mode"), ("", {"x-quintet-mode": "loud"}, "x-quintet-mode"),
+                                                ("?mode=", {}, "mode")])
+@pytest.mark.parametrize("method,route", [("GET", "/version"), ("POST", "/services/memory/usage"), ("POST", "/v1/completions")])
+def test_mode_that_is_none_is_refused(engine, method, route, path, headers, param):
+    status, reply = engine.call(method, route + path, None if method == "GET" else {"prompt": [1], "max_tokens": 1}, headers)
+    assert status == 400 and reply["error"]["param"] == param and "production or research" in reply["error"]["message"]
+
+
+def test_methods_take_numbers_as_json_writes_them(engine):
+    assert engine.post("/services/memory/blocks", {"limit": 2.0}) == engine.post("/services/memory/blocks", {"limit": 2})
+    assert engine.call("POST", "/services/memory/blocks", {"limit": 2.5})[0] == 400
+
+
 def test_methods_describe_their_service(engine):
     described = engine.get("/services/scheduler")
     assert described["name"] == "scheduler" and described["health"]["alive"]

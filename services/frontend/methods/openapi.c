@@ -80,8 +80,12 @@ static void put_query_parameters(const qn_method_t *method, json_writer_t *write
     const char *name;
     json_object_foreach(json_object_get(schema, "properties"), name, property)
     {
-        const char *type = json_string_value(json_object_get(property, "type"));
-        if (!type || strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
+        json_t *types = json_object_get(property, "type"); /* "integer", or with null, which a query cannot say */
+        const char *type = json_string_value(json_is_array(types) ? json_array_get(types, 0) : types);
+        if (strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
+        json_object_set_new(property, "type", json_string(type));
+        json_t *values = json_object_get(property, "enum");
+        if (values && json_is_array(types)) json_array_remove(values, json_array_size(values) - 1);
         char *text = json_dumps(property, JSON_COMPACT);
         put_parameter(writer, name, "query", false, text);
         free(text);
@@ -115,6 +119,16 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
 
 /* ---- bodies and answers ---- */
 
+/* Whether a body without members, or none, is refused. */
+static bool needs_body(const operation_t *operation)
+{
+    if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
+    json_t *schema = json_loads(operation->method->request_schema, 0, NULL);
+    bool needs = json_object_get(schema, "required") != NULL;
+    json_decref(schema);
+    return needs;
+}
+
 static void put_body(const operation_t *operation, const served_model_t *model, json_writer_t *writer)
 {
     reply_buffer_t schema = {0};
@@ -127,7 +141,7 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
     if (takes) {
         json_put_key(writer, "requestBody");
         json_put_open(writer, '{');
-        json_put_member_bool(writer, "required", !operation->method && operation->route != ROUTE_ABORT_REQUEST);
+        json_put_member_bool(writer, "required", needs_body(operation));
         json_put_key(writer, "content");
         json_put_open(writer, '{');
         json_put_key(writer, "application/json");
