@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from engine import ROOT, SERVICES, Engine
+from engine import ROOT, SERVICES, Engine, free_port
 
 FAMILIES = ["llama3", "gpt2", "qwen3moe"]
 
@@ -40,10 +40,15 @@ def engine():
         yield running
 
 
-@pytest.mark.parametrize("arguments", [(), ("--inproc",)], ids=["ipc", "inproc"])
+def tcp_endpoints():
+    return {f"{service}__endpoint": f"tcp://127.0.0.1:{free_port()}" for service in SERVICES[1:]}
+
+
+@pytest.mark.parametrize("arguments,endpoints", [((), dict), (("--inproc",), dict), ((), tcp_endpoints)],
+                         ids=["ipc", "inproc", "tcp"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_methods_every_listed_example_succeeds(family, arguments):
-    with Engine(*arguments, model__path=ROOT / "tests/golden" / family) as engine:
+def test_methods_every_listed_example_succeeds(family, arguments, endpoints):
+    with Engine(*arguments, model__path=ROOT / "tests/golden" / family, **endpoints()) as engine:
         engine.wait_for(lambda: engine.get("/services/tokenizer/examples")["examples"], 10, "examples")
         engine.generate([1, 2, 3, 4, 5], 4)
         for service in SERVICES:
