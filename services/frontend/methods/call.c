@@ -175,7 +175,7 @@ bool frontend_is_from_here(frontend_t *frontend, http_request_t *request, route_
 
 static qn_service_t find_service(segment_t name)
 {
-    for (uint8_t i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
+    for (int i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
         const char *known = qn_service_enum.names[i];
         if (strlen(known) == name.bytes && memcmp(known, name.text, name.bytes) == 0) return (qn_service_t)i;
     }
