@@ -183,7 +183,7 @@ static void end_what_runs(frontend_t *frontend)
     for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
         frontend_fail(frontend, request_table_at(frontend->table, i), &error);
     frontend_look(frontend, qn_clock_now_ns());
-    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+    for (int service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
         frontend_end_calls(frontend, (qn_service_t)service);
     frontend_end_bodies(frontend, &error);
 }
