@@ -370,6 +370,8 @@ static void take_request(frontend_t *frontend, http_request_t *request)
         frontend_reply_error(frontend, request, match.route, &error);
         return;
     }
+    bool changes = match.route == ROUTE_FLUSH_CACHE || match.route == ROUTE_ABORT_REQUEST;
+    if (changes && !frontend_is_from_here(frontend, request, match.route)) return;
     switch (match.route) {
     case ROUTE_COMPLETIONS:
     case ROUTE_GENERATE:

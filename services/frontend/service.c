@@ -57,6 +57,7 @@ static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(UNKNOWN_FIELDS, "unknown_fields", COUNTER, "fields", "Fields of request bodies that no route knows"),
     ROW(TTFT, "time_to_first_token", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token"),
     ROW(INTER_TOKEN, "inter_token", HISTOGRAM_NS, "seconds", "Between tokens of a sequence"),
+    ROW(METHOD, "method_call", HISTOGRAM_NS, "seconds", "From a method's call to its answer, or its failure"),
     ROW(LATENCY, "request", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer"),
 };
 

@@ -184,7 +184,8 @@ def test_methods_killed_service_ends_its_calls_and_answers_again():
     (None, None, 200),
 ])
 @pytest.mark.parametrize("path,body", [("/services/memory/evict", None), ("/services/memory/evict", {"dry_run": True}),
-                                       ("/cache/unpin", {"all": True})])
+                                       ("/cache/unpin", {"all": True}), ("/flush_cache", None),
+                                       ("/abort_request", {"abort_all": True})])
 def test_methods_that_change_something_are_not_for_foreign_web_pages(engine, origin, host, status, path, body):
     headers = {}
     if origin:

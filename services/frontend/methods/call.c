@@ -79,6 +79,8 @@ static void finish(frontend_t *frontend, call_t *call, const void *reply)
 {
     call_t over = *call;
     uint64_t before = qn_in_hand_take(frontend->hand, over.hand_key);
+    qn_stats_observe_ns(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_METHOD,
+                        qn_clock_now_ns() - over.sent_ns);
     if (call->id) calls_close(&frontend->calls, call);
     over.done(frontend, &over, reply);
     qn_in_hand_take(frontend->hand, before);
