@@ -135,13 +135,16 @@ static void show_decisions(const scheduler_service_t *service, const qn_call_t *
 {
     qn_decision_t *rows = qn_arena_zalloc(call->arena, asked->limit, sizeof *rows);
     qn_text_t *texts = qn_arena_zalloc(call->arena, asked->limit, sizeof *texts);
-    const decision_t *one;
-    for (uint32_t i = 0; reply->decisions_count < asked->limit && (one = decisions_at(&service->decisions, i)); i++) {
-        if (asked->request && !decision_names(one, asked->request)) continue;
-        texts[reply->decisions_count] = qn_text(one->text);
-        rows[reply->decisions_count++] = (qn_decision_t){.step = one->step,
-                                                         .age_ms = (call->began_ns - one->time_ns) / 1000000,
-                                                         .text = qn_text(one->text)};
+    const planner_decision_t *one;
+    for (uint32_t i = 0; i < asked->limit && (one = scheduler_decision(service->scheduler, asked->request, i)); i++) {
+        texts[i] = qn_text(one->reason);
+        rows[i] = (qn_decision_t){.step = one->step,
+                                  .age_ms = (call->began_ns - one->now_ns) / 1000000,
+                                  .text = qn_text(one->reason),
+                                  .function = qn_text(one->function),
+                                  .policy = qn_text(one->policy),
+                                  .request = one->request};
+        reply->decisions_count++;
     }
     reply->decisions = rows;
     reply->algorithm_reasoning = texts;
@@ -155,7 +158,7 @@ static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void
     qn_scheduler_explain_reply_t *reply = ret_reply;
     const request_t *request =
         asked->request ? ledger_find(scheduler_ledger(service->scheduler), asked->request) : NULL;
-    if (asked->request && !request)
+    if (asked->request && !request && !scheduler_decision(service->scheduler, asked->request, 0))
         return qn_call_fail(call, 404, "request", "request: %llu is not in the ledger; scheduler.queue shows who is",
                             (unsigned long long)asked->request);
     reply->policy = qn_text(scheduler_policy_name(service->scheduler));
