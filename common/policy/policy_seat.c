@@ -303,6 +303,8 @@ const qn_policy_object_t *qn_policy_seat_shadow(const qn_policy_seat_t *seat) { 
 
 const char *qn_policy_seat_name(const qn_policy_seat_t *seat) { return qn_policy_object_head(seat->live)->name; }
 
+const char *qn_policy_seat_configured(const qn_policy_seat_t *seat) { return seat->configured; }
+
 const qn_policy_catalogue_t *qn_policy_seat_catalogue(const qn_policy_seat_t *seat) { return &seat->catalogue; }
 
 const char *qn_policy_seat_withdrawn(const qn_policy_seat_t *seat) { return seat->withdrawn; }

@@ -73,6 +73,8 @@ const qn_policy_object_t *qn_policy_seat_live(const qn_policy_seat_t *seat);
 const qn_policy_object_t *qn_policy_seat_previous(const qn_policy_seat_t *seat); /* NULL: the last resort */
 const qn_policy_object_t *qn_policy_seat_shadow(const qn_policy_seat_t *seat);   /* NULL: none */
 const char *qn_policy_seat_name(const qn_policy_seat_t *seat);
+/* What the configuration says. */
+const char *qn_policy_seat_configured(const qn_policy_seat_t *seat);
 const qn_policy_catalogue_t *qn_policy_seat_catalogue(const qn_policy_seat_t *seat);
 /* Why a policy was withdrawn last, with its name; "": none was. Ends with a change of the live one. */
 const char *qn_policy_seat_withdrawn(const qn_policy_seat_t *seat);

@@ -19,7 +19,8 @@
  *  9. Who runs apart (suspects.h) runs, is extended and admitted alone. The others keep what they have, unless it needs
  *     their slot or their blocks: then they are preempted, one after the other, and rules 5 and 6 do not protect them.
  * 10. When a policy wants it, memory is asked how much of the prompts of those who wait is cached: once for each, again a
- *     second later at the earliest, one question at a time. Nobody waits for the answer.
+ *     second later at the earliest, one question at a time. The first answer about somebody is waited for before anybody is
+ *     admitted, 2 ms at most.
  *
  * Pure: no clock, no socket; allocates at creation only. */
 #ifndef QN_SCHEDULER_PLANNER_PLANNER_H

@@ -14,6 +14,7 @@
 #define ADMISSION_RETRY_NS 5000000ull
 
 #define PREFIX_AGAIN_NS 1000000000ull
+#define PREFIX_WAIT_NS 2000000ull
 /* Ids of one PrefixQuery; at least one sequence always fits. */
 #define LOOKUP_IDS_MAX (1u << 20)
 
@@ -65,6 +66,7 @@ struct planner {
     plan_lookup_t *lookups;                             /* [QN_PREFIX_QUERY_ITEMS_MAX] */
     planner_prefix_t *prefixes;                         /* [requests_max] */
     uint64_t last_lookup_batch, open_lookup, lookup_ns; /* open_lookup: not answered since lookup_ns; 0 = none */
+    bool lookup_first;                                  /* somebody of the open one was never asked about */
     uint32_t last_tokens;                               /* of the last step that has a result */
     uint64_t last_ns;
     planner_decision_t *decisions; /* [PLANNER_DECISIONS_MAX], a ring */
@@ -78,6 +80,8 @@ void planner_decide(planner_t *planner, uint64_t request, const char *function, 
                     uint64_t now_ns, const char *reason);
 /* Rule 10. */
 void planner_add_lookups(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns);
+/* The live policy is not asked before memory has answered. Sets *again_ns: when it is asked all the same. */
+bool planner_awaits_prefixes(const planner_t *planner, uint64_t now_ns, uint64_t *again_ns);
 /* What is known of the cached prefix of a sequence that waits. */
 uint32_t planner_prefix_of(const planner_t *planner, const request_t *request);
 /* One sequence as policies see it. */

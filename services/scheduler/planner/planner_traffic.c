@@ -349,6 +349,7 @@ static void add_admissions(planner_t *planner, plan_traffic_t *traffic, uint64_t
     if (batch->waiting_count == 0 || batch->free_slots == 0) return;
     bool orphans = count_waiting(planner, 1) == 0;
     if (!admission_is_open(planner, orphans, now_ns, &traffic->again_ns)) return;
+    if (planner_awaits_prefixes(planner, now_ns, &traffic->again_ns)) return;
     qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner, orphans));
     uint32_t most = batch->free_slots < QN_POLICY_ADMISSIONS_MAX ? batch->free_slots : QN_POLICY_ADMISSIONS_MAX;
     policy_admit(planner->policies.scheduling, &view, most, &planner->admit);
@@ -378,8 +379,8 @@ void planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_tr
     add_releases(planner, &traffic);
     yield_to_waiting(planner);
     add_extensions(planner, &traffic);
-    add_admissions(planner, &traffic, now_ns);
     planner_add_lookups(planner, &traffic, now_ns);
+    add_admissions(planner, &traffic, now_ns);
     if (traffic.lease_count > 0) planner->last_lease_batch = traffic.lease_batch;
     *ret_traffic = traffic;
 }
