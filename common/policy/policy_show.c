@@ -115,6 +115,7 @@ qn_call_outcome_t qn_policy_change(qn_policy_seat_t *seat, bool shadow, qn_text_
     if (choice.bytes >= sizeof name || (!shadow && choice.bytes == 0))
         return qn_call_fail(call, 400, "policy", "policy: a name of 1 to %zu bytes is wanted", sizeof name - 1);
     if (choice.bytes > 0) memcpy(name, choice.data, choice.bytes);
+    if (!shadow && strcmp(name, "default") == 0) snprintf(name, sizeof name, "%s", qn_policy_seat_configured(seat));
     char before[QN_NAME_MAX];
     snprintf(before, sizeof before, "%s", qn_policy_seat_name(seat));
     qn_err_t err = shadow ? qn_policy_seat_set_shadow(seat, name) : qn_policy_seat_set(seat, name);

@@ -335,12 +335,48 @@ static const request_alternative_t *read_top(scheduler_service_t *service, const
     return top;
 }
 
+/* A thousand steps count, older ones less and less. */
+static void learn_step(step_model_t *steps, double tokens, double ns)
+{
+    if (steps->count >= 1000) {
+        steps->count /= 2;
+        steps->tokens /= 2;
+        steps->ns /= 2;
+        steps->tokens_tokens /= 2;
+        steps->tokens_ns /= 2;
+    }
+    steps->count++;
+    steps->tokens += tokens;
+    steps->ns += ns;
+    steps->tokens_tokens += tokens * tokens;
+    steps->tokens_ns += tokens * ns;
+}
+
+/* Least squares; steps of one size, or a line that falls, give a mean time and no slope. */
+void scheduler_step_model(const scheduler_service_t *service, double *ret_step_us, double *ret_token_us)
+{
+    const step_model_t *steps = &service->steps;
+    *ret_step_us = 1000;
+    *ret_token_us = 100;
+    if (steps->count == 0) return;
+    double spread = steps->count * steps->tokens_tokens - steps->tokens * steps->tokens;
+    double slope = spread > 0 ? (steps->count * steps->tokens_ns - steps->tokens * steps->ns) / spread : 0;
+    double base = (steps->ns - slope * steps->tokens) / steps->count;
+    if (slope < 0 || base < 0) { /* all of it by the token, or all of it by the step */
+        slope = slope < 0 ? 0 : steps->ns / steps->tokens;
+        base = slope > 0 ? 0 : steps->ns / steps->count;
+    }
+    *ret_step_us = base / 1e3;
+    *ret_token_us = slope / 1e3;
+}
+
 /* How long compute stood still between two steps while there was something to run. */
 static void measure_step(scheduler_service_t *service, const batch_step_t *step, const qn_step_result_t *result,
                          uint64_t now_ns)
 {
     observe(service, SCHEDULER_STAT_STEP_ROUND_TRIP, now_ns - step->sent_ns);
     observe(service, SCHEDULER_STAT_STEP_COMPUTE, result->end_ns - result->begin_ns);
+    learn_step(&service->steps, step->token_count, (double)(result->end_ns - result->begin_ns));
     if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns)
         observe(service, SCHEDULER_STAT_IDLE_GAP, result->begin_ns - service->last_end_ns);
     service->last_end_ns = scheduler_batch(service->scheduler)->running_count > 0 ? result->end_ns : 0;

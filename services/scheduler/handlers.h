@@ -41,6 +41,14 @@ enum {
     SCHEDULER_STAT_COUNT = SCHEDULER_STAT_ADMISSION + QN_POLICY_STAT_ROWS,
 };
 
+#define SCHEDULES_MAX 4 /* simulations at once */
+typedef struct schedule schedule_t;
+
+/* What steps took: sums over those with a result, halved when they grow old, for a line through (tokens, ns). */
+typedef struct {
+    double count, tokens, ns, tokens_tokens, tokens_ns;
+} step_model_t;
+
 typedef struct {
     qn_daemon_t *daemon;
     scheduler_t *scheduler;
@@ -58,12 +66,17 @@ typedef struct {
     char crash_text[64]; /* how it ended */
     char policy_dirs[2 * QN_PATH_MAX];
     uint64_t named[LEDGER_POLICY_PAGES]; /* policy_stats.h */
-    uint64_t last_end_ns;                /* of the last step, while others were to run; 0 = none */
+    step_model_t steps;
+    schedule_t *schedules[SCHEDULES_MAX];
+    uint32_t schedule_count;
+    uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];
 extern const qn_method_row_t scheduler_methods[]; /* methods.c */
 
+/* A step's time as *ret_step_us + tokens * *ret_token_us, from the last steps; 1 ms and 0.1 ms before there was any. */
+void scheduler_step_model(const scheduler_service_t *service, double *ret_step_us, double *ret_token_us);
 /* Compute took no plan: what has no result is planned again in a new session, once it says that it is ready. */
 void scheduler_doubt_compute(scheduler_service_t *service);
 /* Asks compute where the step is. Failure: as below. */

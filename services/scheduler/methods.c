@@ -7,7 +7,7 @@
 
 #include "common/clock.h"
 #include "common/policy/policy_show.h"
-#include "services/scheduler/handlers.h"
+#include "services/scheduler/methods.h"
 
 static qn_sequence_state_t state_of(const sequence_t *sequence, const request_t *request)
 {
@@ -220,6 +220,7 @@ const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_QUEUE, method_queue},
     {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
     {QN_METHOD_SCHEDULER_POLICY_GET, method_policy_get},
+    {QN_METHOD_SCHEDULER_SCHEDULE, scheduler_method_schedule},
     {QN_METHOD_SCHEDULER_POLICY_SET, method_policy_set},
     {QN_METHOD_SCHEDULER_POLICY_SHADOW, method_policy_shadow},
     {QN_METHOD_NONE, NULL},

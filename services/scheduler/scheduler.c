@@ -243,6 +243,8 @@ void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_coun
     planner_counts(scheduler->planner, &ret_counts->planner);
 }
 
+const scheduler_options_t *scheduler_options(const scheduler_t *scheduler) { return &scheduler->options; }
+
 const batch_t *scheduler_batch(const scheduler_t *scheduler) { return scheduler->batch; }
 
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler) { return scheduler->ledger; }

@@ -154,6 +154,7 @@ uint64_t scheduler_tidy(scheduler_t *scheduler, uint64_t now_ns);
 /* ---- views ---- */
 
 void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_counts);
+const scheduler_options_t *scheduler_options(const scheduler_t *scheduler);
 const batch_t *scheduler_batch(const scheduler_t *scheduler);
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler);
 const char *scheduler_policy_name(const scheduler_t *scheduler);

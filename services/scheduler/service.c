@@ -12,7 +12,7 @@
 #include "common/limits.h"
 #include "common/paths.h"
 #include "common/watch/log.h"
-#include "services/scheduler/handlers.h"
+#include "services/scheduler/methods.h"
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
 #define LEDGER_BYTES ((size_t)4 << 30)
@@ -73,6 +73,7 @@ static void service_fini(void **state)
 {
     scheduler_service_t *service = *state;
     if (service == NULL) return;
+    scheduler_drop_schedules(service);
     scheduler_destroy(&service->scheduler);
     qn_kept_memory_close(&service->ledger);
     qn_arena_fini(&service->arena);
@@ -352,6 +353,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     again_ns = earlier(earlier(again_ns, progress_ns), scheduler_tidy(service->scheduler, now_ns));
     if (delivery_pending(scheduler_delivery(service->scheduler))) again_ns = earlier(again_ns, now_ns + RETRY_NS);
     if (service->compute.epoch != 0 && !service->compute_ready) again_ns = earlier(again_ns, now_ns + WATCH_NS);
+    if (scheduler_run_schedules(service)) again_ns = now_ns;
     announce(service, now_ns);
     publish_stats(service);
     return again_ns;

@@ -148,7 +148,8 @@ def test_policies_that_break_a_rule_are_withdrawn_and_nobody_waits(engine, folde
     assert "broken" in engine.log_path.read_text() and "was withdrawn" in engine.log_path.read_text()
     status, reply = engine.call("PUT", "/policies/scheduling", {"policy": "broken.so"})
     assert status == 400 and "withdrawn" in reply["error"]["message"]
-    assert put(engine, "scheduling", policy="fcfs")["withdrawn"] is None
+    assert put(engine, "scheduling", policy="default")["withdrawn"] is None
+    assert engine.get("/policies/scheduling")["live"] == "fcfs"
 
 
 @pytest.mark.parametrize("kind, body, status, param, words", [
@@ -162,7 +163,6 @@ def test_policies_that_break_a_rule_are_withdrawn_and_nobody_waits(engine, folde
     ("scheduling", {"polcy": "fcfs"}, 400, "polcy", "no field"),
     ("scheduling", {}, 400, "policy", "Nothing to change"),
     ("scheduling", {"policy": "x" * 600}, 400, "policy", "at most 511"),
-    ("timing", {"policy": "fcfs"}, 404, "kind", "there are scheduling"),
 ])
 def test_policies_wrong_ones_are_refused_by_name(engine, folder, kind, body, status, param, words):
     compile_policy(folder, "abi1", ABI1)
@@ -197,3 +197,43 @@ def test_policies_reasons_are_in_the_request_record(engine):
     request = engine.post("/services/scheduler/explain", {"request": admitted[0]["request"]})
     assert {row["function"] for row in request["decisions"]} >= {"admit", "judge"}, request
     assert "priority: admit" in engine.log_path.read_text()  # log.level is debug
+
+
+REQUESTS = [{"prompt_tokens": 40, "max_tokens": 30, "priority": 2}, {"prompt_tokens": 10, "max_tokens": 5, "priority": 1},
+            {"prompt_tokens": 20, "max_tokens": 10, "priority": 3, "deadline_ms": 1, "arrival_ms": 2}]
+
+
+def test_policies_schedule_is_a_simulation_that_changes_nothing(engine):
+    before = (engine.get("/policies/scheduling")["decisions"], engine.post("/services/scheduler/queue", {})["last_step"])
+    asked = {"requests": REQUESTS, "policy": "priority", "max_batch_size": 1, "step_us": 1000, "token_us": 10}
+    reply = engine.post("/services/scheduler/schedule", asked)
+    again = engine.post("/services/scheduler/schedule", asked)
+    assert reply == again
+    # 1 first: 10 tokens of its prompt take 1.1 ms, then four decodes; then 0, then 2
+    assert [step["sequences"][0]["id"] for step in reply["schedule"]] == [1] * 5 + [0] * 30 + [2] * 10
+    assert [step["sequences"][0]["phase"] for step in reply["schedule"]][:3] == ["prefill", "decode", "decode"]
+    assert reply["requests"][1]["ttft_ms"] == pytest.approx(1.1) and reply["requests"][1]["latency_ms"] == pytest.approx(5.14)
+    assert all("priority" in row["reason"] for row in reply["requests"])
+    assert reply["metrics"]["generated_tokens"] == 45 and reply["metrics"]["late"] == 1 and reply["metrics"]["steps"] == 45
+    assert reply["metrics"]["latency_ms"]["p99"] == pytest.approx(max(row["latency_ms"] for row in reply["requests"]))
+    shortest = engine.post("/services/scheduler/schedule", {**asked, "policy": "shortest_job"})
+    assert shortest["metrics"]["latency_ms"]["mean"] <= reply["metrics"]["latency_ms"]["mean"]
+    live = engine.post("/services/scheduler/schedule", {"requests": REQUESTS})  # time by the last steps
+    assert live["policy"] == engine.get("/policies/scheduling")["policy"] and live["step_us"] + live["token_us"] > 0
+    assert (engine.get("/policies/scheduling")["decisions"], engine.post("/services/scheduler/queue", {})["last_step"]) == before
+    research = engine.call("POST", "/services/scheduler/schedule?mode=research", asked)[1]
+    assert len(research["metadata"]["algorithm_reasoning"]) == 3
+
+
+@pytest.mark.parametrize("body, param, words", [
+    ({"requests": REQUESTS, "policy": "lifo"}, "policy", "built in are"),
+    ({"requests": REQUESTS, "batching": "lifo"}, "policy", "built in are fixed"),
+    ({"requests": [{"prompt_tokens": 1000000, "max_tokens": 1000000}]}, "requests", "request 0"),
+    ({"requests": [{"prompt_tokens": 0}]}, "requests", "below the minimum"),
+    ({"requests": REQUESTS, "max_batch_size": 4, "token_budget": 2}, "token_budget", "max_step_tokens"),
+    ({}, "requests", "required"),
+])
+def test_policies_schedule_refuses_by_field(engine, body, param, words):
+    status, reply = engine.call("POST", "/services/scheduler/schedule", body)
+    assert status == 400 and words in reply["error"]["message"], reply
+    assert param in reply["error"]["param"], reply

@@ -1,4 +1,4 @@
-/* What is this?      GET and PUT /policies/{kind}: forms over the methods policy_get, policy_set and policy_shadow of the
+/* What is this?      GET and PUT /policies/scheduling, batching, admission, eviction: forms over the methods policy_get, policy_set and policy_shadow of the
  *                    scheduler and of memory.
  * State owned:       none; what is still to be changed is in the form's arena.
  * Must never:        change anything when the body has a field that is not known.
@@ -13,25 +13,6 @@ typedef struct {
     qn_decision_kind_t kind;
     const char *policy, *shadow;
 } change_t;
-
-/* Whose decision the path names; false: the form was answered. */
-static bool read_kind(form_t *form, qn_decision_kind_t *ret_kind)
-{
-    static const char *const names[] = {[QN_DECISION_KIND_SCHEDULING] = "scheduling",
-                                        [QN_DECISION_KIND_BATCHING] = "batching",
-                                        [QN_DECISION_KIND_ADMISSION] = "admission",
-                                        [QN_DECISION_KIND_EVICTION] = "eviction"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(form->segments[0], names[i]) == 0) {
-            *ret_kind = (qn_decision_kind_t)i;
-            return true;
-        }
-    form_fail(form, 404, "kind",
-              "There are no policies of kind \"%.64s\"; there are scheduling, batching, admission and "
-              "eviction.",
-              form->segments[0]);
-    return false;
-}
 
 /* The table ShownPolicies, as the replies of both services have it. */
 static const qn_wire_type_t *shown_type(void)
@@ -68,11 +49,12 @@ static void ask(form_t *form)
         form_call(form, QN_METHOD_SCHEDULER_POLICY_GET, &scheduler, answer);
 }
 
-void form_policies_get(form_t *form)
+static void get(form_t *form, qn_decision_kind_t kind)
 {
     change_t *change = qn_arena_zalloc(&form->arena, 1, sizeof *change);
+    change->kind = kind;
     form->state = change;
-    if (read_kind(form, &change->kind) && form_read(form, NULL, 0, NULL, NULL)) ask(form);
+    if (form_read(form, NULL, 0, NULL, NULL)) ask(form);
 }
 
 /* ---- PUT ---- */
@@ -119,13 +101,14 @@ static bool read_choice(form_t *form, const char *name, bool may_be_none, const 
     return true;
 }
 
-void form_policies_set(form_t *form)
+static void set(form_t *form, qn_decision_kind_t kind)
 {
     static const char *const fields[] = {"policy", "shadow", NULL};
     change_t *change = qn_arena_zalloc(&form->arena, 1, sizeof *change);
+    change->kind = kind;
     form->state = change;
-    if (!read_kind(form, &change->kind) || !form_read(form, NULL, 0, fields, NULL) ||
-        !read_choice(form, "policy", false, &change->policy) || !read_choice(form, "shadow", true, &change->shadow))
+    if (!form_read(form, NULL, 0, fields, NULL) || !read_choice(form, "policy", false, &change->policy) ||
+        !read_choice(form, "shadow", true, &change->shadow))
         return;
     if (change->policy == NULL && change->shadow == NULL)
         form_fail(form, 400, "policy", "Nothing to change: give policy, shadow, or both.");
@@ -134,3 +117,14 @@ void form_policies_set(form_t *form)
     else
         set_live(form, change->shadow != NULL ? set_shadow : answer);
 }
+
+/* ---- the routes ---- */
+
+void form_policies_scheduling(form_t *form) { get(form, QN_DECISION_KIND_SCHEDULING); }
+void form_policies_scheduling_set(form_t *form) { set(form, QN_DECISION_KIND_SCHEDULING); }
+void form_policies_batching(form_t *form) { get(form, QN_DECISION_KIND_BATCHING); }
+void form_policies_batching_set(form_t *form) { set(form, QN_DECISION_KIND_BATCHING); }
+void form_policies_admission(form_t *form) { get(form, QN_DECISION_KIND_ADMISSION); }
+void form_policies_admission_set(form_t *form) { set(form, QN_DECISION_KIND_ADMISSION); }
+void form_policies_eviction(form_t *form) { get(form, QN_DECISION_KIND_EVICTION); }
+void form_policies_eviction_set(form_t *form) { set(form, QN_DECISION_KIND_EVICTION); }

@@ -331,6 +331,12 @@ bool simulation_run(simulation_t *self, uint32_t steps)
 
 /* ---- views ---- */
 
+const simulation_request_t *simulation_request(const simulation_t *self, uint32_t request)
+{
+    QN_ASSERT(request < self->count);
+    return &self->requests[request];
+}
+
 const simulation_outcome_t *simulation_outcome(const simulation_t *self, uint32_t request)
 {
     QN_ASSERT(request < self->count);

@@ -78,6 +78,7 @@ bool simulation_run(simulation_t *simulation, uint32_t steps);
 /* ---- when it has ended; views ---- */
 
 void simulation_summary(const simulation_t *simulation, simulation_summary_t *ret_summary);
+const simulation_request_t *simulation_request(const simulation_t *simulation, uint32_t request);
 const simulation_outcome_t *simulation_outcome(const simulation_t *simulation, uint32_t request);
 const simulation_step_t *simulation_steps(const simulation_t *simulation, uint32_t *ret_count);
 const simulation_run_t *simulation_runs(const simulation_t *simulation);
