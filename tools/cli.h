@@ -25,6 +25,7 @@ int cmd_model(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_policy(int argc, char **argv);
 int cmd_note_crash(int argc, char **argv);
 
 /* ---- options ------------------------------------------------------------------------------------------------ */

@@ -24,6 +24,7 @@ static const command_t commands[] = {
     {"call", cmd_call, "call a method of a service, or list them all"},
     {"sniff", cmd_sniff, "follow the messages between the services, decoded"},
     {"model", cmd_model, "describe or examine a model directory"},
+    {"policy", cmd_policy, "schedule a trace again under other policies and compare"},
     {"config", cmd_config, "show configuration keys, values and where they come from"},
     {"bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers"},
     {"doctor", cmd_doctor, "check this machine and installation"},

@@ -74,6 +74,9 @@ typedef struct generation {
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
+    generation_text_t user, adapter; /* whose request it is, for policies; absent: {NULL, 0} */
+    generation_text_t model;         /* the served model's name, when the request names one */
+    uint32_t deadline_ms;            /* 0: none */
 
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids, tokens_as_ids;
