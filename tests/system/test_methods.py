@@ -254,6 +254,14 @@ def test_config_live_keys_change_and_others_say_why_not():
         assert set(engine.get("/version")) == {"data", "metadata"}
         assert engine.call("PUT", "/config", {"set": [{"key": "frontend.mode", "value": "production"},
                                                       {"key": "frontend.default_max_tokens", "value": "3"}]})[0] == 200
+        for body, status, param in [({"frontend.default_max_tokens": 5, "frontend.strict_fields": True}, 200, None),
+                                    ({"frontend.strict_fields": False, "frontend.mode": "production"}, 200, None),
+                                    ({"frontend.mod": "x"}, 400, "frontend.mod"), ({"frontend.mode": ["x"]}, 400, "frontend.mode"),
+                                    ({"scheduler.policy": "priority"}, 409, "scheduler.policy"), ({"set": [7]}, 400, "set"),
+                                    ({"frontend.default_max_tokens": 3}, 200, None)]:
+            got, reply = engine.call("PUT", "/config", body)
+            assert got == status and (got == 200 or reply["error"]["param"] == param), (body, reply)
+        assert engine.call("PUT", "/config?mode=research", {"frontend.mode": "production"})[1]["metadata"]["method"] == "config_set"
         keys = {row["key"]: row for row in engine.get("/config")["keys"]}
         assert keys["frontend.mode"]["origin"] == "set live" and keys["frontend.mode"]["live"]
         assert not keys["scheduler.policy"]["live"]

@@ -31,7 +31,8 @@ static void put_raw(json_writer_t *writer, const char *key, const char *json)
 typedef struct {
     const char *verb, *path; /* path with {names} */
     const char *id, *tag, *doc;
-    const qn_method_t *method; /* NULL: a route of its own */
+    const qn_method_t *method;   /* NULL: a route of its own */
+    const char *request, *reply; /* JSON Schema of the method's, or of the form over it */
     route_t route;
 } operation_t;
 
@@ -123,7 +124,7 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
 static bool needs_body(const operation_t *operation)
 {
     if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
-    json_t *schema = json_loads(operation->method->request_schema, 0, NULL);
+    json_t *schema = json_loads(operation->request, 0, NULL);
     bool needs = json_object_get(schema, "required") != NULL;
     json_decref(schema);
     return needs;
@@ -135,7 +136,7 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
     json_writer_t inner = json_writer_on(&schema);
     bool takes = strcmp(operation->verb, "get") != 0;
     if (takes && operation->method)
-        reply_buffer_text(&schema, operation->method->request_schema);
+        reply_buffer_text(&schema, operation->request);
     else if (takes)
         takes = openapi_put_body(operation->route, &inner);
     if (takes) {
@@ -192,13 +193,16 @@ static const char *content_of(route_t route)
     }
 }
 
-static void put_method_answer(const qn_method_t *method, json_writer_t *writer)
+static void put_method_answer(const operation_t *operation, json_writer_t *writer)
 {
     reply_buffer_t content = {0};
     reply_buffer_printf(&content,
                         "{\"application/json\":{\"schema\":{\"anyOf\":[%s,"
-                        "{\"$ref\":\"#/components/schemas/Research\"}]},\"example\":%s}}",
-                        method->reply_schema, method->reply_example);
+                        "{\"$ref\":\"#/components/schemas/Research\"}]}",
+                        operation->reply);
+    if (operation->reply == operation->method->reply_schema)
+        reply_buffer_printf(&content, ",\"example\":%s", operation->method->reply_example);
+    reply_buffer_text(&content, "}}");
     reply_buffer_append(&content, "", 1);
     put_answer(writer, "200", "The reply; in research mode wrapped with metadata.", content.data);
     reply_buffer_fini(&content);
@@ -209,7 +213,7 @@ static void put_answers(const operation_t *operation, json_writer_t *writer)
     json_put_key(writer, "responses");
     json_put_open(writer, '{');
     if (operation->method)
-        put_method_answer(operation->method, writer);
+        put_method_answer(operation, writer);
     else
         put_answer(writer, "200", "It was done.", content_of(operation->route));
     if (operation->route == ROUTE_HEALTH || operation->route == ROUTE_READY)
@@ -249,13 +253,20 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
     json_put_open(writer, '{');
     for (; count < left && strcmp(rows[count].path, rows->path) == 0; count++) {
         const form_row_t *form = form_of(rows[count].route);
+        const qn_method_t *method = form ? &qn_methods[form->method] : NULL;
         for (size_t i = 0; i < VERB_COUNT; i++) {
             operation_t operation = {.verb = verbs[i].name,
                                      .path = path,
                                      .id = id,
                                      .tag = form ? "research" : "clients",
                                      .doc = rows[count].doc,
-                                     .method = form ? &qn_methods[form->method] : NULL,
+                                     .method = method,
+                                     .request = form && form->request ? form->request
+                                                : method              ? method->request_schema
+                                                                      : NULL,
+                                     .reply = form && form->reply ? form->reply
+                                              : method            ? method->reply_schema
+                                                                  : NULL,
                                      .route = rows[count].route};
             if (!(rows[count].methods & verbs[i].bit)) continue;
             make_id(verbs[i].name, path, id, sizeof id);
@@ -282,6 +293,8 @@ static void put_methods(const served_model_t *model, json_writer_t *writer)
                                  .tag = qn_service_enum.names[method->service],
                                  .doc = method->doc,
                                  .method = method,
+                                 .request = method->request_schema,
+                                 .reply = method->reply_schema,
                                  .route = ROUTE_METHOD};
         json_put_key(writer, path);
         json_put_open(writer, '{');

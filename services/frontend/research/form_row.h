@@ -10,6 +10,7 @@ typedef struct {
     const char *path, *name, *doc;
     qn_method_id_t method;
     void (*run)(struct form *form); /* NULL: the method as it is */
+    const char *request, *reply;    /* JSON Schema; NULL: the method's */
 } form_row_t;
 
 #endif

@@ -15,15 +15,19 @@
 #include "services/frontend/request/json_fields.h"
 
 #define FORM(methods, path, name, method, doc)
-#define FORM_OWN(methods, path, name, method, doc) void form_##name(form_t *form);
+#define FORM_OWN(methods, path, name, method, doc)                   \
+    void form_##name(form_t *form);                                  \
+    extern const char form_##name##_request[] __attribute__((weak)); \
+    extern const char form_##name##_reply[] __attribute__((weak));
 #include "services/frontend/research/forms.def"
 #undef FORM
 #undef FORM_OWN
 
 static const form_row_t rows[] = {
     {0},
-#define FORM(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, NULL},
-#define FORM_OWN(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, form_##name},
+#define FORM(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, NULL, NULL, NULL},
+#define FORM_OWN(methods, path, name, method, doc) \
+    {path, #name, doc, QN_METHOD_##method, form_##name, form_##name##_request, form_##name##_reply},
 #include "services/frontend/research/forms.def"
 #undef FORM
 #undef FORM_OWN
