@@ -255,7 +255,8 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
                                      .id = id,
                                      .tag = form ? "research" : "clients",
                                      .doc = rows[count].doc,
-                                     .method = form ? &qn_methods[form->method] : NULL,
+                                     .method =
+                                         form && !openapi_is_own(rows[count].route) ? &qn_methods[form->method] : NULL,
                                      .route = rows[count].route};
             if (!(rows[count].methods & verbs[i].bit)) continue;
             make_id(verbs[i].name, path, id, sizeof id);
