@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import tempfile
@@ -333,3 +334,18 @@ def test_policies_replay_reads_a_capture(engine, folder):
     reply = json.loads(done.stdout)
     assert reply["results"][0]["requests"] >= 1 and reply["results"][0]["generated_tokens"] >= 45
     assert reply["step_us"] + reply["token_us"] > 0
+
+
+def test_policies_readme_commands_run_as_they_stand(engine):
+    text = (ROOT / "deploy/policies/README.md").read_text()
+    [script] = [block for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) if "shadow" in block]
+    script = script.replace("build/", f"{os.path.relpath(BUILD, ROOT)}/")
+    made = BUILD / "policies/mine.so"
+    try:
+        done = subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, "QUINTET_URL": engine.url}, timeout=60 * SLOW)
+        assert done.returncode == 0, done.stderr + done.stdout
+        shown = [json.loads(line) for line in re.findall(r"^\{.*\}$", done.stdout.replace("}{", "}\n{"), re.M)]
+        assert any(row["live"] == "fcfs" and row["shadow_decisions"] > 0 for row in shown), done.stdout
+    finally:
+        made.unlink(missing_ok=True)
