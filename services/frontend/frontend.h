@@ -105,6 +105,11 @@ void frontend_refuse(void *context, http_request_t *request, int status, const c
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
 /* Sends more of what did not go in one turn. */
 void frontend_send_rest(frontend_t *frontend);
+/* Runs the body of /batch_generate that `json` is, in the order and window of `batch` (taken), and answers `request`. */
+void frontend_begin_batch(frontend_t *frontend, http_request_t *request, route_t route, const json_t *json,
+                          exchange_batch_t *batch);
+/* One of its choices has ended. */
+void frontend_choice_ended(frontend_t *frontend, const exchange_t *exchange);
 /* A body was parsed, or could not be: admit, send or refuse. */
 void frontend_body(frontend_t *frontend, body_t *body);
 

@@ -119,6 +119,7 @@ static void take_end(frontend_t *frontend, const qn_sequence_end_t *end)
         .stop_string = end->stop_string,
     };
     choice_end(&found.exchange->choices[found.index], &last);
+    frontend_choice_ended(frontend, found.exchange);
     request_table_mark(frontend->table, found.exchange);
 }
 

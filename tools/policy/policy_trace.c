@@ -61,6 +61,7 @@ static const trace_field_t fields[] = {
     {"max_tokens", TRACE_COUNT, 1, QN_PROMPT_TOKENS_MAX},
     {"prefix_tokens", TRACE_COUNT, 0, QN_PROMPT_TOKENS_MAX},
     {"priority", TRACE_PRIORITY, INT32_MIN, INT32_MAX},
+    {"arrival", TRACE_MS, 0, 1e9}, /* seconds, as in quintet bench serve --trace */
 };
 #define FIELDS (sizeof fields / sizeof *fields)
 
@@ -82,6 +83,10 @@ static qn_err_t read_member(const char *name, const json_t *value, uint32_t line
         if (!json_is_string(value)) return qn_fail(QN_ERR_INVALID, "line %u: user must be a string", line);
         return set_user(request, json_string_value(value)) ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the trace");
     }
+    if (strcmp(name, "input_ids") == 0 && json_is_array(value)) {
+        request->prompt_tokens = (uint32_t)json_array_size(value);
+        return QN_OK;
+    }
     double numbers[FIELDS];
     size_t at = 0;
     while (at < FIELDS && strcmp(fields[at].name, name) != 0)
@@ -95,7 +100,8 @@ static qn_err_t read_member(const char *name, const json_t *value, uint32_t line
     case 2: request->prompt_tokens = (uint32_t)numbers[at]; break;
     case 3: request->max_tokens = (uint32_t)numbers[at]; break;
     case 4: request->prefix_tokens = (uint32_t)numbers[at]; break;
-    default: request->priority = (int32_t)numbers[at]; break;
+    case 5: request->priority = (int32_t)numbers[at]; break;
+    default: request->arrival_ns = (uint64_t)(numbers[at] * 1e9); break;
     }
     return QN_OK;
 }

@@ -253,7 +253,7 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
     json_put_open(writer, '{');
     for (; count < left && strcmp(rows[count].path, rows->path) == 0; count++) {
         const form_row_t *form = form_of(rows[count].route);
-        const qn_method_t *method = form ? &qn_methods[form->method] : NULL;
+        const qn_method_t *method = form && !openapi_is_own(rows[count].route) ? &qn_methods[form->method] : NULL;
         for (size_t i = 0; i < VERB_COUNT; i++) {
             operation_t operation = {.verb = verbs[i].name,
                                      .path = path,

@@ -73,6 +73,12 @@ void form_fail(form_t *form, int status, const char *param, const char *format, 
     fail(form, &error);
 }
 
+void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch)
+{
+    frontend_begin_batch(form->frontend, form->request, route_of(form), json, batch);
+    form_free(form);
+}
+
 /* ---- calls ---- */
 
 static void called(void *state, call_t *call, const void *reply)

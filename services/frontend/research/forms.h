@@ -52,6 +52,9 @@ void form_answer(form_t *form, const call_t *call, const void *reply, reply_buff
 /* Answers an error. Frees the form. */
 void form_fail(form_t *form, int status, const char *param, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* Answers by running the body of /batch_generate that `json` is (borrowed), in the order and window of `batch` (taken). Frees
+ * the form. */
+void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch);
 /* Reads members of the body into `target` (json_fields.h) and refuses members that are neither in the table nor in
  * `others` (ends with NULL; read by hand with json_object_get). False: the form was answered. */
 bool form_read(form_t *form, const json_field_t *fields, size_t count, const char *const *others, void *target);
