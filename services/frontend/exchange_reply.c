@@ -236,9 +236,13 @@ static void time_tokens(frontend_t *frontend, exchange_t *exchange, uint64_t now
         uint32_t new_tokens = choice->tokens.count - choice->timed_tokens;
         for (uint32_t j = 0; choice->last_ns && j < new_tokens; j++)
             observe(frontend, FRONTEND_STAT_INTER_TOKEN, (now_ns - choice->last_ns) / new_tokens);
+        for (uint32_t j = 0; choice->last_ns && j < new_tokens; j++)
+            qn_window_observe(&frontend->latency.inter_token, now_ns, (now_ns - choice->last_ns) / new_tokens);
+        if (!choice->last_ns) latency_observe_way(&frontend->latency, choice, now_ns);
         if (exchange->first_token_ns == 0) {
             exchange->first_token_ns = now_ns;
             observe(frontend, FRONTEND_STAT_TTFT, now_ns - exchange->received_ns);
+            qn_window_observe(&frontend->latency.first_token, now_ns, now_ns - exchange->received_ns);
         }
         choice->last_ns = now_ns;
         choice->timed_tokens = choice->tokens.count;
@@ -255,6 +259,7 @@ static void count_finished(frontend_t *frontend, const exchange_t *exchange, uin
     frontend_count(frontend, FRONTEND_STAT_PROMPT_TOKENS, prompt);
     frontend_count(frontend, FRONTEND_STAT_GENERATED_TOKENS, generated);
     observe(frontend, FRONTEND_STAT_LATENCY, now_ns - exchange->received_ns);
+    qn_window_observe(&frontend->latency.total, now_ns, now_ns - exchange->received_ns);
 }
 
 static void finish_failed(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)

@@ -10,6 +10,7 @@
 #include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
 #include "services/frontend/http/http_server.h"
+#include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
 #include "services/frontend/reply/reply_query.h"
 #include "services/frontend/request/request_table.h"
@@ -91,6 +92,7 @@ typedef struct {
     uint64_t warned_silent; /* requests with such since then */
     qn_arena_t scratch;     /* reset per message */
     reply_buffer_t text;    /* reused for stream events */
+    latency_t latency;      /* of the last minute */
 } frontend_t;
 
 /* ---- service.c ---- */

@@ -223,5 +223,6 @@ const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_SCHEDULE, scheduler_method_schedule},
     {QN_METHOD_SCHEDULER_POLICY_SET, method_policy_set},
     {QN_METHOD_SCHEDULER_POLICY_SHADOW, method_policy_shadow},
+    {QN_METHOD_SCHEDULER_LATENCY, scheduler_method_latency},
     {QN_METHOD_NONE, NULL},
 };

@@ -115,6 +115,18 @@ bool form_read(form_t *form, const json_field_t *fields, size_t count, const cha
     return false;
 }
 
+bool form_query_flag(form_t *form, const char *name, bool *ret_flag)
+{
+    const char *text = http_request_query(form->request, name);
+    bool yes = text && (strcmp(text, "1") == 0 || strcmp(text, "true") == 0);
+    if (text && !yes && strcmp(text, "0") != 0 && strcmp(text, "false") != 0) {
+        form_fail(form, 400, name, "%s: \"%.64s\" is neither 1 nor 0.", name, text);
+        return false;
+    }
+    if (text) *ret_flag = yes;
+    return true;
+}
+
 /* ---- the route ---- */
 
 /* A member of the query as JSON of the field's kind; what is no JSON stays text, and is refused as such. */

@@ -56,6 +56,9 @@ void form_fail(form_t *form, int status, const char *param, const char *format, 
  * `others` (ends with NULL; read by hand with json_object_get). False: the form was answered. */
 bool form_read(form_t *form, const json_field_t *fields, size_t count, const char *const *others, void *target);
 
+/* ?name=1 (true) or 0 (false); absent leaves *ret_flag as it is. False: the form was answered. */
+bool form_query_flag(form_t *form, const char *name, bool *ret_flag);
+
 /* ---- for routes.c ---- */
 
 /* NULL: the route is no form. */
