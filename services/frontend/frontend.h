@@ -13,6 +13,7 @@
 #include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
 #include "services/frontend/reply/reply_query.h"
+#include "services/frontend/request/request_log.h"
 #include "services/frontend/request/request_table.h"
 
 #define FRONTEND_PING_NS 15000000000ull  /* of silence on a stream before a comment is sent */
@@ -93,6 +94,7 @@ typedef struct {
     qn_arena_t scratch;     /* reset per message */
     reply_buffer_t text;    /* reused for stream events */
     latency_t latency;      /* of the last minute */
+    request_log_t *log;     /* owned; NULL in unit tests */
 } frontend_t;
 
 /* ---- service.c ---- */

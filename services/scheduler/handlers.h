@@ -8,6 +8,7 @@
 #include "common/daemon/kept_memory.h"
 #include "common/policy/policy_stats.h"
 #include "common/watch/window.h"
+#include "services/scheduler/history.h"
 #include "services/scheduler/scheduler.h"
 
 enum {
@@ -73,13 +74,12 @@ typedef struct {
     uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
     struct {
         qn_window_t queued, plans, round_trips, steps, idle;
-    } windows; /* times of the last minute; methods_latency.c shows them */
+    } windows;          /* times of the last minute; methods_latency.c shows them */
+    history_t *history; /* owned; what became of requests, for who asks */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];
 extern const qn_method_row_t scheduler_methods[]; /* methods.c */
-/* methods_latency.c */
-qn_call_outcome_t scheduler_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply);
 
 /* A step's time as *ret_step_us + tokens * *ret_token_us, from the last steps; 1 ms and 0.1 ms before there was any. */
 void scheduler_step_model(const scheduler_service_t *service, double *ret_step_us, double *ret_token_us);

@@ -3,7 +3,7 @@
  * Must never:        be asked for by anything that serves.
  * Read next:         common/watch/window.h, schemas/latency_reply.fbs. */
 #include "common/watch/latency.h"
-#include "services/scheduler/handlers.h"
+#include "services/scheduler/methods.h"
 
 qn_call_outcome_t scheduler_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply)
 {

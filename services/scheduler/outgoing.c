@@ -199,6 +199,8 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         if (err == QN_OK && QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_AFTER_PLAN, plan.ids, plan.id_count))
             err = qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
         if (err < 0) return err;
+        const batch_t *batch = scheduler_batch(service->scheduler);
+        history_plan(service->history, batch, &batch->steps[batch->step_count - 1]);
         measure_plan(service, &plan, now_ns);
         uint64_t took_ns = qn_clock_now_ns() - begin_ns;
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
@@ -427,6 +429,7 @@ void scheduler_send_tokens(scheduler_service_t *service)
             continue;
         } /* QN_SEND_INVALID: the receiver sees the gap and fails those requests; all others go on */
         for (uint32_t i = 0; i < message.end_count; i++) {
+            history_end(service->history, message.ends[i], qn_clock_now_ns());
             count(service, SCHEDULER_STAT_CACHED_TOKENS, message.ends[i]->cached_tokens);
             count(service, SCHEDULER_STAT_GENERATED_TOKENS, message.ends[i]->generated_tokens);
         }

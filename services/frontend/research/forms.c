@@ -38,6 +38,7 @@ const form_row_t *form_of(route_t route)
 
 static void form_free(form_t *form)
 {
+    if (form->drop) form->drop(form->state);
     json_decref(form->body);
     qn_arena_fini(&form->arena);
     free(form);
@@ -77,7 +78,7 @@ static void called(void *state, call_t *call, const void *reply)
     form_t *form = call->context;
     if (!call->request)
         form_free(form);
-    else if (!reply)
+    else if (!reply && !form->tries)
         fail(form, &call->error);
     else
         form->next(form, call, reply);
@@ -86,6 +87,14 @@ static void called(void *state, call_t *call, const void *reply)
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next)
 {
     form->next = next;
+    form->tries = false;
+    frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
+}
+
+void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next)
+{
+    form->next = next;
+    form->tries = true;
     frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
 }
 
