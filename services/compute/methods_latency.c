@@ -39,7 +39,7 @@ qn_call_outcome_t compute_method_latency(void *state, qn_call_t *call, const voi
     rows[reply->rows_count++] = qn_latency_row("output", &service->windows.output, call->began_ns);
     rows[reply->rows_count++] = qn_latency_row("sample", &service->windows.sample, call->began_ns);
     reply->rows = rows;
-    reply->steps = rows[0].count;
+    reply->total_steps = rows[0].count;
     reply->sampled_steps = rows[1].count;
     if (!service->runtime) return QN_CALL_DONE;
     service->sample_until_ns = call->began_ns + ASKED_NS;

@@ -24,14 +24,14 @@ static void show_steps(const history_t *history, uint64_t request, uint32_t room
                        qn_scheduler_history_reply_t *reply)
 {
     history_run_t *runs = qn_arena_zalloc(arena, room, sizeof *runs);
-    qn_history_step_t *rows = qn_arena_zalloc(arena, room, sizeof *rows);
-    reply->steps_count = history_runs(history, request, room, runs);
-    for (uint32_t i = 0; i < reply->steps_count; i++) {
+    qn_history_run_t *rows = qn_arena_zalloc(arena, room, sizeof *rows);
+    reply->runs_count = history_runs(history, request, room, runs);
+    for (uint32_t i = 0; i < reply->runs_count; i++) {
         const history_step_t *step = history_step(history, runs[i].step);
-        rows[i] = (qn_history_step_t){.request = runs[i].request,
-                                      .step = runs[i].step,
-                                      .position = runs[i].position,
-                                      .token_count = runs[i].tokens};
+        rows[i] = (qn_history_run_t){.request = runs[i].request,
+                                     .step = runs[i].step,
+                                     .position = runs[i].position,
+                                     .token_count = runs[i].tokens};
         if (!step) continue;
         rows[i].sent_ns = step->sent_ns;
         rows[i].begin_ns = step->begin_ns;
@@ -40,7 +40,7 @@ static void show_steps(const history_t *history, uint64_t request, uint32_t room
         rows[i].step_sequences = step->sequences;
         rows[i].step_tokens = step->tokens;
     }
-    reply->steps = rows;
+    reply->runs = rows;
 }
 
 static void show_decisions(const scheduler_service_t *service, const qn_call_t *call, uint64_t request,
@@ -119,7 +119,7 @@ qn_call_outcome_t scheduler_method_history(void *state, qn_call_t *call, const v
     reply->request = asked->request;
     if (request) show_live(service, call, request, reply);
     if (life) show_ended(life, reply);
-    show_steps(service->history, asked->request, asked->steps, call->arena, reply);
+    show_steps(service->history, asked->request, asked->limit, call->arena, reply);
     show_decisions(service, call, asked->request, reply);
     return QN_CALL_DONE;
 }

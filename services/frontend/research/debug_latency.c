@@ -102,7 +102,7 @@ static void answer(form_t *form, const call_t *call, const qn_latency_reply_t *r
     put_window(&writer, "inter_token_ms", &latency->inter_token, now_ns, state->detail);
     put_window(&writer, "total_ms", &latency->total, now_ns, state->detail);
     put_hops(&writer, latency, now_ns, state->detail);
-    json_put_member_unsigned(&writer, "steps", reply->steps);
+    json_put_member_unsigned(&writer, "steps", reply->total_steps);
     json_put_member_unsigned(&writer, "sampled_steps", reply->sampled_steps);
     json_put_member_unsigned(&writer, "window_s", QN_WINDOW_NS / 1000000000);
     json_put_close(&writer, '}');

@@ -115,8 +115,8 @@ static json_t *hops_json(const logged_request_t *request, const uint64_t stages[
 static json_t *steps_json(const logged_request_t *request, const qn_scheduler_history_reply_t *reply)
 {
     json_t *list = json_array();
-    for (uint32_t i = 0; i < reply->steps_count; i++) {
-        const qn_history_step_t *step = &reply->steps[i];
+    for (uint32_t i = 0; i < reply->runs_count; i++) {
+        const qn_history_run_t *step = &reply->runs[i];
         json_t *row = json_object();
         put(row, "step", json_integer((json_int_t)step->step));
         put(row, "phase", json_string(step->position < reply->prompt_tokens ? "prefill" : "decode"));
@@ -230,7 +230,7 @@ static void ask(form_t *form)
 {
     const requests_form_t *state = form->state;
     qn_scheduler_history_t message = {.request = state->requests[state->at].choices[state->choice].request,
-                                      .steps = state->steps};
+                                      .limit = state->steps};
     form_try(form, QN_METHOD_SCHEDULER_HISTORY, &message, took_history);
 }
 
