@@ -27,13 +27,25 @@ qn_capture_message_t *qn_capture_message_new(const qn_tap_header_t *header, cons
     memset(message, 0, sizeof *message);
     message->header = *header;
     message->missed = missed;
+    message->bytes = bytes;
+    if (bytes) memcpy(message->frame, frame, bytes);
+    const qn_tap_span_t *span = qn_capture_message_span(message);
+    if (header->direction == QN_TAP_SPAN) {
+        message->time_ns = span && is_believable(span->begin_ns, header->now_ns) ? span->begin_ns : header->now_ns;
+        return message;
+    }
     message->type = qn_message_type_of(frame, bytes);
     message->head = qn_wire_head(frame, bytes);
     bool sent = header->direction == QN_TAP_SENT && is_believable(message->head.sent_ns, header->now_ns);
     message->time_ns = sent ? message->head.sent_ns : header->now_ns;
-    message->bytes = bytes;
-    if (bytes) memcpy(message->frame, frame, bytes);
     return message;
+}
+
+const qn_tap_span_t *qn_capture_message_span(const qn_capture_message_t *message)
+{
+    bool whole = message->header.direction == QN_TAP_SPAN && message->bytes == sizeof(qn_tap_span_t);
+    const qn_tap_span_t *span = whole ? (const qn_tap_span_t *)message->frame : NULL;
+    return span && span->begin_ns <= span->end_ns ? span : NULL;
 }
 
 /* ---- requests ---- */

@@ -34,6 +34,9 @@ typedef struct {
 qn_capture_message_t *qn_capture_message_new(const qn_tap_header_t *header, const void *frame, size_t bytes,
                                              uint64_t missed);
 
+/* Returns view of the span that the message is, or NULL: it is a frame, or no believable span. */
+const qn_tap_span_t *qn_capture_message_span(const qn_capture_message_t *message);
+
 /* Which request holds which of compute's slots, as far as the traffic has told. A zeroed one is empty. */
 typedef struct {
     uint64_t request[QN_SLOTS_MAX]; /* 0: not known */

@@ -150,6 +150,10 @@ static void print(const run_t *run, const qn_capture_message_t *message)
 /* Takes the message. */
 static void show(run_t *run, qn_capture_message_t *message)
 {
+    if (message->header.direction == QN_TAP_SPAN) { /* of a recording: quintet trace shows those */
+        free(message);
+        return;
+    }
     run->received++;
     qn_arena_reset(&run->arena);
     qn_capture_message_decode(message, &run->slots, &run->arena);
@@ -179,16 +183,6 @@ static uint64_t wall_minus_monotonic_ns(void)
     struct timespec wall;
     clock_gettime(CLOCK_REALTIME, &wall);
     return (uint64_t)wall.tv_sec * 1000000000ull + (uint64_t)wall.tv_nsec - qn_clock_now_ns();
-}
-
-static qn_err_t find_run_dir(char path[QN_PATH_MAX])
-{
-    qn_config_t *config = NULL;
-    const char *file = options.config ? options.config : getenv("QUINTET_CONFIG");
-    qn_err_t err = qn_config_load(file && file[0] ? file : NULL, NULL, 0, options.run_dir, &config);
-    if (!err) err = qn_paths_run_dir(qn_config_values(config), path, QN_PATH_MAX);
-    qn_config_free(&config);
-    return err;
 }
 
 /* Says whom it listens to, and who is not there yet. */
@@ -266,7 +260,7 @@ static int sniff_live(run_t *run)
     int interrupt_fd = cli_interrupt_fd();
     qn_links_setup_zmq();
     qn_tap_reader_t *reader = NULL;
-    qn_err_t err = find_run_dir(run_dir);
+    qn_err_t err = cli_run_dir(options.config, options.run_dir, run_dir);
     if (!err) err = qn_tap_reader_open(run_dir, qn_daemon_names(), QN_DAEMON_COUNT, &reader);
     if (err) return cli_fail_err(err);
     subscribe(run, reader);
