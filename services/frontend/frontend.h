@@ -12,6 +12,7 @@
 #include "services/frontend/http/http_server.h"
 #include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
+#include "services/frontend/methods/profile.h"
 #include "services/frontend/reply/reply_query.h"
 #include "services/frontend/request/request_log.h"
 #include "services/frontend/request/request_table.h"
@@ -95,6 +96,7 @@ typedef struct {
     reply_buffer_t text;    /* reused for stream events */
     latency_t latency;      /* of the last minute */
     request_log_t *log;     /* owned; NULL in unit tests */
+    profile_t profile;      /* the recorder, and who waits for it */
 } frontend_t;
 
 /* ---- service.c ---- */
