@@ -111,7 +111,10 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
     json_put_key(writer, "parameters");
     json_put_open(writer, '[');
     put_path_parameters(operation->path, writer);
-    if (operation->method && strcmp(operation->verb, "get") == 0) put_query_parameters(operation->method, writer);
+    const openapi_form_t *form = openapi_form(operation->route);
+    if (form && form->query) put_parameter(writer, form->query, "query", false, form->schema);
+    if (!form && operation->method && strcmp(operation->verb, "get") == 0)
+        put_query_parameters(operation->method, writer);
     if (has_research(operation))
         put_parameter(writer, "mode", "query", false, "{\"type\":\"string\",\"enum\":[\"production\",\"research\"]}");
     json_put_close(writer, ']');
@@ -122,6 +125,8 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
 /* Whether a body without members, or none, is refused. */
 static bool needs_body(const operation_t *operation)
 {
+    const openapi_form_t *form = openapi_form(operation->route);
+    if (form) return strcmp(form->example, "{}") != 0;
     if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
     json_t *schema = json_loads(operation->method->request_schema, 0, NULL);
     bool needs = json_object_get(schema, "required") != NULL;
@@ -133,8 +138,11 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
 {
     reply_buffer_t schema = {0};
     json_writer_t inner = json_writer_on(&schema);
+    const openapi_form_t *form = openapi_form(operation->route);
     bool takes = strcmp(operation->verb, "get") != 0;
-    if (takes && operation->method)
+    if (form && form->body)
+        reply_buffer_text(&schema, form->body);
+    else if (takes && operation->method)
         reply_buffer_text(&schema, operation->method->request_schema);
     else if (takes)
         takes = openapi_put_body(operation->route, &inner);
@@ -149,8 +157,10 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
         json_put_key(writer, "schema");
         json_put_raw(writer, schema.data, schema.bytes);
         json_put_key(writer, "example");
-        json_t *example = operation->method ? example_for(operation->method, model) : NULL;
-        if (example) {
+        json_t *example = operation->method && !form ? example_for(operation->method, model) : NULL;
+        if (form) {
+            json_put_raw(writer, form->example, strlen(form->example));
+        } else if (example) {
             char *text = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
             json_put_raw(writer, text, strlen(text));
             free(text);
@@ -208,7 +218,7 @@ static void put_answers(const operation_t *operation, json_writer_t *writer)
 {
     json_put_key(writer, "responses");
     json_put_open(writer, '{');
-    if (operation->method)
+    if (operation->method && !openapi_form(operation->route))
         put_method_answer(operation->method, writer);
     else
         put_answer(writer, "200", "It was done.", content_of(operation->route));

@@ -15,4 +15,13 @@ bool openapi_put_body(route_t route, json_writer_t *writer);
 /* An example of it that the model can do. */
 void openapi_put_example(route_t route, const served_model_t *model, json_writer_t *writer);
 
+/* A form whose request or answer is not its method's: the texts are JSON. */
+typedef struct {
+    route_t route;
+    const char *body, *example; /* schema of the body, and one; NULL: it takes none */
+    const char *query, *schema; /* name and schema of its parameter; NULL: it has none */
+} openapi_form_t;
+/* NULL: the form is as its method. */
+const openapi_form_t *openapi_form(route_t route);
+
 #endif

@@ -131,3 +131,29 @@ void openapi_put_example(route_t route, const served_model_t *model, json_writer
     }
     json_put_raw(writer, text, strlen(text));
 }
+
+/* ---- forms ---- */
+
+#define FLAG "{\"type\":\"boolean\"}"
+#define STEPS "{\"type\":\"integer\",\"minimum\":1,\"maximum\":4096}"
+
+static const openapi_form_t forms[] = {
+    {ROUTE_FORM_debug_latency, NULL, NULL, "detail", FLAG},
+    {ROUTE_FORM_debug_memory, NULL, NULL, NULL, NULL},
+    {ROUTE_FORM_debug_request, NULL, NULL, "steps", STEPS},
+    {ROUTE_FORM_debug_requests_diff,
+     "{\"type\":\"object\",\"properties\":{\"a\":" STRING ",\"b\":" STRING
+     "},\"required\":[\"a\",\"b\"],\"additionalProperties\":false}",
+     "{\"a\":\"example\",\"b\":\"example\"}", "steps", STEPS},
+    {ROUTE_FORM_profiling_stop,
+     "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":[\"string\",\"null\"],\"maxLength\":63}},"
+     "\"additionalProperties\":false}",
+     "{}", NULL, NULL},
+};
+
+const openapi_form_t *openapi_form(route_t route)
+{
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
+        if (forms[i].route == route) return &forms[i];
+    return NULL;
+}

@@ -135,9 +135,12 @@ static json_t *steps_json(const logged_request_t *request, const qn_scheduler_hi
 static json_t *reasons_json(const qn_scheduler_history_reply_t *reply)
 {
     json_t *list = json_array();
-    for (uint32_t i = reply->decisions_count; i-- > 0;) /* oldest first, as the steps */
-        json_array_append_new(list, json_pack("{s:I,s:o}", "step", (json_int_t)reply->decisions[i].step, "text",
-                                              text_json(reply->decisions[i].text)));
+    for (uint32_t i = reply->decisions_count; i-- > 0;) { /* oldest first, as the steps */
+        const qn_decision_t *decision = &reply->decisions[i];
+        json_array_append_new(list, json_pack("{s:I,s:o,s:o,s:o}", "step", (json_int_t)decision->step, "function",
+                                              text_json(decision->function), "policy", text_json(decision->policy),
+                                              "text", text_json(decision->text)));
+    }
     return list;
 }
 
