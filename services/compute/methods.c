@@ -77,5 +77,6 @@ static qn_call_outcome_t method_kernels(void *state, qn_call_t *call, const void
 
 const qn_method_row_t compute_methods[] = {
     {QN_METHOD_COMPUTE_KERNELS, method_kernels},
+    {QN_METHOD_COMPUTE_LATENCY, compute_method_latency},
     {QN_METHOD_NONE, NULL},
 };

@@ -10,8 +10,11 @@
 #include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
 #include "services/frontend/http/http_server.h"
+#include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
+#include "services/frontend/methods/profile.h"
 #include "services/frontend/reply/reply_query.h"
+#include "services/frontend/request/request_log.h"
 #include "services/frontend/request/request_table.h"
 
 #define FRONTEND_PING_NS 15000000000ull  /* of silence on a stream before a comment is sent */
@@ -91,6 +94,9 @@ typedef struct {
     uint64_t warned_silent; /* requests with such since then */
     qn_arena_t scratch;     /* reset per message */
     reply_buffer_t text;    /* reused for stream events */
+    latency_t latency;      /* of the last minute */
+    request_log_t *log;     /* owned; NULL in unit tests */
+    profile_t profile;      /* the recorder, and who waits for it */
 } frontend_t;
 
 /* ---- service.c ---- */

@@ -220,10 +220,11 @@ def test_openapi_is_valid_and_has_every_route(engine):
 
 def test_openapi_operations_answer_as_described(engine):
     """Every operation that has an example, and every GET: the status and the type of the answer are among those named."""
+    assert engine.call("POST", "/v1/completions", {"prompt": [1, 2], "max_tokens": 1}, {"x-request-id": "example"})[0] == 200
     for path, verbs in engine.get("/openapi.json")["paths"].items():
         for verb, operation in verbs.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            target = path.replace("{model}", "default").replace("{service}", "memory")
+            target = path.replace("{model}", "default").replace("{service}", "memory").replace("{id}", "example")
             status, reply = engine.call(verb.upper(), target, content.get("example"))
             assert str(status) in operation["responses"], (verb, path, status, reply)
             assert status == 200, (verb, path, reply)

@@ -32,6 +32,7 @@ typedef struct {
     const char *verb, *path; /* path with {names} */
     const char *id, *tag, *doc;
     const qn_method_t *method;   /* NULL: a route of its own */
+    const form_row_t *form;      /* NULL: none */
     const char *request, *reply; /* JSON Schema of the method's, or of the form over it */
     route_t route;
 } operation_t;
@@ -107,12 +108,29 @@ static bool has_research(const operation_t *operation)
     }
 }
 
+/* {"name": schema, ...} */
+static void put_own_query(const char *query, json_writer_t *writer)
+{
+    json_t *all = json_loads(query, 0, NULL), *schema;
+    const char *name;
+    json_object_foreach(all, name, schema)
+    {
+        char *text = json_dumps(schema, JSON_COMPACT);
+        put_parameter(writer, name, "query", false, text);
+        free(text);
+    }
+    json_decref(all);
+}
+
 static void put_parameters(const operation_t *operation, json_writer_t *writer)
 {
     json_put_key(writer, "parameters");
     json_put_open(writer, '[');
     put_path_parameters(operation->path, writer);
-    if (operation->method && strcmp(operation->verb, "get") == 0) put_query_parameters(operation->method, writer);
+    if (operation->form && operation->form->query)
+        put_own_query(operation->form->query, writer);
+    else if (operation->method && strcmp(operation->verb, "get") == 0)
+        put_query_parameters(operation->method, writer);
     if (has_research(operation))
         put_parameter(writer, "mode", "query", false, "{\"type\":\"string\",\"enum\":[\"production\",\"research\"]}");
     json_put_close(writer, ']');
@@ -125,7 +143,7 @@ static bool needs_body(const operation_t *operation)
 {
     if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
     json_t *schema = json_loads(operation->request, 0, NULL);
-    bool needs = json_object_get(schema, "required") != NULL;
+    bool needs = json_object_get(schema, "required") || json_object_get(schema, "minProperties");
     json_decref(schema);
     return needs;
 }
@@ -134,6 +152,7 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
 {
     reply_buffer_t schema = {0};
     json_writer_t inner = json_writer_on(&schema);
+    const char *own = operation->form ? operation->form->example : NULL;
     bool takes = strcmp(operation->verb, "get") != 0;
     if (takes && operation->method)
         reply_buffer_text(&schema, operation->request);
@@ -150,8 +169,10 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
         json_put_key(writer, "schema");
         json_put_raw(writer, schema.data, schema.bytes);
         json_put_key(writer, "example");
-        json_t *example = operation->method ? example_for(operation->method, model) : NULL;
-        if (example) {
+        json_t *example = operation->method && !own ? example_for(operation->method, model) : NULL;
+        if (own) {
+            json_put_raw(writer, own, strlen(own));
+        } else if (example) {
             char *text = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
             json_put_raw(writer, text, strlen(text));
             free(text);
@@ -253,7 +274,7 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
     json_put_open(writer, '{');
     for (; count < left && strcmp(rows[count].path, rows->path) == 0; count++) {
         const form_row_t *form = form_of(rows[count].route);
-        const qn_method_t *method = form && !openapi_is_own(rows[count].route) ? &qn_methods[form->method] : NULL;
+        const qn_method_t *method = form ? &qn_methods[form->method] : NULL;
         for (size_t i = 0; i < VERB_COUNT; i++) {
             operation_t operation = {.verb = verbs[i].name,
                                      .path = path,
@@ -261,6 +282,7 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
                                      .tag = form ? "research" : "clients",
                                      .doc = rows[count].doc,
                                      .method = method,
+                                     .form = form,
                                      .request = form && form->request ? form->request
                                                 : method              ? method->request_schema
                                                                       : NULL,

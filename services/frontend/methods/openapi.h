@@ -12,8 +12,6 @@ void openapi_write(const served_model_t *model, reply_buffer_t *out);
 
 /* The JSON Schema of the body of a route that is no method, from the tables that parse it. False: it takes none. */
 bool openapi_put_body(route_t route, json_writer_t *writer);
-/* Whether a form has a body and an answer of its own, which are not its method's. */
-bool openapi_is_own(route_t route);
 /* An example of it that the model can do. */
 void openapi_put_example(route_t route, const served_model_t *model, json_writer_t *writer);
 

@@ -23,17 +23,6 @@
     "\"top_k\":{\"type\":[\"integer\",\"null\"]},\"user\":" NAME ",\"adapter\":{\"enum\":[\"\",null]},"      \
     "\"deadline_ms\":{\"type\":[\"integer\",\"null\"],\"minimum\":1,\"maximum\":86400000}"
 
-#define CHOICE "\"policy\":{\"type\":\"string\"},\"shadow\":{\"type\":[\"string\",\"null\"]}"
-#define BATCH                                                                                                     \
-    "\"algorithm\":{\"type\":[\"string\",\"null\"]},\"strategy\":{\"enum\":[\"minimize_latency\","                \
-    "\"maximize_throughput\",null]},\"requests\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":256,\"items\":{" \
-    "\"type\":\"object\",\"anyOf\":[{\"required\":[\"prompt\"]},{\"required\":[\"input_ids\"]}],"                 \
-    "\"properties\":{\"prompt\":" STRING ",\"input_ids\":" IDS ","                                                \
-    "\"max_tokens\":{\"type\":\"integer\",\"minimum\":1},\"priority\":{\"type\":\"integer\"},"                    \
-    "\"user\":{\"type\":\"string\"},\"deadline_ms\":{\"type\":\"integer\",\"minimum\":1}}}},\"max_batch_size\":{" \
-    "\"type\":\"integer\",\"minimum\":1,\"maximum\":256},\"dry_run\":{\"type\":\"boolean\"},"                     \
-    "\"temperature\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"}"
-
 static const struct {
     route_t route;
     const char *properties, *rest; /* of the schema beside "properties" */
@@ -52,19 +41,7 @@ static const struct {
     {ROUTE_DETOKENIZE, "\"tokens\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}",
      "\"required\":[\"tokens\"]"},
     {ROUTE_ABORT_REQUEST, "\"rid\":" NAME ",\"request_id\":" NAME, NULL},
-    {ROUTE_FORM_policies_scheduling_set, CHOICE, "\"minProperties\":1"},
-    {ROUTE_FORM_policies_batching_set, CHOICE, "\"minProperties\":1"},
-    {ROUTE_FORM_policies_admission_set, CHOICE, "\"minProperties\":1"},
-    {ROUTE_FORM_policies_eviction_set, CHOICE, "\"minProperties\":1"},
-    {ROUTE_FORM_batch_schedule, BATCH, "\"required\":[\"requests\"]"},
 };
-
-bool openapi_is_own(route_t route)
-{
-    for (size_t i = 0; i < sizeof by_hand / sizeof by_hand[0]; i++)
-        if (by_hand[i].route == route) return true;
-    return false;
-}
 
 static void put_field(const json_field_t *field, json_writer_t *writer)
 {
@@ -151,14 +128,6 @@ void openapi_put_example(route_t route, const served_model_t *model, json_writer
     case ROUTE_TOKENIZE: text = model->has_text ? "{\"prompt\":\"The SELECT statement\"}" : "{\"prompt\":\"\"}"; break;
     case ROUTE_DETOKENIZE: text = "{\"tokens\":[1,2,3]}"; break;
     case ROUTE_ABORT_REQUEST: text = "{\"abort_all\":true}"; break;
-    case ROUTE_FORM_policies_scheduling_set:
-    case ROUTE_FORM_policies_batching_set:
-    case ROUTE_FORM_policies_admission_set:
-    case ROUTE_FORM_policies_eviction_set: text = "{\"policy\":\"default\",\"shadow\":null}"; break;
-    case ROUTE_FORM_batch_schedule:
-        text =
-            "{\"algorithm\":\"priority_queue\",\"requests\":[{\"input_ids\":[1,2,3],\"max_tokens\":8,\"priority\":1}]}";
-        break;
     default: break;
     }
     json_put_raw(writer, text, strlen(text));

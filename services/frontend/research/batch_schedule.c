@@ -334,6 +334,23 @@ static void schedule(form_t *form)
     form_call(form, QN_METHOD_SCHEDULER_SCHEDULE, &ask, scheduled);
 }
 
+#define TEXT "{\"type\":\"string\",\"minLength\":1}"
+#define IDS "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"integer\",\"minimum\":0}}"
+
+const char form_batch_schedule_request[] =
+    "{\"type\":\"object\",\"required\":[\"requests\"],\"properties\":{"
+    "\"algorithm\":{\"type\":[\"string\",\"null\"]},\"strategy\":{\"enum\":[\"minimize_latency\","
+    "\"maximize_throughput\",null]},\"requests\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":256,\"items\":{"
+    "\"type\":\"object\",\"anyOf\":[{\"required\":[\"prompt\"]},{\"required\":[\"input_ids\"]}],"
+    "\"properties\":{\"prompt\":" TEXT ",\"input_ids\":" IDS ","
+    "\"max_tokens\":{\"type\":\"integer\",\"minimum\":1},\"priority\":{\"type\":\"integer\"},"
+    "\"user\":{\"type\":\"string\"},\"deadline_ms\":{\"type\":\"integer\",\"minimum\":1}}}},\"max_batch_size\":{"
+    "\"type\":\"integer\",\"minimum\":1,\"maximum\":256},\"dry_run\":{\"type\":\"boolean\"},"
+    "\"temperature\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"}}}";
+const char form_batch_schedule_example[] =
+    "{\"algorithm\":\"priority_queue\",\"requests\":[{\"input_ids\":[1,2,3],\"max_tokens\":8,\"priority\":1}]}";
+const char form_batch_schedule_reply[] = "{\"type\":\"object\"}";
+
 void form_batch_schedule(form_t *form)
 {
     batch_t *batch = qn_arena_zalloc(&form->arena, 1, sizeof *batch);

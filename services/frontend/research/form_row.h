@@ -10,7 +10,8 @@ typedef struct {
     const char *path, *name, *doc;
     qn_method_id_t method;
     void (*run)(struct form *form); /* NULL: the method as it is */
-    const char *request, *reply;    /* JSON Schema; NULL: the method's */
+    /* JSON: schemas of body and answer, a body, {name: schema} of the query; each NULL: the method's. */
+    const char *request, *reply, *example, *query;
 } form_row_t;
 
 #endif

@@ -1,8 +1,8 @@
 /* What is this?      Writer and reader of capture files.
  * State owned:       the open file.
  * Must never:        trust a length in a file.
- * Read next:         sniff_capture.h (format). */
-#include "tools/sniff/sniff_capture.h"
+ * Read next:         capture_file.h (format). */
+#include "common/capture/capture_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ typedef struct {
 
 _Static_assert(sizeof(file_header_t) == 32 && sizeof(record_header_t) == 8 && sizeof(prefix_t) == 72, "as documented");
 
-struct sniff_capture {
+struct qn_capture {
     FILE *file; /* owned */
     char path[QN_PATH_MAX];
     uint64_t clock_ns;
@@ -50,9 +50,9 @@ static uint32_t crc_of(const prefix_t *prefix, const void *frame, size_t bytes)
     return qn_crc32c(qn_crc32c(0, prefix, sizeof *prefix), frame, bytes);
 }
 
-static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **ret_capture)
+static qn_err_t open_file(const char *path, const char *mode, qn_capture_t **ret_capture)
 {
-    sniff_capture_t *capture = calloc(1, sizeof *capture);
+    qn_capture_t *capture = calloc(1, sizeof *capture);
     if (!capture) return qn_fail(QN_ERR_NO_MEMORY, "no memory for a capture file");
     bool standard = strcmp(path, "-") == 0;
     if (standard) path = mode[0] == 'r' ? "standard input" : "standard output";
@@ -69,14 +69,14 @@ static qn_err_t open_file(const char *path, const char *mode, sniff_capture_t **
     return QN_OK;
 }
 
-static qn_err_t write_failed(const sniff_capture_t *capture)
+static qn_err_t write_failed(const qn_capture_t *capture)
 {
     return qn_fail(QN_ERR_IO, "cannot write %s: %s", capture->path, strerror(errno));
 }
 
-qn_err_t sniff_capture_create(const char *path, uint64_t clock_ns, sniff_capture_t **ret_capture)
+qn_err_t qn_capture_create(const char *path, uint64_t clock_ns, qn_capture_t **ret_capture)
 {
-    sniff_capture_t *capture = NULL;
+    qn_capture_t *capture = NULL;
     qn_err_t err = open_file(path, "wbe", &capture);
     if (err) return err;
     capture->clock_ns = clock_ns;
@@ -84,14 +84,14 @@ qn_err_t sniff_capture_create(const char *path, uint64_t clock_ns, sniff_capture
     memcpy(header.magic, magic, sizeof magic);
     if (fwrite(&header, sizeof header, 1, capture->file) != 1) {
         err = write_failed(capture);
-        sniff_capture_close(&capture);
+        qn_capture_close(&capture);
         return err;
     }
     *ret_capture = capture;
     return QN_OK;
 }
 
-qn_err_t sniff_capture_write(sniff_capture_t *capture, const sniff_message_t *message)
+qn_err_t qn_capture_write(qn_capture_t *capture, const qn_capture_message_t *message)
 {
     prefix_t prefix = {.missed = message->missed, .header = message->header};
     record_header_t record = {.bytes = (uint32_t)(sizeof prefix + message->bytes),
@@ -103,11 +103,11 @@ qn_err_t sniff_capture_write(sniff_capture_t *capture, const sniff_message_t *me
     return QN_OK;
 }
 
-qn_err_t sniff_capture_flush(sniff_capture_t *capture) { return fflush(capture->file) ? write_failed(capture) : QN_OK; }
+qn_err_t qn_capture_flush(qn_capture_t *capture) { return fflush(capture->file) ? write_failed(capture) : QN_OK; }
 
-qn_err_t sniff_capture_open(const char *path, sniff_capture_t **ret_capture)
+qn_err_t qn_capture_open(const char *path, qn_capture_t **ret_capture)
 {
-    sniff_capture_t *capture = NULL;
+    qn_capture_t *capture = NULL;
     qn_err_t err = open_file(path, "rbe", &capture);
     if (err) return err;
     file_header_t header;
@@ -117,7 +117,7 @@ qn_err_t sniff_capture_open(const char *path, sniff_capture_t **ret_capture)
         err = qn_fail(QN_ERR_UNSUPPORTED, "%s is a capture of version %" PRIu32 "; this program reads version %d", path,
                       header.version, VERSION);
     if (err) {
-        sniff_capture_close(&capture);
+        qn_capture_close(&capture);
         return err;
     }
     capture->clock_ns = header.clock_ns;
@@ -126,16 +126,16 @@ qn_err_t sniff_capture_open(const char *path, sniff_capture_t **ret_capture)
     return QN_OK;
 }
 
-uint64_t sniff_capture_clock_ns(const sniff_capture_t *capture) { return capture->clock_ns; }
+uint64_t qn_capture_clock_ns(const qn_capture_t *capture) { return capture->clock_ns; }
 
-static sniff_capture_outcome_t torn(const sniff_capture_t *capture, const char *why)
+static qn_capture_outcome_t torn(const qn_capture_t *capture, const char *why)
 {
     qn_fail(QN_ERR_INVALID, "%s ends in a torn record at byte %" PRIu64 " (%s): what follows is left out",
             capture->path, capture->offset, why);
-    return SNIFF_CAPTURE_TORN;
+    return QN_CAPTURE_TORN;
 }
 
-static bool reserve(sniff_capture_t *capture, size_t bytes)
+static bool reserve(qn_capture_t *capture, size_t bytes)
 {
     if (bytes <= capture->capacity) return true;
     uint8_t *frame = realloc(capture->frame, bytes);
@@ -145,12 +145,12 @@ static bool reserve(sniff_capture_t *capture, size_t bytes)
     return true;
 }
 
-sniff_capture_outcome_t sniff_capture_read(sniff_capture_t *capture, sniff_message_t **ret_message)
+qn_capture_outcome_t qn_capture_read(qn_capture_t *capture, qn_capture_message_t **ret_message)
 {
     record_header_t record;
     prefix_t prefix;
     size_t got = fread(&record, 1, sizeof record, capture->file);
-    if (!got) return SNIFF_CAPTURE_END;
+    if (!got) return QN_CAPTURE_END;
     if (got < sizeof record) return torn(capture, "cut short");
     if (record.bytes < sizeof prefix || record.bytes - sizeof prefix > QN_FRAME_BYTES_MAX)
         return torn(capture, "impossible length");
@@ -161,14 +161,14 @@ sniff_capture_outcome_t sniff_capture_read(sniff_capture_t *capture, sniff_messa
     if (record.crc != crc_of(&prefix, capture->frame, bytes)) return torn(capture, "wrong CRC");
     if (prefix.header.frame_bytes != bytes || !memchr(prefix.header.service, 0, sizeof prefix.header.service))
         return torn(capture, "broken header");
-    sniff_message_t *message = sniff_message_new(&prefix.header, capture->frame, bytes, prefix.missed);
+    qn_capture_message_t *message = qn_capture_message_new(&prefix.header, capture->frame, bytes, prefix.missed);
     if (!message) return torn(capture, "no memory");
     capture->offset += sizeof record + record.bytes;
     *ret_message = message;
-    return SNIFF_CAPTURE_MESSAGE;
+    return QN_CAPTURE_MESSAGE;
 }
 
-qn_err_t sniff_capture_close(sniff_capture_t **capture)
+qn_err_t qn_capture_close(qn_capture_t **capture)
 {
     if (!*capture) return QN_OK;
     qn_err_t err = fclose((*capture)->file) ? write_failed(*capture) : QN_OK;

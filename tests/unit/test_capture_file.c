@@ -1,7 +1,7 @@
 /* What is this?      Tests of capture files: what is written is read again, and nothing else.
  * State owned:       a temporary file per test.
  * Must never:        leave the file behind.
- * Read next:         tools/sniff/sniff_capture.h. */
+ * Read next:         common/capture/capture_file.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tools/sniff/sniff_capture.h"
+#include "common/capture/capture_file.h"
 
 #define CLOCK_NS 1700000000000000000ull
 #define FILE_HEADER_BYTES 32
@@ -48,8 +48,8 @@ static int remove_path(void **state)
 
 static void write_records(const char *path)
 {
-    sniff_capture_t *capture = NULL;
-    assert_int_equal(sniff_capture_create(path, CLOCK_NS, &capture), QN_OK);
+    qn_capture_t *capture = NULL;
+    assert_int_equal(qn_capture_create(path, CLOCK_NS, &capture), QN_OK);
     for (size_t i = 0; i < RECORD_COUNT; i++) {
         qn_tap_header_t header = {.version = QN_TAP_VERSION,
                                   .direction = QN_TAP_DROPPED,
@@ -59,11 +59,12 @@ static void write_records(const char *path)
                                   .now_ns = 1000 + i,
                                   .frame_bytes = (uint32_t)records[i].bytes};
         strcpy(header.service, records[i].service);
-        sniff_message_t *message = sniff_message_new(&header, records[i].frame, records[i].bytes, records[i].missed);
-        assert_int_equal(sniff_capture_write(capture, message), QN_OK);
+        qn_capture_message_t *message =
+            qn_capture_message_new(&header, records[i].frame, records[i].bytes, records[i].missed);
+        assert_int_equal(qn_capture_write(capture, message), QN_OK);
         free(message);
     }
-    assert_int_equal(sniff_capture_close(&capture), QN_OK);
+    assert_int_equal(qn_capture_close(&capture), QN_OK);
     assert_null(capture);
 }
 
@@ -85,12 +86,12 @@ static void spit(const char *path, const char *bytes, size_t count)
 }
 
 /* Reads to the end; returns how it ended and how many messages there were, each checked. */
-static sniff_capture_outcome_t read_all(sniff_capture_t *capture, size_t *ret_count)
+static qn_capture_outcome_t read_all(qn_capture_t *capture, size_t *ret_count)
 {
-    sniff_message_t *message = NULL;
-    sniff_capture_outcome_t outcome;
+    qn_capture_message_t *message = NULL;
+    qn_capture_outcome_t outcome;
     *ret_count = 0;
-    while ((outcome = sniff_capture_read(capture, &message)) == SNIFF_CAPTURE_MESSAGE) {
+    while ((outcome = qn_capture_read(capture, &message)) == QN_CAPTURE_MESSAGE) {
         size_t i = (*ret_count)++;
         assert_true(i < RECORD_COUNT);
         assert_string_equal(message->header.service, records[i].service);
@@ -108,13 +109,13 @@ static sniff_capture_outcome_t read_all(sniff_capture_t *capture, size_t *ret_co
 static void test_capture_written_messages_are_read_again(void **state)
 {
     write_records(*state);
-    sniff_capture_t *capture = NULL;
-    assert_int_equal(sniff_capture_open(*state, &capture), QN_OK);
-    assert_true(sniff_capture_clock_ns(capture) == CLOCK_NS);
+    qn_capture_t *capture = NULL;
+    assert_int_equal(qn_capture_open(*state, &capture), QN_OK);
+    assert_true(qn_capture_clock_ns(capture) == CLOCK_NS);
     size_t count;
-    assert_int_equal(read_all(capture, &count), SNIFF_CAPTURE_END);
+    assert_int_equal(read_all(capture, &count), QN_CAPTURE_END);
     assert_int_equal(count, RECORD_COUNT);
-    sniff_capture_close(&capture);
+    qn_capture_close(&capture);
 }
 
 /* How many whole records are in the first `bytes` bytes of the file; *ret_exact: nothing is left over. */
@@ -135,16 +136,16 @@ static void test_capture_cut_anywhere_gives_the_whole_records_before_the_cut(voi
     assert_int_equal(total, FILE_HEADER_BYTES + RECORD_BYTES(16) + RECORD_BYTES(0) + RECORD_BYTES(1));
     for (size_t cut = 0; cut <= total; cut++) {
         spit(*state, bytes, cut);
-        sniff_capture_t *capture = NULL;
-        qn_err_t err = sniff_capture_open(*state, &capture);
+        qn_capture_t *capture = NULL;
+        qn_err_t err = qn_capture_open(*state, &capture);
         assert_int_equal(err, cut < FILE_HEADER_BYTES ? QN_ERR_INVALID : QN_OK);
         if (err) continue;
         bool exact;
         size_t expected = whole_records(cut, &exact), count;
-        sniff_capture_outcome_t outcome = read_all(capture, &count);
+        qn_capture_outcome_t outcome = read_all(capture, &count);
         assert_int_equal(count, expected);
-        assert_int_equal(outcome, exact ? SNIFF_CAPTURE_END : SNIFF_CAPTURE_TORN);
-        sniff_capture_close(&capture);
+        assert_int_equal(outcome, exact ? QN_CAPTURE_END : QN_CAPTURE_TORN);
+        qn_capture_close(&capture);
     }
     free(bytes);
 }
@@ -158,13 +159,13 @@ static void test_capture_flipped_bit_in_a_record_is_never_shown(void **state)
         bytes[bit / 8] ^= (char)(1 << bit % 8);
         spit(*state, bytes, total);
         bytes[bit / 8] ^= (char)(1 << bit % 8);
-        sniff_capture_t *capture = NULL;
-        assert_int_equal(sniff_capture_open(*state, &capture), QN_OK);
+        qn_capture_t *capture = NULL;
+        assert_int_equal(qn_capture_open(*state, &capture), QN_OK);
         size_t count;
         /* read_all checks that what comes is what was written. */
-        assert_int_equal(read_all(capture, &count), SNIFF_CAPTURE_TORN);
+        assert_int_equal(read_all(capture, &count), QN_CAPTURE_TORN);
         assert_true(count < RECORD_COUNT);
-        sniff_capture_close(&capture);
+        qn_capture_close(&capture);
     }
     free(bytes);
 }
@@ -174,29 +175,29 @@ static void test_capture_foreign_files_are_refused(void **state)
     write_records(*state);
     size_t total;
     char *bytes = slurp(*state, &total);
-    sniff_capture_t *capture = NULL;
+    qn_capture_t *capture = NULL;
     bytes[8]++;
     spit(*state, bytes, total);
-    assert_int_equal(sniff_capture_open(*state, &capture), QN_ERR_UNSUPPORTED);
+    assert_int_equal(qn_capture_open(*state, &capture), QN_ERR_UNSUPPORTED);
     bytes[0] = 'q';
     spit(*state, bytes, total);
-    assert_int_equal(sniff_capture_open(*state, &capture), QN_ERR_INVALID);
+    assert_int_equal(qn_capture_open(*state, &capture), QN_ERR_INVALID);
     free(bytes);
-    assert_int_equal(sniff_capture_open("/tmp/there/is/no/such/file", &capture), QN_ERR_NOT_FOUND);
-    assert_int_equal(sniff_capture_open("/tmp", &capture), QN_ERR_INVALID);
-    assert_int_equal(sniff_capture_create("/tmp/there/is/no/such/file", 0, &capture), QN_ERR_NOT_FOUND);
+    assert_int_equal(qn_capture_open("/tmp/there/is/no/such/file", &capture), QN_ERR_NOT_FOUND);
+    assert_int_equal(qn_capture_open("/tmp", &capture), QN_ERR_INVALID);
+    assert_int_equal(qn_capture_create("/tmp/there/is/no/such/file", 0, &capture), QN_ERR_NOT_FOUND);
     assert_null(capture);
 }
 
 static void test_capture_full_disk_is_reported(void **state)
 {
     (void)state;
-    sniff_capture_t *capture = NULL;
+    qn_capture_t *capture = NULL;
     if (access("/dev/full", W_OK)) skip();
-    assert_int_equal(sniff_capture_create("/dev/full", 0, &capture), QN_OK);
-    assert_int_equal(sniff_capture_flush(capture), QN_ERR_IO);
+    assert_int_equal(qn_capture_create("/dev/full", 0, &capture), QN_OK);
+    assert_int_equal(qn_capture_flush(capture), QN_ERR_IO);
     assert_non_null(strstr(qn_err_text(), "No space left"));
-    sniff_capture_close(&capture);
+    qn_capture_close(&capture);
 }
 
 int main(void)

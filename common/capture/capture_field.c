@@ -2,7 +2,7 @@
  * State owned:       none.
  * Must never:        read past what the decoder verified.
  * Read next:         common/wire/wire_codec.h (descriptors), sniff_filter.c (user). */
-#include "tools/sniff/sniff_field.h"
+#include "common/capture/capture_field.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,7 @@ static const qn_wire_field_t *find_name(fields_t fields, const char *name, size_
 }
 
 /* Follows `path` from `fields`, the members of what *field leads to. */
-static bool follow(sniff_field_t *field, fields_t fields, const char *path, size_t bytes)
+static bool follow(qn_capture_field_t *field, fields_t fields, const char *path, size_t bytes)
 {
     const char *at = path, *end = path + bytes;
     while (at < end) {
@@ -48,7 +48,7 @@ static bool follow(sniff_field_t *field, fields_t fields, const char *path, size
             field->length = true;
             return true;
         }
-        if (!step || field->step_count == SNIFF_FIELD_DEPTH_MAX) return false;
+        if (!step || field->step_count == QN_CAPTURE_FIELD_DEPTH_MAX) return false;
         field->steps[field->step_count++] = step;
         fields = fields_inside(step);
         at = dot ? dot + 1 : end;
@@ -56,9 +56,9 @@ static bool follow(sniff_field_t *field, fields_t fields, const char *path, size
     return field->step_count && !fields.count;
 }
 
-bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_field)
+bool qn_capture_field_find(const qn_wire_type_t *type, const char *path, size_t bytes, qn_capture_field_t *ret_field)
 {
-    sniff_field_t field = {.step_count = 0};
+    qn_capture_field_t field = {.step_count = 0};
     if (!follow(&field, fields_of_type(type), path, bytes)) return false;
     *ret_field = field;
     return true;
@@ -67,48 +67,51 @@ bool sniff_field_find(const qn_wire_type_t *type, const char *path, size_t bytes
 typedef struct {
     const char *path;
     size_t bytes;
-    sniff_field_t *found;
+    qn_capture_field_t *found;
     size_t count, capacity;
 } search_t;
 
 /* Looks below `above`, whose members are `fields`. */
-static void search_inside(search_t *search, const sniff_field_t *above, fields_t fields)
+static void search_inside(search_t *search, const qn_capture_field_t *above, fields_t fields)
 {
-    if (above->step_count == SNIFF_FIELD_DEPTH_MAX) return;
+    if (above->step_count == QN_CAPTURE_FIELD_DEPTH_MAX) return;
     for (size_t i = 0; i < fields.count; i++) {
-        sniff_field_t here = *above;
+        qn_capture_field_t here = *above;
         here.steps[here.step_count++] = &fields.items[i];
         fields_t inside = fields_inside(&fields.items[i]);
-        sniff_field_t field = here;
+        qn_capture_field_t field = here;
         if (inside.count && search->count < search->capacity && follow(&field, inside, search->path, search->bytes))
             search->found[search->count++] = field;
         search_inside(search, &here, inside);
     }
 }
 
-size_t sniff_field_find_inside(const qn_wire_type_t *type, const char *path, size_t bytes, sniff_field_t *ret_fields,
-                               size_t capacity)
+size_t qn_capture_field_find_inside(const qn_wire_type_t *type, const char *path, size_t bytes,
+                                    qn_capture_field_t *ret_fields, size_t capacity)
 {
-    if (capacity && sniff_field_find(type, path, bytes, ret_fields)) return 1;
+    if (capacity && qn_capture_field_find(type, path, bytes, ret_fields)) return 1;
     search_t search = {.path = path, .bytes = bytes, .found = ret_fields, .capacity = capacity};
-    sniff_field_t none = {.step_count = 0};
+    qn_capture_field_t none = {.step_count = 0};
     search_inside(&search, &none, fields_of_type(type));
     return search.count;
 }
 
-const qn_wire_field_t *sniff_field_leaf(const sniff_field_t *field) { return field->steps[field->step_count - 1]; }
+const qn_wire_field_t *qn_capture_field_leaf(const qn_capture_field_t *field)
+{
+    return field->steps[field->step_count - 1];
+}
 
 /* ---- values ---- */
 
 typedef struct {
-    const sniff_field_t *field;
-    bool (*test)(const void *context, const sniff_value_t *value);
+    const qn_capture_field_t *field;
+    bool (*test)(const void *context, const qn_capture_value_t *value);
     const void *context;
 } walk_t;
 
 static bool test_number(const walk_t *walk, long double number)
 {
-    sniff_value_t value = {.number = number};
+    qn_capture_value_t value = {.number = number};
     return walk->test(walk->context, &value);
 }
 
@@ -123,7 +126,7 @@ static bool test_scalar(const walk_t *walk, const qn_wire_field_t *field, const 
         float f32;
         qn_text_t text;
     } raw = {0};
-    sniff_value_t value = {0};
+    qn_capture_value_t value = {0};
     memcpy(&raw, at, field->kind == QN_WIRE_STRING ? sizeof raw.text : field->bytes);
     switch ((qn_wire_kind_t)field->kind) {
     case QN_WIRE_BOOL:
@@ -193,8 +196,8 @@ static bool walk_field(const walk_t *walk, unsigned step, const uint8_t *base)
     return inner && walk_element(walk, step, inner);
 }
 
-bool sniff_field_any(const sniff_field_t *field, const void *message,
-                     bool (*test)(const void *context, const sniff_value_t *value), const void *context)
+bool qn_capture_field_any(const qn_capture_field_t *field, const void *message,
+                          bool (*test)(const void *context, const qn_capture_value_t *value), const void *context)
 {
     walk_t walk = {.field = field, .test = test, .context = context};
     return walk_field(&walk, 0, message);
@@ -220,7 +223,7 @@ static size_t gather_names(const qn_wire_type_t *type, const char **names)
     return count;
 }
 
-const char *sniff_field_suggest(const qn_wire_type_t *type, const char *path, size_t bytes)
+const char *qn_capture_field_suggest(const qn_wire_type_t *type, const char *path, size_t bytes)
 {
     const char **names = calloc(gather_names(type, NULL) + 1, sizeof *names);
     QN_ASSERT(names != NULL);
