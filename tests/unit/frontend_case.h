@@ -43,7 +43,7 @@ struct qn_daemon {
     qn_peer_t peers[QN_SERVICE_TOOL + 1];
     qn_send_outcome_t outcome; /* what every send says */
     qn_state_t state;
-    int fds[2];
+    int fds[4];
     size_t fd_count;
 };
 
@@ -74,6 +74,7 @@ void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text
 
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)
 {
+    assert_true(daemon->fd_count < sizeof daemon->fds / sizeof daemon->fds[0]);
     daemon->fds[daemon->fd_count++] = fd;
     return QN_OK;
 }
@@ -290,10 +291,10 @@ static inline const char *client_text(client_t *client)
 static inline void pump(case_t *test, client_t *client)
 {
     tick(test);
-    struct pollfd items[3] = {{.fd = test->daemon.fds[0], .events = POLLIN},
-                              {.fd = test->daemon.fds[1], .events = POLLIN},
-                              {.fd = client ? client->fd : -1, .events = POLLIN}};
-    poll(items, 3, 1);
+    struct pollfd items[5] = {{.fd = client ? client->fd : -1, .events = POLLIN}};
+    for (size_t i = 0; i < test->daemon.fd_count; i++)
+        items[i + 1] = (struct pollfd){.fd = test->daemon.fds[i], .events = POLLIN};
+    poll(items, test->daemon.fd_count + 1, 1);
     if (client) client_read(client);
 }
 
