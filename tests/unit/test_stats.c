@@ -98,8 +98,8 @@ static void test_stats_row_is_named_later_and_holds_any_number(void **state)
     qn_stat_row_t row;
     memset(long_name, 'n', sizeof long_name - 1);
     long_name[sizeof long_name - 1] = '\0';
-    assert_int_equal(qn_stats_create(directory, "memory", 1, later, &count, 1, &stats), QN_OK);
-    assert_int_equal(qn_stats_open(directory, "memory", &view), QN_OK);
+    assert_int_equal(qn_stats_create(directory, "compute", 1, later, &count, 1, &stats), QN_OK);
+    assert_int_equal(qn_stats_open(directory, "compute", &view), QN_OK);
     static const char *const names[] = {"policy_metric{policy=\"a\"}", "b", "", "policy_metric{policy=\"c\"}"};
     for (size_t i = 0; i < 4; i++) {
         qn_stats_name(stats, 0, 0, names[i]);
