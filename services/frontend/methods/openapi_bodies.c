@@ -149,6 +149,11 @@ static const openapi_form_t forms[] = {
      "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":[\"string\",\"null\"],\"maxLength\":63}},"
      "\"additionalProperties\":false}",
      "{}", NULL, NULL},
+    {ROUTE_FORM_flags_get, NULL, NULL, NULL, NULL},
+    {ROUTE_FORM_flags_set,
+     "{\"type\":\"object\",\"minProperties\":1,\"maxProperties\":64,"
+     "\"additionalProperties\":{\"type\":[\"string\",\"integer\",\"boolean\"]}}",
+     "{\"frontend.strict_fields\":false}", NULL, NULL},
 };
 
 const openapi_form_t *openapi_form(route_t route)
