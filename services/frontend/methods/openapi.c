@@ -81,11 +81,12 @@ static void put_query_parameters(const qn_method_t *method, json_writer_t *write
     json_object_foreach(json_object_get(schema, "properties"), name, property)
     {
         json_t *types = json_object_get(property, "type"); /* "integer", or with null, which a query cannot say */
-        const char *type = json_string_value(json_is_array(types) ? json_array_get(types, 0) : types);
+        bool nullable = json_is_array(types);
+        const char *type = json_string_value(nullable ? json_array_get(types, 0) : types);
         if (strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
-        json_object_set_new(property, "type", json_string(type));
+        json_object_set_new(property, "type", json_string(type)); /* frees what `types` and `type` view */
         json_t *values = json_object_get(property, "enum");
-        if (values && json_is_array(types)) json_array_remove(values, json_array_size(values) - 1);
+        if (values && nullable) json_array_remove(values, json_array_size(values) - 1);
         char *text = json_dumps(property, JSON_COMPACT);
         put_parameter(writer, name, "query", false, text);
         free(text);
