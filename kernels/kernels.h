@@ -317,8 +317,8 @@ typedef struct {
 } qn_kv_write_t;
 
 /* attention.prefill, attention.decode: causal attention of each run's tokens over the slot's blocks, which hold this
- * step's k and v already. Head h reads kv head h / (H/K). attention.decode gets only runs of one token; other rows of
- * out are not touched. Moves 2*K*D scalars per (run, position). */
+ * step's k and v already. Head h reads kv head h / (H/K). attention.decode gets only runs of one token, or of none:
+ * those cost nothing. Rows of out that are no run's are not touched. Moves 2*K*D scalars per (run, position). */
 typedef struct {
     qn_kv_t kv;
     qn_slot_tables_t tables;

@@ -6,7 +6,7 @@
  *
  * A recorded step has fixed pointers and counts; the arrays they point to are uploaded before it runs. So the number of
  * runs is rounded up to one of a few sizes, and the rest are runs of the null slot: a slot that is done, whose runs
- * write no KV and sample nothing. */
+ * write no KV and sample nothing; to attention they are runs of no tokens, which attend to nothing. */
 #include "services/compute/executor/executor_internal.h"
 
 #include "common/assert.h"
@@ -84,6 +84,7 @@ void executor_fill_up(executor_t *self, uint32_t runs)
     choose_size(self, runs, &size);
     for (uint32_t i = runs; i < size; i++) {
         host->runs[i] = host->decode_runs[i] = (qn_run_t){.slot = null_slot, .tokens = 1, .first = i, .from_slot = 1};
+        host->decode_runs[i].tokens = 0;
         host->samples[i] = (qn_sample_t){.slot = null_slot};
         host->sample_rows[i] = i;
     }
