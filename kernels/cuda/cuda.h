@@ -113,7 +113,7 @@ void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
 
 /* Operations of fused.h, in one launch for few tokens and the types and widths that allow it, else in parts. Tables,
  * runs and the cache's earlier positions are read before the launch's predecessors have ended: what writes them must
- * have been launched before this step's step_input. */
+ * be this step's step_input (its arrays) or have been launched before it. */
 void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
