@@ -1,7 +1,7 @@
 /* What is this?      The matrix product of 9 to 160 tokens on Hopper, a launch for all parts, with bias, residual, or
  *                    f(gate) * up at its end.
  * State owned:       none.
- * Must never:        let the order of additions depend on anything but the weights' shape.
+ * Must never:        let the order of additions depend on anything but the weights' shape and the device.
  * Read next:         matmul_wide.cuh (who copies what), wgmma.cuh (the instructions).
  *
  * With so few tokens a product is as fast as weights come from memory. Weight rows are the rows of wgmma, tokens its
