@@ -232,6 +232,7 @@ def test_policies_schedule_is_a_simulation_that_changes_nothing(engine):
     ({"requests": REQUESTS, "policy": "lifo"}, "policy", "built in are"),
     ({"requests": REQUESTS, "batching": "lifo"}, "policy", "built in are fixed"),
     ({"requests": [{"prompt_tokens": 1000000, "max_tokens": 1000000}]}, "requests", "request 0"),
+    ({"requests": [{"max_tokens": 600000}, {"max_tokens": 600000}]}, "requests", "generate 1200000 tokens"),
     ({"requests": [{"prompt_tokens": 0}]}, "requests", "below the minimum"),
     ({"requests": REQUESTS, "max_batch_size": 4, "token_budget": 2}, "token_budget", "max_step_tokens"),
     ({}, "requests", "required"),
