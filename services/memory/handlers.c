@@ -183,8 +183,9 @@ static uint32_t blocks_for(const memory_service_t *service, uint32_t tokens)
 /* One item; its blocks are appended to the Grant's. An item that might not fit into this Grant is short of blocks: the
  * scheduler asks again. */
 static void lease_item(memory_service_t *service, const qn_lease_t *lease, const qn_lease_item_t *item,
-                       uint32_t *block_count, qn_grant_item_t *ret_item)
+                       qn_grant_t *reply, qn_grant_item_t *ret_item)
 {
+    uint32_t *block_count = &reply->blocks_count;
     block_pool_t *pool = service->model.pool;
     block_pool_grant_t grant = {0};
     block_pool_outcome_t outcome = BLOCK_POOL_SHORT_OF_BLOCKS;
@@ -204,6 +205,11 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
     ret_item->first_block = grant.first_block;
     ret_item->block_count = grant.block_count;
     ret_item->cached_tokens = grant.cached_tokens;
+    if (grant.copies)
+        service->grant_copies[reply->copies_count++] =
+            (qn_grant_copy_t){.sequence = item->sequence,
+                              .from = grant.copy_from,
+                              .to = grant.blocks[grant.cached_tokens / service->config->memory.block_tokens]};
     *block_count += grant.block_count;
 }
 
@@ -229,23 +235,20 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
                                                      : "too many items, or an item's ids lie outside ids");
         return;
     }
-    uint32_t block_count = 0;
+    qn_grant_t reply = {.head.request = lease->head.request,
+                        .batch = lease->batch,
+                        .items = service->grant_items,
+                        .items_count = lease->items_count,
+                        .blocks = service->grant_blocks,
+                        .copies = service->grant_copies};
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
     for (uint32_t i = 0; i < lease->items_count; i++)
-        lease_item(service, lease, &lease->items[i], &block_count, &service->grant_items[i]);
+        lease_item(service, lease, &lease->items[i], &reply, &service->grant_items[i]);
     block_pool_stats_t stats;
     block_pool_stats(service->model.pool, &stats);
-    qn_grant_t reply = {
-        .head.request = lease->head.request,
-        .batch = lease->batch,
-        .items = service->grant_items,
-        .items_count = lease->items_count,
-        .blocks = service->grant_blocks,
-        .blocks_count = block_count,
-        .free_blocks = stats.free_blocks,
-        .cached_blocks = stats.cached_blocks,
-    };
+    reply.free_blocks = stats.free_blocks;
+    reply.cached_blocks = stats.cached_blocks;
     send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_AFTER_LEASE, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease that was granted"));

@@ -30,8 +30,9 @@ typedef struct {
     qn_tensor_t *tensors;  /* as ModelDescription carries them; views of model.weights */
     memory_asker_t askers[QN_PEERS_MAX];
     size_t asker_count;
-    qn_grant_item_t *grant_items; /* QN_GRANT_ITEMS_MAX */
-    uint32_t *grant_blocks;       /* QN_GRANT_BLOCKS_MAX; touched only as far as used */
+    qn_grant_item_t *grant_items;  /* QN_GRANT_ITEMS_MAX */
+    qn_grant_copy_t *grant_copies; /* QN_GRANT_COPIES_MAX */
+    uint32_t *grant_blocks;        /* QN_GRANT_BLOCKS_MAX; touched only as far as used */
     uint64_t progress_shown_ns;
 } memory_service_t;
 

@@ -140,6 +140,7 @@ qn_call_outcome_t memory_method_pin(void *state, qn_call_t *call, const void *me
     switch (block_pool_pin(service->model.pool, qn_salt_hash(asked->cache_salt), asked->ids, asked->ids_count,
                            &reply->pin, &reply->pinned_tokens)) {
     case BLOCK_POOL_PINNED:
+    case BLOCK_POOL_NOT_OPEN: /* of clones */
     case BLOCK_POOL_NOT_CACHED: break;
     case BLOCK_POOL_PINS_FULL:
         return qn_call_fail(call, 409, NULL, "%d prefixes are pinned, and no more may be; unpin one",

@@ -89,6 +89,7 @@ static void service_fini(void **state)
     region_table_destroy(&service->regions);
     free(service->tensors);
     free(service->grant_items);
+    free(service->grant_copies);
     free(service->grant_blocks);
     free(service);
     *state = NULL;
@@ -144,8 +145,10 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     int32_t device = -1;
     snprintf(fd_socket, sizeof fd_socket, "%s/memory.fds", qn_daemon_run_dir(service->daemon));
     service->grant_items = calloc(QN_GRANT_ITEMS_MAX, sizeof *service->grant_items);
+    service->grant_copies = calloc(QN_GRANT_COPIES_MAX, sizeof *service->grant_copies);
     service->grant_blocks = calloc(QN_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
-    if (!service->grant_items || !service->grant_blocks) return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
+    if (!service->grant_items || !service->grant_blocks || !service->grant_copies)
+        return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
     qn_err_t err = choose_share(config, &share, &device);
     /* A GPU that cannot be used is said now, not when the model has been looked at. */
     if (!err) err = qn_region_probe(share, device);
