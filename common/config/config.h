@@ -61,6 +61,9 @@ typedef struct {
         bool prefix_cache;
         char *huge_pages; /* auto | all | off */
         char *eviction;   /* lru */
+        uint64_t pin_percent;
+        char *cache_dir;
+        uint64_t cache_dir_bytes;
     } memory;
     struct {
         char *endpoint;

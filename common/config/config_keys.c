@@ -83,6 +83,12 @@ static const qn_config_key_t keys[] = {
     TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
          "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
     TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
+    COUNT("memory.pin_percent", memory.pin_percent, "50", 1, 100,
+          "Most KV blocks that pins may hold, in percent of all."),
+    TEXT("memory.cache_dir", memory.cache_dir, "", NULL,
+         "Directory of prefixes that were saved; \"\" is saved in run_dir, which does not outlive a reboot."),
+    BYTES("memory.cache_dir_bytes", memory.cache_dir_bytes, "16GiB", 0, 1ull << 46,
+          "Most bytes of all saved prefixes; 0: none can be saved."),
 
     OTHER("compute.endpoint", QN_CONFIG_ENDPOINT, compute.endpoint, "ipc",
           "Where compute is reached: ipc or tcp://host:port."),

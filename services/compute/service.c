@@ -111,6 +111,8 @@ void compute_end_session(compute_service_t *service)
 {
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
+    for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++)
+        service->settling[i].jobs = 0; /* nothing runs any more */
     model_destroy(&service->model);
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         qn_region_close(&service->scratch[i]);
@@ -279,6 +281,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     }
     if (service->phase == COMPUTE_RESERVING && all_mapped(service)) start_runtime(service);
     if (service->phase == COMPUTE_RUNNING && !send_results(service)) wake_ns = now_ns + COMPUTE_SEND_RETRY_NS;
+    compute_answer_settles(service);
     publish_stats(service);
     return wake_ns;
 }

@@ -316,6 +316,7 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
     pool->stats.grants++;
     pool->stats.lookups += ids_count > 0;
     pool->stats.lookup_tokens += ids_count;
+    pool->stats.hits += ids_count > 0 && sequence->committed > 0;
     pool->stats.hit_tokens += sequence->committed;
     *ret_grant = (block_pool_grant_t){.block_count = needed,
                                       .cached_tokens = sequence->committed,
@@ -434,6 +435,21 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t positi
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
     return block_pool_find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
+}
+
+uint32_t block_pool_resident(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
+{
+    return block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, NULL) * pool->options.block_tokens;
+}
+
+uint32_t block_pool_block_tokens(const block_pool_t *pool) { return pool->options.block_tokens; }
+
+bool block_pool_shares(const block_pool_t *pool) { return pool->options.prefix_cache; }
+
+uint32_t block_pool_pin_blocks_max(const block_pool_t *pool)
+{
+    uint32_t room = pool->options.block_count - pool->table_max, most = pool->options.pin_blocks_max;
+    return most > 0 && most < room ? most : room;
 }
 
 uint32_t block_pool_flush(block_pool_t *pool)

@@ -81,7 +81,8 @@ typedef struct {
     uint32_t sequences;
     uint64_t lookups;       /* opens that brought ids */
     uint64_t lookup_tokens; /* their ids */
-    uint64_t hit_tokens;    /* of those, found */
+    uint64_t hits;          /* of the lookups, found something */
+    uint64_t hit_tokens;    /* of the ids, found */
     uint64_t evictions;     /* blocks */
     uint64_t grants, grants_short, flushes;
     const char *policy; /* name of the eviction policy */
@@ -116,6 +117,14 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position,
 
 /* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
+
+/* The same with the last full block: what could be kept of these ids. */
+uint32_t block_pool_resident(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
+uint32_t block_pool_block_tokens(const block_pool_t *pool);
+/* Whether prefixes are shared at all. */
+bool block_pool_shares(const block_pool_t *pool);
+/* Blocks that pins may hold. */
+uint32_t block_pool_pin_blocks_max(const block_pool_t *pool);
 
 /* The sequence's block table: view of *ret_count entries, valid until the next change; NULL when not open. */
 const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence, uint32_t *ret_count);
@@ -170,7 +179,8 @@ bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uin
                       const uint32_t *blocks, uint32_t block_count);
 
 /* Opens a fill (rule 14) for the full blocks of `ids`; ids_count is a multiple of block_tokens. The grant is the whole
- * table; its cached_tokens are there already. False: no room (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
+ * table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds them. False: no room
+ * (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
 bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                           uint64_t *ret_fill, block_pool_grant_t *ret_grant);
 /* All of it is written: its blocks enter the index and become cached. */

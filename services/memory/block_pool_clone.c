@@ -259,11 +259,11 @@ bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids
     uint32_t needed = ids_count / pool->options.block_tokens, revived = 0;
     QN_ASSERT(ids_count % pool->options.block_tokens == 0);
     if (pool->fill_count == BLOCK_POOL_FILLS_MAX || needed == 0 || needed > pool->table_max) return false;
-    if (!block_pool_leaves_room(pool, needed, false)) return false;
     uint32_t shared = block_pool_find_full(pool, salt, ids, ids_count, needed, pool->scratch);
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[pool->scratch[i]] == 0;
     if (needed - shared > block_pool_available(pool) - revived) return false;
+    if (shared < needed && !block_pool_leaves_room(pool, needed, false)) return false;
     pool->use++;
     sequence_t *fill = block_pool_add(pool, BLOCK_POOL_FILL | ++pool->fills_made, salt);
     uint32_t *table = block_pool_table_of(pool, fill);

@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/watch/log.h"
 #include "services/memory/kept_regions.h"
+#include "services/memory/methods.h"
 
 /* The ids of an item, NULL when it has none (then `ids` itself may be absent). */
 QN_GRANT_OUTCOME_SAME_VALUES(BLOCK_POOL_);
@@ -129,8 +130,23 @@ qn_err_t memory_publish_model(memory_service_t *service)
     return QN_OK;
 }
 
+void memory_meet_peer(memory_service_t *service, qn_peer_t peer)
+{
+    if (qn_peer_is_scheduler(peer)) service->scheduler = peer;
+    if (peer.service == QN_SERVICE_COMPUTE) service->compute = peer;
+}
+
 void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
 {
+    if (qn_peer_is_scheduler(peer)) {
+        if (peer.epoch > service->gone_scheduler) service->gone_scheduler = peer.epoch;
+        if (qn_peer_equal(peer, service->scheduler)) service->scheduler = (qn_peer_t){0};
+        memory_clones_fail(service);
+    }
+    if (qn_peer_equal(peer, service->compute)) {
+        service->compute = (qn_peer_t){0};
+        memory_restores_settled(service, 0); /* nothing of it runs any more */
+    }
     size_t left = 0;
     for (size_t i = 0; i < service->asker_count; i++) {
         if (!qn_peer_equal(service->askers[i].peer, peer)) service->askers[left++] = service->askers[i];
@@ -280,9 +296,18 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
             qn_log_debug("Commit of sequence %" PRIu64 " at %" PRIu32 " ignored: not open, or not next", item->sequence,
                          item->position);
     }
+    if (commit->head.request) memory_clone_committed(service, commit->head.request);
 }
 
 /* ---- the cache, for people ---- */
+
+static void handle_settled(void *state, qn_peer_t from, const void *message)
+{
+    memory_service_t *service = state;
+    const qn_settled_t *settled = message;
+    if (qn_peer_equal(from, service->compute) && settled->head.request)
+        memory_restores_settled(service, settled->head.request);
+}
 
 static void handle_cache_query(void *state, qn_peer_t from, const void *message)
 {
@@ -308,7 +333,10 @@ static void handle_cache_query(void *state, qn_peer_t from, const void *message)
         .grants_short = stats.grants_short,
         .flushes = stats.flushes,
         .policy = qn_text(stats.policy),
+        .hits = stats.hits,
+        .pins = pin_book_count(service->pins),
     };
+    block_pool_pins(service->model.pool, &reply.pinned_blocks);
     send_or_log(service, from, QN_MESSAGE_CACHE_STATS, &reply);
 }
 
@@ -330,5 +358,6 @@ const qn_handler_t memory_handlers[] = {
     {QN_MESSAGE_COMMIT, handle_commit},
     {QN_MESSAGE_CACHE_QUERY, handle_cache_query},
     {QN_MESSAGE_FLUSH_CACHE, handle_flush_cache},
+    {QN_MESSAGE_SETTLED, handle_settled},
     {QN_MESSAGE_NONE, NULL},
 };

@@ -75,5 +75,11 @@ const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_EVICT, memory_method_evict},
     {QN_METHOD_MEMORY_PIN, memory_method_pin},
     {QN_METHOD_MEMORY_UNPIN, memory_method_unpin},
+    {QN_METHOD_MEMORY_CLEAR, memory_method_clear},
+    {QN_METHOD_MEMORY_PINS, memory_method_pins},
+    {QN_METHOD_MEMORY_CLONE, memory_method_clone},
+    {QN_METHOD_MEMORY_SAVE, memory_method_save},
+    {QN_METHOD_MEMORY_RESTORE, memory_method_restore},
+    {QN_METHOD_MEMORY_PLAN, memory_method_plan},
     {QN_METHOD_NONE, NULL},
 };

@@ -92,6 +92,13 @@ uint32_t step_queue_depth(const step_queue_t *queue)
     return (uint32_t)(atomic_load_explicit(&queue->submitted, memory_order_relaxed) - queue->released);
 }
 
+uint64_t step_queue_submitted(const step_queue_t *queue)
+{
+    return atomic_load_explicit(&queue->submitted, memory_order_relaxed);
+}
+
+uint64_t step_queue_released(const step_queue_t *queue) { return queue->released; }
+
 bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step)
 {
     uint64_t submitted = atomic_load_explicit(&queue->submitted, memory_order_relaxed);

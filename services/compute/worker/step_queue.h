@@ -43,6 +43,9 @@ void step_queue_discard(step_queue_t *queue);
 bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step);
 /* Submitted and not yet released. */
 uint32_t step_queue_depth(const step_queue_t *queue);
+/* Jobs submitted, and released, since the beginning: what was submitted before is over when so many are released. */
+uint64_t step_queue_submitted(const step_queue_t *queue);
+uint64_t step_queue_released(const step_queue_t *queue);
 /* Readable when a job has finished; step_queue_quiet makes it unreadable again. Borrowed. */
 int step_queue_fd(const step_queue_t *queue);
 void step_queue_quiet(step_queue_t *queue);
