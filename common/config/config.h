@@ -34,6 +34,7 @@ typedef struct {
         char *mode;   /* production | research */
         uint64_t max_connections;
         uint64_t max_body_bytes;
+        uint64_t max_inline_values;
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
@@ -74,6 +75,7 @@ typedef struct {
         char *spin;         /* auto | on | off */
         bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
         char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        uint64_t tensor_bytes;
     } compute;
     struct {
         char *level; /* error | warning | notice | info | debug */

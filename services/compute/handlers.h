@@ -6,6 +6,7 @@
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
 #include "services/compute/runtime.h"
+#include "services/compute/tensors/tensor_store.h"
 #include "services/compute/executor/scratch.h"
 
 /* How far compute has come with the memory daemon that lives now. */
@@ -49,6 +50,8 @@ typedef struct {
         uint64_t request, jobs;      /* submitted when it came */
     } settling[COMPUTE_SETTLES_MAX]; /* epoch 0: a free place. Answered when no step is here */
     qn_arena_t sending;              /* the arrays of one StepResult */
+    tensor_store_t *tensors;
+    task_queue_t *tasks; /* outlives runtimes: what waits goes on with the next one */
     /* A handler's verdict that tick acts on. */
     qn_failure_t failure;  /* code QN_OK: none */
     bool failure_is_final; /* trying again cannot help */
