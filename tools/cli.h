@@ -19,11 +19,13 @@ int cmd_generate(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_detokenize(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_call(int argc, char **argv);
 int cmd_sniff(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_config(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_policy(int argc, char **argv);
 int cmd_note_crash(int argc, char **argv);
 
 /* ---- options ------------------------------------------------------------------------------------------------ */

@@ -58,8 +58,13 @@ static const qn_config_key_t keys[] = {
 
     OTHER("scheduler.endpoint", QN_CONFIG_ENDPOINT, scheduler.endpoint, "ipc",
           "Where the scheduler is reached: ipc or tcp://host:port."),
-    TEXT("scheduler.policy", scheduler.policy, "fcfs", NULL,
-         "Scheduling policy: fcfs, priority, or the path of a shared object."),
+    TEXT(
+        "scheduler.policy", scheduler.policy, "fcfs", NULL,
+        "Scheduling policy: fcfs, priority, shortest_job, prefix, fair, or a shared object, NAME.so in policies.dirs."),
+    TEXT("scheduler.batching", scheduler.batching, "fixed", NULL,
+         "Step size: fixed, pressure (smaller pieces of prompts when blocks are few), or a shared object."),
+    TEXT("scheduler.admission", scheduler.admission, "queue", NULL,
+         "Who is accepted: queue, user_share (equal parts of a queue that is half full), or a shared object."),
     COUNT("scheduler.max_sequences", scheduler.max_sequences, "64", 1, QN_SLOTS_MAX,
           "Sequences running at once; each has a slot in compute's tables."),
     COUNT("scheduler.max_step_tokens", scheduler.max_step_tokens, "512", 1, QN_STEP_TOKENS_MAX,
@@ -84,7 +89,8 @@ static const qn_config_key_t keys[] = {
     BOOL("memory.prefix_cache", memory.prefix_cache, "true", "Share the KV blocks of equal prompt beginnings."),
     TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
          "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
-    TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
+    TEXT("memory.eviction", memory.eviction, "lru", NULL,
+         "Which unreferenced block goes first: lru, lfu, fifo, cost, or a shared object."),
     COUNT("memory.pin_percent", memory.pin_percent, "50", 1, 100,
           "Most KV blocks that pins may hold, in percent of all."),
     TEXT("memory.cache_dir", memory.cache_dir, "", NULL,
@@ -109,6 +115,11 @@ static const qn_config_key_t keys[] = {
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
     BYTES("compute.tensor_bytes", compute.tensor_bytes, "256MiB", 0, 1ull << 40,
           "Most host memory of the tensors that people keep in compute (/parallel); 0: none."),
+
+    TEXT(
+        "policies.dirs", policies.dirs, "", NULL,
+        "Directories that policies are loaded from, separated by colons; \"\": policies beside the executable, and the "
+        "installed ones."),
 
     TEXT("log.level", log.level, "info", "error|warning|notice|info|debug", "Lines above this level are dropped."),
 

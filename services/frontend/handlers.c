@@ -494,6 +494,10 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     message.truncate_prompt_tokens = generation->truncate_prompt_tokens;
     message.priority = whole->priority;
     message.cache_salt = text_of(whole->cache_salt);
+    message.user = text_of(whole->user);
+    message.deadline_ms = whole->deadline_ms;
+    message.model = text_of(whole->model);
+    message.adapter = text_of(whole->adapter);
     message.received_ns = exchange->received_ns;
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_ENCODE, &message);
 }

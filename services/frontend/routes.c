@@ -16,12 +16,25 @@
 
 #define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
 
+/* What the request itself says; NULL: nothing. *ret_param: where. */
+static const char *asked_mode(const http_request_t *request, const char **ret_param)
+{
+    const char *mode = http_request_query(request, *ret_param = "mode");
+    return mode ? mode : http_request_header(request, *ret_param = "x-quintet-mode");
+}
+
 bool frontend_wants_research(const frontend_t *frontend, const http_request_t *request)
 {
-    const char *mode = http_request_query(request, "mode");
-    if (!mode) mode = http_request_header(request, "x-quintet-mode");
-    if (!mode) mode = frontend->config->frontend.mode;
-    return strcmp(mode, "research") == 0;
+    const char *param, *mode = asked_mode(request, &param);
+    return strcmp(mode ? mode : frontend->config->frontend.mode, "research") == 0;
+}
+
+static bool check_mode(const http_request_t *request, http_error_t *ret_error)
+{
+    const char *param, *mode = asked_mode(request, &param);
+    if (!mode || strcmp(mode, "research") == 0 || strcmp(mode, "production") == 0) return true;
+    http_error_set(ret_error, 400, param, "%s is \"%.64s\"; it is production or research.", param, mode);
+    return false;
 }
 
 /* An id for a client that brought none. */
@@ -351,6 +364,14 @@ static void take_request(frontend_t *frontend, http_request_t *request)
         reply_no_route(frontend, request, outcome, match.allow);
         return;
     }
+    http_error_t error;
+    if (!check_mode(request, &error)) {
+        make_id(frontend, request);
+        frontend_reply_error(frontend, request, match.route, &error);
+        return;
+    }
+    bool changes = match.route == ROUTE_FLUSH_CACHE || match.route == ROUTE_ABORT_REQUEST;
+    if (changes && !frontend_is_from_here(frontend, request, match.route)) return;
     switch (match.route) {
     case ROUTE_COMPLETIONS:
     case ROUTE_GENERATE:

@@ -57,6 +57,7 @@ static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(UNKNOWN_FIELDS, "unknown_fields", COUNTER, "fields", "Fields of request bodies that no route knows"),
     ROW(TTFT, "time_to_first_token", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token"),
     ROW(INTER_TOKEN, "inter_token", HISTOGRAM_NS, "seconds", "Between tokens of a sequence"),
+    ROW(METHOD, "method_call", HISTOGRAM_NS, "seconds", "From a method's call to its answer, or its failure"),
     ROW(LATENCY, "request", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer"),
 };
 
@@ -183,7 +184,7 @@ static void end_what_runs(frontend_t *frontend)
     for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
         frontend_fail(frontend, request_table_at(frontend->table, i), &error);
     frontend_look(frontend, qn_clock_now_ns());
-    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+    for (int service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
         frontend_end_calls(frontend, (qn_service_t)service);
     frontend_end_bodies(frontend, &error);
 }

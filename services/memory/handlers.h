@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/kept_memory.h"
+#include "common/policy/policy_stats.h"
 #include "common/region/fd_socket.h"
 #include "services/memory/block_pool.h"
 #include "services/memory/errands.h"
@@ -33,6 +35,13 @@ typedef struct {
 
 typedef struct memory_restore memory_restore_t; /* methods_saved.c */
 
+/* What of the policies outlives the process. */
+typedef struct {
+    uint32_t epoch; /* of the life that writes; 0: none did */
+    uint32_t unused;
+    qn_policy_page_t page;
+} memory_policies_t;
+
 typedef struct {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
@@ -56,6 +65,10 @@ typedef struct {
     memory_clone_t clones[MEMORY_CLONES_MAX];
     uint64_t queries;                                 /* CommitQuery and Settle so far */
     memory_restore_t *restores[BLOCK_POOL_FILLS_MAX]; /* that wait for Settled, or run; NULL: free */
+    char policy_dirs[2 * QN_PATH_MAX];
+    qn_kept_memory_t policies; /* one qn_policy_page_t */
+    qn_policy_seat_t *eviction;
+    uint64_t named; /* policy_stats.h */
 } memory_service_t;
 
 extern const qn_handler_t memory_handlers[];

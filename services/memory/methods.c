@@ -2,6 +2,7 @@
  * State owned:       none; the service's.
  * Must never:        decide which block goes where (block_pool.c).
  * Read next:         common/daemon/calls.h, schemas/memory/, block_pool.h, region_table.h. */
+#include "common/policy/policy_show.h"
 #include "services/memory/methods.h"
 
 qn_call_outcome_t memory_still_loading(const qn_call_t *call)
@@ -66,6 +67,38 @@ static qn_call_outcome_t method_regions(void *state, qn_call_t *call, const void
     return QN_CALL_DONE;
 }
 
+/* ---- eviction ---- */
+
+static qn_call_outcome_t method_policy_get(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    (void)message;
+    const memory_service_t *service = state;
+    qn_memory_policy_reply_t *reply = ret_reply;
+    reply->policies = qn_policy_show(service->eviction, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t change_policy(memory_service_t *service, bool shadow, qn_text_t choice, qn_call_t *call,
+                                       qn_memory_policy_reply_t *reply)
+{
+    if (qn_policy_change(service->eviction, shadow, choice, call) != QN_CALL_DONE) return QN_CALL_FAILED;
+    if (service->loaded) block_pool_eviction_changed(service->model.pool);
+    reply->policies = qn_policy_show(service->eviction, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t method_policy_set(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_memory_policy_set_t *asked = message;
+    return change_policy(state, false, asked->policy, call, ret_reply);
+}
+
+static qn_call_outcome_t method_policy_shadow(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_memory_policy_shadow_t *asked = message;
+    return change_policy(state, true, asked->policy, call, ret_reply);
+}
+
 const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_USAGE, method_usage},
     {QN_METHOD_MEMORY_REGIONS, method_regions},
@@ -81,5 +114,8 @@ const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_SAVE, memory_method_save},
     {QN_METHOD_MEMORY_RESTORE, memory_method_restore},
     {QN_METHOD_MEMORY_PLAN, memory_method_plan},
+    {QN_METHOD_MEMORY_POLICY_GET, method_policy_get},
+    {QN_METHOD_MEMORY_POLICY_SET, method_policy_set},
+    {QN_METHOD_MEMORY_POLICY_SHADOW, method_policy_shadow},
     {QN_METHOD_NONE, NULL},
 };

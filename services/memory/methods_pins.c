@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "common/salt.h"
+#include "common/name_hash.h"
 #include "services/memory/methods.h"
 
 #define FIRST_IDS 16u
@@ -91,7 +91,7 @@ qn_call_outcome_t memory_method_pin(void *state, qn_call_t *call, const void *me
     uint32_t pool_pin;
     if (!service->loaded) return memory_still_loading(call);
     if (!owner_ok(asked->owner)) return refuse_owner(call);
-    block_pool_pin_outcome_t outcome = block_pool_pin(service->model.pool, qn_salt_hash(asked->cache_salt), asked->ids,
+    block_pool_pin_outcome_t outcome = block_pool_pin(service->model.pool, qn_name_hash(asked->cache_salt), asked->ids,
                                                       asked->ids_count, &pool_pin, &reply->pinned_tokens);
     if (refuse_pin(call, outcome, 0) == QN_CALL_FAILED) return QN_CALL_FAILED;
     if (outcome == BLOCK_POOL_PINNED) {
@@ -112,7 +112,7 @@ static uint32_t unpin(memory_service_t *service, const qn_memory_unpin_t *asked)
     if (asked->pin) return pin_book_remove(service->pins, pool, asked->pin);
     const pin_record_t *record =
         pin_book_of_pool(service->pins,
-                         block_pool_pin_of(pool, qn_salt_hash(asked->cache_salt), asked->ids, asked->ids_count));
+                         block_pool_pin_of(pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count));
     return record ? pin_book_remove(service->pins, pool, record->number) : 0;
 }
 
@@ -246,7 +246,7 @@ qn_call_outcome_t memory_method_clone(void *state, qn_call_t *call, const void *
         return qn_call_fail(call, 400, "request", "request: give one of request and ids");
     if (!owner_ok(asked->owner)) return refuse_owner(call);
     if (asked->request) return clone_later(service, call, asked);
-    block_pool_pin_outcome_t outcome = block_pool_clone(service->model.pool, qn_salt_hash(asked->cache_salt),
+    block_pool_pin_outcome_t outcome = block_pool_clone(service->model.pool, qn_name_hash(asked->cache_salt),
                                                         asked->ids, asked->ids_count, &pool_pin, &tokens);
     if (refuse_pin(call, outcome, 0) == QN_CALL_FAILED) return QN_CALL_FAILED;
     reply->expires_in_s = -1;

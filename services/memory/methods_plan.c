@@ -178,13 +178,19 @@ static qn_err_t find_device_bytes(const memory_service_t *service, uint64_t *ret
     return err;
 }
 
+/* One that is built in, with or without "_eviction" behind its name; none: the one in force. */
 static bool read_strategy(const qn_memory_plan_t *asked, planning_t *planning)
 {
-    snprintf(planning->strategy, sizeof planning->strategy, "%s",
-             asked->strategy.bytes ? asked->strategy.data : planning->values.memory.eviction);
+    block_pool_stats_t stats;
+    qn_policy_catalogue_t catalogue = eviction_catalogue("");
+    block_pool_stats(planning->service->model.pool, &stats);
+    snprintf(planning->strategy, sizeof planning->strategy, "%.63s", asked->strategy.bytes ? asked->strategy.data : stats.policy);
+    if (!asked->strategy.bytes) return true;
     char *suffix = strstr(planning->strategy, "_eviction");
-    if (suffix && suffix[strlen("_eviction")] == '\0') *suffix = '\0';
-    return eviction_find(planning->strategy) != NULL;
+    if (suffix && strcmp(suffix, "_eviction") == 0) *suffix = '\0';
+    for (size_t i = 0; i < catalogue.builtin_count; i++)
+        if (strcmp(catalogue.builtin[i]->name, planning->strategy) == 0) return true;
+    return false;
 }
 
 static qn_call_outcome_t read_sizes(const qn_call_t *call, const qn_memory_plan_t *asked, planning_t *planning)

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "common/assert.h"
-#include "common/salt.h"
+#include "common/name_hash.h"
 #include "common/watch/log.h"
 #include "services/memory/methods.h"
 #include "services/memory/saved_prefix.h"
@@ -165,7 +165,7 @@ qn_call_outcome_t memory_method_save(void *state, qn_call_t *call, const void *m
                      .ground = find_ground(service),
                      .replace = asked->replace,
                      .dry = asked->dry_run,
-                     .salt = qn_salt_hash(asked->cache_salt),
+                     .salt = qn_name_hash(asked->cache_salt),
                      .most_bytes = service->config->memory.cache_dir_bytes};
     find_directory(service, save->directory, sizeof save->directory);
     memcpy(save->name, asked->name.data, asked->name.bytes);

@@ -56,6 +56,8 @@ uint32_t prefix_index_parent(const prefix_index_t *index, uint32_t block);
  * O(children); at the root, O(blocks). */
 uint32_t prefix_index_find_start(const prefix_index_t *index, prefix_place_t parent, uint64_t salt, const uint32_t *ids,
                                  uint32_t ids_count, uint32_t *ret_block);
+/* The entries that follow it directly: the first, or the one after `child`; PREFIX_INDEX_NONE: no more. */
+uint32_t prefix_index_child(const prefix_index_t *index, uint32_t block, uint32_t child);
 uint32_t prefix_index_count(const prefix_index_t *index);
 /* Full walk: every entry is in its bucket, and its parent is an entry that lists it. NULL or the broken rule. */
 const char *prefix_index_check(const prefix_index_t *index);

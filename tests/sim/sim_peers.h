@@ -67,6 +67,22 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
 
 static void kill_memory(bool crash);
 
+static void answer_lookups(const traffic_t *traffic, uint32_t to_epoch)
+{
+    if (traffic->lookup_count == 0) return;
+    prefix_hits_t *hits = calloc(1, sizeof *hits);
+    hits->count = traffic->lookup_count;
+    hits->batch = traffic->lookup_batch;
+    for (uint32_t i = 0; i < hits->count; i++) {
+        const plan_lookup_t *one = &traffic->lookups[i];
+        hits->hits[i] = (plan_prefix_hit_t){.sequence = one->sequence,
+                                            .tokens = block_pool_lookup(w.pool, one->salt, one->ids, one->ids_count)};
+    }
+    w.lookups++;
+    send_over(LINK_FROM_MEMORY,
+              (event_t){.kind = PREFIX_HITS, .from_epoch = w.memory_epoch, .to_epoch = to_epoch, .payload = hits});
+}
+
 static void memory_takes(const event_t *event)
 {
     const traffic_t *traffic = event->payload;
@@ -84,6 +100,7 @@ static void memory_takes(const event_t *event)
     }
     for (uint32_t i = 0; i < traffic->release_count; i++)
         block_pool_release(w.pool, traffic->releases[i]);
+    answer_lookups(traffic, event->from_epoch);
     if (traffic->lease_count == 0) return;
     grants_t grants = {.count = traffic->lease_count, .grants = calloc(traffic->lease_count, sizeof *grants.grants)};
     for (uint32_t i = 0; i < traffic->lease_count; i++)
@@ -294,6 +311,20 @@ static void tear_last_write(void)
     if (cut < LEDGER_BYTES) memcpy(w.mapping + cut, w.mapping_before + cut, LEDGER_BYTES - cut);
 }
 
+/* What was in force, and what happened to policies in this life of the scheduler. */
+static void count_policies(void)
+{
+    for (uint32_t kind = QN_POLICY_SCHEDULING; kind <= LEDGER_POLICY_PAGES; kind++) {
+        const qn_policy_seat_t *seat = policies_seat(scheduler_policies(w.scheduler), kind);
+        qn_policy_counts_t counts;
+        qn_policy_seat_counts(seat, &counts);
+        w.withdrawals += counts.withdrawals;
+        w.differences += counts.shadow_differences;
+        snprintf(w.chosen[kind], sizeof w.chosen[kind], "%s", qn_policy_object_choice(qn_policy_seat_live(seat)));
+    }
+    if (w.options.policy_functions != NULL) w.chosen[QN_POLICY_SCHEDULING][0] = '\0'; /* a test's table is given anew */
+}
+
 /* The process dies: its heap is gone, and what it was about to write may be there in part. */
 static void kill_scheduler(bool torn)
 {
@@ -305,6 +336,7 @@ static void kill_scheduler(bool torn)
         w.held[w.held_count].generated = one->generated_tokens;
         w.held[w.held_count++].finish = one->finish;
     }
+    count_policies();
     ledger_usage_t usage;
     ledger_usage(ledger, &usage);
     w.compactions += usage.compactions;
@@ -407,10 +439,12 @@ static void people(void)
     if (w.pool == NULL || w.scheduler == NULL || w.memory_epoch == 0) return;
     if (sim_chance(&w.random, 40)) clone_running();
     if (sim_chance(&w.random, 80)) fill(request);
-    if (sim_chance(&w.random, 60))
-        w.clones += block_pool_clone(w.pool, request->submission.salt, request->submission.prompt_ids,
-                                     sim_between(&w.random, 1, request->submission.prompt_tokens), &pin,
+    for (int i = 0; i < 4; i++) {
+        const sim_request_t *one = &w.requests[sim_between(&w.random, 0, w.request_count - 1)];
+        w.clones += block_pool_clone(w.pool, one->submission.salt, one->submission.prompt_ids,
+                                     sim_between(&w.random, 1, one->submission.prompt_tokens), &pin,
                                      &tokens) == BLOCK_POOL_PINNED;
+    }
     w.compute.clones = true;
     if (sim_chance(&w.random, 30))
         for (uint32_t i = 1; i <= 8; i++)

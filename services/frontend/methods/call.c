@@ -79,6 +79,8 @@ static void finish(frontend_t *frontend, call_t *call, const void *reply)
 {
     call_t over = *call;
     uint64_t before = qn_in_hand_take(frontend->hand, over.hand_key);
+    qn_stats_observe_ns(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_METHOD,
+                        qn_clock_now_ns() - over.sent_ns);
     if (call->id) calls_close(&frontend->calls, call);
     over.done(frontend, &over, reply);
     qn_in_hand_take(frontend->hand, before);
@@ -175,7 +177,7 @@ bool frontend_is_from_here(frontend_t *frontend, http_request_t *request, route_
 
 static qn_service_t find_service(segment_t name)
 {
-    for (uint8_t i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
+    for (int i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
         const char *known = qn_service_enum.names[i];
         if (strlen(known) == name.bytes && memcmp(known, name.text, name.bytes) == 0) return (qn_service_t)i;
     }

@@ -12,6 +12,7 @@
 #include "common/model/generation_config.h"
 #include "common/limits.h"
 #include "services/frontend/http/http_error.h"
+#include "services/frontend/request/json_fields.h"
 #include "services/frontend/request/unknown_fields.h"
 
 typedef enum {
@@ -73,6 +74,9 @@ typedef struct generation {
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
+    generation_text_t user, adapter; /* whose request it is, for policies; absent: {NULL, 0} */
+    generation_text_t model;         /* the served model's name, when the request names one */
+    uint32_t deadline_ms;            /* 0: none */
 
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids, tokens_as_ids;
@@ -106,6 +110,10 @@ typedef struct {
     const uint32_t *eos_ids;         /* of the model */
     uint32_t eos_id_count;
 } generation_limits_t;
+
+/* The typed fields of an API by table, for its documentation: index 0, 1, ...; NULL: no more. *ret_under: the member in
+ * which they stand, NULL for the body itself. */
+const json_field_t *generation_fields(generation_api_t api, unsigned index, size_t *ret_count, const char **ret_under);
 
 /* Parses a body. True: *ret_generation is filled in and owns its arena (generation_fini). False: *ret_error says why,
  * with the field in `param`. Blocks never; cost is linear in the body. */

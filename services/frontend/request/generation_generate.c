@@ -72,7 +72,7 @@ static bool is_known(const char *name)
     for (size_t i = 0; i < COUNT(names); i++) {
         if (strcmp(names[i], name) == 0) return true;
     }
-    return json_fields_name(fields, COUNT(fields), name) ||
+    return json_fields_name(fields, COUNT(fields), name) || generation_caller_name(name) ||
            generation_unsupported_name(unsupported, COUNT(unsupported), name) ||
            json_fields_name(logprob_fields, COUNT(logprob_fields), name) ||
            generation_unsupported_name(everywhere, count, name);
@@ -358,4 +358,24 @@ bool generation_generate(generation_parser_t *parser)
                 generation_salt(parser, parser->root);
     generation->best_of = generation->n;
     return good;
+}
+
+const json_field_t *generation_fields(generation_api_t api, unsigned index, size_t *ret_count, const char **ret_under)
+{
+    static const struct {
+        const json_field_t *fields;
+        size_t count;
+        const char *under;
+    } tables[] = {
+        {fields, COUNT(fields), NULL},
+        {logprob_fields, COUNT(logprob_fields), NULL},
+        {plain_fields, COUNT(plain_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), "sampling_params"},
+    };
+    if (api == GENERATION_COMPLETIONS) return generation_completions_fields(index, ret_count, ret_under);
+    if (index >= COUNT(tables)) return NULL;
+    *ret_count = tables[index].count;
+    *ret_under = tables[index].under;
+    return tables[index].fields;
 }

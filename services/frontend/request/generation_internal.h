@@ -28,6 +28,9 @@ typedef struct {
 bool generation_completions(generation_parser_t *parser);
 bool generation_generate(generation_parser_t *parser); /* /batch_generate, too */
 
+/* generation_fields of the one API. */
+const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under);
+
 /* All return false with the parser's error written. `prefix` is "" or "sampling_params.". */
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
                                    const generation_unsupported_t *rows, size_t count);
@@ -40,6 +43,10 @@ bool generation_is_name(const json_t *value);
 /* Such a name; absent leaves *ret_text as it is. */
 bool generation_name(generation_parser_t *parser, const json_t *object, const char *name, const char **ret_text);
 bool generation_salt(generation_parser_t *parser, const json_t *object);
+/* What both APIs have for policies: user, deadline_ms; and adapter. */
+bool generation_caller(generation_parser_t *parser, const json_t *object);
+/* A name that generation_caller reads. */
+bool generation_caller_name(const char *name);
 /* A string or list of strings into prompts. */
 bool generation_text_prompts(generation_parser_t *parser, const json_t *value, const char *param);
 /* A list of ids or a list of such lists into prompts. */

@@ -68,7 +68,11 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .finish = request->finish,
         .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0) |
                  (request->allow_only ? FLAG_ALLOW_ONLY : 0),
+        .model = request->model,
+        .deadline_ns = request->deadline_ns,
+        .user = request->user,
     };
+    memcpy(fixed.user_name, request->user_name, sizeof fixed.user_name);
     payload = put(payload, &fixed, sizeof fixed);
     payload = put(payload, request->ids, 4 * (size_t)request_known_tokens(request));
     payload = put(payload, request->logprobs, 4 * (size_t)request->generated_tokens);
@@ -165,6 +169,11 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->stopped = (fixed->flags & FLAG_STOPPED) != 0;
     request->admitted = (fixed->flags & FLAG_ADMITTED) != 0;
     request->allow_only = (fixed->flags & FLAG_ALLOW_ONLY) != 0;
+    request->model = fixed->model;
+    request->deadline_ns = fixed->deadline_ns;
+    request->user = fixed->user;
+    memcpy(request->user_name, fixed->user_name, sizeof request->user_name);
+    request->user_name[sizeof request->user_name - 1] = '\0';
 }
 
 static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)

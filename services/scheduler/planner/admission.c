@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "common/name_hash.h"
+
 void admission_refuse(admission_refusal_t *ret_refusal, uint16_t status, uint32_t retry_after_ms, const char *param,
                       const char *format, ...)
 {
@@ -64,12 +66,23 @@ static bool check_ids(const admission_model_t *model, const ledger_submission_t 
     return true;
 }
 
+static bool check_model(const admission_model_t *model, const ledger_submission_t *submission,
+                        admission_refusal_t *ret_refusal)
+{
+    if (submission->model == 0 || model->model == NULL || model->model[0] == '\0' ||
+        submission->model == qn_name_hash(qn_text(model->model)))
+        return true;
+    admission_refuse(ret_refusal, 404, 0, "model", "the model that was asked for is not served here; \"%.128s\" is",
+                     model->model);
+    return false;
+}
+
 bool admission_check(const admission_model_t *model, const ledger_submission_t *submission, uint32_t *ret_generated_max,
                      admission_refusal_t *ret_refusal)
 {
     uint32_t prompt = submission->prompt_tokens;
     uint32_t most = submission->sampling.max_tokens;
-    if (!check_ids(model, submission, ret_refusal)) return false;
+    if (!check_model(model, submission, ret_refusal) || !check_ids(model, submission, ret_refusal)) return false;
     if (prompt > model->max_model_len - (most > 0)) {
         admission_refuse(ret_refusal, 400, 0, "prompt",
                          "the prompt has %u tokens, but the model's maximum length is %u tokens, at least one of them "
