@@ -223,7 +223,7 @@ def test_openapi_operations_answer_as_described(engine):
     for path, verbs in engine.get("/openapi.json")["paths"].items():
         for verb, operation in verbs.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            target = path.replace("{model}", "default").replace("{service}", "memory")
+            target = path.replace("{model}", "default").replace("{service}", "memory").replace("{tensor_id}", "all")
             status, reply = engine.call(verb.upper(), target, content.get("example"))
             assert str(status) in operation["responses"], (verb, path, status, reply)
             assert status == 200, (verb, path, reply)

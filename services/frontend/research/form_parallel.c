@@ -103,8 +103,12 @@ void form_parallel_execute(form_t *form)
     if (read_tensor(form, "tensor", "tensor_id") && read_tensor(form, "with", "with_tensor_id")) call_method(form);
 }
 
+/* DELETE /parallel/all is all of them. */
 void form_parallel_drop(form_t *form)
 {
-    json_object_set_new(form->body, "tensor_id", json_string(form->segments[0]));
+    if (strcmp(form->segments[0], "all") == 0)
+        json_object_set_new(form->body, "all", json_true());
+    else
+        json_object_set_new(form->body, "tensor_id", json_string(form->segments[0]));
     call_method(form);
 }
