@@ -184,7 +184,8 @@ static bool read_strategy(const qn_memory_plan_t *asked, planning_t *planning)
     block_pool_stats_t stats;
     qn_policy_catalogue_t catalogue = eviction_catalogue("");
     block_pool_stats(planning->service->model.pool, &stats);
-    snprintf(planning->strategy, sizeof planning->strategy, "%.63s", asked->strategy.bytes ? asked->strategy.data : stats.policy);
+    snprintf(planning->strategy, sizeof planning->strategy, "%.63s",
+             asked->strategy.bytes ? asked->strategy.data : stats.policy);
     if (!asked->strategy.bytes) return true;
     char *suffix = strstr(planning->strategy, "_eviction");
     if (suffix && strcmp(suffix, "_eviction") == 0) *suffix = '\0';

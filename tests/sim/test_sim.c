@@ -685,12 +685,11 @@ static void report(uint64_t seeds)
         (unsigned long long)total.faults[0], (unsigned long long)total.faults[1], (unsigned long long)total.faults[2],
         (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5],
         (unsigned long long)total.clones, (unsigned long long)total.copies, (unsigned long long)total.adopted,
-        (unsigned long long)total.filled,
-        (unsigned long long)total.poison_crashes[0], (unsigned long long)total.poison_crashes[1],
-        (unsigned long long)total.poison_crashes[2], (unsigned long long)total.poison_crashes[3],
-        (unsigned long long)total.quarantined, (unsigned long long)total.switches,
-        (unsigned long long)total.withdrawals, (unsigned long long)total.differences,
-        (unsigned long long)total.lookups);
+        (unsigned long long)total.filled, (unsigned long long)total.poison_crashes[0],
+        (unsigned long long)total.poison_crashes[1], (unsigned long long)total.poison_crashes[2],
+        (unsigned long long)total.poison_crashes[3], (unsigned long long)total.quarantined,
+        (unsigned long long)total.switches, (unsigned long long)total.withdrawals,
+        (unsigned long long)total.differences, (unsigned long long)total.lookups);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
