@@ -34,6 +34,7 @@ typedef struct {
         char *mode;   /* production | research */
         uint64_t max_connections;
         uint64_t max_body_bytes;
+        uint64_t max_inline_values;
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
@@ -64,6 +65,9 @@ typedef struct {
         bool prefix_cache;
         char *huge_pages; /* auto | all | off */
         char *eviction;   /* a choice, policy_object.h */
+        uint64_t pin_percent;
+        char *cache_dir;
+        uint64_t cache_dir_bytes;
     } memory;
     struct {
         char *endpoint;
@@ -74,6 +78,7 @@ typedef struct {
         char *spin;         /* auto | on | off */
         bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
         char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        uint64_t tensor_bytes;
     } compute;
     struct {
         char *dirs; /* qn_paths_policies */
