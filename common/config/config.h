@@ -59,8 +59,9 @@ typedef struct {
         uint64_t kv_bytes; /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
         uint64_t block_tokens;
         bool prefix_cache;
-        char *huge_pages; /* auto | all | off */
-        char *eviction;   /* lru */
+        char *huge_pages;         /* auto | all | off */
+        char *eviction;           /* lru */
+        uint64_t workspace_bytes; /* tensors that leave compute; 0 = none can */
     } memory;
     struct {
         char *endpoint;

@@ -83,6 +83,9 @@ static const qn_config_key_t keys[] = {
     TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
          "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
     TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
+    BYTES("memory.workspace_bytes", memory.workspace_bytes, "64MiB", 0, 1ull << 40,
+          "Host memory for tensors that leave compute (taps, attention scores), taken as it is used; 0: none can "
+          "leave. At least 64KiB."),
 
     OTHER("compute.endpoint", QN_CONFIG_ENDPOINT, compute.endpoint, "ipc",
           "Where compute is reached: ipc or tcp://host:port."),

@@ -10,6 +10,7 @@
 #include "services/memory/block_pool.h"
 #include "services/memory/weights/loader.h"
 #include "services/memory/region_table.h"
+#include "services/memory/workspace.h"
 #include "qn_limits.h"
 
 /* Somebody who asked before the model was there. */
@@ -33,6 +34,7 @@ typedef struct {
     qn_grant_item_t *grant_items; /* QN_GRANT_ITEMS_MAX */
     uint32_t *grant_blocks;       /* QN_GRANT_BLOCKS_MAX; touched only as far as used */
     uint64_t progress_shown_ns;
+    workspace_t *workspace; /* over the region of that name; NULL without one */
 } memory_service_t;
 
 extern const qn_handler_t memory_handlers[];
@@ -41,5 +43,14 @@ extern const qn_handler_t memory_handlers[];
 qn_err_t memory_publish_model(memory_service_t *service);
 /* The peer is gone: nothing is answered to it any more; a scheduler's leases are released. */
 void memory_forget_peer(memory_service_t *service, qn_peer_t peer);
+/* Sends; a message that nobody takes is lost, and the log says so. */
+void memory_send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message);
+
+/* handlers_workspace.c: makes the region and takes up its leases, as memory.workspace_bytes says. */
+qn_err_t memory_open_workspace(memory_service_t *service);
+void memory_handle_workspace_lease(void *state, qn_peer_t from, const void *message);
+void memory_handle_workspace_release(void *state, qn_peer_t from, const void *message);
+/* Ends the leases of a peer that is gone. */
+void memory_forget_holder(memory_service_t *service, qn_peer_t peer);
 
 #endif

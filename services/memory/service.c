@@ -86,6 +86,7 @@ static void service_fini(void **state)
     if (service->loader) qn_daemon_unwatch(service->daemon, loader_fd(service->loader));
     loader_destroy(&service->loader);
     loader_result_fini(&service->model);
+    workspace_destroy(&service->workspace);
     region_table_destroy(&service->regions);
     free(service->tensors);
     free(service->grant_items);
@@ -155,6 +156,7 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     if (!err) err = qn_fd_server_create(fd_socket, find_fd, service, &service->fd_server);
     if (!err) err = qn_daemon_watch(service->daemon, qn_fd_server_fd(service->fd_server));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
+    if (!err) err = memory_open_workspace(service);
     if (!err) err = loader_start(config, service->regions, &kept_weights, &kept_kv, &service->loader);
     qn_region_close(&kept_weights);
     qn_region_close(&kept_kv);
@@ -294,8 +296,9 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     unsigned answered = qn_fd_server_serve(service->fd_server);
     if (answered) qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, MEMORY_STAT_FDS, answered);
     if (service->loader) finish_loading(service, now_ns);
+    uint64_t wake_ns = service->workspace ? workspace_expire(service->workspace, now_ns) : UINT64_MAX;
     publish_stats(service);
-    return service->loader ? now_ns + PROGRESS_NS : UINT64_MAX;
+    return service->loader && wake_ns > now_ns + PROGRESS_NS ? now_ns + PROGRESS_NS : wake_ns;
 }
 
 static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
