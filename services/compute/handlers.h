@@ -32,6 +32,7 @@ typedef struct {
     uint64_t weights_id, kv_id; /* of the description in force */
     qn_mapping_t *weights, *kv, *scratch[COMPUTE_SCRATCH_COUNT];
     uint64_t scratch_bytes[COMPUTE_SCRATCH_COUNT];
+    qn_mapping_t *workspace; /* NULL: memory.workspace_bytes is 0 */
     qn_kv_t kv_layout;
     step_limits_t limits;
     model_t *model;

@@ -21,6 +21,7 @@ typedef struct {
     bool deterministic;            /* compute.deterministic */
     int nice;
     void *activations, *state, *step_io;
+    const qn_mapping_t *workspace; /* borrowed; NULL: none */
     uint64_t (*now_ns)(void);
 } runtime_parts_t;
 

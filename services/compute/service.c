@@ -114,6 +114,7 @@ void compute_end_session(compute_service_t *service)
     model_destroy(&service->model);
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         qn_region_close(&service->scratch[i]);
+    qn_region_close(&service->workspace);
     qn_region_close(&service->kv);
     qn_region_close(&service->weights);
     service->memory = (qn_peer_t){0};
@@ -140,7 +141,7 @@ static bool all_mapped(const compute_service_t *service)
 {
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         if (!service->scratch[i]) return false;
-    return true;
+    return service->workspace || service->config->memory.workspace_bytes == 0;
 }
 
 /* "bf16 in rows", "int4 in panels": of the first layer's products. */
@@ -182,6 +183,7 @@ static void start_runtime(compute_service_t *service)
         .activations = qn_region_pointer(service->scratch[COMPUTE_ACTIVATIONS]),
         .state = qn_region_pointer(service->scratch[COMPUTE_STATE]),
         .step_io = qn_region_pointer(service->scratch[COMPUTE_STEP_IO]),
+        .workspace = service->workspace,
     };
     qn_err_t err = runtime_create(&parts, &service->runtime);
     if (!err) err = qn_daemon_watch(service->daemon, step_queue_fd(service->runtime->queue));

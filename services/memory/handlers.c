@@ -74,6 +74,11 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .weights_bytes = weights.bytes,
         .weights = &weights,
         .kv = &kv,
+        .layers = config->layers,
+        .heads = config->heads,
+        .kv_heads = config->kv_heads,
+        .head_dim = config->head_dim,
+        .hidden = config->hidden,
         .warnings = warnings,
         .warnings_count = directory->warnings.count,
     };

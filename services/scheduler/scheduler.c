@@ -350,6 +350,14 @@ void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t fini
     if (request != NULL) end(scheduler, request, finish);
 }
 
+void scheduler_count_reads(scheduler_t *scheduler, const qn_sequence_read_t *read)
+{
+    request_t *request = ledger_find(scheduler->ledger, read->request);
+    if (request == NULL) return;
+    request->kv_read += read->read;
+    request->kv_all += read->all;
+}
+
 void scheduler_cancel_all(scheduler_t *scheduler)
 {
     request_t *request = ledger_next(scheduler->ledger, NULL);
@@ -404,6 +412,7 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
         .stop_count = request->stop_count,
         .bias = request->bias,
         .bias_count = request->bias_count,
+        .probe = request->probe,
     };
     uint32_t generated_max;
     if (!admission_check(&scheduler->limits, &submission, &generated_max, ret_refusal)) return false;
@@ -529,7 +538,8 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
     scheduler->model = *model;
     scheduler->limits = (admission_model_t){.vocab_size = model->vocab_size,
                                             .max_model_len = model->max_model_len,
-                                            .pool_tokens = most};
+                                            .pool_tokens = most,
+                                            .probes = model->probes};
     planner_set_eos(scheduler->planner, model->eos_ids, model->eos_count);
     scheduler->memory_is_up = true;
     if (known) return QN_OK;

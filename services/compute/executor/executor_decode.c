@@ -37,6 +37,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
 {
     size_t row_bytes = (size_t)self->forward.model->config.hidden * qn_scalar_bytes(self->limits.activations);
     const scratch_t *s = &self->scratch;
+    uint32_t base = ticket->sample_count > count ? ticket->sample_count - count : 0; /* a recorded step is filled up */
     for (uint32_t done = 0, rows; done < count; done += rows) {
         rows = step_smaller(count - done, s->logit_rows);
         const char *x = (const char *)s->x + (rows_of_x ? 0 : done * row_bytes);
@@ -49,8 +50,9 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .sample_count = rows,
                                         .logits = s->logits,
                                         .scratch = s->sampler,
-                                        .ret_results = ticket->out.results + done,
-                                        .ret_top = ticket->out.sample_top + (size_t)done * QN_TOP_LOGPROBS_MAX});
+                                        .ret_results = ticket->out.results + base + done,
+                                        .ret_top =
+                                            ticket->out.sample_top + (size_t)(base + done) * QN_TOP_LOGPROBS_MAX});
         if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
     }
 }

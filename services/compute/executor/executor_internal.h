@@ -11,7 +11,10 @@ typedef struct {
     uint64_t request;
     uint32_t prompt_tokens, top_logprobs;
     bool prompt_logprobs;
-    bool pending; /* pending[slot] holds the row before the next run */
+    bool pending;       /* pending[slot] holds the row before the next run */
+    void *probe_memory; /* owned; what `probe` views. NULL: no probe */
+    qn_probe_t probe;
+    uint64_t probe_group; /* of those that share a pass; 0: alone */
 } sequence_t;
 
 /* A prompt token's log-probability that a step computes. */
@@ -36,6 +39,8 @@ typedef struct {
     step_result_t *result;
     sample_t *samples; /* [slots] */
     uint32_t sample_count;
+    uint64_t *readers; /* [slots]: requests whose counts are in out.kv_read */
+    uint32_t reader_count;
 } ticket_t;
 
 /* The decode step of one batch size. */
@@ -54,7 +59,11 @@ struct executor {
     sequence_t *sequences;     /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
     uint32_t logits_rows;
-    bool token_by_token; /* attention over chunks */
+    uint32_t probed_slots;         /* that have a probe */
+    step_run_t *pass_runs;         /* [slots]: the runs of one pass */
+    bool *pass_done;               /* [slots]: by run of the plan */
+    const qn_mapping_t *workspace; /* borrowed; NULL: none */
+    bool token_by_token;           /* attention over chunks */
     uint64_t (*now_ns)(void);
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];
@@ -81,8 +90,8 @@ static inline void executor_launch(const executor_t *self, qn_op_t op, const voi
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 void executor_report_prompts(const ticket_t *ticket);
 
-/* executor_decode.c: launches the network and the sampler for the step's runs, which the host's arrays hold already.
- * Row i of x, or rows[i] unless NULL, gives sample i. */
+/* executor_decode.c: launches the network and the sampler for the pass's runs, which the host's arrays hold already.
+ * Row i of x, or rows[i] unless NULL, gives the pass's sample i: the last `count` of the ticket's. */
 void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
 void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
                               step_times_t *times);
@@ -94,6 +103,18 @@ void executor_fill_up(executor_t *self, uint32_t runs);
 void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
 
 void executor_destroy_graphs(executor_t *self);
+
+/* executor_probe.c: a slot's probe begins with its set, and ends with it. QN_ERR_NO_MEMORY. */
+qn_err_t executor_start_probe(executor_t *self, const step_set_t *set);
+void executor_end_probe(executor_t *self, uint32_t slot);
+/* Runs the plan in passes: what has no probe as ever, then what may share masks together, then each of the others. For
+ * plans with a slot that has a probe. */
+void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
+/* Of a pass with a probe: what taps read of the last norm and of the logits. */
+void executor_tap_outputs(executor_t *self);
+void executor_report_reads(const ticket_t *ticket);
+/* executor.c: launches the runs of a plan, or of a part of it. */
+void executor_run_pass(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 
 /* Appends to the result's alternatives. */
 static inline void executor_add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)

@@ -80,6 +80,7 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
                                  assignments(config, limits) * config->expert_intermediate);
     CARVE_ACTIVATIONS(carver, limits, s->x, tokens, config->hidden);
     CARVE_ACTIVATIONS(carver, limits, s->normed, tokens, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->aside, tokens, config->hidden);
     CARVE_ACTIVATIONS(carver, limits, s->q, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE_ACTIVATIONS(carver, limits, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE_ACTIVATIONS(carver, limits, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
@@ -133,6 +134,9 @@ static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t
     CARVE(carver, in->rows, limits->logit_rows, 1);
     CARVE(carver, in->targets, limits->logit_rows, 1);
     CARVE(carver, in->top_counts, limits->logit_rows, 1);
+    CARVE(carver, in->masks, QN_MASKS_MAX, 1);
+    CARVE_ACTIVATIONS(carver, limits, in->tap_values, QN_TAP_VALUES_MAX, 1);
+    CARVE(carver, in->kv_read, slots, 2);
 }
 
 static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out_t *out)
@@ -141,6 +145,7 @@ static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out
     CARVE(carver, out->logprobs, limits->max_step_tokens, 1);
     CARVE(carver, out->sample_top, limits->max_sequences, QN_TOP_LOGPROBS_MAX);
     CARVE(carver, out->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, out->kv_read, limits->max_sequences, 2);
 }
 
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)

@@ -65,12 +65,13 @@ void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weigh
 }
 
 void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
-                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens)
+                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, qn_tap_site_t site, uint32_t tokens)
 {
     const qn_model_config_t *config = &f->model->config;
     const model_layer_t *from = &f->model->layers[layer];
     const scratch_t *s = f->scratch;
     void *out = config->post_norms ? s->normed : s->x;
+    forward_begin_added(f, site, layer, tokens);
     qn_launch(&f->kernels, QN_OP_MATMUL, f->stream,
               &(qn_matmul_t){.x = x,
                              .tokens = tokens,
@@ -80,6 +81,7 @@ void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t la
                              .parts = {forward_part(from, weight, bias, config->hidden, out,
                                                     config->post_norms ? NULL : s->x)}});
     if (config->post_norms) forward_norm(f, s->normed, from->weights[post_norm], (qn_weight_t){0}, s->x, tokens, s->x);
+    forward_end_added(f, site, layer, tokens);
 }
 
 /* Dynamic scaling goes by each sequence's length; the other kinds have frequencies of their own. */
@@ -115,6 +117,7 @@ static void embed(const forward_t *f, uint32_t tokens)
                                 .width = config->hidden,
                                 .multiplier = config->embedding_multiplier,
                                 .out = s->x});
+    forward_tap(f, QN_TAP_SITE_EMBED, 0, s->x, config->hidden);
     if (config->rope.type != QN_ROPE_NONE) make_angles(f, tokens);
 }
 
@@ -131,8 +134,23 @@ void forward_layers(const forward_t *forward, const forward_batch_t *batch, step
             forward_moe(forward, layer, batch->tokens);
         else
             forward_mlp(forward, layer, batch->tokens);
+        forward_tap(forward, QN_TAP_SITE_RESID, layer, forward->scratch->x, config->hidden);
         lap(forward, &since, &times->mlp_ns);
     }
+}
+
+void forward_final_norm(const forward_t *forward, const uint32_t *rows, uint32_t count)
+{
+    const qn_weight_t *outer = forward->model->outer.weights;
+    const scratch_t *s = forward->scratch;
+    qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream,
+              &(qn_gather_rows_t){.x = s->x,
+                                  .rows = rows,
+                                  .row_count = count,
+                                  .width = forward->model->config.hidden,
+                                  .out = s->picked});
+    forward_norm(forward, s->picked, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], NULL, count,
+                 s->picked);
 }
 
 void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,

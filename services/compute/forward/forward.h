@@ -2,18 +2,21 @@
 #ifndef QN_COMPUTE_FORWARD_FORWARD_H
 #define QN_COMPUTE_FORWARD_FORWARD_H
 
+#include "services/compute/forward/forward_probe.h"
 #include "services/compute/model.h"
 #include "services/compute/executor/scratch.h"
 
 /* Everything a launch needs; borrowed, outlives the calls. */
-typedef struct {
+struct forward {
     const model_t *model;
     const scratch_t *scratch;
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
     qn_kv_t kv;
-    uint64_t (*now_ns)(void); /* for step_times_t only; NULL where launches return before they are done */
-} forward_t;
+    qn_scalar_t activations;
+    const forward_probe_t *probe; /* of the pass that runs; NULL: none, as of nearly all */
+    uint64_t (*now_ns)(void);     /* for step_times_t only; NULL where launches return before they are done */
+};
 
 /* Runs of one token, the others, and the others' tokens as runs of one token each: attention takes those in place of
  * the others if there are any. */
@@ -23,6 +26,8 @@ typedef struct {
 
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
+/* The last norm of rows[0..count) of scratch->x, on the device, into scratch->picked; count ≤ R. */
+void forward_final_norm(const forward_t *forward, const uint32_t *rows, uint32_t count);
 /* Logits of rows[0..count) of `source` [.., E], or with NULL of its first `count`, into scratch->logits; count ≤ R. All on
  * the device. Adds to *times. */
 void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,

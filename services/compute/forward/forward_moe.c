@@ -94,6 +94,7 @@ void forward_moe(const forward_t *f, uint32_t layer, uint32_t tokens)
                  s->normed);
     route(f, from, tokens);
     ask_experts(f, layer, tokens * config->experts_per_token);
+    forward_begin_added(f, QN_TAP_SITE_MLP_OUT, layer, tokens);
     qn_launch(&f->kernels, QN_OP_MOE_COMBINE, f->stream,
               &(qn_moe_combine_t){.x = s->expert_x,
                                   .weights = s->expert_weights,
@@ -103,4 +104,5 @@ void forward_moe(const forward_t *f, uint32_t layer, uint32_t tokens)
                                   .per_token = config->experts_per_token,
                                   .width = config->hidden,
                                   .out = s->x});
+    forward_end_added(f, QN_TAP_SITE_MLP_OUT, layer, tokens);
 }

@@ -35,7 +35,8 @@ static qn_err_t create_job(const step_limits_t *limits, step_job_t *job)
     job->result.tokens = calloc(limits->max_sequences, sizeof *job->result.tokens);
     job->result.prompt = calloc(limits->max_step_tokens, sizeof *job->result.prompt);
     job->result.top = calloc(tops, sizeof *job->result.top);
-    if (job->result.tokens && job->result.prompt && job->result.top) return QN_OK;
+    job->result.reads = calloc(limits->max_sequences, sizeof *job->result.reads);
+    if (job->result.tokens && job->result.prompt && job->result.top && job->result.reads) return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "no memory for results of %u sequences and %u tokens", limits->max_sequences,
                    limits->max_step_tokens);
 }
@@ -67,6 +68,7 @@ void step_queue_destroy(step_queue_t **queue)
         free(self->jobs[i].result.tokens);
         free(self->jobs[i].result.prompt);
         free(self->jobs[i].result.top);
+        free(self->jobs[i].result.reads);
     }
     if (self->work_fd >= 0) close(self->work_fd);
     if (self->done_fd >= 0) close(self->done_fd);

@@ -50,6 +50,7 @@ typedef struct {
     const request_bias_t *bias;
     uint32_t bias_count; /* <= QN_LOGIT_BIAS_MAX */
     bool allow_only;     /* `bias` names all ids that may be generated */
+    qn_probe_t probe;    /* empty: none */
 } ledger_submission_t;
 
 typedef enum {

@@ -7,8 +7,9 @@
 /* What the resident model and the KV pool allow. */
 typedef struct {
     uint32_t vocab_size;
-    uint32_t max_model_len; /* tokens of one sequence, prompt and generated */
-    uint32_t pool_tokens;   /* tokens all KV blocks hold together */
+    uint32_t max_model_len;  /* tokens of one sequence, prompt and generated */
+    uint32_t pool_tokens;    /* tokens all KV blocks hold together */
+    qn_probe_model_t probes; /* what probes must suit */
 } admission_model_t;
 
 typedef struct {

@@ -79,6 +79,7 @@ static void keep_request(scheduler_service_t *service, const request_t *request,
         .stop_count = request->stop_count,
         .bias = request->bias,
         .bias_count = request->bias_count,
+        .probe = request->probe,
     };
     json_t *object = case_json(&submission, daemons[peer], service->crash_text);
     if (object != NULL)
