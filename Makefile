@@ -58,7 +58,7 @@ MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
 VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c kernels/cpu/*/*_vector.c)
 SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c common/*/*/*.c services/*/*.c services/*/*/*.c \
 	kernels/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
-OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o
+OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o $(B)/obj/gen/qn_methods.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
 include cuda.mk
@@ -67,7 +67,8 @@ POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/
 TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c tests/chaos/*.c)
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(B)/tests/%)
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzzers/%,$(wildcard tests/fuzz/fuzz_*.c))
-SCHEMAS := $(wildcard schemas/*.fbs)
+SCHEMAS := $(filter-out schemas/released/%,$(wildcard schemas/*.fbs schemas/*/*.fbs))
+EXAMPLES := $(SCHEMAS:%.fbs=%.json)
 VENV := build/venv
 
 .DEFAULT_GOAL := all
@@ -88,13 +89,13 @@ deps: ## install the Debian packages that are missing (apt-get, with sudo when n
 
 # ---- generated code -------------------------------------------------------------------------------------------
 
-$(G)/qn_messages.h: $(wildcard schemas/*.py) $(SCHEMAS)
+$(G)/qn_messages.h: $(wildcard schemas/*.py) $(SCHEMAS) $(wildcard $(EXAMPLES))
 	@mkdir -p $(G)
 	@echo "  GEN     $@"
 	@$(PYTHON) schemas/generate.py --flatc $(FLATC) --out $(G) $(SCHEMAS)
-$(G)/qn_messages.c $(G)/qn_limits.h: $(G)/qn_messages.h ;
+$(G)/qn_messages.c $(G)/qn_methods.h $(G)/qn_methods.c $(G)/qn_limits.h: $(G)/qn_messages.h ;
 
-$(B)/obj/gen/qn_messages.o: $(G)/qn_messages.c
+$(B)/obj/gen/%.o: $(G)/%.c
 	@mkdir -p $(@D)
 	@echo "  CC      $<"
 	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
@@ -274,7 +275,8 @@ install: all ## install into $(DESTDIR)$(PREFIX) with units and /etc/quintet/con
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
 	install -m 644 common/policy.h $(DESTDIR)$(PREFIX)/include/quintet
-	install -m 644 $(SCHEMAS) schemas/README.md $(DESTDIR)$(SHARE)/schemas
+	cd schemas && find . -path ./released -prune -o -name '*.fbs' -exec install -D -m 644 {} $(abspath $(DESTDIR)$(SHARE)/schemas)/{} \;
+	install -m 644 schemas/README.md $(DESTDIR)$(SHARE)/schemas
 	install -m 644 config.yaml $(DESTDIR)$(SHARE)/config.yaml
 	cp -r deploy/models/default $(DESTDIR)$(SHARE)/models/
 	cp -r deploy/shapes $(DESTDIR)$(SHARE)/

@@ -14,6 +14,13 @@ static _Thread_local struct {
     char origin[QN_NAME_MAX];
 } last_failure;
 
+/* A text that quotes somebody else's bytes must not steer the terminal that shows it. */
+static void make_printable(char *text)
+{
+    for (; *text != '\0'; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 0x7f) *text = '?';
+}
+
 qn_err_t qn_fail_at(qn_err_t code, const char *file, int line, const char *format, ...)
 {
     /* Formatted aside: the arguments may be views of the text that is being replaced. */
@@ -22,6 +29,7 @@ qn_err_t qn_fail_at(qn_err_t code, const char *file, int line, const char *forma
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    make_printable(text);
     memcpy(last_failure.text, text, sizeof text);
     const char *base = strrchr(file, '/');
     snprintf(last_failure.origin, sizeof last_failure.origin, "%s:%d", base ? base + 1 : file, line);

@@ -97,6 +97,7 @@ class Object:
         self.fields = [Field(field) for field in table.tables(1)]
         self.is_struct = bool(table.scalar(2, "<B"))
         self.minalign, self.bytesize = table.scalar(3, "<i"), table.scalar(4, "<i")
+        self.attributes = {pair.string(0): pair.string(1) for pair in table.tables(5)}
         self.documentation = [line.strip() for line in table.texts(6)]
 
 

@@ -291,6 +291,14 @@ def message_functions(record):
             f"    return qn_wire_decode(&{name}_table, frame, bytes, arena, ret_message);", "}", ""]
 
 
+def identifier_switch(schemas):
+    """The type of a frame by its four letters, as a little-endian number: every frame that comes asks for it."""
+    lines = ["static qn_message_type_t type_of_identifier(uint32_t identifier)", "{", "    switch (identifier) {"]
+    lines += [f"    case 0x{int.from_bytes(record.identifier.encode(), 'little'):08x}: return "
+              f"QN_MESSAGE_{upper(record.name)};" for record in schemas.messages()]
+    return lines + ["    default: return QN_MESSAGE_NONE;", "    }", "}", ""]
+
+
 SOURCE_LOOKUPS = """\
 const qn_wire_type_t *qn_wire_type(qn_message_type_t type)
 {
@@ -305,10 +313,10 @@ const char *qn_message_name(qn_message_type_t type)
 
 qn_message_type_t qn_message_type_of(const void *frame, size_t bytes)
 {
+    uint32_t identifier;
     if (bytes < 8) return QN_MESSAGE_NONE;
-    for (int type = 1; type < QN_MESSAGE_COUNT; type++)
-        if (memcmp(message_tables[type]->identifier, (const char *)frame + 4, 4) == 0) return (qn_message_type_t)type;
-    return QN_MESSAGE_NONE;
+    memcpy(&identifier, (const char *)frame + 4, sizeof identifier);
+    return type_of_identifier(identifier);
 }
 
 qn_message_type_t qn_message_type_by_name(const char *name)
@@ -336,7 +344,7 @@ def source(schemas):
         lines += table_table(record)
     lines += ["static const qn_wire_type_t *const message_tables[QN_MESSAGE_COUNT] = {"]
     lines += [f"    [QN_MESSAGE_{upper(record.name)}] = &{record.c_name}_table," for record in schemas.messages()]
-    lines += ["};", "", SOURCE_LOOKUPS]
+    lines += ["};", "", *identifier_switch(schemas), SOURCE_LOOKUPS]
     for record in schemas.messages():
         lines += message_functions(record)
     return "\n".join(lines)

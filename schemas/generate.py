@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns schemas/*.fbs into build/gen/qn_messages.h and qn_messages.c.
+"""Turns schemas/*.fbs and those of its rooms into build/gen/qn_messages.h and .c, qn_methods.h and .c, qn_limits.h.
 
 What is this?   The C side of the message schemas: one C struct per table and struct, and the descriptors by which
                 common/wire/wire.c encodes, verifies and decodes. Each .fbs goes through `flatc -b --schema`; the binary
@@ -17,12 +17,9 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import bfbs  # noqa: E402
 import emit  # noqa: E402
+import methods  # noqa: E402
 from emit import snake  # noqa: E402
-
-
-class SchemaError(Exception):
-    """A rule of the wire is broken; the text names file and field."""
-
+from methods import SchemaError  # noqa: E402
 
 # base type of reflection.fbs -> (C type, descriptor kind, bytes, least, most)
 SCALARS = {
@@ -40,6 +37,7 @@ C_WORDS = set("""auto break case char const continue default do double else enum
 HEAD = "Head"
 FIELDS_MAX = 120        # QN_WIRE_FIELDS_MAX; structs have a uint16_t for their members, so both are far from full
 DEPTH_MAX = 4           # tables inside tables: the verifier recurses, so its depth is bounded here
+ELEMENTS_MAX = 2**20    # strings and tables of one message: offsets may share a target, so a frame's size bounds nothing
 
 
 class Field:
@@ -137,6 +135,7 @@ class Record:
 
     def __init__(self, file, raw, enums, objects, comments):
         self.file, self.name, self.is_struct = file, bfbs.plain(raw.name), raw.is_struct
+        self.attributes = raw.attributes
         self.bytes, self.align, self.documentation = raw.bytesize, raw.minalign, raw.documentation
         self.c_name = f"qn_{snake(self.name)}"
         self.identifier = None
@@ -202,7 +201,7 @@ class Schemas:
             raise SchemaError(f"{path.name}: {root.name}: field 0 of a message must be `head:Head (required)`")
         if snake(root.name) != path.stem:
             raise SchemaError(f"{path.name}: root type {root.name} belongs into {snake(root.name)}.fbs")
-        root.identifier = identifier
+        root.identifier, root.path = identifier, path
 
     def messages(self):
         return sorted((r for r in self.records.values() if r.identifier), key=lambda record: record.name)
@@ -228,11 +227,28 @@ class Schemas:
     def check(self):
         for record in self.records.values():
             for field in record.fields:
-                if field.vector and field.table and field.table != "Tensor":
-                    raise SchemaError(f"{field.where}: a vector of tables costs 50 times a vector of structs; only "
-                                      "Tensor may be in one")
                 if field.table and self.records[field.table].identifier:
                     raise SchemaError(f"{field.where}: a message cannot be inside another")
+        self.ordered(structs=False)     # refuses circles
+        self.methods = methods.read(self)
+        roots = {name for method in self.methods for name in (method.request.name, method.reply.name)}
+        for message in self.messages():
+            self.check_elements(message, 1, message.name in roots)
+
+    def check_elements(self, record, times, of_method):
+        """Vectors of strings and tables: how many elements a frame may claim, and who may hold tables."""
+        for field in record.fields:
+            if field.vector and field.table not in (None, "Tensor") and not of_method:
+                raise SchemaError(f"{field.where}: a vector of tables costs 50 times a vector of structs; only Tensor "
+                                  "may be in one, but for requests and replies of methods")
+            count = times * (field.max_len if field.vector and field.kind in ("TABLE", "STRING") else 1)
+            if count > ELEMENTS_MAX:
+                raise SchemaError(f"{field.where}: a message might have {count} of them; lower a max_len on the way, "
+                                  f"their product may be {ELEMENTS_MAX}")
+            if field.table:
+                self.check_elements(self.records[field.table], count, of_method)
+
+    def check_names(self):
         names = [snake(n) for n in list(self.enums) + list(self.records)]
         for name in names:
             if names.count(name) > 1:
@@ -269,6 +285,7 @@ def load(flatc, paths):
         for path in sorted(paths):
             schemas.add(path, bfbs.read(compile_schema(flatc, path, directory)), comments)
     schemas.check()
+    schemas.check_names()
     return schemas
 
 
@@ -280,7 +297,9 @@ def main():
     arguments = parser.parse_args()
     try:
         schemas = load(arguments.flatc, arguments.schemas)
-        texts = {"qn_limits.h": emit.limits(schemas), "qn_messages.h": emit.header(schemas), "qn_messages.c": emit.source(schemas)}
+        texts = {"qn_limits.h": emit.limits(schemas), "qn_messages.h": emit.header(schemas),
+                 "qn_messages.c": emit.source(schemas), "qn_methods.h": methods.header(schemas),
+                 "qn_methods.c": methods.source(schemas)}
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (arguments.out / name).write_text(text, encoding="utf-8")

@@ -2,13 +2,13 @@
  * State owned:       the file's bytes and the parser, during one call.
  * Must never:        judge keys or values (config.c does), or accept YAML whose meaning a reader must look up.
  * Read next:         config.c. */
-#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
 #include "common/config/config_internal.h"
+#include "common/file.h"
 
 #define SECTIONS_MAX 32
 
@@ -41,22 +41,8 @@ static qn_err_t __attribute__((format(printf, 3, 4))) fail_at(const reader_t *re
 
 static qn_err_t load_bytes(reader_t *reader)
 {
-    FILE *file = fopen(reader->path, "rbe");
-    if (!file) return qn_fail(QN_ERR_CONFIG, "%s: cannot open: %s", reader->path, strerror(errno));
-    reader->bytes = malloc(CONFIG_FILE_BYTES_MAX + 1);
-    if (!reader->bytes) {
-        fclose(file);
-        return qn_fail(QN_ERR_NO_MEMORY, "%s: no memory to read it", reader->path);
-    }
-    reader->length = fread(reader->bytes, 1, CONFIG_FILE_BYTES_MAX + 1, file);
-    int error = ferror(file) ? errno : 0;
-    fclose(file);
-    if (error) return qn_fail(QN_ERR_CONFIG, "%s: cannot read: %s", reader->path, strerror(error));
-    if (reader->length > CONFIG_FILE_BYTES_MAX) {
-        return qn_fail(QN_ERR_CONFIG, "%s: larger than %u bytes; is it the right file?", reader->path,
-                       CONFIG_FILE_BYTES_MAX);
-    }
-    return QN_OK;
+    qn_err_t err = qn_file_read(reader->path, CONFIG_FILE_BYTES_MAX, &reader->bytes, &reader->length);
+    return err == QN_OK || err == QN_ERR_NO_MEMORY ? err : qn_fail(QN_ERR_CONFIG, "%s", qn_err_text());
 }
 
 static unsigned line_of_offset(const reader_t *reader, size_t offset)

@@ -45,6 +45,7 @@ struct qn_daemon {
     qn_tap_t *tap;
     qn_links_t *links;
     qn_handler_t handlers[QN_MESSAGE_COUNT]; /* by type */
+    qn_arena_t reply_arena;                  /* of the method being answered */
     int watched_fds[WATCHED_FDS_MAX];
     size_t watched_count;
     int stop_fd;
@@ -62,15 +63,32 @@ struct qn_daemon {
 
 /* ---- callbacks of links --------------------------------------------------------------------------------------- */
 
+static void daemon_call(qn_daemon_t *daemon, qn_peer_t from, const qn_method_t *method, const void *message)
+{
+    qn_call_t call = {.daemon = daemon,
+                      .method = method,
+                      .from = from,
+                      .id = ((const qn_head_t *)message)->request,
+                      .began_ns = qn_clock_now_ns(),
+                      .arena = &daemon->reply_arena};
+    qn_arena_reset(&daemon->reply_arena);
+    qn_calls_run(daemon->descriptor->methods, daemon->state, &call, message);
+}
+
 static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type, const void *message)
 {
     qn_daemon_t *daemon = context;
     const qn_handler_t *handler = &daemon->handlers[type];
+    const qn_method_t *method = &qn_methods[qn_method_requests[type]];
     daemon->handled_from = from;
     daemon->handled_type = type;
     daemon->handled_sequence = ((const qn_head_t *)message)->sequence;
     if (handler->handle) {
         handler->handle(daemon->state, from, message);
+    } else if (method->name && method->service == daemon->descriptor->service) {
+        daemon_call(daemon, from, method, message);
+    } else if (qn_method_replies[type] && daemon->descriptor->reply) {
+        daemon->descriptor->reply(daemon->state, from, type, message);
     } else if (type == QN_MESSAGE_REFUSAL) {
         const qn_refusal_t *refusal = message;
         qn_log_warning("%s refused %.*s: %.*s", qn_service_name((qn_service_t)from.service),
@@ -127,6 +145,7 @@ static qn_err_t daemon_start(qn_daemon_t *daemon, const qn_config_t *config, uns
         QN_ASSERT(handler->type < QN_MESSAGE_COUNT);
         daemon->handlers[handler->type] = *handler;
     }
+    qn_calls_check(descriptor->service, descriptor->methods);
     qn_links_setup_zmq();
     qn_err_t err = qn_paths_run_dir(values, daemon->run_dir, sizeof daemon->run_dir);
     if (err == QN_OK) err = qn_failpoints_arm_from_environment(daemon->run_dir);
@@ -146,6 +165,7 @@ static void daemon_finish(qn_daemon_t *daemon)
     qn_stats_destroy(&daemon->stats);
     qn_lock_release(&daemon->lock);
     qn_watchdog_close(&daemon->watchdog);
+    qn_arena_fini(&daemon->reply_arena);
 }
 
 /* A core for latency is well spent where a GPU waits for the answer, and where there are cores to spare. */
@@ -317,8 +337,30 @@ int qn_daemon_main(int argc, char **argv, const qn_daemon_descriptor_t *descript
 
 /* ---- for services --------------------------------------------------------------------------------------------- */
 
+static bool is_self(qn_peer_t peer) { return peer.epoch == 0; }
+
+/* Its own answer to its own call goes the way of those that come from others. */
+static void daemon_hear_self(qn_daemon_t *daemon, qn_message_type_t type, const void *message)
+{
+    if (type == QN_MESSAGE_REFUSAL)
+        daemon->handlers[type].handle(daemon->state, (qn_peer_t){0}, message);
+    else
+        daemon->descriptor->reply(daemon->state, (qn_peer_t){0}, type, message);
+}
+
+void qn_daemon_call_self(qn_daemon_t *daemon, const qn_method_t *method, const void *request)
+{
+    QN_ASSERT(daemon->descriptor->reply && daemon->handlers[QN_MESSAGE_REFUSAL].handle);
+    daemon_call(daemon, (qn_peer_t){0}, method, request);
+}
+
 qn_send_outcome_t qn_daemon_send(qn_daemon_t *daemon, qn_peer_t to, qn_message_type_t type, const void *message)
 {
+    bool answers = type == QN_MESSAGE_REFUSAL || qn_method_replies[type];
+    if (is_self(to) && daemon->descriptor->reply && answers) {
+        daemon_hear_self(daemon, type, message);
+        return QN_SEND_OK;
+    }
     return qn_links_send(daemon->links, to, type, message);
 }
 

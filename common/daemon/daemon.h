@@ -19,6 +19,7 @@
 
 #include "common/arena.h"
 #include "common/config/config.h"
+#include "common/daemon/calls.h"
 #include "common/daemon/links/peer_types.h"
 #include "common/err.h"
 #include "common/watch/stats.h"
@@ -35,10 +36,13 @@ typedef struct {
 
 typedef struct {
     qn_service_t service;
-    const char *name;             /* "scheduler" */
-    const qn_service_t *dials;    /* peers this daemon connects to; ends with QN_SERVICE_NONE */
-    const qn_handler_t *handlers; /* ends with QN_MESSAGE_NONE */
-    const qn_stat_spec_t *stats;  /* table 1 of the page (table 0 is the skeleton's); may be NULL */
+    const char *name;               /* "scheduler" */
+    const qn_service_t *dials;      /* peers this daemon connects to; ends with QN_SERVICE_NONE */
+    const qn_handler_t *handlers;   /* ends with QN_MESSAGE_NONE */
+    const qn_method_row_t *methods; /* ends with QN_METHOD_NONE: every method of the schemas that is this service's */
+    /* The reply of some method came, to a call of this service. NULL: it calls none. */
+    void (*reply)(void *state, qn_peer_t from, qn_message_type_t type, const void *message);
+    const qn_stat_spec_t *stats; /* table 1 of the page (table 0 is the skeleton's); may be NULL */
     size_t stat_count;
     bool in_step_path; /* every step waits for it: compute.spin applies */
     /* Builds the state; config outlives it. The daemon is STARTING until qn_daemon_set_state(READY). */
@@ -78,6 +82,9 @@ void qn_daemon_refuse(qn_daemon_t *daemon, qn_peer_t to, uint64_t request, uint1
 /* The same with a Refusal of one's own; its refused_type and refused_sequence are filled in when the message that is
  * being handled is from `to`. */
 qn_send_outcome_t qn_daemon_send_refusal(qn_daemon_t *daemon, qn_peer_t to, qn_refusal_t *refusal);
+/* Runs a method of this very service, as if its request had come; the answer comes to `reply` or the handler of
+ * Refusal, now or later, from the peer of epoch 0. */
+void qn_daemon_call_self(qn_daemon_t *daemon, const qn_method_t *method, const void *request);
 /* What every heartbeat says from now on. The first READY is reported to the service manager. `text` is copied. */
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text);
 /* What every heartbeat says of the life of memory whose regions are mapped here (compute); 0: none. */

@@ -35,4 +35,12 @@ json_t *qn_wire_to_json(const qn_wire_type_t *type, const void *frame, size_t by
 qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena, const uint8_t **ret_frame,
                            size_t *ret_bytes);
 
+/* Converts an object (NULL: an empty one) to the C struct of `type` and checks it, without a frame and without a head,
+ * which is zero. Failures as above; their texts begin with the member at fault. */
+qn_err_t qn_wire_read_members(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena, void *ret_message);
+
+/* Where the last QN_ERR_INVALID or QN_ERR_LIMIT of this thread's codec was: "runs[3].token_count", after the name of the
+ * message when one is known. Returns view, valid until the next such failure. */
+const char *qn_wire_error_place(void);
+
 #endif

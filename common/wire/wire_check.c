@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "common/limits.h"
+#include "common/wire/wire.h"
 #include "common/wire/wire_internal.h"
 
 static size_t path_print(const wire_path_t *path, char *text, size_t room)
@@ -21,15 +22,19 @@ static size_t path_print(const wire_path_t *path, char *text, size_t room)
     return used < room ? used : room - 1;
 }
 
+static _Thread_local char place[256];
+
+const char *qn_wire_error_place(void) { return place; }
+
 qn_err_t qn_wire_fail(const wire_path_t *path, qn_err_t code, const char *format, ...)
 {
-    char place[256], text[QN_ERR_TEXT_MAX];
+    char text[QN_ERR_TEXT_MAX];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     path_print(path, place, sizeof place);
-    return qn_fail(code, "%s: %s", place, text);
+    return qn_fail(code, "%s%s%s", place, place[0] ? ": " : "", text);
 }
 
 /* ---- ranges ------------------------------------------------------------------------------------------------- */

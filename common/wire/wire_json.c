@@ -123,7 +123,7 @@ json_t *qn_wire_to_json(const qn_wire_type_t *type, const void *frame, size_t by
 
 /* ---- from JSON ---------------------------------------------------------------------------------------------- */
 
-static qn_err_t table_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena,
+static qn_err_t table_from_json(const qn_wire_type_t *type, size_t first, const json_t *json, qn_arena_t *arena,
                                 const wire_path_t *path, uint8_t *message);
 
 static const char *json_kind(const json_t *json)
@@ -282,7 +282,7 @@ static qn_err_t element_from_json(const qn_wire_field_t *field, const json_t *js
 {
     if (field->kind == QN_WIRE_STRUCT) return struct_from_json(field->record, json, path, at);
     if (field->kind == QN_WIRE_STRING) return text_from_json(json, arena, path, at);
-    if (field->kind == QN_WIRE_TABLE) return table_from_json(field->table, json, arena, path, at);
+    if (field->kind == QN_WIRE_TABLE) return table_from_json(field->table, 0, json, arena, path, at);
     return scalar_from_json(field, json, path, at);
 }
 
@@ -314,10 +314,11 @@ static qn_err_t field_from_json(const qn_wire_field_t *field, const json_t *json
     if (field->kind != QN_WIRE_TABLE) return element_from_json(field, json, arena, &path, message + field->offset);
     uint8_t *inner = qn_arena_alloc(arena, field->table->struct_bytes, 16);
     memcpy(message + field->offset, &inner, sizeof inner);
-    return table_from_json(field->table, json, arena, &path, inner);
+    return table_from_json(field->table, 0, json, arena, &path, inner);
 }
 
-static qn_err_t table_from_json(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena,
+/* Members of fields `first` and later. null says, as in flatc, that the member is not there. */
+static qn_err_t table_from_json(const qn_wire_type_t *type, size_t first, const json_t *json, qn_arena_t *arena,
                                 const wire_path_t *path, uint8_t *message)
 {
     if (!json_is_object(json)) return wrong_kind(path, "an object", json);
@@ -326,15 +327,15 @@ static qn_err_t table_from_json(const qn_wire_type_t *type, const json_t *json, 
     json_t *value;
     json_object_foreach((json_t *)json, name, value)
     {
-        if (!find_member(type->fields, type->field_count, name))
-            return unknown_member(path, name, type->fields, type->field_count);
+        if (!find_member(type->fields + first, type->field_count - first, name))
+            return unknown_member(path, name, type->fields + first, type->field_count - first);
     }
-    for (size_t i = 0; i < type->field_count; i++) {
+    for (size_t i = first; i < type->field_count; i++) {
         const qn_wire_field_t *field = &type->fields[i];
         value = json_object_get(json, field->name);
         qn_err_t err = QN_OK;
         wire_path_t place = wire_path(path, field->name);
-        if (value)
+        if (value && !json_is_null(value))
             err = field_from_json(field, value, arena, path, message);
         else if (field->required)
             err = qn_wire_fail(&place, QN_ERR_INVALID, "is required and absent");
@@ -350,6 +351,17 @@ qn_err_t qn_wire_from_json(const qn_wire_type_t *type, const json_t *json, qn_ar
 {
     wire_path_t path = wire_path(NULL, type->name);
     uint8_t *message = qn_arena_alloc(arena, type->struct_bytes, 16);
-    qn_err_t err = table_from_json(type, json, arena, &path, message);
+    qn_err_t err = table_from_json(type, 0, json, arena, &path, message);
     return err ? err : qn_wire_encode(type, message, arena, ret_frame, ret_bytes);
+}
+
+qn_err_t qn_wire_read_members(const qn_wire_type_t *type, const json_t *json, qn_arena_t *arena, void *ret_message)
+{
+    wire_path_t whole = wire_path(NULL, "");
+    json_t *none = json ? NULL : json_object();
+    if (json && !json_is_object(json))
+        return qn_wire_fail(&whole, QN_ERR_INVALID, "wants an object, not %s", json_kind(json));
+    qn_err_t err = table_from_json(type, 1, json ? json : none, arena, NULL, ret_message);
+    json_decref(none);
+    return err ? err : qn_wire_check(type, ret_message, NULL);
 }

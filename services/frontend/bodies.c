@@ -13,13 +13,12 @@
 #include "common/clock.h"
 #include "common/watch/log.h"
 #include "services/frontend/frontend.h"
+#include "services/frontend/request/json_fields.h"
 
 #define TRIM_BYTES (256u << 10)      /* a larger body leaves a heap worth giving back */
 #define WARN_AGAIN_NS 10000000000ull /* of unknown fields in the log */
 
 /* ---- bodies ---- */
-
-static bool generates(route_t route) { return route == ROUTE_COMPLETIONS || route == ROUTE_GENERATE; }
 
 static void run_body(work_t *work)
 {
@@ -27,9 +26,16 @@ static void run_body(work_t *work)
     const char *text = body->text.bytes ? body->text.data : "";
     size_t bytes = body->text.bytes;
     qn_in_hand_take_beside(body->beside, body->hand_key);
-    if (generates(body->route)) {
-        generation_api_t api = body->route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS : GENERATION_GENERATE;
+    if (router_generates(body->route)) {
+        generation_api_t api = body->route == ROUTE_COMPLETIONS      ? GENERATION_COMPLETIONS
+                               : body->route == ROUTE_BATCH_GENERATE ? GENERATION_BATCH
+                                                                     : GENERATION_GENERATE;
         body->good = generation_parse(api, text, bytes, &body->limits, &body->generation, &body->error);
+    } else if (body->method.method) {
+        body->good = method_body_parse(&body->method, text, bytes, &body->error);
+    } else if (body->route > ROUTE_FORMS) {
+        body->json = bytes ? json_fields_parse(text, bytes, &body->error) : json_object();
+        body->good = body->json != NULL;
     } else {
         body->good = query_body_parse(body->route, text, bytes, &body->limits, &body->query, &body->error);
     }
@@ -49,6 +55,8 @@ static void body_free(frontend_t *frontend, body_t *body)
     reply_buffer_fini(&body->text);
     generation_fini(&body->generation);
     query_body_fini(&body->query);
+    method_body_fini(&body->method);
+    json_decref(body->json);
     free(body);
 }
 
@@ -61,11 +69,13 @@ static void finish_body(frontend_t *frontend, body_t *body)
     body_free(frontend, body);
 }
 
-void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t route, const generation_limits_t *limits)
+void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t route, const qn_method_t *method,
+                        const generation_limits_t *limits)
 {
     body_t *body = calloc(1, sizeof *body);
     QN_ASSERT(body != NULL);
     *body = (body_t){.work.run = run_body, .request = request, .route = route, .limits = *limits};
+    body->method.method = method;
     body->hand_key = qn_in_hand_now(frontend->hand);
     snprintf(body->model, sizeof body->model, "%s", limits->model);
     if (limits->eos_id_count) memcpy(body->eos_ids, limits->eos_ids, limits->eos_id_count * sizeof *limits->eos_ids);

@@ -4,6 +4,7 @@
 #define QN_FRONTEND_BODIES_H
 
 #include "common/daemon/in_hand.h"
+#include "services/frontend/methods/method_body.h"
 #include "services/frontend/request/query_body.h"
 #include "services/frontend/worker.h"
 
@@ -26,7 +27,9 @@ typedef struct body {
     uint32_t eos_ids[QN_STOP_IDS_MAX];
     bool good;
     http_error_t error;      /* when not good */
-    generation_t generation; /* ROUTE_COMPLETIONS, ROUTE_GENERATE */
+    generation_t generation; /* of a route that generates */
+    method_body_t method;    /* of a method call */
+    json_t *json;            /* of a form; owned */
     query_body_t query;      /* the others */
 } body_t;
 

@@ -34,7 +34,7 @@ void frontend_count_status(frontend_t *frontend, route_t route, int status)
 {
     unsigned group = FRONTEND_GROUP_OTHER;
     if (route == ROUTE_COMPLETIONS) group = FRONTEND_GROUP_COMPLETIONS;
-    if (route == ROUTE_GENERATE) group = FRONTEND_GROUP_GENERATE;
+    if (route == ROUTE_GENERATE || route == ROUTE_BATCH_GENERATE) group = FRONTEND_GROUP_GENERATE;
     if (route == ROUTE_TOKENIZE || route == ROUTE_DETOKENIZE) group = FRONTEND_GROUP_TOKENIZE;
     frontend_count(frontend, FRONTEND_STAT_REQUESTS + group * FRONTEND_CODE_COUNT + code_row(status), 1);
 }

@@ -10,6 +10,7 @@
 #include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
 #include "services/frontend/http/http_server.h"
+#include "services/frontend/methods/calls.h"
 #include "services/frontend/reply/reply_query.h"
 #include "services/frontend/request/request_table.h"
 
@@ -21,7 +22,7 @@
 // clang-format off
 #define FRONTEND_CODES(X) \
     X(200) X(400) X(401) X(403) X(404) X(405) X(408) X(411) X(413) X(414) X(415) X(417) X(422) X(429) X(431) X(499) \
-    X(500) X(501) X(503) X(504) X(505)
+    X(500) X(501) X(503) X(504) X(505) X(409) X(507)
 // clang-format on
 enum {
 #define CODE(code) FRONTEND_CODE_##code,
@@ -77,6 +78,7 @@ typedef struct {
     uint64_t waiting_bytes; /* of those that the worker has */
     uint32_t unsent;        /* exchanges of which a part is sent in a later turn */
     request_table_t *table;
+    calls_t calls;
     served_model_t model;
     frontend_cancel_t *cancels; /* owned; not sent yet */
     uint32_t cancel_count;
@@ -104,9 +106,12 @@ void frontend_send_rest(frontend_t *frontend);
 /* A body was parsed, or could not be: admit, send or refuse. */
 void frontend_body(frontend_t *frontend, body_t *body);
 
+/* JSON by name, or nothing said. */
+bool frontend_check_content_type(const http_request_t *request, http_error_t *ret_error);
+
 /* ---- bodies.c ---- */
-/* Parses the body of the request; frontend_body follows, now or later. */
-void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t route,
+/* Parses the body of the request; frontend_body follows, now or later. `method`: of a method call, else NULL. */
+void frontend_take_body(frontend_t *frontend, http_request_t *request, route_t route, const qn_method_t *method,
                         const generation_limits_t *limits);
 /* The client left while its body was being parsed; false: it was not. */
 bool frontend_forget_body(frontend_t *frontend, const http_request_t *request);
@@ -122,6 +127,9 @@ void frontend_warn_unknown(frontend_t *frontend, http_request_t *request, route_
 
 /* ---- routes_status.c: routes that ask nobody ---- */
 void frontend_status_route(frontend_t *frontend, http_request_t *request, const router_match_t *match);
+/* Members of an open object: a service's place among the five, and how it is, from its heartbeats. */
+void frontend_put_service(const frontend_t *frontend, qn_service_t service, json_writer_t *writer);
+void frontend_put_health(const frontend_t *frontend, qn_service_t service, json_writer_t *writer);
 
 /* ---- exchange_reply.c ---- */
 /* Looks at every exchange for which something arrived; false: there was none. */

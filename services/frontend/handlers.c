@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/watch/log.h"
+#include "services/frontend/methods/call.h"
 
 /* ---- what came ------------------------------------------------------------------------------------------------- */
 
@@ -353,6 +354,8 @@ static void handle_model_description(void *state, qn_peer_t from, const void *me
     model->block_tokens = description->block_tokens;
     model->block_count = description->block_count;
     model->bos_id = description->bos_id;
+    model->layers = description->layers;
+    model->heads = description->heads;
     model->weights_bytes = description->weights_bytes;
     const qn_sampling_t *sampling = &description->default_sampling;
     model->defaults = (qn_generation_config_t){.temperature = sampling->temperature,
@@ -376,6 +379,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     (void)from;
     frontend_t *frontend = state;
     const qn_refusal_t *refusal = message;
+    if (frontend_refuse_call(frontend, refusal)) return;
     reference_t found = request_table_find(frontend->table, refusal->head.request);
     const char *text = refusal->text.data ? refusal->text.data : "refused without a reason";
     if (found.kind == REFERENCE_NONE) {

@@ -11,6 +11,8 @@
 #include "common/failpoint.h"
 #include "common/watch/quarantine.h"
 #include "services/frontend/handlers.h"
+#include "services/frontend/methods/call.h"
+#include "services/frontend/research/forms.h"
 
 #define SEND_BYTES (2u << 20) /* of prompts, per turn and request */
 
@@ -65,8 +67,15 @@ static void reply_no_route(frontend_t *frontend, http_request_t *request, router
     http_request_reply(request, error.status, "application/json", &body);
 }
 
-/* JSON by name, or nothing said; curl -d says application/x-www-form-urlencoded and must be told. */
-static bool check_content_type(const http_request_t *request, http_error_t *ret_error)
+static bool is_type(const char *type, const char *name)
+{
+    size_t length = strlen(name);
+    return strcspn(type, "; \t") == length && strncasecmp(type, name, length) == 0;
+}
+
+/* JSON by name, or nothing said, or what `curl -d` says unasked. A web page can send that to any address without asking
+ * (no preflight), but never without Origin. */
+bool frontend_check_content_type(const http_request_t *request, http_error_t *ret_error)
 {
     const char *type = http_request_header(request, "content-type");
     const char *coding = http_request_header(request, "content-encoding");
@@ -76,9 +85,9 @@ static bool check_content_type(const http_request_t *request, http_error_t *ret_
     }
     if (!type) return true;
     size_t length = strcspn(type, "; \t");
-    if ((length == 16 && strncasecmp(type, "application/json", 16) == 0) ||
-        (length > 5 && strncasecmp(type + length - 5, "+json", 5) == 0))
+    if (is_type(type, "application/json") || (length > 5 && strncasecmp(type + length - 5, "+json", 5) == 0))
         return true;
+    if (is_type(type, "application/x-www-form-urlencoded") && !http_request_header(request, "origin")) return true;
     http_error_set(ret_error, 415, NULL,
                    "The content type is %.64s; send application/json "
                    "(curl: -H 'content-type: application/json').",
@@ -286,7 +295,7 @@ static void abort_named(frontend_t *frontend, body_t *body)
 
 void frontend_body(frontend_t *frontend, body_t *body)
 {
-    bool generates = body->route == ROUTE_COMPLETIONS || body->route == ROUTE_GENERATE;
+    bool generates = router_generates(body->route);
     if (!body->good) {
         make_id(frontend, body->request);
         frontend_reply_error(frontend, body->request, body->route, &body->error);
@@ -294,6 +303,14 @@ void frontend_body(frontend_t *frontend, body_t *body)
     }
     if (generates) {
         begin_generation(frontend, body);
+        return;
+    }
+    if (body->method.method) {
+        frontend_method_body(frontend, body);
+        return;
+    }
+    if (form_of(body->route)) {
+        frontend_form_body(frontend, body);
         return;
     }
     frontend_warn_unknown(frontend, body->request, body->route, &body->query.unknown);
@@ -311,12 +328,12 @@ static void route_body(frontend_t *frontend, http_request_t *request, route_t ro
     size_t bytes;
     http_request_body(request, &bytes);
     bool needs_type = bytes > 0 || route != ROUTE_ABORT_REQUEST;
-    if (needs_type && !check_content_type(request, &error)) {
+    if (needs_type && !frontend_check_content_type(request, &error)) {
         make_id(frontend, request);
         frontend_reply_error(frontend, request, route, &error);
         return;
     }
-    frontend_take_body(frontend, request, route, &limits);
+    frontend_take_body(frontend, request, route, NULL, &limits);
 }
 
 static void take_request(frontend_t *frontend, http_request_t *request)
@@ -328,7 +345,7 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     const char *body = http_request_body(request, &bytes);
     if (QN_FAILPOINT_TEXT(QN_FAILPOINT_FRONTEND_REQUEST, body, bytes))
         qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a request"));
-    bool generates = match.route == ROUTE_COMPLETIONS || match.route == ROUTE_GENERATE;
+    bool generates = router_generates(match.route);
     if (!generates) make_id(frontend, request);
     if (outcome != ROUTER_FOUND) {
         reply_no_route(frontend, request, outcome, match.allow);
@@ -337,12 +354,18 @@ static void take_request(frontend_t *frontend, http_request_t *request)
     switch (match.route) {
     case ROUTE_COMPLETIONS:
     case ROUTE_GENERATE:
+    case ROUTE_BATCH_GENERATE:
     case ROUTE_TOKENIZE:
     case ROUTE_DETOKENIZE:
     case ROUTE_ABORT_REQUEST: route_body(frontend, request, match.route); break;
     case ROUTE_CACHE_STATS:
     case ROUTE_FLUSH_CACHE: route_memory(frontend, request, match.route); break;
-    default: frontend_status_route(frontend, request, &match);
+    case ROUTE_METHOD: frontend_method_route(frontend, request, &match); break;
+    default:
+        if (form_of(match.route))
+            frontend_form_route(frontend, request, &match);
+        else
+            frontend_status_route(frontend, request, &match);
     }
 }
 

@@ -8,7 +8,8 @@
 #include "common/build.h"
 #include "common/clock.h"
 #include "common/watch/last_error.h"
-#include "services/frontend/frontend.h"
+#include "services/frontend/methods/call.h"
+#include "services/frontend/methods/describe.h"
 #include "services/frontend/reply/prometheus.h"
 
 static const qn_service_t services[] = {
@@ -89,11 +90,10 @@ static void route_health(frontend_t *frontend, http_request_t *request, route_t 
     http_request_reply(request, 503, "application/json", &body);
 }
 
-static void put_service(const frontend_t *frontend, qn_service_t service, json_writer_t *writer)
+void frontend_put_service(const frontend_t *frontend, qn_service_t service, json_writer_t *writer)
 {
     qn_peer_status_t status = status_of(frontend, service);
     bool self = service == QN_SERVICE_FRONTEND;
-    json_put_open(writer, '{');
     json_put_member_string(writer, "name", qn_service_enum.names[service]);
     json_put_key(writer, "pid");
     status.pid ? json_put_unsigned(writer, status.pid) : json_put_null(writer);
@@ -105,7 +105,22 @@ static void put_service(const frontend_t *frontend, qn_service_t service, json_w
     json_put_member_unsigned(writer, "restarts", status.restarts);
     json_put_member_string(writer, "transport", status.transport[0] ? status.transport : self ? "http" : NULL);
     json_put_member_string(writer, "text", status.text);
-    json_put_close(writer, '}');
+}
+
+void frontend_put_health(const frontend_t *frontend, qn_service_t service, json_writer_t *writer)
+{
+    qn_peer_status_t status = status_of(frontend, service);
+    uint64_t now_ns = qn_clock_now_ns();
+    char error[QN_ERR_TEXT_MAX];
+    qn_last_error_read(qn_daemon_run_dir(frontend->daemon), qn_service_enum.names[service], error, sizeof error);
+    json_put_member_string(writer, "state", state_name(&status));
+    json_put_member_bool(writer, "alive", status.alive);
+    json_put_member_string(writer, "text", status.text);
+    json_put_member_string(writer, "last_error", error[0] ? error : NULL);
+    json_put_key(writer, "heard_ms_ago");
+    json_put_number(writer, now_ns > status.heard_ns ? (double)(now_ns - status.heard_ns) / 1e6 : 0);
+    json_put_member_unsigned(writer, "heartbeats", status.beats);
+    json_put_member_unsigned(writer, "memory_epoch", status.memory_epoch);
 }
 
 static void put_services(const frontend_t *frontend, reply_buffer_t *out)
@@ -114,8 +129,11 @@ static void put_services(const frontend_t *frontend, reply_buffer_t *out)
     json_put_open(&writer, '{');
     json_put_key(&writer, "services");
     json_put_open(&writer, '[');
-    for (size_t i = 0; i < SERVICE_COUNT; i++)
-        put_service(frontend, services[i], &writer);
+    for (size_t i = 0; i < SERVICE_COUNT; i++) {
+        json_put_open(&writer, '{');
+        frontend_put_service(frontend, services[i], &writer);
+        json_put_close(&writer, '}');
+    }
     json_put_close(&writer, ']');
     json_put_close(&writer, '}');
 }
@@ -225,9 +243,27 @@ static bool put_status(frontend_t *frontend, const router_match_t *match, reply_
     }
 }
 
+static void route_service(frontend_t *frontend, http_request_t *request, const router_match_t *match)
+{
+    uint64_t received_ns = qn_clock_now_ns();
+    qn_service_t service;
+    reply_buffer_t body = {0};
+    if (!frontend_find_service(frontend, request, match, &service)) return;
+    if (match->route == ROUTE_SERVICE)
+        describe_service(frontend, service, &body);
+    else
+        describe_examples(frontend, service, &body);
+    frontend_reply_data(frontend, request, match->route, 200, frontend_wants_research(frontend, request), received_ns,
+                        NULL, "read from the table of methods, heartbeats and the statistics page", &body);
+}
+
 void frontend_status_route(frontend_t *frontend, http_request_t *request, const router_match_t *match)
 {
     uint64_t received_ns = qn_clock_now_ns();
+    if (match->route == ROUTE_SERVICE || match->route == ROUTE_EXAMPLES) {
+        route_service(frontend, request, match);
+        return;
+    }
     if (match->route == ROUTE_HEALTH || match->route == ROUTE_READY) {
         route_health(frontend, request, match->route);
         return;

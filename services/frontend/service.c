@@ -17,6 +17,8 @@
 #include "common/paths.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/http/listen_address.h"
+#include "services/frontend/methods/call.h"
+#include "services/frontend/methods/describe.h"
 
 #define OTHER_DESCRIPTORS 256 /* links, pages, logs, and connections that are being refused */
 #define STOP_LINGER_MS 300    /* for clients to read how their requests ended */
@@ -116,7 +118,8 @@ static void on_gone(void *context, http_request_t *request)
 {
     frontend_t *frontend = context;
     exchange_t *exchange = http_request_user(request);
-    if (!exchange && !frontend_forget_body(frontend, request)) return;
+    bool called = calls_forget(&frontend->calls, request);
+    if (!exchange && !called && !frontend_forget_body(frontend, request)) return;
     frontend_count(frontend, FRONTEND_STAT_DISCONNECTS, 1);
     if (!exchange) return;
     frontend_forget(frontend, exchange, QN_CANCEL_REASON_CLIENT_GONE);
@@ -180,6 +183,8 @@ static void end_what_runs(frontend_t *frontend)
     for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
         frontend_fail(frontend, request_table_at(frontend->table, i), &error);
     frontend_look(frontend, qn_clock_now_ns());
+    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+        frontend_end_calls(frontend, (qn_service_t)service);
     frontend_end_bodies(frontend, &error);
 }
 
@@ -217,6 +222,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_peer_status_t self;
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
+    calls_init(&frontend->calls, qn_daemon_epoch(daemon));
     name_model(frontend);
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
     mallopt(M_MXFAST, 0);                  /* small pieces join when they are freed: so does the tree of a large body */
@@ -251,10 +257,12 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     frontend_t *frontend = state;
     bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
+    if (event == QN_PEER_GONE) frontend_end_calls(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
     /* A request does not outlive the tokenizer that held it (fail_waiting): there is nothing to send again. */
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) frontend_send_replay_complete(frontend, peer);
+    if (event == QN_PEER_UP && peer.service == QN_SERVICE_TOKENIZER) describe_meet_tokenizer(frontend);
 }
 
 /* ---- tick ---- */
@@ -286,6 +294,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
         frontend_scan(frontend, now_ns);
+        frontend_scan_calls(frontend, now_ns);
         frontend->scan_ns = now_ns + FRONTEND_SCAN_NS;
     }
     uint64_t http_ms = http_server_run(frontend->http, now_ns);
@@ -294,7 +303,8 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     qn_stats_set(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_ACTIVE,
                  request_table_active(frontend->table));
     uint64_t next_ns = http_ms == UINT64_MAX ? UINT64_MAX : now_ns + http_ms * 1000000;
-    if (request_table_count(frontend->table) > 0) next_ns = earlier(next_ns, frontend->scan_ns);
+    if (request_table_count(frontend->table) > 0 || frontend->calls.count > 0)
+        next_ns = earlier(next_ns, frontend->scan_ns);
     if (frontend->unsent) return now_ns;
     return all_sent ? next_ns : earlier(next_ns, now_ns + CANCEL_RETRY_NS);
 }
@@ -312,7 +322,7 @@ static void service_drain(void *state)
 static bool service_drained(const void *state)
 {
     const frontend_t *frontend = state;
-    return request_table_count(frontend->table) == 0 && !frontend->bodies;
+    return request_table_count(frontend->table) == 0 && calls_for_clients(&frontend->calls) == 0 && !frontend->bodies;
 }
 
 const qn_daemon_descriptor_t qn_frontend_daemon = {
@@ -321,6 +331,7 @@ const qn_daemon_descriptor_t qn_frontend_daemon = {
     .dials = (const qn_service_t[]){QN_SERVICE_TOKENIZER, QN_SERVICE_SCHEDULER, QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE,
                                     QN_SERVICE_NONE},
     .handlers = frontend_handlers,
+    .reply = frontend_take_reply,
     .stats = frontend_stats,
     .stat_count = FRONTEND_STAT_COUNT,
     .init = service_init,

@@ -74,13 +74,13 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .weights_bytes = weights.bytes,
         .weights = &weights,
         .kv = &kv,
+        .head_dim = config->head_dim,
+        .warnings = warnings,
+        .warnings_count = directory->warnings.count,
         .layers = config->layers,
         .heads = config->heads,
         .kv_heads = config->kv_heads,
-        .head_dim = config->head_dim,
         .hidden = config->hidden,
-        .warnings = warnings,
-        .warnings_count = directory->warnings.count,
     };
     for (uint32_t i = 0; i < reply.warnings_count; i++)
         warnings[i] = qn_text(directory->warnings.texts[i]);

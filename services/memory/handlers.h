@@ -38,6 +38,7 @@ typedef struct {
 } memory_service_t;
 
 extern const qn_handler_t memory_handlers[];
+extern const qn_method_row_t memory_methods[]; /* methods.c */
 
 /* The model is loaded: builds the tensor list and answers everybody who waits. */
 qn_err_t memory_publish_model(memory_service_t *service);

@@ -319,6 +319,7 @@ const qn_daemon_descriptor_t qn_memory_daemon = {
     .name = "memory",
     .dials = (const qn_service_t[]){QN_SERVICE_NONE},
     .handlers = memory_handlers,
+    .methods = memory_methods,
     .stats = memory_stats,
     .stat_count = MEMORY_STAT_COUNT,
     .init = service_init,

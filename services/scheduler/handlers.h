@@ -57,6 +57,7 @@ typedef struct {
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];
+extern const qn_method_row_t scheduler_methods[]; /* methods.c */
 
 /* Compute took no plan: what has no result is planned again in a new session, once it says that it is ready. */
 void scheduler_doubt_compute(scheduler_service_t *service);

@@ -380,6 +380,7 @@ const qn_daemon_descriptor_t qn_scheduler_daemon = {
     .name = "scheduler",
     .dials = (const qn_service_t[]){QN_SERVICE_MEMORY, QN_SERVICE_COMPUTE, QN_SERVICE_NONE},
     .handlers = scheduler_handlers,
+    .methods = scheduler_methods,
     .stats = scheduler_stats,
     .stat_count = SCHEDULER_STAT_COUNT,
     .in_step_path = true,

@@ -5,6 +5,7 @@
 #include "services/tokenizer/service.h"
 
 extern const qn_handler_t tokenizer_handlers[];
+extern const qn_method_row_t tokenizer_methods[]; /* methods.c */
 
 /* Takes what the worker finished, until the turn's time for texts is used up; true: some is left. */
 bool tokenizer_take_finished(tokenizer_service_t *service);

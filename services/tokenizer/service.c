@@ -140,6 +140,7 @@ const qn_daemon_descriptor_t qn_tokenizer_daemon = {
     .name = "tokenizer",
     .dials = (const qn_service_t[]){QN_SERVICE_SCHEDULER, QN_SERVICE_NONE},
     .handlers = tokenizer_handlers,
+    .methods = tokenizer_methods,
     .stats = tokenizer_stats,
     .stat_count = TOKENIZER_STAT_COUNT,
     .init = service_init,

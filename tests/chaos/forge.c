@@ -16,6 +16,7 @@
 
 #include "common/clock.h"
 #include "common/wire/wire.h"
+#include "tests/unit/wire_examples.h"
 
 #define INSTANCE 200
 #define SESSION_FRAMES 400 /* below QN_LINK_WINDOW: a session needs no credit */
@@ -157,14 +158,8 @@ static void read_examples(void)
     qn_arena_t arena;
     qn_arena_init(&arena, 0);
     for (int type = 1; type < QN_MESSAGE_COUNT; type++) {
-        char path[256], snake[128];
-        size_t used = 0;
-        for (const char *at = qn_message_name((qn_message_type_t)type); *at; at++) {
-            if (*at >= 'A' && *at <= 'Z' && used) snake[used++] = '_';
-            snake[used++] = (char)(*at | 0x20);
-        }
-        snake[used] = '\0';
-        snprintf(path, sizeof path, "schemas/%s.json", snake);
+        char path[256];
+        example_path(qn_wire_type((qn_message_type_t)type), path, sizeof path);
         json_t *json = json_load_file(path, JSON_ALLOW_NUL, NULL);
         const uint8_t *frame;
         size_t bytes;

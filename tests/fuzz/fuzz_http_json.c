@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
                                         .vocab_size = 1000,
                                         .requests_max = 256,
                                         .defaults = QN_GENERATION_CONFIG_NEUTRAL};
-    for (int api = GENERATION_COMPLETIONS; api <= GENERATION_GENERATE; api++) {
+    for (int api = GENERATION_COMPLETIONS; api <= GENERATION_BATCH; api++) {
         generation_t generation = {0};
         http_error_t error = {0};
         if (generation_parse((generation_api_t)api, (const char *)data, bytes, &limits, &generation, &error)) {

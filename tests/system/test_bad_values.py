@@ -62,6 +62,9 @@ ROUTES = {
                   ["text", "input_ids", "sampling_params", "stream", "return_logprob", "logprob_start_len",
                    "top_logprobs_num", "return_text_in_logprobs", "rid", "priority", "model", "cache_salt", "lora_path"]
                   + ["sampling_params." + name for name in SAMPLING + ["max_new_tokens", "min_new_tokens", "no_stop_trim"]]),
+    "/batch_generate": ({"prompts": ["a", "b"], "max_tokens": 1},
+                        ["prompts", "max_tokens", "min_tokens", "sampling_params", "stream", "return_logprob", "priority", "rid",
+                         "model"] + SAMPLING),
     "/tokenize": ({"prompt": "a"}, ["prompt", "text", "model", "add_special_tokens", "return_token_strs", "messages"]),
     "/detokenize": ({"tokens": [5]}, ["tokens", "model", "skip_special_tokens"]),
     "/abort_request": ({"rid": "nobody"}, ["rid", "request_id", "abort_all"]),
@@ -70,6 +73,7 @@ ROUTES = {
 # Beyond types: what these fields can never mean.
 NEVER = {"temperature": ["minus one", "1e308", "word", "empty list"], "top_p": ["minus one", "2^31"], "n": ["zero", "half"],
          "max_tokens": ["minus one", "half", "word"], "stream": ["zero", "word"], "prompt": ["true", "zero", "empty object"],
+         "prompts": ["true", "zero", "word", "empty object"],
          "logprobs": ["2^31", "true"], "best_of": ["zero"], "logit_bias": ["zero", "word", "object"], "stop": ["zero", "true"],
          "tokens": ["word", "list of a negative"], "sampling_params": ["word", "zero"], "cache_salt": ["NUL in a string"]}
 

@@ -538,7 +538,7 @@ def test_research_mode_explains(server):
         assert set(reply) == {"data", "metadata"} and reply["data"]["choices"] == bare["choices"]
         metadata = reply["metadata"]
         assert metadata["service"] == "frontend" and metadata["method"] == "completions" and metadata["epoch"] > 0
-        assert "4 tokens" in metadata["reason"]
+        assert "4 tokens" in metadata["algorithm_reasoning"][0]
         hops = [(hop["from"], hop["to"]) for hop in metadata["hops"]]
         assert hops[0] == ("frontend", "tokenizer") and hops[-1] == ("tokenizer", "frontend")
         assert ("scheduler", "compute") in hops and all(hop["us"] >= 0 for hop in metadata["hops"])

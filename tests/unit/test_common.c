@@ -127,6 +127,13 @@ static void test_descriptors_needed_follow_the_configuration(void **state)
     assert_int_equal(qn_descriptors_ensure(memory, &large), QN_OK);
 }
 
+static void test_common_failure_that_quotes_control_characters_is_printable(void **state)
+{
+    (void)state;
+    assert_int_equal(qn_fail(QN_ERR_INVALID, "not \"a\x1b[2J\a\x7f\tb\nc\""), QN_ERR_INVALID);
+    assert_string_equal(qn_err_text(), "not \"a?[2J??\tb\nc\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -136,6 +143,7 @@ int main(void)
         cmocka_unit_test(test_failure_of_another_thread_is_raised_with_text_and_origin),
         cmocka_unit_test(test_endpoint_open_is_what_other_hosts_reach),
         cmocka_unit_test(test_descriptors_needed_follow_the_configuration),
+        cmocka_unit_test(test_common_failure_that_quotes_control_characters_is_printable),
     };
     return cmocka_run_group_tests_name("common", tests, NULL, NULL);
 }

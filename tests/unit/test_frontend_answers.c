@@ -304,7 +304,7 @@ static void test_frontend_research_mode_shows_hops(void **state)
         assert_non_null(
             strstr(client_text(&client), stream ? "\"choices\":[],\"metadata\":{" : "{\"data\":{\"id\":\"cmpl-"));
         assert_non_null(strstr(client_text(&client),
-                               "\"epoch\":77,\"reason\":\"sequence 1 of 1: stop after 1 tokens; 1 of 3 prompt "
+                               "\"algorithm_reasoning\":[\"sequence 1 of 1: stop after 1 tokens; 1 of 3 prompt "
                                "tokens were cached\""));
         if (stream) wait_for_text(test, &client, "data: [DONE]");
         client_close(&client);

@@ -376,6 +376,68 @@ static void test_generate_lists_give_each_prompt_its_own(void **state)
     refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
 }
 
+static void test_plain_form_has_its_own_defaults_and_fields_at_the_top(void **state)
+{
+    (void)state;
+    generation_t generation = accept(GENERATION_GENERATE, "{\"prompt\":\"Hello\"}");
+    assert_int_equal(generation.max_tokens, 50);
+    assert_true(generation.temperature == 0.7f && !generation.is_list);
+    generation_fini(&generation);
+    generation = accept(GENERATION_GENERATE,
+                        "{\"prompt\":[1,2],\"max_tokens\":3,\"min_tokens\":1,\"temperature\":0,\"stop\":[\"a\",\"b\"],"
+                        "\"seed\":4,\"top_k\":5,\"return_logprob\":true,\"top_logprobs_num\":2,\"stream\":true}");
+    assert_true(generation.prompts[0].id_count == 2 && generation.max_tokens == 3 && generation.min_tokens == 1);
+    assert_true(generation.temperature == 0 && generation.stop_count == 2 && generation.seed == 4);
+    assert_true(generation.top_k == 5 && generation.logprobs == 2 && generation.stream);
+    assert_int_equal(generation.unknown.count, 0);
+    generation_fini(&generation);
+    generation = accept(GENERATION_GENERATE, "{\"prompt\":\"a\",\"max_tokens\":3,\"sampling_params\":{\"top_p\":0.5}}");
+    assert_true(generation.top_p == 0.5f && generation.max_tokens == 3);
+    generation_fini(&generation);
+    static const refusal_t cases[] = {
+        {"{\"prompt\":5}", "prompt", 400},
+        {"{\"prompt\":[]}", "prompt", 400},
+        {"{\"prompt\":null}", "prompt", 400},
+        {"{\"prompt\":[\"a\",1]}", "prompt", 400},
+        {"{\"prompt\":\"a\",\"text\":\"b\",\"input_ids\":[1]}", "text", 400},
+        {"{\"prompt\":\"a\",\"temperature\":-1}", "temperature", 400},
+        {"{\"prompt\":\"a\",\"max_tokens\":-1}", "max_tokens", 400},
+        {"{\"prompt\":\"a\",\"min_tokens\":51}", "min_tokens", 400},
+        {"{\"prompt\":\"a\",\"stop\":7}", "stop", 400},
+        {"{\"prompt\":\"a\",\"regex\":\"a+\"}", "regex", 400},
+    };
+    refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
+}
+
+static void test_batch_takes_prompts_with_shared_or_own_fields(void **state)
+{
+    (void)state;
+    generation_t generation =
+        accept(GENERATION_BATCH,
+               "{\"prompts\":[\"a\",\"b\"],\"max_tokens\":9,\"sampling_params\":[{},{\"max_new_tokens\":2}]}");
+    assert_true(generation.prompt_count == 2 && generation.is_list);
+    assert_int_equal(generation_for(&generation, 0)->max_tokens, 9);
+    assert_int_equal(generation_for(&generation, 1)->max_tokens, 2);
+    assert_true(generation_for(&generation, 1)->temperature == 0.7f);
+    generation_fini(&generation);
+    generation = accept(GENERATION_BATCH, "{\"prompts\":[[1,2]]}");
+    assert_true(generation.is_list && generation.max_tokens == 50);
+    generation_fini(&generation);
+    generation = accept(GENERATION_BATCH, "{\"prompts\":[\"a\"],\"prompt\":\"b\"}");
+    assert_int_equal(generation.unknown.count, 1);
+    generation_fini(&generation);
+    static const refusal_t cases[] = {
+        {"{}", "prompts", 400},
+        {"{\"prompts\":\"a\"}", "prompts", 400},
+        {"{\"prompts\":[]}", "prompts", 400},
+        {"{\"prompts\":[1,2]}", "prompts", 400},
+        {"{\"prompts\":[\"a\",[1]]}", "prompts", 400},
+        {"{\"prompts\":[\"a\",\"b\"],\"sampling_params\":[{}]}", "sampling_params", 400},
+        {"{\"prompts\":[\"a\"],\"top_p\":2}", "top_p", 400},
+    };
+    refuse_all(GENERATION_BATCH, cases, sizeof cases / sizeof cases[0]);
+}
+
 static void test_generation_allowed_ids_become_the_bias(void **state)
 {
     (void)state;
@@ -501,8 +563,10 @@ static void test_generation_default_max_tokens_of_config_wins(void **state)
     (void)state;
     generation_limits_t set = limits;
     set.default_max_tokens = 33;
-    for (int api = GENERATION_COMPLETIONS; api <= GENERATION_GENERATE; api++) {
-        const char *body = api == GENERATION_COMPLETIONS ? "{\"prompt\":\"a\"}" : "{\"text\":\"a\"}";
+    for (int api = GENERATION_COMPLETIONS; api <= GENERATION_BATCH; api++) {
+        const char *body = api == GENERATION_COMPLETIONS ? "{\"prompt\":\"a\"}"
+                           : api == GENERATION_GENERATE  ? "{\"text\":\"a\"}"
+                                                         : "{\"prompts\":[\"a\"]}";
         generation_t generation;
         http_error_t error;
         assert_true(generation_parse((generation_api_t)api, body, strlen(body), &set, &generation, &error));
@@ -527,6 +591,8 @@ int main(void)
         cmocka_unit_test(test_generate_bad_fields_are_named),
         cmocka_unit_test(test_generation_default_max_tokens_of_config_wins),
         cmocka_unit_test(test_generate_lists_give_each_prompt_its_own),
+        cmocka_unit_test(test_plain_form_has_its_own_defaults_and_fields_at_the_top),
+        cmocka_unit_test(test_batch_takes_prompts_with_shared_or_own_fields),
         cmocka_unit_test(test_generation_allowed_ids_become_the_bias),
         cmocka_unit_test(test_generation_unknown_fields_are_named),
         cmocka_unit_test(test_generation_known_and_not_done_is_refused_unless_neutral),

@@ -16,12 +16,17 @@ static void test_router_known_paths_give_their_route(void **state)
     } cases[] = {
         {"POST", "/v1/completions", ROUTE_COMPLETIONS, ""},
         {"POST", "/generate", ROUTE_GENERATE, ""},
+        {"POST", "/batch_generate", ROUTE_BATCH_GENERATE, ""},
         {"GET", "/v1/models", ROUTE_MODELS, ""},
         {"GET", "/v1/models/default", ROUTE_MODEL, "default"},
         {"GET", "/v1/models/org/name", ROUTE_MODEL, "org/name"},
         {"HEAD", "/health", ROUTE_HEALTH, ""},
 
         {"POST", "/flush_cache", ROUTE_FLUSH_CACHE, ""},
+        {"GET", "/services", ROUTE_SERVICES, ""},
+        {"GET", "/services/memory", ROUTE_SERVICE, ""},
+        {"GET", "/services/memory/examples", ROUTE_EXAMPLES, ""},
+        {"POST", "/services/memory/usage", ROUTE_METHOD, ""},
         {"GET", "/get_server_info", ROUTE_SERVER_INFO, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -33,11 +38,31 @@ static void test_router_known_paths_give_their_route(void **state)
     }
 }
 
+static void test_router_names_in_a_path_are_given_in_order(void **state)
+{
+    (void)state;
+    router_match_t match;
+    assert_int_equal(router_find("POST", "/services/memory/usage", &match), ROUTER_FOUND);
+    assert_int_equal(match.segments[0].bytes, 6);
+    assert_memory_equal(match.segments[0].text, "memory", 6);
+    assert_int_equal(match.segments[1].bytes, 5);
+    assert_memory_equal(match.segments[1].text, "usage", 5);
+}
+
 static void test_router_unknown_paths_are_not_found(void **state)
 {
     (void)state;
-    static const char *const paths[] = {"",       "/", "/v1", "/v1/completions/", "/v1/completionsx", "/v1/models/",
-                                        "/HEALTH"};
+    static const char *const paths[] = {"",
+                                        "/",
+                                        "/v1",
+                                        "/v1/completions/",
+                                        "/v1/completionsx",
+                                        "/v1/models/",
+                                        "/HEALTH",
+                                        "/services/",
+                                        "/services/memory/",
+                                        "/services//usage",
+                                        "/services/memory/usage/more"};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         router_match_t match;
         assert_int_equal(router_find("GET", paths[i], &match), ROUTER_NO_PATH);
@@ -57,6 +82,8 @@ static void test_router_wrong_method_names_the_allowed(void **state)
         {"GET", "/flush_cache", "POST"},
         {"get", "/health", "GET, HEAD"}, /* methods are case-sensitive */
         {"POST", "/v1/models/default", "GET, HEAD"},
+        {"DELETE", "/services/memory", "GET, HEAD"},
+        {"GET", "/services/memory/usage", "POST"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         router_match_t match;
@@ -69,6 +96,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_router_known_paths_give_their_route),
+        cmocka_unit_test(test_router_names_in_a_path_are_given_in_order),
         cmocka_unit_test(test_router_unknown_paths_are_not_found),
         cmocka_unit_test(test_router_wrong_method_names_the_allowed),
     };

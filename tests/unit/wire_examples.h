@@ -7,21 +7,26 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "common/limits.h"
 #include "common/wire/wire.h"
 
-/* "StepPlan" -> "schemas/step_plan.json" */
+/* "StepPlan" -> "schemas/step_plan.json"; "MemoryUsage" -> "schemas/memory/memory_usage.json" */
 static inline void example_path(const qn_wire_type_t *type, char *path, size_t room)
 {
-    size_t used = (size_t)snprintf(path, room, "schemas/");
-    for (const char *c = type->name; *c && used + 8 < room; c++) {
-        if (isupper((unsigned char)*c) && c > type->name && islower((unsigned char)c[-1])) path[used++] = '_';
-        path[used++] = (char)tolower((unsigned char)*c);
+    char name[128];
+    size_t used = 0;
+    for (const char *c = type->name; *c && used + 2 < sizeof name; c++) {
+        if (isupper((unsigned char)*c) && c > type->name && islower((unsigned char)c[-1])) name[used++] = '_';
+        name[used++] = (char)tolower((unsigned char)*c);
     }
-    snprintf(path + used, room - used, ".json");
+    name[used] = '\0';
+    snprintf(path, room, "schemas/%s.json", name);
+    for (size_t i = 1; i < qn_service_enum.count && access(path, R_OK) != 0; i++)
+        snprintf(path, room, "schemas/%s/%s.json", qn_service_enum.names[i], name);
 }
 
 /* Returns owned. */

@@ -31,21 +31,25 @@ def run(command, data=b""):
     return done.stdout
 
 
-def message_names():
-    found = [re.search(r"^root_type (\w+);", path.read_text(), re.M) for path in sorted(ROOT.glob("schemas/*.fbs"))]
-    return [match.group(1) for match in found if match]
+def schema_files(suffix):
+    """Of schemas/ and of its rooms, one per service."""
+    found = [*ROOT.glob(f"schemas/*.{suffix}"), *ROOT.glob(f"schemas/*/*.{suffix}")]
+    return sorted(path for path in found if path.parent.name != "released")
 
 
-MESSAGES = message_names()
+SCHEMAS = {match.group(1): path for path in schema_files("fbs")
+           if (match := re.search(r"^root_type (\w+);", path.read_text(), re.M))}
+MESSAGES = list(SCHEMAS)
+ENUMS = [name for path in schema_files("fbs") for name in re.findall(r"^enum (\w+)", path.read_text(), re.M)]
 each_message = pytest.mark.parametrize("message", MESSAGES)
 
 
 def schema(message):
-    return ROOT / "schemas" / f"{snake(message)}.fbs"
+    return SCHEMAS[message]
 
 
 def example(message):
-    return json.loads((ROOT / "schemas" / f"{snake(message)}.json").read_text())
+    return json.loads(SCHEMAS[message].with_suffix(".json").read_text())
 
 
 def alike(a, b):
@@ -91,8 +95,8 @@ def google_tool():
     """C++ generated code of all messages in one program."""
     folder = WORK / "cpp"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ["common"] + [snake(message) for message in MESSAGES]:
-        run([FLATC, "--cpp", "--gen-object-api", "--scoped-enums", "-o", folder, ROOT / "schemas" / f"{name}.fbs"])
+    for path in [ROOT / "schemas/common.fbs", *SCHEMAS.values()]:
+        run([FLATC, "--cpp", "--gen-object-api", "--scoped-enums", "-o", folder, path])
     includes = "".join(f'#include "{snake(message)}_generated.h"\n' for message in MESSAGES)
     listing = "#define MESSAGES(X) " + " ".join(f"X({message})" for message in MESSAGES) + "\n"
     (folder / "messages.inc").write_text(includes + listing)
@@ -105,8 +109,8 @@ def google_tool():
 def python_code():
     folder = WORK / "python"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ["common"] + [snake(message) for message in MESSAGES]:
-        run([FLATC, "--python", "--gen-object-api", "-o", folder, ROOT / "schemas" / f"{name}.fbs"])
+    for path in [ROOT / "schemas/common.fbs", *SCHEMAS.values()]:
+        run([FLATC, "--python", "--gen-object-api", "-o", folder, path])
     sys.path.insert(0, str(folder))
     return lambda name: importlib.import_module(f"quintet.{name}")
 
@@ -114,7 +118,7 @@ def python_code():
 def test_every_schema_has_an_example_and_a_message():
     listed = dict(line.split() for line in run([TOOL, "types"]).decode().splitlines())
     assert sorted(listed) == sorted(MESSAGES)
-    assert sorted(path.stem for path in ROOT.glob("schemas/*.json")) == sorted(map(snake, MESSAGES))
+    assert sorted(path.stem for path in schema_files("json")) == sorted(map(snake, MESSAGES))
 
 
 @each_message
@@ -157,9 +161,7 @@ def python_equals(value, seen, python_code):
     if isinstance(value, list):
         return len(value) == len(seen) and all(python_equals(a, b, python_code) for a, b in zip(value, seen))
     if isinstance(value, str) and isinstance(seen, int):
-        return value == str(seen) or any(enum_names(python_code(enum)).get(seen) == value for enum in
-                                         ("Service", "State", "Finish", "CancelReason", "DType", "RegionKind", "Share",
-                                          "GrantOutcome", "TensorLayout"))
+        return value == str(seen) or any(enum_names(python_code(enum)).get(seen) == value for enum in ENUMS)
     if isinstance(value, float):
         return math.isclose(value, seen, rel_tol=1e-6, abs_tol=1e-9)
     return value == (seen.decode() if isinstance(seen, bytes) else seen)

@@ -15,7 +15,9 @@ from emit import snake  # noqa: E402
 
 COMMON = """namespace quintet;
 attribute "max_len"; attribute "max_bytes"; attribute "min"; attribute "max";
+attribute "method"; attribute "reply"; attribute "changes"; attribute "once"; attribute "seconds"; attribute "of";
 enum Kind : ubyte { none = 0, some }
+enum Service : ubyte { none = 0, frontend, memory, tool }
 struct Head { schema:ushort; }
 struct Run { count:uint; }
 table Tensor { name:string (max_len: "8"); }
@@ -26,7 +28,8 @@ table Other { id:uint; }
 def generate(folder, files):
     (folder / "common.fbs").write_text(COMMON)
     for name, text in files.items():
-        (folder / name).write_text('include "common.fbs";\nnamespace quintet;\n' + text)
+        top = '' if name.endswith(".json") else 'include "common.fbs";\nnamespace quintet;\n'
+        (folder / name).write_text(top + text)
     command = [sys.executable, ROOT / "schemas/generate.py", "--flatc", FLATC, "--out", folder / "gen",
                *sorted(folder.glob("*.fbs"))]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
@@ -37,7 +40,31 @@ def probe(field="", before="", root="Probe", identifier="QPRO", head="head:Head 
                          + (f'file_identifier "{identifier}";\n' if identifier else "")}
 
 
+def method(marks='method: "memory.probe", reply: "Answer"', doc="/// Probes.", field="", began="began_ns:ulong;", more="",
+           example="{}"):
+    return {"memory_probe.fbs": f"{doc}\ntable MemoryProbe ({marks}) {{ head:Head (required); {field} }}\n"
+                                'root_type MemoryProbe;\nfile_identifier "QPRO";\n',
+            "answer.fbs": f"{more}\ntable Answer {{ head:Head (required); {began} }}\nroot_type Answer;\n"
+                          'file_identifier "QANS";\n',
+            "memory_probe.json": example, "answer.json": "{}"}
+
+
 REFUSED = {
+    "method without documentation": (method(doc=""), "memory_probe.fbs: MemoryProbe: a method needs a /// comment"),
+    "method of no service": (method('method: "tool.probe", reply: "Answer"'), 'method "tool.probe" is not "service.name"'),
+    "method of another name": (method('method: "memory.look", reply: "Answer"'),
+                               "the request of memory.look is called MemoryLook"),
+    "method without a reply": (method('method: "memory.probe", reply: "Other"'), 'reply "Other" is no message'),
+    "reply that does not say when": (method(began="x:uint;"), "answer.fbs: Answer: field 1 of a reply is `began_ns:ulong`"),
+    "method that takes for ever": (method('method: "memory.probe", reply: "Answer", seconds: "86400"'),
+                                   'seconds "86400" is not 1 to'),
+    "field of something unknown": (method(field='x:uint (of: "moon");'), 'MemoryProbe.x: of "moon"'),
+    "field of another type than what it is of": (method(field='x:uint (of: "text");'), 'of "text" does not fit the type'),
+    "example that is no JSON": (method(example="{"), "memory_probe.json: every message has an example"),
+    "more elements than a frame should claim": (
+        method(began='began_ns:ulong; rows:[Row] (max_len: "4096");',
+               more='table Row { texts:[string] (max_len: "1024", max_bytes: "8"); }'),
+        "answer.fbs: Row.texts: a message might have 4194304 of them"),
     "vector without max_len": (probe("a:[uint];"), "probe.fbs: Probe.a: needs (max_len"),
     "string without max_len": (probe("a:string;"), "probe.fbs: Probe.a: needs (max_len"),
     "vector of strings without max_bytes": (probe('a:[string] (max_len: "2");'),
@@ -103,10 +130,24 @@ def test_generate_carries_comments_units_and_limits_into_the_header(tmp_path):
     assert "#define QN_PROBE_INIT { .ok = 1 }" in text
 
 
+def test_generate_makes_a_row_of_a_method(tmp_path):
+    field = 'ids:[uint] (max_len: "4", of: "token");  // what to look at\n limit:uint = 3 (min: "1", max: "9");'
+    done = generate(tmp_path, method(field="\n " + field + "\n", example='{"head": {}, "limit": 5}',
+                                     began='began_ns:ulong; rows:[Row] (max_len: "4"); share:float;',
+                                     more='table Row { name:string (max_len: "8"); }'))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "gen/qn_methods.c").read_text().replace('"\n        "', "").replace('\\"', '"')
+    assert '.name = "memory.probe", .verb = "probe", .service = QN_SERVICE_MEMORY' in text
+    assert '.doc = "Probes."' in text and '.example = "{"limit":5}"' in text and '{ "ids", QN_LIVE_TOKEN }' in text
+    assert '"limit":{"type":"integer","minimum":1,"maximum":9,"default":3}' in text
+    assert '"description":"what to look at"' in text and '"share":{"type":["number","null"]}' in text
+    assert '"rows":{"type":"array","maxItems":4,"items":{"type":"object","properties":{"name":' in text
+
+
 def test_generate_gives_the_same_bytes_each_time(tmp_path):
     for name in ("one", "two"):
         command = [sys.executable, ROOT / "schemas/generate.py", "--flatc", FLATC, "--out", tmp_path / name]
-        subprocess.run([*command, *ROOT.glob("schemas/*.fbs")], check=True)
+        subprocess.run([*command, *ROOT.glob("schemas/*.fbs"), *ROOT.glob("schemas/[!r]*/*.fbs")], check=True)
     for name in ("qn_messages.h", "qn_messages.c"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

@@ -85,10 +85,10 @@ qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executo
     self->workspace = parts->workspace;
     self->pass_runs = calloc(parts->limits.max_sequences, sizeof *self->pass_runs);
     self->pass_done = calloc(parts->limits.max_sequences, sizeof *self->pass_done);
-    self->sequences = calloc(parts->limits.max_sequences, sizeof *self->sequences);
+    self->owners = calloc(parts->limits.max_sequences, sizeof *self->owners);
     self->prompt_rows = calloc(parts->limits.max_step_tokens, sizeof *self->prompt_rows);
     qn_err_t err =
-        self->sequences && self->prompt_rows && self->pass_runs && self->pass_done
+        self->owners && self->prompt_rows && self->pass_runs && self->pass_done
             ? place(self, parts)
             : qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor of %u slots", parts->limits.max_sequences);
     if (err)
@@ -113,10 +113,10 @@ void executor_destroy(executor_t **executor)
         free(ticket->samples);
         free(ticket->readers);
     }
-    for (uint32_t slot = 0; self->sequences && slot < self->limits.max_sequences; slot++)
+    for (uint32_t slot = 0; self->owners && slot < self->limits.max_sequences; slot++)
         executor_end_probe(self, slot);
     if (self->host_memory) self->backend->host_destroy(&self->host_memory);
-    free(self->sequences);
+    free(self->owners);
     free(self->prompt_rows);
     free(self->pass_runs);
     free(self->pass_done);
@@ -170,8 +170,8 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
         const step_set_t *set = &plan->sets[i];
         start_of(set, &self->host.starts[i]);
         executor_end_probe(self, set->slot);
-        self->sequences[set->slot] =
-            (sequence_t){.request = set->request,
+        self->owners[set->slot] =
+            (slot_owner_t){.request = set->request,
                          .prompt_tokens = set->prompt_tokens,
                          .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
                          .prompt_logprobs = set->sampling.prompt_logprobs};
@@ -247,7 +247,7 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, tick
         if (run.tokens > 1 && self->token_by_token) list_tokens(self, &run, &batch);
         batch.tokens += run.tokens;
         if (!from->sample) continue;
-        const sequence_t *sequence = &self->sequences[run.slot];
+        const slot_owner_t *sequence = &self->owners[run.slot];
         uint32_t position = run.position + run.tokens, place = ticket->sample_count++ - base;
         host->samples[place] = (qn_sample_t){.slot = run.slot, .position = position};
         host->sample_rows[place] = batch.tokens - 1;

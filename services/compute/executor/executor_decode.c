@@ -64,7 +64,7 @@ bool executor_is_plain_decode(const executor_t *self, const step_plan_t *plan, c
     if (!self->backend->capture_begin || batch->prefill_runs || !batch->decode_runs) return false;
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *run = &plan->runs[i];
-        if (!run->sample || (self->sequences[run->slot].prompt_logprobs && !run->from_slot)) return false;
+        if (!run->sample || (self->owners[run->slot].prompt_logprobs && !run->from_slot)) return false;
     }
     return true;
 }

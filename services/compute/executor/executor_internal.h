@@ -7,6 +7,7 @@
 #define EXECUTOR_STEPS_MAX 2 /* in flight: one runs, one waits behind it on the device */
 #define EXECUTOR_GRAPHS_MAX 24
 
+/* What the executor keeps of the sequence that a slot has. */
 typedef struct {
     uint64_t request;
     uint32_t prompt_tokens, top_logprobs;
@@ -15,7 +16,7 @@ typedef struct {
     void *probe_memory; /* owned; what `probe` views. NULL: no probe */
     qn_probe_t probe;
     uint64_t probe_group; /* of those that share a pass; 0: alone */
-} sequence_t;
+} slot_owner_t;
 
 /* A prompt token's log-probability that a step computes. */
 typedef struct {
@@ -56,7 +57,7 @@ struct executor {
     scratch_in_t host; /* the host's copy of scratch.in, in host_memory */
     void *host_memory;
     step_limits_t limits;
-    sequence_t *sequences;     /* [slots] */
+    slot_owner_t *owners;      /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
     uint32_t logits_rows;
     uint32_t probed_slots;         /* that have a probe */

@@ -1,5 +1,5 @@
 /* What is this?      Steps with slots that have a probe: which runs go together in a pass, and what a pass has beside it.
- * State owned:       sequence_t.probe*, probed_slots.
+ * State owned:       slot_owner_t.probe*, probed_slots.
  * Must never:        change anything of a run without a probe: it goes first, as if it were alone.
  * Read next:         executor.c (a pass), forward/forward_probe.c (what it does). */
 #include "services/compute/executor/executor_internal.h"
@@ -15,7 +15,7 @@ QN_MASK_RULE_KIND_SAME_VALUES(QN_MASK_);
 
 qn_err_t executor_start_probe(executor_t *self, const step_set_t *set)
 {
-    sequence_t *sequence = &self->sequences[set->slot];
+    slot_owner_t *sequence = &self->owners[set->slot];
     sequence->probe_memory = qn_probe_copy(&set->probe, &sequence->probe);
     if (!sequence->probe_memory) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the probe of slot %u", set->slot);
     sequence->probe_group = qn_probe_group(&sequence->probe);
@@ -25,7 +25,7 @@ qn_err_t executor_start_probe(executor_t *self, const step_set_t *set)
 
 void executor_end_probe(executor_t *self, uint32_t slot)
 {
-    sequence_t *sequence = &self->sequences[slot];
+    slot_owner_t *sequence = &self->owners[slot];
     if (!sequence->probe_memory) return;
     free(sequence->probe_memory);
     sequence->probe_memory = NULL;
@@ -126,7 +126,7 @@ static void run_probed(executor_t *self, const step_plan_t *plan, const qn_probe
     executor_run_pass(self, plan, ticket);
     self->forward.probe = NULL;
     for (uint32_t i = 0; i < counts; i++)
-        ticket->readers[ticket->reader_count + i] = self->sequences[plan->runs[i].slot].request;
+        ticket->readers[ticket->reader_count + i] = self->owners[plan->runs[i].slot].request;
     if (counts)
         self->backend->download(self->forward.stream, ticket->out.kv_read + 2 * (size_t)ticket->reader_count,
                                 s->in.kv_read, 2 * (size_t)counts * sizeof *s->in.kv_read);
@@ -135,19 +135,19 @@ static void run_probed(executor_t *self, const step_plan_t *plan, const qn_probe
 
 /* ---- passes ---- */
 
-static const sequence_t *probed(const executor_t *self, const step_run_t *run)
+static const slot_owner_t *probed(const executor_t *self, const step_run_t *run)
 {
-    const sequence_t *sequence = &self->sequences[run->slot];
+    const slot_owner_t *sequence = &self->owners[run->slot];
     return sequence->probe_memory ? sequence : NULL;
 }
 
 /* Moves run `first` and, of those after it, the ones that may share its pass into pass_runs; returns how many. */
 static uint32_t gather(executor_t *self, const step_plan_t *plan, uint32_t first)
 {
-    const sequence_t *leader = probed(self, &plan->runs[first]);
+    const slot_owner_t *leader = probed(self, &plan->runs[first]);
     uint32_t count = 0;
     for (uint32_t i = first; i < plan->run_count; i++) {
-        const sequence_t *other = probed(self, &plan->runs[i]);
+        const slot_owner_t *other = probed(self, &plan->runs[i]);
         bool same =
             leader == other || (leader && other && leader->probe_group && leader->probe_group == other->probe_group);
         if (self->pass_done[i] || !same) continue;
@@ -165,7 +165,7 @@ void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ti
     if (!plan->run_count) executor_run_pass(self, plan, ticket);
     for (int probes = 0; probes < 2; probes++)
         for (uint32_t i = 0; i < plan->run_count; i++) {
-            const sequence_t *sequence = probed(self, &plan->runs[i]);
+            const slot_owner_t *sequence = probed(self, &plan->runs[i]);
             if (self->pass_done[i] || (sequence != NULL) != probes) continue;
             pass.run_count = gather(self, plan, i);
             if (sequence)

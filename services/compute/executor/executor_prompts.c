@@ -1,5 +1,5 @@
 /* What is this?      Log-probabilities of the prompt's own tokens.
- * State owned:       sequence_t.pending, prompt_rows.
+ * State owned:       slot_owner_t.pending, prompt_rows.
  * Must never:        cost a step anything that has no such request.
  * Read next:         executor.c.
  *
@@ -13,7 +13,7 @@ static uint32_t list_rows(executor_t *self, const step_plan_t *plan, bool from_p
     uint32_t count = 0;
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *run = &plan->runs[i];
-        const sequence_t *sequence = &self->sequences[run->slot];
+        const slot_owner_t *sequence = &self->owners[run->slot];
         if (!sequence->prompt_logprobs || run->from_slot) continue;
         const uint32_t *ids = plan->ids + run->ids_offset;
         if (from_pending) {
@@ -40,7 +40,7 @@ static void compute_rows(executor_t *self, const step_plan_t *plan, const void *
         uint32_t base = result->prompt_count;
         for (uint32_t i = 0; i < rows; i++) {
             const prompt_row_t *row = &self->prompt_rows[done + i];
-            const sequence_t *sequence = &self->sequences[plan->runs[row->run].slot];
+            const slot_owner_t *sequence = &self->owners[plan->runs[row->run].slot];
             host->rows[i] = row->row;
             host->targets[i] = row->target;
             host->top_counts[i] = sequence->top_logprobs;
@@ -73,7 +73,7 @@ static void keep_pending(executor_t *self, const step_plan_t *plan)
     size_t row_bytes = (size_t)width * qn_scalar_bytes(self->limits.activations);
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *run = &plan->runs[i];
-        sequence_t *sequence = &self->sequences[run->slot];
+        slot_owner_t *sequence = &self->owners[run->slot];
         if (!sequence->prompt_logprobs) continue;
         sequence->pending = run->position + run->tokens < sequence->prompt_tokens;
         if (!sequence->pending) continue;

@@ -2,6 +2,7 @@
 #ifndef QN_FRONTEND_HTTP_ROUTER_H
 #define QN_FRONTEND_HTTP_ROUTER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef enum {
@@ -23,6 +24,16 @@ typedef enum {
     ROUTE_METRICS,
     ROUTE_MODEL_INFO,
     ROUTE_SERVER_INFO,
+    ROUTE_BATCH_GENERATE,
+    ROUTE_SERVICE,
+    ROUTE_EXAMPLES,
+    ROUTE_METHOD,
+    ROUTE_FORMS, /* those of forms.def follow, in its order */
+#define FORM(methods, path, name, method, doc) ROUTE_FORM_##name,
+#define FORM_OWN FORM
+#include "services/frontend/research/forms.def"
+#undef FORM
+#undef FORM_OWN
     ROUTE_COUNT,
 } route_t;
 
@@ -32,16 +43,27 @@ typedef enum {
     ROUTER_NO_METHOD, /* 405; ret_allow names the methods that exist */
 } router_outcome_t;
 
+/* View of a part of the path. */
+typedef struct {
+    const char *text;
+    size_t bytes;
+} segment_t;
+
+#define ROUTER_SEGMENTS_MAX 2
+
 typedef struct {
     route_t route;
-    const char *name; /* "completions"; static */
+    const char *name;                        /* "completions"; static */
+    segment_t segments[ROUTER_SEGMENTS_MAX]; /* what stands for {names} of the route's path, in order */
     const char *rest; /* view of what followed the path of a prefix route ("/v1/models/"), else "" */
-    char allow[32];   /* for ROUTER_NO_METHOD: "GET, HEAD" */
+    char allow[48];   /* for ROUTER_NO_METHOD: "GET, HEAD" */
 } router_match_t;
 
 /* HEAD is answered where GET is. `ret_match` is written for every outcome. */
 router_outcome_t router_find(const char *method, const char *path, router_match_t *ret_match);
 /* Returns view of "completions" and the like; "none" for ROUTE_NONE. */
 const char *router_name(route_t route);
+/* Whether its body asks for generated text. */
+bool router_generates(route_t route);
 
 #endif

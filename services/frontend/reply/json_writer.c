@@ -124,6 +124,12 @@ void json_put_text(json_writer_t *writer, const char *text, size_t bytes)
     put_quoted(writer->out, text, bytes);
 }
 
+void json_put_raw(json_writer_t *writer, const char *json, size_t bytes)
+{
+    separate(writer);
+    reply_buffer_append(writer->out, json, bytes);
+}
+
 void json_put_string(json_writer_t *writer, const char *text)
 {
     if (text)

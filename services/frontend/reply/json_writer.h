@@ -37,6 +37,8 @@ void json_put_number(json_writer_t *writer, double value);
 void json_put_float(json_writer_t *writer, float value);
 void json_put_bool(json_writer_t *writer, bool value);
 void json_put_null(json_writer_t *writer);
+/* A value that is JSON already. */
+void json_put_raw(json_writer_t *writer, const char *json, size_t bytes);
 
 /* A key and its value in one call. */
 void json_put_member_string(json_writer_t *writer, const char *key, const char *text);

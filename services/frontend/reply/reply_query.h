@@ -16,8 +16,9 @@ typedef struct {
     char id[257]; /* ModelDescription.model has at most 256 bytes */
     char path[QN_PATH_MAX];
     char architecture[QN_NAME_MAX];
-    const char *kv_dtype; /* "f32" */
-    bool described;
+    const char *kv_dtype;     /* "f32" */
+    bool described, has_text; /* has_text: the tokenizer reads text, not ids alone */
+    uint32_t layers, heads;   /* 0: not known */
     uint32_t vocab_size, max_model_len, block_tokens, block_count;
     int32_t bos_id;
     uint32_t eos_ids[QN_STOP_IDS_MAX];

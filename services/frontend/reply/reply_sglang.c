@@ -151,10 +151,14 @@ void reply_sglang_write(const exchange_t *exchange, uint64_t now_ns, reply_buffe
 {
     json_writer_t writer = json_writer_on(out);
     bool is_list = exchange->generation.is_list || exchange->choice_count > 1;
+    bool wrapped = exchange->generation.api == GENERATION_BATCH; /* {"outputs": [...]} */
+    if (wrapped) json_put_open(&writer, '{');
+    if (wrapped) json_put_key(&writer, "outputs");
     if (is_list) json_put_open(&writer, '[');
     for (uint32_t i = 0; i < exchange->choice_count; i++)
         put_choice(&writer, &exchange->choices[i], false, now_ns);
     if (is_list) json_put_close(&writer, ']');
+    if (wrapped) json_put_close(&writer, '}');
 }
 
 bool reply_sglang_event(choice_t *choice, uint64_t now_ns, reply_buffer_t *out)

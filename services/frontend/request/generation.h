@@ -16,7 +16,8 @@
 
 typedef enum {
     GENERATION_COMPLETIONS, /* POST /v1/completions: OpenAI, vLLM */
-    GENERATION_GENERATE,    /* POST /generate: SGLang */
+    GENERATION_GENERATE,    /* POST /generate: SGLang, and the plain form */
+    GENERATION_BATCH,       /* POST /batch_generate: the plain form of several prompts */
 } generation_api_t;
 
 #define GENERATION_NONE (-1)      /* logprobs not asked for */
@@ -48,6 +49,7 @@ typedef struct generation {
     generation_prompt_t *prompts;
     uint32_t prompt_count;
     bool is_list;           /* the prompt was a list: SGLang then answers with a list */
+    bool plain;             /* prompt or prompts, sampling fields beside it; not in sampling_params */
     const char *request_id; /* "request_id" or "rid" of the body, or NULL */
 
     uint32_t n, best_of; /* choices shown, choices generated per prompt; best_of ≥ n */

@@ -1,4 +1,4 @@
-/* What is this?      POST /generate as SGLang writes it.
+/* What is this?      POST /generate as SGLang writes it, and the plain forms of /generate and /batch_generate.
  * State owned:       none.
  * Must never:        let a field through that changes nothing: what is known and not done is refused.
  * Read next:         generation_parse.c for the parts shared with OpenAI's API. */
@@ -46,6 +46,14 @@ static const json_field_t fields[] = {
     {"priority", JSON_FIELD_SIGNED, AT(priority), INT32_MIN, INT32_MAX, 0},
 };
 
+/* The plain form: sampling fields beside `prompt`, under these names as well. */
+static const json_field_t plain_fields[] = {
+    {"max_tokens", JSON_FIELD_UNSIGNED, AT(max_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+    {"min_tokens", JSON_FIELD_UNSIGNED, AT(min_tokens), 0, QN_PROMPT_TOKENS_MAX, 0},
+};
+#define PLAIN_MAX_TOKENS 50
+#define PLAIN_TEMPERATURE 0.7f
+
 static bool is_known(const char *name)
 {
     static const char *const names[] = {"text", "input_ids", "sampling_params", "model", "rid", "cache_salt"};
@@ -67,8 +75,40 @@ static bool is_known_sampling(const char *name)
            generation_unsupported_name(everywhere, count, name);
 }
 
+static bool is_known_plain(const char *name)
+{
+    return (is_known(name) && strcmp(name, "text") != 0 && strcmp(name, "input_ids") != 0) || is_known_sampling(name) ||
+           strcmp(name, "prompt") == 0 || json_fields_name(plain_fields, COUNT(plain_fields), name);
+}
+
+static bool is_known_batch(const char *name)
+{
+    return strcmp(name, "prompts") == 0 || (is_known_plain(name) && strcmp(name, "prompt") != 0);
+}
+
+/* A text, a list of texts, a list of ids, a list of such lists. */
+static bool read_plain_prompts(generation_parser_t *parser, const char *param)
+{
+    const json_t *value = json_object_get(parser->root, param);
+    bool many = parser->generation->api == GENERATION_BATCH;
+    const json_t *first = json_array_get(value, 0);
+    if (many ? first && (json_is_string(first) || json_is_array(first)) : json_is_string(value) || first)
+        return json_is_string(value) || json_is_string(first) ? generation_text_prompts(parser, value, param)
+                                                              : generation_id_prompts(parser, value, param);
+    http_error_set(parser->error, 400, param,
+                   many ? "%s must be a list of strings, or of lists of token ids, and not empty; it is %s."
+                        : "%s must be a string, a list of token ids, or a list of either; it is %s.",
+                   param,
+                   !value                           ? "missing"
+                   : json_is_array(value) && !first ? "empty"
+                                                    : json_fields_type(value));
+    return false;
+}
+
 static bool read_prompts(generation_parser_t *parser)
 {
+    if (parser->generation->plain)
+        return read_plain_prompts(parser, parser->generation->api == GENERATION_BATCH ? "prompts" : "prompt");
     const json_t *text = json_object_get(parser->root, "text"), *ids = json_object_get(parser->root, "input_ids");
     bool has_text = text && !json_is_null(text), has_ids = ids && !json_is_null(ids);
     if (has_text == has_ids) {
@@ -251,15 +291,41 @@ static bool read_rid(generation_parser_t *parser)
     return true;
 }
 
+/* Sampling fields of the plain form; sampling_params, where it is given besides, changes them. */
+static bool read_plain(generation_parser_t *parser)
+{
+    generation_t *generation = parser->generation;
+    return json_fields_read(parser->root, "", sampling_fields, COUNT(sampling_fields), generation, parser->error) &&
+           json_fields_read(parser->root, "", plain_fields, COUNT(plain_fields), generation, parser->error) &&
+           generation_sampling_lists(parser, parser->root, "");
+}
+
+/* `prompt` says that a body is plain; text and input_ids are SGLang's. */
+static void look_at_form(generation_parser_t *parser)
+{
+    generation_t *generation = parser->generation;
+    generation->plain = generation->api == GENERATION_BATCH ||
+                        (json_object_get(parser->root, "prompt") && !json_object_get(parser->root, "text") &&
+                         !json_object_get(parser->root, "input_ids"));
+    if (!generation->plain) return;
+    if (!parser->limits->default_max_tokens) generation->max_tokens = PLAIN_MAX_TOKENS;
+    generation->temperature = PLAIN_TEMPERATURE;
+}
+
 bool generation_generate(generation_parser_t *parser)
 {
+    look_at_form(parser);
     generation_t *generation = parser->generation;
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
-    unknown_fields_add(&generation->unknown, parser->root, "", is_known);
+    unknown_fields_add(&generation->unknown, parser->root, "",
+                       !generation->plain                    ? is_known
+                       : generation->api == GENERATION_BATCH ? is_known_batch
+                                                             : is_known_plain);
     bool good = generation_refuse_unsupported(parser, parser->root, "", everywhere, count) && read_prompts(parser) &&
                 json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
-                read_parameters(parser) && read_rid(parser) && generation_salt(parser, parser->root);
+                (!generation->plain || read_plain(parser)) && read_parameters(parser) && read_rid(parser) &&
+                generation_salt(parser, parser->root);
     generation->best_of = generation->n;
     return good;
 }

@@ -26,7 +26,7 @@ typedef struct {
 } generation_parser_t;
 
 bool generation_completions(generation_parser_t *parser);
-bool generation_generate(generation_parser_t *parser);
+bool generation_generate(generation_parser_t *parser); /* /batch_generate, too */
 
 /* All return false with the parser's error written. `prefix` is "" or "sampling_params.". */
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,

@@ -489,9 +489,9 @@ static bool check_scores(generation_parser_t *parser)
         scores += (tokens < longest ? tokens : longest) * ((uint64_t)alternatives + 1) * generation->best_of;
     }
     if (scores <= QN_REQUEST_SCORES_MAX) return true;
-    const char *param = generation->api == GENERATION_GENERATE ? "top_logprobs_num"
-                        : generation->show_prompt_logprobs     ? "prompt_logprobs"
-                                                               : "logprobs";
+    const char *param = generation->api != GENERATION_COMPLETIONS ? "top_logprobs_num"
+                        : generation->show_prompt_logprobs        ? "prompt_logprobs"
+                                                                  : "logprobs";
     http_error_set(
         parser->error, 400, param,
         "%s: prompts, alternatives and choices together may make %llu log-probabilities of prompt tokens; %u "
@@ -579,7 +579,8 @@ const char *generation_field_name(const generation_t *generation, const char *na
         {"allowed_token_ids", "sampling_params.allowed_token_ids"},
         {"bad_words", "sampling_params.bad_words"},
     };
-    if (!name || generation->api != GENERATION_GENERATE) return name;
+    if (!name || generation->api == GENERATION_COMPLETIONS) return name;
+    if (generation->plain) return generation->api == GENERATION_BATCH && strcmp(name, "prompt") == 0 ? "prompts" : name;
     if (strcmp(name, "prompt") == 0)
         return generation->prompt_count && generation->prompts[0].ids ? "input_ids" : "text";
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

@@ -91,7 +91,8 @@ bool exchange_shows_offsets(const exchange_t *exchange)
 static void decide_facts(exchange_t *exchange)
 {
     const generation_t *generation = &exchange->generation;
-    bool counts_prompt = generation->stream && (generation->continuous_usage || generation->api == GENERATION_GENERATE);
+    bool counts_prompt =
+        generation->stream && (generation->continuous_usage || generation->api != GENERATION_COMPLETIONS);
     for (uint32_t i = 0; i < generation->prompt_count; i++) {
         prompt_facts_t *facts = &exchange->facts[i];
         bool is_text = generation->prompts[i].text.data != NULL;

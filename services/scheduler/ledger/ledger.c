@@ -2,59 +2,22 @@
  * State owned:       entries, the index by id, the list by arrival; the mapping's content (the mapping is the
  *                    caller's).
  * Must never:        change a request's durable part without a record, or allocate on the append path.
- * Read next:         ledger_record.c for the bytes; batch.c for what a request does while it runs. */
-#include "services/scheduler/ledger/ledger.h"
+ * Read next:         ledger_record.c for the bytes, ledger_replay.c for a start; batch.c for what a request does while it runs. */
+#include "services/scheduler/ledger/ledger_internal.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/assert.h"
 #include "common/failpoint.h"
-#include "services/scheduler/ledger/ledger_record.h"
 
-#define NONE UINT32_MAX
 #define HEADER_BYTES 4096u
 #define EVIDENCE_BYTES (LEDGER_HEAD_BYTES - HEADER_BYTES)
 #define MAGIC 0x33524744454c4e51ull /* "QNLEDGR3" */
 /* Below this an area is not worth compacting for the sake of resident memory. */
 #define COMPACT_BYTES (1u << 20)
 
-/* First bytes of the mapping. */
-typedef struct {
-    _Atomic uint64_t magic;              /* written last when formatting */
-    uint32_t request_bytes, token_bytes; /* sizes of the record structs: the version */
-    uint64_t area_bytes;
-    uint64_t first_sequence[2]; /* of the records of each area */
-    _Atomic uint64_t active;    /* 0 or 1: the switch of a compaction */
-} header_t;
-
-_Static_assert(sizeof(header_t) <= HEADER_BYTES && sizeof(evidence_t) <= EVIDENCE_BYTES, "each has its pages");
-
-typedef struct {
-    request_t request;       /* request.prompt_tokens == 0: unused */
-    uint32_t next_in_bucket; /* or in the list of unused entries */
-    uint32_t previous, next; /* by arrival */
-} entry_t;
-
-struct ledger {
-    header_t *header;
-    uint8_t *areas[2];
-    uint32_t active;
-    size_t area_bytes, used_bytes;
-    uint64_t next_sequence;
-    uint64_t next_arrival;
-    uint64_t reserved_bytes; /* records of the living with all they may generate */
-    uint64_t living_bytes;   /* records of the living as they are, before padding */
-    uint64_t compactions;
-
-    entry_t *entries;
-    uint32_t requests_max, count;
-    uint32_t unused;
-    uint32_t *buckets;
-    uint32_t bucket_mask;
-    uint32_t oldest, newest;
-};
+_Static_assert(sizeof(ledger_header_t) <= HEADER_BYTES && sizeof(evidence_t) <= EVIDENCE_BYTES, "each has its pages");
 
 /* ---- entries ---- */
 
@@ -63,20 +26,19 @@ static uint32_t *bucket_of(const ledger_t *ledger, uint64_t id)
     return &ledger->buckets[(uint32_t)((id * 0x9e3779b97f4a7c15ull) >> 40) & ledger->bucket_mask];
 }
 
-static entry_t *entry_of(const ledger_t *ledger, const request_t *request)
+static ledger_entry_t *entry_of(const ledger_t *ledger, const request_t *request)
 {
     QN_ASSERT(request->index < ledger->requests_max && request == &ledger->entries[request->index].request);
     return &ledger->entries[request->index];
 }
 
-static uint64_t reservation(const request_t *request) { return RECORD_BYTES(ledger_request_payload(request, true)); }
+uint64_t ledger_reservation(const request_t *request) { return RECORD_BYTES(ledger_request_payload(request, true)); }
 
-/* Gives the request in `filled` (its arrays move) an entry at the end of the arrival list. */
-static request_t *add_entry(ledger_t *ledger, const request_t *filled)
+request_t *ledger_add_entry(ledger_t *ledger, const request_t *filled)
 {
     uint32_t index = ledger->unused;
-    QN_ASSERT(index != NONE);
-    entry_t *entry = &ledger->entries[index];
+    QN_ASSERT(index != LEDGER_NONE);
+    ledger_entry_t *entry = &ledger->entries[index];
     ledger->unused = entry->next_in_bucket;
     entry->request = *filled;
     entry->request.index = index;
@@ -84,35 +46,35 @@ static request_t *add_entry(ledger_t *ledger, const request_t *filled)
     entry->next_in_bucket = *bucket;
     *bucket = index;
     entry->previous = ledger->newest;
-    entry->next = NONE;
-    if (ledger->newest != NONE)
+    entry->next = LEDGER_NONE;
+    if (ledger->newest != LEDGER_NONE)
         ledger->entries[ledger->newest].next = index;
     else
         ledger->oldest = index;
     ledger->newest = index;
     ledger->count++;
-    ledger->reserved_bytes += reservation(&entry->request);
+    ledger->reserved_bytes += ledger_reservation(&entry->request);
     ledger->living_bytes += ledger_request_payload(&entry->request, false);
     return &entry->request;
 }
 
-static void remove_entry(ledger_t *ledger, request_t *request)
+void ledger_remove_entry(ledger_t *ledger, request_t *request)
 {
-    entry_t *entry = entry_of(ledger, request);
+    ledger_entry_t *entry = entry_of(ledger, request);
     uint32_t index = request->index;
     uint32_t *link = bucket_of(ledger, request->id);
     while (*link != index)
         link = &ledger->entries[*link].next_in_bucket;
     *link = entry->next_in_bucket;
-    if (entry->previous != NONE)
+    if (entry->previous != LEDGER_NONE)
         ledger->entries[entry->previous].next = entry->next;
     else
         ledger->oldest = entry->next;
-    if (entry->next != NONE)
+    if (entry->next != LEDGER_NONE)
         ledger->entries[entry->next].previous = entry->previous;
     else
         ledger->newest = entry->previous;
-    ledger->reserved_bytes -= reservation(request);
+    ledger->reserved_bytes -= ledger_reservation(request);
     ledger->living_bytes -= ledger_request_payload(request, false);
     ledger_request_fini(request);
     entry->next_in_bucket = ledger->unused;
@@ -120,14 +82,27 @@ static void remove_entry(ledger_t *ledger, request_t *request)
     ledger->count--;
 }
 
+void ledger_add_token(ledger_t *ledger, request_t *request, const record_token_t *token, const void *top)
+{
+    uint32_t at = request->generated_tokens++;
+    request->ids[request->prompt_tokens + at] = token->id;
+    request->logprobs[at] = token->logprob;
+    request->stopped = token->stopped != 0;
+    ledger->living_bytes += ledger_token_payload(request);
+    if (request->top == NULL) return;
+    request->top_counts[at] = (uint8_t)token->top_count;
+    if (token->top_count > 0)
+        memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top,
+               token->top_count * sizeof *request->top);
+}
+
 /* ---- records ---- */
 
-/* The head of the first free bytes of the active area. */
-static uint8_t *tail(const ledger_t *ledger) { return ledger->areas[ledger->active] + ledger->used_bytes; }
+uint8_t *ledger_tail(const ledger_t *ledger) { return ledger->areas[ledger->active] + ledger->used_bytes; }
 
 static void seal(ledger_t *ledger, ledger_record_type_t type, size_t payload_bytes)
 {
-    ledger->used_bytes += ledger_record_seal(tail(ledger), ledger->area_bytes - ledger->used_bytes,
+    ledger->used_bytes += ledger_record_seal(ledger_tail(ledger), ledger->area_bytes - ledger->used_bytes,
                                              ledger->next_sequence++, type, payload_bytes);
 }
 
@@ -138,7 +113,7 @@ static void compact(ledger_t *ledger)
     uint64_t first = ledger->next_sequence;
     size_t used = 0;
     memset(ledger->areas[other], 0, sizeof(uint64_t));
-    for (uint32_t i = ledger->oldest; i != NONE; i = ledger->entries[i].next) {
+    for (uint32_t i = ledger->oldest; i != LEDGER_NONE; i = ledger->entries[i].next) {
         const request_t *request = &ledger->entries[i].request;
         uint8_t *at = ledger->areas[other] + used;
         size_t bytes = ledger_request_payload(request, false);
@@ -162,7 +137,7 @@ static uint8_t *make_room(ledger_t *ledger, size_t payload_bytes)
     bool wasteful = ledger->used_bytes > COMPACT_BYTES && ledger->used_bytes > 4 * ledger->living_bytes;
     if (full || wasteful) compact(ledger);
     QN_ASSERT(ledger->used_bytes + needed <= ledger->area_bytes);
-    return ledger_record_payload(tail(ledger));
+    return ledger_record_payload(ledger_tail(ledger));
 }
 
 static void write_change(ledger_t *ledger, ledger_record_type_t type, const request_t *request, uint64_t value)
@@ -175,143 +150,11 @@ static void write_change(ledger_t *ledger, ledger_record_type_t type, const requ
     seal(ledger, type, sizeof change);
 }
 
-/* ---- replay ---- */
-
-static bool replay_request(ledger_t *ledger, const uint8_t *payload, size_t bytes)
-{
-    request_t request = {0};
-    bool good = ledger->unused != NONE && ledger_request_read(payload, bytes, &request) == QN_OK &&
-                ledger_find(ledger, request.id) == NULL;
-    if (!good) {
-        ledger_request_fini(&request);
-        return false;
-    }
-    add_entry(ledger, &request);
-    if (request.arrival >= ledger->next_arrival) ledger->next_arrival = request.arrival + 1;
-    return true;
-}
-
-/* `top`: its alternatives, of any alignment. */
-static void add_token(ledger_t *ledger, request_t *request, const record_token_t *token, const void *top)
-{
-    uint32_t at = request->generated_tokens++;
-    request->ids[request->prompt_tokens + at] = token->id;
-    request->logprobs[at] = token->logprob;
-    request->stopped = token->stopped != 0;
-    ledger->living_bytes += ledger_token_payload(request);
-    if (request->top == NULL) return;
-    request->top_counts[at] = (uint8_t)token->top_count;
-    if (token->top_count > 0)
-        memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top,
-               token->top_count * sizeof *request->top);
-}
-
-static bool replay_tokens(ledger_t *ledger, const uint8_t *payload, size_t bytes)
-{
-    record_tokens_t head;
-    if (bytes < sizeof head) return false;
-    memcpy(&head, payload, sizeof head);
-    uint64_t top_left = head.top_count;
-    if (bytes != sizeof head + head.count * sizeof(record_token_t) + top_left * sizeof(request_alternative_t))
-        return false;
-    const uint8_t *at = payload + sizeof head, *top = at + head.count * sizeof(record_token_t);
-    for (uint32_t i = 0; i < head.count; i++, at += sizeof(record_token_t)) {
-        record_token_t token;
-        memcpy(&token, at, sizeof token);
-        request_t *request = ledger_find(ledger, token.request);
-        if (request == NULL || request->generated_tokens >= request->generated_max ||
-            token.position != request_known_tokens(request) || token.top_count > top_left ||
-            token.top_count > request->sampling.top_logprobs)
-            return false;
-        add_token(ledger, request, &token, top);
-        top += token.top_count * sizeof(request_alternative_t);
-        top_left -= token.top_count;
-    }
-    return top_left == 0;
-}
-
-static bool replay_change(ledger_t *ledger, uint32_t type, const uint8_t *payload, size_t bytes)
-{
-    record_change_t change;
-    if (bytes != sizeof change) return false;
-    memcpy(&change, payload, sizeof change);
-    request_t *request = ledger_find(ledger, change.request);
-    if (request == NULL) return false;
-    switch (type) {
-    case LEDGER_RECORD_FINISH:
-        request->finish = (request_finish_t)change.value;
-        return change.value >= REQUEST_STOP && change.value <= REQUEST_ERROR;
-    case LEDGER_RECORD_FORGET: remove_entry(ledger, request); return true;
-    case LEDGER_RECORD_CLIP:
-        if (change.value < request->generated_tokens || change.value > request->generated_max) return false;
-        ledger->reserved_bytes -= reservation(request);
-        request->generated_max = (uint32_t)change.value;
-        ledger->reserved_bytes += reservation(request);
-        return true;
-    case LEDGER_RECORD_ADOPT:
-        request->client = change.client;
-        request->orphaned_ns = 0;
-        return true;
-    case LEDGER_RECORD_ORPHAN: request->orphaned_ns = change.value; return true;
-    case LEDGER_RECORD_ADMIT:
-        request->admitted = true;
-        request->cached_tokens = (uint32_t)change.value;
-        return change.value <= request->prompt_tokens;
-    case LEDGER_RECORD_PREEMPT: request->preemptions = (uint32_t)change.value; return true;
-    case LEDGER_RECORD_SUSPECT:
-        request->crashes = change.second;
-        request->suspect_until = (uint32_t)change.value;
-        return change.value <= UINT32_MAX;
-    default: return false;
-    }
-}
-
-static bool replay_stamp(ledger_t *ledger, const uint8_t *payload, size_t bytes)
-{
-    record_stamp_t stamp;
-    if (bytes != sizeof stamp) return false;
-    memcpy(&stamp, payload, sizeof stamp);
-    request_t *request = ledger_find(ledger, stamp.request);
-    if (request != NULL) request->timeline = stamp.timeline;
-    return request != NULL;
-}
-
-static bool replay_record(ledger_t *ledger, const uint8_t *at)
-{
-    record_head_t head;
-    memcpy(&head, at, sizeof head);
-    const uint8_t *payload = at + sizeof head;
-    if (head.type == LEDGER_RECORD_REQUEST) return replay_request(ledger, payload, head.payload_bytes);
-    if (head.type == LEDGER_RECORD_TOKENS) return replay_tokens(ledger, payload, head.payload_bytes);
-    if (head.type == LEDGER_RECORD_STAMP) return replay_stamp(ledger, payload, head.payload_bytes);
-    return replay_change(ledger, head.type, payload, head.payload_bytes);
-}
-
-static void replay(ledger_t *ledger, ledger_replay_t *ret_replay)
-{
-    ledger->active = (uint32_t)(atomic_load(&ledger->header->active) & 1);
-    ledger->next_sequence = ledger->header->first_sequence[ledger->active];
-    for (;;) {
-        size_t bytes =
-            ledger_record_check(tail(ledger), ledger->area_bytes - ledger->used_bytes, ledger->next_sequence);
-        if (bytes == 0 || !replay_record(ledger, tail(ledger))) break;
-        ledger->used_bytes += bytes;
-        ledger->next_sequence++;
-        ret_replay->records++;
-    }
-    ret_replay->requests = ledger->count;
-    if (ledger->area_bytes - ledger->used_bytes < sizeof(uint64_t)) return;
-    uint32_t torn;
-    memcpy(&torn, tail(ledger), sizeof torn);
-    ret_replay->torn_bytes = torn;
-    memset(tail(ledger), 0, sizeof(uint64_t));
-}
-
 /* ---- life ---- */
 
 static void format(ledger_t *ledger, size_t area_bytes)
 {
-    header_t *header = ledger->header;
+    ledger_header_t *header = ledger->header;
     atomic_store(&header->magic, 0);
     header->request_bytes = sizeof(record_request_t);
     header->token_bytes = sizeof(record_token_t);
@@ -322,7 +165,7 @@ static void format(ledger_t *ledger, size_t area_bytes)
     atomic_store(&header->magic, MAGIC);
 }
 
-static bool header_fits(const header_t *header, size_t area_bytes)
+static bool header_fits(const ledger_header_t *header, size_t area_bytes)
 {
     return atomic_load(&header->magic) == MAGIC && header->request_bytes == sizeof(record_request_t) &&
            header->token_bytes == sizeof(record_token_t) && header->area_bytes == area_bytes;
@@ -342,8 +185,8 @@ static bool allocate_entries(ledger_t *ledger, uint32_t requests_max)
     if (ledger->entries == NULL || ledger->buckets == NULL) return false;
     memset(ledger->buckets, 0xff, buckets * sizeof *ledger->buckets);
     for (uint32_t i = 0; i < requests_max; i++)
-        ledger->entries[i].next_in_bucket = i + 1 < requests_max ? i + 1 : NONE;
-    ledger->oldest = ledger->newest = NONE;
+        ledger->entries[i].next_in_bucket = i + 1 < requests_max ? i + 1 : LEDGER_NONE;
+    ledger->oldest = ledger->newest = LEDGER_NONE;
     return true;
 }
 
@@ -365,7 +208,7 @@ qn_err_t ledger_open(void *base, size_t bytes, uint32_t requests_max, ledger_t *
     ledger->next_arrival = 1;
     *ret_replay = (ledger_replay_t){.formatted = !header_fits(ledger->header, ledger->area_bytes)};
     if (ret_replay->formatted) format(ledger, ledger->area_bytes);
-    replay(ledger, ret_replay);
+    ledger_replay_records(ledger, ret_replay);
     *ret_ledger = ledger;
     return QN_OK;
 }
@@ -414,7 +257,7 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
     }
     request_t request = from_submission(ledger, submission);
     request.probe = submission->probe;
-    if (ledger->unused == NONE || ledger->reserved_bytes + reservation(&request) > ledger->area_bytes / 2)
+    if (ledger->unused == LEDGER_NONE || ledger->reserved_bytes + ledger_reservation(&request) > ledger->area_bytes / 2)
         return LEDGER_FULL;
     if (ledger_request_allocate(&request) < 0 || !ledger_keep_probe(&request, &submission->probe)) {
         ledger_request_fini(&request);
@@ -428,7 +271,7 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
     ledger_request_write(&request, make_room(ledger, bytes));
     seal(ledger, LEDGER_RECORD_REQUEST, bytes);
     ledger->next_arrival++;
-    *ret_request = add_entry(ledger, &request);
+    *ret_request = ledger_add_entry(ledger, &request);
     return LEDGER_ACCEPTED;
 }
 
@@ -462,7 +305,7 @@ void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t coun
                                 .top_count = kept_alternatives(request, &tokens[i])};
         memcpy(payload + sizeof head + i * sizeof token, &token, sizeof token);
         if (token.top_count > 0) memcpy(top, tokens[i].top, token.top_count * sizeof *tokens[i].top);
-        add_token(ledger, request, &token, tokens[i].top);
+        ledger_add_token(ledger, request, &token, tokens[i].top);
         top += token.top_count * sizeof *tokens[i].top;
     }
     if (QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_LEDGER_APPEND)) return; /* the tokens are lost with this process */
@@ -474,9 +317,9 @@ void ledger_clip(ledger_t *ledger, request_t *request, uint32_t generated_max)
     QN_ASSERT(generated_max >= request->generated_tokens && generated_max <= request->generated_max);
     if (generated_max == request->generated_max) return;
     write_change(ledger, LEDGER_RECORD_CLIP, request, generated_max);
-    ledger->reserved_bytes -= reservation(request);
+    ledger->reserved_bytes -= ledger_reservation(request);
     request->generated_max = generated_max;
-    ledger->reserved_bytes += reservation(request);
+    ledger->reserved_bytes += ledger_reservation(request);
 }
 
 void ledger_adopt(ledger_t *ledger, request_t *request, request_client_t client)
@@ -541,7 +384,7 @@ void ledger_forget(ledger_t *ledger, request_t **request)
 {
     QN_ASSERT((*request)->finish != REQUEST_UNFINISHED);
     write_change(ledger, LEDGER_RECORD_FORGET, *request, 0);
-    remove_entry(ledger, *request);
+    ledger_remove_entry(ledger, *request);
     *request = NULL;
 }
 
@@ -549,7 +392,7 @@ void ledger_forget(ledger_t *ledger, request_t **request)
 
 request_t *ledger_find(const ledger_t *ledger, uint64_t id)
 {
-    for (uint32_t i = *bucket_of(ledger, id); i != NONE; i = ledger->entries[i].next_in_bucket)
+    for (uint32_t i = *bucket_of(ledger, id); i != LEDGER_NONE; i = ledger->entries[i].next_in_bucket)
         if (ledger->entries[i].request.id == id) return &ledger->entries[i].request;
     return NULL;
 }
@@ -563,7 +406,7 @@ request_t *ledger_at(const ledger_t *ledger, uint32_t index)
 request_t *ledger_next(const ledger_t *ledger, const request_t *after)
 {
     uint32_t next = after == NULL ? ledger->oldest : entry_of(ledger, after)->next;
-    return next == NONE ? NULL : &ledger->entries[next].request;
+    return next == LEDGER_NONE ? NULL : &ledger->entries[next].request;
 }
 
 uint32_t ledger_count(const ledger_t *ledger) { return ledger->count; }

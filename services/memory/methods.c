@@ -1,0 +1,46 @@
+/* What is this?      Memory's methods: what it holds, for people.
+ * State owned:       none; the service's.
+ * Must never:        decide which block goes where (block_pool.c).
+ * Read next:         common/daemon/calls.h, schemas/memory/, block_pool.h, region_table.h. */
+#include "services/memory/handlers.h"
+
+static qn_call_outcome_t still_loading(const qn_call_t *call)
+{
+    return qn_call_fail(call, 503, NULL, "memory is still loading the model; try again");
+}
+
+static qn_call_outcome_t method_usage(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    (void)message;
+    const memory_service_t *service = state;
+    qn_memory_usage_reply_t *reply = ret_reply;
+    uint64_t *bytes[] = {
+        [QN_REGION_KIND_WEIGHTS] = &reply->weights_bytes,
+        [QN_REGION_KIND_KV] = &reply->kv_bytes,
+        [QN_REGION_KIND_ACTIVATIONS] = &reply->activations_bytes,
+        [QN_REGION_KIND_STEP_IO] = &reply->step_io_bytes,
+        [QN_REGION_KIND_STATE] = &reply->state_bytes,
+        [QN_REGION_KIND_TAP] = &reply->tap_bytes,
+    };
+    block_pool_stats_t stats;
+    if (!service->loaded) return still_loading(call);
+    for (size_t kind = 0; kind < sizeof bytes / sizeof bytes[0]; kind++) {
+        *bytes[kind] = region_table_bytes(service->regions, (qn_region_kind_t)kind);
+        reply->total_bytes += *bytes[kind];
+    }
+    block_pool_stats(service->model.pool, &stats);
+    reply->block_bytes = service->model.block_bytes;
+    reply->block_tokens = stats.block_tokens;
+    reply->total_blocks = stats.total_blocks;
+    reply->used_blocks = stats.held_blocks;
+    reply->cached_blocks = stats.cached_blocks;
+    reply->free_blocks = stats.free_blocks;
+    reply->sequences = stats.sequences;
+    reply->share = region_table_backing(service->regions, &reply->device);
+    return QN_CALL_DONE;
+}
+
+const qn_method_row_t memory_methods[] = {
+    {QN_METHOD_MEMORY_USAGE, method_usage},
+    {QN_METHOD_NONE, NULL},
+};
