@@ -99,12 +99,14 @@ static qn_err_t check_mask(const qn_mask_rule_t *mask, const qn_probe_model_t *m
     bool k = mask->kind == QN_MASK_RULE_KIND_TOP_K || mask->kind == QN_MASK_RULE_KIND_BLOCK_TOP_K;
     if ((window && mask->window == 0) || (k && mask->k == 0))
         return qn_fail(QN_ERR_INVALID, "a mask that leaves nothing: %s must be at least 1", window ? "window" : "k");
-    if (mask->layer_from >= mask->layer_to || mask->layer_to > model->layers)
-        return qn_fail(QN_ERR_INVALID, "a mask on layers %u to %d; the model has %u, from 0", mask->layer_from,
-                       (int)mask->layer_to - 1, model->layers);
-    if (mask->head_from >= mask->head_to || mask->head_to > model->heads)
-        return qn_fail(QN_ERR_INVALID, "a mask on heads %u to %d; the model has %u, from 0", mask->head_from,
-                       (int)mask->head_to - 1, model->heads);
+    uint32_t layer_to = mask->layer_to ? mask->layer_to : model->layers;
+    uint32_t head_to = mask->head_to ? mask->head_to : model->heads;
+    if (mask->layer_from >= layer_to || layer_to > model->layers)
+        return qn_fail(QN_ERR_INVALID, "a mask on layers from %u to below %u; the model has %u", mask->layer_from,
+                       layer_to, model->layers);
+    if (mask->head_from >= head_to || head_to > model->heads)
+        return qn_fail(QN_ERR_INVALID, "a mask on heads from %u to below %u; the model has %u", mask->head_from,
+                       head_to, model->heads);
     return QN_OK;
 }
 

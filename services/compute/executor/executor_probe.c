@@ -44,9 +44,9 @@ static void upload_masks(executor_t *self, const qn_probe_t *probe)
                                           .sinks = from->sinks,
                                           .value = from->value,
                                           .layer_from = from->layer_from,
-                                          .layer_to = from->layer_to,
+                                          .layer_to = from->layer_to ? from->layer_to : UINT32_MAX,
                                           .head_from = from->head_from,
-                                          .head_to = from->head_to};
+                                          .head_to = from->head_to ? from->head_to : UINT32_MAX};
     }
     UPLOAD(self, masks, self->host.masks, probe->mask_count);
 }

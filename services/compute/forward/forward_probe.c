@@ -106,8 +106,10 @@ bool forward_probes_attention(const forward_t *f, uint32_t layer)
 {
     if (!f->probe) return false;
     if (f->probe->weights && f->probe->weight_layer == layer) return true;
-    for (uint32_t i = 0; i < f->probe->probe->mask_count; i++)
-        if (layer >= f->probe->probe->masks[i].layer_from && layer < f->probe->probe->masks[i].layer_to) return true;
+    for (uint32_t i = 0; i < f->probe->probe->mask_count; i++) {
+        const qn_mask_rule_t *mask = &f->probe->probe->masks[i];
+        if (layer >= mask->layer_from && (layer < mask->layer_to || mask->layer_to == 0)) return true;
+    }
     return false;
 }
 

@@ -11,6 +11,7 @@
 #include "common/arena.h"
 #include "common/model/generation_config.h"
 #include "common/limits.h"
+#include "common/probe/probe.h"
 #include "services/frontend/http/http_error.h"
 #include "services/frontend/request/unknown_fields.h"
 
@@ -71,6 +72,9 @@ typedef struct generation {
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
+    const qn_mask_rule_t *masks; /* sparsity_mask */
+    uint32_t mask_count;
+    bool own_masks; /* it was given, if only to say that there is none: not the session's */
 
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids, tokens_as_ids;
@@ -97,6 +101,7 @@ typedef struct {
     const char *model;               /* the model served; NULL or "": any name is right */
     uint32_t vocab_size;             /* 0: not known yet, ids are checked further on */
     uint32_t max_model_len;          /* 0: not known yet */
+    uint32_t layers, heads;          /* 0: not known yet */
     uint32_t default_max_tokens;     /* 0: the API's own default (16 for completions, 128 for generate) */
     uint32_t requests_max;           /* prompts × best_of at most */
     qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */

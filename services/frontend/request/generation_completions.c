@@ -47,8 +47,8 @@ static const generation_unsupported_t unsupported[] = {
 /* Read by hand, or of no effect by what they mean: who asks, and hints for a router in front. */
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"prompt",     "model", "stream_options",    "request_id",
-                                        "cache_salt", "user",  "safety_identifier", "prompt_cache_key"};
+    static const char *const names[] = {"prompt",        "model", "stream_options",    "request_id",      "cache_salt",
+                                        "sparsity_mask", "user",  "safety_identifier", "prompt_cache_key"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -164,6 +164,6 @@ bool generation_completions(generation_parser_t *parser)
            json_fields_read(parser->root, "", fields, sizeof fields / sizeof fields[0], generation, parser->error) &&
            generation_sampling_lists(parser, parser->root, "") && read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&
-           generation_salt(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
-           check_echo(parser);
+           generation_salt(parser, parser->root) && generation_masks(parser, parser->root) &&
+           check_choices(parser, best_of && !json_is_null(best_of)) && check_echo(parser);
 }

@@ -56,7 +56,8 @@ static const json_field_t plain_fields[] = {
 
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"text", "input_ids", "sampling_params", "model", "rid", "cache_salt"};
+    static const char *const names[] = {"text", "input_ids",  "sampling_params", "model",
+                                        "rid",  "cache_salt", "sparsity_mask"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < COUNT(names); i++) {
@@ -325,7 +326,7 @@ bool generation_generate(generation_parser_t *parser)
     bool good = generation_refuse_unsupported(parser, parser->root, "", everywhere, count) && read_prompts(parser) &&
                 json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
                 (!generation->plain || read_plain(parser)) && read_parameters(parser) && read_rid(parser) &&
-                generation_salt(parser, parser->root);
+                generation_salt(parser, parser->root) && generation_masks(parser, parser->root);
     generation->best_of = generation->n;
     return good;
 }

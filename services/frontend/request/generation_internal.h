@@ -38,6 +38,8 @@ bool generation_is_name(const json_t *value);
 /* Such a name; absent leaves *ret_text as it is. */
 bool generation_name(generation_parser_t *parser, const json_t *object, const char *name, const char **ret_text);
 bool generation_salt(generation_parser_t *parser, const json_t *object);
+/* sparsity_mask: an object or a list of them; "none": the session's does not hold either. */
+bool generation_masks(generation_parser_t *parser, const json_t *object);
 /* A string or list of strings into prompts. */
 bool generation_text_prompts(generation_parser_t *parser, const json_t *value, const char *param);
 /* A list of ids or a list of such lists into prompts. */

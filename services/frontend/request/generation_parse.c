@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "services/frontend/request/generation_internal.h"
+#include "services/frontend/request/mask_parse.h"
 
 static const generation_unsupported_t unsupported[] = {
     {"tools", "functions are not called here", NULL},
@@ -173,6 +174,28 @@ bool generation_salt(generation_parser_t *parser, const json_t *object)
         return false;
     }
     parser->generation->cache_salt = copy_text(parser, value);
+    return true;
+}
+
+bool generation_masks(generation_parser_t *parser, const json_t *object)
+{
+    const json_t *value = json_object_get(object, "sparsity_mask");
+    mask_list_t list = {.count = 0};
+    if (!value || json_is_null(value)) return true;
+    bool none = json_is_string(value) && strcmp(json_string_value(value), "none") == 0;
+    if (!none && !json_is_object(value) && !json_is_array(value)) {
+        http_error_set(parser->error, 400, "sparsity_mask",
+                       "sparsity_mask must be a mask, a list of masks or \"none\", not %s.", json_fields_type(value));
+        return false;
+    }
+    if (!none &&
+        !mask_parse(value, "sparsity_mask.", parser->limits->layers, parser->limits->heads, NULL, &list, parser->error))
+        return false;
+    qn_mask_rule_t *masks = qn_arena_zalloc(&parser->generation->arena, list.count + 1, sizeof *masks);
+    memcpy(masks, list.rules, list.count * sizeof *masks);
+    parser->generation->masks = masks;
+    parser->generation->mask_count = list.count;
+    parser->generation->own_masks = true;
     return true;
 }
 
