@@ -157,6 +157,10 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .allow_only = submit->allow_only,
         .probe = read_probe(submit),
     };
+    if (!submit->own_masks && submission.probe.mask_count == 0) {
+        submission.probe.masks = service->mask.rules;
+        submission.probe.mask_count = service->mask.count;
+    }
     /* Values that no tap takes are dropped: the ledger keeps what counts. */
     if (!submission.probe.tap_count) submission.probe.value_count = 0;
     submission.salt = qn_probe_salt(&submission.probe, hash_salt(submit->cache_salt));
@@ -228,6 +232,7 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
                    .hidden = description->hidden,
                    .vocab = description->vocab_size},
     };
+    service->probes = model.probes;
     for (; model.eos_count < description->eos_ids_count && model.eos_count < PLANNER_EOS_MAX; model.eos_count++)
         model.eos_ids[model.eos_count] = description->eos_ids[model.eos_count];
     uint64_t pool_tokens = (uint64_t)model.block_count * model.block_tokens;

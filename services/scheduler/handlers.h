@@ -7,6 +7,7 @@
 #include "common/daemon/daemon.h"
 #include "services/scheduler/ledger/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
+#include "services/scheduler/session_mask.h"
 
 enum {
     SCHEDULER_STAT_WAITING,
@@ -49,11 +50,13 @@ typedef struct {
     bool draining, announced;  /* announced: state and its words, as below */
     qn_state_t state;
     char text[QN_REASON_MAX];
-    qn_peer_t lost[2];    /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
-    pid_t judged;         /* the process whose crash was judged last: two services may have been in it */
-    char crash_text[64];  /* how it ended */
-    const char *policy;   /* of the configuration; borrowed */
-    uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
+    qn_peer_t lost[2];       /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
+    pid_t judged;            /* the process whose crash was judged last: two services may have been in it */
+    char crash_text[64];     /* how it ended */
+    const char *policy;      /* of the configuration; borrowed */
+    session_mask_t mask;     /* of requests that name none */
+    qn_probe_model_t probes; /* the model's shape; no layers: not known yet */
+    uint64_t last_end_ns;    /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];

@@ -3,7 +3,7 @@
  * Must never:        change what is scheduled.
  * Read next:         common/daemon/calls.h, schemas/scheduler/, scheduler.h, batch.h. */
 #include "common/clock.h"
-#include "services/scheduler/handlers.h"
+#include "services/scheduler/methods.h"
 
 static qn_sequence_state_t state_of(const sequence_t *sequence, const request_t *request)
 {
@@ -70,5 +70,7 @@ static qn_call_outcome_t method_queue(void *state, qn_call_t *call, const void *
 
 const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_QUEUE, method_queue},
+    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get},
+    {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
     {QN_METHOD_NONE, NULL},
 };
