@@ -361,6 +361,7 @@ static void copy_plan(qn_arena_t *arena, const qn_step_plan_t *from, step_plan_t
 {
     *to = (step_plan_t){
         .step = from->step,
+        .opens = from->opens,
         .retire = copy_ids(arena, from->retire, from->retire_count),
         .retire_count = from->retire_count,
         .sets = copy_sets(arena, from),

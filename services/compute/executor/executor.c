@@ -183,8 +183,12 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
 static void update_tables(executor_t *self, const step_plan_t *plan)
 {
     const scratch_in_t *in = &self->scratch.in;
-    for (uint32_t i = 0; self->probed_slots && i < plan->retire_count; i++)
+    for (uint32_t i = 0; plan->opens && i < self->limits.max_sequences; i++)
+        self->owners[i].request = 0;
+    for (uint32_t i = 0; i < plan->retire_count; i++) {
         executor_end_probe(self, plan->retire[i]);
+        self->owners[plan->retire[i]].request = 0;
+    }
     UPLOAD(self, retire, plan->retire, plan->retire_count);
     UPLOAD(self, entries, plan->blocks, plan->block_count);
     UPLOAD(self, copies, plan->copies, plan->copy_count);
@@ -214,8 +218,7 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
 
 /* ---- the runs ---- */
 
-/* A chunk as runs of one token each, after those of the chunks before it. */
-static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
+void executor_list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
 {
     for (uint32_t i = 0; i < chunk->tokens; i++)
         self->host.token_runs[batch->token_runs++] = (qn_run_t){.slot = chunk->slot,
@@ -244,8 +247,9 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, tick
             host->decode_runs[batch.decode_runs++] = run;
         else
             host->prefill_runs[batch.prefill_runs++] = run;
-        if (run.tokens > 1 && self->token_by_token) list_tokens(self, &run, &batch);
+        if (run.tokens > 1 && self->token_by_token) executor_list_tokens(self, &run, &batch);
         batch.tokens += run.tokens;
+        self->owners[run.slot].resident = run.position + run.tokens;
         if (!from->sample) continue;
         const slot_owner_t *sequence = &self->owners[run.slot];
         uint32_t position = run.position + run.tokens, place = ticket->sample_count++ - base;

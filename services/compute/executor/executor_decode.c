@@ -16,7 +16,7 @@ static const uint16_t SIZES[] = {1,  2,   4,   8,   12,  16,  24,  32,  40,  48,
 #define SIZE_COUNT (sizeof SIZES / sizeof SIZES[0])
 _Static_assert(SIZE_COUNT <= EXECUTOR_GRAPHS_MAX && QN_SLOTS_MAX <= 1024, "a graph for every number of runs");
 
-void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times)
+void executor_enter_step(executor_t *self, uint32_t runs)
 {
     const scratch_t *s = &self->scratch;
     executor_launch(self, QN_OP_STEP_INPUT,
@@ -29,6 +29,11 @@ void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32
                                        .ret_positions = s->positions,
                                        .ret_lengths = s->lengths,
                                        .ret_kv_rows = s->kv_rows});
+}
+
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times)
+{
+    executor_enter_step(self, runs);
     forward_layers(&self->forward, batch, times);
 }
 

@@ -11,6 +11,7 @@
 typedef struct {
     uint64_t request;
     uint32_t prompt_tokens, top_logprobs;
+    uint32_t resident; /* positions that have been launched, and so are in the cache when the stream is there */
     bool prompt_logprobs;
     bool pending;       /* pending[slot] holds the row before the next run */
     void *probe_memory; /* owned; what `probe` views. NULL: no probe */
@@ -93,6 +94,8 @@ void executor_report_prompts(const ticket_t *ticket);
 
 /* executor_decode.c: launches the network and the sampler for the pass's runs, which the host's arrays hold already.
  * Row i of x, or rows[i] unless NULL, gives the pass's sample i: the last `count` of the ticket's. */
+/* The first launch of it: ids, positions and rows of the cache of `runs` runs. */
+void executor_enter_step(executor_t *self, uint32_t runs);
 void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
 void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
                               step_times_t *times);
@@ -114,6 +117,10 @@ void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ti
 /* Of a pass with a probe: what taps read of the last norm and of the logits. */
 void executor_tap_outputs(executor_t *self);
 void executor_report_reads(const ticket_t *ticket);
+/* What a pass with this probe has on the device. */
+void executor_upload_probe(executor_t *self, const qn_probe_t *probe);
+/* executor.c: a chunk as runs of one token each, after those of the chunks before it. */
+void executor_list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch);
 /* executor.c: launches the runs of a plan, or of a part of it. */
 void executor_run_pass(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 

@@ -60,6 +60,12 @@ static void upload_values(executor_t *self, const qn_probe_t *probe)
                     probe->value_count, qn_scalar_bytes(self->limits.activations));
 }
 
+void executor_upload_probe(executor_t *self, const qn_probe_t *probe)
+{
+    upload_masks(self, probe);
+    upload_values(self, probe);
+}
+
 /* Nothing is read into a workspace that the request does not mean, or after its time. */
 static uint8_t *workspace_of(const executor_t *self, const qn_probe_t *probe)
 {
@@ -108,8 +114,7 @@ static void run_probed(executor_t *self, const step_plan_t *plan, const qn_probe
 {
     const scratch_t *s = &self->scratch;
     uint32_t counts = probe->mask_count ? plan->run_count : 0;
-    upload_masks(self, probe);
-    upload_values(self, probe);
+    executor_upload_probe(self, probe);
     memset(self->host.kv_read, 0, 2 * (size_t)counts * sizeof *self->host.kv_read);
     UPLOAD(self, kv_read, self->host.kv_read, 2 * (size_t)counts);
     forward_probe_t pass = {.probe = probe,

@@ -101,7 +101,7 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
 
 static void carve_state(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
 {
-    uint32_t slots = limits->max_sequences + 1;
+    uint32_t slots = limits->max_sequences + 2;
     s->tables = (qn_slot_tables_t){.slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab};
     CARVE(carver, s->tables.rows, slots, 1);
     CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);

@@ -62,7 +62,8 @@ typedef struct {
     uint32_t *lengths;               /* [T] */
     int64_t *kv_rows;                /* [T] */
     /* state */
-    qn_slot_tables_t tables; /* one slot more than limits.max_sequences: the null slot, always done */
+    qn_slot_tables_t tables; /* two slots more than limits.max_sequences: the null slot, always done; and that of
+                              tasks (executor_task.h) */
     void *pending;           /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
     float *frequencies;      /* [D/2] */
     qn_weight_t *experts;    /* [L, MODEL_EXPERT_PARTS, X]: the model's */

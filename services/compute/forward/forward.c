@@ -121,22 +121,46 @@ static void embed(const forward_t *f, uint32_t tokens)
     if (config->rope.type != QN_ROPE_NONE) make_angles(f, tokens);
 }
 
+static void run_mlp(const forward_t *f, uint32_t layer, uint32_t tokens)
+{
+    if (f->model->config.layer_is_sparse[layer])
+        forward_moe(f, layer, tokens);
+    else
+        forward_mlp(f, layer, tokens);
+    forward_tap(f, QN_TAP_SITE_RESID, layer, f->scratch->x, f->model->config.hidden);
+}
+
+static void run_layers(const forward_t *f, uint32_t first, uint32_t count, const forward_batch_t *batch,
+                       step_times_t *times, uint64_t *since)
+{
+    for (uint32_t layer = first; layer < first + count; layer++) {
+        forward_attention(f, layer, batch);
+        lap(f, since, &times->attention_ns);
+        run_mlp(f, layer, batch->tokens);
+        lap(f, since, &times->mlp_ns);
+    }
+}
+
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times)
 {
-    const qn_model_config_t *config = &forward->model->config;
     uint64_t since = begin(forward);
     embed(forward, batch->tokens);
     lap(forward, &since, &times->input_ns);
-    for (uint32_t layer = 0; layer < config->layers; layer++) {
-        forward_attention(forward, layer, batch);
-        lap(forward, &since, &times->attention_ns);
-        if (config->layer_is_sparse[layer])
-            forward_moe(forward, layer, batch->tokens);
-        else
-            forward_mlp(forward, layer, batch->tokens);
-        forward_tap(forward, QN_TAP_SITE_RESID, layer, forward->scratch->x, config->hidden);
-        lap(forward, &since, &times->mlp_ns);
-    }
+    run_layers(forward, 0, forward->model->config.layers, batch, times, &since);
+}
+
+void forward_stages(const forward_t *forward, const forward_batch_t *batch, const forward_stages_t *stages,
+                    step_times_t *times)
+{
+    uint64_t since = begin(forward);
+    uint32_t next = stages->first_layer + stages->layer_count;
+    if (stages->embed)
+        embed(forward, batch->tokens);
+    else if (forward->model->config.rope.type != QN_ROPE_NONE)
+        make_angles(forward, batch->tokens);
+    run_layers(forward, stages->first_layer, stages->layer_count, batch, times, &since);
+    if (stages->attention) forward_attention(forward, next, batch);
+    if (stages->mlp) run_mlp(forward, next, batch->tokens);
 }
 
 void forward_final_norm(const forward_t *forward, const uint32_t *rows, uint32_t count)

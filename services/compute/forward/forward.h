@@ -24,6 +24,16 @@ typedef struct {
     uint32_t tokens, decode_runs, prefill_runs, token_runs;
 } forward_batch_t;
 
+/* What of the network is run, in this order: what is left out was done before, or is not wanted. */
+typedef struct {
+    bool embed;                        /* else scratch->x is the residual stream already */
+    uint32_t first_layer, layer_count; /* whole layers */
+    bool attention, mlp;               /* of the layer behind those */
+} forward_stages_t;
+
+/* Runs these parts over scratch->token_ids and scratch->x. */
+void forward_stages(const forward_t *forward, const forward_batch_t *batch, const forward_stages_t *stages,
+                    step_times_t *times);
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
 /* The last norm of rows[0..count) of scratch->x, on the device, into scratch->picked; count ≤ R. */

@@ -73,7 +73,7 @@ static qn_decode_attention_t describe(const forward_t *f, uint32_t layer, const 
 static void attend_prompts(const forward_t *f, const forward_batch_t *batch, const qn_attention_t *from)
 {
     qn_attention_t attention = *from;
-    uint32_t most = f->scratch->tables.slots - 1;
+    uint32_t most = f->scratch->tables.slots - 2; /* but the null slot and that of tasks */
     if (!batch->token_runs) {
         attention.runs = f->scratch->in.prefill_runs;
         attention.run_count = batch->prefill_runs;

@@ -37,6 +37,7 @@ typedef struct {
 
 typedef struct {
     uint64_t step;
+    bool opens; /* first of a session: all slots are empty before it */
     const uint32_t *retire;
     uint32_t retire_count;
     const step_set_t *sets;
