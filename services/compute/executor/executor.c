@@ -172,9 +172,9 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
         executor_end_probe(self, set->slot);
         self->owners[set->slot] =
             (slot_owner_t){.request = set->request,
-                         .prompt_tokens = set->prompt_tokens,
-                         .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
-                         .prompt_logprobs = set->sampling.prompt_logprobs};
+                           .prompt_tokens = set->prompt_tokens,
+                           .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
+                           .prompt_logprobs = set->sampling.prompt_logprobs};
         if (!qn_probe_is_empty(&set->probe)) executor_start_probe(self, set);
     }
     UPLOAD(self, starts, self->host.starts, plan->set_count);

@@ -31,8 +31,9 @@ static qn_err_t find_living(const executor_t *self, const executor_task_t *task,
         const slot_owner_t *owner = &self->owners[slot];
         if (owner->request != task->request) continue;
         if ((uint64_t)task->position + task->count > owner->resident)
-            return qn_fail(QN_ERR_NOT_FOUND, "of this request %u positions are resident by now; positions up to %u are asked "
-                                             "for",
+            return qn_fail(QN_ERR_NOT_FOUND,
+                           "of this request %u positions are resident by now; positions up to %u are asked "
+                           "for",
                            owner->resident, task->position + task->count);
         *ret_slot = slot;
         return QN_OK;
@@ -45,9 +46,9 @@ static void start_private(executor_t *self, const executor_task_t *task)
 {
     const scratch_in_t *host = &self->host, *in = &self->scratch.in;
     uint32_t blocks = (task->position + task->count + task->kv.block_tokens - 1) / task->kv.block_tokens;
-    host->starts[0] = (qn_slot_start_t){
-        .slot = private_slot(self),
-        .row = {.prompt_tokens = task->position + task->count, .repetition_penalty = 1, .top_p = 1}};
+    host->starts[0] =
+        (qn_slot_start_t){.slot = private_slot(self),
+                          .row = {.prompt_tokens = task->position + task->count, .repetition_penalty = 1, .top_p = 1}};
     UPLOAD(self, starts, host->starts, 1);
     for (uint32_t i = 0; i < blocks; i++)
         host->entries[i] = (qn_table_entry_t){.slot = private_slot(self), .index = i, .block = i};
@@ -134,8 +135,8 @@ static uint32_t chunk_of(const executor_t *self, const executor_task_t *task, ui
     return tokens;
 }
 
-static void run_chunk(executor_t *self, const executor_task_t *task, forward_probe_t *pass, uint32_t slot, uint32_t done,
-                      uint32_t tokens)
+static void run_chunk(executor_t *self, const executor_task_t *task, forward_probe_t *pass, uint32_t slot,
+                      uint32_t done, uint32_t tokens)
 {
     step_times_t unused = {0};
     uint32_t at = task->position + done, heads = self->forward.model->config.heads;

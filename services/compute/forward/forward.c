@@ -64,14 +64,13 @@ void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weigh
         qn_norm_matmul_parts(&f->kernels, f->stream, launch);
 }
 
-void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
-                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, qn_tap_site_t site, uint32_t tokens)
+static void add_product(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                        qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens)
 {
     const qn_model_config_t *config = &f->model->config;
     const model_layer_t *from = &f->model->layers[layer];
     const scratch_t *s = f->scratch;
     void *out = config->post_norms ? s->normed : s->x;
-    forward_begin_added(f, site, layer, tokens);
     qn_launch(&f->kernels, QN_OP_MATMUL, f->stream,
               &(qn_matmul_t){.x = x,
                              .tokens = tokens,
@@ -81,7 +80,17 @@ void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t la
                              .parts = {forward_part(from, weight, bias, config->hidden, out,
                                                     config->post_norms ? NULL : s->x)}});
     if (config->post_norms) forward_norm(f, s->normed, from->weights[post_norm], (qn_weight_t){0}, s->x, tokens, s->x);
-    forward_end_added(f, site, layer, tokens);
+}
+
+void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, qn_tap_site_t site, uint32_t tokens)
+{
+    if (forward_has_tap(f, site, layer)) {
+        forward_begin_added(f, tokens);
+        add_product(f, x, inputs, layer, weight, bias, post_norm, tokens);
+        if (forward_end_added(f, site, layer, tokens)) return;
+    }
+    add_product(f, x, inputs, layer, weight, bias, post_norm, tokens);
 }
 
 /* Dynamic scaling goes by each sequence's length; the other kinds have frequencies of their own. */

@@ -36,9 +36,11 @@ static inline void forward_tap(const forward_t *f, qn_tap_site_t site, uint32_t 
     if (f->probe) forward_tap_rows(f, site, layer, x, width);
 }
 bool forward_has_tap(const forward_t *f, qn_tap_site_t site, uint32_t layer);
-/* Around the launches that add to the residual stream, with `tokens` rows. */
-void forward_begin_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens);
-void forward_end_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens);
+/* Around launches that add to the residual stream, with `tokens` rows, where has_tap: in between the stream is zero, so that
+ * what is added stands alone. end gives the stream back: with what taps made of the sum (true), or, where they only read it,
+ * as it was before (false): then the launches follow once more, and have the bits they have without a tap. */
+void forward_begin_added(const forward_t *f, uint32_t tokens);
+bool forward_end_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens);
 /* Whether attention of this layer is under a mask or looked at; then all runs of the pass go through attention.probed. */
 bool forward_probes_attention(const forward_t *f, uint32_t layer);
 void forward_attend_probed(const forward_t *f, const qn_attention_t *attention, uint32_t runs);

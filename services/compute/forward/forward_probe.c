@@ -74,30 +74,37 @@ bool forward_has_tap(const forward_t *f, qn_tap_site_t site, uint32_t layer)
 
 /* ---- what is added to the residual stream ---- */
 
-/* The sum is looked at alone: the stream is put aside and is zero while a block adds to it. */
-void forward_begin_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens)
+void forward_begin_added(const forward_t *f, uint32_t tokens)
 {
     uint32_t width = f->model->config.hidden;
-    if (!forward_has_tap(f, site, layer)) return;
     qn_blend_t keep = {.x = f->scratch->x, .x_factor = 1, .rows = tokens, .width = width, .out = f->probe->aside};
     qn_blend_t clear = {.rows = tokens, .width = width, .out = f->scratch->x};
     qn_launch(&f->kernels, QN_OP_BLEND, f->stream, &keep);
     qn_launch(&f->kernels, QN_OP_BLEND, f->stream, &clear);
 }
 
-void forward_end_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens)
+static bool is_written(const forward_t *f, qn_tap_site_t site, uint32_t layer)
+{
+    const qn_probe_t *probe = f->probe->probe;
+    for (uint32_t i = 0; i < probe->tap_count; i++)
+        if (is_at(&probe->taps[i], site, layer) && probe->taps[i].action != QN_TAP_ACTION_READ) return true;
+    return false;
+}
+
+bool forward_end_added(const forward_t *f, qn_tap_site_t site, uint32_t layer, uint32_t tokens)
 {
     uint32_t width = f->model->config.hidden;
-    if (!forward_has_tap(f, site, layer)) return;
+    bool written = is_written(f, site, layer);
     forward_tap_rows(f, site, layer, f->scratch->x, width);
     qn_blend_t add = {.x = f->probe->aside,
                       .y = f->scratch->x,
                       .x_factor = 1,
-                      .y_factor = 1,
+                      .y_factor = written,
                       .rows = tokens,
                       .width = width,
                       .out = f->scratch->x};
     qn_launch(&f->kernels, QN_OP_BLEND, f->stream, &add);
+    return written;
 }
 
 /* ---- attention ---- */
