@@ -71,6 +71,7 @@ typedef struct {
         char *activations;  /* auto | f32 | bf16 */
         char *spin;         /* auto | on | off */
         bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
         char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {

@@ -102,6 +102,9 @@ static const qn_config_key_t keys[] = {
          "CUDA: the same bits alone, in any batch and computed again after a kill, at a price; the CPU always does."),
     TEXT("compute.kernels", compute.kernels, "", NULL,
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
+    COUNT("compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
+          "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "
+          "there are no such calls."),
 
     TEXT("log.level", log.level, "info", "error|warning|notice|info|debug", "Lines above this level are dropped."),
 

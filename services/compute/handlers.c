@@ -196,6 +196,7 @@ static void handle_reserved(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_region_t *region = ((const qn_reserved_t *)message)->region;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && tasks_take_region(service, region)) return;
     if (!is_memory(service, from) || service->phase != COMPUTE_RESERVING) return;
     if (is_named(region, WORKSPACE) && !service->workspace) {
         qn_err_t err = qn_region_import(region, true, &service->workspace);
@@ -219,6 +220,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_refusal_t *refusal = message;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && tasks_take_refusal(service, refusal)) return;
     qn_err_t err =
         qn_fail(QN_ERR_PEER, "%s refused a %.*s: %.*s", from.service == QN_SERVICE_MEMORY ? "memory" : "a peer",
                 (int)refusal->refused_type.bytes, refusal->refused_type.data ? refusal->refused_type.data : "",
@@ -226,6 +228,13 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     qn_log_warning("%s", qn_err_text());
     if (is_memory(service, from) && service->phase != COMPUTE_RUNNING)
         record_failure(service, err, refusal->status == 507);
+}
+
+static void handle_range(void *state, qn_peer_t from, const void *message)
+{
+    compute_service_t *service = state;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && service->workspace)
+        tasks_take_range(service, message);
 }
 
 /* ---- the scheduler: plans ---- */
@@ -553,6 +562,7 @@ qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job
 const qn_handler_t compute_handlers[] = {
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description},
     {QN_MESSAGE_RESERVED, handle_reserved},
+    {QN_MESSAGE_WORKSPACE_RANGE, handle_range},
     {QN_MESSAGE_STEP_PLAN, handle_step_plan},
     {QN_MESSAGE_STEP_QUERY, handle_step_query},
     {QN_MESSAGE_REFUSAL, handle_refusal},

@@ -6,6 +6,7 @@
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
 #include "services/compute/runtime.h"
+#include "services/compute/tasks.h"
 #include "services/compute/executor/scratch.h"
 
 /* How far compute has come with the memory daemon that lives now. */
@@ -20,7 +21,7 @@ typedef enum {
 /* The three regions compute reserves. */
 enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
 
-typedef struct {
+typedef struct compute_service {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
     const backend_t *backend;
@@ -42,6 +43,10 @@ typedef struct {
     uint64_t owner;        /* number of that life and session; tags its jobs */
     uint32_t plan_session; /* that the scheduler has open; 0: none, so its next plan opens one */
     uint64_t plans_refused;
+    compute_task_t *tasks[TASKS_MAX]; /* calls beside the steps; NULL: free */
+    compute_task_t *running_task;     /* the worker has it */
+    qn_mapping_t *probe_kv;           /* KV cache of their own sequences; NULL: not wanted yet */
+    uint64_t cache_message, task_messages; /* the Reserve of it that is not answered; counts their messages */
     qn_arena_t sending; /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
     qn_failure_t failure;  /* code QN_OK: none */

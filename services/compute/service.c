@@ -109,6 +109,8 @@ static void service_fini(void **state)
 
 void compute_end_session(compute_service_t *service)
 {
+    if (service->runtime) step_worker_stop(&service->runtime->worker); /* no task runs any more */
+    tasks_end(service);
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
     model_destroy(&service->model);
@@ -281,6 +283,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     }
     if (service->phase == COMPUTE_RESERVING && all_mapped(service)) start_runtime(service);
     if (service->phase == COMPUTE_RUNNING && !send_results(service)) wake_ns = now_ns + COMPUTE_SEND_RETRY_NS;
+    tasks_tick(service);
     publish_stats(service);
     return wake_ns;
 }

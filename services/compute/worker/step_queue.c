@@ -24,6 +24,9 @@ struct step_queue {
     _Atomic uint64_t submitted, finished;
     _Atomic uint64_t discard_below; /* jobs numbered below are skipped */
     atomic_bool closed;
+    step_task_t *given; /* the loop's alone: not yet back */
+    _Atomic(step_task_t *) task;
+    atomic_bool task_done;
 };
 
 static step_job_t *job_at(step_queue_t *queue, uint64_t number) { return &queue->jobs[number % STEP_QUEUE_JOBS]; }
@@ -139,6 +142,24 @@ void step_queue_discard(step_queue_t *queue)
                           memory_order_release);
 }
 
+bool step_queue_give_task(step_queue_t *queue, step_task_t *task)
+{
+    if (queue->given) return false;
+    queue->given = task;
+    atomic_store_explicit(&queue->task_done, false, memory_order_relaxed);
+    atomic_store_explicit(&queue->task, task, memory_order_release);
+    signal_fd(queue->work_fd);
+    return true;
+}
+
+step_task_t *step_queue_done_task(step_queue_t *queue)
+{
+    step_task_t *task = queue->given;
+    if (!task || !atomic_load_explicit(&queue->task_done, memory_order_acquire)) return NULL;
+    queue->given = NULL;
+    return task;
+}
+
 int step_queue_fd(const step_queue_t *queue) { return queue->done_fd; }
 
 void step_queue_quiet(step_queue_t *queue)
@@ -161,7 +182,7 @@ step_job_t *step_queue_take(step_queue_t *queue, bool wait)
     for (;;) {
         if (atomic_load(&queue->closed)) return NULL;
         if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != queue->taken) break;
-        if (!wait) return NULL;
+        if (!wait || step_queue_task(queue)) return NULL;
         uint64_t count;
         ssize_t got = read(queue->work_fd, &count, sizeof count);
         QN_ASSERT(got == sizeof count || errno == EINTR);
@@ -175,4 +196,21 @@ void step_queue_finish(step_queue_t *queue)
 {
     atomic_fetch_add_explicit(&queue->finished, 1, memory_order_release);
     signal_fd(queue->done_fd);
+}
+
+step_task_t *step_queue_task(const step_queue_t *queue)
+{
+    return atomic_load_explicit((_Atomic(step_task_t *) *)(uintptr_t)&queue->task, memory_order_acquire);
+}
+
+void step_queue_finish_task(step_queue_t *queue)
+{
+    atomic_store_explicit(&queue->task, NULL, memory_order_relaxed);
+    atomic_store_explicit(&queue->task_done, true, memory_order_release);
+    signal_fd(queue->done_fd);
+}
+
+bool step_queue_is_closed(const step_queue_t *queue)
+{
+    return atomic_load((atomic_bool *)(uintptr_t)&queue->closed);
 }

@@ -59,13 +59,19 @@ static void *worker_main(void *argument)
     /* A refused renice only costs others latency. */
     if (self->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), self->nice);
     for (;;) {
-        bool room = flight.count < self->steps_in_flight;
+        step_task_t *task = step_queue_task(self->queue);
+        if (task && flight.count == 0) {
+            task->run(task, self->executor);
+            step_queue_finish_task(self->queue);
+        }
+        bool room = flight.count < self->steps_in_flight && !(task && flight.count); /* those in flight end first */
         step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0) : NULL;
         if (job) {
             if (!job->skipped) begin(self, job);
             flight.jobs[flight.count++] = job;
         } else if (flight.count == 0) {
-            return NULL;
+            if (step_queue_is_closed(self->queue)) return NULL;
+            continue; /* a task came */
         }
         if (flight.jobs[0]->skipped || executor_is_done(self->executor))
             finish_oldest(self, &flight);
