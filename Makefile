@@ -120,6 +120,8 @@ endif
 ifeq ($(VARIANT),asan)
 %_avx2.o %_avx512.o %_avx512vnni.o %_avx512bf16.o: OPTIMISE += $(if $(findstring gcc,$(CC)),--param asan-use-after-return=0)
 endif
+# The page is part of the object (.incbin).
+$(B)/obj/services/frontend/methods/docs.o: services/frontend/methods/docs.html
 $(B)/obj/common/build.o: CPPFLAGS += -DQN_BUILD='"$(BUILD_ID)"'
 $(B)/obj/common/build.o: $(B)/build-id
 # Written again only when it is another one.
@@ -217,8 +219,9 @@ chaos: all venv ## SIGKILL under load, 320 times, and scoring while daemons die 
 	@$(VENV)/bin/python tests/chaos/kills.py
 	@$(VENV)/bin/python tests/chaos/scoring.py
 
-bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop, the wire (BENCH_ROUNDS, default 7)
+bench: all $(B)/tests/wire/wire_tool ## what the split costs, the time per hop and per method call, the wire (BENCH_ROUNDS, default 7)
 	@$(PYTHON) tests/bench/wire.py
+	@$(PYTHON) tests/bench/methods.py
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS)
 	@$(PYTHON) tests/bench/split.py $(BENCH_ROUNDS) --model deploy/shapes/qwen2.5-0.5b --tokens 48
 

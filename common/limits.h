@@ -30,8 +30,13 @@
 #define QN_SLOT_STOP_IDS_MAX (2 * QN_STOP_IDS_MAX) /* of a slot: both together, so that neither pushes the other out */
 #define QN_TOP_LOGPROBS_MAX 20                     /* OpenAI's limit */
 #define QN_LOGIT_BIAS_MAX 300                      /* OpenAI's limit; allowed_token_ids and bad_words count too */
-#define QN_LOGIT_FORBIDDEN (-1e30f)      /* bias of an id that may not be generated; finite: sums stay numbers */
-#define QN_MASKS_MAX 64                  /* rules of a request's attention masks */
+#define QN_LOGPROB_IDS_MAX 20                      /* token_ids_logprob: as many as may be asked for by rank */
+#define QN_ALTERNATIVES_MAX (QN_TOP_LOGPROBS_MAX + QN_LOGPROB_IDS_MAX) /* of one token's report: both together */
+#define QN_BAD_SEQUENCE_TOKENS_MAX 16 /* of one bad word of several tokens: a slot remembers as many generated ones */
+#define QN_BAD_IDS_MAX 512            /* of all bad words of several tokens together */
+#define QN_SEQUENCE_END 0x80000000u   /* flag of the last id of a bad word among several */
+#define QN_LOGIT_FORBIDDEN (-1e30f)   /* bias of an id that may not be generated; finite: sums stay numbers */
+#define QN_MASKS_MAX 64               /* rules of a request's attention masks */
 #define QN_MASK_POSITIONS_MAX (1u << 17) /* of a sequence under masks: one thread holds a row's scores */
 #define QN_TAPS_MAX 512                  /* points of a request that are read or written: a few of every layer */
 #define QN_TAP_VALUES_MAX 65536          /* numbers that a request writes at them: 256 KiB in the ledger */

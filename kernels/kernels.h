@@ -100,7 +100,7 @@ typedef struct {
     uint32_t counted; /* positions [0, counted) are in `counts` already */
     uint32_t top_k;   /* 0 = off */
     uint32_t min_tokens;
-    uint32_t stop_count, bias_count;
+    uint32_t stop_count, bias_count, logprob_id_count, bad_id_count;
     float temperature, top_p, min_p;
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint8_t done;         /* a stop id was sampled: later runs are masked */
@@ -123,6 +123,10 @@ typedef struct {
     uint32_t *stop_ids;     /* [slots, QN_SLOT_STOP_IDS_MAX] */
     qn_bias_entry_t *bias;  /* [slots, QN_LOGIT_BIAS_MAX] */
     uint32_t *counts;       /* [slots, V]; kept only for slots with penalties */
+    uint32_t *logprob_ids;  /* [slots, QN_LOGPROB_IDS_MAX] */
+    uint32_t *bad_ids;      /* [slots, QN_BAD_IDS_MAX]: sequences whose last ids have QN_SEQUENCE_END */
+    uint32_t *recent;       /* [slots, QN_BAD_SEQUENCE_TOKENS_MAX]: the generated token at position p is entry
+                               p % QN_BAD_SEQUENCE_TOKENS_MAX; kept only for slots with bad_ids */
     uint32_t slots, table_blocks, vocab;
 } qn_slot_tables_t;
 
@@ -130,7 +134,8 @@ typedef struct {
     uint32_t slot;
     uint32_t stop_offset, bias_offset, history_offset; /* into the plan's arrays; counts of stop and bias in `row` */
     uint32_t history_count;
-    qn_slot_row_t row; /* starting value */
+    uint32_t logprob_offset, bad_offset; /* into list_ids */
+    qn_slot_row_t row;                   /* starting value */
 } qn_slot_start_t;
 
 typedef struct {
@@ -160,7 +165,7 @@ typedef struct {
     uint32_t start_count;
     const qn_table_entry_t *entries;
     uint32_t entry_count;
-    const uint32_t *ids, *stop_ids; /* the plan's */
+    const uint32_t *ids, *stop_ids, *list_ids; /* the plan's */
     const qn_bias_entry_t *bias;
 } qn_slot_update_t;
 
@@ -396,14 +401,17 @@ typedef struct {
     float logprob;
 } qn_top_entry_t;
 
-/* logprobs: log-probability of one given id per row and the most probable ids, ties to the lower id. */
+/* logprobs: log-probability of one given id per row, the most probable ids, ties to the lower id, and behind them the
+ * logprob_ids of the row's slot. */
 typedef struct {
     const float *logits;        /* [S, V] */
     const uint32_t *targets;    /* [S] */
     const uint32_t *top_counts; /* [S], at most QN_TOP_LOGPROBS_MAX */
+    const uint32_t *slots;      /* [S], or NULL: no row has logprob_ids */
+    qn_slot_tables_t tables;    /* read with slots only */
     uint32_t rows, vocab;
     float *ret_logprobs;     /* [S] */
-    qn_top_entry_t *ret_top; /* [S, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *ret_top; /* [S, QN_ALTERNATIVES_MAX] */
 } qn_logprobs_t;
 
 typedef struct {
@@ -417,10 +425,11 @@ typedef struct {
 } qn_sample_result_t;
 
 /* sampler: chooses the next token of each row's slot, vLLM's meaning and order: logit bias (with allow_only the ids
- * that it names are all there is) and min_tokens, penalties,
+ * that it names are all there is) and min_tokens, the last token of a bad sequence whose others were just generated,
+ * penalties,
  * temperature, min-p, top-k, top-p, then one uniform number of Philox4x32-10 keyed by the seed with the position as
  * counter, walked through the kept ids in ascending order. Temperature below 1e-5: the greatest logit. All ties go to
- * the lower id. Writes last_token, done and counts of the slot. A row of a slot that is done is masked. */
+ * the lower id. Writes last_token, done, counts and recent of the slot. A row of a slot that is done is masked. */
 typedef struct {
     qn_slot_tables_t tables;
     const qn_sample_t *samples;
@@ -428,7 +437,7 @@ typedef struct {
     const float *logits;             /* [S, V] */
     float *scratch;                  /* [S, 2, V] */
     qn_sample_result_t *ret_results; /* [S] */
-    qn_top_entry_t *ret_top;         /* [S, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *ret_top;         /* [S, QN_ALTERNATIVES_MAX]: the likeliest, then logprob_ids */
 } qn_sampler_t;
 
 /* ops.def: the operations every backend has, then those that stand for several of them (fused.h). */

@@ -46,6 +46,7 @@ class Method:
         if not self.doc:
             raise SchemaError(f"{self.where}: a method needs a /// comment: it is its documentation")
         self.changes, self.once = "changes" in request.attributes, "once" in request.attributes
+        self.needs_text = "needs_text" in request.attributes
         self.seconds = self.read_seconds()
         self.check_fields(schemas, request)
         self.examples = [self.read_example(record) for record in (request, self.reply)]
@@ -211,7 +212,7 @@ def row(schemas, method):
             f'        .name = "{method.name}", .verb = "{method.verb}", .service = QN_SERVICE_{method.service.upper()},',
             f"        .request = {upper_message(method.request)}, .reply = {upper_message(method.reply)},",
             f"        .changes = {str(method.changes).lower()}, .once = {str(method.once).lower()}, "
-            f".seconds = {method.seconds},",
+            f".seconds = {method.seconds}, .needs_text = {str(method.needs_text).lower()},",
             f"        .doc = {literal(method.doc)},",
             f"        .request_schema = {literal(compact(record_schema(schemas, method.request)))},",
             f"        .reply_schema = {literal(compact(record_schema(schemas, method.reply, is_reply=True)))},",

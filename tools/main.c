@@ -21,6 +21,7 @@ static const command_t commands[] = {
     {"tokenize", cmd_tokenize, "token ids of a text"},
     {"detokenize", cmd_detokenize, "text of token ids"},
     {"status", cmd_status, "the five services as they are now"},
+    {"call", cmd_call, "call a method of a service, or list them all"},
     {"sniff", cmd_sniff, "follow the messages between the services, decoded"},
     {"model", cmd_model, "describe or examine a model directory"},
     {"config", cmd_config, "show configuration keys, values and where they come from"},

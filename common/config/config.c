@@ -253,6 +253,49 @@ void qn_config_free(qn_config_t **config)
     *config = NULL;
 }
 
+static qn_err_t copy_values(const qn_config_t *from, qn_config_t *to)
+{
+    for (size_t i = 0; i < from->key_count; i++) {
+        char *text = qn_config_value_text(&from->values, &from->keys[i]);
+        qn_err_t err = text ? store(to, i, text, "copy", from->sources[i].origin)
+                            : qn_fail(QN_ERR_NO_MEMORY, "no memory for the configuration");
+        free(text);
+        if (err) return err;
+    }
+    return QN_OK;
+}
+
+static qn_err_t change(qn_config_t *config, const char *key, const char *value, const char *origin)
+{
+    int index = qn_config_key_index(key);
+    if (index < 0) return fail_unknown(origin, key);
+    if (!qn_config_is_live(key))
+        return qn_fail(QN_ERR_UNSUPPORTED, "%s cannot change while the services run: set it in the file and restart",
+                       key);
+    return store(config, (size_t)index, value, origin, origin);
+}
+
+qn_err_t qn_config_change(const qn_config_t *config, const char *const *keys, const char *const *values, size_t count,
+                          const char *origin, qn_config_t **ret_config, size_t *ret_at_fault)
+{
+    qn_config_t *copy = calloc(1, sizeof *copy);
+    if (!copy) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the configuration");
+    copy->keys = config->keys;
+    copy->key_count = config->key_count;
+    copy->sources = calloc(config->key_count, sizeof *copy->sources);
+    qn_err_t err =
+        copy->sources ? copy_values(config, copy) : qn_fail(QN_ERR_NO_MEMORY, "no memory for the configuration");
+    for (size_t i = 0; i < count && !err; i++) {
+        *ret_at_fault = i;
+        err = change(copy, keys[i], values[i], origin);
+    }
+    if (err)
+        qn_config_free(&copy);
+    else
+        *ret_config = copy;
+    return err;
+}
+
 const qn_config_values_t *qn_config_values(const qn_config_t *config) { return &config->values; }
 
 const char *qn_config_origin(const qn_config_t *config, const char *key)

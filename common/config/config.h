@@ -125,6 +125,14 @@ qn_err_t qn_config_load(const char *path, const char *const *sets, size_t set_co
                         qn_config_t **ret_config);
 void qn_config_free(qn_config_t **config);
 const qn_config_values_t *qn_config_values(const qn_config_t *config);
+
+/* Whether a change of this key takes effect in a frontend that runs; the others are read at start. */
+bool qn_config_is_live(const char *key);
+/* A copy with these keys changed, each "key=value" of a live one; where they came from is `origin`. Failure: QN_ERR_CONFIG,
+ * an unknown key or a bad value; QN_ERR_UNSUPPORTED, a key that is not live; nothing returned, *ret_key is the one at
+ * fault. Returns owned. */
+qn_err_t qn_config_change(const qn_config_t *config, const char *const *keys, const char *const *values, size_t count,
+                          const char *origin, qn_config_t **ret_config, size_t *ret_at_fault);
 /* Where the value in force came from: "default", "config.yaml:12", "environment QUINTET_…", "--set". */
 const char *qn_config_origin(const qn_config_t *config, const char *key);
 /* The value in force as text; NULL for an unknown key. Returns owned (free). */

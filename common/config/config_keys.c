@@ -272,3 +272,12 @@ void qn_config_print_markdown(FILE *stream)
         fprintf(stream, " | %s |\n", keys[i].help);
     }
 }
+
+bool qn_config_is_live(const char *key)
+{
+    static const char *const live[] = {"frontend.mode", "frontend.default_max_tokens", "frontend.sampling_defaults",
+                                       "frontend.strict_fields"};
+    for (size_t i = 0; i < sizeof live / sizeof live[0]; i++)
+        if (strcmp(live[i], key) == 0) return true;
+    return false;
+}

@@ -55,7 +55,7 @@ void qn_call_finish(const qn_call_t *call, void *reply);
 
 /* ---- for the skeleton ---- */
 
-/* Every method of `service` has exactly one row, and no other has: a bug otherwise. */
+/* Every method of `service` has exactly one row, and no other has: a bug otherwise. NULL: it answers none. */
 void qn_calls_check(qn_service_t service, const qn_method_row_t *rows);
 /* Runs the row of call->method. */
 void qn_calls_run(const qn_method_row_t *rows, void *state, qn_call_t *call, const void *message);

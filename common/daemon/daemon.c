@@ -39,6 +39,7 @@
 struct qn_daemon {
     const qn_daemon_descriptor_t *descriptor;
     void *state;
+    const qn_config_t *config; /* borrowed */
     char run_dir[QN_PATH_MAX];
     qn_lock_t lock;
     qn_stats_t *stats;
@@ -85,7 +86,7 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
     daemon->handled_sequence = ((const qn_head_t *)message)->sequence;
     if (handler->handle) {
         handler->handle(daemon->state, from, message);
-    } else if (method->name && method->service == daemon->descriptor->service) {
+    } else if (method->name && method->service == daemon->descriptor->service && daemon->descriptor->methods) {
         daemon_call(daemon, from, method, message);
     } else if (qn_method_replies[type] && daemon->descriptor->reply) {
         daemon->descriptor->reply(daemon->state, from, type, message);
@@ -268,6 +269,7 @@ qn_err_t qn_daemon_run(const qn_daemon_descriptor_t *descriptor, const qn_config
     qn_daemon_t *daemon = calloc(1, sizeof *daemon);
     if (!daemon) return qn_fail(QN_ERR_NO_MEMORY, "no memory for %s", descriptor->name);
     daemon->descriptor = descriptor;
+    daemon->config = config;
     daemon->composed = composed_services != 0;
     daemon->stop_fd = stop_fd;
     daemon->lock.fd = daemon->watchdog.fd = -1;
@@ -436,6 +438,8 @@ void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err)
 uint32_t qn_daemon_epoch(const qn_daemon_t *daemon) { return daemon->lock.epoch; }
 
 const char *qn_daemon_run_dir(const qn_daemon_t *daemon) { return daemon->run_dir; }
+
+const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon) { return daemon->config; }
 
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon) { return daemon->stats; }
 

@@ -39,7 +39,7 @@ typedef struct {
     const char *name;               /* "scheduler" */
     const qn_service_t *dials;      /* peers this daemon connects to; ends with QN_SERVICE_NONE */
     const qn_handler_t *handlers;   /* ends with QN_MESSAGE_NONE */
-    const qn_method_row_t *methods; /* ends with QN_METHOD_NONE: every method of the schemas that is this service's */
+    const qn_method_row_t *methods; /* ends with QN_METHOD_NONE: every method of this service; NULL: it answers none */
     /* The reply of some method came, to a call of this service. NULL: it calls none. */
     void (*reply)(void *state, qn_peer_t from, qn_message_type_t type, const void *message);
     const qn_stat_spec_t *stats; /* table 1 of the page (table 0 is the skeleton's); may be NULL */
@@ -96,6 +96,8 @@ void qn_daemon_unwatch(qn_daemon_t *daemon, int fd);
 void qn_daemon_fail(qn_daemon_t *daemon, qn_err_t err);
 uint32_t qn_daemon_epoch(const qn_daemon_t *daemon);
 const char *qn_daemon_run_dir(const qn_daemon_t *daemon);
+/* The configuration that it was started with. */
+const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon);
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon);
 /* The service's own table on the statistics page. */
 #define QN_DAEMON_STATS_TABLE 1

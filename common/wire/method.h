@@ -31,6 +31,7 @@ typedef struct {
     qn_message_type_t request, reply;
     bool changes;     /* something is another after it */
     bool once;        /* repeating it is not the same as doing it once */
+    bool needs_text;  /* a model without a tokenizer cannot do it */
     uint16_t seconds; /* it may take */
     const char *doc;
     const char *request_schema, *reply_schema; /* JSON Schema 2020-12 */

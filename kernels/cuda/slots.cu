@@ -18,6 +18,14 @@ static __device__ void count_token(const qn_slot_tables_t &tables, uint32_t slot
         atomicAdd(count, 1);
 }
 
+/* Generated tokens are what bad words look back at: of those before `end` the last, so that each entry has one writer. */
+static __device__ void keep_recent(const qn_slot_tables_t &tables, uint32_t slot, uint32_t prompt_tokens, uint32_t end,
+                                   uint32_t position, uint32_t id)
+{
+    if (position < prompt_tokens || end - position > QN_BAD_SEQUENCE_TOKENS_MAX) return;
+    tables.recent[(size_t)slot * QN_BAD_SEQUENCE_TOKENS_MAX + position % QN_BAD_SEQUENCE_TOKENS_MAX] = id;
+}
+
 /* Retired rows and block-table entries: different tables, so one launch. */
 static __global__ void retire_and_fill(qn_slot_update_t a)
 {
@@ -44,6 +52,12 @@ static __global__ void __launch_bounds__(START_THREADS) start_slots(qn_slot_upda
         a.tables.stop_ids[slot * QN_SLOT_STOP_IDS_MAX + i] = a.stop_ids[start.stop_offset + i];
     for (uint32_t i = threadIdx.x; i < row.bias_count; i += blockDim.x)
         a.tables.bias[slot * QN_LOGIT_BIAS_MAX + i] = a.bias[start.bias_offset + i];
+    for (uint32_t i = threadIdx.x; i < row.logprob_id_count; i += blockDim.x)
+        a.tables.logprob_ids[slot * QN_LOGPROB_IDS_MAX + i] = a.list_ids[start.logprob_offset + i];
+    for (uint32_t i = threadIdx.x; i < row.bad_id_count; i += blockDim.x)
+        a.tables.bad_ids[slot * QN_BAD_IDS_MAX + i] = a.list_ids[start.bad_offset + i];
+    for (uint32_t i = threadIdx.x; row.bad_id_count && i < start.history_count; i += blockDim.x)
+        keep_recent(a.tables, start.slot, row.prompt_tokens, start.history_count, i, a.ids[start.history_offset + i]);
     if (threadIdx.x == 0) {
         qn_slot_row_t fresh = row;
         if (row.penalties && start.history_count > row.counted) fresh.counted = start.history_count;
@@ -71,12 +85,13 @@ static __global__ void read_inputs(qn_step_input_t a)
     grid_begin();
     qn_run_t run = a.runs[blockIdx.x];
     qn_slot_row_t *row = &a.tables.rows[run.slot];
-    bool done = row->done, count = row->penalties && !done;
+    bool done = row->done, count = row->penalties && !done, keep = row->bad_id_count && !done;
     uint32_t last = row->last_token, prompt_tokens = row->prompt_tokens, counted = row->counted;
     const uint32_t *table = a.tables.block_tables + (size_t)run.slot * a.tables.table_blocks;
     for (uint32_t i = threadIdx.x; i < run.tokens; i += blockDim.x) {
         uint32_t position = run.position + i, id = run.from_slot ? last : a.ids[run.ids_offset + i];
         if (count && position >= counted) count_token(a.tables, run.slot, prompt_tokens, position, id);
+        if (keep) keep_recent(a.tables, run.slot, prompt_tokens, run.position + run.tokens, position, id);
         a.ret_ids[run.first + i] = done ? 0 : id;
         a.ret_positions[run.first + i] = position;
         if (a.ret_lengths) a.ret_lengths[run.first + i] = max(prompt_tokens, position + 1);

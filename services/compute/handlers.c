@@ -263,6 +263,18 @@ static bool names_slot(const qn_step_plan_t *plan, uint32_t slot)
     return false;
 }
 
+static void copy_lists(const qn_step_plan_t *plan, step_set_t *set)
+{
+    for (uint32_t i = 0; i < plan->lists_count; i++) {
+        const qn_slot_lists_t *lists = &plan->lists[i];
+        if (lists->slot != set->slot) continue;
+        set->logprob_offset = lists->logprob_offset;
+        set->logprob_count = lists->logprob_count;
+        set->bad_offset = lists->bad_offset;
+        set->bad_count = lists->bad_count;
+    }
+}
+
 static void *copy_array(qn_arena_t *arena, const void *from, size_t count, size_t bytes)
 {
     void *to = qn_arena_alloc(arena, (count + 1) * bytes, sizeof(uint64_t));
@@ -314,6 +326,7 @@ static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan
                                .history_offset = from->history_offset,
                                .history_count = from->history_count};
         copy_sampling(&from->sampling, &sets[i].sampling);
+        copy_lists(plan, &sets[i]);
     }
     return sets;
 }
@@ -387,6 +400,8 @@ static void copy_plan(qn_arena_t *arena, const qn_step_plan_t *from, step_plan_t
         .stop_id_count = from->stop_ids_count,
         .bias = copy_bias(arena, from),
         .bias_count = from->bias_count,
+        .list_ids = copy_ids(arena, from->list_ids, from->list_ids_count),
+        .list_id_count = from->list_ids_count,
     };
 }
 

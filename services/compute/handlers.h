@@ -54,6 +54,7 @@ typedef struct compute_service {
 } compute_service_t;
 
 extern const qn_handler_t compute_handlers[];
+extern const qn_method_row_t compute_methods[]; /* methods.c */
 
 /* Asks memory for the model, with tensors. */
 qn_send_outcome_t compute_send_describe(compute_service_t *service);

@@ -35,6 +35,7 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
                                         .max_sequences = parts->limits.max_sequences};
     step_worker_options_t worker = {.nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight};
     self->backend = parts->backend;
+    self->shape = shape;
     qn_err_t err =
         self->backend->choose_kernels(parts->kernels, parts->activations_asked, &shape, parts->device, &self->kernels);
     if (!err) err = self->backend->stream_create(&options, &self->stream);

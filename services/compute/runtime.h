@@ -28,6 +28,7 @@ typedef struct {
 typedef struct {
     const backend_t *backend;
     qn_stream_t *stream;
+    qn_kernel_case_t shape; /* of the model, as kernels see it */
     qn_kernel_set_t kernels;
     executor_t *executor;
     slot_book_t *book;

@@ -324,6 +324,7 @@ const qn_daemon_descriptor_t qn_compute_daemon = {
     .name = "compute",
     .dials = (const qn_service_t[]){QN_SERVICE_MEMORY, QN_SERVICE_NONE},
     .handlers = compute_handlers,
+    .methods = compute_methods,
     .stats = compute_stats,
     .stat_count = COMPUTE_STAT_COUNT,
     .in_step_path = true,

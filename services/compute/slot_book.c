@@ -83,6 +83,7 @@ static qn_err_t sizes_ok(const step_limits_t *limits, const step_plan_t *plan, c
         {"blocks", plan->block_count, limits->plan_blocks},       {"copies", plan->copy_count, limits->plan_copies},
         {"runs", plan->run_count, limits->max_sequences},         {"ids", plan->id_count, limits->plan_ids},
         {"stop_ids", plan->stop_id_count, limits->plan_stop_ids}, {"bias", plan->bias_count, limits->plan_bias},
+        {"list_ids", plan->list_id_count, limits->plan_list_ids},
     };
     for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
         *ret_param = ROWS[i].param;
@@ -119,6 +120,17 @@ static qn_err_t sampling_ok(const step_sampling_t *s)
                         s->top_logprobs);
 }
 
+/* Each sequence ends with a mark, and a slot remembers enough tokens for it. */
+static bool sequences_ok(const uint32_t *ids, uint32_t count)
+{
+    uint32_t tokens = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (++tokens > QN_BAD_SEQUENCE_TOKENS_MAX) return false;
+        if (ids[i] & QN_SEQUENCE_END) tokens = 0;
+    }
+    return tokens == 0;
+}
+
 static qn_err_t set_lists_ok(const slot_book_t *book, const step_plan_t *plan, const step_set_t *set)
 {
     if (set->stop_count > QN_SLOT_STOP_IDS_MAX || !range_ok(set->stop_offset, set->stop_count, plan->stop_id_count))
@@ -127,6 +139,17 @@ static qn_err_t set_lists_ok(const slot_book_t *book, const step_plan_t *plan, c
     if (set->bias_count > QN_LOGIT_BIAS_MAX || !range_ok(set->bias_offset, set->bias_count, plan->bias_count))
         return qn_fail(QN_ERR_INVALID, "slot %u: %u logit biases at %u, the plan has %u and a slot holds %d", set->slot,
                        set->bias_count, set->bias_offset, plan->bias_count, QN_LOGIT_BIAS_MAX);
+    if (set->logprob_count > QN_LOGPROB_IDS_MAX || set->bad_count > QN_BAD_IDS_MAX ||
+        !range_ok(set->logprob_offset, set->logprob_count, plan->list_id_count) ||
+        !range_ok(set->bad_offset, set->bad_count, plan->list_id_count))
+        return qn_fail(QN_ERR_INVALID, "slot %u: %u logprob ids at %u and %u bad ids at %u, the plan has %u", set->slot,
+                       set->logprob_count, set->logprob_offset, set->bad_count, set->bad_offset, plan->list_id_count);
+    if (!sequences_ok(plan->list_ids + set->bad_offset, set->bad_count))
+        return qn_fail(QN_ERR_INVALID, "slot %u: bad ids are not sequences of 1 to %d", set->slot,
+                       QN_BAD_SEQUENCE_TOKENS_MAX);
+    for (uint32_t i = 0; i < set->logprob_count; i++)
+        if (plan->list_ids[set->logprob_offset + i] & QN_SEQUENCE_END)
+            return qn_fail(QN_ERR_INVALID, "slot %u: a logprob id ends a sequence", set->slot);
     if (set->allow_only && set->bias_count == 0)
         return qn_fail(QN_ERR_INVALID, "slot %u: no id may be sampled", set->slot);
     if (set->history_count > book->limits.max_model_len ||
@@ -240,6 +263,12 @@ static qn_err_t lists_ok(const slot_book_t *book, const step_plan_t *plan, const
     *ret_param = "stop_ids";
     err = ids_ok(book, plan->stop_ids, plan->stop_id_count, "stop id");
     if (err) return err;
+    *ret_param = "list_ids";
+    for (uint32_t i = 0; i < plan->list_id_count; i++) {
+        uint32_t id = plan->list_ids[i] & ~QN_SEQUENCE_END;
+        err = ids_ok(book, &id, 1, "listed id");
+        if (err) return err;
+    }
     *ret_param = "bias";
     for (uint32_t i = 0; i < plan->bias_count; i++) {
         err = ids_ok(book, &plan->bias[i].id, 1, "biased id");

@@ -70,8 +70,9 @@ typedef struct {
 
 typedef struct {
     qn_daemon_t *daemon;
-    const qn_config_values_t *config;
-    qn_in_hand_t *hand; /* the body that is being worked on, for the next life; NULL in unit tests */
+    const qn_config_values_t *config; /* in force */
+    qn_config_t *changed;             /* owned; holds what `config` points to once something was set live, else NULL */
+    qn_in_hand_t *hand;               /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
     worker_t *worker;
     body_t *bodies;         /* being parsed */

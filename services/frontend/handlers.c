@@ -437,6 +437,7 @@ static qn_sampling_t sampling_of(const generation_t *whole, const generation_t *
 {
     int32_t tops =
         generation->logprobs > generation->prompt_logprobs ? generation->logprobs : generation->prompt_logprobs;
+    if (whole->api == GENERATION_COMPLETIONS && generation->logprob_id_count) tops = generation->prompt_logprobs;
     return (qn_sampling_t){
         .seed = (generation->seed_given ? generation->seed : whole->seed) + choice,
         .temperature = generation->temperature,
@@ -490,6 +491,8 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     message.allow_only = generation->allow_only;
     message.bad_words = generation->bad_word_count ? bad_words : NULL;
     message.bad_words_count = generation->bad_word_count;
+    message.logprob_ids = generation->logprob_id_count ? generation->logprob_ids : NULL;
+    message.logprob_ids_count = generation->logprob_id_count;
     message.add_special = generation->add_special;
     message.skip_special = generation->skip_special;
     message.include_stop = generation->include_stop;

@@ -10,6 +10,8 @@
 #include "common/watch/last_error.h"
 #include "services/frontend/methods/call.h"
 #include "services/frontend/methods/describe.h"
+#include "services/frontend/methods/docs.h"
+#include "services/frontend/methods/openapi.h"
 #include "services/frontend/reply/prometheus.h"
 
 static const qn_service_t services[] = {
@@ -243,6 +245,22 @@ static bool put_status(frontend_t *frontend, const router_match_t *match, reply_
     }
 }
 
+/* The description itself is no data with metadata: tools read it. */
+static void route_openapi(frontend_t *frontend, http_request_t *request, route_t route)
+{
+    reply_buffer_t body = {0}, page = {0};
+    openapi_write(&frontend->model, &body);
+    if (route == ROUTE_OPENAPI) {
+        frontend_reply_json(frontend, request, route, 200, &body);
+        return;
+    }
+    docs_write(&body, &page);
+    reply_buffer_fini(&body);
+    http_request_add_header(request, "Content-Security-Policy", DOCS_POLICY);
+    frontend_count_status(frontend, route, 200);
+    http_request_reply(request, 200, "text/html; charset=utf-8", &page);
+}
+
 static void route_service(frontend_t *frontend, http_request_t *request, const router_match_t *match)
 {
     uint64_t received_ns = qn_clock_now_ns();
@@ -266,6 +284,10 @@ void frontend_status_route(frontend_t *frontend, http_request_t *request, const 
     }
     if (match->route == ROUTE_HEALTH || match->route == ROUTE_READY) {
         route_health(frontend, request, match->route);
+        return;
+    }
+    if (match->route == ROUTE_OPENAPI || match->route == ROUTE_DOCS) {
+        route_openapi(frontend, request, match->route);
         return;
     }
     if (match->route == ROUTE_METRICS) {

@@ -204,6 +204,7 @@ static void service_fini(void **state)
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
     free(frontend->cancels);
+    qn_config_free(&frontend->changed);
     free(frontend);
     *state = NULL;
 }
@@ -332,6 +333,7 @@ const qn_daemon_descriptor_t qn_frontend_daemon = {
                                     QN_SERVICE_NONE},
     .handlers = frontend_handlers,
     .reply = frontend_take_reply,
+    .methods = frontend_methods,
     .stats = frontend_stats,
     .stat_count = FRONTEND_STAT_COUNT,
     .init = service_init,

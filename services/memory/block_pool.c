@@ -3,52 +3,16 @@
  *                    state. All of it can be rebuilt: sequences lease again, prefixes are computed again.
  * Must never:        hand out a held block, share a block that is not full and committed, touch device memory.
  * Read next:         prefix_index.c (what a block contains), eviction_lru.c (who goes first). */
-#include "services/memory/block_pool.h"
+#include "services/memory/block_pool_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/assert.h"
-#include "services/memory/prefix_index.h"
 
-#define NONE UINT32_MAX
 #define BLOCKS_MAX (1u << 28)
 #define BLOCK_TOKENS_MAX 1024u
 #define SEQUENCES_MAX 65536u
-
-typedef struct {
-    uint64_t id;
-    uint64_t salt;
-    uint32_t next;        /* in its bucket, or in the list of unused entries */
-    uint32_t block_count; /* entries of its table */
-    uint32_t committed;   /* tokens */
-    bool chained;         /* its full blocks up to `committed` end at `tail` in the index */
-    prefix_place_t tail;
-} sequence_t;
-
-struct block_pool {
-    block_pool_options_t options;
-    const eviction_policy_t *eviction;
-    void *eviction_state;
-    prefix_index_t *index;
-    uint32_t *references;  /* [blocks] */
-    uint64_t *hits;        /* [blocks] */
-    uint32_t *free_blocks; /* stack [blocks] */
-    uint32_t free_count, cached_count;
-    uint64_t use; /* logical time */
-
-    sequence_t *sequences; /* [sequences_max] */
-    uint32_t *buckets;     /* [bucket_mask + 1] */
-    uint32_t bucket_mask;
-    uint32_t unused_sequence; /* list head */
-    uint32_t sequence_count;
-    uint32_t *tables; /* [sequences_max, table_max] */
-    uint32_t table_max;
-    uint32_t *pending; /* [sequences_max, block_tokens]: ids of the last, partly committed block */
-
-    uint32_t *scratch; /* [blocks], for check */
-    block_pool_stats_t stats;
-};
 
 /* ---- creation ---- */
 
@@ -79,11 +43,12 @@ static uint32_t blocks_for(const block_pool_t *pool, uint32_t tokens)
 static bool allocate(block_pool_t *pool)
 {
     uint32_t blocks = pool->options.block_count;
-    uint32_t sequences = pool->options.sequences_max;
+    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PINS_MAX;
     pool->references = calloc(blocks, sizeof *pool->references);
     pool->hits = calloc(blocks, sizeof *pool->hits);
+    pool->used = calloc(blocks, sizeof *pool->used);
     pool->free_blocks = calloc(blocks, sizeof *pool->free_blocks);
-    pool->scratch = calloc(blocks, sizeof *pool->scratch);
+    pool->scratch = calloc((size_t)blocks + 1, sizeof *pool->scratch);
     pool->sequences = calloc(sequences, sizeof *pool->sequences);
     pool->buckets = calloc((size_t)pool->bucket_mask + 1, sizeof *pool->buckets);
     /* calloc checks the product of its two arguments; the first is one checked here */
@@ -92,8 +57,8 @@ static bool allocate(block_pool_t *pool)
     pool->tables = calloc(entries, sizeof *pool->tables);
     pool->pending = calloc((size_t)sequences * pool->options.block_tokens, sizeof *pool->pending);
     pool->eviction_state = pool->eviction->create(blocks);
-    return pool->references && pool->hits && pool->free_blocks && pool->scratch && pool->sequences && pool->buckets &&
-           pool->tables && pool->pending && pool->eviction_state;
+    return pool->references && pool->hits && pool->used && pool->free_blocks && pool->scratch && pool->sequences &&
+           pool->buckets && pool->tables && pool->pending && pool->eviction_state;
 }
 
 static void make_all_free(block_pool_t *pool)
@@ -103,8 +68,9 @@ static void make_all_free(block_pool_t *pool)
     pool->free_count = pool->options.block_count;
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         pool->buckets[i] = NONE;
-    for (uint32_t i = 0; i < pool->options.sequences_max; i++)
-        pool->sequences[i].next = i + 1 < pool->options.sequences_max ? i + 1 : NONE;
+    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PINS_MAX;
+    for (uint32_t i = 0; i < sequences; i++)
+        pool->sequences[i].next = i + 1 < sequences ? i + 1 : NONE;
 }
 
 qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool)
@@ -142,6 +108,7 @@ void block_pool_destroy(block_pool_t **pool)
     prefix_index_destroy(&self->index);
     free(self->references);
     free(self->hits);
+    free(self->used);
     free(self->free_blocks);
     free(self->scratch);
     free(self->sequences);
@@ -160,7 +127,7 @@ static uint32_t *bucket_of(const block_pool_t *pool, uint64_t id)
     return &pool->buckets[(uint32_t)(hash >> 40) & pool->bucket_mask];
 }
 
-static sequence_t *find_sequence(const block_pool_t *pool, uint64_t id)
+sequence_t *block_pool_find(const block_pool_t *pool, uint64_t id)
 {
     for (uint32_t i = *bucket_of(pool, id); i != NONE; i = pool->sequences[i].next)
         if (pool->sequences[i].id == id) return &pool->sequences[i];
@@ -191,7 +158,7 @@ static void remove_sequence(block_pool_t *pool, sequence_t *sequence)
     pool->sequence_count--;
 }
 
-static uint32_t *table_of(const block_pool_t *pool, const sequence_t *sequence)
+uint32_t *block_pool_table_of(const block_pool_t *pool, const sequence_t *sequence)
 {
     return pool->tables + (size_t)(sequence - pool->sequences) * pool->table_max;
 }
@@ -215,8 +182,7 @@ static void leave_cached(block_pool_t *pool, uint32_t block)
     pool->cached_count--;
 }
 
-/* Takes an entry and all that follow it out of the index; the cached ones become free (rule 8). Returns how many. */
-static uint32_t unindex(block_pool_t *pool, uint32_t block)
+uint32_t block_pool_unindex(block_pool_t *pool, uint32_t block)
 {
     const uint32_t *removed;
     uint32_t count = prefix_index_remove(pool->index, block, &removed);
@@ -230,12 +196,18 @@ static uint32_t unindex(block_pool_t *pool, uint32_t block)
     return freed;
 }
 
-static void evict_one(block_pool_t *pool)
+uint32_t block_pool_choose(const block_pool_t *pool)
 {
     uint32_t block = pool->eviction->choose(pool->eviction_state);
     QN_ASSERT(block < pool->options.block_count);                                         /* a policy's bug ... */
     QN_ASSERT(pool->references[block] == 0 && prefix_index_contains(pool->index, block)); /* ... ends the process */
-    pool->stats.evictions += unindex(pool, block);
+    return block;
+}
+
+static void evict_one(block_pool_t *pool)
+{
+    uint32_t block = block_pool_choose(pool);
+    pool->stats.evictions += block_pool_unindex(pool, block);
 }
 
 static uint32_t take_fresh(block_pool_t *pool)
@@ -253,30 +225,34 @@ static void hold_shared(block_pool_t *pool, uint32_t block)
     pool->hits[block]++;
 }
 
+void block_pool_add_candidate(block_pool_t *pool, uint32_t block)
+{
+    eviction_candidate_t candidate = {
+        .block = block,
+        .depth = prefix_index_depth(pool->index, block),
+        .use = pool->used[block],
+        .hits = pool->hits[block],
+    };
+    pool->eviction->add(pool->eviction_state, &candidate);
+}
+
 static void let_go(block_pool_t *pool, uint32_t block)
 {
     QN_ASSERT(pool->references[block] > 0);
     if (--pool->references[block] > 0) return;
+    pool->used[block] = pool->use;
     if (!prefix_index_contains(pool->index, block)) {
         make_free(pool, block);
         return;
     }
-    eviction_candidate_t candidate = {
-        .block = block,
-        .depth = prefix_index_depth(pool->index, block),
-        .use = pool->use,
-        .hits = pool->hits[block],
-    };
-    pool->eviction->add(pool->eviction_state, &candidate);
+    block_pool_add_candidate(pool, block);
     pool->cached_count++;
 }
 
 /* ---- leases ---- */
 
-/* Full blocks of `ids` that are resident, at most `blocks_max`, and never the one with the last id (rule 6); written to
- * `ret_blocks` when not NULL. */
-static uint32_t find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
-                            uint32_t blocks_max, uint32_t *ret_blocks)
+uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                                uint32_t blocks_max, uint32_t *ret_blocks)
 {
     if (!pool->options.prefix_cache || ids_count == 0) return 0;
     uint32_t full = (ids_count - 1) / pool->options.block_tokens;
@@ -301,11 +277,13 @@ static block_pool_outcome_t refuse_short(block_pool_t *pool)
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
                                      const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant)
 {
-    if (find_sequence(pool, sequence_id) != NULL) return BLOCK_POOL_ALREADY_OPEN;
+    if (block_pool_find(pool, sequence_id) != NULL) return BLOCK_POOL_ALREADY_OPEN;
     uint32_t needed = blocks_for(pool, tokens);
-    if (pool->unused_sequence == NONE || needed > pool->table_max) return refuse_short(pool);
+    bool full =
+        !block_pool_is_pin(sequence_id) && pool->sequence_count - pool->pin_count == pool->options.sequences_max;
+    if (full || needed > pool->table_max) return refuse_short(pool);
     uint32_t *table = pool->tables + (size_t)pool->unused_sequence * pool->table_max;
-    uint32_t shared = find_prefix(pool, salt, ids, ids_count, needed, table);
+    uint32_t shared = block_pool_find_prefix(pool, salt, ids, ids_count, needed, table);
     uint32_t revived = 0; /* shared blocks that are cached now, and so cannot be evicted for the fresh ones */
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[table[i]] == 0;
@@ -331,14 +309,14 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
 block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id, uint32_t tokens,
                                        block_pool_grant_t *ret_grant)
 {
-    sequence_t *sequence = find_sequence(pool, sequence_id);
+    sequence_t *sequence = block_pool_find(pool, sequence_id);
     if (sequence == NULL) return BLOCK_POOL_UNKNOWN_SEQUENCE;
     uint32_t needed = blocks_for(pool, tokens);
     uint32_t first = sequence->block_count;
     uint32_t fresh = needed > first ? needed - first : 0;
     if (needed > pool->table_max || fresh > block_pool_available(pool)) return refuse_short(pool);
     pool->use++;
-    uint32_t *table = table_of(pool, sequence);
+    uint32_t *table = block_pool_table_of(pool, sequence);
     for (uint32_t i = first; i < first + fresh; i++)
         table[i] = take_fresh(pool);
     sequence->block_count = first + fresh;
@@ -350,7 +328,7 @@ block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id,
 static void release_sequence(block_pool_t *pool, sequence_t *sequence)
 {
     pool->use++;
-    const uint32_t *table = table_of(pool, sequence);
+    const uint32_t *table = block_pool_table_of(pool, sequence);
     for (uint32_t i = sequence->block_count; i-- > 0;) /* last first: see eviction.h */
         let_go(pool, table[i]);
     remove_sequence(pool, sequence);
@@ -358,7 +336,7 @@ static void release_sequence(block_pool_t *pool, sequence_t *sequence)
 
 bool block_pool_release(block_pool_t *pool, uint64_t sequence_id)
 {
-    sequence_t *sequence = find_sequence(pool, sequence_id);
+    sequence_t *sequence = block_pool_find(pool, sequence_id);
     if (sequence == NULL) return false;
     release_sequence(pool, sequence);
     return true;
@@ -366,10 +344,14 @@ bool block_pool_release(block_pool_t *pool, uint64_t sequence_id)
 
 uint32_t block_pool_release_all(block_pool_t *pool)
 {
-    uint32_t released = pool->sequence_count;
+    uint32_t released = 0;
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
-        while (pool->buckets[i] != NONE)
-            release_sequence(pool, &pool->sequences[pool->buckets[i]]);
+        for (uint32_t next, j = pool->buckets[i]; j != NONE; j = next) {
+            next = pool->sequences[j].next;
+            if (block_pool_is_pin(pool->sequences[j].id)) continue;
+            release_sequence(pool, &pool->sequences[j]);
+            released++;
+        }
     return released;
 }
 
@@ -399,14 +381,14 @@ static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block
 bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t position, const uint32_t *ids,
                        uint32_t ids_count)
 {
-    sequence_t *sequence = find_sequence(pool, sequence_id);
+    sequence_t *sequence = block_pool_find(pool, sequence_id);
     if (sequence == NULL || position > sequence->committed) return false;
     uint32_t block_tokens = pool->options.block_tokens;
     uint64_t end = (uint64_t)position + ids_count;
     if (end > (uint64_t)sequence->block_count * block_tokens) return false;
     pool->use++;
     uint32_t *pending = pending_of(pool, sequence);
-    const uint32_t *table = table_of(pool, sequence);
+    const uint32_t *table = block_pool_table_of(pool, sequence);
     while (sequence->committed < end) {
         uint32_t at = sequence->committed;
         pending[at % block_tokens] = ids[at - position];
@@ -418,14 +400,14 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t positi
 
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
-    return find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
+    return block_pool_find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
 }
 
 uint32_t block_pool_flush(block_pool_t *pool)
 {
     uint32_t freed = 0;
     for (uint32_t block = 0; block < pool->options.block_count && prefix_index_count(pool->index) > 0; block++)
-        if (prefix_index_contains(pool->index, block)) freed += unindex(pool, block);
+        if (prefix_index_contains(pool->index, block)) freed += block_pool_unindex(pool, block);
     pool->stats.flushes++;
     return freed;
 }
@@ -434,10 +416,10 @@ uint32_t block_pool_flush(block_pool_t *pool)
 
 const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence_id, uint32_t *ret_count)
 {
-    const sequence_t *sequence = find_sequence(pool, sequence_id);
+    const sequence_t *sequence = block_pool_find(pool, sequence_id);
     if (sequence == NULL) return NULL;
     *ret_count = sequence->block_count;
-    return table_of(pool, sequence);
+    return block_pool_table_of(pool, sequence);
 }
 
 uint32_t block_pool_references(const block_pool_t *pool, uint32_t block)
@@ -462,7 +444,7 @@ void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats)
     ret_stats->free_blocks = pool->free_count;
     ret_stats->cached_blocks = pool->cached_count;
     ret_stats->held_blocks = pool->options.block_count - pool->free_count - pool->cached_count;
-    ret_stats->sequences = pool->sequence_count;
+    ret_stats->sequences = pool->sequence_count - pool->pin_count;
     ret_stats->policy = pool->eviction->name;
 }
 
@@ -478,7 +460,7 @@ static const char *count_references(const block_pool_t *pool, uint32_t *seen)
             if (sequence->block_count > pool->table_max ||
                 sequence->committed > sequence->block_count * (uint64_t)pool->options.block_tokens)
                 return "block pool: a sequence has committed more than its table holds";
-            const uint32_t *table = table_of(pool, sequence);
+            const uint32_t *table = block_pool_table_of(pool, sequence);
             for (uint32_t k = 0; k < sequence->block_count; k++) {
                 if (table[k] >= pool->options.block_count)
                     return "block pool: a table names a block that does not exist";

@@ -19,6 +19,8 @@
  *     second takes its place and the first becomes free.
  * 10. Flush empties the index; held blocks stay with their sequences. A sequence whose chain left the index adds
  *     nothing to it any more.
+ * 11. A pin holds blocks as a sequence does, and writes none: they stay held and, until a flush, indexed. Pins leave enough
+ *     blocks unheld for one sequence of the greatest length, so that somebody always makes progress.
  *
  * Times: open, extend, commit and release are O(blocks touched) (eviction of a block that others follow: amortised over
  * their entering the index); no allocation after creation. Not thread-safe, never blocks. Knows no socket, no device:
@@ -122,5 +124,67 @@ void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats);
  * number of tables, states partition the blocks, the index and the eviction candidates are exactly the right blocks,
  * chains are closed. Returns NULL, or a static text that names the broken one. For check() callbacks and tests. */
 const char *block_pool_check(const block_pool_t *pool);
+
+/* ---- for people: pins, eviction, the map (block_pool_pins.c, block_pool_map.c) ---- */
+
+#define BLOCK_POOL_PINS_MAX 64
+
+typedef enum {
+    BLOCK_POOL_PINNED,
+    BLOCK_POOL_NOT_CACHED,    /* nothing of it is resident: nothing was pinned */
+    BLOCK_POOL_PINS_FULL,     /* BLOCK_POOL_PINS_MAX pins */
+    BLOCK_POOL_PINS_TOO_MUCH, /* the longest sequence would not find enough blocks beside the pins */
+} block_pool_pin_outcome_t;
+
+/* Pins the resident full blocks of `ids` (rule 11); the same prefix again is the same pin. *ret_pin: its number, from 1;
+ * *ret_tokens: how many tokens its blocks hold. */
+block_pool_pin_outcome_t block_pool_pin(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                                        uint32_t *ret_pin, uint32_t *ret_tokens);
+/* False: there is no such pin. */
+bool block_pool_unpin(block_pool_t *pool, uint32_t pin);
+/* Returns how many there were. */
+uint32_t block_pool_unpin_all(block_pool_t *pool);
+/* The pin of the longest resident prefix of `ids` that is pinned; 0: none. */
+uint32_t block_pool_pin_of(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
+/* Pins there are, and the blocks that they hold, each once. */
+uint32_t block_pool_pins(const block_pool_t *pool, uint32_t *ret_blocks);
+
+/* Evicts up to `count` cached blocks (UINT32_MAX: all) in the order of the policy, with the cached ones that follow them;
+ * `dry`: only says which the policy would choose. Those that it chose are in *ret_blocks [*ret_count], a view until the
+ * next call of the pool. Returns how many went, or would. */
+uint32_t block_pool_evict(block_pool_t *pool, uint32_t count, bool dry, const uint32_t **ret_blocks,
+                          uint32_t *ret_count);
+/* The same for the cached blocks of this prefix, last one first, and all that follow them. */
+uint32_t block_pool_evict_prefix(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count, bool dry,
+                                 const uint32_t **ret_blocks, uint32_t *ret_count);
+
+#define BLOCK_POOL_OWNERS_MAX 8
+
+typedef enum { BLOCK_POOL_FREE, BLOCK_POOL_HELD, BLOCK_POOL_CACHED } block_pool_state_t;
+
+/* What is known of one block. */
+typedef struct {
+    block_pool_state_t state;
+    uint32_t references, pins;
+    uint64_t owners[BLOCK_POOL_OWNERS_MAX]; /* the first sequences that hold it */
+    uint32_t owner_count;
+    bool indexed;
+    uint64_t content; /* indexed: stands for its tokens and all before them; never used twice */
+    uint32_t depth;   /* indexed */
+    uint64_t hits, used;
+} block_pool_block_t;
+
+/* Blocks [first, first + count), which exist, into ret_blocks. O(count + all table entries). */
+void block_pool_show(const block_pool_t *pool, uint32_t first, uint32_t count, block_pool_block_t *ret_blocks);
+/* The blocks of the longest resident prefix, into ret_blocks [blocks_max]; returns how many. */
+uint32_t block_pool_lookup_blocks(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                                  uint32_t blocks_max, uint32_t *ret_blocks);
+
+typedef struct {
+    uint64_t held_tokens; /* room in the tables of sequences */
+    uint64_t used_tokens; /* of it, committed */
+    uint32_t free_blocks, free_runs, largest_free_run;
+} block_pool_fragmentation_t;
+void block_pool_fragmentation(block_pool_t *pool, block_pool_fragmentation_t *ret_fragmentation);
 
 #endif

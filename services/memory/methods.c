@@ -2,9 +2,9 @@
  * State owned:       none; the service's.
  * Must never:        decide which block goes where (block_pool.c).
  * Read next:         common/daemon/calls.h, schemas/memory/, block_pool.h, region_table.h. */
-#include "services/memory/handlers.h"
+#include "services/memory/methods.h"
 
-static qn_call_outcome_t still_loading(const qn_call_t *call)
+qn_call_outcome_t memory_still_loading(const qn_call_t *call)
 {
     return qn_call_fail(call, 503, NULL, "memory is still loading the model; try again");
 }
@@ -23,7 +23,7 @@ static qn_call_outcome_t method_usage(void *state, qn_call_t *call, const void *
         [QN_REGION_KIND_TAP] = &reply->tap_bytes,
     };
     block_pool_stats_t stats;
-    if (!service->loaded) return still_loading(call);
+    if (!service->loaded) return memory_still_loading(call);
     for (size_t kind = 0; kind < sizeof bytes / sizeof bytes[0]; kind++) {
         *bytes[kind] = region_table_bytes(service->regions, (qn_region_kind_t)kind);
         reply->total_bytes += *bytes[kind];
@@ -40,7 +40,40 @@ static qn_call_outcome_t method_usage(void *state, qn_call_t *call, const void *
     return QN_CALL_DONE;
 }
 
+static qn_call_outcome_t method_regions(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    (void)message;
+    const memory_service_t *service = state;
+    qn_memory_regions_reply_t *reply = ret_reply;
+    size_t count = region_table_count(service->regions);
+    qn_shown_region_t *rows = qn_arena_zalloc(call->arena, count + 1, sizeof *rows);
+    for (size_t i = 0; i < count; i++) {
+        const qn_mapping_t *region = region_table_at(service->regions, i);
+        rows[i] = (qn_shown_region_t){
+            .name = qn_text(qn_region_name(region)),
+            .id = qn_region_id(region),
+            .kind = qn_region_kind(region),
+            .share = qn_region_share(region),
+            .device = qn_region_device(region),
+            .bytes = qn_region_bytes(region),
+            .epoch = qn_region_epoch(region),
+            .layout = qn_region_layout(qn_region_kind(region)),
+            .fingerprint = memory_show_hash(call->arena, qn_region_fingerprint(region)),
+        };
+    }
+    reply->regions = rows;
+    reply->regions_count = (uint32_t)count;
+    return QN_CALL_DONE;
+}
+
 const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_USAGE, method_usage},
+    {QN_METHOD_MEMORY_REGIONS, method_regions},
+    {QN_METHOD_MEMORY_BLOCKS, memory_method_blocks},
+    {QN_METHOD_MEMORY_LOOKUP, memory_method_lookup},
+    {QN_METHOD_MEMORY_FRAGMENTATION, memory_method_fragmentation},
+    {QN_METHOD_MEMORY_EVICT, memory_method_evict},
+    {QN_METHOD_MEMORY_PIN, memory_method_pin},
+    {QN_METHOD_MEMORY_UNPIN, memory_method_unpin},
     {QN_METHOD_NONE, NULL},
 };

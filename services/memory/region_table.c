@@ -165,6 +165,12 @@ const qn_mapping_t *region_table_find(const region_table_t *table, uint64_t id, 
 
 size_t region_table_count(const region_table_t *table) { return table->count; }
 
+const qn_mapping_t *region_table_at(const region_table_t *table, size_t index)
+{
+    QN_ASSERT(index < table->count);
+    return table->regions[index];
+}
+
 uint64_t region_table_bytes(const region_table_t *table, qn_region_kind_t kind)
 {
     uint64_t bytes = 0;

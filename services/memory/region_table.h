@@ -41,6 +41,8 @@ qn_share_t region_table_backing(const region_table_t *table, int32_t *ret_device
 const qn_mapping_t *region_table_find_name(const region_table_t *table, const char *name);
 const qn_mapping_t *region_table_find(const region_table_t *table, uint64_t id, uint32_t epoch);
 size_t region_table_count(const region_table_t *table);
+/* `index` below the count, in the order in which they came. */
+const qn_mapping_t *region_table_at(const region_table_t *table, size_t index);
 /* Sum over the regions of `kind`. */
 uint64_t region_table_bytes(const region_table_t *table, qn_region_kind_t kind);
 

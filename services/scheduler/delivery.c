@@ -172,7 +172,7 @@ static bool add_token(delivery_t *delivery, const request_t *request, uint32_t p
         .top_count = top_count,
     };
     if (top_count > 0)
-        memcpy(delivery->top + message->top_count, request->top + (size_t)position * request->sampling.top_logprobs,
+        memcpy(delivery->top + message->top_count, request->top + (size_t)position * request_alternatives(request),
                top_count * sizeof *request->top);
     message->top_count += top_count;
     return true;

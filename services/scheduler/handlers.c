@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "common/failpoint.h"
+#include "common/salt.h"
 #include "common/watch/log.h"
 
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
@@ -51,16 +52,6 @@ static request_timeline_t read_timeline(const qn_timeline_t *timeline)
         .encode_begin_ns = timeline->encode_begin_ns,
         .submitted_ns = timeline->submitted_ns,
     };
-}
-
-/* FNV-1a over the salt; 0 only for no salt. Two salts that collide would share prefixes: 64 bits, chosen by the
- * operator's clients, not a secret. */
-static uint64_t hash_salt(qn_text_t salt)
-{
-    uint64_t hash = 0xcbf29ce484222325ull;
-    for (uint32_t i = 0; i < salt.bytes; i++)
-        hash = (hash ^ (uint8_t)salt.data[i]) * 0x100000001b3ull;
-    return salt.bytes == 0 ? 0 : (hash == 0 ? 1 : hash);
 }
 
 static request_client_t read_client(qn_peer_t peer)
@@ -118,6 +109,17 @@ static void refuse_quarantined(scheduler_service_t *service, qn_peer_t to, uint6
     refuse(service, to, request, &refusal);
 }
 
+/* Bad words, each with a marked end and no longer than a slot looks back; the tokenizer makes no others. */
+static bool are_sequences(const uint32_t *ids, uint32_t count)
+{
+    uint32_t tokens = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (++tokens > QN_BAD_SEQUENCE_TOKENS_MAX) return false;
+        if (ids[i] & QN_SEQUENCE_END) tokens = 0;
+    }
+    return tokens == 0;
+}
+
 static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_submit_t *submit)
 {
     admission_refusal_t refusal;
@@ -131,6 +133,11 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         admission_refuse(&refusal, 400, 0, stop ? "stop_token_ids" : "logit_bias", "%u entries; %d are possible",
                          stop ? submit->stop_ids_count : submit->bias_count,
                          stop ? QN_STOP_IDS_MAX : QN_LOGIT_BIAS_MAX);
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
+    if (!are_sequences(submit->bad_ids, submit->bad_ids_count)) {
+        admission_refuse(&refusal, 400, 0, "bad_words", "a word has more than %d tokens", QN_BAD_SEQUENCE_TOKENS_MAX);
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
@@ -155,6 +162,10 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .bias = read_bias(service, submit->bias, submit->bias_count),
         .bias_count = submit->bias_count,
         .allow_only = submit->allow_only,
+        .logprob_ids = submit->logprob_ids,
+        .logprob_id_count = submit->logprob_ids_count,
+        .bad_ids = submit->bad_ids,
+        .bad_id_count = submit->bad_ids_count,
         .probe = read_probe(submit),
     };
     if (!submit->own_masks && submission.probe.mask_count == 0) {
@@ -163,7 +174,7 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
     }
     /* Values that no tap takes are dropped: the ledger keeps what counts. */
     if (!submission.probe.tap_count) submission.probe.value_count = 0;
-    submission.salt = qn_probe_salt(&submission.probe, hash_salt(submit->cache_salt));
+    submission.salt = qn_probe_salt(&submission.probe, qn_salt_hash(submit->cache_salt));
     if (quarantined) {
         refuse_quarantined(service, from, submission.id);
         scheduler_keep_submission(service, &submission);

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "common/daemon/daemon.h"
+#include "services/scheduler/decisions.h"
 #include "services/scheduler/ledger/ledger_memory.h"
 #include "services/scheduler/scheduler.h"
 #include "services/scheduler/session_mask.h"
@@ -54,9 +55,10 @@ typedef struct {
     pid_t judged;            /* the process whose crash was judged last: two services may have been in it */
     char crash_text[64];     /* how it ended */
     const char *policy;      /* of the configuration; borrowed */
+    uint64_t last_end_ns;    /* of the last step, while others were to run; 0 = none */
+    decisions_t decisions;   /* of the policy, for who asks why */
     session_mask_t mask;     /* of requests that name none */
     qn_probe_model_t probes; /* the model's shape; no layers: not known yet */
-    uint64_t last_end_ns;    /* of the last step, while others were to run; 0 = none */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];

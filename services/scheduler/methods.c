@@ -2,6 +2,9 @@
  * State owned:       none; the service's.
  * Must never:        change what is scheduled.
  * Read next:         common/daemon/calls.h, schemas/scheduler/, scheduler.h, batch.h. */
+#include <stdio.h>
+#include <string.h>
+
 #include "common/clock.h"
 #include "services/scheduler/methods.h"
 
@@ -68,8 +71,108 @@ static qn_call_outcome_t method_queue(void *state, qn_call_t *call, const void *
     return QN_CALL_DONE;
 }
 
+/* ---- why ---- */
+
+static uint32_t waiting_before(const scheduler_service_t *service, const request_t *request)
+{
+    const batch_t *batch = scheduler_batch(service->scheduler);
+    const ledger_t *ledger = scheduler_ledger(service->scheduler);
+    uint32_t count = 0;
+    for (const request_t *other = ledger_next(ledger, NULL); other && other != request;
+         other = ledger_next(ledger, other))
+        count += batch->sequences[other->index].phase == SEQUENCE_WAITING;
+    return count;
+}
+
+static void explain_waiting(const scheduler_service_t *service, const request_t *request, char *text, size_t room)
+{
+    const batch_t *batch = scheduler_batch(service->scheduler);
+    uint32_t tokens = request_known_tokens(request) + 1, size = batch->block_tokens;
+    if (!scheduler_running(service->scheduler)) {
+        snprintf(text, room, "waits: memory or compute is not ready; GET /services shows which");
+        return;
+    }
+    snprintf(
+        text, room,
+        "waits: %u waiting requests came before it; %u of %u slots are in use; it wants about %u blocks, %u of %u are "
+        "free or evictable%s%s",
+        waiting_before(service, request), batch->slot_count - batch->free_slots, batch->slot_count,
+        size ? (tokens + size - 1) / size : 0, batch->available_blocks, batch->total_blocks,
+        request->preemptions ? "; it has lost its blocks before" : "",
+        request_is_orphan(request)    ? "; its client is gone, so it yields to all others"
+        : request->suspect_until != 0 ? "; it was in hand at a crash, so it runs apart"
+                                      : "");
+}
+
+static void explain(const scheduler_service_t *service, const request_t *request, char *text, size_t room)
+{
+    const batch_t *batch = scheduler_batch(service->scheduler);
+    const sequence_t *sequence = &batch->sequences[request->index];
+    switch (state_of(sequence, request)) {
+    case QN_SEQUENCE_STATE_WAITING: explain_waiting(service, request, text, room); break;
+    case QN_SEQUENCE_STATE_LEASING:
+        snprintf(text, room, "has slot %u and waits for memory to lease blocks for %u tokens", sequence->slot,
+                 sequence->lease_tokens);
+        break;
+    case QN_SEQUENCE_STATE_PREFILL:
+        snprintf(text, room, "runs: %u of %u prompt tokens are planned, %u done", sequence->planned,
+                 request->prompt_tokens, sequence->proven);
+        break;
+    case QN_SEQUENCE_STATE_DECODE:
+        snprintf(text, room, "runs: %u of at most %u tokens are generated%s", request->generated_tokens,
+                 request->generated_max, sequence->short_of_blocks ? "; memory had no further block for it" : "");
+        break;
+    case QN_SEQUENCE_STATE_RETIRING:
+        snprintf(text, room, "%s: its blocks go back when step %llu has its result",
+                 sequence->requeue ? "gave up its place" : "ended", (unsigned long long)sequence->last_step);
+        break;
+    case QN_SEQUENCE_STATE_FINISHED: snprintf(text, room, "ended; its client is still to be told"); break;
+    }
+}
+
+static void show_decisions(const scheduler_service_t *service, const qn_call_t *call,
+                           const qn_scheduler_explain_t *asked, qn_scheduler_explain_reply_t *reply)
+{
+    qn_decision_t *rows = qn_arena_zalloc(call->arena, asked->limit, sizeof *rows);
+    qn_text_t *texts = qn_arena_zalloc(call->arena, asked->limit, sizeof *texts);
+    const decision_t *one;
+    for (uint32_t i = 0; reply->decisions_count < asked->limit && (one = decisions_at(&service->decisions, i)); i++) {
+        if (asked->request && !decision_names(one, asked->request)) continue;
+        texts[reply->decisions_count] = qn_text(one->text);
+        rows[reply->decisions_count++] = (qn_decision_t){.step = one->step,
+                                                         .age_ms = (call->began_ns - one->time_ns) / 1000000,
+                                                         .text = qn_text(one->text)};
+    }
+    reply->decisions = rows;
+    reply->algorithm_reasoning = texts;
+    reply->algorithm_reasoning_count = reply->decisions_count;
+}
+
+static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const scheduler_service_t *service = state;
+    const qn_scheduler_explain_t *asked = message;
+    qn_scheduler_explain_reply_t *reply = ret_reply;
+    const request_t *request =
+        asked->request ? ledger_find(scheduler_ledger(service->scheduler), asked->request) : NULL;
+    if (asked->request && !request)
+        return qn_call_fail(call, 404, "request", "request: %llu is not in the ledger; scheduler.queue shows who is",
+                            (unsigned long long)asked->request);
+    reply->policy = qn_text(scheduler_policy_name(service->scheduler));
+    show_decisions(service, call, asked, reply);
+    if (!request) return QN_CALL_DONE;
+    char why[QN_SCHEDULER_EXPLAIN_REPLY_WHY_MAX];
+    qn_queued_sequence_t *sequence = qn_arena_zalloc(call->arena, 1, sizeof *sequence);
+    show_sequence(scheduler_batch(service->scheduler), request, call->began_ns, sequence);
+    explain(service, request, why, sizeof why);
+    reply->sequence = sequence;
+    reply->why = qn_text(qn_arena_strndup(call->arena, why, strlen(why)));
+    return QN_CALL_DONE;
+}
+
 const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_QUEUE, method_queue},
+    {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
     {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get},
     {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
     {QN_METHOD_NONE, NULL},

@@ -112,6 +112,22 @@ static const uint32_t *write_allow_only(scheduler_service_t *service, const plan
     return slots;
 }
 
+static const qn_slot_lists_t *write_lists(scheduler_service_t *service, const plan_t *plan, uint32_t *ret_count)
+{
+    qn_slot_lists_t *lists = qn_arena_zalloc(&service->arena, plan->set_count, sizeof *lists);
+    *ret_count = 0;
+    for (uint32_t i = 0; i < plan->set_count; i++) {
+        const plan_set_t *set = &plan->sets[i];
+        if (set->request->logprob_id_count + set->request->bad_id_count == 0) continue;
+        lists[(*ret_count)++] = (qn_slot_lists_t){.slot = set->slot,
+                                                  .logprob_offset = set->logprob_offset,
+                                                  .logprob_count = set->request->logprob_id_count,
+                                                  .bad_offset = set->bad_offset,
+                                                  .bad_count = set->request->bad_id_count};
+    }
+    return lists;
+}
+
 static void append(void *to, uint32_t *count, const void *from, uint32_t more, size_t bytes)
 {
     if (more) memcpy((char *)to + *count * bytes, from, more * bytes);
@@ -152,8 +168,11 @@ static void write_probes(scheduler_service_t *service, const plan_t *plan, qn_st
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
-    for (uint32_t i = 0; i < plan->reason_count; i++)
+    uint64_t now_ns = plan->reason_count ? qn_clock_now_ns() : 0;
+    for (uint32_t i = 0; i < plan->reason_count; i++) {
         reasons[i] = qn_text(plan->reasons[i]);
+        decisions_add(&service->decisions, plan->step, now_ns, plan->reasons[i]);
+    }
     return reasons;
 }
 
@@ -179,10 +198,13 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .stop_ids_count = plan->stop_id_count,
         .bias = write_bias(service, plan),
         .bias_count = plan->bias_count,
+        .list_ids = plan->list_ids,
+        .list_ids_count = plan->list_id_count,
         .reasons = write_reasons(service, plan),
         .reasons_count = plan->reason_count,
     };
     message.allow_only = write_allow_only(service, plan, &message.allow_only_count);
+    message.lists = write_lists(service, plan, &message.lists_count);
     qn_step_plan_t beside = {0};
     write_probes(service, plan, &beside);
     message.probes = beside.probes;
@@ -402,7 +424,7 @@ static qn_send_outcome_t send_scores(scheduler_service_t *service, qn_peer_t to,
     qn_token_logprob_t *top = qn_arena_zalloc(&service->arena, (size_t)scores * each, sizeof *top);
     for (uint32_t i = 0; i < scores * each; i++) {
         size_t position = delivery->scores_begin + i / each;
-        const request_alternative_t *from = &request->prompt.top[position * request->sampling.top_logprobs + i % each];
+        const request_alternative_t *from = &request->prompt.top[position * request_alternatives(request) + i % each];
         top[i] = (qn_token_logprob_t){.id = from->id, .logprob = from->logprob};
     }
     qn_prompt_logprobs_t message = {

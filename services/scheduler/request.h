@@ -67,7 +67,7 @@ typedef struct {
     uint32_t known;             /* positions [1, known) are there */
     float *logprobs;            /* [prompt_tokens] */
     uint8_t *top_counts;        /* [prompt_tokens] */
-    request_alternative_t *top; /* [prompt_tokens, top_logprobs], NULL when none are wanted */
+    request_alternative_t *top; /* [prompt_tokens, request_alternatives], NULL when none are wanted */
 } request_prompt_scores_t;
 
 typedef struct {
@@ -88,13 +88,15 @@ typedef struct {
     uint32_t
         suspect_until;    /* among those in hand at a crash: runs apart until this position is proven; 0 = no suspect */
     uint64_t orphaned_ns; /* CLOCK_MONOTONIC: it has had no client since; 0 = it has one. Survives every death */
-    uint32_t stop_count, bias_count;
+    uint32_t stop_count, bias_count, logprob_id_count, bad_id_count;
     uint32_t stop_ids[QN_STOP_IDS_MAX]; /* of the request; the model's own are added when a slot is set */
-    request_bias_t *bias;               /* [bias_count] */
-    uint32_t *ids;                      /* [prompt_tokens + generated_max] */
-    float *logprobs;                    /* [generated_max] */
-    uint8_t *top_counts;                /* [generated_max]; NULL when top_logprobs is 0 */
-    request_alternative_t *top;         /* [generated_max, top_logprobs] */
+    uint32_t logprob_ids[QN_LOGPROB_IDS_MAX];
+    uint32_t *bad_ids;          /* [bad_id_count]; as in schemas/submit.fbs */
+    request_bias_t *bias;       /* [bias_count] */
+    uint32_t *ids;              /* [prompt_tokens + generated_max] */
+    float *logprobs;            /* [generated_max] */
+    uint8_t *top_counts;        /* [generated_max]; NULL when it wants no alternatives */
+    request_alternative_t *top; /* [generated_max, request_alternatives] */
     request_prompt_scores_t prompt;
     void *probe_memory;       /* owned; what `probe` views. NULL: no probe */
     qn_probe_t probe;         /* what is done beside the network; nobody here looks inside */
@@ -109,6 +111,12 @@ typedef struct {
 static inline uint32_t request_known_tokens(const request_t *request)
 {
     return request->prompt_tokens + request->generated_tokens;
+}
+
+/* Alternatives of each token: the likeliest, and those asked for by id. */
+static inline uint32_t request_alternatives(const request_t *request)
+{
+    return request->sampling.top_logprobs + request->logprob_id_count;
 }
 
 /* Positions [0, this) are ever run: the last token that may be generated, or that ended it, is never an input. With

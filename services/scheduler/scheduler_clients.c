@@ -188,6 +188,10 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
         .stop_count = request->stop_count,
         .bias = request->bias,
         .bias_count = request->bias_count,
+        .logprob_ids = request->logprob_ids,
+        .logprob_id_count = request->logprob_id_count,
+        .bad_ids = request->bad_ids,
+        .bad_id_count = request->bad_id_count,
         .probe = request->probe,
     };
     uint32_t generated_max;

@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "common/watch/log.h"
 #include "common/watch/quarantine.h"
+#include "services/tokenizer/methods.h"
 #include "services/tokenizer/outgoing.h"
 
 /* A text of more bytes is the worker's: at the slowest it takes the loop about a millisecond. */
@@ -100,6 +101,8 @@ static void finish_job(tokenizer_service_t *service, text_job_t *job)
             refuse(service, job->from, job->request, job->status, job->param, job->error_text);
         else if (job->kind == TEXT_JOB_PROMPT)
             begin_request(service, job);
+        else if (job->is_call)
+            tokenizer_answer_call(service, job);
         else
             tokenizer_send_reply(service, job);
         drop_owner(job);
@@ -143,8 +146,7 @@ static bool take_in_hand(tokenizer_service_t *service, text_job_t *job)
     return false;
 }
 
-/* The job as a whole, from the message on. */
-static void handle_job(tokenizer_service_t *service, text_job_t *job)
+void tokenizer_take_job(tokenizer_service_t *service, text_job_t *job)
 {
     const char *text = job->text;
     size_t bytes = job->text_bytes;
@@ -185,7 +187,7 @@ static void handle_encode(void *state, qn_peer_t from, const void *message)
         request_destroy(&request);
         return;
     }
-    handle_job(service, request_job(request, encode));
+    tokenizer_take_job(service, request_job(request, encode));
 }
 
 static void handle_tokenize(void *state, qn_peer_t from, const void *message)
@@ -197,7 +199,7 @@ static void handle_tokenize(void *state, qn_peer_t from, const void *message)
     job->flags = TOKENIZER_PARSE_SPECIAL | (tokenize->add_special ? TOKENIZER_ADD_SPECIAL : 0);
     job->want_pieces = tokenize->want_pieces;
     job->want_offsets = tokenize->want_offsets;
-    handle_job(state, job);
+    tokenizer_take_job(state, job);
 }
 
 static void handle_detokenize(void *state, qn_peer_t from, const void *message)
@@ -209,7 +211,7 @@ static void handle_detokenize(void *state, qn_peer_t from, const void *message)
     job->flags = detokenize->skip_special ? TOKENIZER_SKIP_SPECIAL : 0;
     job->want_offsets = detokenize->want_offsets;
     job->is_open = detokenize->is_open;
-    handle_job(state, job);
+    tokenizer_take_job(state, job);
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,8 @@
 extern const qn_handler_t tokenizer_handlers[];
 extern const qn_method_row_t tokenizer_methods[]; /* methods.c */
 
+/* Takes the job as a whole, from the message on: it is done now or beside the loop, answered, and freed. */
+void tokenizer_take_job(tokenizer_service_t *service, text_job_t *job);
 /* Takes what the worker finished, until the turn's time for texts is used up; true: some is left. */
 bool tokenizer_take_finished(tokenizer_service_t *service);
 /* A frontend died: its requests are cancelled. */

@@ -110,7 +110,7 @@ static bool box_is_full(const outgoing_box_t *box)
            box->timelines.length / sizeof(qn_timeline_t) >= QN_TEXT_DELTA_TIMELINES_MAX ||
            box->deltas.length / sizeof(qn_delta_t) >= QN_TEXT_DELTA_DELTAS_MAX ||
            box->ends.length / sizeof(qn_sequence_end_t) >= QN_TEXT_DELTA_ENDS_MAX ||
-           box->tokens.length / sizeof(qn_text_token_t) + QN_TOP_LOGPROBS_MAX + 1 > QN_TEXT_DELTA_TOKENS_MAX ||
+           box->tokens.length / sizeof(qn_text_token_t) + QN_ALTERNATIVES_MAX + 1 > QN_TEXT_DELTA_TOKENS_MAX ||
            box->text.length > QN_TEXT_BYTES_MAX / 2 || box->pieces.length > QN_TEXT_BYTES_MAX / 2;
 }
 

@@ -72,6 +72,8 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
         .bias = copy_of(encode->bias, encode->bias_count * sizeof *encode->bias),
         .bias_count = encode->bias_count,
         .allow_only = encode->allow_only,
+        .logprob_ids = copy_of(encode->logprob_ids, encode->logprob_ids_count * sizeof *encode->logprob_ids),
+        .logprob_ids_count = encode->logprob_ids_count,
         .masks = copy_of(encode->masks, encode->masks_count * sizeof *encode->masks),
         .masks_count = encode->masks_count,
         .own_masks = encode->own_masks,
@@ -92,18 +94,19 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
 bool request_forbid_words(request_t *request, const qn_encode_t *encode, const tokenizer_t *tokenizer,
                           tokenizer_scratch_t *scratch, request_refusal_t *ret)
 {
-    qn_logit_bias_t bias[QN_LOGIT_BIAS_MAX];
-    uint32_t count = encode->bias_count;
+    bad_words_t words = {.bias_count = encode->bias_count};
     char text[QN_REASON_MAX];
     if (encode->bad_words_count == 0) return true;
     if (!tokenizer)
         return refuse(ret, 400, "bad_words", "this model has no tokenizer.json: bad words are not in its vocabulary");
-    if (count) memcpy(bias, encode->bias, count * sizeof *bias);
-    if (!bad_words_forbid(tokenizer, scratch, encode, bias, &count, text, sizeof text))
+    if (encode->bias_count) memcpy(words.bias, encode->bias, encode->bias_count * sizeof *words.bias);
+    if (!bad_words_forbid(tokenizer, scratch, encode, &words, text, sizeof text))
         return refuse(ret, 400, "bad_words", text);
     free((void *)request->submit.bias);
-    request->submit.bias = copy_of(bias, count * sizeof *bias);
-    request->submit.bias_count = count;
+    request->submit.bias = copy_of(words.bias, words.bias_count * sizeof *words.bias);
+    request->submit.bias_count = words.bias_count;
+    request->submit.bad_ids = copy_of(words.ids, words.id_count * sizeof *words.ids);
+    request->submit.bad_ids_count = words.id_count;
     return true;
 }
 
@@ -113,6 +116,8 @@ void request_destroy(request_t **request)
     free((void *)(*request)->submit.prompt_ids);
     free((void *)(*request)->submit.stop_ids);
     free((void *)(*request)->submit.bias);
+    free((void *)(*request)->submit.logprob_ids);
+    free((void *)(*request)->submit.bad_ids);
     free((void *)(*request)->submit.masks);
     free((void *)(*request)->submit.taps);
     free((void *)(*request)->submit.tap_values);

@@ -14,7 +14,7 @@ typedef struct {
     bool cancelled; /* a new scheduler has to hear of that too */
     qn_cancel_reason_t cancel_reason;
     uint32_t keep_ids;  /* truncate_prompt_tokens */
-    qn_submit_t submit; /* ids, stop ids, bias and salt are owned copies */
+    qn_submit_t submit; /* all its vectors and the salt are owned copies */
     char *salt;         /* owned or NULL */
     char *stop_bytes;   /* the stop strings in a row, owned */
     const char *stop[QN_STOP_STRINGS_MAX];
@@ -33,7 +33,7 @@ typedef struct {
 bool request_check(const qn_encode_t *encode, request_refusal_t *ret);
 /* Copies all of the message but the prompt. Returns owned. */
 request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_t begin_ns);
-/* Forbids the words that the request names, as rows of its bias; false: *ret says why not. */
+/* Forbids the words that the request names, as rows of its bias and sequences of ids; false: *ret says why not. */
 bool request_forbid_words(request_t *request, const qn_encode_t *encode, const tokenizer_t *tokenizer,
                           tokenizer_scratch_t *scratch, request_refusal_t *ret);
 void request_destroy(request_t **request);

@@ -21,6 +21,7 @@ text_job_t *text_job_create(text_job_kind_t kind, qn_peer_t from, uint64_t reque
     job->kind = kind;
     job->from = from;
     job->request = request;
+    job->input = kind == TEXT_JOB_DETOKENIZE ? "tokens" : "prompt";
     return job;
 }
 
@@ -71,16 +72,16 @@ static void refuse(text_job_t *job, uint16_t status, const char *param, const ch
 static void encode(text_job_t *job, const tokenizer_t *tokenizer, tokenizer_scratch_t *scratch)
 {
     if (!tokenizer) {
-        refuse(job, 400, "prompt",
+        refuse(job, 400, job->input,
                job->kind == TEXT_JOB_PROMPT ? "this model has no tokenizer.json: send the prompt as token ids"
                                             : "this model has no tokenizer.json");
         return;
     }
     unsigned flags = job->flags | (job->want_offsets ? TOKENIZER_WITH_SPANS : 0);
     if (tokenizer_encode(tokenizer, scratch, job->text, job->text_bytes, flags, &job->tokens) != QN_OK)
-        refuse(job, 400, "prompt", qn_err_text());
+        refuse(job, 400, job->input, qn_err_text());
     else if (job->tokens.count > QN_PROMPT_TOKENS_MAX)
-        refuse(job, 413, "prompt", "the prompt has more than 1048576 tokens; send less text");
+        refuse(job, 413, job->input, "the prompt has more than 1048576 tokens; send less text");
 }
 
 /* Bytes each token stands for when it is alone. */
@@ -160,15 +161,15 @@ static void run_prompt(text_job_t *job, const tokenizer_t *tokenizer, tokenizer_
 static bool check_decodable(text_job_t *job, const tokenizer_t *tokenizer)
 {
     if (!tokenizer) {
-        refuse(job, 400, "tokens", "this model has no tokenizer.json");
+        refuse(job, 400, job->input, "this model has no tokenizer.json");
         return false;
     }
     for (size_t i = 0; i < job->id_count; i++) {
         if (job->ids[i] < tokenizer_id_limit(tokenizer)) continue;
         char text[QN_REASON_MAX];
-        snprintf(text, sizeof text, "tokens[%zu] is %u; ids of this model are below %u", i, job->ids[i],
+        snprintf(text, sizeof text, "%s[%zu] is %u; ids of this model are below %u", job->input, i, job->ids[i],
                  tokenizer_id_limit(tokenizer));
-        refuse(job, 400, "tokens", text);
+        refuse(job, 400, job->input, text);
         return false;
     }
     return true;
@@ -190,7 +191,7 @@ static void run_detokenize(text_job_t *job, const tokenizer_t *tokenizer)
     if (!job->is_open) detokenizer_flush(&detokenizer, out);
     detokenizer_fini(&detokenizer);
     if (out->length > QN_TEXT_BYTES_MAX)
-        refuse(job, 413, "tokens", "the text of these tokens is larger than 8 MiB; send fewer at a time");
+        refuse(job, 413, job->input, "the text of these tokens is larger than 8 MiB; send fewer at a time");
 }
 
 void text_job_run(text_job_t *job, const tokenizer_t *tokenizer, tokenizer_scratch_t *scratch)

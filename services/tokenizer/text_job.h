@@ -34,6 +34,9 @@ typedef struct text_job {
     bool is_open;      /* DETOKENIZE: more follows, what could still change is left out */
     size_t keep_ids;   /* PROMPT: at most so many, from the end; 0: all */
     void *owner;       /* the caller's; not touched */
+    bool is_call;      /* of a method: */
+    qn_call_t call;    /* what to answer */
+    const char *input; /* what the input is called by who asked: "prompt", "tokens" */
     /* out */
     qn_err_t err;
     uint16_t status; /* of a refusal, an HTTP status */

@@ -205,7 +205,7 @@ ENGINE_HELPER engine_t *engine_open(engine_options_t options)
     engine->result =
         (step_result_t){.tokens = calloc(options.sequences, sizeof(step_token_t)),
                         .prompt = calloc(options.step_tokens, sizeof(step_prompt_token_t)),
-                        .top = calloc((size_t)(options.sequences + options.step_tokens) * QN_TOP_LOGPROBS_MAX,
+                        .top = calloc((size_t)(options.sequences + options.step_tokens) * QN_ALTERNATIVES_MAX,
                                       sizeof(qn_top_entry_t))};
     return engine;
 }

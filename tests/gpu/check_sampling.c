@@ -15,6 +15,9 @@ static void make_tables(check_t *check, uint32_t slots, uint32_t table_blocks, u
     host->stop_ids = hold(&check->held, slots * QN_SLOT_STOP_IDS_MAX * sizeof *host->stop_ids);
     host->bias = hold(&check->held, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias);
     host->counts = hold(&check->held, (size_t)slots * vocab * sizeof *host->counts);
+    host->logprob_ids = hold(&check->held, slots * QN_LOGPROB_IDS_MAX * sizeof *host->logprob_ids);
+    host->bad_ids = hold(&check->held, slots * QN_BAD_IDS_MAX * sizeof *host->bad_ids);
+    host->recent = hold(&check->held, slots * QN_BAD_SEQUENCE_TOKENS_MAX * sizeof *host->recent);
     *device = *host;
 }
 
@@ -26,6 +29,9 @@ static void push_tables(check_t *check, const qn_slot_tables_t *host, qn_slot_ta
     device->stop_ids = push(&check->arena, host->stop_ids, slots * QN_SLOT_STOP_IDS_MAX * 4);
     device->bias = push(&check->arena, host->bias, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias);
     device->counts = push(&check->arena, host->counts, slots * host->vocab * 4);
+    device->logprob_ids = push(&check->arena, host->logprob_ids, slots * QN_LOGPROB_IDS_MAX * 4);
+    device->bad_ids = push(&check->arena, host->bad_ids, slots * QN_BAD_IDS_MAX * 4);
+    device->recent = push(&check->arena, host->recent, slots * QN_BAD_SEQUENCE_TOKENS_MAX * 4);
 }
 
 static void same_bytes(check_t *check, const void *device, const void *want, size_t bytes, const char *what)
@@ -45,6 +51,9 @@ static void same_tables(check_t *check, const qn_slot_tables_t *host, const qn_s
     same_bytes(check, device->stop_ids, host->stop_ids, slots * QN_SLOT_STOP_IDS_MAX * 4, "stop ids differ");
     same_bytes(check, device->bias, host->bias, slots * QN_LOGIT_BIAS_MAX * sizeof *host->bias, "biases differ");
     same_bytes(check, device->counts, host->counts, slots * host->vocab * 4, "counts differ");
+    same_bytes(check, device->logprob_ids, host->logprob_ids, slots * QN_LOGPROB_IDS_MAX * 4, "logprob ids differ");
+    same_bytes(check, device->bad_ids, host->bad_ids, slots * QN_BAD_IDS_MAX * 4, "bad ids differ");
+    same_bytes(check, device->recent, host->recent, slots * QN_BAD_SEQUENCE_TOKENS_MAX * 4, "recent tokens differ");
 }
 
 /* ---- slot_update and step_input ---- */
@@ -58,6 +67,7 @@ static void update(check_t *check, const qn_slot_tables_t *host, const qn_slot_t
 {
     static const uint32_t RETIRE[] = {1, 3}, STOP[] = {7, 8, 9};
     static const qn_bias_entry_t BIAS[] = {{5, 1.5f}, {6, -2}};
+    static const uint32_t LIST[] = {11, 12, 13, 14 | QN_SEQUENCE_END, 15 | QN_SEQUENCE_END};
     uint32_t ids[40];
     for (uint32_t i = 0; i < 40; i++)
         ids[i] = random_below(&check->random, VOCAB / 20);
@@ -66,26 +76,32 @@ static void update(check_t *check, const qn_slot_tables_t *host, const qn_slot_t
          .stop_offset = 1,
          .history_offset = 3,
          .history_count = 30,
+         .logprob_offset = 1,
+         .bad_offset = 2,
          .row = {.seed = 9,
-                 .prompt_tokens = 20,
+                 .prompt_tokens = 12, /* the ring is full before the end */
+                 .logprob_id_count = 2,
+                 .bad_id_count = 3,
                  .stop_count = 2,
                  .temperature = 1,
                  .top_p = 1,
                  .penalties = 1,
                  .repetition_penalty = 1.1f}},
         {.slot = 4, .bias_offset = 0, .row = {.prompt_tokens = 5, .bias_count = 2, .last_token = 77}},
+        {.slot = 5, .bad_offset = 3, .row = {.prompt_tokens = 5, .bad_id_count = 2, .last_token = 78}},
     };
     qn_table_entry_t entries[] = {{1, 0, 12}, {1, 1, 3}, {4, 0, 5}, {4, 7, 6}, {0, 2, 1}};
     qn_slot_update_t a = {.tables = *host,
                           .retire = RETIRE,
                           .retire_count = 2,
                           .starts = starts,
-                          .start_count = 2,
+                          .start_count = 3,
                           .entries = entries,
                           .entry_count = 5,
                           .ids = ids,
                           .stop_ids = STOP,
-                          .bias = BIAS};
+                          .bias = BIAS,
+                          .list_ids = LIST};
     qn_cpu_slot_update(check->cpu, &a);
     a.tables = *device;
     a.retire = push(&check->arena, RETIRE, sizeof RETIRE);
@@ -94,21 +110,24 @@ static void update(check_t *check, const qn_slot_tables_t *host, const qn_slot_t
     a.ids = push(&check->arena, ids, sizeof ids);
     a.stop_ids = push(&check->arena, STOP, sizeof STOP);
     a.bias = push(&check->arena, BIAS, sizeof BIAS);
+    a.list_ids = push(&check->arena, LIST, sizeof LIST);
     qn_cuda_slot_update(check->gpu, &a);
 }
 
 static void read_inputs(check_t *check, const qn_slot_tables_t *host, const qn_slot_tables_t *device)
 {
-    enum { T = 24 };
+    enum { T = 49 };
     uint32_t ids[T], want_ids[T], want_positions[T], want_lengths[T];
     int64_t want_rows[T];
     for (uint32_t i = 0; i < T; i++)
         ids[i] = random_below(&check->random, VOCAB);
-    /* slot 1 counts from 30 on: the run begins before; slot 3 is done; slot 4 takes its last token. */
-    qn_run_t runs[] = {{1, 27, 5, 0, 2, 0}, {3, 4, 3, 5, 0, 0}, {4, 6, 1, 8, 0, 1}, {0, 33, 15, 9, 7, 0}};
+    /* slot 1 counts from 30 on: the run begins before; slot 3 is done; slots 4 and 5 take their last token, which slot 5
+     * remembers; slot 1 has more generated tokens in one run than it remembers. */
+    qn_run_t runs[] = {
+        {1, 27, 29, 0, 2, 0}, {3, 4, 3, 29, 0, 0}, {4, 6, 1, 32, 0, 1}, {0, 33, 15, 33, 7, 0}, {5, 6, 1, 48, 0, 1}};
     qn_step_input_t a = {.tables = *host,
                          .runs = runs,
-                         .run_count = 4,
+                         .run_count = 5,
                          .ids = ids,
                          .block_tokens = BLOCK,
                          .ret_ids = want_ids,
@@ -169,16 +188,26 @@ static void check_logprob_rows(check_t *check, uint32_t rows, uint32_t vocab, fl
     snprintf(check->label, sizeof check->label, "rows %u V %u", rows, vocab);
     float *logits = check_values(check, (size_t)rows * vocab, deviation, 2000, QN_SCALAR_BF16); /* many ties */
     uint32_t *targets = hold(&check->held, rows * 4), *counts = hold(&check->held, rows * 4);
+    uint32_t *slots = hold(&check->held, rows * 4);
+    qn_slot_tables_t host, device;
+    make_tables(check, 2, 1, vocab, &host, &device);
+    host.rows[1].logprob_id_count = QN_LOGPROB_IDS_MAX;
+    for (uint32_t i = 0; i < QN_LOGPROB_IDS_MAX; i++)
+        host.logprob_ids[QN_LOGPROB_IDS_MAX + i] = random_below(&check->random, vocab);
+    push_tables(check, &host, &device);
     for (uint32_t i = 0; i < rows; i++) {
         targets[i] = random_below(&check->random, vocab);
         counts[i] = i % (QN_TOP_LOGPROBS_MAX + 1);
+        slots[i] = i % 2;
     }
-    size_t top_bytes = (size_t)rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
+    size_t top_bytes = (size_t)rows * QN_ALTERNATIVES_MAX * sizeof(qn_top_entry_t);
     qn_top_entry_t *want_top = hold(&check->held, top_bytes), *got_top = hold(&check->held, top_bytes);
     float *want = hold(&check->held, rows * 4);
     qn_logprobs_t a = {.logits = logits,
                        .targets = targets,
                        .top_counts = counts,
+                       .slots = slots,
+                       .tables = host,
                        .rows = rows,
                        .vocab = vocab,
                        .ret_logprobs = want,
@@ -187,14 +216,17 @@ static void check_logprob_rows(check_t *check, uint32_t rows, uint32_t vocab, fl
     a.logits = push(&check->arena, logits, (size_t)rows * vocab * 4);
     a.targets = push(&check->arena, targets, rows * 4);
     a.top_counts = push(&check->arena, counts, rows * 4);
+    a.slots = push(&check->arena, slots, rows * 4);
+    a.tables = device;
     a.ret_logprobs = check_poison(check, rows * 4);
     a.ret_top = check_poison(check, top_bytes);
     qn_cuda_logprobs(check->gpu, &a);
     check_compare(check, a.ret_logprobs, QN_SCALAR_F32, want, rows, 2e-6, 2e-5);
     pull(got_top, a.ret_top, top_bytes);
     for (uint32_t i = 0; i < rows; i++)
-        same_top(check, logits + (size_t)i * vocab, got_top + i * QN_TOP_LOGPROBS_MAX,
-                 want_top + i * QN_TOP_LOGPROBS_MAX, counts[i] < vocab ? counts[i] : vocab);
+        same_top(check, logits + (size_t)i * vocab, got_top + i * QN_ALTERNATIVES_MAX,
+                 want_top + i * QN_ALTERNATIVES_MAX,
+                 (counts[i] < vocab ? counts[i] : vocab) + host.rows[slots[i]].logprob_id_count);
     check_next(check);
 }
 
@@ -243,6 +275,10 @@ static const qn_slot_row_t ROWS[] = {
     {.temperature = 0, .top_p = 1, .stop_count = 32},
     {.temperature = 0, .top_p = 1, .bias_count = 3, .allow_only = 1},
     {.temperature = 1, .top_p = 0.9f, .top_k = 2, .bias_count = 3, .allow_only = 1, .logprobs = 1, .top_logprobs = 5},
+    {.temperature = 0, .top_p = 1, .logprob_id_count = 20},
+    {.temperature = 1, .top_p = 1, .top_logprobs = 20, .logprob_id_count = 7},
+    {.temperature = 0, .top_p = 1, .bad_id_count = QN_BAD_IDS_MAX},
+    {.temperature = 0.8f, .top_p = 0.9f, .bad_id_count = 40, .bias_count = 3, .allow_only = 1},
 };
 #define KINDS (sizeof ROWS / sizeof ROWS[0])
 
@@ -259,11 +295,32 @@ static void fill_slots(check_t *check, const qn_slot_tables_t *host)
         for (uint32_t i = 0; i < 3; i++)
             host->bias[s * QN_LOGIT_BIAS_MAX + i] =
                 (qn_bias_entry_t){random_below(&check->random, host->vocab), random_normal(&check->random, 10)};
+        for (uint32_t i = 0; i < QN_LOGPROB_IDS_MAX; i++)
+            host->logprob_ids[s * QN_LOGPROB_IDS_MAX + i] = random_below(&check->random, host->vocab);
+        for (uint32_t i = 0; i < QN_BAD_SEQUENCE_TOKENS_MAX; i++)
+            host->recent[s * QN_BAD_SEQUENCE_TOKENS_MAX + i] = random_below(&check->random, 2);
         for (uint32_t v = 0; v < host->vocab && row->penalties; v++)
             host->counts[(size_t)s * host->vocab + v] =
                 random_below(&check->random, 8)
                     ? 0
                     : random_below(&check->random, 3) | (random_below(&check->random, 2) ? QN_COUNT_PROMPT : 0);
+    }
+}
+
+/* Sequences of one to five of few ids, so that many match what the slot remembers, with the row's greatest ids at their
+ * ends: a greedy choice changes with each that does. */
+static void fill_bad_ids(check_t *check, const qn_slot_tables_t *host, uint32_t slot, const float *logits)
+{
+    uint32_t *ids = host->bad_ids + slot * QN_BAD_IDS_MAX, count = host->rows[slot].bad_id_count;
+    uint32_t best = 0;
+    for (uint32_t v = 1; v < host->vocab; v++)
+        if (logits[v] > logits[best]) best = v;
+    for (uint32_t at = 0; at < count;) {
+        uint32_t length = 1 + random_below(&check->random, count - at < 5 ? count - at : 5);
+        for (uint32_t i = 0; i + 1 < length; i++)
+            ids[at + i] = random_below(&check->random, 2);
+        ids[at + length - 1] = (at % 3 ? random_below(&check->random, host->vocab) : best) | QN_SEQUENCE_END;
+        at += length;
     }
 }
 
@@ -273,13 +330,15 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
     qn_slot_tables_t host, device;
     make_tables(check, rows, 1, vocab, &host, &device);
     fill_slots(check, &host);
-    push_tables(check, &host, &device);
     qn_sample_t *samples = hold(&check->held, rows * sizeof *samples);
     for (uint32_t i = 0; i < rows; i++)
         samples[i] = (qn_sample_t){.slot = rows - 1 - i, .position = 50 + i};
     float *logits = check_values(check, (size_t)rows * vocab, deviation, 5000, logit_scalar);
+    for (uint32_t i = 0; i < rows; i++)
+        fill_bad_ids(check, &host, samples[i].slot, logits + (size_t)i * vocab);
+    push_tables(check, &host, &device);
     size_t result_bytes = rows * sizeof(qn_sample_result_t);
-    size_t top_bytes = rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
+    size_t top_bytes = rows * QN_ALTERNATIVES_MAX * sizeof(qn_top_entry_t);
     qn_sample_result_t *want = hold(&check->held, result_bytes), *got = hold(&check->held, result_bytes);
     qn_top_entry_t *want_top = hold(&check->held, top_bytes), *got_top = hold(&check->held, top_bytes);
     qn_sampler_t a = {.tables = host,
@@ -304,10 +363,10 @@ static unsigned sample(check_t *check, uint32_t rows, uint32_t vocab, float devi
     unsigned other = 0;
     for (uint32_t i = 0; i < rows; i++) {
         const qn_slot_row_t *row = &host.rows[samples[i].slot];
-        uint32_t top = row->top_logprobs < vocab ? row->top_logprobs : vocab;
+        uint32_t top = (row->top_logprobs < vocab ? row->top_logprobs : vocab) + row->logprob_id_count;
         check->cases++;
-        same_top(check, logits + (size_t)i * vocab, got_top + i * QN_TOP_LOGPROBS_MAX,
-                 want_top + i * QN_TOP_LOGPROBS_MAX, got[i].masked ? 0 : top);
+        same_top(check, logits + (size_t)i * vocab, got_top + i * QN_ALTERNATIVES_MAX,
+                 want_top + i * QN_ALTERNATIVES_MAX, got[i].masked ? 0 : top);
         if (got[i].masked != want[i].masked) check_failed(check, "a masked row");
         if (got[i].id != want[i].id)
             other++;

@@ -117,7 +117,7 @@ static void make_buffers(step_t *s)
     s->logits = arena_take(arena, (size_t)s->runs * m->vocab * 4);
     s->scratch = arena_take(arena, (size_t)s->runs * 2 * m->vocab * 4);
     s->results = arena_take(arena, s->runs * sizeof *s->results);
-    s->top = arena_take(arena, (size_t)s->runs * QN_TOP_LOGPROBS_MAX * sizeof *s->top);
+    s->top = arena_take(arena, (size_t)s->runs * QN_ALTERNATIVES_MAX * sizeof *s->top);
 }
 
 /* Whether the next launch is still made. */

@@ -57,10 +57,10 @@ ROUTES = {
     "/v1/completions": ({"prompt": "a", "max_tokens": 1}, SAMPLING + [
         "prompt", "model", "max_tokens", "min_tokens", "best_of", "stream", "stream_options", "logprobs", "echo", "user",
         "add_special_tokens", "prompt_logprobs", "priority", "return_token_ids", "truncate_prompt_tokens", "cache_salt",
-        "request_id", "include_stop_str_in_output", "return_tokens_as_token_ids", "suffix", "tools", "response_format"]),
+        "request_id", "include_stop_str_in_output", "return_tokens_as_token_ids", "logprob_token_ids", "suffix", "tools", "response_format"]),
     "/generate": ({"text": "a", "sampling_params": {"max_new_tokens": 1}},
                   ["text", "input_ids", "sampling_params", "stream", "return_logprob", "logprob_start_len",
-                   "top_logprobs_num", "return_text_in_logprobs", "rid", "priority", "model", "cache_salt", "lora_path"]
+                   "top_logprobs_num", "token_ids_logprob", "return_text_in_logprobs", "rid", "priority", "model", "cache_salt", "lora_path"]
                   + ["sampling_params." + name for name in SAMPLING + ["max_new_tokens", "min_new_tokens", "no_stop_trim"]]),
     "/batch_generate": ({"prompts": ["a", "b"], "max_tokens": 1},
                         ["prompts", "max_tokens", "min_tokens", "sampling_params", "stream", "return_logprob", "priority", "rid",

@@ -710,8 +710,6 @@ def test_bad_word_of_one_token_never_comes(server):
     reply = post(server, "/v1/completions", {**base, "bad_words": [word]})
     assert reply.status_code == 200, reply.text
     assert token not in reply.json()["choices"][0]["token_ids"]
-    many = post(server, "/v1/completions", {**base, "bad_words": ["a word of several tokens"]})
-    assert many.status_code == 400 and many.json()["error"]["param"] == "bad_words"
 
 
 def test_generate_lists_are_those_of_single_requests(server):
@@ -800,3 +798,128 @@ def test_stop_ends_streams_with_an_error():
         text = b"\n".join(lines)
         assert b'data: {"error":{' in text or b'"finish_reason":"length"' in text
         assert text.endswith(b"data: [DONE]\n")
+
+
+def test_token_ids_logprob_are_those_of_the_likeliest(server):
+    """Every id asked for by number has the number that it has by rank, at every position of prompt and answer."""
+    body = {"text": PROMPT, "sampling_params": {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True},
+            "return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 20}
+    ranked = post(server, "/generate", body).json()["meta_info"]
+    wanted = [entry[1] for entry in ranked["output_top_logprobs"][2]]
+    wanted = wanted[::-1][:18] + [wanted[0], 7]  # any order, one twice
+    both = post(server, "/generate", {**body, "token_ids_logprob": wanted}).json()["meta_info"]
+    assert both["output_top_logprobs"] == ranked["output_top_logprobs"]
+    assert both["input_top_logprobs"] == ranked["input_top_logprobs"]
+    alone = post(server, "/generate", {**body, "top_logprobs_num": 0, "token_ids_logprob": wanted}).json()["meta_info"]
+    assert "output_top_logprobs" not in alone
+    compared = 0
+    for side in ("input", "output"):
+        by_id, by_rank = both[side + "_token_ids_logprobs"], ranked[side + "_top_logprobs"]
+        assert alone[side + "_token_ids_logprobs"] == by_id and len(by_id) == len(by_rank)
+        for entries, top in zip(by_id, by_rank):
+            if top is None:
+                assert entries is None
+                continue
+            assert [entry[1] for entry in entries] == wanted
+            known = {entry[1]: entry for entry in top}
+            compared += sum(entry == known[entry[1]] for entry in entries if entry[1] in known)
+            assert all(entry == known[entry[1]] for entry in entries if entry[1] in known)
+            assert all(entry[0] <= top[-1][0] for entry in entries if entry[1] not in known)
+    assert compared >= 19
+    last = stream(server, {**body, "token_ids_logprob": wanted}, "/generate")[-1]["meta_info"]
+    assert last["output_token_ids_logprobs"] == both["output_token_ids_logprobs"]
+
+
+def test_token_ids_logprob_of_a_batch_and_its_bounds(server):
+    body = {"text": [PROMPT, "The kernel"], "sampling_params": {"max_new_tokens": 2, "temperature": 0, "ignore_eos": True},
+            "return_logprob": True}
+
+    def ids_of(value):
+        metas = [reply["meta_info"] for reply in post(server, "/generate", {**body, "token_ids_logprob": value}).json()]
+        return [[e[1] for e in m["output_token_ids_logprobs"][1]] if "output_token_ids_logprobs" in m else None for m in metas]
+
+    assert ids_of([5, 6]) == [[5, 6], [5, 6]]
+    assert ids_of([[5], [6, 7]]) == [[5], [6, 7]]
+    assert ids_of([[5], None]) == [[5], None]
+    assert ids_of(9) == [[9], [9]]
+    assert ids_of(list(range(20))) == [list(range(20))] * 2
+    for bad in (list(range(21)), [-1], [4096], "5", [[5]], [[5], [6], [7]], [[5], ["x"]], [[5], [[6]]]):
+        reply = post(server, "/generate", {**body, "token_ids_logprob": bad})
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "token_ids_logprob", bad
+    reply = post(server, "/generate", {**body, "text": PROMPT, "token_ids_logprob": [[5]]})
+    assert reply.status_code == 400 and "20" in post(server, "/generate", {**body, "token_ids_logprob": [0] * 21}).text
+
+
+def test_logprob_token_ids_stand_for_the_likeliest(server):
+    body = {**GREEDY, "prompt": PROMPT, "max_tokens": 4, "ignore_eos": True, "logprobs": 5, "echo": True,
+            "return_tokens_as_token_ids": True}
+    plain = post(server, "/v1/completions", body).json()["choices"][0]["logprobs"]
+    found = post(server, "/v1/completions", {**body, "logprob_token_ids": [9, 4]}).json()["choices"][0]["logprobs"]
+    assert found["tokens"] == plain["tokens"] and found["token_logprobs"] == plain["token_logprobs"]
+    assert found["top_logprobs"][:-4] == plain["top_logprobs"][:-4], "the echoed prompt keeps its likeliest"
+    for token, logprob, top in list(zip(found["tokens"], found["token_logprobs"], found["top_logprobs"]))[-4:]:
+        assert set(top) == {token, "token_id:9", "token_id:4"} and top[token] == logprob
+    ids = post(server, "/tokenize", {"prompt": PROMPT}).json()["tokens"]
+    by_id = post(server, "/generate", {"input_ids": ids, "sampling_params": {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True},
+                                       "return_logprob": True, "token_ids_logprob": [9, 4]}).json()["meta_info"]
+    assert [[e[0] for e in row] for row in by_id["output_token_ids_logprobs"]] == \
+        [[top["token_id:9"], top["token_id:4"]] for top in found["top_logprobs"][-4:]]
+    for bad in ({"logprobs": None}, {"max_tokens": 0}, {"logprob_token_ids": [0] * 21}, {"logprob_token_ids": 9}):
+        reply = post(server, "/v1/completions", {**body, "logprob_token_ids": [9], **bad})
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "logprob_token_ids", bad
+
+
+def bad_ids_of(server, word):
+    """vLLM's rule: without a space, and with one when that has as many tokens and another first one."""
+    plain, spaced = (post(server, "/tokenize", {"prompt": space + word.lstrip(), "add_special_tokens": False}).json()["tokens"]
+                     for space in ("", " "))
+    return [plain] + ([spaced] if spaced[0] != plain[0] and len(spaced) == len(plain) else [])
+
+
+def greedy_bad_word(server):
+    """A word of two or three tokens that a greedy answer has, and its sequences."""
+    base = {**GREEDY, "prompt": PROMPT, "max_tokens": 32, "ignore_eos": True, "return_token_ids": True}
+    ids = post(server, "/v1/completions", base).json()["choices"][0]["token_ids"]
+    for at in range(2, len(ids) - 3):
+        for count in (3, 2):
+            word = post(server, "/detokenize", {"tokens": ids[at:at + count]}).json()["prompt"]
+            if word.strip() and "\ufffd" not in word and ids[at:at + count] in (bad := bad_ids_of(server, word)):
+                return base, ids, word, bad
+    pytest.fail("no word of several tokens in the answer")
+
+
+def contains(ids, sequence):
+    return any(ids[i:i + len(sequence)] == sequence for i in range(len(ids)))
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_bad_word_of_several_tokens_never_comes_whole(server, temperature):
+    base, ids, word, bad = greedy_bad_word(server)
+    reply = post(server, "/v1/completions", {**base, "bad_words": [word], "temperature": temperature, "max_tokens": 200, "seed": 3})
+    assert reply.status_code == 200, reply.text
+    found = reply.json()["choices"][0]["token_ids"]
+    assert not any(contains(found, sequence) for sequence in bad)
+    if temperature == 0:  # the same until the word would have been whole, and its other tokens came
+        first = min(i for i in range(len(ids)) for s in bad if ids[i:i + len(s)] == s)
+        length = next(len(s) for s in bad if ids[first:first + len(s)] == s)
+        assert found[:first + length - 1] == ids[:first + length - 1]
+
+
+def test_bad_word_does_not_begin_in_the_prompt(server):
+    """Its first tokens at the end of the prompt forbid nothing, as in vLLM."""
+    base, ids, word, bad = greedy_bad_word(server)
+    sequence = next(s for s in bad if contains(ids, s))
+    at = next(i for i in range(len(ids)) if ids[i:i + len(sequence)] == sequence)
+    prompt = post(server, "/tokenize", {"prompt": PROMPT}).json()["tokens"] + ids[:at + len(sequence) - 1]
+    reply = post(server, "/v1/completions", {**base, "prompt": prompt, "max_tokens": 1, "bad_words": [word]}).json()
+    assert reply["choices"][0]["token_ids"] == sequence[-1:]
+
+
+def test_bad_words_bounds_name_the_field(server):
+    base = {**GREEDY, "prompt": PROMPT, "max_tokens": 2}
+    long = " ".join(f"{i * 7919}" for i in range(24))
+    for words, says in (([long], "tokens"), (["x" * 257], "256"), (["a"] * 65, "64"), ([""], "1 to"), ([5], "string"),
+                        ([long[i:i + 14] for i in range(60)], "512")):
+        reply = post(server, "/v1/completions", {**base, "bad_words": words})
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "bad_words", words
+        assert says in reply.json()["error"]["message"], reply.text

@@ -92,6 +92,12 @@ uint32_t qn_daemon_epoch(const qn_daemon_t *daemon)
 
 const char *qn_daemon_run_dir(const qn_daemon_t *daemon) { return daemon->folder; }
 
+const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon)
+{
+    (void)daemon;
+    return NULL;
+}
+
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon) { return daemon->stats; }
 
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status)

@@ -463,6 +463,46 @@ static void test_generation_allowed_ids_become_the_bias(void **state)
     refuse_all(GENERATION_COMPLETIONS, cases, sizeof cases / sizeof cases[0]);
 }
 
+static void test_generation_logprob_ids_are_one_list_or_one_per_prompt(void **state)
+{
+    (void)state;
+    generation_t generation =
+        accept(GENERATION_COMPLETIONS, "{\"prompt\":\"a\",\"logprobs\":0,\"logprob_token_ids\":[7,5]}");
+    assert_int_equal(generation.logprob_id_count, 2);
+    assert_true(generation.logprob_ids[0] == 7 && generation.logprob_ids[1] == 5);
+    generation_fini(&generation);
+    generation = accept(GENERATION_GENERATE, "{\"text\":[\"a\",\"b\",\"c\"],\"return_logprob\":[true,true,false],"
+                                             "\"token_ids_logprob\":[[5,6],null,[7]]}");
+    assert_int_equal(generation_for(&generation, 0)->logprob_id_count, 2);
+    assert_int_equal(generation_for(&generation, 0)->logprob_ids[1], 6);
+    assert_int_equal(generation_for(&generation, 1)->logprob_id_count, 0);
+    assert_int_equal(generation_for(&generation, 2)->logprob_id_count, 0); /* without return_logprob, as the others */
+    generation_fini(&generation);
+    generation =
+        accept(GENERATION_GENERATE, "{\"text\":[\"a\",\"b\"],\"return_logprob\":true,\"token_ids_logprob\":[5,6]}");
+    assert_int_equal(generation_for(&generation, 1)->logprob_id_count, 2);
+    generation_fini(&generation);
+    static const refusal_t openai[] = {
+        {"{\"prompt\":\"a\",\"logprob_token_ids\":[5]}", "logprob_token_ids", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":1,\"logprob_token_ids\":5}", "logprob_token_ids", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":1,\"logprob_token_ids\":[1000]}", "logprob_token_ids", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":1,\"max_tokens\":0,\"logprob_token_ids\":[5]}", "logprob_token_ids", 400},
+        {"{\"prompt\":\"a\",\"logprobs\":1,\"token_ids_logprob\":[5]}", "token_ids_logprob", 400},
+    };
+    refuse_all(GENERATION_COMPLETIONS, openai, sizeof openai / sizeof openai[0]);
+    static const refusal_t sglang[] = {
+        {"{\"text\":\"a\",\"token_ids_logprob\":[[5]]}", "token_ids_logprob", 400},
+        {"{\"text\":[\"a\",\"b\"],\"token_ids_logprob\":[[5]]}", "token_ids_logprob", 400},
+        {"{\"text\":[\"a\",\"b\"],\"token_ids_logprob\":[[5],[[6]]]}", "token_ids_logprob", 400},
+        {"{\"text\":\"a\",\"token_ids_logprob\":[1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3]}", "token_ids_logprob",
+         400},
+        {"{\"text\":\"a\",\"token_ids_logprob\":\"5\"}", "token_ids_logprob", 400},
+        {"{\"text\":\"a\",\"logprob_token_ids\":[5]}", "logprob_token_ids", 400},
+        {"{\"text\":\"a\",\"sampling_params\":{\"token_ids_logprob\":[5]}}", "sampling_params.token_ids_logprob", 400},
+    };
+    refuse_all(GENERATION_GENERATE, sglang, sizeof sglang / sizeof sglang[0]);
+}
+
 static void test_generation_unknown_fields_are_named(void **state)
 {
     (void)state;
@@ -593,6 +633,7 @@ int main(void)
         cmocka_unit_test(test_generate_lists_give_each_prompt_its_own),
         cmocka_unit_test(test_plain_form_has_its_own_defaults_and_fields_at_the_top),
         cmocka_unit_test(test_batch_takes_prompts_with_shared_or_own_fields),
+        cmocka_unit_test(test_generation_logprob_ids_are_one_list_or_one_per_prompt),
         cmocka_unit_test(test_generation_allowed_ids_become_the_bias),
         cmocka_unit_test(test_generation_unknown_fields_are_named),
         cmocka_unit_test(test_generation_known_and_not_done_is_refused_unless_neutral),

@@ -443,7 +443,7 @@ static void test_logprobs_are_log_softmax_with_ties_to_the_lower_id(void **state
     static const float LOGITS[2][6] = {{1, 3, 3, -INFINITY, 0, 3}, {1e4f, -1e4f, 0, 0, 0, 0}};
     qn_stream_t *stream = check_stream(2);
     float got[2];
-    qn_top_entry_t top[2 * QN_TOP_LOGPROBS_MAX];
+    qn_top_entry_t top[2 * QN_ALTERNATIVES_MAX];
     check_kernel(QN_OP_LOGPROBS, "reference")
         ->launch(stream, &(qn_logprobs_t){.logits = &LOGITS[0][0],
                                           .targets = (const uint32_t[]){0, 0},
@@ -460,8 +460,8 @@ static void test_logprobs_are_log_softmax_with_ties_to_the_lower_id(void **state
     assert_int_equal(top[2].id, 5);
     assert_int_equal(top[3].id, 0);
     assert_true(fabs(top[2].logprob - (3 - log(total))) < 1e-6);
-    assert_int_equal(top[QN_TOP_LOGPROBS_MAX].id, 0);
-    assert_int_equal(top[QN_TOP_LOGPROBS_MAX + 1].id, 2); /* of 20 asked, the 6 there are */
+    assert_int_equal(top[QN_ALTERNATIVES_MAX].id, 0);
+    assert_int_equal(top[QN_ALTERNATIVES_MAX + 1].id, 2); /* of 20 asked, the 6 there are */
     qn_stream_destroy(&stream);
 }
 

@@ -7,6 +7,8 @@ typedef struct {
     qn_slot_row_t rows[SLOTS];
     uint32_t block_tables[SLOTS * TABLE_BLOCKS], stop_ids[SLOTS * QN_SLOT_STOP_IDS_MAX], counts[SLOTS * VOCAB];
     qn_bias_entry_t bias[SLOTS * QN_LOGIT_BIAS_MAX];
+    uint32_t logprob_ids[SLOTS * QN_LOGPROB_IDS_MAX], bad_ids[SLOTS * QN_BAD_IDS_MAX];
+    uint32_t recent[SLOTS * QN_BAD_SEQUENCE_TOKENS_MAX];
     qn_slot_tables_t tables;
 } slots_t;
 
@@ -26,6 +28,9 @@ static slots_t *make_slots(qn_stream_t *stream)
                                    .stop_ids = s->stop_ids,
                                    .bias = s->bias,
                                    .counts = s->counts,
+                                   .logprob_ids = s->logprob_ids,
+                                   .bad_ids = s->bad_ids,
+                                   .recent = s->recent,
                                    .slots = SLOTS,
                                    .table_blocks = TABLE_BLOCKS,
                                    .vocab = VOCAB};
@@ -100,11 +105,60 @@ static void test_step_input_gives_each_token_its_id_row_and_length(void **state)
     qn_stream_destroy(&stream);
 }
 
+/* Bad words look at generated tokens: those of the history, then those that runs put in; nothing of the prompt. */
+static void test_slots_remember_recent_generated_tokens_of_slots_with_bad_words(void **state)
+{
+    (void)state;
+    enum { KEPT = QN_BAD_SEQUENCE_TOKENS_MAX, PROMPT = 3, HISTORY = 5, RUN = KEPT + 2 };
+    static const uint32_t LIST[] = {4, 1, 2 | QN_SEQUENCE_END};
+    uint32_t plan_ids[HISTORY + RUN], ids[RUN], positions[RUN];
+    int64_t rows[RUN];
+    for (uint32_t i = 0; i < HISTORY + RUN; i++)
+        plan_ids[i] = 100 + i;
+    qn_stream_t *stream = check_stream(1);
+    slots_t *s = make_slots(stream);
+    const qn_slot_start_t start = {.slot = 2,
+                                   .history_count = HISTORY,
+                                   .logprob_offset = 0,
+                                   .bad_offset = 1,
+                                   .row = {.prompt_tokens = PROMPT, .logprob_id_count = 1, .bad_id_count = 2}};
+    check_kernel(QN_OP_SLOT_UPDATE, "reference")
+        ->launch(stream, &(qn_slot_update_t){.tables = s->tables,
+                                             .starts = &start,
+                                             .start_count = 1,
+                                             .ids = plan_ids,
+                                             .stop_ids = LIST,
+                                             .bias = s->bias,
+                                             .list_ids = LIST});
+    const uint32_t *recent = s->recent + 2 * KEPT;
+    assert_int_equal(s->logprob_ids[2 * QN_LOGPROB_IDS_MAX], 4);
+    assert_int_equal(s->bad_ids[2 * QN_BAD_IDS_MAX + 1], 2 | QN_SEQUENCE_END);
+    for (uint32_t i = 0; i < KEPT; i++)
+        assert_int_equal(recent[i], i >= PROMPT && i < HISTORY ? 100 + i : 0);
+    const qn_run_t run = {.slot = 2, .position = HISTORY, .tokens = RUN, .ids_offset = HISTORY};
+    check_kernel(QN_OP_STEP_INPUT, "reference")
+        ->launch(stream, &(qn_step_input_t){.tables = s->tables,
+                                            .runs = &run,
+                                            .run_count = 1,
+                                            .ids = plan_ids,
+                                            .block_tokens = 64,
+                                            .ret_ids = ids,
+                                            .ret_positions = positions,
+                                            .ret_kv_rows = rows});
+    for (uint32_t position = HISTORY + RUN - KEPT; position < HISTORY + RUN; position++)
+        assert_int_equal(recent[position % KEPT], 100 + position);
+    for (uint32_t i = 0; i < 2 * KEPT; i++)
+        assert_int_equal(s->recent[i], 0);
+    free(s);
+    qn_stream_destroy(&stream);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slot_update_fills_the_named_rows),
         cmocka_unit_test(test_step_input_gives_each_token_its_id_row_and_length),
+        cmocka_unit_test(test_slots_remember_recent_generated_tokens_of_slots_with_bad_words),
     };
     return cmocka_run_group_tests_name("kernels_slots", tests, NULL, NULL);
 }

@@ -275,10 +275,16 @@ static void test_logprobs_agree_with_reference_and_keep_ties_in_order(void **sta
             float *logits = stepped_logits(vocab, i + 1, shape == 0 ? 3 : 1e6f), want, got;
             for (uint32_t v = 0; shape == 2 && v < vocab; v += 3)
                 logits[v] = v % 2 ? -INFINITY : 1e4f;
-            qn_top_entry_t top[QN_TOP_LOGPROBS_MAX], fast_top[QN_TOP_LOGPROBS_MAX];
+            qn_top_entry_t top[QN_ALTERNATIVES_MAX], fast_top[QN_ALTERNATIVES_MAX];
+            uint32_t slot = 0, ids[QN_LOGPROB_IDS_MAX] = {vocab - 1, 0}, all = (vocab < 20 ? vocab : 20) + 2;
             qn_logprobs_t a = {.logits = logits,
                                .targets = &target,
                                .top_counts = &count,
+                               .slots = &slot,
+                               .tables = {.rows = &(qn_slot_row_t){.logprob_id_count = 2},
+                                          .logprob_ids = ids,
+                                          .slots = 1,
+                                          .vocab = vocab},
                                .rows = 1,
                                .vocab = vocab,
                                .ret_logprobs = &want,
@@ -293,7 +299,7 @@ static void test_logprobs_agree_with_reference_and_keep_ties_in_order(void **sta
                     check_close(CHECK_FAST[n], &got, &want, 1, 2e-7, 2e-6);
                 else
                     assert_true(got == want);
-                for (uint32_t t = 0; t < 20 && t < vocab; t++) {
+                for (uint32_t t = 0; t < all; t++) {
                     assert_int_equal(fast_top[t].id, top[t].id);
                     if (isfinite(top[t].logprob))
                         check_close("top", &fast_top[t].logprob, &top[t].logprob, 1, 2e-7, 2e-6);

@@ -102,8 +102,13 @@ static void test_ledger_every_change_is_in_the_mapping_at_once(void **state)
     ledger_replay_t replay;
     ledger_t *ledger = open_at(mapping, &replay);
     uint32_t ids[3] = {1, 2, 3};
+    static const uint32_t wanted[1] = {8}, bad[2] = {6, 7 | QN_SEQUENCE_END};
     ledger_submission_t submission = {.id = 5,
-                                      .sampling = {.top_logprobs = 3, .logprobs = 1, .max_tokens = 9},
+                                      .sampling = {.top_logprobs = 2, .logprobs = 1, .max_tokens = 9},
+                                      .logprob_ids = wanted,
+                                      .logprob_id_count = 1,
+                                      .bad_ids = bad,
+                                      .bad_id_count = 2,
                                       .prompt_ids = ids,
                                       .prompt_tokens = 3,
                                       .generated_max = 9};
@@ -139,6 +144,12 @@ static void test_ledger_every_change_is_in_the_mapping_at_once(void **state)
     assert_int_equal(request->top_counts[1], 3); /* what it asked for */
     assert_int_equal(request->top[3].id, 11);
     ledger_close(&ledger);
+    ledger = open_at(mapping, &replay);
+    request = ledger_find(ledger, 5);
+    assert_true(request->logprob_id_count == 1 && request->logprob_ids[0] == 8);
+    assert_int_equal(request->bad_id_count, 2);
+    assert_memory_equal(request->bad_ids, bad, sizeof bad);
+    ledger_close(&ledger);
     free(mapping);
 }
 
@@ -150,22 +161,28 @@ static void test_ledger_alternatives_survive_compaction_and_are_reserved(void **
     ledger_replay_t replay;
     ledger_t *ledger = open_at(mapping, &replay);
     uint32_t ids[1] = {1};
-    ledger_submission_t submission = {
-        .id = 5, .sampling = {.top_logprobs = 20}, .prompt_ids = ids, .prompt_tokens = 1, .generated_max = 30};
+    uint32_t wanted[20] = {0};
+    ledger_submission_t submission = {.id = 5,
+                                      .sampling = {.top_logprobs = 20},
+                                      .logprob_ids = wanted,
+                                      .logprob_id_count = 20,
+                                      .prompt_ids = ids,
+                                      .prompt_tokens = 1,
+                                      .generated_max = 15};
     request_t *request = NULL;
     assert_int_equal(ledger_submit(ledger, &submission, &request), LEDGER_ACCEPTED);
     ledger_usage_t usage;
-    for (uint32_t i = 0; i < 30; i++) {
-        request_alternative_t top[20];
-        for (uint32_t k = 0; k < 20; k++)
+    for (uint32_t i = 0; i < 15; i++) {
+        request_alternative_t top[40];
+        for (uint32_t k = 0; k < 40; k++)
             top[k] = (request_alternative_t){.id = 100 * i + k, .logprob = -(float)k};
         ledger_token_t token = {.index = request->index,
                                 .position = request_known_tokens(request),
                                 .top = top,
-                                .top_count = 20};
+                                .top_count = 40};
         ledger_append(ledger, &token, 1);
-        for (uint32_t k = 0; k < 20; k++)
-            ledger_orphan(ledger, request, 1 + i * 20 + k); /* fills the area: it is compacted */
+        for (uint32_t k = 0; k < 40; k++)
+            ledger_orphan(ledger, request, 1 + i * 40 + k); /* fills the area: it is compacted */
     }
     ledger_usage(ledger, &usage);
     assert_true(usage.compactions > 0);
@@ -173,11 +190,11 @@ static void test_ledger_alternatives_survive_compaction_and_are_reserved(void **
     ledger_close(&ledger);
     ledger = open_at(mapping, &replay);
     request = ledger_find(ledger, 5);
-    assert_int_equal(request->generated_tokens, 30);
-    for (uint32_t i = 0; i < 30; i++)
-        assert_int_equal(request->top[i * 20 + 19].id, 100 * i + 19);
+    assert_int_equal(request->generated_tokens, 15);
+    for (uint32_t i = 0; i < 15; i++)
+        assert_int_equal(request->top[i * 40 + 39].id, 100 * i + 39);
     submission.id = 6;
-    submission.generated_max = 100; /* 16 KiB of alternatives: more than half of what is there */
+    submission.generated_max = 50; /* 16 KiB of alternatives: more than half of what is there */
     assert_int_equal(ledger_submit(ledger, &submission, &request), LEDGER_FULL);
     ledger_close(&ledger);
     free(mapping);

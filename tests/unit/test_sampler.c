@@ -16,10 +16,13 @@ typedef struct {
     qn_bias_entry_t bias[SLOTS * QN_LOGIT_BIAS_MAX];
     uint32_t counts[SLOTS * VOCAB];
     uint32_t block_tables[SLOTS];
+    uint32_t logprob_ids[SLOTS * QN_LOGPROB_IDS_MAX];
+    uint32_t bad_ids[SLOTS * QN_BAD_IDS_MAX];
+    uint32_t recent[SLOTS * QN_BAD_SEQUENCE_TOKENS_MAX];
     qn_slot_tables_t tables;
     float scratch[SLOTS * 2 * VOCAB];
     qn_sample_result_t results[SLOTS];
-    qn_top_entry_t top[SLOTS * QN_TOP_LOGPROBS_MAX];
+    qn_top_entry_t top[SLOTS * QN_ALTERNATIVES_MAX];
 } world_t;
 
 /* Neutral parameters everywhere; slot 0 is what the tests change. */
@@ -33,6 +36,9 @@ static void reset(world_t *w)
                                    .stop_ids = w->stop_ids,
                                    .bias = w->bias,
                                    .counts = w->counts,
+                                   .logprob_ids = w->logprob_ids,
+                                   .bad_ids = w->bad_ids,
+                                   .recent = w->recent,
                                    .slots = SLOTS,
                                    .table_blocks = 1,
                                    .vocab = VOCAB};
@@ -518,6 +524,73 @@ static void test_sampler_rows_of_one_launch_do_not_touch_each_other(void **state
     qn_stream_destroy(&stream);
 }
 
+/* Greedy; of the ids after each other at positions 1, 2, ... the greatest logits decide but for bad words. */
+static void test_sampler_bad_words_lose_their_last_token_after_generated_others_only(void **state)
+{
+    (void)state;
+    static const float LIKELY[VOCAB] = {0, 5, 4, 3, 2, 1, 0, 0}; /* 1, else 2, else 3 */
+    static const struct {
+        uint32_t ids[4], count, prompt_tokens;
+        uint32_t want[4]; /* generated at positions prompt_tokens, ... */
+    } ROWS[] = {
+        {{1, 1 | QN_SEQUENCE_END}, 2, 1, {1, 2, 1, 2}},
+        {{1, 1, 1 | QN_SEQUENCE_END}, 3, 1, {1, 1, 2, 1}},
+        {{1 | QN_SEQUENCE_END}, 1, 1, {2, 2, 2, 2}}, /* nothing before it: always out */
+        {{1, 1 | QN_SEQUENCE_END, 1, 2 | QN_SEQUENCE_END}, 4, 1, {1, 3, 1, 3}},
+        {{2, 1 | QN_SEQUENCE_END}, 2, 1, {1, 1, 1, 1}},
+        {{1, 1 | QN_SEQUENCE_END}, 2, 40, {1, 2, 1, 2}}, /* the ring has gone round; the prompt is no part of it */
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        world_t w;
+        reset(&w);
+        w.rows[0].prompt_tokens = ROWS[i].prompt_tokens;
+        w.rows[0].bad_id_count = ROWS[i].count;
+        memcpy(w.bad_ids, ROWS[i].ids, sizeof ROWS[i].ids);
+        for (uint32_t j = 0; j < QN_BAD_SEQUENCE_TOKENS_MAX; j++)
+            w.recent[j] = 1; /* of whoever had the slot before, and as if the prompt were ones */
+        for (uint32_t t = 0; t < 4; t++)
+            assert_int_equal(sample(&w, LIKELY, ROWS[i].prompt_tokens + t), ROWS[i].want[t]);
+    }
+}
+
+static void test_sampler_bad_words_of_all_that_is_allowed_still_give_an_allowed_id(void **state)
+{
+    (void)state;
+    world_t w;
+    reset(&w);
+    w.rows[0].allow_only = 1;
+    w.rows[0].bias_count = 1;
+    w.rows[0].bad_id_count = 2;
+    w.bias[0] = (qn_bias_entry_t){.id = 6};
+    w.bad_ids[0] = 6;
+    w.bad_ids[1] = 6 | QN_SEQUENCE_END;
+    for (uint32_t temperature = 0; temperature < 2; temperature++) {
+        w.rows[0].temperature = (float)temperature;
+        for (uint32_t t = 0; t < 3; t++)
+            assert_int_equal(sample(&w, LOGITS, 1 + t), 6);
+    }
+}
+
+static void test_sampler_logprob_ids_follow_the_likeliest_with_their_numbers(void **state)
+{
+    (void)state;
+    world_t w;
+    reset(&w);
+    w.rows[0].logprobs = 0; /* they alone are reason to compute */
+    w.rows[0].logprob_id_count = 3;
+    w.logprob_ids[0] = 6, w.logprob_ids[1] = 1, w.logprob_ids[2] = 6;
+    assert_int_equal(sample(&w, LOGITS, 1), 1);
+    qn_top_entry_t alone[3];
+    memcpy(alone, w.top, sizeof alone);
+    w.rows[0].top_logprobs = QN_TOP_LOGPROBS_MAX; /* more than the vocabulary has */
+    sample(&w, LOGITS, 2);
+    assert_memory_equal(w.top + VOCAB, alone, sizeof alone);
+    assert_true(alone[0].id == 6 && alone[1].id == 1 && alone[2].id == 6);
+    for (int i = 0; i < VOCAB; i++)
+        for (int j = 0; j < 3; j++)
+            if (w.top[i].id == alone[j].id) assert_true(w.top[i].logprob == alone[j].logprob);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -535,6 +608,9 @@ int main(void)
         cmocka_unit_test(test_sampler_cuts_of_a_large_vocabulary_agree_with_sorting),
         cmocka_unit_test(test_sampler_bias_penalties_and_all_together_draw_the_exact_distribution),
         cmocka_unit_test(test_sampler_rows_of_one_launch_do_not_touch_each_other),
+        cmocka_unit_test(test_sampler_bad_words_lose_their_last_token_after_generated_others_only),
+        cmocka_unit_test(test_sampler_bad_words_of_all_that_is_allowed_still_give_an_allowed_id),
+        cmocka_unit_test(test_sampler_logprob_ids_follow_the_likeliest_with_their_numbers),
     };
     int failures = cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
     for (size_t n = 0; n < CHECK_FAST_COUNT; n++) {

@@ -79,6 +79,9 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
                               {s.tables.stop_ids, (n + 1) * QN_SLOT_STOP_IDS_MAX * 4},
                               {s.tables.bias, (n + 1) * QN_LOGIT_BIAS_MAX * 8},
                               {s.tables.counts, (n + 1) * 33 * 4},
+                              {s.tables.logprob_ids, (n + 1) * QN_LOGPROB_IDS_MAX * 4},
+                              {s.tables.bad_ids, (n + 1) * QN_BAD_IDS_MAX * 4},
+                              {s.tables.recent, (n + 1) * QN_BAD_SEQUENCE_TOKENS_MAX * 4},
                               {s.pending, n * 24 * 4},
                               {s.frequencies, 16},
                               {s.experts, model_expert_count(&config) * sizeof(qn_weight_t)}};
@@ -94,15 +97,17 @@ static void check_limits(uint32_t sequences, uint32_t tokens, bool with_experts)
                                {s.in.entries, n * 7 * 12},
                                {s.in.copies, 50 * 8},
                                {s.in.bias, step_smaller(n * QN_LOGIT_BIAS_MAX, QN_STEP_PLAN_BIAS_MAX) * 8},
+                               {s.in.list_ids, limits.plan_list_ids * 4},
                                {s.in.rows, r * 4},
                                {s.in.targets, r * 4},
+                               {s.in.slots, r * 4},
                                {s.in.top_counts, r * 4}};
     scratch_out_t out;
     scratch_place_out(&limits, host, &out);
     const piece_t results[] = {{out.results, n * sizeof(qn_sample_result_t)},
                                {out.logprobs, t * 4},
-                               {out.sample_top, n * QN_TOP_LOGPROBS_MAX * 8},
-                               {out.prompt_top, t * QN_TOP_LOGPROBS_MAX * 8}};
+                               {out.sample_top, n * QN_ALTERNATIVES_MAX * 8},
+                               {out.prompt_top, t * QN_ALTERNATIVES_MAX * 8}};
     check_pieces(a, sizes.activations_bytes, activations, sizeof activations / sizeof *activations);
     check_pieces(state, sizes.state_bytes, tables, sizeof tables / sizeof *tables);
     check_pieces(io, sizes.step_io_bytes, step_io, sizeof step_io / sizeof *step_io);

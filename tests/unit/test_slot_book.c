@@ -130,6 +130,8 @@ static void make_draft(draft_t *d)
                             .bias_count = 1};
 }
 
+static const uint32_t OUTSIDE[] = {50 | QN_SEQUENCE_END};
+
 #define BREAK(name, code) \
     static void name(draft_t *d) { code; }
 BREAK(retire_empty, (d->retire[0] = 3, d->plan.retire_count = 1))
@@ -150,6 +152,10 @@ BREAK(set_cold, d->sets[0].sampling.temperature = -1)
 BREAK(set_top_p, d->sets[0].sampling.top_p = 1.5f)
 BREAK(set_penalty, d->sets[0].sampling.repetition_penalty = 0)
 BREAK(set_top_logprobs, d->sets[0].sampling.top_logprobs = 21)
+BREAK(set_lists_beyond, (d->sets[0].bad_count = 1))
+BREAK(set_lists_wrap, (d->sets[0].logprob_offset = UINT32_MAX, d->sets[0].logprob_count = 1))
+BREAK(set_bad_open, (d->plan.list_ids = d->ids, d->plan.list_id_count = 2, d->sets[0].bad_count = 2))
+BREAK(list_outside, (d->plan.list_ids = OUTSIDE, d->plan.list_id_count = 1))
 BREAK(block_unset, d->blocks[0].slot = 3)
 BREAK(block_slot_outside, d->blocks[0].slot = 1000)
 BREAK(block_outside, d->blocks[0].block = 10)
@@ -196,6 +202,10 @@ static const struct {
     {set_top_p, "sets", "top_p 1.5"},
     {set_penalty, "sets", "repetition_penalty 0"},
     {set_top_logprobs, "sets", "top_logprobs 21"},
+    {set_lists_beyond, "sets", "the plan has 0"},
+    {set_lists_wrap, "sets", "the plan has 0"},
+    {set_bad_open, "sets", "not sequences"},
+    {list_outside, "list_ids", "listed id 50"},
     {block_unset, "blocks", "slot 3"},
     {block_slot_outside, "blocks", "slot 1000"},
     {block_outside, "blocks", "block 10"},

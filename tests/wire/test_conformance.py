@@ -95,7 +95,7 @@ def google_tool():
     """C++ generated code of all messages in one program."""
     folder = WORK / "cpp"
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [ROOT / "schemas/common.fbs", *SCHEMAS.values()]:
+    for path in schema_files("fbs"):
         run([FLATC, "--cpp", "--gen-object-api", "--scoped-enums", "-o", folder, path])
     includes = "".join(f'#include "{snake(message)}_generated.h"\n' for message in MESSAGES)
     listing = "#define MESSAGES(X) " + " ".join(f"X({message})" for message in MESSAGES) + "\n"
@@ -109,7 +109,7 @@ def google_tool():
 def python_code():
     folder = WORK / "python"
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [ROOT / "schemas/common.fbs", *SCHEMAS.values()]:
+    for path in schema_files("fbs"):
         run([FLATC, "--python", "--gen-object-api", "-o", folder, path])
     sys.path.insert(0, str(folder))
     return lambda name: importlib.import_module(f"quintet.{name}")

@@ -15,7 +15,7 @@ from emit import snake  # noqa: E402
 
 COMMON = """namespace quintet;
 attribute "max_len"; attribute "max_bytes"; attribute "min"; attribute "max";
-attribute "method"; attribute "reply"; attribute "changes"; attribute "once"; attribute "seconds"; attribute "of";
+attribute "method"; attribute "reply"; attribute "changes"; attribute "once"; attribute "seconds"; attribute "of"; attribute "needs_text";
 enum Kind : ubyte { none = 0, some }
 enum Service : ubyte { none = 0, frontend, memory, tool }
 struct Head { schema:ushort; }

@@ -262,7 +262,7 @@ static qn_err_t make_plan(bench_engine_t *engine)
         step_result_t *result = &engine->results[i];
         result->tokens = calloc(sequences, sizeof *result->tokens);
         result->prompt = calloc(tokens, sizeof *result->prompt);
-        result->top = calloc(sequences + tokens, QN_TOP_LOGPROBS_MAX * sizeof *result->top);
+        result->top = calloc(sequences + tokens, QN_ALTERNATIVES_MAX * sizeof *result->top);
         complete = complete && result->tokens && result->prompt && result->top;
     }
     return complete ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for plans of %zu sequences", sequences);

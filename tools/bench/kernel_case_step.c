@@ -87,7 +87,7 @@ void case_make_logprobs(kernel_case_t *c, const case_row_t *row)
 {
     uint32_t vocab = row->model->vocab;
     case_pair_t out = case_float_pair(c, row->tokens, row->tokens);
-    size_t top = (size_t)row->tokens * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t);
+    size_t top = (size_t)row->tokens * QN_ALTERNATIVES_MAX * sizeof(qn_top_entry_t);
     uint32_t *counts = case_hold(c, row->tokens * sizeof *counts);
     for (uint32_t i = 0; counts && i < row->tokens; i++)
         counts[i] = 5;
@@ -134,7 +134,7 @@ void case_make_sampler(kernel_case_t *c, const case_row_t *row)
                       .logits = logits_of(c, row),
                       .scratch = case_hold(c, (size_t)rows * 2 * vocab * sizeof(float)),
                       .ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t)),
-                      .ret_top = case_hold_zero(c, (size_t)rows * QN_TOP_LOGPROBS_MAX * sizeof(qn_top_entry_t))},
+                      .ret_top = case_hold_zero(c, (size_t)rows * QN_ALTERNATIVES_MAX * sizeof(qn_top_entry_t))},
                  b = a;
     b.tables.rows = case_copy(c, slots, rows * sizeof *slots);
     b.ret_results = case_hold_zero(c, rows * sizeof(qn_sample_result_t));

@@ -13,9 +13,10 @@ typedef struct {
 
 /* `at` is the path to a struct within the operation's own, with its dot: empty, or `norm.`. */
 #define P(op, type, field) {op, offsetof(type, field)}
-#define TABLES(op, type, at)                                                                           \
-    P(op, type, at tables.rows), P(op, type, at tables.block_tables), P(op, type, at tables.stop_ids), \
-        P(op, type, at tables.bias), P(op, type, at tables.counts)
+#define TABLES(op, type, at)                                                                            \
+    P(op, type, at tables.rows), P(op, type, at tables.block_tables), P(op, type, at tables.stop_ids),  \
+        P(op, type, at tables.bias), P(op, type, at tables.counts), P(op, type, at tables.logprob_ids), \
+        P(op, type, at tables.bad_ids), P(op, type, at tables.recent)
 #define NORM(op, type, at) P(op, type, at x), P(op, type, at weight.data), P(op, type, at residual), P(op, type, at out)
 #define PART(op, type, at) \
     P(op, type, at weight.data), P(op, type, at bias.data), P(op, type, at residual), P(op, type, at out)
@@ -34,6 +35,7 @@ static const pointer_t POINTERS[] = {
     P(QN_OP_SLOT_UPDATE, qn_slot_update_t, entries),
     P(QN_OP_SLOT_UPDATE, qn_slot_update_t, ids),
     P(QN_OP_SLOT_UPDATE, qn_slot_update_t, stop_ids),
+    P(QN_OP_SLOT_UPDATE, qn_slot_update_t, list_ids),
     P(QN_OP_SLOT_UPDATE, qn_slot_update_t, bias),
     P(QN_OP_BLOCK_COPY, qn_block_copy_args_t, kv.data),
     P(QN_OP_BLOCK_COPY, qn_block_copy_args_t, copies),
@@ -87,6 +89,8 @@ static const pointer_t POINTERS[] = {
     P(QN_OP_LOGPROBS, qn_logprobs_t, logits),
     P(QN_OP_LOGPROBS, qn_logprobs_t, targets),
     P(QN_OP_LOGPROBS, qn_logprobs_t, top_counts),
+    TABLES(QN_OP_LOGPROBS, qn_logprobs_t, ),
+    P(QN_OP_LOGPROBS, qn_logprobs_t, slots),
     P(QN_OP_LOGPROBS, qn_logprobs_t, ret_logprobs),
     P(QN_OP_LOGPROBS, qn_logprobs_t, ret_top),
     TABLES(QN_OP_SAMPLER, qn_sampler_t, ),

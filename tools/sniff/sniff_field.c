@@ -4,8 +4,10 @@
  * Read next:         common/wire/wire_codec.h (descriptors), sniff_filter.c (user). */
 #include "tools/sniff/sniff_field.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/assert.h"
 #include "common/limits.h"
 #include "tools/cli.h"
 
@@ -200,25 +202,36 @@ bool sniff_field_any(const sniff_field_t *field, const void *message,
 
 /* ---- suggestions ---- */
 
-const char *sniff_field_suggest(const qn_wire_type_t *type, const char *path, size_t bytes)
+/* Names of one level: a wrong name deeper down is found among those of its own level by the last part. `names` NULL: only
+ * counts. */
+static size_t gather_names(const qn_wire_type_t *type, const char **names)
 {
-    /* Names of one level: a wrong name deeper down is found among those of its own level by the last part. */
-    const char *names[512];
     size_t count = 0;
     for (unsigned message = 1; message < QN_MESSAGE_COUNT; message++) {
         const qn_wire_type_t *candidate = qn_wire_type((qn_message_type_t)message);
         for (size_t i = 0; i < candidate->field_count && (!type || type == candidate); i++) {
             fields_t inside = fields_inside(&candidate->fields[i]);
-            if (count < 512) names[count++] = candidate->fields[i].name;
-            for (size_t j = 0; j < inside.count && count < 512; j++)
-                names[count++] = inside.items[j].name;
+            if (names) names[count] = candidate->fields[i].name;
+            for (size_t j = 0; names && j < inside.count; j++)
+                names[count + 1 + j] = inside.items[j].name;
+            count += 1 + inside.count;
         }
     }
+    return count;
+}
+
+const char *sniff_field_suggest(const qn_wire_type_t *type, const char *path, size_t bytes)
+{
+    const char **names = calloc(gather_names(type, NULL) + 1, sizeof *names);
+    QN_ASSERT(names != NULL);
+    size_t count = gather_names(type, names);
     const char *last = memrchr(path, '.', bytes);
     char word[QN_NAME_MAX];
     size_t skip = last ? (size_t)(last + 1 - path) : 0;
     size_t length = bytes - skip < sizeof word - 1 ? bytes - skip : sizeof word - 1;
     memcpy(word, path + skip, length);
     word[length] = '\0';
-    return cli_nearest(word, names, count);
+    const char *nearest = cli_nearest(word, names, count);
+    free(names);
+    return nearest;
 }

@@ -32,7 +32,7 @@ void sniff_filter_free(sniff_filter_t **filter)
 
 bool sniff_filter_names(const sniff_filter_t *filter, qn_message_type_t type)
 {
-    return filter->named_types >> type & 1;
+    return filter_types_has(&filter->named_types, type);
 }
 
 static bool compare(long double left, filter_operator_t operation, long double right)
@@ -105,7 +105,7 @@ static bool node_matches(const filter_node_t *node, const sniff_message_t *messa
     case FILTER_SOURCE: return node->bits >> head->src & 1;
     case FILTER_TARGET: return node->bits >> head->dst & 1;
     case FILTER_HOST: return (node->bits >> head->src & 1) || (node->bits >> head->dst & 1);
-    case FILTER_TYPE: return node->bits >> message->type & 1;
+    case FILTER_TYPE: return filter_types_has(&node->types, message->type);
     case FILTER_REQUEST: return has_any_request(node, message);
     case FILTER_EPOCH: return compare(head->epoch, node->operation, node->operand.number);
     case FILTER_SEQUENCE: return compare(head->sequence, node->operation, node->operand.number);
@@ -136,7 +136,7 @@ static chance_t node_chance(const filter_node_t *node, qn_service_t source, qn_m
     switch (node->kind) {
     case FILTER_SOURCE: return node->bits >> source & 1 ? ALWAYS : NEVER;
     case FILTER_HOST: return node->bits >> source & 1 ? ALWAYS : MAYBE;
-    case FILTER_TYPE: return node->bits >> type & 1 ? ALWAYS : NEVER;
+    case FILTER_TYPE: return filter_types_has(&node->types, type) ? ALWAYS : NEVER;
     case FILTER_FIELD: return node->fields[type].count ? MAYBE : NEVER;
     case FILTER_DROPPED: return NEVER;
     default: return MAYBE;

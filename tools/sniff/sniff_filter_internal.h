@@ -56,10 +56,26 @@ typedef struct filter_names {
     size_t learned;
 } filter_names_t;
 
+/* A set of message types. */
+typedef struct {
+    uint64_t words[(QN_MESSAGE_COUNT + 63) / 64];
+} filter_types_t;
+
+static inline bool filter_types_has(const filter_types_t *types, unsigned type)
+{
+    return types->words[type / 64] >> (type % 64) & 1;
+}
+
+static inline void filter_types_add(filter_types_t *types, unsigned type)
+{
+    types->words[type / 64] |= 1ull << (type % 64);
+}
+
 typedef struct filter_node {
     filter_kind_t kind;
     const struct filter_node *left, *right;
-    uint64_t bits; /* 1 << service or message type */
+    uint64_t bits;        /* 1 << service */
+    filter_types_t types; /* of FILTER_TYPE */
     const uint64_t *numbers;
     size_t number_count;
     filter_names_t *names; /* of FILTER_REQUEST; NULL: none */
@@ -68,13 +84,11 @@ typedef struct filter_node {
     const filter_fields_t *fields; /* [QN_MESSAGE_COUNT] */
 } filter_node_t;
 
-_Static_assert(QN_MESSAGE_COUNT <= 64, "a set of message types is a 64-bit mask");
-
 struct sniff_filter {
     qn_arena_t arena;          /* owns the nodes */
     const filter_node_t *root; /* NULL: takes everything */
-    uint64_t named_types;      /* 1 << type */
-    filter_names_t *names;     /* of all tests */
+    filter_types_t named_types;
+    filter_names_t *names; /* of all tests */
 };
 
 /* The root is NULL for an empty text. Failure as of sniff_filter_parse. */

@@ -164,9 +164,8 @@ static qn_message_type_t type_of_word(const parser_t *parser, const char *at, si
     return QN_MESSAGE_NONE;
 }
 
-static uint64_t take_types(parser_t *parser)
+static void take_types(parser_t *parser, filter_types_t *types)
 {
-    uint64_t bits = 0;
     do {
         qn_message_type_t type = type_of_word(parser, parser->word.at, parser->word.bytes);
         if (type == QN_MESSAGE_NONE) {
@@ -174,13 +173,12 @@ static uint64_t take_types(parser_t *parser)
             for (unsigned i = 1; i < QN_MESSAGE_COUNT; i++)
                 names[i - 1] = qn_message_name((qn_message_type_t)i);
             fail_name(parser, "a message type", names, QN_MESSAGE_COUNT - 1);
-            return 0;
+            return;
         }
-        bits |= 1ull << type;
+        filter_types_add(types, type);
+        filter_types_add(&parser->filter->named_types, type);
         advance(parser);
     } while (accept(parser, "|", NULL));
-    parser->filter->named_types |= bits;
-    return bits;
 }
 
 /* The word as a request's number; false: it is a name. */
@@ -332,6 +330,7 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
                 kept[fields[type].count++] = found[i];
                 continue;
             }
+            if (why) continue; /* the first field of that name is complained about */
             why = complaint;
             wrong = found[i];
         }
@@ -339,7 +338,7 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
         bound += fields[type].count;
     }
     node->fields = fields;
-    if (only) parser->filter->named_types |= 1ull << only;
+    if (only) filter_types_add(&parser->filter->named_types, only);
     if (bound) return;
     if (why) {
         fail_operand(parser, operand_at, &wrong, why);
@@ -365,7 +364,7 @@ static filter_node_t *take_field(parser_t *parser)
     qn_message_type_t type = type_of_word(parser, path.at, path.bytes);
     if (type) {
         filter_node_t *node = new_node(parser, FILTER_TYPE);
-        node->bits = take_types(parser);
+        take_types(parser, &node->types);
         return node;
     }
     advance(parser);
@@ -424,7 +423,7 @@ static filter_node_t *take_test(parser_t *parser)
     }
     if (accept_list(parser, "type", NULL)) {
         filter_node_t *node = new_node(parser, FILTER_TYPE);
-        node->bits = take_types(parser);
+        take_types(parser, &node->types);
         return node;
     }
     if (accept_list(parser, "req", "request")) {

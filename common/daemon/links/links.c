@@ -71,7 +71,7 @@ void qn_links_setup_zmq(void)
 }
 
 /* A pid means something only under the same kernel and in the same pid namespace. */
-static void links_read_host(char ret_host[QN_NAME_MAX])
+void qn_links_host(char ret_host[QN_NAME_MAX])
 {
     char boot[40] = "";
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -172,7 +172,7 @@ qn_err_t qn_links_open(const qn_links_spec_t *spec, qn_links_t **ret_links)
     links->now_ns = spec->started_ns;
     qn_arena_init(&links->encode_arena, 0);
     qn_arena_init(&links->decode_arena, 0);
-    links_read_host(links->host);
+    qn_links_host(links->host);
     qn_err_t err = spec->service == QN_SERVICE_FRONTEND ? QN_OK : links_bind(links);
     for (size_t i = 0; err == QN_OK && spec->dials[i] != QN_SERVICE_NONE; i++) {
         QN_ASSERT(i < DIALS_MAX);

@@ -74,6 +74,9 @@ qn_peer_t qn_links_dialled(const qn_links_t *links, qn_service_t service);
 void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_status_t *ret_status);
 void qn_links_self_status(const qn_links_t *links, qn_peer_status_t *ret_status);
 
+/* Names this host and pid namespace: processes that say the same in Hello can watch each other's lives. */
+void qn_links_host(char ret_host[QN_NAME_MAX]);
+
 /* Once per process, before any socket: no signal handlers, no zero-copy receive (libzmq hands out unaligned slices of its
  * receive buffer). */
 void qn_links_setup_zmq(void);

@@ -27,6 +27,18 @@ static void top_logprobs(const float *logits, uint32_t vocab, float log_sum, uin
 
 const qn_logprob_parts_t QN_CPU_LOGPROB_REFERENCE = {log_sum_exp, top_logprobs};
 
+void qn_cpu_alternatives(const qn_logprob_parts_t *parts, const qn_slot_tables_t *tables, uint32_t slot,
+                         const float *logits, float log_sum, uint32_t count, qn_top_entry_t *ret_top)
+{
+    uint32_t id_count = tables->rows[slot].logprob_id_count;
+    parts->top(logits, tables->vocab, log_sum, count, ret_top);
+    if (id_count == 0) return;
+    const uint32_t *ids = tables->logprob_ids + (size_t)slot * QN_LOGPROB_IDS_MAX;
+    ret_top += count < tables->vocab ? count : tables->vocab;
+    for (uint32_t i = 0; i < id_count; i++)
+        ret_top[i] = (qn_top_entry_t){.id = ids[i], .logprob = logits[ids[i]] - log_sum};
+}
+
 typedef struct {
     const qn_logprobs_t *a;
     const qn_logprob_parts_t *parts;
@@ -41,7 +53,11 @@ static void logprob_rows(const void *arguments, size_t begin, size_t end, unsign
         const float *logits = a->logits + row * a->vocab;
         float log_sum = work->parts->log_sum_exp(logits, a->vocab);
         a->ret_logprobs[row] = logits[a->targets[row]] - log_sum;
-        work->parts->top(logits, a->vocab, log_sum, a->top_counts[row], a->ret_top + row * QN_TOP_LOGPROBS_MAX);
+        qn_top_entry_t *top = a->ret_top + row * QN_ALTERNATIVES_MAX;
+        if (a->slots)
+            qn_cpu_alternatives(work->parts, &a->tables, a->slots[row], logits, log_sum, a->top_counts[row], top);
+        else
+            work->parts->top(logits, a->vocab, log_sum, a->top_counts[row], top);
     }
 }
 

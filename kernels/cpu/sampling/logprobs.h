@@ -11,6 +11,10 @@ typedef struct {
     void (*top)(const float *logits, uint32_t vocab, float log_sum, uint32_t count, qn_top_entry_t *ret_top);
 } qn_logprob_parts_t;
 
+/* The likeliest `count` of a row, and behind them the ids that its slot asks for. */
+void qn_cpu_alternatives(const qn_logprob_parts_t *parts, const qn_slot_tables_t *tables, uint32_t slot,
+                         const float *logits, float log_sum, uint32_t count, qn_top_entry_t *ret_top);
+
 extern const qn_logprob_parts_t QN_CPU_LOGPROB_REFERENCE;
 
 /* A short list, best first: takes in (id, logprob), whose id is above all that were offered before. */

@@ -1,5 +1,5 @@
 /* What is this?      The sampler: from logits to the next token, one row at a time.
- * State owned:       none; it writes last_token, done and counts of the row's slot.
+ * State owned:       none; it writes last_token, done, counts and recent of the row's slot.
  * Must never:        depend on another row, a clock or an address: only logits, parameters, seed, position, counts.
  * Read next:         philox.h, logprobs.c, sampler_vector.c; vLLM's v1/sample/sampler.py, whose order of steps this
  *                    follows. */
@@ -35,6 +35,29 @@ static void forbid_stop(const qn_slot_tables_t *tables, uint32_t slot, float *va
     const uint32_t *stop = tables->stop_ids + (size_t)slot * QN_SLOT_STOP_IDS_MAX;
     for (uint32_t i = 0; i < tables->rows[slot].stop_count; i++)
         values[stop[i]] = -INFINITY;
+}
+
+/* Whether the tokens before `position` are the `count` ids at `ids`, all of them generated. */
+static bool precede(const qn_slot_tables_t *tables, const qn_sample_t *sample, const uint32_t *ids, uint32_t count)
+{
+    const uint32_t *recent = tables->recent + (size_t)sample->slot * QN_BAD_SEQUENCE_TOKENS_MAX;
+    if (sample->position - tables->rows[sample->slot].prompt_tokens < count) return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (recent[(sample->position - count + i) % QN_BAD_SEQUENCE_TOKENS_MAX] != ids[i]) return false;
+    return true;
+}
+
+/* A word is complete with its last token: that one is out when the others were just generated. */
+static void forbid_words(const qn_slot_tables_t *tables, const qn_sample_t *sample, float *values)
+{
+    const uint32_t *ids = tables->bad_ids + (size_t)sample->slot * QN_BAD_IDS_MAX;
+    uint32_t begin = 0;
+    for (uint32_t i = 0; i < tables->rows[sample->slot].bad_id_count; i++) {
+        if (!(ids[i] & QN_SEQUENCE_END)) continue;
+        float *value = &values[ids[i] & ~QN_SEQUENCE_END];
+        if (precede(tables, sample, ids + begin, i - begin)) *value = fminf(*value, QN_LOGIT_FORBIDDEN);
+        begin = i + 1;
+    }
 }
 
 /* Nearly all ids never occurred. */
@@ -73,6 +96,7 @@ static void change_logits(const qn_slot_tables_t *tables, const qn_sample_t *sam
     const qn_slot_row_t *row = &tables->rows[sample->slot];
     add_bias(tables, sample->slot, logits, values);
     if (below_min_tokens(row, sample->position)) forbid_stop(tables, sample->slot, values);
+    if (row->bad_id_count) forbid_words(tables, sample, values);
     if (row->penalties) penalise(tables, sample->slot, values);
 }
 
@@ -185,7 +209,7 @@ static uint32_t choose(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
     uint32_t vocab = a->tables.vocab;
     const float *values = a->logits + index * vocab;
     float *scratch = a->scratch + index * 2 * vocab;
-    if (row->bias_count || row->penalties || below_min_tokens(row, sample->position)) {
+    if (row->bias_count || row->bad_id_count || row->penalties || below_min_tokens(row, sample->position)) {
         memcpy(scratch, values, vocab * sizeof *values);
         change_logits(&a->tables, sample, values, scratch);
         values = scratch;
@@ -216,13 +240,18 @@ static void sample_row(const qn_sampler_t *a, const qn_sampler_parts_t *parts, s
     const float *logits = a->logits + index * vocab;
     uint32_t id = choose(a, parts, index);
     *result = (qn_sample_result_t){.id = id, .stopped = stops(&a->tables, sample->slot, id)};
-    if (row->logprobs || row->top_logprobs) {
+    if (row->logprobs || row->top_logprobs || row->logprob_id_count) {
         float log_sum = parts->logprobs.log_sum_exp(logits, vocab);
         result->logprob = logits[id] - log_sum;
-        parts->logprobs.top(logits, vocab, log_sum, row->top_logprobs, a->ret_top + index * QN_TOP_LOGPROBS_MAX);
+        qn_cpu_alternatives(&parts->logprobs, &a->tables, sample->slot, logits, log_sum, row->top_logprobs,
+                            a->ret_top + index * QN_ALTERNATIVES_MAX);
     }
     row->last_token = id;
     row->done = result->stopped;
+    if (row->bad_id_count)
+        a->tables
+            .recent[(size_t)sample->slot * QN_BAD_SEQUENCE_TOKENS_MAX + sample->position % QN_BAD_SEQUENCE_TOKENS_MAX] =
+            id;
     if (row->penalties && sample->position >= row->counted) {
         a->tables.counts[(size_t)sample->slot * vocab + id]++;
         row->counted = sample->position + 1;

@@ -14,8 +14,9 @@ static __global__ void __launch_bounds__(ROW_THREADS, 2) log_probabilities(qn_lo
     const float *logits = a.logits + (size_t)index * a.vocab;
     float log_sum = log_sum_exp(row, logits + row.first);
     if (row.rank == 0 && threadIdx.x == 0) a.ret_logprobs[index] = logits[a.targets[index]] - log_sum;
-    top_logprobs(row, logits + row.first, log_sum, a.top_counts[index],
-                 a.ret_top + (size_t)index * QN_TOP_LOGPROBS_MAX);
+    qn_top_entry_t *top = a.ret_top + (size_t)index * QN_ALTERNATIVES_MAX;
+    top_logprobs(row, logits + row.first, log_sum, a.top_counts[index], top);
+    if (a.slots) add_logprob_ids(row, a.tables, a.slots[index], logits, log_sum, a.top_counts[index], top);
     end_row(row);
 }
 

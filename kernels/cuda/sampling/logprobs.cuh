@@ -62,4 +62,14 @@ static __device__ void top_logprobs(row_t &row, const float *logits, float log_s
     row_barrier(row); /* the lists may be written again */
 }
 
+/* Behind the likeliest `count`: the ids that the slot asks for. `logits` are the whole row. */
+static __device__ void add_logprob_ids(const row_t &row, const qn_slot_tables_t &tables, uint32_t slot,
+                                       const float *logits, float log_sum, uint32_t count, qn_top_entry_t *ret_top)
+{
+    const uint32_t *ids = tables.logprob_ids + (size_t)slot * QN_LOGPROB_IDS_MAX;
+    ret_top += min(count, row.vocab);
+    if (row.rank == 0 && threadIdx.x < tables.rows[slot].logprob_id_count)
+        ret_top[threadIdx.x] = {ids[threadIdx.x], logits[ids[threadIdx.x]] - log_sum};
+}
+
 #endif

@@ -1,5 +1,5 @@
 /* What is this?      The sampler: from logits to the next token, a cluster of blocks per row.
- * State owned:       none; it writes last_token, done and counts of the row's slot.
+ * State owned:       none; it writes last_token, done, counts and recent of the row's slot.
  * Must never:        depend on another row, a clock or an address: only logits, parameters, seed, position, counts.
  * Read next:         kernels/cpu/sampling/sampler.c, the reference; select.cuh. */
 #include "kernels/cuda/sampling/logprobs.cuh"
@@ -47,12 +47,32 @@ static __device__ void change_some(const draw_t &d, const row_t &row, const floa
         if (stop[i] - row.first < row.count) row.values[stop[i] - row.first] = -INFINITY;
 }
 
+/* A word is complete with its last token: that one is out when the others were just generated. A thread per last id;
+ * several may write the same value. */
+static __device__ void forbid_words(const draw_t &d, const row_t &row)
+{
+    const uint32_t *ids = d.a->tables.bad_ids + (size_t)d.sample->slot * QN_BAD_IDS_MAX;
+    const uint32_t *recent = d.a->tables.recent + (size_t)d.sample->slot * QN_BAD_SEQUENCE_TOKENS_MAX;
+    uint32_t position = d.sample->position, generated = position - d.slot->prompt_tokens;
+    for (uint32_t i = threadIdx.x; i < d.slot->bad_id_count; i += blockDim.x) {
+        uint32_t id = ids[i] & ~QN_SEQUENCE_END, before = 0;
+        if (!(ids[i] & QN_SEQUENCE_END) || id - row.first >= row.count) continue;
+        bool same = true;
+        for (; before < i && !(ids[i - 1 - before] & QN_SEQUENCE_END); before++)
+            same = same && before < generated &&
+                   recent[(position - 1 - before) % QN_BAD_SEQUENCE_TOKENS_MAX] == ids[i - 1 - before];
+        if (same) row.values[id - row.first] = fminf(row.values[id - row.first], QN_LOGIT_FORBIDDEN);
+    }
+}
+
 static __device__ void change_logits(const draw_t &d, const row_t &row, const float *logits)
 {
     bool allow_only = d.slot->allow_only;
     for_each_value(logits, row.count, [&](uint32_t i, float value) { row.values[i] = allow_only ? -INFINITY : value; });
     __syncthreads();
     if (threadIdx.x == 0) change_some(d, row, logits);
+    __syncthreads();
+    if (d.slot->bad_id_count) forbid_words(d, row);
     __syncthreads();
     if (!d.slot->penalties) return;
     const uint32_t *counts = d.a->tables.counts + (size_t)d.sample->slot * row.vocab + row.first;
@@ -172,7 +192,7 @@ static __device__ uint32_t draw(row_t &row, const draw_t &d)
 /* The greatest raw logit is wanted. */
 static __device__ bool is_plain(const qn_slot_row_t &slot, uint32_t position)
 {
-    return slot.temperature < GREEDY_TEMPERATURE && !slot.bias_count && !slot.penalties &&
+    return slot.temperature < GREEDY_TEMPERATURE && !slot.bias_count && !slot.bad_id_count && !slot.penalties &&
            !below_min_tokens(slot, position);
 }
 
@@ -198,6 +218,9 @@ static __device__ void record(const draw_t &d, uint32_t id, bool stopped)
     qn_slot_row_t *row = &tables.rows[d.sample->slot];
     row->last_token = id;
     row->done = stopped;
+    if (row->bad_id_count)
+        tables.recent[(size_t)d.sample->slot * QN_BAD_SEQUENCE_TOKENS_MAX +
+                      d.sample->position % QN_BAD_SEQUENCE_TOKENS_MAX] = id;
     if (!row->penalties || d.sample->position < row->counted) return;
     tables.counts[(size_t)d.sample->slot * tables.vocab + id]++;
     row->counted = d.sample->position + 1;
@@ -226,10 +249,12 @@ static __global__ void __launch_bounds__(ROW_THREADS, 2) sample_rows(const __gri
         return;
     }
     result.id = choose(row, d, logits + row.first);
-    if (slot.logprobs || slot.top_logprobs) {
+    if (slot.logprobs || slot.top_logprobs || slot.logprob_id_count) {
         float log_sum = log_sum_exp(row, logits + row.first);
         result.logprob = logits[result.id] - log_sum;
-        top_logprobs(row, logits + row.first, log_sum, slot.top_logprobs, a.ret_top + index * QN_TOP_LOGPROBS_MAX);
+        qn_top_entry_t *top = a.ret_top + index * QN_ALTERNATIVES_MAX;
+        top_logprobs(row, logits + row.first, log_sum, slot.top_logprobs, top);
+        add_logprob_ids(row, a.tables, sample->slot, logits, log_sum, slot.top_logprobs, top);
     }
     end_row(row);
     if (!first) return;

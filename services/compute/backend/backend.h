@@ -42,6 +42,8 @@ typedef struct {
      * qn_kernels_choose. */
     qn_err_t (*choose_kernels)(const char *choice, const char *activations, const qn_kernel_case_t *shape, int device,
                                qn_kernel_set_t *ret_set);
+    /* Its rows of the registry, a view, and what of QN_ISA_ this machine or device has. */
+    const qn_kernel_t *(*kernels)(int device, size_t *ret_count, uint32_t *ret_isa);
     /* Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO, QN_ERR_DEVICE. */
     qn_err_t (*stream_create)(const backend_stream_options_t *options, qn_stream_t **ret_stream);
     void (*stream_destroy)(qn_stream_t **stream);

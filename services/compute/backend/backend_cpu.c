@@ -77,6 +77,13 @@ static qn_err_t choose_kernels(const char *choice, const char *activations, cons
     return QN_OK;
 }
 
+static const qn_kernel_t *kernels(int device, size_t *ret_count, uint32_t *ret_isa)
+{
+    (void)device;
+    *ret_isa = qn_kernels_isa();
+    return qn_kernels(ret_count);
+}
+
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)
 {
     return qn_stream_create(&(qn_stream_options_t){.threads = options->threads, .nice = options->nice}, ret_stream);
@@ -145,6 +152,7 @@ const backend_t *backend_cpu(void)
         .describe = describe,
         .choose_activations = choose_activations,
         .choose_kernels = choose_kernels,
+        .kernels = kernels,
         .stream_create = stream_create,
         .stream_destroy = qn_stream_destroy,
         .stream_wait = qn_stream_wait,

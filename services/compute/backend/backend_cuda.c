@@ -40,6 +40,12 @@ static qn_err_t choose_kernels(const char *choice, const char *activations, cons
     return qn_kernels_choose_from(rows, count, choice, shape, qn_cuda_isa(device), ret_set);
 }
 
+static const qn_kernel_t *kernels(int device, size_t *ret_count, uint32_t *ret_isa)
+{
+    *ret_isa = qn_cuda_isa(device);
+    return qn_cuda_kernels(ret_count);
+}
+
 static qn_err_t stream_create(const backend_stream_options_t *options, qn_stream_t **ret_stream)
 {
     return qn_cuda_stream_create(&(qn_cuda_options_t){.device = options->device,
@@ -134,6 +140,7 @@ const backend_t *backend_cuda(void)
         .describe = describe,
         .choose_activations = choose_activations,
         .choose_kernels = choose_kernels,
+        .kernels = kernels,
         .stream_create = stream_create,
         .stream_destroy = qn_cuda_stream_destroy,
         .stream_wait = qn_cuda_stream_wait,

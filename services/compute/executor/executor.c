@@ -142,6 +142,8 @@ static void start_of(const step_set_t *set, qn_slot_start_t *ret_start)
         .bias_offset = set->bias_offset,
         .history_offset = set->history_offset,
         .history_count = set->history_count,
+        .logprob_offset = set->logprob_offset,
+        .bad_offset = set->bad_offset,
         .row =
             {
                 .seed = from->seed,
@@ -150,6 +152,8 @@ static void start_of(const step_set_t *set, qn_slot_start_t *ret_start)
                 .min_tokens = from->min_tokens,
                 .stop_count = set->stop_count,
                 .bias_count = set->bias_count,
+                .logprob_id_count = set->logprob_count,
+                .bad_id_count = set->bad_count,
                 .allow_only = set->allow_only,
                 .temperature = from->temperature,
                 .top_p = from->top_p,
@@ -174,6 +178,7 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
             (slot_owner_t){.request = set->request,
                            .prompt_tokens = set->prompt_tokens,
                            .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
+                           .logprob_ids = set->logprob_count,
                            .prompt_logprobs = set->sampling.prompt_logprobs};
         if (!qn_probe_is_empty(&set->probe)) executor_start_probe(self, set);
     }
@@ -195,6 +200,7 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
     UPLOAD(self, ids, plan->ids, plan->id_count);
     UPLOAD(self, stop_ids, plan->stop_ids, plan->stop_id_count);
     UPLOAD(self, bias, plan->bias, plan->bias_count);
+    UPLOAD(self, list_ids, plan->list_ids, plan->list_id_count);
     start_slots(self, plan);
     bool changes = plan->retire_count || plan->set_count || plan->block_count;
     if (changes)
@@ -208,7 +214,8 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
                                             .entry_count = plan->block_count,
                                             .ids = in->ids,
                                             .stop_ids = in->stop_ids,
-                                            .bias = in->bias});
+                                            .bias = in->bias,
+                                            .list_ids = in->list_ids});
     if (plan->copy_count)
         executor_launch(self, QN_OP_BLOCK_COPY,
                         &(qn_block_copy_args_t){.kv = self->forward.kv,
@@ -255,7 +262,8 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, tick
         uint32_t position = run.position + run.tokens, place = ticket->sample_count++ - base;
         host->samples[place] = (qn_sample_t){.slot = run.slot, .position = position};
         host->sample_rows[place] = batch.tokens - 1;
-        ticket->samples[base + place] = (sample_t){sequence->request, run.slot, position, sequence->top_logprobs};
+        ticket->samples[base + place] =
+            (sample_t){sequence->request, run.slot, position, sequence->top_logprobs + sequence->logprob_ids};
     }
     return batch;
 }
@@ -319,7 +327,7 @@ static void report_samples(const ticket_t *ticket)
     for (uint32_t i = 0; i < ticket->sample_count; i++) {
         const qn_sample_result_t *from = &ticket->out.results[i];
         const sample_t *sample = &ticket->samples[i];
-        uint32_t top = from->masked ? 0 : sample->top_logprobs;
+        uint32_t top = from->masked ? 0 : sample->alternatives;
         result->tokens[result->token_count++] = (step_token_t){.request = sample->request,
                                                                .slot = sample->slot,
                                                                .position = sample->position,
@@ -328,7 +336,7 @@ static void report_samples(const ticket_t *ticket)
                                                                .top_count = top,
                                                                .stopped = from->stopped,
                                                                .masked = from->masked};
-        executor_add_top(result, ticket->out.sample_top + (size_t)i * QN_TOP_LOGPROBS_MAX, top);
+        executor_add_top(result, ticket->out.sample_top + (size_t)i * QN_ALTERNATIVES_MAX, top);
     }
 }
 

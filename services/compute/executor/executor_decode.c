@@ -57,7 +57,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .scratch = s->sampler,
                                         .ret_results = ticket->out.results + base + done,
                                         .ret_top =
-                                            ticket->out.sample_top + (size_t)(base + done) * QN_TOP_LOGPROBS_MAX});
+                                            ticket->out.sample_top + (size_t)(base + done) * QN_ALTERNATIVES_MAX});
         if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
     }
 }

@@ -10,7 +10,7 @@
 /* What the executor keeps of the sequence that a slot has. */
 typedef struct {
     uint64_t request;
-    uint32_t prompt_tokens, top_logprobs;
+    uint32_t prompt_tokens, top_logprobs, logprob_ids; /* how many of each a report has */
     uint32_t resident; /* positions that have been launched, and so are in the cache when the stream is there */
     bool prompt_logprobs;
     bool pending;       /* pending[slot] holds the row before the next run */
@@ -29,7 +29,7 @@ typedef struct {
 /* What the report says of a sample before it is known; slots may have other sequences by then. */
 typedef struct {
     uint64_t request;
-    uint32_t slot, position, top_logprobs;
+    uint32_t slot, position, alternatives;
 } sample_t;
 
 /* A step between submission and report. */

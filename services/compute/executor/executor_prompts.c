@@ -38,30 +38,37 @@ static void compute_rows(executor_t *self, const step_plan_t *plan, const void *
     for (uint32_t done = 0, rows; done < count; done += rows) {
         rows = step_smaller(count - done, self->scratch.logit_rows);
         uint32_t base = result->prompt_count;
+        bool by_id = false;
         for (uint32_t i = 0; i < rows; i++) {
             const prompt_row_t *row = &self->prompt_rows[done + i];
             const slot_owner_t *sequence = &self->owners[plan->runs[row->run].slot];
             host->rows[i] = row->row;
             host->targets[i] = row->target;
             host->top_counts[i] = sequence->top_logprobs;
-            result->prompt[result->prompt_count++] = (step_prompt_token_t){.request = sequence->request,
-                                                                           .position = row->position,
-                                                                           .id = row->target,
-                                                                           .top_count = sequence->top_logprobs};
+            host->slots[i] = plan->runs[row->run].slot;
+            by_id = by_id || sequence->logprob_ids;
+            result->prompt[result->prompt_count++] =
+                (step_prompt_token_t){.request = sequence->request,
+                                      .position = row->position,
+                                      .id = row->target,
+                                      .top_count = sequence->top_logprobs + sequence->logprob_ids};
         }
         UPLOAD(self, rows, host->rows, rows);
         UPLOAD(self, targets, host->targets, rows);
         UPLOAD(self, top_counts, host->top_counts, rows);
+        if (by_id) UPLOAD(self, slots, host->slots, rows);
         forward_logits(&self->forward, source, in->rows, rows, &result->times);
         self->logits_rows = rows;
         executor_launch(self, QN_OP_LOGPROBS,
                         &(qn_logprobs_t){.logits = self->scratch.logits,
                                          .targets = in->targets,
                                          .top_counts = in->top_counts,
+                                         .slots = by_id ? in->slots : NULL,
+                                         .tables = self->scratch.tables,
                                          .rows = rows,
                                          .vocab = self->limits.vocab,
                                          .ret_logprobs = out->logprobs + base,
-                                         .ret_top = out->prompt_top + (size_t)base * QN_TOP_LOGPROBS_MAX});
+                                         .ret_top = out->prompt_top + (size_t)base * QN_ALTERNATIVES_MAX});
     }
 }
 
@@ -100,6 +107,6 @@ void executor_report_prompts(const ticket_t *ticket)
     step_result_t *result = ticket->result;
     for (uint32_t i = 0; i < result->prompt_count; i++) {
         result->prompt[i].logprob = ticket->out.logprobs[i];
-        executor_add_top(result, ticket->out.prompt_top + (size_t)i * QN_TOP_LOGPROBS_MAX, result->prompt[i].top_count);
+        executor_add_top(result, ticket->out.prompt_top + (size_t)i * QN_ALTERNATIVES_MAX, result->prompt[i].top_count);
     }
 }

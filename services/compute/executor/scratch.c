@@ -108,6 +108,9 @@ static void carve_state(const qn_model_config_t *config, const step_limits_t *li
     CARVE(carver, s->tables.stop_ids, slots, QN_SLOT_STOP_IDS_MAX);
     CARVE(carver, s->tables.bias, slots, QN_LOGIT_BIAS_MAX);
     CARVE(carver, s->tables.counts, slots, limits->vocab);
+    CARVE(carver, s->tables.logprob_ids, slots, QN_LOGPROB_IDS_MAX);
+    CARVE(carver, s->tables.bad_ids, slots, QN_BAD_IDS_MAX);
+    CARVE(carver, s->tables.recent, slots, QN_BAD_SEQUENCE_TOKENS_MAX);
     CARVE_ACTIVATIONS(carver, limits, s->pending, limits->max_sequences, config->hidden);
     CARVE(carver, s->frequencies, config->head_dim / 2, 1);
     CARVE(carver, s->experts, model_expert_count(config), 1);
@@ -130,9 +133,11 @@ static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t
     CARVE(carver, in->entries, limits->plan_blocks, 1);
     CARVE(carver, in->copies, limits->plan_copies, 1);
     CARVE(carver, in->bias, limits->plan_bias, 1);
+    CARVE(carver, in->list_ids, limits->plan_list_ids, 1);
     CARVE(carver, in->token_runs, limits->max_step_tokens, 1);
     CARVE(carver, in->rows, limits->logit_rows, 1);
     CARVE(carver, in->targets, limits->logit_rows, 1);
+    CARVE(carver, in->slots, limits->logit_rows, 1);
     CARVE(carver, in->top_counts, limits->logit_rows, 1);
     CARVE(carver, in->masks, QN_MASKS_MAX, 1);
     CARVE_ACTIVATIONS(carver, limits, in->tap_values, QN_TAP_VALUES_MAX, 1);
@@ -143,8 +148,8 @@ static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out
 {
     CARVE(carver, out->results, limits->max_sequences, 1);
     CARVE(carver, out->logprobs, limits->max_step_tokens, 1);
-    CARVE(carver, out->sample_top, limits->max_sequences, QN_TOP_LOGPROBS_MAX);
-    CARVE(carver, out->prompt_top, limits->max_step_tokens, QN_TOP_LOGPROBS_MAX);
+    CARVE(carver, out->sample_top, limits->max_sequences, QN_ALTERNATIVES_MAX);
+    CARVE(carver, out->prompt_top, limits->max_step_tokens, QN_ALTERNATIVES_MAX);
     CARVE(carver, out->kv_read, limits->max_sequences, 2);
 }
 

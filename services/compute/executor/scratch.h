@@ -23,8 +23,9 @@ typedef struct {
     qn_table_entry_t *entries;
     qn_copy_t *copies;
     qn_bias_entry_t *bias;
-    qn_run_t *token_runs;                  /* [T], where chunks run token by token */
-    uint32_t *rows, *targets, *top_counts; /* [R], for log-probabilities of a prompt */
+    qn_run_t *token_runs; /* [T], where chunks run token by token */
+    uint32_t *list_ids;
+    uint32_t *rows, *targets, *slots, *top_counts; /* [R], for log-probabilities of a prompt */
     /* What only passes with a probe have. */
     qn_mask_t *masks;  /* [QN_MASKS_MAX] */
     void *tap_values;  /* [QN_TAP_VALUES_MAX] of limits.activations */
@@ -35,8 +36,8 @@ typedef struct {
 typedef struct {
     qn_sample_result_t *results; /* [slots] */
     float *logprobs;             /* [T] */
-    qn_top_entry_t *sample_top;  /* [slots, QN_TOP_LOGPROBS_MAX] */
-    qn_top_entry_t *prompt_top;  /* [T, QN_TOP_LOGPROBS_MAX] */
+    qn_top_entry_t *sample_top;  /* [slots, QN_ALTERNATIVES_MAX] */
+    qn_top_entry_t *prompt_top;  /* [T, QN_ALTERNATIVES_MAX] */
     uint64_t *kv_read;           /* [slots, 2] */
 } scratch_out_t;
 

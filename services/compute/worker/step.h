@@ -24,7 +24,8 @@ typedef struct {
     uint32_t slot, prompt_tokens;
     uint32_t stop_offset, stop_count;
     uint32_t bias_offset, bias_count;
-    bool allow_only; /* the bias names all ids that may be sampled */
+    uint32_t logprob_offset, logprob_count, bad_offset, bad_count; /* into list_ids */
+    bool allow_only;                                               /* the bias names all ids that may be sampled */
     uint32_t history_offset, history_count;
     step_sampling_t sampling;
     qn_probe_t probe; /* empty: none; views as the plan's arrays */
@@ -54,6 +55,8 @@ typedef struct {
     uint32_t stop_id_count;
     const qn_bias_entry_t *bias;
     uint32_t bias_count;
+    const uint32_t *list_ids; /* the last id of each bad sequence has QN_SEQUENCE_END */
+    uint32_t list_id_count;
 } step_plan_t;
 
 /* What one plan may hold here; everything that is sized once at start is sized by it. */
@@ -65,7 +68,7 @@ typedef struct {
     uint32_t kv_blocks;       /* B */
     uint32_t vocab;           /* V */
     uint32_t table_blocks;    /* entries of one block table */
-    uint32_t plan_ids, plan_blocks, plan_copies, plan_stop_ids, plan_bias;
+    uint32_t plan_ids, plan_blocks, plan_copies, plan_stop_ids, plan_bias, plan_list_ids;
     uint32_t logit_rows;     /* R: rows whose logits are computed at once; more take several rounds */
     qn_scalar_t activations; /* f32 or bf16; the backend's */
     qn_probe_model_t probes; /* what probes must suit; with no layers none does */
@@ -94,6 +97,8 @@ static inline step_limits_t step_limits_make(uint32_t max_sequences, uint32_t ma
         .plan_copies = step_smaller(kv_blocks, QN_STEP_PLAN_COPIES_MAX),
         .plan_stop_ids = max_sequences * QN_SLOT_STOP_IDS_MAX,
         .plan_bias = step_smaller((uint64_t)max_sequences * QN_LOGIT_BIAS_MAX, QN_STEP_PLAN_BIAS_MAX),
+        .plan_list_ids =
+            step_smaller((uint64_t)max_sequences * (QN_LOGPROB_IDS_MAX + QN_BAD_IDS_MAX), QN_STEP_PLAN_LIST_IDS_MAX),
         .logit_rows = step_smaller(max_step_tokens, STEP_LOGIT_ROWS),
         .activations = QN_SCALAR_F32,
     };
@@ -134,7 +139,7 @@ typedef struct {
     step_prompt_token_t *prompt;
     uint32_t prompt_count; /* max_step_tokens */
     qn_top_entry_t *top;
-    uint32_t top_count; /* (max_sequences + max_step_tokens) * TOP_LOGPROBS_MAX */
+    uint32_t top_count; /* (max_sequences + max_step_tokens) * QN_ALTERNATIVES_MAX */
     step_read_t *reads;
     uint32_t read_count; /* max_sequences */
 } step_result_t;

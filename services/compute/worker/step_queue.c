@@ -33,7 +33,7 @@ static step_job_t *job_at(step_queue_t *queue, uint64_t number) { return &queue-
 
 static qn_err_t create_job(const step_limits_t *limits, step_job_t *job)
 {
-    size_t tops = ((size_t)limits->max_sequences + limits->max_step_tokens) * QN_TOP_LOGPROBS_MAX;
+    size_t tops = ((size_t)limits->max_sequences + limits->max_step_tokens) * QN_ALTERNATIVES_MAX;
     qn_arena_init(&job->arena, 0);
     job->result.tokens = calloc(limits->max_sequences, sizeof *job->result.tokens);
     job->result.prompt = calloc(limits->max_step_tokens, sizeof *job->result.prompt);

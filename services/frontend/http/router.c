@@ -8,40 +8,44 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { GET = 1, POST = 2, PUT = 4, DELETE = 8 };
+#define GET ROUTER_GET
+#define POST ROUTER_POST
+#define PUT ROUTER_PUT
+#define DELETE ROUTER_DELETE
 
-typedef struct {
-    const char *path; /* {name} stands for one segment */
-    unsigned methods;
-    bool prefix; /* the path goes on: at least one character follows */
-    route_t route;
-} row_t;
-
-static const row_t rows[] = {
-    {"/v1/completions", POST, false, ROUTE_COMPLETIONS},
-    {"/generate", POST, false, ROUTE_GENERATE},
-    {"/batch_generate", POST, false, ROUTE_BATCH_GENERATE},
-    {"/tokenize", POST, false, ROUTE_TOKENIZE},
-    {"/detokenize", POST, false, ROUTE_DETOKENIZE},
-    {"/v1/models", GET, false, ROUTE_MODELS},
-    {"/v1/models/", GET, true, ROUTE_MODEL},
-    {"/health", GET, false, ROUTE_HEALTH},
-    {"/ready", GET, false, ROUTE_READY},
-    {"/ping", GET | POST, false, ROUTE_PING},
-    {"/version", GET, false, ROUTE_VERSION},
-    {"/services", GET, false, ROUTE_SERVICES},
-    {"/services/{service}", GET, false, ROUTE_SERVICE},
-    {"/services/{service}/examples", GET, false, ROUTE_EXAMPLES},
-    {"/services/{service}/{method}", POST, false, ROUTE_METHOD},
-    {"/cache/stats", GET, false, ROUTE_CACHE_STATS},
-    {"/flush_cache", POST, false, ROUTE_FLUSH_CACHE}, /* SGLang takes GET too; here GET changes nothing */
-    {"/abort_request", POST, false, ROUTE_ABORT_REQUEST},
-    {"/metrics", GET, false, ROUTE_METRICS},
-    {"/model_info", GET, false, ROUTE_MODEL_INFO},
-    {"/get_model_info", GET, false, ROUTE_MODEL_INFO}, /* SGLang's older names */
-    {"/server_info", GET, false, ROUTE_SERVER_INFO},
-    {"/get_server_info", GET, false, ROUTE_SERVER_INFO},
-#define FORM(methods, path, name, method, doc) {path, methods, false, ROUTE_FORM_##name},
+static const router_row_t rows[] = {
+    {"/v1/completions", POST, false, ROUTE_COMPLETIONS,
+     "Text or token ids to text: OpenAI's and vLLM's completions, streamed or whole."},
+    {"/generate", POST, false, ROUTE_GENERATE, "Text or token ids to text, as SGLang writes it, or as plain fields."},
+    {"/batch_generate", POST, false, ROUTE_BATCH_GENERATE,
+     "Several prompts to several texts, batched together, in order."},
+    {"/tokenize", POST, false, ROUTE_TOKENIZE, "Text to token ids."},
+    {"/detokenize", POST, false, ROUTE_DETOKENIZE, "Token ids to text."},
+    {"/v1/models", GET, false, ROUTE_MODELS, "The models that are served."},
+    {"/v1/models/", GET, true, ROUTE_MODEL, "One model."},
+    {"/health", GET, false, ROUTE_HEALTH, "Whether all five services are ready, and what each says. Passive."},
+    {"/ready", GET, false, ROUTE_READY, "The same as /health."},
+    {"/ping", GET | POST, false, ROUTE_PING, "Whether the frontend answers."},
+    {"/version", GET, false, ROUTE_VERSION, "The build and its protocol."},
+    {"/services", GET, false, ROUTE_SERVICES, "The five services: process, life, build, state."},
+    {"/services/{service}", GET, false, ROUTE_SERVICE,
+     "One service: its methods with schemas, its messages, its health."},
+    {"/services/{service}/examples", GET, false, ROUTE_EXAMPLES,
+     "Requests that can be posted to the service's methods as they stand."},
+    {"/services/{service}/{method}", POST, false, ROUTE_METHOD,
+     "Calls a method of a service; no body is the same as {}."},
+    {"/openapi.json", GET, false, ROUTE_OPENAPI, "This description: OpenAPI 3.1 of every route."},
+    {"/docs", GET, false, ROUTE_DOCS, "This description as a page, with forms to try it."},
+    {"/cache/stats", GET, false, ROUTE_CACHE_STATS, "Figures of the prefix cache."},
+    {"/flush_cache", POST, false, ROUTE_FLUSH_CACHE,
+     "Forgets all cached prefixes; blocks in use stay."}, /* SGLang takes GET too; here GET changes nothing */
+    {"/abort_request", POST, false, ROUTE_ABORT_REQUEST, "Ends requests, by id or all."},
+    {"/metrics", GET, false, ROUTE_METRICS, "Prometheus text of all services."},
+    {"/model_info", GET, false, ROUTE_MODEL_INFO, "What is known of the model."},
+    {"/get_model_info", GET, false, ROUTE_MODEL_INFO, "The same as /model_info."}, /* SGLang's older names */
+    {"/server_info", GET, false, ROUTE_SERVER_INFO, "What the server runs with."},
+    {"/get_server_info", GET, false, ROUTE_SERVER_INFO, "The same as /server_info."},
+#define FORM(methods, path, name, method, doc) {path, methods, false, ROUTE_FORM_##name, doc},
 #define FORM_OWN FORM
 #include "services/frontend/research/forms.def"
 #undef FORM
@@ -70,6 +74,8 @@ static const char *const names[ROUTE_COUNT] = {
     [ROUTE_SERVICE] = "service",
     [ROUTE_EXAMPLES] = "examples",
     [ROUTE_METHOD] = "method",
+    [ROUTE_OPENAPI] = "openapi",
+    [ROUTE_DOCS] = "docs",
     [ROUTE_FORMS] = "none",
 #define FORM(methods, path, name, method, doc) [ROUTE_FORM_##name] = #name,
 #include "services/frontend/research/forms.def"
@@ -102,7 +108,7 @@ static bool pattern_matches(const char *pattern, const char *path, segment_t *re
     return *pattern == '\0' && *path == '\0';
 }
 
-static bool row_matches(const row_t *row, const char *path, router_match_t *ret_match)
+static bool row_matches(const router_row_t *row, const char *path, router_match_t *ret_match)
 {
     size_t length = strlen(row->path);
     ret_match->rest = "";
@@ -150,4 +156,10 @@ router_outcome_t router_find(const char *method, const char *path, router_match_
     if (!found) return ROUTER_NO_PATH;
     write_allow(allowed, ret_match->allow);
     return ROUTER_NO_METHOD;
+}
+
+const router_row_t *router_rows(size_t *ret_count)
+{
+    *ret_count = sizeof rows / sizeof rows[0];
+    return rows;
 }

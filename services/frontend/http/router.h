@@ -3,6 +3,7 @@
 #define QN_FRONTEND_HTTP_ROUTER_H
 
 #include <stdbool.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef enum {
@@ -28,6 +29,8 @@ typedef enum {
     ROUTE_SERVICE,
     ROUTE_EXAMPLES,
     ROUTE_METHOD,
+    ROUTE_OPENAPI,
+    ROUTE_DOCS,
     ROUTE_FORMS, /* those of forms.def follow, in its order */
 #define FORM(methods, path, name, method, doc) ROUTE_FORM_##name,
 #define FORM_OWN FORM
@@ -61,6 +64,18 @@ typedef struct {
 
 /* HEAD is answered where GET is. `ret_match` is written for every outcome. */
 router_outcome_t router_find(const char *method, const char *path, router_match_t *ret_match);
+enum { ROUTER_GET = 1, ROUTER_POST = 2, ROUTER_PUT = 4, ROUTER_DELETE = 8 };
+
+typedef struct {
+    const char *path; /* {name} stands for one segment */
+    unsigned methods; /* ROUTER_ bits */
+    bool prefix;      /* the path goes on: at least one character follows */
+    route_t route;
+    const char *doc; /* one sentence */
+} router_row_t;
+
+/* Returns view of the table; rows of one path stand together. */
+const router_row_t *router_rows(size_t *ret_count);
 /* Returns view of "completions" and the like; "none" for ROUTE_NONE. */
 const char *router_name(route_t route);
 /* Whether its body asks for generated text. */

@@ -29,6 +29,9 @@ bool frontend_find_service(frontend_t *frontend, http_request_t *request, const 
 /* False: a web page of another origin sent this, and it was answered with 403. For what changes something. */
 bool frontend_is_from_here(frontend_t *frontend, http_request_t *request, route_t route);
 
+/* The frontend's own methods (own.c). */
+extern const qn_method_row_t frontend_methods[];
+
 /* ---- events ---- */
 
 /* A reply came. */

@@ -35,6 +35,7 @@ static bool fit_field(json_t *example, const qn_live_field_t *field, const serve
 
 json_t *example_for(const qn_method_t *method, const served_model_t *model)
 {
+    if (method->needs_text && !model->has_text) return NULL;
     json_t *example = json_loads(method->example, 0, NULL);
     for (size_t i = 0; i < method->live_count; i++) {
         if (fit_field(example, &method->live[i], model)) continue;

@@ -92,6 +92,7 @@ static void each_token(json_writer_t *writer, const char *key, const part_t *par
     }
     for (uint32_t i = part->token_from; i < part->token_to; i++) {
         reply_token_t token = reply_output_token(part->choice, i, tops);
+        if (generation->logprob_id_count) token = reply_by_id(token); /* instead of the likeliest, as vLLM */
         put(writer, &token, generation->tokens_as_ids);
     }
     json_put_close(writer, ']');

@@ -71,9 +71,11 @@ uint32_t reply_prompt_id(const choice_t *choice, uint32_t index)
 
 static float shown_logprob(float logprob) { return logprob >= LOGPROB_FLOOR ? logprob : LOGPROB_FLOOR; }
 
-static reply_token_t row_view(const token_log_t *log, uint32_t index, uint32_t tops)
+/* The last `ids` of a row's alternatives were asked for by id. */
+static reply_token_t row_view(const token_log_t *log, uint32_t index, uint32_t tops, uint32_t ids)
 {
     const token_row_t *row = &log->rows[index];
+    uint32_t by_id = row->top_count < ids ? 0 : ids, likeliest = row->top_count - by_id;
     return (reply_token_t){
         .id = row->token.id,
         .has_logprob = true,
@@ -82,13 +84,15 @@ static reply_token_t row_view(const token_log_t *log, uint32_t index, uint32_t t
         .piece_bytes = row->token.piece_bytes,
         .log = log,
         .tops = row->top_count ? log->tops + row->top_offset : NULL,
-        .top_count = row->top_count < tops ? row->top_count : tops,
+        .top_count = likeliest < tops ? likeliest : tops,
+        .by_id = by_id ? log->tops + row->top_offset + likeliest : NULL,
+        .by_id_count = by_id,
     };
 }
 
 reply_token_t reply_output_token(const choice_t *choice, uint32_t index, uint32_t tops)
 {
-    return row_view(&choice->tokens, index, tops);
+    return row_view(&choice->tokens, index, tops, generation_of(choice)->logprob_id_count);
 }
 
 uint32_t reply_prompt_rows(const choice_t *choice)
@@ -113,7 +117,15 @@ static reply_token_t first_token(const choice_t *choice)
 
 reply_token_t reply_prompt_token(const choice_t *choice, uint32_t index, uint32_t tops)
 {
-    return index == 0 ? first_token(choice) : row_view(&choice->prompt, index, tops);
+    if (index == 0) return first_token(choice);
+    return row_view(&choice->prompt, index, tops, generation_of(choice)->logprob_id_count);
+}
+
+reply_token_t reply_by_id(reply_token_t token)
+{
+    token.tops = token.by_id;
+    token.top_count = token.by_id_count;
+    return token;
 }
 
 reply_token_t reply_alternative(const reply_token_t *token, uint32_t index)

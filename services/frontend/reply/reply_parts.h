@@ -19,6 +19,8 @@ typedef struct {
     const token_log_t *log; /* of the alternatives */
     const token_entry_t *tops;
     uint32_t top_count;
+    const token_entry_t *by_id; /* those asked for by id */
+    uint32_t by_id_count;
 } reply_token_t;
 
 /* How much of a choice is shown: nothing when max_tokens was 0, though one token was made. */
@@ -41,6 +43,8 @@ reply_token_t reply_output_token(const choice_t *choice, uint32_t index, uint32_
 /* Prompt tokens with log-probabilities. */
 uint32_t reply_prompt_rows(const choice_t *choice);
 reply_token_t reply_prompt_token(const choice_t *choice, uint32_t index, uint32_t tops);
+/* The token with the ids that were asked for as its alternatives, instead of the likeliest. */
+reply_token_t reply_by_id(reply_token_t token);
 /* Alternative `index` of a token. The chosen token's own entry has the chosen token's number. */
 reply_token_t reply_alternative(const reply_token_t *token, uint32_t index);
 

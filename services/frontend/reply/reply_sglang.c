@@ -38,6 +38,12 @@ static void put_alternatives(json_writer_t *writer, const reply_token_t *token, 
     json_put_close(writer, ']');
 }
 
+static void put_by_id(json_writer_t *writer, const reply_token_t *token, bool with_text)
+{
+    reply_token_t by_id = reply_by_id(*token);
+    put_alternatives(writer, &by_id, with_text);
+}
+
 typedef void (*put_token_t)(json_writer_t *, const reply_token_t *, bool);
 
 static void put_output(json_writer_t *writer, const char *key, const choice_t *choice, put_token_t put)
@@ -69,9 +75,15 @@ static void put_logprobs(json_writer_t *writer, const choice_t *choice)
 {
     put_input(writer, "input_token_logprobs", choice, put_triple);
     put_output(writer, "output_token_logprobs", choice, put_triple);
-    if (generation_for(&choice->exchange->generation, choice_prompt(choice))->logprobs == 0) return;
-    put_input(writer, "input_top_logprobs", choice, put_alternatives);
-    put_output(writer, "output_top_logprobs", choice, put_alternatives);
+    const generation_t *generation = generation_for(&choice->exchange->generation, choice_prompt(choice));
+    if (generation->logprobs > 0) {
+        put_input(writer, "input_top_logprobs", choice, put_alternatives);
+        put_output(writer, "output_top_logprobs", choice, put_alternatives);
+    }
+    if (generation->logprob_id_count > 0) {
+        put_input(writer, "input_token_ids_logprobs", choice, put_by_id);
+        put_output(writer, "output_token_ids_logprobs", choice, put_by_id);
+    }
 }
 
 /* {"type": "stop", "matched": "\n"}, {"type": "length", "length": 16}, {"type": "abort", "message": ...} or null. */

@@ -14,7 +14,7 @@ static void *grow(void *items, uint32_t count, uint32_t *capacity, size_t item_b
 {
     if (count < *capacity) return items;
     *capacity = *capacity ? *capacity * 2 : 16;
-    QN_ASSERT(*capacity <= 2u * QN_PROMPT_TOKENS_MAX * (QN_TOP_LOGPROBS_MAX + 1));
+    QN_ASSERT(*capacity <= 2u * QN_PROMPT_TOKENS_MAX * (QN_ALTERNATIVES_MAX + 1));
     items = realloc(items, (size_t)*capacity * item_bytes);
     QN_ASSERT(items != NULL);
     return items;

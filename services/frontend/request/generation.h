@@ -13,6 +13,7 @@
 #include "common/limits.h"
 #include "common/probe/probe.h"
 #include "services/frontend/http/http_error.h"
+#include "services/frontend/request/json_fields.h"
 #include "services/frontend/request/unknown_fields.h"
 
 typedef enum {
@@ -69,6 +70,8 @@ typedef struct generation {
     bool allow_only; /* allowed_token_ids: `bias` names all ids that may be generated */
     generation_text_t bad_words[GENERATION_BAD_WORDS_MAX];
     uint32_t bad_word_count;
+    const uint32_t *logprob_ids; /* every token's report has their log-probabilities */
+    uint32_t logprob_id_count;   /* at most QN_LOGPROB_IDS_MAX; 0 without logprobs */
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
@@ -109,6 +112,10 @@ typedef struct {
     const uint32_t *eos_ids;         /* of the model */
     uint32_t eos_id_count;
 } generation_limits_t;
+
+/* The typed fields of an API by table, for its documentation: index 0, 1, ...; NULL: no more. *ret_under: the member in
+ * which they stand, NULL for the body itself. */
+const json_field_t *generation_fields(generation_api_t api, unsigned index, size_t *ret_count, const char **ret_under);
 
 /* Parses a body. True: *ret_generation is filled in and owns its arena (generation_fini). False: *ret_error says why,
  * with the field in `param`. Blocks never; cost is linear in the body. */

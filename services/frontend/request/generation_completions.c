@@ -41,14 +41,23 @@ static const json_field_t stream_fields[] = {
 
 static const generation_unsupported_t unsupported[] = {
     {"suffix", "the model does not fill in the middle", NULL},
+    {"token_ids_logprob", "that is SGLang's name; here it is logprob_token_ids", NULL},
     {"messages", "that is POST /v1/chat/completions; here it is prompt", NULL},
 };
 
 /* Read by hand, or of no effect by what they mean: who asks, and hints for a router in front. */
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"prompt",        "model", "stream_options",    "request_id",      "cache_salt",
-                                        "sparsity_mask", "user",  "safety_identifier", "prompt_cache_key"};
+    static const char *const names[] = {"prompt",
+                                        "model",
+                                        "stream_options",
+                                        "request_id",
+                                        "cache_salt",
+                                        "user",
+                                        "safety_identifier",
+                                        "prompt_cache_key",
+                                        "logprob_token_ids",
+                                        "sparsity_mask"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -136,6 +145,22 @@ static bool check_choices(generation_parser_t *parser, bool best_of_given)
     return true;
 }
 
+/* They stand in the place of the likeliest of each generated token. */
+static bool read_logprob_ids(generation_parser_t *parser)
+{
+    static const char param[] = "logprob_token_ids";
+    generation_t *generation = parser->generation;
+    if (!generation_logprob_ids(parser, json_object_get(parser->root, param), param)) return false;
+    if (generation->logprob_id_count == 0) return true;
+    if (generation->logprobs == GENERATION_NONE) {
+        http_error_set(parser->error, 400, param, "%s needs logprobs: give \"logprobs\": 0 or more with it.", param);
+        return false;
+    }
+    if (generation->max_tokens > 0) return true;
+    http_error_set(parser->error, 400, param, "%s is about generated tokens, and max_tokens is 0.", param);
+    return false;
+}
+
 /* With echo, logprobs covers the prompt too (lm-evaluation-harness lives on this). */
 static bool check_echo(generation_parser_t *parser)
 {
@@ -162,8 +187,16 @@ bool generation_completions(generation_parser_t *parser)
                                          sizeof unsupported / sizeof unsupported[0]) &&
            read_prompt(parser) && check_user(parser) &&
            json_fields_read(parser->root, "", fields, sizeof fields / sizeof fields[0], generation, parser->error) &&
-           generation_sampling_lists(parser, parser->root, "") && read_stream_options(parser) &&
+           read_logprob_ids(parser) && generation_sampling_lists(parser, parser->root, "") &&
+           read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&
            generation_salt(parser, parser->root) && generation_masks(parser, parser->root) &&
            check_choices(parser, best_of && !json_is_null(best_of)) && check_echo(parser);
+}
+
+const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under)
+{
+    *ret_under = index == 0 ? NULL : "stream_options";
+    *ret_count = index == 0 ? sizeof fields / sizeof fields[0] : sizeof stream_fields / sizeof stream_fields[0];
+    return index == 0 ? fields : index == 1 ? stream_fields : NULL;
 }

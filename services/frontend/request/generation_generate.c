@@ -54,16 +54,26 @@ static const json_field_t plain_fields[] = {
 #define PLAIN_MAX_TOKENS 50
 #define PLAIN_TEMPERATURE 0.7f
 
+static const generation_unsupported_t unsupported[] = {
+    {"logprob_token_ids", "that is vLLM's name; here it is token_ids_logprob, beside sampling_params", NULL},
+};
+
+static const generation_unsupported_t unsupported_sampling[] = {
+    {"logprob_token_ids", "here it is token_ids_logprob, beside sampling_params", NULL},
+    {"token_ids_logprob", "it stands beside sampling_params", NULL},
+};
+
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"text", "input_ids",  "sampling_params", "model",
-                                        "rid",  "cache_salt", "sparsity_mask"};
+    static const char *const names[] = {"text", "input_ids",  "sampling_params",   "model",
+                                        "rid",  "cache_salt", "token_ids_logprob", "sparsity_mask"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < COUNT(names); i++) {
         if (strcmp(names[i], name) == 0) return true;
     }
     return json_fields_name(fields, COUNT(fields), name) ||
+           generation_unsupported_name(unsupported, COUNT(unsupported), name) ||
            json_fields_name(logprob_fields, COUNT(logprob_fields), name) ||
            generation_unsupported_name(everywhere, count, name);
 }
@@ -73,6 +83,7 @@ static bool is_known_sampling(const char *name)
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     return json_fields_name(sampling_fields, COUNT(sampling_fields), name) || generation_list_name(name) ||
+           generation_unsupported_name(unsupported_sampling, COUNT(unsupported_sampling), name) ||
            generation_unsupported_name(everywhere, count, name);
 }
 
@@ -144,6 +155,7 @@ static bool read_sampling(generation_parser_t *parser, const json_t *value, cons
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     return generation_refuse_unsupported(parser, value, prefix, everywhere, count) &&
+           generation_refuse_unsupported(parser, value, prefix, unsupported_sampling, COUNT(unsupported_sampling)) &&
            json_fields_read(value, prefix, sampling_fields, COUNT(sampling_fields), parser->generation,
                             parser->error) &&
            generation_sampling_lists(parser, value, prefix);
@@ -155,7 +167,12 @@ static bool read_logprobs(generation_parser_t *parser, const json_t *object)
     generation_t *generation = parser->generation;
     logprob_fields_t read = {.start = -1};
     if (!json_fields_read(object, "", logprob_fields, COUNT(logprob_fields), &read, parser->error)) return false;
-    if (!read.return_logprob) return true;
+    if (!generation_logprob_ids(parser, json_object_get(object, "token_ids_logprob"), "token_ids_logprob"))
+        return false;
+    if (!read.return_logprob) {
+        generation->logprob_id_count = 0;
+        return true;
+    }
     generation->logprobs = (int32_t)read.top;
     generation->logprob_start = read.start;
     if (read.start >= 0) generation->prompt_logprobs = (int32_t)read.top;
@@ -164,7 +181,17 @@ static bool read_logprobs(generation_parser_t *parser, const json_t *object)
 
 /* ---- lists: something of its own for each prompt ---- */
 
-static const char *const list_fields[] = {"sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num"};
+static const char *const list_fields[] = {"sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num",
+                                          "token_ids_logprob"};
+
+/* A list of token ids is one value; a list with a list in it has one per prompt. */
+static bool is_per_prompt(const char *name, const json_t *value)
+{
+    if (strcmp(name, "token_ids_logprob") != 0) return json_is_array(value);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (json_is_array(json_array_get(value, i)) || json_is_null(json_array_get(value, i))) return true;
+    return false;
+}
 
 /* False: a list where there is one prompt, or with not one element per prompt. */
 static bool find_lists(generation_parser_t *parser, bool *ret_any)
@@ -172,7 +199,7 @@ static bool find_lists(generation_parser_t *parser, bool *ret_any)
     *ret_any = false;
     for (size_t i = 0; i < COUNT(list_fields); i++) {
         const json_t *value = json_object_get(parser->root, list_fields[i]);
-        if (!json_is_array(value)) continue;
+        if (!is_per_prompt(list_fields[i], value)) continue;
         *ret_any = true;
         if (!parser->generation->is_list) {
             http_error_set(parser->error, 400, list_fields[i], "%s is a list, and the prompt is not; give it plainly.",
@@ -193,7 +220,7 @@ static json_t *logprobs_of(const json_t *root, size_t index)
     json_t *object = json_object();
     for (size_t i = 1; i < COUNT(list_fields); i++) {
         json_t *value = json_object_get(root, list_fields[i]);
-        if (json_is_array(value)) value = json_array_get(value, index);
+        if (is_per_prompt(list_fields[i], value)) value = json_array_get(value, index);
         if (value) json_object_set(object, list_fields[i], value);
     }
     return object;
@@ -323,10 +350,32 @@ bool generation_generate(generation_parser_t *parser)
                        !generation->plain                    ? is_known
                        : generation->api == GENERATION_BATCH ? is_known_batch
                                                              : is_known_plain);
-    bool good = generation_refuse_unsupported(parser, parser->root, "", everywhere, count) && read_prompts(parser) &&
+    bool good = generation_refuse_unsupported(parser, parser->root, "", everywhere, count) &&
+                generation_refuse_unsupported(parser, parser->root, "", unsupported, COUNT(unsupported)) &&
+                read_prompts(parser) &&
                 json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
                 (!generation->plain || read_plain(parser)) && read_parameters(parser) && read_rid(parser) &&
                 generation_salt(parser, parser->root) && generation_masks(parser, parser->root);
     generation->best_of = generation->n;
     return good;
+}
+
+const json_field_t *generation_fields(generation_api_t api, unsigned index, size_t *ret_count, const char **ret_under)
+{
+    static const struct {
+        const json_field_t *fields;
+        size_t count;
+        const char *under;
+    } tables[] = {
+        {fields, COUNT(fields), NULL},
+        {logprob_fields, COUNT(logprob_fields), NULL},
+        {plain_fields, COUNT(plain_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), NULL},
+        {sampling_fields, COUNT(sampling_fields), "sampling_params"},
+    };
+    if (api == GENERATION_COMPLETIONS) return generation_completions_fields(index, ret_count, ret_under);
+    if (index >= COUNT(tables)) return NULL;
+    *ret_count = tables[index].count;
+    *ret_under = tables[index].under;
+    return tables[index].fields;
 }

@@ -28,11 +28,16 @@ typedef struct {
 bool generation_completions(generation_parser_t *parser);
 bool generation_generate(generation_parser_t *parser); /* /batch_generate, too */
 
+/* generation_fields of the one API. */
+const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under);
+
 /* All return false with the parser's error written. `prefix` is "" or "sampling_params.". */
 bool generation_refuse_unsupported(generation_parser_t *parser, const json_t *object, const char *prefix,
                                    const generation_unsupported_t *rows, size_t count);
 /* stop, stop_token_ids, logit_bias, allowed_token_ids, bad_words, top_k of `object`. */
 bool generation_sampling_lists(generation_parser_t *parser, const json_t *object, const char *prefix);
+/* Ids whose log-probabilities are wanted of every token: a list, or for SGLang one id. */
+bool generation_logprob_ids(generation_parser_t *parser, const json_t *value, const char *param);
 /* A name of a request, which headers echo: 1 to QN_CLIENT_REQUEST_MAX printable ASCII characters without spaces. */
 bool generation_is_name(const json_t *value);
 /* Such a name; absent leaves *ret_text as it is. */

@@ -70,8 +70,6 @@ static const generation_unsupported_t unsupported[] = {
     {"bootstrap_host", "prefill and decode run in one server", NULL},
     {"data_parallel_rank", "there is one engine", NULL},
     {"return_hidden_states", "activations are not returned here", NULL},
-    {"token_ids_logprob", "log-probabilities are those of the most likely tokens (top_logprobs_num)", NULL},
-    {"logprob_token_ids", "log-probabilities are those of the most likely tokens (logprobs)", NULL},
     {"spaces_between_special_tokens", "text is decoded with them", "true"},
     {"detokenize", "the answer always has its text", "true"},
 };
@@ -355,6 +353,21 @@ static bool read_bad_words(generation_parser_t *parser, const json_t *object, co
     return true;
 }
 
+bool generation_logprob_ids(generation_parser_t *parser, const json_t *value, const char *param)
+{
+    generation_t *generation = parser->generation;
+    if (!value || json_is_null(value)) return true;
+    bool one = generation->api != GENERATION_COMPLETIONS && json_is_integer(value);
+    json_t *list = one ? json_pack("[O]", (json_t *)(uintptr_t)value) : NULL;
+    bool good = generation_parse_ids(list ? list : value, param, parser->limits->vocab_size, &generation->arena,
+                                     &generation->logprob_ids, &generation->logprob_id_count, parser->error);
+    json_decref(list);
+    if (!good || generation->logprob_id_count <= QN_LOGPROB_IDS_MAX) return good;
+    http_error_set(parser->error, 400, param, "%s has %u ids; at most %d are allowed.", param,
+                   generation->logprob_id_count, QN_LOGPROB_IDS_MAX);
+    return false;
+}
+
 static bool read_top_k(generation_parser_t *parser, const json_t *object, const char *prefix)
 {
     char param[QN_NAME_MAX + 1];
@@ -509,7 +522,8 @@ static bool check_scores(generation_parser_t *parser)
         int32_t alternatives = generation_for(generation, i)->prompt_logprobs;
         uint64_t tokens = prompt->id_count ? prompt->id_count : prompt->text.bytes + 1;
         if (alternatives == GENERATION_NONE) continue;
-        scores += (tokens < longest ? tokens : longest) * ((uint64_t)alternatives + 1) * generation->best_of;
+        uint64_t each = (uint64_t)alternatives + generation_for(generation, i)->logprob_id_count + 1;
+        scores += (tokens < longest ? tokens : longest) * each * generation->best_of;
     }
     if (scores <= QN_REQUEST_SCORES_MAX) return true;
     const char *param = generation->api != GENERATION_COMPLETIONS ? "top_logprobs_num"
@@ -601,8 +615,10 @@ const char *generation_field_name(const generation_t *generation, const char *na
         {"logit_bias", "sampling_params.logit_bias"},
         {"allowed_token_ids", "sampling_params.allowed_token_ids"},
         {"bad_words", "sampling_params.bad_words"},
+        {"logprob_token_ids", "token_ids_logprob"},
     };
     if (!name || generation->api == GENERATION_COMPLETIONS) return name;
+    if (generation->plain && strcmp(name, "logprob_token_ids") == 0) return "token_ids_logprob";
     if (generation->plain) return generation->api == GENERATION_BATCH && strcmp(name, "prompt") == 0 ? "prompts" : name;
     if (strcmp(name, "prompt") == 0)
         return generation->prompt_count && generation->prompts[0].ids ? "input_ids" : "text";

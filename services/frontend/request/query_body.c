@@ -114,6 +114,16 @@ bool query_body_parse(route_t route, const char *body, size_t bytes, const gener
     return good;
 }
 
+const json_field_t *query_body_fields(route_t route, size_t *ret_count)
+{
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+        if (routes[i].route != route) continue;
+        *ret_count = routes[i].count;
+        return routes[i].fields;
+    }
+    return NULL;
+}
+
 void query_body_fini(query_body_t *query)
 {
     qn_arena_fini(&query->arena);

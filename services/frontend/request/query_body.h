@@ -4,6 +4,7 @@
 
 #include "services/frontend/http/router.h"
 #include "services/frontend/request/generation.h"
+#include "services/frontend/request/json_fields.h"
 
 typedef struct {
     bool add_special, with_pieces, skip_special, abort_all;
@@ -19,6 +20,8 @@ typedef struct {
  * /abort_request, which may say all in its query. */
 bool query_body_parse(route_t route, const char *body, size_t bytes, const generation_limits_t *limits,
                       query_body_t *ret_query, http_error_t *ret_error);
+/* The typed fields of a route's body, for its documentation. */
+const json_field_t *query_body_fields(route_t route, size_t *ret_count);
 /* Accepts a zeroed one. */
 void query_body_fini(query_body_t *query);
 

@@ -156,7 +156,7 @@ static void take_tokens(batch_t *batch, const batch_result_t *result, const requ
 
 static void take_score(request_t *request, const batch_prompt_token_t *token, const request_alternative_t *top)
 {
-    uint32_t wanted = request->sampling.top_logprobs;
+    uint32_t wanted = request_alternatives(request);
     uint32_t kept = token->top_count < wanted ? token->top_count : wanted;
     request->prompt.logprobs[token->position] = token->logprob;
     request->prompt.top_counts[token->position] = (uint8_t)kept;

@@ -92,8 +92,7 @@ void ledger_add_token(ledger_t *ledger, request_t *request, const record_token_t
     if (request->top == NULL) return;
     request->top_counts[at] = (uint8_t)token->top_count;
     if (token->top_count > 0)
-        memcpy(request->top + (size_t)at * request->sampling.top_logprobs, top,
-               token->top_count * sizeof *request->top);
+        memcpy(request->top + (size_t)at * request_alternatives(request), top, token->top_count * sizeof *request->top);
 }
 
 /* ---- records ---- */
@@ -242,6 +241,8 @@ static request_t from_submission(const ledger_t *ledger, const ledger_submission
         .stop_count = submission->stop_count,
         .bias_count = submission->bias_count,
         .allow_only = submission->allow_only,
+        .logprob_id_count = submission->logprob_id_count,
+        .bad_id_count = submission->bad_id_count,
     };
     return request;
 }
@@ -249,7 +250,8 @@ static request_t from_submission(const ledger_t *ledger, const ledger_submission
 ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *submission, request_t **ret_request)
 {
     QN_ASSERT(submission->prompt_tokens >= 1 && submission->stop_count <= QN_STOP_IDS_MAX &&
-              submission->bias_count <= QN_LOGIT_BIAS_MAX);
+              submission->bias_count <= QN_LOGIT_BIAS_MAX && submission->logprob_id_count <= QN_LOGPROB_IDS_MAX &&
+              submission->bad_id_count <= QN_BAD_IDS_MAX);
     request_t *living = ledger_find(ledger, submission->id);
     if (living != NULL) {
         *ret_request = living;
@@ -267,6 +269,10 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
     if (submission->stop_count > 0) memcpy(request.stop_ids, submission->stop_ids, 4 * (size_t)submission->stop_count);
     if (submission->bias_count > 0)
         memcpy(request.bias, submission->bias, sizeof *request.bias * submission->bias_count);
+    if (submission->logprob_id_count > 0)
+        memcpy(request.logprob_ids, submission->logprob_ids, 4 * (size_t)submission->logprob_id_count);
+    if (submission->bad_id_count > 0)
+        memcpy(request.bad_ids, submission->bad_ids, 4 * (size_t)submission->bad_id_count);
     size_t bytes = ledger_request_payload(&request, false);
     ledger_request_write(&request, make_room(ledger, bytes));
     seal(ledger, LEDGER_RECORD_REQUEST, bytes);
@@ -278,8 +284,8 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
 /* Alternatives of the token that its request asked for. */
 static uint16_t kept_alternatives(const request_t *request, const ledger_token_t *token)
 {
-    uint8_t wanted = request->sampling.top_logprobs;
-    return token->top_count < wanted ? token->top_count : wanted;
+    uint32_t wanted = request_alternatives(request);
+    return (uint16_t)(token->top_count < wanted ? token->top_count : wanted);
 }
 
 void ledger_append(ledger_t *ledger, const ledger_token_t *tokens, uint32_t count)

@@ -50,7 +50,11 @@ typedef struct {
     const request_bias_t *bias;
     uint32_t bias_count; /* <= QN_LOGIT_BIAS_MAX */
     bool allow_only;     /* `bias` names all ids that may be generated */
-    qn_probe_t probe;    /* empty: none */
+    const uint32_t *logprob_ids;
+    uint32_t logprob_id_count; /* <= QN_LOGPROB_IDS_MAX */
+    const uint32_t *bad_ids;
+    uint32_t bad_id_count; /* <= QN_BAD_IDS_MAX */
+    qn_probe_t probe;      /* empty: none */
 } ledger_submission_t;
 
 typedef enum {

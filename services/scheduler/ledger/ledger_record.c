@@ -25,7 +25,7 @@ _Static_assert(sizeof(record_request_t) % 8 == 0 && sizeof(record_head_t) == 24,
 /* Id and log-probability; alternatives and how many of them there are. */
 size_t ledger_token_payload(const request_t *request)
 {
-    size_t top = request->sampling.top_logprobs;
+    size_t top = request_alternatives(request);
     return 4 + 4 + (top > 0 ? 1 + top * sizeof(request_alternative_t) : 0);
 }
 
@@ -38,7 +38,8 @@ size_t ledger_request_payload(const request_t *request, bool all_tokens)
 {
     size_t generated = all_tokens ? request->generated_max : request->generated_tokens;
     return sizeof(record_request_t) + probe_bytes(request) + 4 * (size_t)request->prompt_tokens +
-           generated * ledger_token_payload(request) + 4 * (size_t)request->stop_count +
+           generated * ledger_token_payload(request) +
+           4 * ((size_t)request->stop_count + request->logprob_id_count + request->bad_id_count) +
            sizeof(request_bias_t) * request->bias_count;
 }
 
@@ -68,6 +69,8 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .suspect_until = request->suspect_until,
         .stop_count = request->stop_count,
         .bias_count = request->bias_count,
+        .logprob_id_count = request->logprob_id_count,
+        .bad_id_count = request->bad_id_count,
         .finish = request->finish,
         .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0) |
                  (request->allow_only ? FLAG_ALLOW_ONLY : 0),
@@ -82,9 +85,11 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
     payload = put(payload, request->logprobs, 4 * (size_t)request->generated_tokens);
     payload = put(payload, request->stop_ids, 4 * (size_t)request->stop_count);
     payload = put(payload, request->bias, sizeof(request_bias_t) * request->bias_count);
+    payload = put(payload, request->logprob_ids, 4 * (size_t)request->logprob_id_count);
+    payload = put(payload, request->bad_ids, 4 * (size_t)request->bad_id_count);
     if (request->top == NULL) return;
     size_t generated = request->generated_tokens;
-    payload = put(payload, request->top, generated * request->sampling.top_logprobs * sizeof *request->top);
+    payload = put(payload, request->top, generated * request_alternatives(request) * sizeof *request->top);
     put(payload, request->top_counts, generated);
 }
 
@@ -93,7 +98,7 @@ static void *array(size_t count, size_t bytes) { return calloc(count > 0 ? count
 
 static bool allocate_alternatives(request_t *request)
 {
-    size_t top = request->sampling.top_logprobs;
+    size_t top = request_alternatives(request);
     request->top_counts = array(request->generated_max, sizeof *request->top_counts);
     request->top = array(request->generated_max * top, sizeof *request->top);
     return request->top_counts != NULL && request->top != NULL;
@@ -105,7 +110,7 @@ static bool allocate_prompt_scores(request_t *request)
     prompt->known = 1;
     prompt->logprobs = array(request->prompt_tokens, sizeof *prompt->logprobs);
     prompt->top_counts = array(request->prompt_tokens, sizeof *prompt->top_counts);
-    prompt->top = array((size_t)request->prompt_tokens * request->sampling.top_logprobs, sizeof *prompt->top);
+    prompt->top = array((size_t)request->prompt_tokens * request_alternatives(request), sizeof *prompt->top);
     return prompt->logprobs != NULL && prompt->top_counts != NULL && prompt->top != NULL;
 }
 
@@ -114,8 +119,9 @@ qn_err_t ledger_request_allocate(request_t *request)
     request->ids = array((size_t)request->prompt_tokens + request->generated_max, sizeof *request->ids);
     request->logprobs = array(request->generated_max, sizeof *request->logprobs);
     request->bias = array(request->bias_count, sizeof *request->bias);
-    bool whole = request->ids != NULL && request->logprobs != NULL && request->bias != NULL;
-    if (request->sampling.top_logprobs > 0) whole = whole && allocate_alternatives(request);
+    request->bad_ids = array(request->bad_id_count, sizeof *request->bad_ids);
+    bool whole = request->ids != NULL && request->logprobs != NULL && request->bias != NULL && request->bad_ids != NULL;
+    if (request_alternatives(request) > 0) whole = whole && allocate_alternatives(request);
     if (request->sampling.prompt_logprobs) whole = whole && allocate_prompt_scores(request);
     return whole ? QN_OK
                  : qn_fail(QN_ERR_NO_MEMORY, "ledger: no memory for a request of %u tokens",
@@ -127,6 +133,7 @@ void ledger_request_fini(request_t *request)
     free(request->ids);
     free(request->logprobs);
     free(request->bias);
+    free(request->bad_ids);
     free(request->top_counts);
     free(request->top);
     free(request->prompt.logprobs);
@@ -141,6 +148,7 @@ static bool counts_fit(const record_request_t *fixed)
     return fixed->prompt_tokens >= 1 && fixed->prompt_tokens <= QN_PROMPT_TOKENS_MAX &&
            fixed->generated_max <= QN_PROMPT_TOKENS_MAX && fixed->generated_tokens <= fixed->generated_max &&
            fixed->stop_count <= QN_STOP_IDS_MAX && fixed->bias_count <= QN_LOGIT_BIAS_MAX &&
+           fixed->logprob_id_count <= QN_LOGPROB_IDS_MAX && fixed->bad_id_count <= QN_BAD_IDS_MAX &&
            fixed->sampling.top_logprobs <= QN_TOP_LOGPROBS_MAX && fixed->finish <= REQUEST_ERROR;
 }
 
@@ -163,6 +171,8 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->suspect_until = fixed->suspect_until;
     request->stop_count = fixed->stop_count;
     request->bias_count = fixed->bias_count;
+    request->logprob_id_count = fixed->logprob_id_count;
+    request->bad_id_count = fixed->bad_id_count;
     request->finish = (request_finish_t)fixed->finish;
     request->stopped = (fixed->flags & FLAG_STOPPED) != 0;
     request->admitted = (fixed->flags & FLAG_ADMITTED) != 0;
@@ -198,7 +208,7 @@ static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)
 
 static qn_err_t read_alternatives(const uint8_t *payload, request_t *request)
 {
-    size_t generated = request->generated_tokens, top = request->sampling.top_logprobs;
+    size_t generated = request->generated_tokens, top = request_alternatives(request);
     if (request->top == NULL) return QN_OK;
     payload = get(payload, request->top, generated * top * sizeof *request->top);
     get(payload, request->top_counts, generated);
@@ -231,6 +241,8 @@ qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *re
     payload = get(payload, ret_request->logprobs, 4 * (size_t)ret_request->generated_tokens);
     payload = get(payload, ret_request->stop_ids, 4 * (size_t)ret_request->stop_count);
     payload = get(payload, ret_request->bias, sizeof(request_bias_t) * ret_request->bias_count);
+    payload = get(payload, ret_request->logprob_ids, 4 * (size_t)ret_request->logprob_id_count);
+    payload = get(payload, ret_request->bad_ids, 4 * (size_t)ret_request->bad_id_count);
     return read_alternatives(payload, ret_request);
 }
 

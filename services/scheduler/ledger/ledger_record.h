@@ -7,7 +7,7 @@
 
 typedef enum {
     LEDGER_RECORD_REQUEST =
-        1, /* record_request_t, probe, ids, log-probs, stop ids, bias, alternatives: all of a request so far */
+        1, /* record_request_t, probe, ids, log-probs, stop ids, bias, logprob ids, bad ids, alternatives: all of a request so far */
     LEDGER_RECORD_TOKENS = 2,   /* record_tokens_t, record_token_t [count], their alternatives in order */
     LEDGER_RECORD_FINISH = 3,   /* record_change_t; value = request_finish_t */
     LEDGER_RECORD_FORGET = 4,   /* record_change_t */
@@ -38,6 +38,7 @@ typedef struct {
     uint32_t cached_tokens, preemptions, stop_count, bias_count;
     uint32_t crashes, suspect_until;
     uint32_t finish, flags;
+    uint32_t logprob_id_count, bad_id_count;
     uint32_t probe_bytes, unused;
     uint64_t kv_read, kv_all;
 } record_request_t;

@@ -35,7 +35,7 @@ static bool replay_tokens(ledger_t *ledger, const uint8_t *payload, size_t bytes
         request_t *request = ledger_find(ledger, token.request);
         if (request == NULL || request->generated_tokens >= request->generated_max ||
             token.position != request_known_tokens(request) || token.top_count > top_left ||
-            token.top_count > request->sampling.top_logprobs)
+            token.top_count > request_alternatives(request))
             return false;
         ledger_add_token(ledger, request, &token, top);
         top += token.top_count * sizeof(request_alternative_t);

@@ -50,6 +50,18 @@ static bool check_ids(const admission_model_t *model, const ledger_submission_t 
                              submission->bias[i].id, model->vocab_size);
             return false;
         }
+    at = first_outside(submission->logprob_ids, submission->logprob_id_count, model->vocab_size);
+    if (at < submission->logprob_id_count) {
+        admission_refuse(ret_refusal, 400, 0, "logprob_token_ids", "token id %u is outside the vocabulary of %u",
+                         submission->logprob_ids[at], model->vocab_size);
+        return false;
+    }
+    for (uint32_t i = 0; i < submission->bad_id_count; i++)
+        if ((submission->bad_ids[i] & ~QN_SEQUENCE_END) >= model->vocab_size) {
+            admission_refuse(ret_refusal, 400, 0, "bad_words", "token id %u is outside the vocabulary of %u",
+                             submission->bad_ids[i] & ~QN_SEQUENCE_END, model->vocab_size);
+            return false;
+        }
     return true;
 }
 

@@ -19,6 +19,7 @@ static bool allocate(planner_t *planner)
     planner->ids = calloc(PLAN_IDS_MAX, sizeof *planner->ids);
     planner->stop_ids = calloc((size_t)slots * QN_SLOT_STOP_IDS_MAX, sizeof *planner->stop_ids);
     planner->bias = calloc(QN_STEP_PLAN_BIAS_MAX, sizeof *planner->bias);
+    planner->list_ids = calloc(QN_STEP_PLAN_LIST_IDS_MAX, sizeof *planner->list_ids);
     planner->reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->reasons);
     planner->next_reasons = calloc(PLANNER_REASONS_MAX, sizeof *planner->next_reasons);
     planner->tokens_of_slot = calloc(slots, sizeof *planner->tokens_of_slot);
@@ -28,8 +29,8 @@ static bool allocate(planner_t *planner)
     planner->releases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->releases);
     planner->leases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->leases);
     return planner->retire && planner->sets && planner->blocks && planner->runs && planner->ids && planner->stop_ids &&
-           planner->bias && planner->reasons && planner->next_reasons && planner->tokens_of_slot && planner->view &&
-           planner->parts && planner->commits && planner->releases && planner->leases;
+           planner->bias && planner->list_ids && planner->reasons && planner->next_reasons && planner->tokens_of_slot &&
+           planner->view && planner->parts && planner->commits && planner->releases && planner->leases;
 }
 
 static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
@@ -76,6 +77,7 @@ void planner_destroy(planner_t **planner)
     free(self->ids);
     free(self->stop_ids);
     free(self->bias);
+    free(self->list_ids);
     free(self->reasons);
     free(self->next_reasons);
     free(self->tokens_of_slot);

@@ -45,6 +45,7 @@ typedef struct {
     const request_t *request;
     uint32_t slot;
     uint32_t stop_offset, stop_count, bias_offset, bias_count, history_offset, history_count;
+    uint32_t logprob_offset, bad_offset; /* into list_ids; the request has the counts */
 } plan_set_t;
 
 typedef struct {
@@ -65,10 +66,11 @@ typedef struct {
     const plan_set_t *sets;
     const plan_block_t *blocks;
     const plan_run_t *runs;
-    const uint32_t *ids, *stop_ids;
+    const uint32_t *ids, *stop_ids, *list_ids;
     const request_bias_t *bias;
     const char (*reasons)[QN_POLICY_REASON_MAX];
-    uint32_t retire_count, set_count, block_count, run_count, id_count, stop_id_count, bias_count, reason_count;
+    uint32_t retire_count, set_count, block_count, run_count, id_count, stop_id_count, bias_count, list_id_count,
+        reason_count;
     uint32_t tap_count, tap_value_count; /* of the sets' probes */
     uint32_t token_count, from_slot_count;
     bool reset; /* compute empties all slots first: it is a new session */

@@ -28,6 +28,7 @@ struct planner {
     uint32_t *ids;                              /* [PLAN_IDS_MAX] */
     uint32_t *stop_ids;                         /* [slots * QN_SLOT_STOP_IDS_MAX] */
     request_bias_t *bias;                       /* [QN_STEP_PLAN_BIAS_MAX] */
+    uint32_t *list_ids;                         /* [QN_STEP_PLAN_LIST_IDS_MAX] */
     char (*reasons)[QN_POLICY_REASON_MAX];      /* of the plan [PLANNER_REASONS_MAX] */
     char (*next_reasons)[QN_POLICY_REASON_MAX]; /* gathered for the next one */
     uint32_t next_reason_count, reasons_dropped;

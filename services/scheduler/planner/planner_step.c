@@ -100,6 +100,7 @@ static void reset_plan(planner_t *planner)
         .ids = planner->ids,
         .stop_ids = planner->stop_ids,
         .bias = planner->bias,
+        .list_ids = planner->list_ids,
         .reasons = (const char(*)[QN_POLICY_REASON_MAX])planner->reasons,
     };
 }
@@ -111,7 +112,9 @@ static bool counts_tokens(const request_sampling_t *sampling)
 
 static uint32_t history_tokens(const sequence_t *sequence)
 {
-    return counts_tokens(&sequence->request->sampling) ? sequence->planned : 0;
+    const request_t *request = sequence->request;
+    bool looks_back = request->bad_id_count > 0 && sequence->planned > request->prompt_tokens;
+    return looks_back || counts_tokens(&request->sampling) ? sequence->planned : 0;
 }
 
 static uint32_t add_ids(planner_t *planner, const uint32_t *ids, uint32_t count)
@@ -120,6 +123,14 @@ static uint32_t add_ids(planner_t *planner, const uint32_t *ids, uint32_t count)
     QN_ASSERT(count <= PLAN_IDS_MAX - offset);
     if (count > 0) memcpy(planner->ids + offset, ids, count * sizeof *ids);
     planner->plan.id_count += count;
+    return offset;
+}
+
+static uint32_t add_list(planner_t *planner, const uint32_t *ids, uint32_t count)
+{
+    uint32_t offset = planner->plan.list_id_count;
+    if (count > 0) memcpy(planner->list_ids + offset, ids, count * sizeof *ids);
+    planner->plan.list_id_count += count;
     return offset;
 }
 
@@ -152,6 +163,8 @@ static void add_set(planner_t *planner, const sequence_t *sequence)
                         .history_count = history_tokens(sequence)};
     set->stop_count = add_stop_ids(planner, request);
     set->history_offset = add_ids(planner, request->ids, set->history_count);
+    set->logprob_offset = add_list(planner, request->logprob_ids, request->logprob_id_count);
+    set->bad_offset = add_list(planner, request->bad_ids, request->bad_id_count);
     if (request->bias_count > 0)
         memcpy(planner->bias + plan->bias_count, request->bias, request->bias_count * sizeof *request->bias);
     plan->bias_count += request->bias_count;
@@ -164,16 +177,18 @@ static bool fits(const planner_t *planner, const sequence_t *sequence, uint32_t 
 {
     const plan_t *plan = &planner->plan;
     uint64_t ids = run_tokens;
-    uint32_t bias = 0, taps = 0, values = 0;
+    uint32_t bias = 0, lists = 0, taps = 0, values = 0;
     if (!sequence->slot_set) {
         ids += history_tokens(sequence);
         bias = sequence->request->bias_count;
+        lists = sequence->request->logprob_id_count + sequence->request->bad_id_count;
         taps = sequence->request->probe.tap_count;
         values = sequence->request->probe.value_count;
     }
-    return plan->tap_count + taps <= QN_STEP_PLAN_TAPS_MAX &&
-           plan->tap_value_count + values <= QN_STEP_PLAN_TAP_VALUES_MAX && plan->id_count + ids <= PLAN_IDS_MAX &&
-           plan->bias_count + bias <= QN_STEP_PLAN_BIAS_MAX;
+    return plan->id_count + ids <= PLAN_IDS_MAX && plan->bias_count + bias <= QN_STEP_PLAN_BIAS_MAX &&
+           plan->list_id_count + lists <= QN_STEP_PLAN_LIST_IDS_MAX &&
+           plan->tap_count + taps <= QN_STEP_PLAN_TAPS_MAX &&
+           plan->tap_value_count + values <= QN_STEP_PLAN_TAP_VALUES_MAX;
 }
 
 /* Tells compute of the slot and of blocks it does not know; returns how many tokens the known blocks take from the

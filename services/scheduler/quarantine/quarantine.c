@@ -32,14 +32,16 @@ static json_t *bias_json(const request_bias_t *bias, uint32_t count)
 
 static json_t *case_json(const ledger_submission_t *submission, const char *daemon, const char *how)
 {
-    return json_pack("{s:I,s:s,s:s,s:i,s:o,s:o,s:o,s:o,s:i,s:I,s:{s:I,s:I,s:I,s:I}}", "request",
+    return json_pack("{s:I,s:s,s:s,s:i,s:o,s:o,s:o,s:o,s:b,s:o,s:o,s:i,s:I,s:{s:I,s:I,s:I,s:I}}", "request",
                      (json_int_t)submission->id, "daemon", daemon, "crash", how, "prompt_tokens",
                      (int)submission->prompt_tokens, "prompt_ids",
                      qn_quarantine_ids(submission->prompt_ids, submission->prompt_tokens), "sampling",
                      sampling_json(&submission->sampling), "stop_ids",
                      qn_quarantine_ids(submission->stop_ids, submission->stop_count), "logit_bias",
-                     bias_json(submission->bias, submission->bias_count), "priority", (int)submission->priority, "salt",
-                     (json_int_t)submission->salt, "timeline", "received_ns",
+                     bias_json(submission->bias, submission->bias_count), "allow_only", submission->allow_only,
+                     "logprob_ids", qn_quarantine_ids(submission->logprob_ids, submission->logprob_id_count), "bad_ids",
+                     qn_quarantine_ids(submission->bad_ids, submission->bad_id_count), "priority",
+                     (int)submission->priority, "salt", (json_int_t)submission->salt, "timeline", "received_ns",
                      (json_int_t)submission->timeline.received_ns, "submitted_ns",
                      (json_int_t)submission->timeline.submitted_ns, "planned_ns",
                      (json_int_t)submission->timeline.planned_ns, "resulted_ns",
@@ -79,6 +81,11 @@ static void keep_request(scheduler_service_t *service, const request_t *request,
         .stop_count = request->stop_count,
         .bias = request->bias,
         .bias_count = request->bias_count,
+        .allow_only = request->allow_only,
+        .logprob_ids = request->logprob_ids,
+        .logprob_id_count = request->logprob_id_count,
+        .bad_ids = request->bad_ids,
+        .bad_id_count = request->bad_id_count,
         .probe = request->probe,
     };
     json_t *object = case_json(&submission, daemons[peer], service->crash_text);
