@@ -13,6 +13,7 @@
 #include "common/wire/wire.h"
 #include "qn_methods.h"
 #include "services/frontend/methods/examples.h"
+#include "services/frontend/research/form_bodies.h"
 #include "services/frontend/research/forms.h"
 
 static const struct {
@@ -119,8 +120,12 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
 {
     reply_buffer_t schema = {0};
     json_writer_t inner = json_writer_on(&schema);
-    bool takes = strcmp(operation->verb, "get") != 0;
-    if (takes && operation->method)
+    const form_row_t *form = form_of(operation->route);
+    const form_body_t *own = form ? form_body_of(form->name) : NULL;
+    bool takes = strcmp(operation->verb, "get") != 0 && (!own || own->schema);
+    if (takes && own)
+        reply_buffer_text(&schema, own->schema);
+    else if (takes && operation->method)
         reply_buffer_text(&schema, operation->method->request_schema);
     else if (takes)
         takes = openapi_put_body(operation->route, &inner);
@@ -135,7 +140,8 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
         json_put_key(writer, "schema");
         json_put_raw(writer, schema.data, schema.bytes);
         json_put_key(writer, "example");
-        json_t *example = operation->method ? example_for(operation->method, model) : NULL;
+        json_t *example = own                 ? json_loads(own->example, 0, NULL)
+                          : operation->method ? example_for(operation->method, model) : NULL;
         if (example) {
             char *text = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
             json_put_raw(writer, text, strlen(text));

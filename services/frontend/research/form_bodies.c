@@ -1,0 +1,33 @@
+/* What is this?      The bodies of forms that read their own, for the documentation.
+ * State owned:       none.
+ * Must never:        show an example that the form refuses: tests/system/test_methods.py posts them all.
+ * Read next:         forms.def, form_*.c. */
+#include "services/frontend/research/form_bodies.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define IDS "\"prompt\":{\"type\":\"string\"},\"input_ids\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}"
+#define POSITIONS "\"positions\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0},\"minItems\":2,\"maxItems\":2}"
+#define NUMBERS "{\"type\":[\"integer\",\"array\"],\"items\":{\"type\":\"integer\"}}"
+#define OBJECT(members) "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{" members "}}"
+#define MASK                                                                                                          \
+    "\"method\":{\"type\":\"string\",\"enum\":[\"top_k\",\"threshold\",\"window\",\"sink_window\",\"block_top_k\"]}," \
+    "\"mask_pattern\":{\"type\":\"string\"},\"k\":{\"type\":\"integer\",\"minimum\":1},"                              \
+    "\"threshold\":{\"type\":\"number\"},\"sparsity_ratio\":{\"type\":\"number\"},\"window\":{\"type\":\"integer\"}," \
+    "\"sinks\":{\"type\":\"integer\"},\"layers\":" NUMBERS ",\"heads\":" NUMBERS ",\"scope\":{\"type\":\"string\"}"
+
+static const struct {
+    const char *name;
+    form_body_t body;
+} ROWS[] = {
+    {"sparsity_mask_set", {OBJECT(MASK), "{\"mask_pattern\":\"sink_window\",\"window\":4096,\"sinks\":4}"}},
+    {"sparsity_mask_clear", {NULL, NULL}},
+};
+
+const form_body_t *form_body_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        if (strcmp(ROWS[i].name, name) == 0) return &ROWS[i].body;
+    return NULL;
+}
