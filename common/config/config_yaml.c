@@ -42,7 +42,8 @@ static qn_err_t __attribute__((format(printf, 3, 4))) fail_at(const reader_t *re
 static qn_err_t load_bytes(reader_t *reader)
 {
     qn_err_t err = qn_file_read(reader->path, CONFIG_FILE_BYTES_MAX, &reader->bytes, &reader->length);
-    return err == QN_OK || err == QN_ERR_NO_MEMORY ? err : qn_fail(QN_ERR_CONFIG, "%s", qn_err_text());
+    if (err == QN_OK || err == QN_ERR_NO_MEMORY) return err;
+    return qn_fail(QN_ERR_CONFIG, "%s%s", qn_err_text(), err == QN_ERR_LIMIT ? "; is it the right file?" : "");
 }
 
 static unsigned line_of_offset(const reader_t *reader, size_t offset)

@@ -54,7 +54,8 @@ class Up:
             self.plan(service, READY)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("QUINTET_")}
         # Nobody listens there: the fake frontend speaks no HTTP.
-        self.environment.update(FAKE_DIR=str(directory), LC_ALL="C.UTF-8",
+        # On a busy machine the fakes, which are Python, take longer to stop than real services may.
+        self.environment.update(FAKE_DIR=str(directory), LC_ALL="C.UTF-8", QUINTET_UP_STOP_SECONDS="60",
                                 QUINTET_FRONTEND_LISTEN=f"unix:{directory}/http")
         self.process = None
         self.lines = []

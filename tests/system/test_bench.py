@@ -229,7 +229,7 @@ def test_model_without_tokenizer_has_no_quality(tmp_path):
     assert done.returncode == EX_NOINPUT and "tokenizer.json" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["machine", "kernels", "step", "quality", "tokenizer"])
+@pytest.mark.parametrize("name", ["machine", "kernels", "step", "quality", "tokenizer", "serve"])
 def test_every_benchmark_has_help(name):
     done = bench(name, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: quintet bench {name}") and "--json" in done.stdout

@@ -13,6 +13,7 @@ int bench_kernels(int argc, char **argv);
 int bench_step(int argc, char **argv);
 int bench_quality(int argc, char **argv);
 int bench_tokenizer(int argc, char **argv);
+int bench_serve(int argc, char **argv);
 
 /* ---- timing ---- */
 

@@ -13,20 +13,21 @@ static const struct {
     int (*run)(int argc, char **argv);
 } benches[] = {
     {"machine", bench_machine}, {"kernels", bench_kernels},     {"step", bench_step},
-    {"quality", bench_quality}, {"tokenizer", bench_tokenizer},
+    {"quality", bench_quality}, {"tokenizer", bench_tokenizer}, {"serve", bench_serve},
 };
 #define BENCH_COUNT (sizeof benches / sizeof *benches)
 
 static const cli_command_t command = {
     .name = "bench",
     .arguments = "NAME [OPTION]...",
-    .summary = "Measures parts of Quintet in this process, without services.",
+    .summary = "Measures parts of Quintet in this process, without services; and a running server.",
     .details = "names:\n"
                "  machine    memory bandwidth and arithmetic peaks of this machine\n"
                "  kernels    every kernel, checked against the reference, then timed\n"
                "  step       prefill and decode steps of a model\n"
                "  quality    what quantisation and kernels do to a model's predictions\n"
-               "  tokenizer  encoding speed of a tokenizer.json\n\n"
+               "  tokenizer  encoding speed of a tokenizer.json\n"
+               "  serve      load on a running server over HTTP\n\n"
                "quintet bench NAME --help tells more. A machine that does something else meanwhile gives no figures.",
 };
 
@@ -40,7 +41,7 @@ int cmd_bench(int argc, char **argv)
     const char *word = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;
-    if (!word) return cli_usage("say what to measure: machine, kernels, step, quality or tokenizer");
+    if (!word) return cli_usage("say what to measure: machine, kernels, step, quality, tokenizer or serve");
     const char *nearest = cli_nearest(word, names, BENCH_COUNT);
     if (nearest) return cli_usage("there is no benchmark \"%s\"; did you mean \"%s\"?", word, nearest);
     return cli_usage("there is no benchmark \"%s\"", word);

@@ -4,7 +4,6 @@
  * Read next:         sse_reader.h, cmd_generate.c. */
 #include "tools/client/http_client.h"
 
-#include <curl/curl.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -196,24 +195,42 @@ static struct curl_slist *add_header(struct curl_slist *headers, const char *lin
     return longer ? longer : headers;
 }
 
-static void set_options(transfer_t *transfer, const char *url, const char *body, struct curl_slist *headers)
+void http_client_apply(const http_client_t *client, CURL *easy, const char *path)
+{
+    char url[URL_MAX + 256];
+    snprintf(url, sizeof url, "%s%s", client->base, path);
+    curl_easy_setopt(easy, CURLOPT_URL, url);
+    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
+    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
+    if (client->socket_path[0]) curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, client->socket_path);
+    if (client->socket_path[0] || is_local(client->base)) curl_easy_setopt(easy, CURLOPT_PROXY, "");
+}
+
+struct curl_slist *http_client_headers(bool is_json, const char *more)
+{
+    char agent[128];
+    snprintf(agent, sizeof agent, "User-Agent: quintet/%s", qn_build_id());
+    struct curl_slist *headers = add_header(NULL, agent);
+    if (is_json) headers = add_header(headers, "Content-Type: application/json");
+    /* No "Expect: 100-continue": it costs a round trip before each long prompt. */
+    headers = add_header(headers, "Expect:");
+    return more ? add_header(headers, more) : headers;
+}
+
+static void set_options(transfer_t *transfer, const char *body, struct curl_slist *headers)
 {
     http_client_t *client = transfer->client;
     CURL *easy = client->easy;
     curl_easy_reset(easy);
-    curl_easy_setopt(easy, CURLOPT_URL, url);
+    http_client_apply(client, easy, transfer->call->path);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, client->error);
-    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
-    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->call->timeout_ms);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, take_header);
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
-    if (client->socket_path[0]) curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, client->socket_path);
-    if (client->socket_path[0] || is_local(client->base)) curl_easy_setopt(easy, CURLOPT_PROXY, "");
     if (!strcmp(transfer->call->method, "POST")) {
         curl_easy_setopt(easy, CURLOPT_POST, 1L);
         curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(body ? strlen(body) : 0));
@@ -259,16 +276,8 @@ static qn_err_t translate(const http_client_t *client, CURLcode code)
 static qn_err_t transfer_run(transfer_t *transfer, const char *body)
 {
     http_client_t *client = transfer->client;
-    char url[URL_MAX + 256];
-    snprintf(url, sizeof url, "%s%s", client->base, transfer->call->path);
-    char agent[128];
-    snprintf(agent, sizeof agent, "User-Agent: quintet/%s", qn_build_id());
-    struct curl_slist *headers = add_header(NULL, agent);
-    if (body) headers = add_header(headers, "Content-Type: application/json");
-    /* No "Expect: 100-continue": it costs a round trip before each long prompt. */
-    headers = add_header(headers, "Expect:");
-    if (transfer->call->header) headers = add_header(headers, transfer->call->header);
-    set_options(transfer, url, body, headers);
+    struct curl_slist *headers = http_client_headers(body != NULL, transfer->call->header);
+    set_options(transfer, body, headers);
 
     CURLcode code = CURLE_OK;
     qn_err_t err = QN_OK;

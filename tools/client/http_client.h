@@ -5,7 +5,9 @@
 #ifndef QN_TOOLS_CLIENT_HTTP_CLIENT_H
 #define QN_TOOLS_CLIENT_HTTP_CLIENT_H
 
+#include <curl/curl.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "common/err.h"
@@ -42,6 +44,14 @@ qn_err_t http_client_open(const char *url, int interrupt_fd, http_client_t **ret
 void http_client_close(http_client_t **client);
 /* Returns view: the URL as given. */
 const char *http_client_url(const http_client_t *client);
+
+/* For callers that drive many transfers at once: gives a handle of theirs the client's server. Sets URL (`path`, as of a
+ * call), Unix socket, proxy rules and what all calls have; the rest is the caller's. Borrows the client until the
+ * transfer ends. */
+void http_client_apply(const http_client_t *client, CURL *easy, const char *path);
+/* The header lines of all calls. `is_json`: there is a body. `more` (may be NULL) is one more. Returns owned; free with
+ * curl_slist_free_all. */
+struct curl_slist *http_client_headers(bool is_json, const char *more);
 
 /* Calls and waits. QN_OK with any HTTP status. Failures: QN_ERR_NOT_FOUND (nobody listens there), QN_ERR_PEER (the
  * connection broke, or the reply is no HTTP), QN_ERR_TIMEOUT, QN_ERR_CANCELLED, QN_ERR_LIMIT, QN_ERR_IO. `reply` is
