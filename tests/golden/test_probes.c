@@ -233,12 +233,102 @@ static void test_probes_what_taps_write_is_seen_behind_them(void **state)
     free(d);
 }
 
+/* ---- masks ---- */
+
+static uint32_t number_of(const json_t *rule, const char *name)
+{
+    return (uint32_t)json_integer_value(json_object_get(rule, name));
+}
+
+static qn_mask_rule_t read_rule(const json_t *rule)
+{
+    const char *kind = json_string_value(json_object_get(rule, "kind"));
+    uint32_t at = 0;
+    while (strcmp(qn_mask_rule_kind_enum.names[at], kind) != 0)
+        assert_true(++at < qn_mask_rule_kind_enum.count);
+    return (qn_mask_rule_t){.kind = (qn_mask_rule_kind_t)at,
+                            .k = number_of(rule, "k"),
+                            .window = number_of(rule, "window"),
+                            .sinks = number_of(rule, "sinks"),
+                            .value = (float)json_number_value(json_object_get(rule, "value")),
+                            .layer_from = (uint16_t)number_of(rule, "layer_from"),
+                            .layer_to = (uint16_t)number_of(rule, "layer_to"),
+                            .head_from = (uint16_t)number_of(rule, "head_from"),
+                            .head_to = (uint16_t)number_of(rule, "head_to")};
+}
+
+static size_t model_named(const char *name)
+{
+    for (size_t m = 0; m < MODEL_COUNT; m++) {
+        const char *last = strrchr(MODELS[m].name, '/');
+        if (strcmp(last ? last + 1 : MODELS[m].name, name) == 0) return m;
+    }
+    fail_msg("no model %s", name);
+    return 0;
+}
+
+/* The last rows of one case, as a prompt in chunks of `step_tokens`. */
+static void check_mask(const json_t *root, const json_t *one, const safetensors_t *tensors, uint32_t step_tokens)
+{
+    detail_t *d = malloc(sizeof *d);
+    const json_t *ids = json_object_get(root, "ids"), *rules = json_object_get(one, "rules");
+    uint32_t count = (uint32_t)json_array_size(ids), rows = number_of(root, "rows"), tokens[256];
+    const char *name = json_string_value(json_object_get(one, "tensor"));
+    qn_mask_rule_t masks[8];
+    for (uint32_t i = 0; i < count; i++)
+        tokens[i] = (uint32_t)json_integer_value(json_array_get(ids, i));
+    for (size_t i = 0; i < json_array_size(rules); i++)
+        masks[i] = read_rule(json_array_get(rules, i));
+    open_detail(d, model_named(json_string_value(json_object_get(one, "model"))), step_tokens);
+    free(d->cache);
+    d->task.kv.blocks = count / 16 + 1;
+    size_t bytes =
+        (size_t)d->task.kv.layers * 2 * d->task.kv.blocks * 16 * d->task.kv.kv_heads * d->task.kv.head_dim * 4;
+    d->cache = d->task.kv.data = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    uint32_t V = d->engine->limits.vocab;
+    float *got = calloc((size_t)rows * V, sizeof *got), *want = malloc((size_t)rows * V * sizeof *want);
+    qn_tap_point_t tap = {.position_from = count - rows, .position_to = count, .site = QN_TAP_SITE_LOGITS};
+    d->task.ids = tokens;
+    d->task.count = count;
+    d->task.workspace = (uint8_t *)got;
+    d->task.probe = (qn_probe_t){
+        .masks = masks, .mask_count = (uint32_t)json_array_size(rules), .taps = &tap, .tap_count = 1, .workspace = 1};
+    ENGINE_OK(executor_run_task(d->engine->executor, &d->task));
+    assert_int_equal(safetensors_read_f32(safetensors_find(tensors, name), 0, (size_t)rows * V, want), QN_OK);
+    for (size_t i = 0; i < (size_t)rows * V; i++)
+        if (!(fabsf(got[i] - want[i]) <= 1e-3f))
+            fail_msg("%s under %s, chunks of %u, logit %zu: %g, expected %g", name,
+                     json_string_value(json_object_get(one, "mask")), step_tokens, i, (double)got[i], (double)want[i]);
+    free(got);
+    free(want);
+    close_detail(d);
+    free(d);
+}
+
+static void test_probes_masked_logits_agree_with_the_rule_on_transformers_scores(void **state)
+{
+    (void)state;
+    safetensors_t *tensors;
+    json_t *root = json_load_file("tests/golden/masks/cases.json", 0, NULL);
+    assert_non_null(root);
+    assert_int_equal(safetensors_open("tests/golden/masks/golden.safetensors", &tensors), QN_OK);
+    const json_t *cases = json_object_get(root, "cases");
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        check_mask(root, json_array_get(cases, i), tensors, 256);
+        check_mask(root, json_array_get(cases, i), tensors, 13);
+        check_mask(root, json_array_get(cases, i), tensors, 1);
+    }
+    safetensors_close(&tensors);
+    json_decref(root);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_probes_hidden_states_and_attentions_agree_with_transformers),
         cmocka_unit_test(test_probes_stages_one_by_one_are_the_network),
         cmocka_unit_test(test_probes_what_taps_write_is_seen_behind_them),
+        cmocka_unit_test(test_probes_masked_logits_agree_with_the_rule_on_transformers_scores),
     };
     return cmocka_run_group_tests_name("probes", tests, NULL, NULL);
 }
