@@ -37,6 +37,7 @@ typedef struct {
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
+        uint64_t max_inline_values;  /* numbers of a reply; more are a handle */
         bool strict_fields;
     } frontend;
     struct {
@@ -67,12 +68,12 @@ typedef struct {
         char *endpoint;
         char *backend; /* cpu | cuda */
         uint64_t device;
-        uint64_t threads;   /* 0 = one per core */
-        char *activations;  /* auto | f32 | bf16 */
-        char *spin;         /* auto | on | off */
-        bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        uint64_t threads;      /* 0 = one per core */
+        char *activations;     /* auto | f32 | bf16 */
+        char *spin;            /* auto | on | off */
+        bool deterministic;    /* CUDA: a sequence's bits depend on neither batch nor chunks */
         uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
-        char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        char *kernels;         /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {
         char *level; /* error | warning | notice | info | debug */

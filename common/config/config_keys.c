@@ -47,6 +47,8 @@ static const qn_config_key_t keys[] = {
         "frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
         "Sampling parameters that a request leaves out: model takes generation_config.json, openai OpenAI's (temperature 1)."),
 
+    COUNT("frontend.max_inline_values", frontend.max_inline_values, "65536", 0, 1u << 20,
+          "Numbers that a reply with tensors shows; of more it says where they are in the workspace."),
     BOOL("frontend.strict_fields", frontend.strict_fields, "false",
          "Refuse request fields that are not known (400), instead of a warning header and a line in the log."),
 
@@ -102,9 +104,10 @@ static const qn_config_key_t keys[] = {
          "CUDA: the same bits alone, in any batch and computed again after a kill, at a price; the CPU always does."),
     TEXT("compute.kernels", compute.kernels, "", NULL,
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
-    COUNT("compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
-          "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "
-          "there are no such calls."),
+    COUNT(
+        "compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
+        "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "
+        "there are no such calls."),
 
     TEXT("log.level", log.level, "info", "error|warning|notice|info|debug", "Lines above this level are dropped."),
 

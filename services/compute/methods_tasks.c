@@ -11,11 +11,10 @@
 #include "services/compute/methods.h"
 #include "services/compute/tasks.h"
 
-static const char *const SITES[] = {[QN_TAP_SITE_EMBED] = "embed",       [QN_TAP_SITE_ATTN_Q] = "attn.q",
-                                    [QN_TAP_SITE_ATTN_K] = "attn.k",     [QN_TAP_SITE_ATTN_V] = "attn.v",
-                                    [QN_TAP_SITE_ATTN_OUT] = "attn.out", [QN_TAP_SITE_MLP_OUT] = "mlp.out",
-                                    [QN_TAP_SITE_RESID] = "resid",       [QN_TAP_SITE_NORM] = "norm",
-                                    [QN_TAP_SITE_LOGITS] = "logits"};
+static const char *const SITES[] = {
+    [QN_TAP_SITE_EMBED] = "embed",   [QN_TAP_SITE_ATTN_Q] = "attn.q",     [QN_TAP_SITE_ATTN_K] = "attn.k",
+    [QN_TAP_SITE_ATTN_V] = "attn.v", [QN_TAP_SITE_ATTN_OUT] = "attn.out", [QN_TAP_SITE_MLP_OUT] = "mlp.out",
+    [QN_TAP_SITE_RESID] = "resid",   [QN_TAP_SITE_NORM] = "norm",         [QN_TAP_SITE_LOGITS] = "logits"};
 
 /* What all three have. */
 typedef struct {
@@ -43,14 +42,15 @@ static qn_call_outcome_t check_ids(compute_task_t *task, const common_t *c)
     if (c->request && (uint64_t)c->position + c->ids_count > service->limits.max_model_len)
         return tasks_refuse(task, 400, "ids", "ids: positions end at %u", service->limits.max_model_len);
     if (!c->request && c->position)
-        return tasks_refuse(task, 400, "position", "position is that of a living request's ids; without one they begin at 0");
+        return tasks_refuse(task, 400, "position",
+                            "position is that of a living request's ids; without one they begin at 0");
     if (!c->request && c->ids_count > most_tokens(service))
         return tasks_refuse(task, 400, "ids", "%u ids; %u are possible: raise compute.probe_tokens", c->ids_count,
                             most_tokens(service));
     for (uint32_t i = 0; i < c->ids_count; i++)
         if (c->ids[i] >= service->limits.vocab)
-            return tasks_refuse(task, 400, "ids", "token id %u at position %u is outside the vocabulary of %u", c->ids[i], i,
-                                service->limits.vocab);
+            return tasks_refuse(task, 400, "ids", "token id %u at position %u is outside the vocabulary of %u",
+                                c->ids[i], i, service->limits.vocab);
     return QN_CALL_DONE;
 }
 
@@ -344,8 +344,9 @@ qn_call_outcome_t method_attention_scores(void *state, qn_call_t *call, const vo
     uint64_t shape[3] = {task->head_count, task->rows, end};
     char name[64];
     if (bytes > (size_t)1 << 30)
-        return tasks_refuse(task, 400, "to", "%u rows of %u positions and %u heads are more than a GiB: ask for fewer rows",
-                            task->rows, end, H);
+        return tasks_refuse(task, 400, "to",
+                            "%u rows of %u positions and %u heads are more than a GiB: ask for fewer rows", task->rows,
+                            end, H);
     if (executor_task_memory(task->service->runtime->executor, bytes, &task->weights_memory) < 0)
         return tasks_refuse(task, 507, NULL, "%s", qn_err_text());
     memset(task->weights_memory, 0, bytes);
@@ -374,21 +375,41 @@ static void look_at_stage(compute_task_t *task)
 static void reply_stage(compute_task_t *task)
 {
     qn_arena_t arena;
-    qn_tensor_result_t output;
+    qn_tensor_result_t output, inside[16];
     qn_arena_init(&arena, 0);
     qn_token_logprob_t *top = qn_arena_zalloc(&arena, 21, sizeof *top);
     float *values = qn_arena_zalloc(&arena, task->has_range ? 1 : task->values + 1, sizeof *values);
-    qn_compute_run_stage_reply_t reply = {
-        .top = top, .output = &output, .values = values, .compute_us = (float)task->run.ret_ns / 1000};
+    qn_compute_run_stage_reply_t reply = {.top = top,
+                                          .output = &output,
+                                          .values = values,
+                                          .compute_us = (float)task->run.ret_ns / 1000};
     if (task->logits) {
         uint32_t found = tasks_top(task, task->service->limits.vocab, top, task->top ? task->top : 1);
         reply.next_id = top[0].id;
         reply.top_count = task->top ? found : 0;
     }
     tasks_show(task, &arena, &task->tensors[0], &output, values, &reply.values_count);
+    for (uint32_t i = 1; i < task->tensor_count && i <= 16; i++)
+        tasks_show(task, &arena, &task->tensors[i], &inside[reply.intermediates_count++], values, &reply.values_count);
+    reply.intermediates = inside;
     reply.handle = handle_of(task, &arena);
     qn_call_finish(&task->call, &reply);
     qn_arena_fini(&arena);
+}
+
+/* The sites inside a stage. Returns how many. */
+static uint32_t sites_of(qn_model_stage_t stage, uint32_t layer, qn_tap_request_t ret_taps[8])
+{
+    static const qn_tap_site_t ALL[] = {QN_TAP_SITE_ATTN_Q, QN_TAP_SITE_ATTN_K, QN_TAP_SITE_ATTN_V,
+                                        QN_TAP_SITE_ATTN_OUT, QN_TAP_SITE_MLP_OUT};
+    uint32_t count = 0, from = stage == QN_MODEL_STAGE_MLP ? 4 : 0, to = stage == QN_MODEL_STAGE_ATTENTION ? 4 : 5;
+    if (stage == QN_MODEL_STAGE_OUTPUT) {
+        ret_taps[0] = (qn_tap_request_t){.site = QN_TAP_SITE_NORM, .scale = 1};
+        return 1;
+    }
+    for (uint32_t i = from; stage != QN_MODEL_STAGE_EMBED && i < to; i++)
+        ret_taps[count++] = (qn_tap_request_t){.site = ALL[i], .layer = layer, .scale = 1};
+    return count;
 }
 
 /* The parts that a stage runs, when all before it has to be run first or was. */
@@ -413,8 +434,8 @@ static forward_stages_t stages_of(qn_model_stage_t stage, uint32_t layer, uint32
 }
 
 /* The input's numbers, from the request or from the workspace; *ret_given false: there are none. */
-static qn_call_outcome_t find_input(compute_task_t *task, const qn_compute_run_stage_t *request, const float **ret_input,
-                                    bool *ret_given)
+static qn_call_outcome_t find_input(compute_task_t *task, const qn_compute_run_stage_t *request,
+                                    const float **ret_input, bool *ret_given)
 {
     const compute_service_t *service = task->service;
     uint64_t count = (uint64_t)request->ids_count * service->model->config.hidden, bytes = count * sizeof(float);
@@ -428,18 +449,20 @@ static qn_call_outcome_t find_input(compute_task_t *task, const qn_compute_run_s
     if (request->input_region) {
         if (!workspace || request->input_region != qn_region_id(workspace) ||
             request->input_epoch != qn_region_epoch(workspace))
-            return tasks_refuse(task, 410, "input_region", "this region is not there any more; run the stage before it again");
+            return tasks_refuse(task, 410, "input_region",
+                                "this region is not there any more; run the stage before it again");
         if (request->input_offset % 4 || request->input_offset > qn_region_bytes(workspace) ||
             bytes > qn_region_bytes(workspace) - request->input_offset)
             return tasks_refuse(task, 400, "input_offset", "%llu bytes at %llu are not inside the workspace of %llu",
                                 (unsigned long long)bytes, (unsigned long long)request->input_offset,
                                 (unsigned long long)qn_region_bytes(workspace));
-        *ret_input = (const float *)(const void *)((const uint8_t *)qn_region_pointer(workspace) + request->input_offset);
+        *ret_input =
+            (const float *)(const void *)((const uint8_t *)qn_region_pointer(workspace) + request->input_offset);
         return QN_CALL_DONE;
     }
     if (request->input_count != count)
-        return tasks_refuse(task, 400, "input", "%u numbers; the residual stream of %u tokens has %llu", request->input_count,
-                            request->ids_count, (unsigned long long)count);
+        return tasks_refuse(task, 400, "input", "%u numbers; the residual stream of %u tokens has %llu",
+                            request->input_count, request->ids_count, (unsigned long long)count);
     return QN_CALL_DONE;
 }
 
@@ -449,6 +472,7 @@ qn_call_outcome_t method_run_stage(void *state, qn_call_t *call, const void *mes
     const compute_service_t *service = state;
     const qn_compute_run_stage_t *request = message;
     const float *input;
+    qn_tap_request_t taps[8];
     bool given, output = request->stage == QN_MODEL_STAGE_OUTPUT;
     compute_task_t *task = tasks_begin(state, call);
     if (!task) return QN_CALL_FAILED;
@@ -465,12 +489,15 @@ qn_call_outcome_t method_run_stage(void *state, qn_call_t *call, const void *mes
                   .lifetime_ms = request->lifetime_ms,
                   .top = request->top,
                   .values = given ? input : NULL,
-                  .values_count = given ? request->ids_count * width : 0};
+                  .values_count = given ? request->ids_count * width : 0,
+                  .taps = taps,
+                  .taps_count = request->intermediates ? sites_of(request->stage, request->layer, taps) : 0};
     outcome = check_ids(task, &c);
     if (outcome == QN_CALL_DONE) outcome = copy(task, &c);
     if (outcome != QN_CALL_DONE) return outcome;
     if (given) task->run.input = task->probe.values;
-    task->probe = task->run.probe = (qn_probe_t){0};
+    task->probe.values = NULL;
+    task->probe.value_count = 0;
     task->run.stages = stages_of(request->stage, request->layer, layers, given);
     uint64_t shape[2] = {output ? 1 : request->ids_count, output ? service->limits.vocab : width};
     size_t bytes = (size_t)request->ids_count * width * sizeof(float);
@@ -481,6 +508,9 @@ qn_call_outcome_t method_run_stage(void *state, qn_call_t *call, const void *mes
     if (outcome != QN_CALL_DONE) return outcome;
     task->run.ret_residual = task->residual_memory;
     tasks_add(task, output ? "logits" : "residual", QN_DTYPE_F32, 2, shape);
+    outcome = add_taps(task);
+    if (outcome != QN_CALL_DONE) return outcome;
+    task->run.probe = task->probe;
     task->wants_range = task->values > request->inline_values;
     task->look = look_at_stage;
     task->reply = reply_stage;

@@ -171,9 +171,7 @@ static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void
 }
 
 const qn_method_row_t scheduler_methods[] = {
-    {QN_METHOD_SCHEDULER_QUEUE, method_queue},
-    {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
-    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get},
-    {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
-    {QN_METHOD_NONE, NULL},
+    {QN_METHOD_SCHEDULER_QUEUE, method_queue},       {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
+    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get}, {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
+    {QN_METHOD_SCHEDULER_TOKENS, method_tokens},     {QN_METHOD_NONE, NULL},
 };

@@ -5,6 +5,7 @@
 #include "common/daemon/calls.h"
 #include "services/scheduler/handlers.h"
 
+qn_call_outcome_t method_tokens(void *state, qn_call_t *call, const void *message, void *ret_reply);
 qn_call_outcome_t method_mask_get(void *state, qn_call_t *call, const void *message, void *ret_reply);
 qn_call_outcome_t method_mask_set(void *state, qn_call_t *call, const void *message, void *ret_reply);
 

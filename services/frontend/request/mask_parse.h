@@ -22,4 +22,18 @@ typedef struct {
 bool mask_parse(const json_t *value, const char *prefix, uint32_t layers, uint32_t heads, const char *const *ignored,
                 mask_list_t *ret_list, http_error_t *ret_error);
 
+/* A rule as methods show and take it. */
+static inline qn_mask_row_t mask_row(const qn_mask_rule_t *rule)
+{
+    return (qn_mask_row_t){.kind = rule->kind,
+                           .k = rule->k,
+                           .window = rule->window,
+                           .sinks = rule->sinks,
+                           .value = rule->value,
+                           .layer_from = rule->layer_from,
+                           .layer_to = rule->layer_to,
+                           .head_from = rule->head_from,
+                           .head_to = rule->head_to};
+}
+
 #endif

@@ -7,8 +7,10 @@
 #include <stddef.h>
 #include <string.h>
 
-#define IDS "\"prompt\":{\"type\":\"string\"},\"input_ids\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}"
-#define POSITIONS "\"positions\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0},\"minItems\":2,\"maxItems\":2}"
+#define IDS \
+    "\"prompt\":{\"type\":\"string\"},\"input_ids\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}"
+#define POSITIONS \
+    "\"positions\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0},\"minItems\":2,\"maxItems\":2}"
 #define NUMBERS "{\"type\":[\"integer\",\"array\"],\"items\":{\"type\":\"integer\"}}"
 #define OBJECT(members) "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{" members "}}"
 #define MASK                                                                                                          \
@@ -21,6 +23,19 @@ static const struct {
     const char *name;
     form_body_t body;
 } ROWS[] = {
+    {"attention_scores",
+     {OBJECT(
+          IDS
+          ",\"request\":{\"type\":\"string\"},\"layer_idx\":{\"type\":\"integer\",\"minimum\":0},\"head_idx\":" NUMBERS
+          "," POSITIONS ",\"threshold\":{\"type\":\"number\"},\"sparsity_mask\":{\"type\":[\"object\",\"array\"]}"),
+      "{\"input_ids\":[1,2,3,4],\"layer_idx\":0,\"head_idx\":0}"}},
+    {"debug_taps",
+     {OBJECT(
+          IDS
+          ",\"request\":{\"type\":\"string\"},\"points\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},"
+          "\"patches\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"top\":{\"type\":\"integer\"}," POSITIONS
+          ",\"sparsity_mask\":{\"type\":[\"object\",\"array\"]}"),
+      "{\"input_ids\":[1,2,3,4],\"points\":[\"embed\",\"layer.*.resid\"]}"}},
     {"sparsity_mask_set", {OBJECT(MASK), "{\"mask_pattern\":\"sink_window\",\"window\":4096,\"sinks\":4}"}},
     {"sparsity_mask_clear", {NULL, NULL}},
 };

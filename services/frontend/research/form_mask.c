@@ -102,18 +102,8 @@ void form_sparsity_mask_set(form_t *form)
         return;
     }
     qn_mask_row_t *rows = qn_arena_zalloc(&form->arena, list.count + 1, sizeof *rows);
-    for (uint32_t i = 0; i < list.count; i++) {
-        const qn_mask_rule_t *from = &list.rules[i];
-        rows[i] = (qn_mask_row_t){.kind = from->kind,
-                                  .k = from->k,
-                                  .window = from->window,
-                                  .sinks = from->sinks,
-                                  .value = from->value,
-                                  .layer_from = from->layer_from,
-                                  .layer_to = from->layer_to,
-                                  .head_from = from->head_from,
-                                  .head_to = from->head_to};
-    }
+    for (uint32_t i = 0; i < list.count; i++)
+        rows[i] = mask_row(&list.rules[i]);
     qn_scheduler_mask_set_t message = {.rules = rows, .rules_count = list.count};
     form_call(form, QN_METHOD_SCHEDULER_MASK_SET, &message, show);
 }

@@ -1,4 +1,4 @@
-/* What is this?      The methods of the session's mask.
+/* What is this?      The methods beside probes: the session's mask, and the tokens of a sequence.
  * State owned:       scheduler_service_t.mask.
  * Must never:        change a request that is there: its blocks are of the mask it came with.
  * Read next:         session_mask.h, common/daemon/calls.h. */
@@ -65,4 +65,20 @@ qn_call_outcome_t method_mask_set(void *state, qn_call_t *call, const void *mess
         return qn_call_fail(call, 500, NULL, "the mask cannot be kept: %s", qn_err_text());
     service->mask = mask;
     return show(service, call, ret_reply);
+}
+
+qn_call_outcome_t method_tokens(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const scheduler_service_t *service = state;
+    const qn_scheduler_tokens_t *asked = message;
+    qn_scheduler_tokens_reply_t *reply = ret_reply;
+    const request_t *request = ledger_find(scheduler_ledger(service->scheduler), asked->request);
+    if (!request)
+        return qn_call_fail(call, 404, "request",
+                            "request: %" PRIu64 " is not in the ledger; scheduler.queue shows who is", asked->request);
+    reply->prompt_tokens = request->prompt_tokens;
+    reply->computed_tokens = scheduler_batch(service->scheduler)->sequences[request->index].proven;
+    reply->ids = request->ids;
+    reply->ids_count = request_known_tokens(request);
+    return QN_CALL_DONE;
 }
