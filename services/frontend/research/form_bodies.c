@@ -36,6 +36,17 @@ static const struct {
           "\"patches\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"top\":{\"type\":\"integer\"}," POSITIONS
           ",\"sparsity_mask\":{\"type\":[\"object\",\"array\"]}"),
       "{\"input_ids\":[1,2,3,4],\"points\":[\"embed\",\"layer.*.resid\"]}"}},
+    {"step_execute",
+     {OBJECT(IDS ",\"step\":{\"type\":\"string\"},\"layer_idx\":{\"type\":\"integer\",\"minimum\":0},"
+                 "\"input\":{\"type\":[\"object\",\"array\"]},\"return_intermediate\":{\"type\":\"boolean\"},"
+                 "\"overlap\":{\"type\":\"boolean\"}"),
+      "{\"step\":\"embed\",\"input_ids\":[1,2,3],\"return_intermediate\":true}"}},
+    {"pipeline_schedule",
+     {OBJECT(
+          "\"steps\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},"
+          "\"prompts\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},"
+          "\"batch_size\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":16},\"overlap_comm\":{\"type\":\"boolean\"}"),
+      "{\"steps\":[\"tokenize\",\"embed\",\"attention\",\"output\"],\"batch_size\":4,\"overlap_comm\":true}"}},
     {"sparsity_mask_set", {OBJECT(MASK), "{\"mask_pattern\":\"sink_window\",\"window\":4096,\"sinks\":4}"}},
     {"sparsity_mask_clear", {NULL, NULL}},
 };
