@@ -503,6 +503,10 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     message.masks = whole->mask_count ? whole->masks : NULL;
     message.masks_count = whole->mask_count;
     message.own_masks = whole->own_masks;
+    message.taps = whole->patch_count ? whole->patches : NULL;
+    message.taps_count = whole->patch_count;
+    message.tap_values = whole->patch_value_count ? whole->patch_values : NULL;
+    message.tap_values_count = whole->patch_value_count;
     message.received_ns = exchange->received_ns;
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_ENCODE, &message);
 }

@@ -72,7 +72,9 @@ qn_call_outcome_t method_tokens(void *state, qn_call_t *call, const void *messag
     const scheduler_service_t *service = state;
     const qn_scheduler_tokens_t *asked = message;
     qn_scheduler_tokens_reply_t *reply = ret_reply;
-    const request_t *request = ledger_find(scheduler_ledger(service->scheduler), asked->request);
+    const ledger_t *ledger = scheduler_ledger(service->scheduler);
+    const request_t *request = asked->request ? ledger_find(ledger, asked->request) : ledger_next(ledger, NULL);
+    if (!request && !asked->request) return QN_CALL_DONE; /* nobody is there */
     if (!request)
         return qn_call_fail(call, 404, "request",
                             "request: %" PRIu64 " is not in the ledger; scheduler.queue shows who is", asked->request);

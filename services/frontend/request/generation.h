@@ -77,6 +77,10 @@ typedef struct generation {
     generation_text_t cache_salt;
     const qn_mask_rule_t *masks; /* sparsity_mask */
     uint32_t mask_count;
+    const qn_tap_point_t *patches; /* what is put at points of the network */
+    uint32_t patch_count;
+    const float *patch_values;
+    uint32_t patch_value_count;
     bool own_masks; /* it was given, if only to say that there is none: not the session's */
 
     bool stream, include_usage, continuous_usage;

@@ -57,7 +57,8 @@ static bool is_known(const char *name)
                                         "safety_identifier",
                                         "prompt_cache_key",
                                         "logprob_token_ids",
-                                        "sparsity_mask"};
+                                        "sparsity_mask",
+                                        "patches"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -191,7 +192,8 @@ bool generation_completions(generation_parser_t *parser)
            read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&
            generation_salt(parser, parser->root) && generation_masks(parser, parser->root) &&
-           check_choices(parser, best_of && !json_is_null(best_of)) && check_echo(parser);
+           generation_patches(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
+           check_echo(parser);
 }
 
 const json_field_t *generation_completions_fields(unsigned index, size_t *ret_count, const char **ret_under)

@@ -45,6 +45,8 @@ bool generation_name(generation_parser_t *parser, const json_t *object, const ch
 bool generation_salt(generation_parser_t *parser, const json_t *object);
 /* sparsity_mask: an object or a list of them; "none": the session's does not hold either. */
 bool generation_masks(generation_parser_t *parser, const json_t *object);
+/* patches (patch_parse.h). */
+bool generation_patches(generation_parser_t *parser, const json_t *object);
 /* A string or list of strings into prompts. */
 bool generation_text_prompts(generation_parser_t *parser, const json_t *value, const char *param);
 /* A list of ids or a list of such lists into prompts. */

@@ -9,6 +9,7 @@
 
 #include "services/frontend/request/generation_internal.h"
 #include "services/frontend/request/mask_parse.h"
+#include "services/frontend/request/patch_parse.h"
 
 static const generation_unsupported_t unsupported[] = {
     {"tools", "functions are not called here", NULL},
@@ -194,6 +195,22 @@ bool generation_masks(generation_parser_t *parser, const json_t *object)
     parser->generation->masks = masks;
     parser->generation->mask_count = list.count;
     parser->generation->own_masks = true;
+    return true;
+}
+
+bool generation_patches(generation_parser_t *parser, const json_t *object)
+{
+    const json_t *value = json_object_get(object, "patches");
+    generation_t *generation = parser->generation;
+    if (!value || json_is_null(value)) return true;
+    patch_list_t list = {.points = qn_arena_zalloc(&generation->arena, QN_TAPS_MAX, sizeof *list.points),
+                         .points_max = QN_TAPS_MAX,
+                         .values = qn_arena_zalloc(&generation->arena, QN_TAP_VALUES_MAX, sizeof *list.values)};
+    if (!patches_parse(value, parser->limits->layers, QN_PROMPT_TOKENS_MAX, &list, parser->error)) return false;
+    generation->patches = list.points;
+    generation->patch_count = list.point_count;
+    generation->patch_values = list.values;
+    generation->patch_value_count = list.value_count;
     return true;
 }
 

@@ -5,14 +5,15 @@
 #include <string.h>
 
 #include "common/wire/wire.h"
+#include "services/frontend/request/patch_parse.h"
 #include "services/frontend/research/form_tokens.h"
 
 typedef struct {
     form_tokens_t tokens;
+    qn_tap_point_t points[QN_TAPS_MAX];
     qn_tap_request_t taps[QN_TAPS_MAX];
-    uint32_t tap_count, top;
-    float *values;
-    uint32_t value_count;
+    patch_list_t list;
+    uint32_t top;
 } taps_form_t;
 
 static void show(form_t *form, call_t *call, const void *message)
@@ -52,105 +53,48 @@ static void show(form_t *form, call_t *call, const void *message)
     form_answer(form, call, message, &data);
 }
 
-/* ---- what is written ---- */
+/* ---- reading ---- */
 
-/* Numbers, or lists of them, one behind the other. False: answered. */
-static bool add_numbers(form_t *form, const json_t *value)
+static bool read_points(form_t *form, uint32_t from, uint32_t to)
 {
+    const json_t *names = json_object_get(form->body, "points");
     taps_form_t *state = form->state;
-    for (size_t i = 0; i < json_array_size(value); i++) {
-        const json_t *each = json_array_get(value, i);
-        if (json_is_array(each)) {
-            if (!add_numbers(form, each)) return false;
-            continue;
-        }
-        if (!json_is_number(each) || state->value_count == QN_TAP_VALUES_MAX) {
-            form_fail(form, 400, "patches.values", "values are numbers, or lists of them, %d at most in all",
-                      QN_TAP_VALUES_MAX);
-            return false;
-        }
-        state->values[state->value_count++] = (float)json_number_value(each);
+    const qn_tap_point_t like = {.scale = 1, .position_from = from, .position_to = to};
+    uint32_t layers = form->frontend->model.layers;
+    bool given = names && !json_is_null(names), good = !given || json_is_array(names);
+    http_error_t error;
+    if (!good) http_error_set(&error, 400, "points", "points is a list of names, such as \"layer.0.resid\"");
+    if (!given) good = point_parse("layer.*.resid", layers, &like, "points", &state->list, &error);
+    for (size_t i = 0; good && i < json_array_size(names); i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        good = point_parse(name ? name : "", layers, &like, "points", &state->list, &error);
     }
-    return true;
-}
-
-/* {"point", "action": "add" | "replace", "values", "scale", "positions"}. */
-static bool add_patch(form_t *form, const json_t *patch)
-{
-    taps_form_t *state = form->state;
-    const char *point = json_string_value(json_object_get(patch, "point"));
-    const char *action = json_string_value(json_object_get(patch, "action"));
-    const json_t *scale = json_object_get(patch, "scale"), *positions = json_object_get(patch, "positions");
-    qn_tap_request_t tap = {.scale = scale ? (float)json_number_value(scale) : 1,
-                            .action =
-                                action && strcmp(action, "replace") == 0 ? QN_TAP_ACTION_REPLACE : QN_TAP_ACTION_ADD,
-                            .value_offset = state->value_count};
-    const char *name;
-    json_t *member;
-    json_object_foreach((json_t *)(uintptr_t)patch, name, member)
-    {
-        static const char *const known[] = {"point", "action", "values", "scale", "positions"};
-        bool found = false;
-        for (size_t i = 0; i < 5; i++)
-            found = found || strcmp(known[i], name) == 0;
-        if (found) continue;
-        form_fail(form, 400, "patches",
-                  "patches: %.64s is no member; there are point, action, values, scale, positions", name);
-        return false;
-    }
-    if (!point || (action && strcmp(action, "replace") != 0 && strcmp(action, "add") != 0) ||
-        (scale && !json_is_number(scale))) {
-        form_fail(form, 400, "patches", "a patch has a point, values, an action (replace or add) and a scale");
-        return false;
-    }
-    tap.to = state->tokens.count;
-    if (positions && !json_is_null(positions)) {
-        json_int_t from = json_integer_value(json_array_get(positions, 0)),
-                   to = json_integer_value(json_array_get(positions, 1));
-        if (json_array_size(positions) != 2 || from < 0 || from >= to || to > state->tokens.count) {
-            form_fail(form, 400, "patches.positions", "positions is [from, to) with 0 <= from < to <= %u",
-                      state->tokens.count);
-            return false;
-        }
-        tap.from = (uint32_t)from;
-        tap.to = (uint32_t)to;
-    }
-    if (!add_numbers(form, json_object_get(patch, "values"))) return false;
-    tap.value_count = state->value_count - tap.value_offset;
-    return form_parse_point(form, point, &tap, state->taps, QN_TAPS_MAX, &state->tap_count);
+    if (!good) form_fail(form, error.status, error.param, "%s", error.message);
+    return good;
 }
 
 static bool read_patches(form_t *form)
 {
-    const json_t *list = json_object_get(form->body, "patches");
+    const json_t *patches = json_object_get(form->body, "patches");
     taps_form_t *state = form->state;
-    if (!list || json_is_null(list)) return true;
-    state->values = qn_arena_zalloc(&form->arena, QN_TAP_VALUES_MAX, sizeof *state->values);
-    if (!json_is_array(list)) {
-        form_fail(form, 400, "patches", "patches is a list of {point, action, values, scale, positions}");
-        return false;
-    }
-    for (size_t i = 0; i < json_array_size(list); i++)
-        if (!add_patch(form, json_array_get(list, i))) return false;
-    return true;
+    http_error_t error;
+    if (!patches || json_is_null(patches)) return true;
+    state->list.values = qn_arena_zalloc(&form->arena, QN_TAP_VALUES_MAX, sizeof *state->list.values);
+    if (patches_parse(patches, form->frontend->model.layers, state->tokens.count, &state->list, &error)) return true;
+    form_fail(form, error.status, error.param, "%s", error.message);
+    return false;
 }
 
-static bool read_points(form_t *form, uint32_t from, uint32_t to)
+static qn_tap_request_t tap_of(const qn_tap_point_t *point)
 {
-    const json_t *list = json_object_get(form->body, "points");
-    taps_form_t *state = form->state;
-    const qn_tap_request_t like = {.scale = 1, .from = from, .to = to};
-    if (!list || json_is_null(list))
-        return form_parse_point(form, "layer.*.resid", &like, state->taps, QN_TAPS_MAX, &state->tap_count);
-    if (!json_is_array(list)) {
-        form_fail(form, 400, "points", "points is a list of names, such as \"layer.0.resid\"");
-        return false;
-    }
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        if (!form_parse_point(form, name ? name : "", &like, state->taps, QN_TAPS_MAX, &state->tap_count)) return false;
-    }
-    return true;
+    return (qn_tap_request_t){.site = point->site,
+                              .layer = point->layer,
+                              .from = point->position_from,
+                              .to = point->position_to,
+                              .action = point->action,
+                              .value_offset = point->value_offset,
+                              .value_count = point->value_count,
+                              .scale = point->scale};
 }
 
 /* Of a living request only what is asked for is run again: the keys and values before it are resident. */
@@ -170,10 +114,12 @@ static void run(form_t *form)
     message.ids = tokens->ids + first;
     message.ids_count = (tokens->request ? to : tokens->count) - first;
     message.position = first;
+    for (uint32_t i = 0; i < state->list.point_count; i++)
+        state->taps[i] = tap_of(&state->points[i]);
     message.taps = state->taps;
-    message.taps_count = state->tap_count;
-    message.values = state->values;
-    message.values_count = state->value_count;
+    message.taps_count = state->list.point_count;
+    message.values = state->list.values;
+    message.values_count = state->list.value_count;
     form_call(form, QN_METHOD_COMPUTE_FORWARD, &message, show);
 }
 
@@ -184,6 +130,7 @@ void form_debug_taps(form_t *form)
     static const char *const others[] = {FORM_TOKENS_MEMBERS, "points", "positions", "patches", "sparsity_mask", NULL};
     taps_form_t *state = qn_arena_zalloc(&form->arena, 1, sizeof *state);
     state->top = 5;
+    state->list = (patch_list_t){.points = state->points, .points_max = QN_TAPS_MAX};
     form->state = state;
     if (form_read(form, fields, 1, others, state)) form_find_tokens(form, run);
 }

@@ -158,66 +158,7 @@ bool form_read_positions(form_t *form, uint32_t count, uint32_t *ret_from, uint3
 
 uint32_t form_inline_values(const form_t *form) { return (uint32_t)form->frontend->config->frontend.max_inline_values; }
 
-/* ---- points ---- */
-
-static const struct {
-    const char *name;
-    qn_tap_site_t site;
-} SITES[] = {{"embed", QN_TAP_SITE_EMBED},   {"attn.q", QN_TAP_SITE_ATTN_Q},     {"attn.k", QN_TAP_SITE_ATTN_K},
-             {"attn.v", QN_TAP_SITE_ATTN_V}, {"attn.out", QN_TAP_SITE_ATTN_OUT}, {"mlp.out", QN_TAP_SITE_MLP_OUT},
-             {"resid", QN_TAP_SITE_RESID},   {"norm", QN_TAP_SITE_NORM},         {"logits", QN_TAP_SITE_LOGITS}};
-
-static bool find_site(const char *name, bool of_layer, qn_tap_site_t *ret_site)
-{
-    for (size_t i = 0; i < sizeof SITES / sizeof *SITES; i++)
-        if (strcmp(SITES[i].name, name) == 0 && qn_probe_site_is_of_layer(SITES[i].site) == of_layer) {
-            *ret_site = SITES[i].site;
-            return true;
-        }
-    return false;
-}
-
-bool form_parse_point(form_t *form, const char *name, const qn_tap_request_t *like, qn_tap_request_t *ret_taps,
-                      uint32_t room, uint32_t *count)
-{
-    uint32_t layers = form->frontend->model.layers, from = 0, to = 1;
-    bool of_layer = strncmp(name, "layer.", 6) == 0;
-    const char *site_name = name;
-    qn_tap_site_t site;
-    if (of_layer) {
-        const char *number = name + 6, *dot = strchr(number, '.');
-        char *end = NULL;
-        unsigned long layer = strtoul(number, &end, 10);
-        bool all = dot == number + 1 && *number == '*', one = dot && end == dot && end > number && *number != '-';
-        site_name = dot ? dot + 1 : "";
-        from = all ? 0 : (uint32_t)layer;
-        to = all ? layers : from + 1;
-        if (one && layers && layer >= layers) {
-            form_fail(form, 400, "points", "%.64s: there is no layer %lu; the model has %u, from 0", name, layer,
-                      layers);
-            return false;
-        }
-        if (!all && !one) site_name = "";
-    }
-    if (!find_site(site_name, of_layer, &site)) {
-        form_fail(
-            form, 400, "points",
-            "%.64s is no point; there are embed, norm, logits, and layer.N. (or layer.*.) with attn.q, attn.k, attn.v, "
-            "attn.out, mlp.out, resid",
-            name);
-        return false;
-    }
-    for (uint32_t layer = from; layer < to; layer++) {
-        if (*count == room) {
-            form_fail(form, 400, "points", "more than %u points", room);
-            return false;
-        }
-        ret_taps[*count] = *like;
-        ret_taps[*count].site = site;
-        ret_taps[(*count)++].layer = layer;
-    }
-    return true;
-}
+/* ---- masks ---- */
 
 bool form_read_masks(form_t *form, const qn_mask_row_t **ret_rows, uint32_t *ret_count)
 {

@@ -1,5 +1,5 @@
 /* What the forms about a run of tokens share: the tokens, from "prompt" (text), "input_ids", or "request" (the name of one
- * that runs), and points of the network by name. */
+ * that runs). */
 #ifndef QN_FRONTEND_RESEARCH_FORM_TOKENS_H
 #define QN_FRONTEND_RESEARCH_FORM_TOKENS_H
 
@@ -25,10 +25,6 @@ struct form_tokens {
 void form_find_tokens(form_t *form, void (*next)(form_t *form));
 /* "positions": [from, to), within `count`; absent: all. False: the form was answered. */
 bool form_read_positions(form_t *form, uint32_t count, uint32_t *ret_from, uint32_t *ret_to);
-/* "embed", "layer.5.attn.q", "layer.*.resid", "logits", ... into requests; `layer` * gives one per layer. False: answered.
- * `room`: of ret_taps. */
-bool form_parse_point(form_t *form, const char *name, const qn_tap_request_t *like, qn_tap_request_t *ret_taps,
-                      uint32_t room, uint32_t *count);
 /* "sparsity_mask", as rows. False: answered. */
 bool form_read_masks(form_t *form, const qn_mask_row_t **ret_rows, uint32_t *ret_count);
 /* As the key says. */

@@ -72,7 +72,7 @@ static bool check_probe(const admission_model_t *model, const ledger_submission_
     const char *param;
     if (qn_probe_is_empty(&submission->probe)) return true;
     if (qn_probe_check(&submission->probe, &model->probes, &param) < 0) {
-        admission_refuse(ret_refusal, 400, 0, strcmp(param, "masks") == 0 ? "sparsity_mask" : param, "%s",
+        admission_refuse(ret_refusal, 400, 0, strcmp(param, "masks") == 0 ? "sparsity_mask" : "patches", "%s",
                          qn_err_text());
         return false;
     }
