@@ -14,6 +14,7 @@
 #include "common/watch/log.h"
 #include "services/compute/handlers.h"
 
+#define TASK_LEASE_MS 600000 /* more than a call may take; what the reader has begins when it is answered */
 #define CACHE_NAME "compute.probe_kv"
 
 /* ---- life ---- */
@@ -21,7 +22,8 @@
 static void release_range(compute_task_t *task)
 {
     qn_workspace_release_t message = {.lease = task->handle.lease};
-    if (task->has_range) qn_daemon_send(task->service->daemon, task->service->memory, QN_MESSAGE_WORKSPACE_RELEASE, &message);
+    if (task->has_range)
+        qn_daemon_send(task->service->daemon, task->service->memory, QN_MESSAGE_WORKSPACE_RELEASE, &message);
     task->has_range = false;
 }
 
@@ -142,19 +144,19 @@ static void summarise(task_tensor_t *tensor, const uint8_t *from)
 
 /* ---- the worker's side ---- */
 
-static void run_on_worker(step_task_t *step, void *executor)
+static bool run_on_worker(step_task_t *step, void *executor)
 {
     compute_task_t *task = (compute_task_t *)step;
+    bool done = false;
     task->run.workspace = task->out;
     task->run.workspace_bytes = task->out_bytes;
-    qn_err_t err = executor_run_task(executor, &task->run);
-    if (err) {
-        qn_failure_keep(&task->failure, err);
-        return;
-    }
+    qn_err_t err = executor_run_chunk(executor, &task->run, &done);
+    if (err) qn_failure_keep(&task->failure, err);
+    if (err || !done) return err != QN_OK;
     if (task->look) task->look(task);
     for (uint32_t i = 0; i < task->tensor_count; i++)
         summarise(&task->tensors[i], task->out + task->tensors[i].at);
+    return true;
 }
 
 /* ---- the loop's side: what it waits for ---- */
@@ -166,7 +168,8 @@ static qn_err_t cache_bytes(const compute_service_t *service, uint32_t *ret_bloc
     const qn_kv_t *kv = &service->kv_layout;
     uint64_t tokens = step_smaller(service->config->compute.probe_tokens, service->limits.max_model_len), block_bytes;
     *ret_blocks = (uint32_t)((tokens + kv->block_tokens - 1) / kv->block_tokens);
-    qn_err_t err = qn_model_kv_block_bytes(&service->model->config, kv->block_tokens, qn_scalar_bytes(kv->scalar), &block_bytes);
+    qn_err_t err =
+        qn_model_kv_block_bytes(&service->model->config, kv->block_tokens, qn_scalar_bytes(kv->scalar), &block_bytes);
     *ret_bytes = block_bytes * *ret_blocks;
     return err;
 }
@@ -177,8 +180,10 @@ static void ask_cache(compute_service_t *service)
     uint64_t bytes;
     if (service->probe_kv || service->cache_message || cache_bytes(service, &blocks, &bytes)) return;
     uint64_t id = next_message(service);
-    qn_reserve_t message = {
-        .head.request = id, .kind = QN_REGION_KIND_STATE, .bytes = bytes, .name = qn_text(CACHE_NAME)};
+    qn_reserve_t message = {.head.request = id,
+                            .kind = QN_REGION_KIND_STATE,
+                            .bytes = bytes,
+                            .name = qn_text(CACHE_NAME)};
     if (qn_daemon_send(service->daemon, service->memory, QN_MESSAGE_RESERVE, &message) == QN_SEND_OK)
         service->cache_message = id;
 }
@@ -187,7 +192,7 @@ static void ask_range(compute_task_t *task)
 {
     compute_service_t *service = task->service;
     uint64_t id = next_message(service);
-    qn_workspace_lease_t message = {.head.request = id, .bytes = task->out_bytes, .lifetime_ms = task->lifetime_ms};
+    qn_workspace_lease_t message = {.head.request = id, .bytes = task->out_bytes, .lifetime_ms = TASK_LEASE_MS};
     if (qn_daemon_send(service->daemon, service->memory, QN_MESSAGE_WORKSPACE_LEASE, &message) == QN_SEND_OK)
         task->message = id;
 }
@@ -200,7 +205,8 @@ qn_call_outcome_t tasks_go(compute_task_t *task)
         task->out = task->own_out;
     } else if (!task->service->workspace) {
         return tasks_refuse(task, 501, "inline_values",
-                            "%" PRIu64 " numbers do not fit the reply, and there is no workspace: memory.workspace_bytes is 0",
+                            "%" PRIu64
+                            " numbers do not fit the reply, and there is no workspace: memory.workspace_bytes is 0",
                             task->values);
     }
     task->step.run = run_on_worker;
@@ -230,6 +236,10 @@ static void finish(compute_task_t *task)
         tasks_refuse(task, missing ? 404 : 500, missing ? "request" : NULL, "%s", task->failure.text);
         return;
     }
+    qn_workspace_lease_t renew = {.lease = task->handle.lease, .lifetime_ms = task->lifetime_ms};
+    if (task->has_range)
+        qn_daemon_send(task->service->daemon, task->service->memory, QN_MESSAGE_WORKSPACE_LEASE, &renew);
+    task->handle.lifetime_ms = task->lifetime_ms;
     task->reply(task);
     task->has_call = false;
     destroy(task); /* the range, if it has one, is the reader's until its deadline */
@@ -257,12 +267,13 @@ void tasks_tick(compute_service_t *service)
 
 void tasks_take_range(compute_service_t *service, const qn_workspace_range_t *range)
 {
+    if (range->head.request == 0) return; /* renewed: finish() */
     for (unsigned i = 0; i < TASKS_MAX; i++) {
         compute_task_t *task = service->tasks[i];
         if (!task || task->message != range->head.request) continue;
         const qn_mapping_t *workspace = service->workspace;
-        bool ours = range->region->id == qn_region_id(workspace) && range->region->epoch == qn_region_epoch(workspace) &&
-                    range->offset <= qn_region_bytes(workspace) &&
+        bool ours = range->region->id == qn_region_id(workspace) &&
+                    range->region->epoch == qn_region_epoch(workspace) && range->offset <= qn_region_bytes(workspace) &&
                     task->out_bytes <= qn_region_bytes(workspace) - range->offset;
         task->message = 0;
         task->handle = (qn_workspace_handle_t){.region = range->region->id,
@@ -293,7 +304,8 @@ bool tasks_take_region(compute_service_t *service, const qn_region_t *region)
     qn_err_t err = service->probe_kv ? QN_OK : qn_region_import(region, true, &service->probe_kv);
     for (unsigned i = 0; err && i < TASKS_MAX; i++)
         if (service->tasks[i] && service->tasks[i]->wants_cache)
-            tasks_refuse(service->tasks[i], 503, NULL, "the KV cache for this call cannot be mapped: %s", qn_err_text());
+            tasks_refuse(service->tasks[i], 503, NULL, "the KV cache for this call cannot be mapped: %s",
+                         qn_err_text());
     return true;
 }
 
@@ -306,8 +318,9 @@ bool tasks_take_refusal(compute_service_t *service, const qn_refusal_t *refusal)
         compute_task_t *task = service->tasks[i];
         if (!task) continue;
         if (of_cache && task->wants_cache) {
-            tasks_refuse(task, 507, NULL, "there is no room for the KV cache of this call: %.300s; or lower "
-                                          "compute.probe_tokens",
+            tasks_refuse(task, 507, NULL,
+                         "there is no room for the KV cache of this call: %.300s; or lower "
+                         "compute.probe_tokens",
                          text);
         } else if (task->message && task->message == refusal->head.request) {
             found = true;
@@ -333,8 +346,8 @@ void tasks_end(compute_service_t *service)
 
 /* ---- replies ---- */
 
-void tasks_show(const compute_task_t *task, qn_arena_t *arena, const task_tensor_t *tensor, qn_tensor_result_t *ret_result,
-                float *values, uint32_t *values_count)
+void tasks_show(const compute_task_t *task, qn_arena_t *arena, const task_tensor_t *tensor,
+                qn_tensor_result_t *ret_result, float *values, uint32_t *values_count)
 {
     uint64_t *shape = qn_arena_zalloc(arena, 4, sizeof *shape);
     char *name = qn_arena_strndup(arena, tensor->name, strlen(tensor->name));

@@ -108,8 +108,8 @@ void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
 
 void executor_destroy_graphs(executor_t *self);
 
-/* executor_probe.c: a slot's probe begins with its set, and ends with it. QN_ERR_NO_MEMORY. */
-qn_err_t executor_start_probe(executor_t *self, const step_set_t *set);
+/* executor_probe.c: a slot's probe begins with its set, and ends with it. */
+void executor_start_probe(executor_t *self, const step_set_t *set);
 void executor_end_probe(executor_t *self, uint32_t slot);
 /* Runs the plan in passes: what has no probe as ever, then what may share masks together, then each of the others. For
  * plans with a slot that has a probe. */

@@ -7,20 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/assert.h"
 #include "kernels/cpu/cpu.h"
 
 QN_MASK_RULE_KIND_SAME_VALUES(QN_MASK_);
 
 /* ---- a slot's probe ---- */
 
-qn_err_t executor_start_probe(executor_t *self, const step_set_t *set)
+void executor_start_probe(executor_t *self, const step_set_t *set)
 {
     slot_owner_t *sequence = &self->owners[set->slot];
     sequence->probe_memory = qn_probe_copy(&set->probe, &sequence->probe);
-    if (!sequence->probe_memory) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the probe of slot %u", set->slot);
+    QN_ASSERT(sequence->probe_memory); /* a step without it would be another one */
     sequence->probe_group = qn_probe_group(&sequence->probe);
     self->probed_slots++;
-    return QN_OK;
 }
 
 void executor_end_probe(executor_t *self, uint32_t slot)

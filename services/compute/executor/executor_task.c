@@ -161,19 +161,26 @@ static qn_err_t wait(executor_t *self)
     return self->backend->stream_error(self->forward.stream);
 }
 
-qn_err_t executor_run_task(executor_t *executor, executor_task_t *task)
+/* Of a living sequence its own masks hold. */
+static qn_probe_t probe_of(const executor_t *self, const executor_task_t *task, uint32_t slot)
+{
+    qn_probe_t probe = task->probe;
+    if (!task->request) return probe;
+    const slot_owner_t *owner = &self->owners[slot];
+    probe.masks = owner->probe_memory ? owner->probe.masks : NULL;
+    probe.mask_count = owner->probe_memory ? owner->probe.mask_count : 0;
+    return probe;
+}
+
+qn_err_t executor_run_chunk(executor_t *executor, executor_task_t *task, bool *ret_done)
 {
     executor_t *self = executor;
     const scratch_t *s = &self->scratch;
-    uint32_t slot = private_slot(self);
+    uint32_t slot = private_slot(self), tokens = chunk_of(self, task, task->done);
     QN_ASSERT(self->submitted == self->finished);
     qn_err_t err = task->request ? find_living(self, task, &slot) : QN_OK;
     if (err) return err;
-    qn_probe_t probe = task->probe;
-    if (task->request) {
-        probe.masks = self->owners[slot].probe_memory ? self->owners[slot].probe.masks : NULL;
-        probe.mask_count = probe.masks ? self->owners[slot].probe.mask_count : 0;
-    }
+    const qn_probe_t probe = probe_of(self, task, slot);
     forward_probe_t pass = {.probe = &probe,
                             .backend = self->backend,
                             .masks = s->in.masks,
@@ -186,20 +193,28 @@ qn_err_t executor_run_task(executor_t *executor, executor_task_t *task)
     qn_kv_t resident = self->forward.kv;
     uint64_t begin_ns = self->now_ns();
     executor_upload_probe(self, &probe);
-    if (!task->request) {
-        self->forward.kv = task->kv;
-        start_private(self, task);
-    }
+    if (!task->request) self->forward.kv = task->kv;
+    if (!task->request && task->done == 0) start_private(self, task);
     self->forward.probe = &pass;
-    for (uint32_t done = 0, tokens; done < task->count; done += tokens) {
-        tokens = chunk_of(self, task, done);
-        run_chunk(self, task, &pass, slot, done, tokens);
-    }
+    run_chunk(self, task, &pass, slot, task->done, tokens);
     self->forward.probe = NULL;
     self->forward.kv = resident;
     err = wait(self);
-    task->ret_ns = self->now_ns() - begin_ns;
-    if (!err && task->ret_residual)
+    task->done += tokens;
+    task->ret_ns += self->now_ns() - begin_ns;
+    *ret_done = task->done == task->count;
+    if (!err && *ret_done && task->ret_residual)
         widen(self, task->ret_residual, (size_t)task->count * self->forward.model->config.hidden);
+    return err;
+}
+
+qn_err_t executor_run_task(executor_t *executor, executor_task_t *task)
+{
+    bool done = false;
+    qn_err_t err = QN_OK;
+    task->done = 0;
+    task->ret_ns = 0;
+    while (!err && !done)
+        err = executor_run_chunk(executor, task, &done);
     return err;
 }

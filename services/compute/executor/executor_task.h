@@ -23,13 +23,16 @@ typedef struct {
     float *ret_logits;                                  /* [V] of the last position; NULL: not wanted */
     float *ret_residual;                                /* [count, E] after the stages, in f32; NULL: not wanted */
     uint64_t ret_ns;
+    uint32_t done; /* tokens run so far; zero at first */
 } executor_task_t;
 
 /* Host memory that tasks may point to. Returns owned. QN_ERR_NO_MEMORY, QN_ERR_DEVICE. */
 qn_err_t executor_task_memory(executor_t *executor, size_t bytes, void **ret_memory);
 void executor_task_release(executor_t *executor, void **memory);
-/* Runs it and waits. QN_ERR_NOT_FOUND: no such sequence lives here, or not so much of it is resident. Failure of the
- * device: sticky. */
+/* Runs the next chunk of it, at most a step's tokens, and waits; steps may be run between two. *ret_done: it was the last.
+ * QN_ERR_NOT_FOUND: no such sequence lives here, or not so much of it is resident. Failure of the device: sticky. */
+qn_err_t executor_run_chunk(executor_t *executor, executor_task_t *task, bool *ret_done);
+/* All chunks. */
 qn_err_t executor_run_task(executor_t *executor, executor_task_t *task);
 
 #endif

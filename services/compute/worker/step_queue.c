@@ -210,7 +210,4 @@ void step_queue_finish_task(step_queue_t *queue)
     signal_fd(queue->done_fd);
 }
 
-bool step_queue_is_closed(const step_queue_t *queue)
-{
-    return atomic_load((atomic_bool *)(uintptr_t)&queue->closed);
-}
+bool step_queue_is_closed(const step_queue_t *queue) { return atomic_load((atomic_bool *)(uintptr_t)&queue->closed); }

@@ -22,7 +22,8 @@ typedef struct {
 
 /* Work beside the steps, one at a time, run while none is in flight; the first member of whoever gives it. */
 typedef struct step_task {
-    void (*run)(struct step_task *task, void *executor); /* on the worker's thread */
+    bool (*run)(struct step_task *task, void *executor); /* on the worker's thread; false: it wants to go on after the
+                                                            next step */
 } step_task_t;
 
 typedef struct step_queue step_queue_t;

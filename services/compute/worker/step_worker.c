@@ -60,12 +60,10 @@ static void *worker_main(void *argument)
     if (self->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), self->nice);
     for (;;) {
         step_task_t *task = step_queue_task(self->queue);
-        if (task && flight.count == 0) {
-            task->run(task, self->executor);
-            step_queue_finish_task(self->queue);
-        }
+        bool rests = task && flight.count == 0 && !task->run(task, self->executor);
+        if (task && flight.count == 0 && !rests) step_queue_finish_task(self->queue);
         bool room = flight.count < self->steps_in_flight && !(task && flight.count); /* those in flight end first */
-        step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0) : NULL;
+        step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0 && !rests) : NULL;
         if (job) {
             if (!job->skipped) begin(self, job);
             flight.jobs[flight.count++] = job;
