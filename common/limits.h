@@ -21,6 +21,7 @@
 #define QN_TAKE_MAX 64                  /* messages taken from a socket before the loop decides */
 
 /* Serving */
+#define QN_MODEL_NAME_MAX 257    /* of model.id, NUL included; as in encode.fbs */
 #define QN_REQUESTS_MAX 4096     /* ceiling: requests in the ledger, waiting ones included */
 #define QN_SLOTS_MAX 1024        /* ceiling: sequences running at once */
 #define QN_STEP_TOKENS_MAX 16384 /* ceiling: tokens of one step */

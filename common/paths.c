@@ -59,6 +59,14 @@ qn_err_t qn_paths_model(const qn_config_values_t *config, char *ret_path, size_t
                    directory);
 }
 
+qn_err_t qn_paths_policies(const qn_config_values_t *config, char *ret_dirs, size_t size)
+{
+    char directory[QN_PATH_MAX];
+    if (config->policies.dirs[0]) return format_path(ret_dirs, size, "%s", config->policies.dirs);
+    qn_err_t err = executable_directory(directory, sizeof directory);
+    return err ? err : format_path(ret_dirs, size, "%s/policies:%s/../lib/quintet/policies", directory, directory);
+}
+
 /* In a default directory only this user may be able to make sockets. */
 static qn_err_t check_private(const char *path)
 {

@@ -18,6 +18,10 @@ qn_err_t qn_paths_model(const qn_config_values_t *config, char *ret_path, size_t
  * another user owns or may write is refused: whoever can write here can pose as a service. */
 qn_err_t qn_paths_run_dir(const qn_config_values_t *config, char *ret_path, size_t size);
 
+/* The directories of policies.dirs, separated by colons; "" means policies beside the directory of this executable and
+ * ../lib/quintet/policies from it, whether they are there or not. */
+qn_err_t qn_paths_policies(const qn_config_values_t *config, char *ret_dirs, size_t size);
+
 /* Only this user may connect to, or read, what stands at `path` in the run directory, whatever the umask: mode 0600. */
 qn_err_t qn_paths_make_private(const char *path);
 

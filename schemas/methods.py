@@ -132,9 +132,19 @@ def record_schema(schemas, record, is_reply=False):
               "additionalProperties": False}
     must = [field.name for field in fields
             if is_reply or field.required or record.is_struct or is_mandatory(field, schema["properties"][field.name])]
+    for name in schema["properties"] if not is_reply else ():
+        if name not in must:
+            allow_null(schema["properties"][name])
     if must:
         schema["required"] = must
     return schema
+
+
+def allow_null(schema):
+    """null in a request is the same as leaving the member out."""
+    schema["type"] = [schema["type"], "null"]
+    if "enum" in schema:
+        schema["enum"] = schema["enum"] + [None]
 
 
 def is_mandatory(field, schema):

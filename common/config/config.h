@@ -45,8 +45,9 @@ typedef struct {
         char *endpoint; /* see scheduler.endpoint */
     } tokenizer;
     struct {
-        char *endpoint;                /* "ipc" = a socket in run_dir; or tcp://host:port */
-        char *policy;                  /* fcfs, priority, or the path of a shared object */
+        char *endpoint; /* "ipc" = a socket in run_dir; or tcp://host:port */
+        char *policy;   /* a choice, policy_object.h; and those of the other kinds: */
+        char *batching, *admission;
         uint64_t max_sequences;        /* running at once = slots */
         uint64_t max_step_tokens;      /* token budget of one step */
         uint64_t prefill_chunk_tokens; /* at most this much of one prompt per step */
@@ -61,7 +62,7 @@ typedef struct {
         uint64_t block_tokens;
         bool prefix_cache;
         char *huge_pages;         /* auto | all | off */
-        char *eviction;           /* lru */
+        char *eviction;           /* a choice, policy_object.h */
         uint64_t workspace_bytes; /* tensors that leave compute; 0 = none can */
     } memory;
     struct {
@@ -75,6 +76,9 @@ typedef struct {
         uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
         char *kernels;         /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
+    struct {
+        char *dirs; /* qn_paths_policies */
+    } policies;
     struct {
         char *level; /* error | warning | notice | info | debug */
     } log;

@@ -58,8 +58,13 @@ static const qn_config_key_t keys[] = {
 
     OTHER("scheduler.endpoint", QN_CONFIG_ENDPOINT, scheduler.endpoint, "ipc",
           "Where the scheduler is reached: ipc or tcp://host:port."),
-    TEXT("scheduler.policy", scheduler.policy, "fcfs", NULL,
-         "Scheduling policy: fcfs, priority, or the path of a shared object."),
+    TEXT(
+        "scheduler.policy", scheduler.policy, "fcfs", NULL,
+        "Scheduling policy: fcfs, priority, shortest_job, prefix, fair, or a shared object, NAME.so in policies.dirs."),
+    TEXT("scheduler.batching", scheduler.batching, "fixed", NULL,
+         "Step size: fixed, pressure (smaller pieces of prompts when blocks are few), or a shared object."),
+    TEXT("scheduler.admission", scheduler.admission, "queue", NULL,
+         "Who is accepted: queue, user_share (equal parts of a queue that is half full), or a shared object."),
     COUNT("scheduler.max_sequences", scheduler.max_sequences, "64", 1, QN_SLOTS_MAX,
           "Sequences running at once; each has a slot in compute's tables."),
     COUNT("scheduler.max_step_tokens", scheduler.max_step_tokens, "512", 1, QN_STEP_TOKENS_MAX,
@@ -84,7 +89,8 @@ static const qn_config_key_t keys[] = {
     BOOL("memory.prefix_cache", memory.prefix_cache, "true", "Share the KV blocks of equal prompt beginnings."),
     TEXT("memory.huge_pages", memory.huge_pages, "auto", "auto|all|off",
          "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
-    TEXT("memory.eviction", memory.eviction, "lru", "lru", "Which unreferenced block goes first."),
+    TEXT("memory.eviction", memory.eviction, "lru", NULL,
+         "Which unreferenced block goes first: lru, lfu, fifo, cost, or a shared object."),
     BYTES("memory.workspace_bytes", memory.workspace_bytes, "64MiB", 0, 1ull << 40,
           "Host memory for tensors that leave compute (taps, attention scores), taken as it is used; 0: none can "
           "leave. At least 64KiB."),
@@ -108,6 +114,11 @@ static const qn_config_key_t keys[] = {
         "compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
         "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "
         "there are no such calls."),
+
+    TEXT(
+        "policies.dirs", policies.dirs, "", NULL,
+        "Directories that policies are loaded from, separated by colons; \"\": policies beside the executable, and the "
+        "installed ones."),
 
     TEXT("log.level", log.level, "info", "error|warning|notice|info|debug", "Lines above this level are dropped."),
 

@@ -1,7 +1,7 @@
 /* What is this?      The conversation with the service manager's descriptor store.
  * State owned:       none; the manager's.
  * Must never:        close a descriptor, or know what one is.
- * Read next:         services/scheduler/ledger/ledger_memory.c, services/memory/kept_regions.c (who keeps what);
+ * Read next:         kept_memory.c, services/memory/kept_regions.c (who keeps what);
  *                    tools/up/up_store.c (the other side in `quintet up`). */
 #include "common/daemon/fd_store.h"
 

@@ -16,11 +16,11 @@
 
 #include "common/assert.h"
 
-#define STATS_MAGIC 0x31305441545351ull /* "QSTAT01" */
+#define STATS_MAGIC 0x32305441545351ull /* "QSTAT02" */
 #define STATS_TABLES_MAX 4
 
 typedef struct {
-    char name[QN_NAME_MAX];
+    char name[QN_STAT_NAME_MAX];
     char unit[16];
     char help[128];
     uint32_t kind;
@@ -148,6 +148,33 @@ void qn_stats_set(qn_stats_t *stats, unsigned table, unsigned index, uint64_t va
     atomic_store_explicit(&stats_row(stats, table, index)->value, value, memory_order_relaxed);
 }
 
+void qn_stats_set_number(qn_stats_t *stats, unsigned table, unsigned index, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    qn_stats_set(stats, table, index, bits);
+}
+
+double qn_stat_number(const qn_stat_row_t *row)
+{
+    double value;
+    memcpy(&value, &row->value, sizeof value);
+    return value;
+}
+
+void qn_stats_name(qn_stats_t *stats, unsigned table, unsigned index, const char *name)
+{
+    stats_row_t *row = stats_row(stats, table, index);
+    size_t length = strnlen(name, sizeof row->name - 1);
+    if (strncmp(row->name, name, sizeof row->name) == 0) return;
+    row->name[0] = '\0'; /* hidden while it is written */
+    atomic_thread_fence(memory_order_release);
+    memset(row->name + 1, 0, sizeof row->name - 1);
+    if (length > 0) memcpy(row->name + 1, name + 1, length - 1);
+    atomic_thread_fence(memory_order_release);
+    row->name[0] = name[0];
+}
+
 static unsigned stats_bucket(uint64_t ns)
 {
     unsigned bucket = 0;
@@ -172,7 +199,7 @@ static qn_err_t stats_check(const stats_page_t *page, size_t bytes, const char *
     for (uint32_t i = 0; i < page->row_count; i++) {
         const stats_row_t *row = &page->rows[i];
         if (!memchr(row->name, 0, sizeof row->name) || !memchr(row->unit, 0, sizeof row->unit) ||
-            !memchr(row->help, 0, sizeof row->help) || row->kind > QN_STAT_HISTOGRAM_NS)
+            !memchr(row->help, 0, sizeof row->help) || row->kind > QN_STAT_NUMBER)
             return qn_fail(QN_ERR_INVALID, "%s: row %u is damaged", path, i);
     }
     return QN_OK;

@@ -11,12 +11,20 @@
 #include "common/err.h"
 #include "common/limits.h"
 
-typedef enum { QN_STAT_COUNTER, QN_STAT_GAUGE, QN_STAT_HISTOGRAM_NS } qn_stat_kind_t;
+typedef enum {
+    QN_STAT_COUNTER,
+    QN_STAT_GAUGE,
+    QN_STAT_HISTOGRAM_NS,
+    QN_STAT_NUMBER, /* a gauge whose value is any number: qn_stats_set_number, qn_stat_number */
+} qn_stat_kind_t;
+
+#define QN_STAT_NAME_MAX 160 /* with labels, NUL included */
 
 /* Static table of a module's metrics; the index in the table is the handle within that table. */
 typedef struct {
     /* Prometheus style, without the quintet_ prefix and _total: "scheduler_waiting_requests". Rows of one metric that
-     * differ in labels have them in braces: "frontend_requests{route=\"generate\",code=\"200\"}". */
+     * differ in labels have them in braces: "frontend_requests{route=\"generate\",code=\"200\"}". "": a row that is
+     * shown once it is named (qn_stats_name). */
     const char *name;
     qn_stat_kind_t kind;
     /* "requests", "bytes", "tokens", ...; times are kept in "nanoseconds" or "milliseconds" and shown in seconds,
@@ -39,6 +47,9 @@ void qn_stats_destroy(qn_stats_t **stats);
 /* Never fail, never block, a few ns. */
 void qn_stats_add(qn_stats_t *stats, unsigned table, unsigned index, uint64_t amount);
 void qn_stats_set(qn_stats_t *stats, unsigned table, unsigned index, uint64_t value);
+void qn_stats_set_number(qn_stats_t *stats, unsigned table, unsigned index, double value);
+/* Another name from now on; "" hides the row. A reader in this very moment may see parts of both. */
+void qn_stats_name(qn_stats_t *stats, unsigned table, unsigned index, const char *name);
 void qn_stats_observe_ns(qn_stats_t *stats, unsigned table, unsigned index, uint64_t ns);
 
 /* One row as a reader sees it; strings are views valid until the view is closed. */
@@ -56,6 +67,8 @@ void qn_stats_close(qn_stats_view_t **view);
 uint32_t qn_stats_epoch(const qn_stats_view_t *view);
 size_t qn_stats_row_count(const qn_stats_view_t *view);
 void qn_stats_read_row(const qn_stats_view_t *view, size_t index, qn_stat_row_t *ret_row);
+/* The value of a QN_STAT_NUMBER. */
+double qn_stat_number(const qn_stat_row_t *row);
 /* Quantile (0..1) of a histogram row in ns, linear inside its bucket; 0 when empty. */
 uint64_t qn_stat_quantile_ns(const qn_stat_row_t *row, double quantile);
 

@@ -206,8 +206,10 @@ static qn_err_t integer_from_json(const qn_wire_field_t *field, const json_t *js
         if (!u64_from_text(json_string_value(json), &bits))
             return qn_wire_fail(path, QN_ERR_INVALID, "is not a decimal number of 64 bits");
     } else {
-        if (!json_is_integer(json)) return wrong_kind(path, "an integer", json);
-        int64_t value = json_integer_value(json);
+        bool whole = json_is_real(json) && fabs(json_real_value(json)) < 0x1p53 &&
+                     rint(json_real_value(json)) == json_real_value(json);
+        if (!json_is_integer(json) && !whole) return wrong_kind(path, "an integer", json);
+        int64_t value = whole ? (int64_t)json_real_value(json) : json_integer_value(json); /* 5.0 is an integer */
         bool is_signed = field->kind == QN_WIRE_I32;
         int64_t least = is_signed ? INT32_MIN : 0;
         int64_t most = is_signed ? INT32_MAX : field->bytes == 8 ? INT64_MAX : ((int64_t)1 << 8 * field->bytes) - 1;

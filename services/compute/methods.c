@@ -77,9 +77,7 @@ static qn_call_outcome_t method_kernels(void *state, qn_call_t *call, const void
 }
 
 const qn_method_row_t compute_methods[] = {
-    {QN_METHOD_COMPUTE_KERNELS, method_kernels},
-    {QN_METHOD_COMPUTE_FORWARD, method_forward},
-    {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
-    {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage},
-    {QN_METHOD_NONE, NULL},
+    {QN_METHOD_COMPUTE_KERNELS, method_kernels},     {QN_METHOD_COMPUTE_LATENCY, compute_method_latency},
+    {QN_METHOD_COMPUTE_FORWARD, method_forward},     {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
+    {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage}, {QN_METHOD_NONE, NULL},
 };

@@ -57,6 +57,7 @@ static const qn_stat_spec_t frontend_stats[FRONTEND_STAT_COUNT] = {
     ROW(UNKNOWN_FIELDS, "unknown_fields", COUNTER, "fields", "Fields of request bodies that no route knows"),
     ROW(TTFT, "time_to_first_token", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the first token"),
     ROW(INTER_TOKEN, "inter_token", HISTOGRAM_NS, "seconds", "Between tokens of a sequence"),
+    ROW(METHOD, "method_call", HISTOGRAM_NS, "seconds", "From a method's call to its answer, or its failure"),
     ROW(LATENCY, "request", HISTOGRAM_NS, "seconds", "From the whole HTTP request to the end of its answer"),
 };
 
@@ -183,7 +184,7 @@ static void end_what_runs(frontend_t *frontend)
     for (uint32_t i = 0; i < request_table_count(frontend->table); i++)
         frontend_fail(frontend, request_table_at(frontend->table, i), &error);
     frontend_look(frontend, qn_clock_now_ns());
-    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+    for (int service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
         frontend_end_calls(frontend, (qn_service_t)service);
     frontend_end_bodies(frontend, &error);
 }
@@ -200,6 +201,9 @@ static void service_fini(void **state)
     worker_destroy(&frontend->worker);
     http_server_destroy(&frontend->http, STOP_LINGER_MS);
     request_table_destroy(&frontend->table);
+    request_log_destroy(&frontend->log);
+    if (frontend->profile.profiling) qn_daemon_unwatch(frontend->daemon, profiling_fd(frontend->profile.profiling));
+    profiling_destroy(&frontend->profile.profiling);
     qn_in_hand_close(&frontend->hand);
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
@@ -223,6 +227,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_peer_status_t self;
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
+    frontend->log = request_log_create();
     calls_init(&frontend->calls, qn_daemon_epoch(daemon));
     name_model(frontend);
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
@@ -230,6 +235,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_err_t err = qn_in_hand_open(qn_daemon_run_dir(daemon), "frontend", qn_daemon_epoch(daemon), &frontend->hand);
     if (err == QN_OK) err = worker_create(&frontend->worker);
     if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
+    if (err == QN_OK) err = profiling_create(qn_daemon_run_dir(daemon), &frontend->profile.profiling);
+    if (err == QN_OK) err = qn_daemon_watch(daemon, profiling_fd(frontend->profile.profiling));
     if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {
         service_fini((void **)&frontend);
@@ -258,6 +265,7 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     frontend_t *frontend = state;
     bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
+    if (event == QN_PEER_UP) request_log_meet(frontend->log, peer.service, peer.epoch, qn_clock_now_ns());
     if (event == QN_PEER_GONE) frontend_end_calls(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
@@ -292,6 +300,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     frontend_t *frontend = state;
     frontend_send_rest(frontend); /* before new ones come */
     frontend_take_work(frontend);
+    frontend_answer_profile(&frontend->profile);
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
         frontend_scan(frontend, now_ns);

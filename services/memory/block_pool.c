@@ -2,7 +2,7 @@
  * State owned:       reference counts, the free stack, sequences and their block tables, the prefix index, the policy's
  *                    state. All of it can be rebuilt: sequences lease again, prefixes are computed again.
  * Must never:        hand out a held block, share a block that is not full and committed, touch device memory.
- * Read next:         prefix_index.c (what a block contains), eviction_lru.c (who goes first). */
+ * Read next:         prefix_index.c (what a block contains), eviction.c (who goes first). */
 #include "services/memory/block_pool_internal.h"
 
 #include <stdlib.h>
@@ -29,9 +29,6 @@ static qn_err_t check_options(const block_pool_options_t *options)
                        SEQUENCES_MAX);
     if (options->tokens_max < 1)
         return qn_fail(QN_ERR_INVALID, "block pool: a sequence of 0 tokens holds nothing; set model.max_model_len");
-    if (options->eviction != NULL && options->eviction->version != EVICTION_ABI_VERSION)
-        return qn_fail(QN_ERR_UNSUPPORTED, "eviction policy %s: ABI version %u, this build has %u; rebuild it",
-                       options->eviction->name, options->eviction->version, EVICTION_ABI_VERSION);
     return QN_OK;
 }
 
@@ -47,6 +44,7 @@ static bool allocate(block_pool_t *pool)
     pool->references = calloc(blocks, sizeof *pool->references);
     pool->hits = calloc(blocks, sizeof *pool->hits);
     pool->used = calloc(blocks, sizeof *pool->used);
+    pool->born = calloc(blocks, sizeof *pool->born);
     pool->free_blocks = calloc(blocks, sizeof *pool->free_blocks);
     pool->scratch = calloc((size_t)blocks + 1, sizeof *pool->scratch);
     pool->sequences = calloc(sequences, sizeof *pool->sequences);
@@ -56,9 +54,9 @@ static bool allocate(block_pool_t *pool)
     if (__builtin_mul_overflow((size_t)sequences, (size_t)pool->table_max, &entries)) return false;
     pool->tables = calloc(entries, sizeof *pool->tables);
     pool->pending = calloc((size_t)sequences * pool->options.block_tokens, sizeof *pool->pending);
-    pool->eviction_state = pool->eviction->create(blocks);
-    return pool->references && pool->hits && pool->used && pool->free_blocks && pool->scratch && pool->sequences &&
-           pool->buckets && pool->tables && pool->pending && pool->eviction_state;
+    pool->eviction = eviction_create(pool->options.eviction, blocks);
+    return pool->references && pool->hits && pool->used && pool->born && pool->free_blocks && pool->scratch &&
+           pool->sequences && pool->buckets && pool->tables && pool->pending && pool->eviction;
 }
 
 static void make_all_free(block_pool_t *pool)
@@ -80,7 +78,6 @@ qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **r
     block_pool_t *pool = calloc(1, sizeof *pool);
     if (pool == NULL) return qn_fail(QN_ERR_NO_MEMORY, "block pool: out of memory");
     pool->options = *options;
-    pool->eviction = options->eviction != NULL ? options->eviction : &eviction_lru;
     pool->table_max = blocks_for(pool, options->tokens_max);
     if (pool->table_max > options->block_count) pool->table_max = options->block_count;
     uint32_t buckets = 16;
@@ -104,11 +101,12 @@ void block_pool_destroy(block_pool_t **pool)
 {
     block_pool_t *self = *pool;
     if (self == NULL) return;
-    if (self->eviction_state != NULL) self->eviction->destroy(self->eviction_state);
+    eviction_destroy(&self->eviction);
     prefix_index_destroy(&self->index);
     free(self->references);
     free(self->hits);
     free(self->used);
+    free(self->born);
     free(self->free_blocks);
     free(self->scratch);
     free(self->sequences);
@@ -178,7 +176,7 @@ static void make_free(block_pool_t *pool, uint32_t block)
 
 static void leave_cached(block_pool_t *pool, uint32_t block)
 {
-    pool->eviction->remove(pool->eviction_state, block);
+    eviction_remove(pool->eviction, block);
     pool->cached_count--;
 }
 
@@ -196,17 +194,31 @@ uint32_t block_pool_unindex(block_pool_t *pool, uint32_t block)
     return freed;
 }
 
+/* Of the cached blocks that directly follow it the one that goes first. */
+static uint32_t first_cached_follower(const block_pool_t *pool, uint32_t block)
+{
+    uint32_t first = PREFIX_INDEX_NONE;
+    uint32_t child = prefix_index_child(pool->index, block, PREFIX_INDEX_NONE);
+    for (; child != PREFIX_INDEX_NONE; child = prefix_index_child(pool->index, block, child))
+        if (eviction_contains(pool->eviction, child) &&
+            (first == PREFIX_INDEX_NONE || eviction_is_before(pool->eviction, child, first)))
+            first = child;
+    return first;
+}
+
 uint32_t block_pool_choose(const block_pool_t *pool)
 {
-    uint32_t block = pool->eviction->choose(pool->eviction_state);
-    QN_ASSERT(block < pool->options.block_count);                                         /* a policy's bug ... */
-    QN_ASSERT(pool->references[block] == 0 && prefix_index_contains(pool->index, block)); /* ... ends the process */
+    uint32_t block = eviction_choose(pool->eviction);
+    QN_ASSERT(block < pool->options.block_count && pool->references[block] == 0);
+    for (uint32_t follower; (follower = first_cached_follower(pool, block)) != PREFIX_INDEX_NONE;)
+        block = follower;
     return block;
 }
 
 static void evict_one(block_pool_t *pool)
 {
     uint32_t block = block_pool_choose(pool);
+    eviction_evicts(pool->eviction, block, pool->use);
     pool->stats.evictions += block_pool_unindex(pool, block);
 }
 
@@ -225,17 +237,6 @@ static void hold_shared(block_pool_t *pool, uint32_t block)
     pool->hits[block]++;
 }
 
-void block_pool_add_candidate(block_pool_t *pool, uint32_t block)
-{
-    eviction_candidate_t candidate = {
-        .block = block,
-        .depth = prefix_index_depth(pool->index, block),
-        .use = pool->used[block],
-        .hits = pool->hits[block],
-    };
-    pool->eviction->add(pool->eviction_state, &candidate);
-}
-
 static void let_go(block_pool_t *pool, uint32_t block)
 {
     QN_ASSERT(pool->references[block] > 0);
@@ -245,7 +246,16 @@ static void let_go(block_pool_t *pool, uint32_t block)
         make_free(pool, block);
         return;
     }
-    block_pool_add_candidate(pool, block);
+    const qn_policy_block_t candidate = {
+        .block = block,
+        .now = pool->use,
+        .use = pool->used[block],
+        .born = pool->born[block],
+        .hits = pool->hits[block],
+        .depth = prefix_index_depth(pool->index, block),
+        .block_tokens = pool->options.block_tokens,
+    };
+    eviction_add(pool->eviction, &candidate);
     pool->cached_count++;
 }
 
@@ -368,10 +378,13 @@ static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block
     uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->salt, ids);
     if (first == PREFIX_INDEX_NONE) {
         prefix_index_insert(pool->index, block, sequence->tail, sequence->salt, ids);
+        pool->born[block] = pool->use;
         first = block;
     } else if (pool->references[first] == 0) {
         leave_cached(pool, first);
         prefix_index_replace(pool->index, first, block);
+        pool->born[block] = pool->born[first];
+        pool->hits[block] = pool->hits[first];
         make_free(pool, first);
         first = block;
     }
@@ -412,6 +425,8 @@ uint32_t block_pool_flush(block_pool_t *pool)
     return freed;
 }
 
+void block_pool_eviction_changed(block_pool_t *pool) { eviction_rescore(pool->eviction); }
+
 /* ---- views ---- */
 
 const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence_id, uint32_t *ret_count)
@@ -445,7 +460,7 @@ void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats)
     ret_stats->cached_blocks = pool->cached_count;
     ret_stats->held_blocks = pool->options.block_count - pool->free_count - pool->cached_count;
     ret_stats->sequences = pool->sequence_count - pool->pin_count;
-    ret_stats->policy = pool->eviction->name;
+    ret_stats->policy = qn_policy_seat_name(eviction_seat(pool->eviction));
 }
 
 /* ---- invariants ---- */
@@ -496,5 +511,6 @@ const char *block_pool_check(const block_pool_t *pool)
         if (seen[block]++ != 0 || prefix_index_contains(pool->index, block))
             return "block pool: a free block is held, indexed, or free twice";
     }
-    return prefix_index_check(pool->index);
+    const char *wrong = eviction_check(pool->eviction);
+    return wrong != NULL ? wrong : prefix_index_check(pool->index);
 }

@@ -5,7 +5,7 @@
  *     sequences), or cached (held by nobody, kept in the prefix index for its content).
  *  2. A held block is never evicted, never moved and never given to a sequence as a fresh block.
  *  3. Only cached blocks are evicted, and only when a lease needs more blocks than are free; the eviction policy
- *     chooses which.
+ *     chooses which. Of a block that cached ones follow it is the last of those, which would go with it (rule 8).
  *  4. A block is shared only if it is in the index, and it enters the index only when all its `block_tokens` tokens are
  *     committed: their KV is written, as a StepResult has proven.
  *  5. A block in the index is never written again. A sequence may write only the blocks it was given fresh, at
@@ -40,12 +40,12 @@
 typedef struct block_pool block_pool_t;
 
 typedef struct {
-    uint32_t block_count;              /* 1 .. 2^28 */
-    uint32_t block_tokens;             /* 1 .. 1024 */
-    uint32_t sequences_max;            /* sequences open at once, 1 .. 65536 */
-    uint32_t tokens_max;               /* of one sequence; a lease for more is short of blocks */
-    bool prefix_cache;                 /* false: nothing enters the index, blocks become free at once */
-    const eviction_policy_t *eviction; /* borrowed, outlives the pool; NULL: eviction_lru */
+    uint32_t block_count;       /* 1 .. 2^28 */
+    uint32_t block_tokens;      /* 1 .. 1024 */
+    uint32_t sequences_max;     /* sequences open at once, 1 .. 65536 */
+    uint32_t tokens_max;        /* of one sequence; a lease for more is short of blocks */
+    bool prefix_cache;          /* false: nothing enters the index, blocks become free at once */
+    qn_policy_seat_t *eviction; /* who decides what is evicted; borrowed, outlives the pool; NULL: lru */
 } block_pool_options_t;
 
 /* Values of GrantOutcome (schemas/grant.fbs). */
@@ -76,7 +76,7 @@ typedef struct {
     const char *policy; /* name of the eviction policy */
 } block_pool_stats_t;
 
-/* Takes all memory it will ever use (about 100 + 4 * block_tokens bytes per block, 4 bytes per table entry of
+/* Takes all memory it will ever use (about 190 + 4 * block_tokens bytes per block, 4 bytes per table entry of
  * sequences_max sequences, touched only when used). QN_ERR_INVALID: an option out of range; QN_ERR_NO_MEMORY.
  * Returns owned. */
 qn_err_t block_pool_create(const block_pool_options_t *options, block_pool_t **ret_pool);
@@ -119,6 +119,9 @@ uint32_t block_pool_flush(block_pool_t *pool);
 /* Blocks a lease can still get: free + cached. */
 uint32_t block_pool_available(const block_pool_t *pool);
 void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats);
+
+/* Live or shadow of the eviction seat has changed. O(cached blocks). */
+void block_pool_eviction_changed(block_pool_t *pool);
 
 /* Verifies every invariant of the rules above by a full walk, O(blocks + table entries): reference counts equal the
  * number of tables, states partition the blocks, the index and the eviction candidates are exactly the right blocks,

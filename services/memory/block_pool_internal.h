@@ -20,12 +20,12 @@ typedef struct {
 
 struct block_pool {
     block_pool_options_t options;
-    const eviction_policy_t *eviction;
-    void *eviction_state;
+    eviction_t *eviction;
     prefix_index_t *index;
     uint32_t *references;  /* [blocks] */
     uint64_t *hits;        /* [blocks] */
     uint64_t *used;        /* [blocks]: logical time of the last release */
+    uint64_t *born;        /* [blocks]: logical time when its content entered the index */
     uint32_t *free_blocks; /* stack [blocks] */
     uint32_t free_count, cached_count;
     uint64_t use; /* logical time */
@@ -57,9 +57,7 @@ uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const u
                                 uint32_t blocks_max, uint32_t *ret_blocks);
 /* Takes an entry and all that follow it out of the index; the cached ones become free (rule 8). Returns how many. */
 uint32_t block_pool_unindex(block_pool_t *pool, uint32_t block);
-/* Tells the policy of a cached block (again). */
-void block_pool_add_candidate(block_pool_t *pool, uint32_t block);
-/* The block that the policy would evict next; there is one. */
+/* The block that is evicted next; there is one. */
 uint32_t block_pool_choose(const block_pool_t *pool);
 
 #endif

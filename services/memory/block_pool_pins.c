@@ -126,17 +126,17 @@ uint32_t block_pool_pin_of(const block_pool_t *pool, uint64_t salt, const uint32
 
 /* ---- eviction ---- */
 
-/* The cached blocks in the order in which the policy would choose them, the first `count` of them in scratch. The policy
- * is asked for real and told of all of them again, in the same order and with the same figures. */
+/* The cached blocks in the order in which they would be evicted, the first `count` of them in scratch. They are taken out
+ * and put back as they were. */
 static uint32_t order_of_policy(block_pool_t *pool, uint32_t count)
 {
     uint32_t cached = pool->cached_count;
     for (uint32_t i = 0; i < cached; i++) {
         pool->scratch[i] = block_pool_choose(pool);
-        pool->eviction->remove(pool->eviction_state, pool->scratch[i]);
+        eviction_remove(pool->eviction, pool->scratch[i]);
     }
     for (uint32_t i = 0; i < cached; i++)
-        block_pool_add_candidate(pool, pool->scratch[i]);
+        eviction_put_back(pool->eviction, pool->scratch[i]);
     return count < cached ? count : cached;
 }
 

@@ -286,6 +286,30 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
     }
 }
 
+/* What a Lease would share now, for a scheduling policy that wants to know. */
+static void handle_prefix_query(void *state, qn_peer_t from, const void *message)
+{
+    memory_service_t *service = state;
+    const qn_prefix_query_t *query = message;
+    qn_prefix_hit_t hits[QN_PREFIX_HITS_ITEMS_MAX];
+    if (!service->loaded || !qn_peer_is_scheduler(from)) return;
+    for (uint32_t i = 0; i < query->items_count; i++) {
+        const qn_prefix_query_item_t *item = &query->items[i];
+        if (item->ids_offset > query->ids_count || item->ids_count > query->ids_count - item->ids_offset) {
+            qn_daemon_refuse(service->daemon, from, query->head.request, 400, "items", "an item's ids lie outside ids");
+            return;
+        }
+        hits[i] = (qn_prefix_hit_t){.sequence = item->sequence,
+                                    .tokens = block_pool_lookup(service->model.pool, item->salt,
+                                                                query->ids + item->ids_offset, item->ids_count)};
+    }
+    qn_prefix_hits_t reply = {.head.request = query->head.request,
+                              .batch = query->batch,
+                              .items = hits,
+                              .items_count = query->items_count};
+    memory_send_or_log(service, from, QN_MESSAGE_PREFIX_HITS, &reply);
+}
+
 /* ---- the cache, for people ---- */
 
 static void handle_cache_query(void *state, qn_peer_t from, const void *message)
@@ -334,6 +358,7 @@ const qn_handler_t memory_handlers[] = {
     {QN_MESSAGE_COMMIT, handle_commit},
     {QN_MESSAGE_CACHE_QUERY, handle_cache_query},
     {QN_MESSAGE_FLUSH_CACHE, handle_flush_cache},
+    {QN_MESSAGE_PREFIX_QUERY, handle_prefix_query},
     {QN_MESSAGE_WORKSPACE_LEASE, memory_handle_workspace_lease},
     {QN_MESSAGE_WORKSPACE_RELEASE, memory_handle_workspace_release},
     {QN_MESSAGE_NONE, NULL},

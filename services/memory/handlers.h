@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 #include "common/daemon/daemon.h"
+#include "common/daemon/kept_memory.h"
+#include "common/policy/policy_stats.h"
 #include "common/region/fd_socket.h"
 #include "services/memory/block_pool.h"
 #include "services/memory/weights/loader.h"
@@ -19,6 +21,13 @@ typedef struct {
     uint64_t request;
     bool want_tensors;
 } memory_asker_t;
+
+/* What of the policies outlives the process. */
+typedef struct {
+    uint32_t epoch; /* of the life that writes; 0: none did */
+    uint32_t unused;
+    qn_policy_page_t page;
+} memory_policies_t;
 
 typedef struct {
     qn_daemon_t *daemon;
@@ -34,6 +43,10 @@ typedef struct {
     qn_grant_item_t *grant_items; /* QN_GRANT_ITEMS_MAX */
     uint32_t *grant_blocks;       /* QN_GRANT_BLOCKS_MAX; touched only as far as used */
     uint64_t progress_shown_ns;
+    char policy_dirs[2 * QN_PATH_MAX];
+    qn_kept_memory_t policies; /* one qn_policy_page_t */
+    qn_policy_seat_t *eviction;
+    uint64_t named;         /* policy_stats.h */
     workspace_t *workspace; /* over the region of that name; NULL without one */
 } memory_service_t;
 

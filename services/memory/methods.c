@@ -2,6 +2,7 @@
  * State owned:       none; the service's.
  * Must never:        decide which block goes where (block_pool.c).
  * Read next:         common/daemon/calls.h, schemas/memory/, block_pool.h, region_table.h. */
+#include "common/policy/policy_show.h"
 #include "services/memory/methods.h"
 
 qn_call_outcome_t memory_still_loading(const qn_call_t *call)
@@ -29,6 +30,7 @@ static qn_call_outcome_t method_usage(void *state, qn_call_t *call, const void *
         reply->total_bytes += *bytes[kind];
     }
     block_pool_stats(service->model.pool, &stats);
+    reply->peak_bytes = region_table_peak(service->regions);
     reply->block_bytes = service->model.block_bytes;
     reply->block_tokens = stats.block_tokens;
     reply->total_blocks = stats.total_blocks;
@@ -66,6 +68,38 @@ static qn_call_outcome_t method_regions(void *state, qn_call_t *call, const void
     return QN_CALL_DONE;
 }
 
+/* ---- eviction ---- */
+
+static qn_call_outcome_t method_policy_get(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    (void)message;
+    const memory_service_t *service = state;
+    qn_memory_policy_reply_t *reply = ret_reply;
+    reply->policies = qn_policy_show(service->eviction, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t change_policy(memory_service_t *service, bool shadow, qn_text_t choice, qn_call_t *call,
+                                       qn_memory_policy_reply_t *reply)
+{
+    if (qn_policy_change(service->eviction, shadow, choice, call) != QN_CALL_DONE) return QN_CALL_FAILED;
+    if (service->loaded) block_pool_eviction_changed(service->model.pool);
+    reply->policies = qn_policy_show(service->eviction, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t method_policy_set(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_memory_policy_set_t *asked = message;
+    return change_policy(state, false, asked->policy, call, ret_reply);
+}
+
+static qn_call_outcome_t method_policy_shadow(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_memory_policy_shadow_t *asked = message;
+    return change_policy(state, true, asked->policy, call, ret_reply);
+}
+
 const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_USAGE, method_usage},
     {QN_METHOD_MEMORY_REGIONS, method_regions},
@@ -75,5 +109,8 @@ const qn_method_row_t memory_methods[] = {
     {QN_METHOD_MEMORY_EVICT, memory_method_evict},
     {QN_METHOD_MEMORY_PIN, memory_method_pin},
     {QN_METHOD_MEMORY_UNPIN, memory_method_unpin},
+    {QN_METHOD_MEMORY_POLICY_GET, method_policy_get},
+    {QN_METHOD_MEMORY_POLICY_SET, method_policy_set},
+    {QN_METHOD_MEMORY_POLICY_SHADOW, method_policy_shadow},
     {QN_METHOD_NONE, NULL},
 };

@@ -4,7 +4,7 @@
  * Read next:         block_pool.h (the rules), schemas/memory/, methods.c (the rows). */
 #include <stdio.h>
 
-#include "common/salt.h"
+#include "common/name_hash.h"
 #include "services/memory/methods.h"
 
 QN_BLOCK_STATE_SAME_VALUES(BLOCK_POOL_);
@@ -67,7 +67,7 @@ qn_call_outcome_t memory_method_lookup(void *state, qn_call_t *call, const void 
     qn_memory_lookup_reply_t *reply = ret_reply;
     if (!service->loaded) return memory_still_loading(call);
     uint32_t *blocks = qn_arena_zalloc(call->arena, QN_MEMORY_LOOKUP_REPLY_BLOCKS_MAX, sizeof *blocks);
-    uint64_t salt = qn_salt_hash(asked->cache_salt);
+    uint64_t salt = qn_name_hash(asked->cache_salt);
     reply->blocks_count = block_pool_lookup_blocks(service->model.pool, salt, asked->ids, asked->ids_count,
                                                    QN_MEMORY_LOOKUP_REPLY_BLOCKS_MAX, blocks);
     reply->blocks = blocks;
@@ -106,7 +106,7 @@ qn_call_outcome_t memory_method_evict(void *state, qn_call_t *call, const void *
         return qn_call_fail(call, 400, "blocks", "blocks: give ids or a number of blocks, not both");
     block_pool_t *pool = service->model.pool;
     if (asked->ids_count)
-        reply->evicted = block_pool_evict_prefix(pool, qn_salt_hash(asked->cache_salt), asked->ids, asked->ids_count,
+        reply->evicted = block_pool_evict_prefix(pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count,
                                                  asked->dry_run, &reply->blocks, &reply->blocks_count);
     else
         reply->evicted = block_pool_evict(pool, asked->blocks ? asked->blocks : UINT32_MAX, asked->dry_run,
@@ -137,7 +137,7 @@ qn_call_outcome_t memory_method_pin(void *state, qn_call_t *call, const void *me
     const qn_memory_pin_t *asked = message;
     qn_memory_pin_reply_t *reply = ret_reply;
     if (!service->loaded) return memory_still_loading(call);
-    switch (block_pool_pin(service->model.pool, qn_salt_hash(asked->cache_salt), asked->ids, asked->ids_count,
+    switch (block_pool_pin(service->model.pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count,
                            &reply->pin, &reply->pinned_tokens)) {
     case BLOCK_POOL_PINNED:
     case BLOCK_POOL_NOT_CACHED: break;
@@ -165,7 +165,7 @@ qn_call_outcome_t memory_method_unpin(void *state, qn_call_t *call, const void *
         return show_pins(service, ret_reply);
     }
     uint32_t pin = asked->pin ? asked->pin
-                              : block_pool_pin_of(pool, qn_salt_hash(asked->cache_salt), asked->ids, asked->ids_count);
+                              : block_pool_pin_of(pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count);
     if (!block_pool_unpin(pool, pin))
         return qn_call_fail(call, 404, asked->pin ? "pin" : "ids", "%s: no such prefix is pinned",
                             asked->pin ? "pin" : "ids");

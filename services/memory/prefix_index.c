@@ -207,6 +207,11 @@ uint32_t prefix_index_depth(const prefix_index_t *index, uint32_t block)
     return index->entries[block].depth;
 }
 
+uint32_t prefix_index_child(const prefix_index_t *index, uint32_t block, uint32_t child)
+{
+    return child == NONE ? index->entries[block].first_child : index->entries[child].next_sibling;
+}
+
 uint32_t prefix_index_count(const prefix_index_t *index) { return index->count; }
 
 static bool listed_by_parent(const prefix_index_t *index, uint32_t block)

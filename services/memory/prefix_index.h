@@ -48,6 +48,8 @@ prefix_place_t prefix_index_place(const prefix_index_t *index, uint32_t block);
 bool prefix_index_valid(const prefix_index_t *index, prefix_place_t place);
 /* Index of the entry in its prefix, from 0. */
 uint32_t prefix_index_depth(const prefix_index_t *index, uint32_t block);
+/* The entries that follow it directly: the first, or the one after `child`; PREFIX_INDEX_NONE: no more. */
+uint32_t prefix_index_child(const prefix_index_t *index, uint32_t block, uint32_t child);
 uint32_t prefix_index_count(const prefix_index_t *index);
 /* Full walk: every entry is in its bucket, and its parent is an entry that lists it. NULL or the broken rule. */
 const char *prefix_index_check(const prefix_index_t *index);

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "common/assert.h"
+#include "common/daemon/crash.h"
 #include "common/limits.h"
+#include "common/paths.h"
 #include "common/watch/log.h"
 #include "services/memory/handlers.h"
 #include "services/memory/kept_regions.h"
@@ -37,7 +39,8 @@ enum {
     MEMORY_STAT_TAP,
     MEMORY_STAT_LOAD,
     MEMORY_STAT_FDS,
-    MEMORY_STAT_COUNT,
+    MEMORY_STAT_EVICTION, /* QN_POLICY_STAT_ROWS */
+    MEMORY_STAT_COUNT = MEMORY_STAT_EVICTION + QN_POLICY_STAT_ROWS,
 };
 
 static const qn_stat_spec_t memory_stats[MEMORY_STAT_COUNT] = {
@@ -66,6 +69,7 @@ static const qn_stat_spec_t memory_stats[MEMORY_STAT_COUNT] = {
     [MEMORY_STAT_LOAD] = {"memory_load_seconds", QN_STAT_GAUGE, "milliseconds", "Time to load the model"},
     [MEMORY_STAT_FDS] = {"memory_descriptors_handed_out", QN_STAT_COUNTER, "descriptors",
                          "Requests answered at the fd socket"},
+    [MEMORY_STAT_EVICTION] = QN_POLICY_STATS("eviction"),
 };
 
 /* ---- start and end ---- */
@@ -87,6 +91,8 @@ static void service_fini(void **state)
     loader_destroy(&service->loader);
     loader_result_fini(&service->model);
     workspace_destroy(&service->workspace);
+    qn_policy_seat_close(&service->eviction);
+    qn_kept_memory_close(&service->policies);
     region_table_destroy(&service->regions);
     free(service->tensors);
     free(service->grant_items);
@@ -137,6 +143,25 @@ static qn_err_t take_kept(memory_service_t *service, const char *fd_socket, qn_m
     return err;
 }
 
+/* A shared object that ran when the life before this one crashed is not loaded again; what was set live is. */
+static qn_err_t open_eviction(memory_service_t *service, const qn_config_values_t *config)
+{
+    qn_crash_t crash;
+    char crashed_as[64];
+    qn_err_t err = qn_paths_policies(config, service->policy_dirs, sizeof service->policy_dirs);
+    if (!err) err = qn_kept_memory_open("policies", sizeof(memory_policies_t), &service->policies);
+    if (err) return err;
+    memory_policies_t *kept = service->policies.base;
+    bool crashed = qn_crash_read(qn_daemon_run_dir(service->daemon), "memory", kept->epoch, &crash);
+    if (qn_policy_page_judge(&kept->page, crashed && kept->epoch)) {
+        qn_crash_describe(&crash, crashed_as, sizeof crashed_as);
+        qn_log_warning("memory before this one crashed (%s) with an eviction policy that was loaded", crashed_as);
+    }
+    kept->epoch = qn_daemon_epoch(service->daemon);
+    qn_policy_catalogue_t catalogue = eviction_catalogue(service->policy_dirs);
+    return qn_policy_seat_open(&catalogue, config->memory.eviction, &kept->page, &service->eviction);
+}
+
 static qn_err_t open_service(memory_service_t *service, const qn_config_values_t *config)
 {
     char fd_socket[QN_PATH_MAX + 16];
@@ -157,7 +182,9 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     if (!err) err = qn_daemon_watch(service->daemon, qn_fd_server_fd(service->fd_server));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
     if (!err) err = memory_open_workspace(service);
-    if (!err) err = loader_start(config, service->regions, &kept_weights, &kept_kv, &service->loader);
+    if (!err) err = open_eviction(service, config);
+    if (!err)
+        err = loader_start(config, service->regions, service->eviction, &kept_weights, &kept_kv, &service->loader);
     qn_region_close(&kept_weights);
     qn_region_close(&kept_kv);
     return err ? err : qn_daemon_watch(service->daemon, loader_fd(service->loader));
@@ -274,6 +301,8 @@ static void publish_stats(memory_service_t *service)
     for (int kind = QN_REGION_KIND_WEIGHTS; kind <= QN_REGION_KIND_TAP; kind++)
         set_stat(service, (unsigned)(MEMORY_STAT_WEIGHTS + kind),
                  region_table_bytes(service->regions, (qn_region_kind_t)kind));
+    qn_policy_stats_publish(service->eviction, qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE,
+                            MEMORY_STAT_EVICTION, &service->named);
     if (!service->loaded) return;
     block_pool_stats(service->model.pool, &pool);
     set_stat(service, MEMORY_STAT_FREE, pool.free_blocks);

@@ -6,11 +6,12 @@
 #include "services/scheduler/handlers.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/failpoint.h"
-#include "common/salt.h"
+#include "common/name_hash.h"
 #include "common/watch/log.h"
 
 static void count(scheduler_service_t *service, unsigned row, uint64_t amount)
@@ -52,6 +53,15 @@ static request_timeline_t read_timeline(const qn_timeline_t *timeline)
         .encode_begin_ns = timeline->encode_begin_ns,
         .submitted_ns = timeline->submitted_ns,
     };
+}
+
+/* Relative to when the frontend received it; with another host's clock in received_ns, to now. */
+static uint64_t deadline_of(const qn_submit_t *submit, uint64_t now_ns)
+{
+    uint64_t since_ns = submit->timeline.received_ns;
+    if (submit->deadline_ms == 0) return 0;
+    if (since_ns == 0 || since_ns > now_ns) since_ns = now_ns;
+    return since_ns + submit->deadline_ms * 1000000ull;
 }
 
 static request_client_t read_client(qn_peer_t peer)
@@ -141,6 +151,13 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         refuse(service, from, submit->head.request, &refusal);
         return;
     }
+    if (submit->adapter.bytes > 0) {
+        admission_refuse(&refusal, 400, 0, "adapter",
+                         "there is no adapter \"%.128s\": this engine loads none yet; leave the field out",
+                         submit->adapter.data);
+        refuse(service, from, submit->head.request, &refusal);
+        return;
+    }
     bool quarantined = is_quarantined(service, submit->head.request);
     if (quarantined && !scheduler_record_once(service->scheduler, submit->head.request)) {
         refuse_quarantined(service, from, submit->head.request);
@@ -153,6 +170,10 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .id = submit->head.request,
         .client = read_client(from),
         .priority = submit->priority,
+        .user = qn_name_hash(submit->user),
+        .user_name = submit->user.data,
+        .deadline_ns = deadline_of(submit, qn_clock_now_ns()),
+        .model = qn_name_hash(submit->model),
         .sampling = read_sampling(&submit->sampling),
         .timeline = read_timeline(&submit->timeline),
         .prompt_ids = submit->prompt_ids,
@@ -174,7 +195,7 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
     }
     /* Values that no tap takes are dropped: the ledger keeps what counts. */
     if (!submission.probe.tap_count) submission.probe.value_count = 0;
-    submission.salt = qn_probe_salt(&submission.probe, qn_salt_hash(submit->cache_salt));
+    submission.salt = qn_probe_salt(&submission.probe, qn_name_hash(submit->cache_salt));
     if (quarantined) {
         refuse_quarantined(service, from, submission.id);
         scheduler_keep_submission(service, &submission);
@@ -243,6 +264,7 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
                    .hidden = description->hidden,
                    .vocab = description->vocab_size},
     };
+    snprintf(model.name, sizeof model.name, "%s", description->model.data != NULL ? description->model.data : "");
     service->probes = model.probes;
     for (; model.eos_count < description->eos_ids_count && model.eos_count < PLANNER_EOS_MAX; model.eos_count++)
         model.eos_ids[model.eos_count] = description->eos_ids[model.eos_count];
@@ -288,6 +310,17 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
         fault(service, "memory");
 }
 
+static void handle_prefix_hits(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_prefix_hits_t *answer = message;
+    plan_prefix_hit_t hits[QN_PREFIX_HITS_ITEMS_MAX];
+    if (!qn_peer_equal(from, service->memory)) return;
+    for (uint32_t i = 0; i < answer->items_count; i++)
+        hits[i] = (plan_prefix_hit_t){.sequence = answer->items[i].sequence, .tokens = answer->items[i].tokens};
+    scheduler_prefix_hits(service->scheduler, answer->batch, hits, answer->items_count);
+}
+
 /* ---- compute ---- */
 
 static const batch_token_t *read_tokens(scheduler_service_t *service, const qn_step_result_t *result)
@@ -329,14 +362,55 @@ static const request_alternative_t *read_top(scheduler_service_t *service, const
     return top;
 }
 
+/* A thousand steps count, older ones less and less. */
+static void learn_step(step_model_t *steps, double tokens, double ns)
+{
+    if (steps->count >= 1000) {
+        steps->count /= 2;
+        steps->tokens /= 2;
+        steps->ns /= 2;
+        steps->tokens_tokens /= 2;
+        steps->tokens_ns /= 2;
+    }
+    steps->count++;
+    steps->tokens += tokens;
+    steps->ns += ns;
+    steps->tokens_tokens += tokens * tokens;
+    steps->tokens_ns += tokens * ns;
+}
+
+/* Least squares; steps of one size, or a line that falls, give a mean time and no slope. */
+void scheduler_step_model(const scheduler_service_t *service, double *ret_step_us, double *ret_token_us)
+{
+    const step_model_t *steps = &service->steps;
+    *ret_step_us = 1000;
+    *ret_token_us = 100;
+    if (steps->count == 0) return;
+    double spread = steps->count * steps->tokens_tokens - steps->tokens * steps->tokens;
+    double slope = spread > 0 ? (steps->count * steps->tokens_ns - steps->tokens * steps->ns) / spread : 0;
+    double base = (steps->ns - slope * steps->tokens) / steps->count;
+    if (slope < 0 || base < 0) { /* all of it by the token, or all of it by the step */
+        slope = slope < 0 ? 0 : steps->ns / steps->tokens;
+        base = slope > 0 ? 0 : steps->ns / steps->count;
+    }
+    *ret_step_us = base / 1e3;
+    *ret_token_us = slope / 1e3;
+}
+
 /* How long compute stood still between two steps while there was something to run. */
 static void measure_step(scheduler_service_t *service, const batch_step_t *step, const qn_step_result_t *result,
                          uint64_t now_ns)
 {
+    history_result(service->history, step->step, result->begin_ns, result->end_ns, now_ns);
     observe(service, SCHEDULER_STAT_STEP_ROUND_TRIP, now_ns - step->sent_ns);
     observe(service, SCHEDULER_STAT_STEP_COMPUTE, result->end_ns - result->begin_ns);
-    if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns)
+    qn_window_observe(&service->windows.round_trips, now_ns, now_ns - step->sent_ns);
+    qn_window_observe(&service->windows.steps, now_ns, result->end_ns - result->begin_ns);
+    learn_step(&service->steps, step->token_count, (double)(result->end_ns - result->begin_ns));
+    if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns) {
         observe(service, SCHEDULER_STAT_IDLE_GAP, result->begin_ns - service->last_end_ns);
+        qn_window_observe(&service->windows.idle, now_ns, result->begin_ns - service->last_end_ns);
+    }
     service->last_end_ns = scheduler_batch(service->scheduler)->running_count > 0 ? result->end_ns : 0;
 }
 
@@ -432,6 +506,7 @@ const qn_handler_t scheduler_handlers[] = {
     {QN_MESSAGE_STEP_RESULT, handle_step_result},
     {QN_MESSAGE_STEP_STATUS, handle_step_status},
     {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_PREFIX_HITS, handle_prefix_hits},
     {QN_MESSAGE_NONE, NULL},
 };
 

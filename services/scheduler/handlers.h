@@ -5,8 +5,10 @@
 #include <sys/types.h>
 
 #include "common/daemon/daemon.h"
-#include "services/scheduler/decisions.h"
-#include "services/scheduler/ledger/ledger_memory.h"
+#include "common/daemon/kept_memory.h"
+#include "common/policy/policy_stats.h"
+#include "common/watch/window.h"
+#include "services/scheduler/history.h"
 #include "services/scheduler/scheduler.h"
 #include "services/scheduler/session_mask.h"
 
@@ -36,13 +38,24 @@ enum {
     SCHEDULER_STAT_PEER_FAULTS,
     SCHEDULER_STAT_SUSPECTS,
     SCHEDULER_STAT_QUARANTINED,
-    SCHEDULER_STAT_COUNT,
+    SCHEDULER_STAT_SCHEDULING, /* QN_POLICY_STAT_ROWS each */
+    SCHEDULER_STAT_BATCHING = SCHEDULER_STAT_SCHEDULING + QN_POLICY_STAT_ROWS,
+    SCHEDULER_STAT_ADMISSION = SCHEDULER_STAT_BATCHING + QN_POLICY_STAT_ROWS,
+    SCHEDULER_STAT_COUNT = SCHEDULER_STAT_ADMISSION + QN_POLICY_STAT_ROWS,
 };
+
+#define SCHEDULES_MAX 4 /* simulations at once */
+typedef struct schedule schedule_t;
+
+/* What steps took: sums over those with a result, halved when they grow old, for a line through (tokens, ns). */
+typedef struct {
+    double count, tokens, ns, tokens_tokens, tokens_ns;
+} step_model_t;
 
 typedef struct {
     qn_daemon_t *daemon;
     scheduler_t *scheduler;
-    ledger_memory_t ledger;
+    qn_kept_memory_t ledger;
     qn_arena_t arena;          /* of the message being translated */
     qn_peer_t memory, compute; /* epoch 0: not up */
     bool compute_ready;        /* it takes plans */
@@ -51,12 +64,19 @@ typedef struct {
     bool draining, announced;  /* announced: state and its words, as below */
     qn_state_t state;
     char text[QN_REASON_MAX];
-    qn_peer_t lost[2];       /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
-    pid_t judged;            /* the process whose crash was judged last: two services may have been in it */
-    char crash_text[64];     /* how it ended */
-    const char *policy;      /* of the configuration; borrowed */
-    uint64_t last_end_ns;    /* of the last step, while others were to run; 0 = none */
-    decisions_t decisions;   /* of the policy, for who asks why */
+    qn_peer_t lost[2];   /* by suspects_peer_t: lives that are gone and of which it is not known how they ended */
+    pid_t judged;        /* the process whose crash was judged last: two services may have been in it */
+    char crash_text[64]; /* how it ended */
+    char policy_dirs[2 * QN_PATH_MAX];
+    uint64_t named[LEDGER_POLICY_PAGES]; /* policy_stats.h */
+    step_model_t steps;
+    schedule_t *schedules[SCHEDULES_MAX];
+    uint32_t schedule_count;
+    uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
+    struct {
+        qn_window_t queued, plans, round_trips, steps, idle;
+    } windows;               /* times of the last minute; methods_latency.c shows them */
+    history_t *history;      /* owned; what became of requests, for who asks */
     session_mask_t mask;     /* of requests that name none */
     qn_probe_model_t probes; /* the model's shape; no layers: not known yet */
 } scheduler_service_t;
@@ -64,6 +84,8 @@ typedef struct {
 extern const qn_handler_t scheduler_handlers[];
 extern const qn_method_row_t scheduler_methods[]; /* methods.c */
 
+/* A step's time as *ret_step_us + tokens * *ret_token_us, from the last steps; 1 ms and 0.1 ms before there was any. */
+void scheduler_step_model(const scheduler_service_t *service, double *ret_step_us, double *ret_token_us);
 /* Compute took no plan: what has no result is planned again in a new session, once it says that it is ready. */
 void scheduler_doubt_compute(scheduler_service_t *service);
 /* Asks compute where the step is. Failure: as below. */

@@ -1,11 +1,12 @@
 /* What is this?      The scheduler's methods: the queue and its decisions, for people.
  * State owned:       none; the service's.
- * Must never:        change what is scheduled.
+ * Must never:        change what is scheduled, but by a seat.
  * Read next:         common/daemon/calls.h, schemas/scheduler/, scheduler.h, batch.h. */
 #include <stdio.h>
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/policy/policy_show.h"
 #include "services/scheduler/methods.h"
 
 static qn_sequence_state_t state_of(const sequence_t *sequence, const request_t *request)
@@ -21,7 +22,7 @@ static qn_sequence_state_t state_of(const sequence_t *sequence, const request_t 
     return QN_SEQUENCE_STATE_FINISHED;
 }
 
-static void show_sequence(const batch_t *batch, const request_t *request, uint64_t now_ns, qn_queued_sequence_t *ret)
+void scheduler_show_sequence(const batch_t *batch, const request_t *request, uint64_t now_ns, qn_queued_sequence_t *ret)
 {
     const sequence_t *sequence = &batch->sequences[request->index];
     uint64_t queued_ns = request->timeline.queued_ns;
@@ -56,7 +57,7 @@ static qn_call_outcome_t method_queue(void *state, qn_call_t *call, const void *
     uint32_t seen = 0;
     for (const request_t *request = ledger_next(ledger, NULL); request; request = ledger_next(ledger, request))
         if (seen++ >= asked->offset && reply->sequences_count < asked->limit)
-            show_sequence(batch, request, call->began_ns, &rows[reply->sequences_count++]);
+            scheduler_show_sequence(batch, request, call->began_ns, &rows[reply->sequences_count++]);
     reply->sequences = rows;
     reply->policy = qn_text(scheduler_policy_name(service->scheduler));
     reply->waiting = batch->waiting_count;
@@ -135,13 +136,16 @@ static void show_decisions(const scheduler_service_t *service, const qn_call_t *
 {
     qn_decision_t *rows = qn_arena_zalloc(call->arena, asked->limit, sizeof *rows);
     qn_text_t *texts = qn_arena_zalloc(call->arena, asked->limit, sizeof *texts);
-    const decision_t *one;
-    for (uint32_t i = 0; reply->decisions_count < asked->limit && (one = decisions_at(&service->decisions, i)); i++) {
-        if (asked->request && !decision_names(one, asked->request)) continue;
-        texts[reply->decisions_count] = qn_text(one->text);
-        rows[reply->decisions_count++] = (qn_decision_t){.step = one->step,
-                                                         .age_ms = (call->began_ns - one->time_ns) / 1000000,
-                                                         .text = qn_text(one->text)};
+    const planner_decision_t *one;
+    for (uint32_t i = 0; i < asked->limit && (one = scheduler_decision(service->scheduler, asked->request, i)); i++) {
+        texts[i] = qn_text(one->reason);
+        rows[i] = (qn_decision_t){.step = one->step,
+                                  .age_ms = (call->began_ns - one->now_ns) / 1000000,
+                                  .text = qn_text(one->reason),
+                                  .function = qn_text(one->function),
+                                  .policy = qn_text(one->policy),
+                                  .request = one->request};
+        reply->decisions_count++;
     }
     reply->decisions = rows;
     reply->algorithm_reasoning = texts;
@@ -155,7 +159,7 @@ static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void
     qn_scheduler_explain_reply_t *reply = ret_reply;
     const request_t *request =
         asked->request ? ledger_find(scheduler_ledger(service->scheduler), asked->request) : NULL;
-    if (asked->request && !request)
+    if (asked->request && !request && !scheduler_decision(service->scheduler, asked->request, 0))
         return qn_call_fail(call, 404, "request", "request: %llu is not in the ledger; scheduler.queue shows who is",
                             (unsigned long long)asked->request);
     reply->policy = qn_text(scheduler_policy_name(service->scheduler));
@@ -163,15 +167,66 @@ static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void
     if (!request) return QN_CALL_DONE;
     char why[QN_SCHEDULER_EXPLAIN_REPLY_WHY_MAX];
     qn_queued_sequence_t *sequence = qn_arena_zalloc(call->arena, 1, sizeof *sequence);
-    show_sequence(scheduler_batch(service->scheduler), request, call->began_ns, sequence);
+    scheduler_show_sequence(scheduler_batch(service->scheduler), request, call->began_ns, sequence);
     explain(service, request, why, sizeof why);
     reply->sequence = sequence;
     reply->why = qn_text(qn_arena_strndup(call->arena, why, strlen(why)));
     return QN_CALL_DONE;
 }
 
+/* ---- policies ---- */
+
+/* NULL: refused. */
+static qn_policy_seat_t *seat_of(scheduler_service_t *service, qn_decision_kind_t kind, const qn_call_t *call)
+{
+    if (kind == QN_DECISION_KIND_EVICTION) {
+        qn_call_fail(call, 400, "kind", "kind: memory evicts; ask memory for it");
+        return NULL;
+    }
+    return policies_seat(scheduler_policies(service->scheduler), (qn_policy_kind_t)kind + QN_POLICY_SCHEDULING);
+}
+
+static qn_call_outcome_t method_policy_get(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_scheduler_policy_get_t *asked = message;
+    qn_scheduler_policy_reply_t *reply = ret_reply;
+    const qn_policy_seat_t *seat = seat_of(state, asked->kind, call);
+    if (seat == NULL) return QN_CALL_FAILED;
+    reply->policies = qn_policy_show(seat, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t change_policy(qn_policy_seat_t *seat, bool shadow, qn_text_t choice, qn_call_t *call,
+                                       qn_scheduler_policy_reply_t *reply)
+{
+    if (seat == NULL || qn_policy_change(seat, shadow, choice, call) != QN_CALL_DONE) return QN_CALL_FAILED;
+    reply->policies = qn_policy_show(seat, call);
+    return QN_CALL_DONE;
+}
+
+static qn_call_outcome_t method_policy_set(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_scheduler_policy_set_t *asked = message;
+    return change_policy(seat_of(state, asked->kind, call), false, asked->policy, call, ret_reply);
+}
+
+static qn_call_outcome_t method_policy_shadow(void *state, qn_call_t *call, const void *message, void *ret_reply)
+{
+    const qn_scheduler_policy_shadow_t *asked = message;
+    return change_policy(seat_of(state, asked->kind, call), true, asked->policy, call, ret_reply);
+}
+
 const qn_method_row_t scheduler_methods[] = {
-    {QN_METHOD_SCHEDULER_QUEUE, method_queue},       {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
-    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get}, {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
-    {QN_METHOD_SCHEDULER_TOKENS, method_tokens},     {QN_METHOD_NONE, NULL},
+    {QN_METHOD_SCHEDULER_QUEUE, method_queue},
+    {QN_METHOD_SCHEDULER_EXPLAIN, method_explain},
+    {QN_METHOD_SCHEDULER_POLICY_GET, method_policy_get},
+    {QN_METHOD_SCHEDULER_SCHEDULE, scheduler_method_schedule},
+    {QN_METHOD_SCHEDULER_POLICY_SET, method_policy_set},
+    {QN_METHOD_SCHEDULER_POLICY_SHADOW, method_policy_shadow},
+    {QN_METHOD_SCHEDULER_LATENCY, scheduler_method_latency},
+    {QN_METHOD_SCHEDULER_HISTORY, scheduler_method_history},
+    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get},
+    {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
+    {QN_METHOD_SCHEDULER_TOKENS, method_tokens},
+    {QN_METHOD_NONE, NULL},
 };

@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/failpoint.h"
+#include "common/watch/log.h"
 #include "services/scheduler/handlers.h"
 
 _Static_assert((int)REQUEST_UNFINISHED == QN_FINISH_NONE && (int)REQUEST_STOP == QN_FINISH_STOP &&
@@ -168,16 +169,15 @@ static void write_probes(scheduler_service_t *service, const plan_t *plan, qn_st
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
-    uint64_t now_ns = plan->reason_count ? qn_clock_now_ns() : 0;
-    for (uint32_t i = 0; i < plan->reason_count; i++) {
+    for (uint32_t i = 0; i < plan->reason_count; i++)
         reasons[i] = qn_text(plan->reasons[i]);
-        decisions_add(&service->decisions, plan->step, now_ns, plan->reasons[i]);
-    }
     return reasons;
 }
 
 static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
 {
+    for (uint32_t i = 0; i < plan->reason_count; i++)
+        qn_log_debug("step %" PRIu64 ": %s", plan->step, plan->reasons[i]);
     qn_arena_reset(&service->arena);
     qn_step_plan_t message = {
         .step = plan->step,
@@ -223,8 +223,10 @@ static void measure_plan(scheduler_service_t *service, const plan_t *plan, uint6
     qn_stats_t *stats = qn_daemon_stats(service->daemon);
     for (uint32_t i = 0; i < plan->set_count; i++) {
         const request_timeline_t *timeline = &plan->sets[i].request->timeline;
-        if (timeline->planned_ns == now_ns && timeline->queued_ns <= now_ns)
+        if (timeline->planned_ns == now_ns && timeline->queued_ns <= now_ns) {
             qn_stats_observe_ns(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_QUEUE, now_ns - timeline->queued_ns);
+            qn_window_observe(&service->windows.queued, now_ns, now_ns - timeline->queued_ns);
+        }
     }
     count(service, SCHEDULER_STAT_STEPS, 1);
     count(service, SCHEDULER_STAT_STEP_TOKENS, plan->token_count);
@@ -236,17 +238,21 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         plan_t plan;
         bool built;
         uint64_t begin_ns = qn_clock_now_ns();
-        qn_err_t err = scheduler_plan(service->scheduler, now_ns, &plan, &built);
-        if (err < 0 || !built) return err;
+        scheduler_plan(service->scheduler, now_ns, &plan, &built);
+        if (!built) return QN_OK;
         if (QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_BEFORE_PLAN, plan.ids, plan.id_count))
             return qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
-        err = send_plan(service, &plan);
+        qn_err_t err = send_plan(service, &plan);
         if (err == QN_OK && QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_AFTER_PLAN, plan.ids, plan.id_count))
             err = qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
         if (err < 0) return err;
+        const batch_t *batch = scheduler_batch(service->scheduler);
+        history_plan(service->history, batch, &batch->steps[batch->step_count - 1]);
         measure_plan(service, &plan, now_ns);
+        uint64_t took_ns = qn_clock_now_ns() - begin_ns;
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
-                            qn_clock_now_ns() - begin_ns);
+                            took_ns);
+        qn_window_observe(&service->windows.plans, now_ns, took_ns);
     }
 }
 
@@ -308,17 +314,44 @@ static qn_err_t send_leases(scheduler_service_t *service, const plan_traffic_t *
     return send_to_peer(service, service->memory, QN_MESSAGE_LEASE, &message);
 }
 
+static qn_err_t send_lookups(scheduler_service_t *service, const plan_traffic_t *traffic)
+{
+    qn_arena_reset(&service->arena);
+    uint32_t ids_count = 0;
+    for (uint32_t i = 0; i < traffic->lookup_count; i++)
+        ids_count += traffic->lookups[i].ids_count;
+    uint32_t *ids = qn_arena_zalloc(&service->arena, ids_count, sizeof *ids);
+    qn_prefix_query_item_t *items = qn_arena_zalloc(&service->arena, traffic->lookup_count, sizeof *items);
+    uint32_t offset = 0;
+    for (uint32_t i = 0; i < traffic->lookup_count; i++) {
+        const plan_lookup_t *lookup = &traffic->lookups[i];
+        items[i] = (qn_prefix_query_item_t){.sequence = lookup->sequence,
+                                            .salt = lookup->salt,
+                                            .ids_offset = offset,
+                                            .ids_count = lookup->ids_count};
+        memcpy(ids + offset, lookup->ids, lookup->ids_count * sizeof *ids);
+        offset += lookup->ids_count;
+    }
+    qn_prefix_query_t message = {.batch = traffic->lookup_batch,
+                                 .items = items,
+                                 .items_count = traffic->lookup_count,
+                                 .ids = ids,
+                                 .ids_count = ids_count};
+    return send_to_peer(service, service->memory, QN_MESSAGE_PREFIX_QUERY, &message);
+}
+
 qn_err_t scheduler_send_traffic(scheduler_service_t *service, uint64_t now_ns, uint64_t *ret_again_ns)
 {
     plan_traffic_t traffic;
-    qn_err_t err = scheduler_traffic(service->scheduler, now_ns, &traffic);
-    if (err < 0) return err;
+    qn_err_t err = QN_OK;
+    scheduler_traffic(service->scheduler, now_ns, &traffic);
     if (traffic.commit_count > 0) err = send_commits(service, &traffic);
     if (err == QN_OK && traffic.release_count > 0) {
         qn_release_t message = {.sequences = traffic.releases, .sequences_count = traffic.release_count};
         err = send_to_peer(service, service->memory, QN_MESSAGE_RELEASE, &message);
     }
     if (err == QN_OK && traffic.lease_count > 0) err = send_leases(service, &traffic);
+    if (err == QN_OK && traffic.lookup_count > 0) err = send_lookups(service, &traffic);
     *ret_again_ns = traffic.again_ns;
     return err;
 }
@@ -458,6 +491,7 @@ void scheduler_send_tokens(scheduler_service_t *service)
             continue;
         } /* QN_SEND_INVALID: the receiver sees the gap and fails those requests; all others go on */
         for (uint32_t i = 0; i < message.end_count; i++) {
+            history_end(service->history, message.ends[i], qn_clock_now_ns());
             count(service, SCHEDULER_STAT_CACHED_TOKENS, message.ends[i]->cached_tokens);
             count(service, SCHEDULER_STAT_GENERATED_TOKENS, message.ends[i]->generated_tokens);
         }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "common/limits.h"
+#include "common/policy.h"
 #include "common/probe/probe.h"
 
 /* As Sampling of schemas/common.fbs. Stored as it stands in the ledger: no padding, checked in ledger_record.c. */
@@ -105,6 +106,10 @@ typedef struct {
     bool stopped;             /* the last token is one of its stop ids */
     bool admitted;            /* has been given blocks once */
     request_finish_t finish;
+    uint64_t model;       /* hash of the name it asked for; 0: any */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC, for policies; 0: none */
+    uint64_t user;        /* hash of the user's name; 0: none */
+    char user_name[QN_POLICY_USER_MAX];
 } request_t;
 
 /* Tokens known: prompt and generated. */

@@ -91,21 +91,6 @@ static void take_evidence(scheduler_t *scheduler)
     memset(evidence->slots, 0, sizeof evidence->slots);
 }
 
-/* A shared object that was loaded when the scheduler crashed is withdrawn before any request is suspected. */
-static qn_err_t open_policy(scheduler_t *scheduler)
-{
-    const scheduler_options_t *options = &scheduler->options;
-    evidence_t *evidence = ledger_evidence(scheduler->ledger);
-    if (options->policy_functions != NULL) return policy_wrap(options->policy_functions, &scheduler->policy);
-    uint64_t fingerprint = policy_fingerprint(options->policy);
-    if (options->former_crashed && scheduler->former.policy != 0) evidence->withdrawn_policy = scheduler->former.policy;
-    scheduler->policy_withdrawn = fingerprint != 0 && fingerprint == evidence->withdrawn_policy;
-    evidence->policy = scheduler->policy_withdrawn ? 0 : fingerprint; /* before its code runs */
-    qn_err_t err = policy_open(scheduler->policy_withdrawn ? "fcfs" : options->policy, &scheduler->policy);
-    if (err < 0) evidence->policy = 0; /* it says itself what is wrong with it */
-    return err;
-}
-
 static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
 {
     const scheduler_options_t *options = &scheduler->options;
@@ -121,10 +106,11 @@ static qn_err_t build(scheduler_t *scheduler, ledger_replay_t *ret_replay)
         ledger_open(options->ledger_base, options->ledger_bytes, requests_max, &scheduler->ledger, ret_replay);
     if (err == QN_OK) take_evidence(scheduler);
     if (err == QN_OK) reopen_unscored(scheduler);
-    if (err == QN_OK) err = open_policy(scheduler);
+    if (err == QN_OK) err = scheduler_open_policies(scheduler);
     if (err == QN_OK) err = allocate(scheduler);
     if (err == QN_OK) err = batch_create(scheduler->ledger, options->max_sequences, &scheduler->batch);
-    if (err == QN_OK) err = planner_create(&options->planner, scheduler->batch, scheduler->policy, &scheduler->planner);
+    if (err == QN_OK)
+        err = planner_create(&options->planner, scheduler->batch, &scheduler->policies, &scheduler->planner);
     if (err == QN_OK) err = delivery_create(scheduler->ledger, &scheduler->delivery);
     if (err == QN_OK) err = suspects_create(scheduler->ledger, scheduler->batch, &scheduler->suspects);
     return err;
@@ -165,7 +151,7 @@ qn_err_t scheduler_create(const scheduler_options_t *options, uint64_t now_ns, s
         scheduler_enter(scheduler, request, false, false);
         scheduler_make_orphan(scheduler, request, now_ns);
     }
-    if (options->former_crashed && scheduler->former.policy == 0)
+    if (options->former_crashed && !scheduler->policy_blamed)
         scheduler_condemn(scheduler, suspects_inherit(scheduler->suspects, &scheduler->former), SUSPECTS_SCHEDULER);
     *ret_scheduler = scheduler;
     return QN_OK;
@@ -180,7 +166,7 @@ void scheduler_destroy(scheduler_t **scheduler)
     planner_destroy(&self->planner);
     batch_destroy(&self->batch);
     ledger_close(&self->ledger);
-    policy_close(&self->policy);
+    policies_close(&self->policies);
     free(self->claimed);
     free(self->checked);
     free(self->ending);
@@ -203,24 +189,22 @@ static suspects_choice_t choose_who_runs(scheduler_t *scheduler)
     return choice;
 }
 
-qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
+void scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
-    if (!scheduler_running(scheduler)) return QN_OK;
+    if (!scheduler_running(scheduler)) return;
     choose_who_runs(scheduler);
-    qn_err_t err = planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
+    planner_plan(scheduler->planner, now_ns, ret_plan, ret_built);
     if (*ret_built) scheduler_watch_oldest(scheduler, now_ns);
-    return err;
 }
 
-qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
+void scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic)
 {
     *ret_traffic = (plan_traffic_t){.again_ns = PLANNER_NEVER};
-    if (!scheduler->memory_is_up) return QN_OK;
+    if (!scheduler->memory_is_up) return;
     bool nobody = choose_who_runs(scheduler) == SUSPECTS_NOBODY;
-    qn_err_t err = planner_traffic(scheduler->planner, now_ns, ret_traffic);
+    planner_traffic(scheduler->planner, now_ns, ret_traffic);
     if (nobody && now_ns + LOOK_AGAIN_NS < ret_traffic->again_ns) ret_traffic->again_ns = now_ns + LOOK_AGAIN_NS;
-    return err;
 }
 
 delivery_t *scheduler_delivery(scheduler_t *scheduler) { return scheduler->delivery; }
@@ -259,13 +243,11 @@ void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_coun
     planner_counts(scheduler->planner, &ret_counts->planner);
 }
 
+const scheduler_options_t *scheduler_options(const scheduler_t *scheduler) { return &scheduler->options; }
+
 const batch_t *scheduler_batch(const scheduler_t *scheduler) { return scheduler->batch; }
 
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler) { return scheduler->ledger; }
-
-const char *scheduler_policy_name(const scheduler_t *scheduler) { return policy_name(scheduler->policy); }
-
-bool scheduler_policy_withdrawn(const scheduler_t *scheduler) { return scheduler->policy_withdrawn; }
 
 const char *scheduler_check(const scheduler_t *scheduler)
 {

@@ -27,10 +27,12 @@ typedef struct scheduler scheduler_t;
 
 typedef struct {
     planner_options_t planner;
-    uint32_t max_sequences;              /* slots */
-    uint32_t queue_limit;                /* requests in the ledger */
-    const char *policy;                  /* name or path */
-    const qn_policy_t *policy_functions; /* not NULL: these instead (borrowed; tests) */
+    uint32_t max_sequences; /* slots */
+    uint32_t queue_limit;   /* requests in the ledger */
+    const char *policy;     /* choices (policy_object.h); NULL: the first built-in one */
+    const char *batching, *admission;
+    const char *policy_dirs;             /* NULL: no shared object is loaded */
+    const qn_policy_t *policy_functions; /* not NULL: these schedule (borrowed; tests) */
     void *ledger_base;                   /* shared mapping, borrowed */
     size_t ledger_bytes;
     uint32_t epoch;      /* this life's */
@@ -39,6 +41,7 @@ typedef struct {
 
 /* What the resident model needs to be known of. */
 typedef struct {
+    char name[QN_MODEL_NAME_MAX]; /* "": any name is right */
     uint32_t vocab_size, max_model_len, block_tokens, block_count;
     uint32_t eos_ids[PLANNER_EOS_MAX];
     uint32_t eos_count;
@@ -135,14 +138,17 @@ void scheduler_step_status(scheduler_t *scheduler, uint32_t session, uint64_t st
  * memory with this request in its hands. */
 uint32_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, uint32_t count,
                          uint32_t available_blocks);
+/* Memory's answer to a look-up of prefixes (plan_traffic_t.lookups). */
+void scheduler_prefix_hits(scheduler_t *scheduler, uint64_t lookup_batch, const plan_prefix_hit_t *hits,
+                           uint32_t count);
 /* *ret_step views what the result was for (step 0: nothing any more), until the next result. */
 qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
                           const batch_step_t **ret_step);
 
 /* ---- decisions ---- */
 
-qn_err_t scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
-qn_err_t scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic);
+void scheduler_plan(scheduler_t *scheduler, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
+void scheduler_traffic(scheduler_t *scheduler, uint64_t now_ns, plan_traffic_t *ret_traffic);
 delivery_t *scheduler_delivery(scheduler_t *scheduler);
 /* Ends orphans whose time is over and forgets requests about which nothing is left to do. Returns when it has to be
  * called again though nothing happens (UINT64_MAX: never). */
@@ -151,11 +157,16 @@ uint64_t scheduler_tidy(scheduler_t *scheduler, uint64_t now_ns);
 /* ---- views ---- */
 
 void scheduler_counts(const scheduler_t *scheduler, scheduler_counts_t *ret_counts);
+const scheduler_options_t *scheduler_options(const scheduler_t *scheduler);
 const batch_t *scheduler_batch(const scheduler_t *scheduler);
 const ledger_t *scheduler_ledger(const scheduler_t *scheduler);
 const char *scheduler_policy_name(const scheduler_t *scheduler);
-/* The scheduler crashed while it ran the policy of its options, a shared object: fcfs decides instead. */
-bool scheduler_policy_withdrawn(const scheduler_t *scheduler);
+/* Why a policy was withdrawn last; "": none was since somebody chose. */
+const char *scheduler_policy_withdrawn(const scheduler_t *scheduler);
+/* Who decides; they may be set, and given a shadow, between two calls of this interface. */
+const policies_t *scheduler_policies(const scheduler_t *scheduler);
+/* What was decided about a request (0: any), the newest first: number `at`; NULL: no more is kept. */
+const planner_decision_t *scheduler_decision(const scheduler_t *scheduler, uint64_t request, uint32_t at);
 /* NULL, or the broken invariant. */
 const char *scheduler_check(const scheduler_t *scheduler);
 

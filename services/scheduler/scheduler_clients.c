@@ -80,6 +80,33 @@ static bool displace(scheduler_t *scheduler, request_t *request)
     return true;
 }
 
+/* Its place among those whose submissions are new ones, or replayed_count. */
+static uint32_t find_replayed(const scheduler_t *scheduler, request_client_t client)
+{
+    uint32_t at = 0;
+    while (at < scheduler->replayed_count && memcmp(&scheduler->replayed[at], &client, sizeof client) != 0)
+        at++;
+    return at;
+}
+
+static void forget_replayed(scheduler_t *scheduler, request_client_t client)
+{
+    uint32_t at = find_replayed(scheduler, client);
+    if (at < scheduler->replayed_count) scheduler->replayed[at] = scheduler->replayed[--scheduler->replayed_count];
+}
+
+/* The admission policy. What a client submits again was accepted before, by a scheduler that is gone: nobody is asked. */
+static bool judge_new(scheduler_t *scheduler, const ledger_submission_t *submission, uint32_t living, uint64_t now_ns,
+                      admission_refusal_t *ret_refusal)
+{
+    qn_policy_verdict_t verdict;
+    if (find_replayed(scheduler, submission->client) == scheduler->replayed_count ||
+        scheduler_judge_arrival(scheduler, submission, living, now_ns, &verdict))
+        return true;
+    admission_refuse(ret_refusal, 429, verdict.retry_after_ms, NULL, "not admitted: %s", verdict.reason);
+    return false;
+}
+
 scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger_submission_t *submission,
                                             uint64_t now_ns, admission_refusal_t *ret_refusal)
 {
@@ -106,8 +133,9 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
         return SCHEDULER_REFUSED;
     accepted.timeline.queued_ns = now_ns;
     uint32_t living = count_living(scheduler, now_ns);
-    if (living >= scheduler->options.queue_limit ||
-        ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
+    bool is_full = living >= scheduler->options.queue_limit;
+    if (!is_full && !judge_new(scheduler, &accepted, living, now_ns, ret_refusal)) return SCHEDULER_REFUSED;
+    if (is_full || ledger_submit(scheduler->ledger, &accepted, &request) != LEDGER_ACCEPTED) {
         admission_refuse(ret_refusal, 429, 1000, NULL,
                          "the queue is full: %u requests are running or waiting, "
                          "scheduler.queue_limit is %u; try again later",
@@ -158,6 +186,7 @@ static bool is_of(const request_t *request, request_client_t client)
 
 void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 {
+    forget_replayed(scheduler, client);
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client)) give_client(scheduler, request);
@@ -165,6 +194,8 @@ void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
 
 void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)
 {
+    forget_replayed(scheduler, client);
+    if (scheduler->replayed_count < QN_PEERS_MAX) scheduler->replayed[scheduler->replayed_count++] = client;
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client) && !scheduler->claimed[request->index]) end_unheard(scheduler, request);
@@ -172,6 +203,7 @@ void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)
 
 void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint64_t now_ns)
 {
+    forget_replayed(scheduler, client);
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
         if (is_of(request, client)) scheduler_make_orphan(scheduler, request, now_ns);
@@ -181,6 +213,7 @@ void scheduler_client_gone(scheduler_t *scheduler, request_client_t client, uint
 static bool check_late(scheduler_t *scheduler, request_t *request, admission_refusal_t *ret_refusal)
 {
     ledger_submission_t submission = {
+        .model = request->model,
         .sampling = request->sampling,
         .prompt_ids = request->ids,
         .prompt_tokens = request->prompt_tokens,

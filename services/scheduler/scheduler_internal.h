@@ -14,17 +14,19 @@ struct scheduler {
     scheduler_options_t options;
     ledger_t *ledger;
     batch_t *batch;
-    policy_t *policy;
+    policies_t policies;
     planner_t *planner;
     delivery_t *delivery;
     suspects_t *suspects;
 
-    evidence_t former; /* what the life before this one left */
-    bool policy_withdrawn;
+    evidence_t former;  /* what the life before this one left */
+    bool policy_blamed; /* of its crash: a shared object */
     uint8_t *condemned; /* [requests_max]: condemned_t */
     uint32_t condemned_count;
     suspects_peer_t condemned_by;
 
+    request_client_t replayed[QN_PEERS_MAX]; /* who has submitted again all it held: what it submits now is new */
+    uint32_t replayed_count;
     uint64_t next_orphan_ns; /* the first orphan's time is over */
     bool *claimed;           /* [requests_max]: somebody submitted it to this process */
     bool *checked;           /* [requests_max]: against the model */
@@ -39,6 +41,13 @@ struct scheduler {
     bool memory_is_up, compute_is_up, draining;
     uint64_t masked_runs;
 };
+
+/* Opens the seats as the configuration, or what was set live, says. */
+qn_err_t scheduler_open_policies(scheduler_t *scheduler);
+
+/* Asks the admission policy; its words are kept. */
+bool scheduler_judge_arrival(scheduler_t *scheduler, const ledger_submission_t *submission, uint32_t living,
+                             uint64_t now_ns, qn_policy_verdict_t *ret_verdict);
 
 /* Something about the request changed that its client or scheduler_tidy should know. */
 void scheduler_note(scheduler_t *scheduler, const request_t *request);

@@ -82,7 +82,7 @@ bool scheduler_is_quarantined(const scheduler_t *scheduler, uint64_t request)
 
 static bool same_model(const scheduler_model_t *a, const scheduler_model_t *b)
 {
-    return a->vocab_size == b->vocab_size && a->max_model_len == b->max_model_len &&
+    return strcmp(a->name, b->name) == 0 && a->vocab_size == b->vocab_size && a->max_model_len == b->max_model_len &&
            a->block_tokens == b->block_tokens && a->block_count == b->block_count && a->eos_count == b->eos_count &&
            memcmp(a->eos_ids, b->eos_ids, a->eos_count * sizeof *a->eos_ids) == 0;
 }
@@ -101,7 +101,8 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
                                            model->max_model_len, model->vocab_size);
     if (err < 0) return err;
     scheduler->model = *model;
-    scheduler->limits = (admission_model_t){.vocab_size = model->vocab_size,
+    scheduler->limits = (admission_model_t){.model = scheduler->model.name,
+                                            .vocab_size = model->vocab_size,
                                             .max_model_len = model->max_model_len,
                                             .pool_tokens = most,
                                             .probes = model->probes};
@@ -195,6 +196,11 @@ uint32_t scheduler_grant(scheduler_t *scheduler, const batch_grant_t *grants, ui
     return misfits;
 }
 
+void scheduler_prefix_hits(scheduler_t *scheduler, uint64_t lookup_batch, const plan_prefix_hit_t *hits, uint32_t count)
+{
+    if (scheduler->memory_is_up) planner_prefix_hits(scheduler->planner, lookup_batch, hits, count);
+}
+
 qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, uint64_t now_ns,
                           const batch_step_t **ret_step)
 {
@@ -205,7 +211,10 @@ qn_err_t scheduler_result(scheduler_t *scheduler, const batch_result_t *result, 
     *ret_step = &batch->last;
     if (err < 0) return err;
     if (batch->last.step != 0) suspects_heard(scheduler->suspects, SUSPECTS_COMPUTE);
-    if (batch->last.step != 0) progress_result(&scheduler->progress, now_ns);
+    if (batch->last.step != 0) {
+        progress_result(&scheduler->progress, now_ns);
+        planner_step_took(scheduler->planner, batch->last.token_count, result->end_ns - result->begin_ns);
+    }
     scheduler_watch_oldest(scheduler, now_ns);
     scheduler->masked_runs += batch->masked_count;
     for (uint32_t i = 0; i < batch->changed_count; i++)

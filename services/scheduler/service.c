@@ -10,8 +10,9 @@
 #include "common/clock.h"
 #include "common/daemon/crash.h"
 #include "common/limits.h"
+#include "common/paths.h"
 #include "common/watch/log.h"
-#include "services/scheduler/handlers.h"
+#include "services/scheduler/methods.h"
 
 /* Sparse: a page is taken when it is written, and compaction keeps what is written near what lives. */
 #define LEDGER_BYTES ((size_t)4 << 30)
@@ -61,6 +62,9 @@ static const qn_stat_spec_t scheduler_stats[SCHEDULER_STAT_COUNT] = {
                                     "Requests ended because they made a daemon crash twice"},
     [SCHEDULER_STAT_IDLE_GAP] = {"scheduler_idle_gap", QN_STAT_HISTOGRAM_NS, "seconds",
                                  "Device idle between steps while requests ran"},
+    [SCHEDULER_STAT_SCHEDULING] = QN_POLICY_STATS("scheduling"),
+    [SCHEDULER_STAT_BATCHING] = QN_POLICY_STATS("batching"),
+    [SCHEDULER_STAT_ADMISSION] = QN_POLICY_STATS("admission"),
 };
 
 /* ---- start and end ---- */
@@ -69,8 +73,10 @@ static void service_fini(void **state)
 {
     scheduler_service_t *service = *state;
     if (service == NULL) return;
+    scheduler_drop_schedules(service);
     scheduler_destroy(&service->scheduler);
-    ledger_memory_close(&service->ledger);
+    history_destroy(&service->history);
+    qn_kept_memory_close(&service->ledger);
     qn_arena_fini(&service->arena);
     free(service);
     *state = NULL;
@@ -83,10 +89,6 @@ static void log_start(const scheduler_service_t *service, const ledger_replay_t 
                 service->ledger.kept ? ", kept by the service manager" : "", replay->requests, replay->records);
     if (service->ledger.inherited && replay->formatted)
         qn_log_warning("the inherited ledger is of another version: it was emptied");
-    if (scheduler_policy_withdrawn(service->scheduler))
-        qn_log_error("the scheduler crashed with its policy: it is withdrawn, fcfs decides; mend %s and restart the "
-                     "scheduler",
-                     service->policy);
     if (service->crash_text[0] != '\0')
         qn_log_warning("the scheduler before this one crashed (%s): requests that it had in hand run apart",
                        service->crash_text);
@@ -96,12 +98,13 @@ static void log_start(const scheduler_service_t *service, const ledger_replay_t 
 static qn_err_t open_service(scheduler_service_t *service, const qn_config_values_t *config)
 {
     qn_crash_t crash;
-    qn_err_t err = ledger_memory_open(LEDGER_BYTES, &service->ledger);
+    qn_err_t err = qn_kept_memory_open("ledger", LEDGER_BYTES, &service->ledger);
     if (err < 0) return err;
     uint32_t former = ledger_former_epoch(service->ledger.base, service->ledger.bytes);
     bool crashed = qn_crash_read(qn_daemon_run_dir(service->daemon), "scheduler", former, &crash);
     if (crashed) qn_crash_describe(&crash, service->crash_text, sizeof service->crash_text);
-    service->policy = config->scheduler.policy;
+    if (err == QN_OK) err = qn_paths_policies(config, service->policy_dirs, sizeof service->policy_dirs);
+    if (err < 0) return err;
     scheduler_options_t options = {
         .planner = {.max_step_tokens = (uint32_t)config->scheduler.max_step_tokens,
                     .prefill_chunk_tokens = (uint32_t)config->scheduler.prefill_chunk_tokens,
@@ -109,6 +112,9 @@ static qn_err_t open_service(scheduler_service_t *service, const qn_config_value
         .max_sequences = (uint32_t)config->scheduler.max_sequences,
         .queue_limit = (uint32_t)config->scheduler.queue_limit,
         .policy = config->scheduler.policy,
+        .batching = config->scheduler.batching,
+        .admission = config->scheduler.admission,
+        .policy_dirs = service->policy_dirs,
         .ledger_base = service->ledger.base,
         .ledger_bytes = service->ledger.bytes,
         .epoch = qn_daemon_epoch(service->daemon),
@@ -116,6 +122,7 @@ static qn_err_t open_service(scheduler_service_t *service, const qn_config_value
     };
     ledger_replay_t replay;
     err = scheduler_create(&options, qn_clock_now_ns(), &service->scheduler, &replay);
+    if (err == QN_OK) err = history_create(options.queue_limit + options.max_sequences, &service->history);
     if (err == QN_OK) log_start(service, &replay);
     return err;
 }
@@ -286,9 +293,9 @@ static qn_state_t describe(const scheduler_service_t *service, uint64_t now_ns, 
                  progress->step, seconds - seconds % 5);
         return QN_STATE_READY;
     }
-    bool withdrawn = scheduler_policy_withdrawn(service->scheduler);
-    snprintf(ret_text, QN_REASON_MAX, "policy %s%s%.100s%s", scheduler_policy_name(service->scheduler),
-             withdrawn ? " (" : "", withdrawn ? service->policy : "", withdrawn ? " was withdrawn: it crashed)" : "");
+    bool withdrawn = scheduler_policy_withdrawn(service->scheduler)[0] != '\0';
+    snprintf(ret_text, QN_REASON_MAX, "policy %s%s", scheduler_policy_name(service->scheduler),
+             withdrawn ? " (a policy was withdrawn: the log and GET /policies say why)" : "");
     return QN_STATE_READY;
 }
 
@@ -322,6 +329,10 @@ static void publish_stats(scheduler_service_t *service)
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PREEMPTIONS, counts.planner.preemptions);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_LEDGER_BYTES, usage.used_bytes);
     qn_stats_set(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_LEDGER_COMPACTIONS, usage.compactions);
+    for (unsigned i = 0; i < LEDGER_POLICY_PAGES; i++)
+        qn_policy_stats_publish(policies_seat(scheduler_policies(service->scheduler), QN_POLICY_SCHEDULING + i), stats,
+                                QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_SCHEDULING + i * QN_POLICY_STAT_ROWS,
+                                &service->named[i]);
 }
 
 /* The next plan first: compute may be waiting for it. */
@@ -351,6 +362,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     again_ns = earlier(earlier(again_ns, progress_ns), scheduler_tidy(service->scheduler, now_ns));
     if (delivery_pending(scheduler_delivery(service->scheduler))) again_ns = earlier(again_ns, now_ns + RETRY_NS);
     if (service->compute.epoch != 0 && !service->compute_ready) again_ns = earlier(again_ns, now_ns + WATCH_NS);
+    if (scheduler_run_schedules(service)) again_ns = now_ns;
     announce(service, now_ns);
     publish_stats(service);
     return again_ns;

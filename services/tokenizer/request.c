@@ -36,6 +36,8 @@ static void *copy_of(const void *data, size_t bytes)
     return memcpy(copy, data, bytes);
 }
 
+static char *copy_text(qn_text_t text) { return text.bytes ? copy_of(text.data, (size_t)text.bytes + 1) : NULL; }
+
 static void copy_stops(request_t *request, const qn_encode_t *encode)
 {
     size_t bytes = 0, at = 0;
@@ -61,8 +63,10 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
     request->skip_special = encode->skip_special;
     request->include_stop = encode->include_stop;
     request->keep_ids = encode->truncate_prompt_tokens;
-    request->salt =
-        encode->cache_salt.bytes ? copy_of(encode->cache_salt.data, (size_t)encode->cache_salt.bytes + 1) : NULL;
+    request->salt = copy_text(encode->cache_salt);
+    request->user = copy_text(encode->user);
+    request->model = copy_text(encode->model);
+    request->adapter = copy_text(encode->adapter);
     copy_stops(request, encode);
     request->submit = (qn_submit_t){
         .head.request = encode->head.request,
@@ -86,6 +90,10 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
         .workspace_until_ns = encode->workspace_until_ns,
         .priority = encode->priority,
         .cache_salt = qn_text(request->salt),
+        .user = qn_text(request->user),
+        .deadline_ms = encode->deadline_ms,
+        .model = qn_text(request->model),
+        .adapter = qn_text(request->adapter),
         .timeline = {.request = encode->head.request, .received_ns = encode->received_ns, .encode_begin_ns = begin_ns},
     };
     return request;
@@ -122,6 +130,9 @@ void request_destroy(request_t **request)
     free((void *)(*request)->submit.taps);
     free((void *)(*request)->submit.tap_values);
     free((*request)->salt);
+    free((*request)->user);
+    free((*request)->model);
+    free((*request)->adapter);
     free((*request)->stop_bytes);
     free(*request);
     *request = NULL;

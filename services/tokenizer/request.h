@@ -13,10 +13,10 @@ typedef struct {
     bool want_pieces, skip_special, include_stop;
     bool cancelled; /* a new scheduler has to hear of that too */
     qn_cancel_reason_t cancel_reason;
-    uint32_t keep_ids;  /* truncate_prompt_tokens */
-    qn_submit_t submit; /* all its vectors and the salt are owned copies */
-    char *salt;         /* owned or NULL */
-    char *stop_bytes;   /* the stop strings in a row, owned */
+    uint32_t keep_ids;                   /* truncate_prompt_tokens */
+    qn_submit_t submit;                  /* all its vectors and texts are owned copies */
+    char *salt, *user, *model, *adapter; /* owned or NULL */
+    char *stop_bytes;                    /* the stop strings in a row, owned */
     const char *stop[QN_STOP_STRINGS_MAX];
     size_t stop_lengths[QN_STOP_STRINGS_MAX];
     uint32_t stop_count;

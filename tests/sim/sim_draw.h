@@ -6,9 +6,11 @@
 
 /* ---- a policy that decides at random, within the rules ---- */
 
-static void random_admit(const qn_policy_view_t *view, uint32_t most, qn_policy_admit_t *ret_admit)
+static void random_admit(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint32_t most,
+                         qn_policy_admit_t *ret_admit)
 {
     uint64_t hash = sim_mix(view->now_ns, view->waiting_count);
+    (void)memory;
     for (uint32_t i = 0; i < view->sequence_count && ret_admit->count < most; i++) {
         uint32_t at = (uint32_t)((hash + i) % view->sequence_count);
         qn_policy_admission_t *admission = &ret_admit->admissions[ret_admit->count++];
@@ -17,10 +19,11 @@ static void random_admit(const qn_policy_view_t *view, uint32_t most, qn_policy_
     }
 }
 
-static void random_share(const qn_policy_view_t *view, uint32_t budget, uint32_t chunk, uint32_t parts_max, int must,
-                         qn_policy_share_t *ret_share)
+static void random_share(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint32_t budget,
+                         uint32_t chunk, uint32_t parts_max, int must, qn_policy_share_t *ret_share)
 {
     uint64_t hash = sim_mix(view->now_ns, budget);
+    (void)memory;
     for (uint32_t i = 0; i < view->sequence_count && i < parts_max && budget > 0; i++) {
         const qn_policy_sequence_t *one = &view->sequences[(hash + i) % view->sequence_count];
         uint32_t most = one->prefill_tokens < chunk ? one->prefill_tokens : chunk;
@@ -33,24 +36,77 @@ static void random_share(const qn_policy_view_t *view, uint32_t budget, uint32_t
     snprintf(ret_share->reason, sizeof ret_share->reason, "random");
 }
 
-static void random_preempt(const qn_policy_view_t *view, uint64_t needy, qn_policy_preempt_t *ret_preempt)
+static void random_preempt(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint64_t needy,
+                           qn_policy_preempt_t *ret_preempt)
 {
+    (void)memory;
     ret_preempt->id = view->sequences[sim_mix(view->now_ns, needy) % view->sequence_count].id;
     snprintf(ret_preempt->reason, sizeof ret_preempt->reason, "random");
 }
 
-static const qn_policy_t random_policy = {.version = QN_POLICY_ABI_VERSION,
-                                          .name = "random",
+static const qn_policy_t random_policy = {.head = {.version = QN_POLICY_ABI_VERSION,
+                                                   .kind = QN_POLICY_SCHEDULING,
+                                                   .name = "random"},
                                           .admit = random_admit,
                                           .share = random_share,
                                           .preempt = random_preempt};
+
+/* The same until it breaks a rule, now and then: it is withdrawn, and nothing else happens. */
+static void erratic_admit(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint32_t most,
+                          qn_policy_admit_t *ret_admit)
+{
+    random_admit(memory, view, most, ret_admit);
+    uint64_t hash = sim_mix(view->now_ns, 77);
+    if (hash % 30 == 0) ret_admit->count = most + 1;
+    if (hash % 30 == 1 && ret_admit->count > 0) ret_admit->admissions[0].id = 4711;
+    if (hash % 30 == 2 && ret_admit->count > 1) ret_admit->admissions[1].id = ret_admit->admissions[0].id;
+}
+
+static void erratic_share(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint32_t budget,
+                          uint32_t chunk, uint32_t parts_max, int must, qn_policy_share_t *ret_share)
+{
+    random_share(memory, view, budget, chunk, parts_max, must, ret_share);
+    if (sim_mix(view->now_ns, 78) % 40 == 0 && ret_share->count > 0) ret_share->parts[0].tokens = budget + 1;
+}
+
+static const qn_policy_t erratic_policy = {.head = {.version = QN_POLICY_ABI_VERSION,
+                                                    .kind = QN_POLICY_SCHEDULING,
+                                                    .name = "erratic"},
+                                           .admit = erratic_admit,
+                                           .share = erratic_share,
+                                           .preempt = random_preempt};
+
+/* What may be chosen live, by kind. */
+static const char *const choices[LEDGER_POLICY_PAGES + 1][6] = {
+    [QN_POLICY_SCHEDULING] = {"fcfs", "priority", "shortest_job", "prefix", "fair"},
+    [QN_POLICY_BATCHING] = {"fixed", "pressure"},
+    [QN_POLICY_ADMISSION] = {"queue", "user_share"},
+};
+
+static const char *draw_choice(qn_policy_kind_t kind)
+{
+    return choices[kind][sim_between(&w.random, 0, kind == QN_POLICY_SCHEDULING ? 4 : 1)];
+}
+
+/* Somebody chooses: live or shadow, of any kind. */
+static void switch_policy(void)
+{
+    if (w.scheduler == NULL) return;
+    qn_policy_kind_t kind = sim_between(&w.random, QN_POLICY_SCHEDULING, LEDGER_POLICY_PAGES);
+    qn_policy_seat_t *seat = policies_seat(scheduler_policies(w.scheduler), kind);
+    const char *choice = draw_choice(kind);
+    qn_err_t err = sim_chance(&w.random, 60)
+                       ? qn_policy_seat_set(seat, choice)
+                       : qn_policy_seat_set_shadow(seat, sim_chance(&w.random, 80) ? choice : NULL);
+    SIM_CHECK(err == QN_OK, "%s", qn_err_text());
+    w.switches++;
+}
 
 static void draw_configuration(void)
 {
     sim_random_t *random = &w.random;
     w.scoring_percent = sim_chance(random, 20) ? 80 : 15; /* evaluation harnesses ask for nothing but scores */
     static const uint32_t block_tokens[] = {1, 2, 3, 4, 8, 16};
-    static const char *const policies[] = {"fcfs", "priority"};
     uint32_t slots = sim_between(random, 1, 12);
     w.pool_options = (block_pool_options_t){.block_tokens = block_tokens[sim_between(random, 0, 5)],
                                             .sequences_max = 256,
@@ -72,8 +128,12 @@ static void draw_configuration(void)
                     .lookahead = sim_between(random, 0, 1)},
         .max_sequences = slots,
         .queue_limit = sim_between(random, 8, SIM_REQUESTS_MAX),
-        .policy = policies[sim_between(random, 0, 1)],
-        .policy_functions = sim_chance(random, 30) ? &random_policy : NULL,
+        .policy = draw_choice(QN_POLICY_SCHEDULING),
+        .batching = draw_choice(QN_POLICY_BATCHING),
+        .admission = draw_choice(QN_POLICY_ADMISSION),
+        .policy_functions = sim_chance(random, 70)   ? NULL
+                            : sim_chance(random, 70) ? &random_policy
+                                                     : &erratic_policy,
         .ledger_base = w.mapping,
         .ledger_bytes =
             sim_chance(random, 50) ? LEDGER_BYTES : LEDGER_BYTES_FOR(slots) / 8 * 8, /* small: it compacts */
@@ -105,6 +165,8 @@ static void draw_request(uint32_t at)
     uint32_t text = sim_between(random, 0, 2), most = w.model.max_model_len + (sim_chance(random, 5) ? 4 : 0);
     *submission = (ledger_submission_t){.id = request->id,
                                         .priority = (int32_t)sim_between(random, 0, 4) - 2,
+                                        .user = sim_between(random, 0, 3),
+                                        .deadline_ns = sim_between(random, 0, 1) * sim_between(random, 1, 50000000),
                                         .salt = sim_chance(random, 80) ? 0 : sim_between(random, 1, 2),
                                         .prompt_ids = request->prompt,
                                         .prompt_tokens = sim_between(random, 1, most),
@@ -162,6 +224,9 @@ static void draw_load(void)
         w.poisons[w.poison_count++] =
             (poison_t){.request = request->id, .kind = sim_between(random, 0, POISON_KINDS - 1)};
     }
+    uint32_t switches = sim_chance(random, 30) ? 0 : sim_between(random, 1, 30);
+    for (uint32_t i = 0; i < switches; i++)
+        push(sim_next(random) % (at_ns + 20000000), (event_t){.kind = SWITCH_POLICY});
     uint32_t faults = sim_chance(random, 25) ? 0 : sim_between(random, 1, 6);
     for (uint32_t i = 0; i < faults; i++)
         push(sim_next(random) % (at_ns + 20000000), (event_t){.kind = FAULT, .value = sim_between(random, 0, 5)});

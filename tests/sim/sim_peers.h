@@ -55,6 +55,22 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
 
 static void kill_memory(bool crash);
 
+static void answer_lookups(const traffic_t *traffic, uint32_t to_epoch)
+{
+    if (traffic->lookup_count == 0) return;
+    prefix_hits_t *hits = calloc(1, sizeof *hits);
+    hits->count = traffic->lookup_count;
+    hits->batch = traffic->lookup_batch;
+    for (uint32_t i = 0; i < hits->count; i++) {
+        const plan_lookup_t *one = &traffic->lookups[i];
+        hits->hits[i] = (plan_prefix_hit_t){.sequence = one->sequence,
+                                            .tokens = block_pool_lookup(w.pool, one->salt, one->ids, one->ids_count)};
+    }
+    w.lookups++;
+    send_over(LINK_FROM_MEMORY,
+              (event_t){.kind = PREFIX_HITS, .from_epoch = w.memory_epoch, .to_epoch = to_epoch, .payload = hits});
+}
+
 static void memory_takes(const event_t *event)
 {
     const traffic_t *traffic = event->payload;
@@ -72,6 +88,7 @@ static void memory_takes(const event_t *event)
     }
     for (uint32_t i = 0; i < traffic->release_count; i++)
         block_pool_release(w.pool, traffic->releases[i]);
+    answer_lookups(traffic, event->from_epoch);
     if (traffic->lease_count == 0) return;
     grants_t grants = {.count = traffic->lease_count, .grants = calloc(traffic->lease_count, sizeof *grants.grants)};
     for (uint32_t i = 0; i < traffic->lease_count; i++)
@@ -264,6 +281,20 @@ static void tear_last_write(void)
     if (cut < LEDGER_BYTES) memcpy(w.mapping + cut, w.mapping_before + cut, LEDGER_BYTES - cut);
 }
 
+/* What was in force, and what happened to policies in this life of the scheduler. */
+static void count_policies(void)
+{
+    for (uint32_t kind = QN_POLICY_SCHEDULING; kind <= LEDGER_POLICY_PAGES; kind++) {
+        const qn_policy_seat_t *seat = policies_seat(scheduler_policies(w.scheduler), kind);
+        qn_policy_counts_t counts;
+        qn_policy_seat_counts(seat, &counts);
+        w.withdrawals += counts.withdrawals;
+        w.differences += counts.shadow_differences;
+        snprintf(w.chosen[kind], sizeof w.chosen[kind], "%s", qn_policy_object_choice(qn_policy_seat_live(seat)));
+    }
+    if (w.options.policy_functions != NULL) w.chosen[QN_POLICY_SCHEDULING][0] = '\0'; /* a test's table is given anew */
+}
+
 /* The process dies: its heap is gone, and what it was about to write may be there in part. */
 static void kill_scheduler(bool torn)
 {
@@ -275,6 +306,7 @@ static void kill_scheduler(bool torn)
         w.held[w.held_count].generated = one->generated_tokens;
         w.held[w.held_count++].finish = one->finish;
     }
+    count_policies();
     ledger_usage_t usage;
     ledger_usage(ledger, &usage);
     w.compactions += usage.compactions;

@@ -20,7 +20,9 @@ typedef enum {
     COMPUTE_SEES, /* a new scheduler */
     STEP_DONE,
     RESULT,
-    STEP_QUERY, /* where is step `value`? */
+    PREFIX_HITS,
+    SWITCH_POLICY, /* somebody chooses another policy, or a shadow */
+    STEP_QUERY,    /* where is step `value`? */
     STEP_STATUS,
     PLAN_REFUSED, /* of a session that compute does not have open */
     TO_CLIENT,
@@ -54,7 +56,16 @@ typedef struct {
     plan_lease_t *leases;
     uint32_t commit_count, release_count, lease_count;
     uint64_t lease_batch;
+    plan_lookup_t *lookups;
+    uint32_t lookup_count;
+    uint64_t lookup_batch;
 } traffic_t;
+
+typedef struct {
+    plan_prefix_hit_t hits[64];
+    uint32_t count;
+    uint64_t batch;
+} prefix_hits_t;
 
 typedef struct {
     batch_grant_t *grants;
@@ -125,12 +136,15 @@ static struct {
     bool scheduler_crashed;
     uint32_t lost_compute, lost_memory; /* lives the scheduler saw last */
 
+    char chosen[LEDGER_POLICY_PAGES + 1][QN_POLICY_NAME_MAX]; /* in force when the scheduler died; "": nobody chose */
+
+    uint64_t switches, withdrawals, differences, lookups;
     uint64_t steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn, forgotten, yielded,
         renewed;
 } w;
 
 static struct {
-    uint64_t poison_crashes[POISON_KINDS], quarantined;
+    uint64_t poison_crashes[POISON_KINDS], quarantined, switches, withdrawals, differences, lookups;
     uint64_t requests, tokens, steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn,
         forgotten, yielded, renewed, events;
 } total;
@@ -192,7 +206,10 @@ static void free_payload(const event_t *event)
             free((void *)traffic->leases[i].ids);
         free(traffic->commits);
         free(traffic->releases);
+        for (uint32_t i = 0; i < traffic->lookup_count; i++)
+            free((void *)traffic->lookups[i].ids);
         free(traffic->leases);
+        free(traffic->lookups);
     } else if (event->kind == GRANT) {
         grants_t *grants = event->payload;
         for (uint32_t i = 0; i < grants->count; i++)

@@ -52,7 +52,10 @@ static void send_traffic(const plan_traffic_t *traffic)
     traffic_t copy = {.commit_count = traffic->commit_count,
                       .release_count = traffic->release_count,
                       .lease_count = traffic->lease_count,
-                      .lease_batch = traffic->lease_batch};
+                      .lease_batch = traffic->lease_batch,
+                      .lookup_count = traffic->lookup_count,
+                      .lookup_batch = traffic->lookup_batch};
+    copy.lookups = sim_copy(traffic->lookups, traffic->lookup_count, sizeof *copy.lookups);
     copy.commits = sim_copy(traffic->commits, traffic->commit_count, sizeof *copy.commits);
     copy.releases = sim_copy(traffic->releases, traffic->release_count, sizeof *copy.releases);
     copy.leases = sim_copy(traffic->leases, traffic->lease_count, sizeof *copy.leases);
@@ -60,6 +63,8 @@ static void send_traffic(const plan_traffic_t *traffic)
         copy.commits[i].ids = sim_copy(copy.commits[i].ids, copy.commits[i].ids_count, sizeof(uint32_t));
     for (uint32_t i = 0; i < copy.lease_count; i++)
         copy.leases[i].ids = sim_copy(copy.leases[i].ids, copy.leases[i].ids_count, sizeof(uint32_t));
+    for (uint32_t i = 0; i < copy.lookup_count; i++)
+        copy.lookups[i].ids = sim_copy(copy.lookups[i].ids, copy.lookups[i].ids_count, sizeof(uint32_t));
     send_over(LINK_TO_MEMORY, (event_t){.kind = TO_MEMORY,
                                         .from_epoch = w.scheduler_epoch,
                                         .to_epoch = w.sees_memory,
@@ -72,8 +77,7 @@ static bool send_plans(void)
     for (;;) {
         plan_t plan;
         bool built;
-        qn_err_t err = scheduler_plan(w.scheduler, w.now_ns, &plan, &built);
-        SIM_CHECK(err == QN_OK, "plan: %s", qn_err_text());
+        scheduler_plan(w.scheduler, w.now_ns, &plan, &built);
         if (!built) return true;
         for (uint32_t i = 0; i < plan.run_count; i++) {
             const batch_t *batch = scheduler_batch(w.scheduler);
@@ -227,11 +231,11 @@ static void tick(void)
     const sequence_t *oldest = counts.suspects == 0 ? oldest_running() : NULL; /* rule 9 preempts anybody */
     uint64_t oldest_id = oldest != NULL ? oldest->request->id : 0;
     plan_traffic_t traffic;
-    qn_err_t err = scheduler_traffic(w.scheduler, w.now_ns, &traffic);
-    SIM_CHECK(err == QN_OK, "traffic: %s", qn_err_text());
+    scheduler_traffic(w.scheduler, w.now_ns, &traffic);
     SIM_CHECK(oldest == NULL || (oldest->phase == SEQUENCE_RUNNING && oldest->request->id == oldest_id),
               "the oldest running request %llu was preempted", (unsigned long long)oldest_id);
-    if (traffic.commit_count + traffic.release_count + traffic.lease_count > 0) send_traffic(&traffic);
+    if (traffic.commit_count + traffic.release_count + traffic.lease_count + traffic.lookup_count > 0)
+        send_traffic(&traffic);
     send_tokens();
     set_timer(traffic.again_ns);
     set_timer(scheduler_tidy(w.scheduler, w.now_ns));
@@ -249,6 +253,13 @@ static void start_scheduler(void)
     w.scheduler_crashed = false;
     qn_err_t err = scheduler_create(&w.options, w.now_ns, &w.scheduler, &replay);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
+    for (uint32_t kind = QN_POLICY_SCHEDULING; kind <= LEDGER_POLICY_PAGES;
+         kind++) { /* what was set live outlives it */
+        const qn_policy_seat_t *seat = policies_seat(scheduler_policies(w.scheduler), kind);
+        const char *choice = qn_policy_object_choice(qn_policy_seat_live(seat));
+        SIM_CHECK(w.chosen[kind][0] == '\0' || strcmp(choice, w.chosen[kind]) == 0, "policy %s was chosen, %s decides",
+                  w.chosen[kind], choice);
+    }
     w.replayed += replay.requests;
     SIM_CHECK(replay.requests == w.held_count || (w.compaction_torn && replay.requests == w.held_count + 1),
               "%u requests were in the ledger, %u are found", w.held_count, replay.requests);
@@ -418,6 +429,13 @@ static void take_grants(const event_t *event)
     SIM_CHECK(misfits == 0, "%s", qn_err_text());
 }
 
+static void take_hits(const event_t *event)
+{
+    const prefix_hits_t *hits = event->payload;
+    if (w.scheduler == NULL || event->to_epoch != w.scheduler_epoch || event->from_epoch != w.sees_memory) return;
+    scheduler_prefix_hits(w.scheduler, hits->batch, hits->hits, hits->count);
+}
+
 static void take_result(const event_t *event)
 {
     sim_result_t *result = event->payload;
@@ -474,6 +492,8 @@ static void handle(event_t *event)
         break;
     case STEP_DONE: step_done(event); break;
     case RESULT: take_result(event); break;
+    case PREFIX_HITS: take_hits(event); break;
+    case SWITCH_POLICY: switch_policy(); break;
     case TO_CLIENT: client_takes(event); break;
     case SUBMIT:
         if (w.next_request < w.request_count && w.requests[w.next_request].id == event->value) w.next_request++;
@@ -573,6 +593,11 @@ static void check_end(void)
 
 static void finish(uint64_t events)
 {
+    count_policies();
+    total.switches += w.switches;
+    total.withdrawals += w.withdrawals;
+    total.differences += w.differences;
+    total.lookups += w.lookups;
     total.requests += w.request_count;
     total.steps += w.steps;
     total.hits += w.hits;
@@ -645,7 +670,8 @@ static void report(uint64_t seeds)
         "from_slot "
         "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu, renewed %llu; kills: compute %llu, memory %llu, scheduler "
         "%llu, "
-        "tokenizer %llu; flushes %llu; confusions %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu\n",
+        "tokenizer %llu; flushes %llu; confusions %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu; "
+        "policies: switched %llu, withdrawn %llu, differences of shadows %llu, lookups %llu\n",
         (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
         (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
         (unsigned long long)total.preemptions, (unsigned long long)total.from_slot, (unsigned long long)total.masked,
@@ -655,7 +681,9 @@ static void report(uint64_t seeds)
         (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5],
         (unsigned long long)total.poison_crashes[0], (unsigned long long)total.poison_crashes[1],
         (unsigned long long)total.poison_crashes[2], (unsigned long long)total.poison_crashes[3],
-        (unsigned long long)total.quarantined);
+        (unsigned long long)total.quarantined, (unsigned long long)total.switches,
+        (unsigned long long)total.withdrawals, (unsigned long long)total.differences,
+        (unsigned long long)total.lookups);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -674,6 +702,7 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     assert_true(total.compactions > 0 && total.replayed > 0 && total.torn > 0);
     assert_true(total.forgotten > 0 && total.yielded > 0);
     assert_true(total.renewed > 0);
+    assert_true(total.switches > 0 && total.withdrawals > 0 && total.differences > 0 && total.lookups > 0);
     for (int i = 0; i < 6; i++)
         assert_true(total.faults[i] > 0);
 }

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from engine import BUILD, SERVICES, Engine
+from engine import BUILD, SERVICES, Engine, free_port
 
 OTHERS = [service for service in SERVICES if service != "frontend"]
 
@@ -87,3 +87,21 @@ def test_call_nobody_is_there(tmp_path):
     assert call(None, "memory", "usage")[0] == 69
     status, _, error = call(None, "--direct", "--run-dir", str(tmp_path), "memory", "usage")
     assert status == 69 and "memory.sock" in error
+
+
+def test_call_direct_over_tcp():
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    with Engine(memory__endpoint=endpoint) as engine:
+        arguments = ["-j", "--direct", "--run-dir", engine.run_dir, "--set", f"memory.endpoint={endpoint}", "memory", "usage"]
+        status, out, error = call(engine, *arguments)
+        assert status == 0 and json.loads(out)["total_blocks"] > 0, error
+        told = json.loads(call(engine, *arguments, "--repeat", "20")[1])
+        assert told["count"] == 20 and 0 < told["p50_us"] <= told["p99_us"]
+
+
+def test_call_direct_callers_come_and_go_without_a_trace(engine):
+    """A greeting takes a place among the peers: more callers than places, one after the other, some killed in between."""
+    for i in range(80):
+        assert call(engine, "--direct", "--run-dir", engine.run_dir, "scheduler", "queue")[0] == 0, i
+    log = open(engine.log_path).read()
+    assert "peers are connected already" not in log and "silent for" not in log

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from engine import ROOT, SERVICES, Engine
+from engine import ROOT, SERVICES, Engine, free_port
 
 FAMILIES = ["llama3", "gpt2", "qwen3moe"]
 
@@ -40,10 +40,15 @@ def engine():
         yield running
 
 
-@pytest.mark.parametrize("arguments", [(), ("--inproc",)], ids=["ipc", "inproc"])
+def tcp_endpoints():
+    return {f"{service}__endpoint": f"tcp://127.0.0.1:{free_port()}" for service in SERVICES[1:]}
+
+
+@pytest.mark.parametrize("arguments,endpoints", [((), dict), (("--inproc",), dict), ((), tcp_endpoints)],
+                         ids=["ipc", "inproc", "tcp"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_methods_every_listed_example_succeeds(family, arguments):
-    with Engine(*arguments, model__path=ROOT / "tests/golden" / family) as engine:
+def test_methods_every_listed_example_succeeds(family, arguments, endpoints):
+    with Engine(*arguments, model__path=ROOT / "tests/golden" / family, **endpoints()) as engine:
         engine.wait_for(lambda: engine.get("/services/tokenizer/examples")["examples"], 10, "examples")
         engine.generate([1, 2, 3, 4, 5], 4)
         for service in SERVICES:
@@ -114,6 +119,19 @@ def test_methods_research_mode_wraps_with_times_and_reasons(engine):
     assert set(engine.post("/services/memory/usage", {})) == set(reply["data"])
 
 
+@pytest.mark.parametrize("path,headers,param", [("?mode=loud", {}, "mode"), ("", {"x-quintet-mode": "loud"}, "x-quintet-mode"),
+                                                ("?mode=", {}, "mode")])
+@pytest.mark.parametrize("method,route", [("GET", "/version"), ("POST", "/services/memory/usage"), ("POST", "/v1/completions")])
+def test_mode_that_is_none_is_refused(engine, method, route, path, headers, param):
+    status, reply = engine.call(method, route + path, None if method == "GET" else {"prompt": [1], "max_tokens": 1}, headers)
+    assert status == 400 and reply["error"]["param"] == param and "production or research" in reply["error"]["message"]
+
+
+def test_methods_take_numbers_as_json_writes_them(engine):
+    assert engine.post("/services/memory/blocks", {"limit": 2.0}) == engine.post("/services/memory/blocks", {"limit": 2})
+    assert engine.call("POST", "/services/memory/blocks", {"limit": 2.5})[0] == 400
+
+
 def test_methods_describe_their_service(engine):
     described = engine.get("/services/scheduler")
     assert described["name"] == "scheduler" and described["health"]["alive"]
@@ -166,7 +184,8 @@ def test_methods_killed_service_ends_its_calls_and_answers_again():
     (None, None, 200),
 ])
 @pytest.mark.parametrize("path,body", [("/services/memory/evict", None), ("/services/memory/evict", {"dry_run": True}),
-                                       ("/cache/unpin", {"all": True})])
+                                       ("/cache/unpin", {"all": True}), ("/flush_cache", None),
+                                       ("/abort_request", {"abort_all": True})])
 def test_methods_that_change_something_are_not_for_foreign_web_pages(engine, origin, host, status, path, body):
     headers = {}
     if origin:
@@ -201,10 +220,11 @@ def test_openapi_is_valid_and_has_every_route(engine):
 
 def test_openapi_operations_answer_as_described(engine):
     """Every operation that has an example, and every GET: the status and the type of the answer are among those named."""
+    assert engine.call("POST", "/v1/completions", {"prompt": [1, 2], "max_tokens": 1}, {"x-request-id": "example"})[0] == 200
     for path, verbs in engine.get("/openapi.json")["paths"].items():
         for verb, operation in verbs.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            target = path.replace("{model}", "default").replace("{service}", "memory")
+            target = path.replace("{model}", "default").replace("{service}", "memory").replace("{id}", "example")
             status, reply = engine.call(verb.upper(), target, content.get("example"))
             assert str(status) in operation["responses"], (verb, path, status, reply)
             assert status == 200, (verb, path, reply)
@@ -235,6 +255,14 @@ def test_config_live_keys_change_and_others_say_why_not():
         assert set(engine.get("/version")) == {"data", "metadata"}
         assert engine.call("PUT", "/config", {"set": [{"key": "frontend.mode", "value": "production"},
                                                       {"key": "frontend.default_max_tokens", "value": "3"}]})[0] == 200
+        for body, status, param in [({"frontend.default_max_tokens": 5, "frontend.strict_fields": True}, 200, None),
+                                    ({"frontend.strict_fields": False, "frontend.mode": "production"}, 200, None),
+                                    ({"frontend.mod": "x"}, 400, "frontend.mod"), ({"frontend.mode": ["x"]}, 400, "frontend.mode"),
+                                    ({"scheduler.policy": "priority"}, 409, "scheduler.policy"), ({"set": [7]}, 400, "set"),
+                                    ({"frontend.default_max_tokens": 3}, 200, None)]:
+            got, reply = engine.call("PUT", "/config", body)
+            assert got == status and (got == 200 or reply["error"]["param"] == param), (body, reply)
+        assert engine.call("PUT", "/config?mode=research", {"frontend.mode": "production"})[1]["metadata"]["method"] == "config_set"
         keys = {row["key"]: row for row in engine.get("/config")["keys"]}
         assert keys["frontend.mode"]["origin"] == "set live" and keys["frontend.mode"]["live"]
         assert not keys["scheduler.policy"]["live"]

@@ -107,15 +107,15 @@ def test_quarantine_takes_no_watchdog_for_a_crash():
 
 
 def test_quarantine_withdraws_a_loaded_policy_before_it_suspects_a_request(undisturbed):
-    policy = BUILD / "policies/example_policy.so"
+    policy = BUILD / "policies/example_scheduling.so"
     with Engine(failpoints="scheduler.before_plan:9:crash:1", scheduler__policy=policy) as engine:
         [row] = [row for row in engine.get("/services")["services"] if row["name"] == "scheduler"]
-        assert "shortest_job" in json.dumps(row) and "withdrawn" not in json.dumps(row)
+        assert "deadline" in json.dumps(row) and "withdrawn" not in json.dumps(row)
         streams, (status, _) = run_beside(engine, lambda: ask(engine, poisoned()))
         assert streams == undisturbed and status == 200
         [row] = [row for row in engine.get("/services")["services"] if row["name"] == "scheduler"]
         assert "fcfs" in json.dumps(row) and "withdrawn" in json.dumps(row), row
-        assert records(engine) == [] and "policy: it is withdrawn" in engine.log_path.read_text()
+        assert records(engine) == [] and "was withdrawn" in engine.log_path.read_text()
 
 
 # ---- before a request is in the ledger: its text ----

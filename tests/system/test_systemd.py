@@ -177,7 +177,7 @@ def test_systemd_reinstall_keeps_the_configuration(started):
 
 
 def test_systemd_installed_header_builds_a_policy(machine):
-    source = (ROOT / "deploy/policies/example_policy.c").read_text().replace('"common/policy.h"', "<quintet/policy.h>")
+    source = (ROOT / "deploy/policies/example_scheduling.c").read_text().replace('"common/policy.h"', "<quintet/policy.h>")
     machine.run("gcc", "-std=c11", "-I/usr/local/include", "-shared", "-fPIC", "-x", "c", "-", "-o", "/tmp/policy.so", input=source)
     schemas = [path for path in ROOT.glob("schemas/**/*.fbs") if path.parent.name != "released"]
     assert machine.run("find", "/usr/local/share/quintet/schemas").stdout.count(".fbs") == len(schemas)

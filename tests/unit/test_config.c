@@ -532,6 +532,51 @@ static int remove_directory(void **state)
     return rmdir(directory);
 }
 
+static void test_config_change_of_live_keys_makes_a_new_object(void **state)
+{
+    (void)state;
+    qn_config_t *config = NULL, *changed = NULL;
+    const char *sets[] = {"scheduler.policy=priority"};
+    const char *keys[] = {"frontend.mode", "frontend.default_max_tokens"}, *values[] = {"research", "7"};
+    size_t at = 9;
+    assert_int_equal(qn_config_load(NULL, sets, 1, NULL, &config), QN_OK);
+    assert_int_equal(qn_config_change(config, keys, values, 2, "set live", &changed, &at), QN_OK);
+    assert_string_equal(qn_config_values(changed)->frontend.mode, "research");
+    assert_int_equal(qn_config_values(changed)->frontend.default_max_tokens, 7);
+    assert_string_equal(qn_config_values(changed)->scheduler.policy, "priority");
+    assert_string_equal(qn_config_origin(changed, "frontend.mode"), "set live");
+    assert_string_equal(qn_config_origin(changed, "scheduler.policy"), qn_config_origin(config, "scheduler.policy"));
+    assert_string_equal(qn_config_values(config)->frontend.mode, "production");
+    qn_config_free(&changed);
+    qn_config_free(&config);
+}
+
+static void test_config_change_that_cannot_be_names_the_key(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *key, *value, *words;
+        qn_err_t err;
+    } cases[] = {
+        {"scheduler.policy", "fcfs", "scheduler.policy cannot change while the services run", QN_ERR_UNSUPPORTED},
+        {"frontend.mod", "research", "did you mean frontend.mode?", QN_ERR_CONFIG},
+        {"frontend.mode", "loud", "frontend.mode", QN_ERR_CONFIG},
+        {"frontend.default_max_tokens", "-1", "frontend.default_max_tokens", QN_ERR_CONFIG},
+    };
+    qn_config_t *config = NULL;
+    assert_int_equal(qn_config_load(NULL, NULL, 0, NULL, &config), QN_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *keys[] = {"frontend.mode", cases[i].key}, *values[] = {"research", cases[i].value};
+        qn_config_t *changed = NULL;
+        size_t at = 9;
+        assert_int_equal(qn_config_change(config, keys, values, 2, "set live", &changed, &at), cases[i].err);
+        assert_null(changed);
+        assert_int_equal(at, 1);
+        if (!strstr(qn_err_text(), cases[i].words)) fail_msg("%s: %s", cases[i].key, qn_err_text());
+    }
+    qn_config_free(&config);
+}
+
 int main(void)
 {
     shipped_file = read_file("config.yaml");
@@ -558,6 +603,8 @@ int main(void)
         cmocka_unit_test(test_config_table_is_consistent),
         cmocka_unit_test(test_config_default_file_loads_and_changes_nothing),
         cmocka_unit_test(test_config_shipped_file_is_what_the_table_prints),
+        cmocka_unit_test(test_config_change_of_live_keys_makes_a_new_object),
+        cmocka_unit_test(test_config_change_that_cannot_be_names_the_key),
     };
     return cmocka_run_group_tests_name("config", tests, make_directory, remove_directory);
 }

@@ -451,7 +451,7 @@ static void test_ledger_submit_reserves_what_may_be_generated(void **state)
     ledger_usage(ledger, &usage);
     /* one request whose tokens alone would fill half an area is refused, one just below is accepted */
     assert_null(submit(ledger, 1, 1, (uint32_t)(usage.area_bytes / 2 / 8)));
-    assert_non_null(submit(ledger, 1, 1, (uint32_t)(usage.area_bytes / 2 / 8 - 40)));
+    assert_non_null(submit(ledger, 1, 1, (uint32_t)(usage.area_bytes / 2 / 8 - 60)));
     assert_null(submit(ledger, 2, 1, 40));
     ledger_clip(ledger, ledger_find(ledger, 1), 10); /* the model allows less: the space is back */
     assert_non_null(submit(ledger, 2, 1, 40));

@@ -43,7 +43,7 @@ static qn_err_t load(qn_mapping_t *kept_weights, qn_mapping_t *kept_kv, loader_r
     loader_t *loader;
     qn_err_t err;
     uint64_t done, total;
-    assert_int_equal(loader_start(qn_config_values(config), table, &kept_weights, &kept_kv, &loader), QN_OK);
+    assert_int_equal(loader_start(qn_config_values(config), table, NULL, &kept_weights, &kept_kv, &loader), QN_OK);
     assert_null(kept_weights);
     struct pollfd wait = {.fd = loader_fd(loader), .events = POLLIN};
     assert_int_equal(poll(&wait, 1, 60000), 1);
@@ -92,7 +92,7 @@ static void test_loader_destroyed_while_it_runs_ends_soon(void **state)
     loader_t *loader;
     start_config(sets, 2);
     for (int i = 0; i < 20; i++) {
-        assert_int_equal(loader_start(qn_config_values(config), table, &none, &none, &loader), QN_OK);
+        assert_int_equal(loader_start(qn_config_values(config), table, NULL, &none, &none, &loader), QN_OK);
         loader_destroy(&loader);
     }
 }

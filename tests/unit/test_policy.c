@@ -1,153 +1,132 @@
-/* Units of services/scheduler/policy/policy.c: finding, loading, and the check of every decision. */
+/* Units of services/scheduler/policy/policy.c: the check of every decision, and what a shadow sees. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "services/scheduler/policy/policy.h"
 
 static const qn_policy_sequence_t three[] = {
-    {.id = 1, .arrival = 1, .prefill_tokens = 10, .max_tokens = 30},
-    {.id = 2, .arrival = 2, .prefill_tokens = 5, .max_tokens = 10, .priority = -1},
-    {.id = 3, .arrival = 3, .prefill_tokens = 20, .max_tokens = 20, .priority = 1},
+    {.id = 1, .arrival = 1, .prefill_tokens = 10, .max_tokens = 30, .user_name = ""},
+    {.id = 2, .arrival = 2, .prefill_tokens = 5, .max_tokens = 10, .priority = -1, .user_name = ""},
+    {.id = 3, .arrival = 3, .prefill_tokens = 20, .max_tokens = 20, .priority = 1, .user_name = ""},
 };
 static const qn_policy_view_t view = {
     .sequences = three, .sequence_count = 3, .waiting_count = 3, .running_count = 3, .block_tokens = 16};
 
-/* ---- a policy that does what a test tells it ---- */
+/* ---- policies that do what a test tells them ---- */
 
 static qn_policy_admit_t told_admit;
 static qn_policy_part_t told_parts[4];
 static uint32_t told_part_count;
 static uint64_t told_victim;
+static qn_policy_size_t told_size;
+static qn_policy_verdict_t told_verdict;
 
-static void puppet_admit(const qn_policy_view_t *shown, uint32_t most, qn_policy_admit_t *ret_admit)
+static void puppet_admit(const qn_policy_memory_t *memory, const qn_policy_view_t *shown, uint32_t most,
+                         qn_policy_admit_t *ret_admit)
 {
-    (void)shown;
-    (void)most;
+    (void)memory, (void)shown, (void)most;
     *ret_admit = told_admit;
 }
 
-static void puppet_share(const qn_policy_view_t *shown, uint32_t budget, uint32_t chunk, uint32_t parts_max, int must,
-                         qn_policy_share_t *ret_share)
+static void puppet_share(const qn_policy_memory_t *memory, const qn_policy_view_t *shown, uint32_t budget,
+                         uint32_t chunk, uint32_t parts_max, int must, qn_policy_share_t *ret_share)
 {
-    (void)shown, (void)budget, (void)chunk, (void)must, (void)parts_max;
+    (void)memory, (void)shown, (void)budget, (void)chunk, (void)must, (void)parts_max;
     ret_share->count = told_part_count;
     for (uint32_t i = 0; i < told_part_count && i < 4; i++)
         ret_share->parts[i] = told_parts[i];
     memset(ret_share->reason, 'x', sizeof ret_share->reason); /* without an end */
 }
 
-static void puppet_preempt(const qn_policy_view_t *shown, uint64_t needy, qn_policy_preempt_t *ret_preempt)
+static void puppet_preempt(const qn_policy_memory_t *memory, const qn_policy_view_t *shown, uint64_t needy,
+                           qn_policy_preempt_t *ret_preempt)
 {
-    (void)shown;
-    (void)needy;
+    (void)memory, (void)shown, (void)needy;
     ret_preempt->id = told_victim;
 }
 
-static const qn_policy_t puppet = {.version = QN_POLICY_ABI_VERSION,
-                                   .name = "puppet",
+static void puppet_size(const qn_policy_memory_t *memory, const qn_policy_load_t *load, qn_policy_size_t *ret_size)
+{
+    (void)memory, (void)load;
+    *ret_size = told_size;
+}
+
+static void puppet_judge(const qn_policy_memory_t *memory, const qn_policy_arrival_t *arrival,
+                         qn_policy_verdict_t *ret_verdict)
+{
+    (void)memory, (void)arrival;
+    *ret_verdict = told_verdict;
+}
+
+static const qn_policy_t puppet = {.head = {.version = QN_POLICY_ABI_VERSION,
+                                            .kind = QN_POLICY_SCHEDULING,
+                                            .name = "puppet"},
                                    .admit = puppet_admit,
                                    .share = puppet_share,
                                    .preempt = puppet_preempt};
+static const qn_batching_policy_t batching_puppet = {
+    .head = {.version = QN_POLICY_ABI_VERSION, .kind = QN_POLICY_BATCHING, .name = "puppet"}, .size = puppet_size};
+static const qn_admission_policy_t admission_puppet = {
+    .head = {.version = QN_POLICY_ABI_VERSION, .kind = QN_POLICY_ADMISSION, .name = "puppet"}, .judge = puppet_judge};
 
-static policy_t *open_puppet(void)
+static qn_policy_seat_t *open_puppet(qn_policy_kind_t kind)
 {
-    policy_t *policy = NULL;
-    assert_int_equal(policy_wrap(&puppet, &policy), QN_OK);
-    return policy;
+    static const qn_policy_head_t *const heads[] = {[QN_POLICY_SCHEDULING] = &puppet.head,
+                                                    [QN_POLICY_BATCHING] = &batching_puppet.head,
+                                                    [QN_POLICY_ADMISSION] = &admission_puppet.head};
+    qn_policy_catalogue_t catalogue = policy_catalogue(kind, "");
+    qn_policy_seat_t *seat = NULL;
+    assert_int_equal(qn_policy_seat_wrap(&catalogue, heads[kind], &seat), QN_OK);
+    return seat;
 }
 
-static void expect_blame(qn_err_t err, const char *rule)
+/* It stands, or is withdrawn with these words, and the last resort has decided. */
+static void expect(qn_policy_seat_t **seat, const char *rule)
 {
-    assert_int_equal(err, QN_ERR_INVALID);
-    assert_non_null(strstr(qn_err_text(), "puppet"));
-    assert_non_null(strstr(qn_err_text(), rule));
+    qn_policy_counts_t counts;
+    qn_policy_seat_counts(*seat, &counts);
+    assert_int_equal(counts.decisions, 1);
+    assert_int_equal(counts.withdrawals, rule != NULL);
+    if (rule == NULL) {
+        assert_string_equal(qn_policy_seat_name(*seat), "puppet");
+    } else {
+        assert_string_not_equal(qn_policy_seat_name(*seat), "puppet");
+        assert_non_null(strstr(qn_policy_seat_withdrawn(*seat), "puppet"));
+        assert_non_null(strstr(qn_policy_seat_withdrawn(*seat), rule));
+    }
+    qn_policy_seat_close(seat);
 }
 
-static void test_policy_open_by_name_or_with_a_list_of_names(void **state)
+static void test_policy_admit_nonsense_is_withdrawn_and_decided_by_another(void **state)
 {
     (void)state;
-    policy_t *policy = NULL;
-    assert_int_equal(policy_open("fcfs", &policy), QN_OK);
-    assert_string_equal(policy_name(policy), "fcfs");
-    policy_close(&policy);
-    assert_null(policy);
-    assert_int_equal(policy_open("priority", &policy), QN_OK);
-    policy_close(&policy);
-    assert_int_equal(policy_open("lifo", &policy), QN_ERR_CONFIG);
-    assert_non_null(strstr(qn_err_text(), "fcfs"));
-    assert_int_equal(policy_open("/nonexistent/policy.so", &policy), QN_ERR_CONFIG);
-    assert_int_equal(policy_open("nonexistent.so", &policy), QN_ERR_CONFIG);
-    assert_null(policy);
-}
-
-static void test_policy_wrap_incomplete_or_other_abi_refused(void **state)
-{
-    (void)state;
-    qn_policy_t bad[5] = {puppet, puppet, puppet, puppet, puppet};
-    char long_name[80];
-    memset(long_name, 'n', sizeof long_name);
-    long_name[79] = '\0';
-    bad[0].version++;
-    bad[1].name = NULL;
-    bad[2].name = long_name;
-    bad[3].admit = NULL;
-    bad[4].preempt = NULL;
-    for (size_t i = 0; i < 5; i++) {
-        policy_t *policy = NULL;
-        assert_int_equal(policy_wrap(&bad[i], &policy), QN_ERR_CONFIG);
-        assert_null(policy);
+    static const struct {
+        uint32_t most, count;
+        uint64_t ids[2];
+        const char *rule;
+    } table[] = {
+        {2, 2, {3, 1}, NULL},          {1, 2, {3, 1}, "more than it may"},          {2, 2, {3, 3}, "twice"},
+        {2, 2, {3, 4}, "not waiting"}, {2, UINT32_MAX, {3, 1}, "more than it may"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        qn_policy_seat_t *seat = open_puppet(QN_POLICY_SCHEDULING);
+        qn_policy_admit_t admit;
+        told_admit = (qn_policy_admit_t){.count = table[i].count,
+                                         .admissions = {{.id = table[i].ids[0]}, {.id = table[i].ids[1]}}};
+        policy_admit(seat, &view, table[i].most, &admit);
+        assert_int_equal(admit.count, table[i].most);
+        assert_int_equal(admit.admissions[0].id, table[i].rule == NULL ? 3 : 1);
+        expect(&seat, table[i].rule);
     }
 }
 
-static void test_policy_open_shared_object_decides(void **state)
-{
-    (void)state;
-    static const char *const paths[] = {"build/policies/example_policy.so", "build/asan/policies/example_policy.so",
-                                        "build/tsan/policies/example_policy.so"};
-    size_t i = 0;
-    while (i < 3 && access(paths[i], R_OK) != 0)
-        i++;
-    if (i == 3) {
-        print_message("build/policies/example_policy.so is not built: make all\n");
-        skip();
-    }
-    policy_t *policy = NULL;
-    qn_policy_admit_t admit;
-    assert_int_equal(policy_open(paths[i], &policy), QN_OK);
-    assert_string_equal(policy_name(policy), "shortest_job");
-    assert_int_equal(policy_admit(policy, &view, 2, &admit), QN_OK);
-    assert_int_equal(admit.count, 2);
-    assert_int_equal(admit.admissions[0].id, 2); /* 15 tokens of work; then 40 of both: who came first */
-    assert_int_equal(admit.admissions[1].id, 1);
-    assert_true(admit.admissions[0].reason[0] != '\0');
-    policy_close(&policy);
-}
-
-static void test_policy_admit_nonsense_is_blamed(void **state)
-{
-    (void)state;
-    policy_t *policy = open_puppet();
-    qn_policy_admit_t admit;
-    told_admit = (qn_policy_admit_t){.count = 2, .admissions = {{.id = 3}, {.id = 1}}};
-    assert_int_equal(policy_admit(policy, &view, 2, &admit), QN_OK);
-    expect_blame(policy_admit(policy, &view, 1, &admit), "more than it may");
-    told_admit.admissions[1].id = 3;
-    expect_blame(policy_admit(policy, &view, 2, &admit), "twice");
-    told_admit.admissions[1].id = 4;
-    expect_blame(policy_admit(policy, &view, 2, &admit), "not waiting");
-    told_admit.count = UINT32_MAX;
-    expect_blame(policy_admit(policy, &view, 2, &admit), "more than it may");
-    policy_close(&policy);
-}
-
-static void test_policy_share_nonsense_is_blamed(void **state)
+static void test_policy_share_nonsense_is_withdrawn_and_decided_by_another(void **state)
 {
     (void)state;
     static const struct {
@@ -155,55 +134,142 @@ static void test_policy_share_nonsense_is_blamed(void **state)
         uint32_t count;
         const char *rule;
     } table[] = {
-        {{{1, 8}, {3, 4}}, 2, NULL},       {{{1, 8}, {3, 5}}, 2, "than the step has"},
-        {{{1, 9}}, 1, "more tokens"},      {{{2, 6}}, 1, "more tokens"},
-        {{{2, 0}}, 1, "or none"},          {{{4, 1}}, 1, "no prompt tokens"},
+        {{{1, 8}, {3, 4}}, 2, NULL},       {{{1, 8}, {3, 5}}, 2, "than the budget has"},
+        {{{1, 9}}, 1, "a chunk may have"}, {{{2, 6}}, 1, "than are left"},
+        {{{2, 0}}, 1, "0 tokens"},         {{{4, 1}}, 1, "nothing to prefill"},
         {{{1, 1}, {1, 1}}, 2, "twice"},    {{{0, 0}}, 0, "deals nothing"},
         {{{1, 1}}, 4, "more than it may"},
     };
-    policy_t *policy = open_puppet();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        qn_policy_part_t parts[4];
+        qn_policy_seat_t *seat = open_puppet(QN_POLICY_SCHEDULING);
+        qn_policy_part_t parts[4], room[4];
         qn_policy_share_t share = {.parts = parts};
         memcpy(told_parts, table[i].parts, sizeof table[i].parts);
         told_part_count = table[i].count;
-        qn_err_t err = policy_share(policy, &view, 12, 8, true, &share);
-        if (table[i].rule == NULL) {
-            assert_int_equal(err, QN_OK);
-            assert_int_equal(strlen(share.reason), QN_POLICY_REASON_MAX - 1);
-        } else {
-            expect_blame(err, table[i].rule);
-        }
+        policy_share(seat, &view, 12, 8, true, room, &share);
+        assert_true(share.count > 0 && share.parts == parts);
+        assert_true(strlen(share.reason) < QN_POLICY_REASON_MAX);
+        expect(&seat, table[i].rule);
     }
     told_part_count = 0;
-    qn_policy_part_t parts[4];
+    qn_policy_seat_t *seat = open_puppet(QN_POLICY_SCHEDULING);
+    qn_policy_part_t parts[4], room[4];
     qn_policy_share_t share = {.parts = parts};
-    assert_int_equal(policy_share(policy, &view, 12, 8, false, &share), QN_OK); /* others run: it may wait */
-    policy_close(&policy);
+    policy_share(seat, &view, 12, 8, false, room, &share); /* others run: it may wait */
+    assert_int_equal(share.count, 0);
+    expect(&seat, NULL);
 }
 
-static void test_policy_preempt_outside_the_view_is_blamed(void **state)
+static void test_policy_preempt_outside_the_view_is_withdrawn_and_decided_by_another(void **state)
 {
     (void)state;
-    policy_t *policy = open_puppet();
-    qn_policy_preempt_t preempt;
-    told_victim = 2;
-    assert_int_equal(policy_preempt(policy, &view, 1, &preempt), QN_OK);
-    assert_int_equal(preempt.id, 2);
-    told_victim = 9;
-    expect_blame(policy_preempt(policy, &view, 1, &preempt), "may not be preempted");
-    policy_close(&policy);
+    for (int outside = 0; outside < 2; outside++) {
+        qn_policy_seat_t *seat = open_puppet(QN_POLICY_SCHEDULING);
+        qn_policy_preempt_t preempt;
+        told_victim = outside ? 9 : 2;
+        policy_preempt(seat, &view, 1, &preempt);
+        assert_int_equal(preempt.id, outside ? 3 : 2);
+        expect(&seat, outside ? "may not be preempted" : NULL);
+    }
+}
+
+static void test_policy_size_outside_its_range_is_withdrawn_and_decided_by_another(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t decode, step, chunk;
+        const char *rule;
+    } table[] = {
+        {4, 4, 1, NULL},
+        {4, 64, 64, NULL},
+        {4, 3, 8, "fewer tokens than decode"},
+        {4, 65, 8, "or more than"},
+        {0, 0, 8, "nothing decodes"},
+        {4, 20, 0, "a chunk"},
+        {4, 20, 65, "a chunk"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        qn_policy_seat_t *seat = open_puppet(QN_POLICY_BATCHING);
+        qn_policy_load_t load = {.decode_tokens = table[i].decode, .step_tokens_max = 64, .chunk_tokens_max = 32};
+        qn_policy_size_t size;
+        told_size = (qn_policy_size_t){.step_tokens = table[i].step, .chunk_tokens = table[i].chunk};
+        policy_size(seat, &load, &size);
+        assert_int_equal(size.step_tokens, table[i].rule == NULL ? table[i].step : 64);
+        expect(&seat, table[i].rule);
+    }
+}
+
+static void test_policy_verdict_without_reason_or_sense_is_withdrawn_and_decided_by_another(void **state)
+{
+    (void)state;
+    static const struct {
+        qn_policy_verdict_t verdict;
+        const char *rule;
+    } table[] = {
+        {{.accept = 1}, NULL},
+        {{.accept = 0, .retry_after_ms = 5, .reason = "no"}, NULL},
+        {{.accept = 2}, "neither"},
+        {{.accept = 0, .retry_after_ms = 0, .reason = "no"}, "less than 1 ms"},
+        {{.accept = 0, .retry_after_ms = 3600001, .reason = "no"}, "an hour"},
+        {{.accept = 0, .retry_after_ms = 5}, "no reason"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        qn_policy_seat_t *seat = open_puppet(QN_POLICY_ADMISSION);
+        qn_policy_arrival_t arrival = {.id = 1, .queue_limit = 4, .user_name = ""};
+        qn_policy_verdict_t verdict;
+        told_verdict = table[i].verdict;
+        policy_judge(seat, &arrival, &verdict);
+        assert_int_equal(verdict.accept, table[i].rule == NULL ? table[i].verdict.accept : 1);
+        expect(&seat, table[i].rule);
+    }
+}
+
+/* ---- shadow ---- */
+
+static void test_policy_shadow_differences_are_kept_with_both_reasons(void **state)
+{
+    (void)state;
+    qn_policy_catalogue_t catalogue = policy_catalogue(QN_POLICY_SCHEDULING, "");
+    qn_policy_seat_t *seat = NULL;
+    qn_policy_admit_t admit;
+    qn_policy_counts_t counts;
+    assert_int_equal(qn_policy_seat_open(&catalogue, "fcfs", NULL, &seat), QN_OK);
+    assert_int_equal(qn_policy_seat_set_shadow(seat, "priority"), QN_OK);
+    policy_admit(seat, &view, 1, &admit);
+    assert_int_equal(admit.admissions[0].id, 1); /* the live one decides */
+    const qn_policy_difference_t *one = qn_policy_seat_difference(seat, 0);
+    assert_string_equal(one->function, "admit");
+    assert_string_equal(one->by_live.words, "1");
+    assert_string_equal(one->by_shadow.words, "2");
+    assert_non_null(strstr(one->by_live.reason, "fcfs"));
+    assert_non_null(strstr(one->by_shadow.reason, "priority"));
+    qn_policy_view_t alone = view;
+    alone.sequence_count = 1;
+    policy_admit(seat, &alone, 1, &admit); /* both the same */
+    for (int i = 0; i < 2 * QN_POLICY_DIFFERENCES_MAX; i++)
+        policy_admit(seat, &view, 1, &admit);
+    qn_policy_seat_counts(seat, &counts);
+    assert_int_equal(counts.shadow_decisions, 2 + 2 * QN_POLICY_DIFFERENCES_MAX);
+    assert_int_equal(counts.shadow_differences, 1 + 2 * QN_POLICY_DIFFERENCES_MAX);
+    assert_non_null(qn_policy_seat_difference(seat, QN_POLICY_DIFFERENCES_MAX - 1));
+    assert_null(qn_policy_seat_difference(seat, QN_POLICY_DIFFERENCES_MAX));
+    assert_int_equal(qn_policy_seat_set_shadow(seat, NULL), QN_OK);
+    policy_admit(seat, &view, 1, &admit);
+    qn_policy_seat_counts(seat, &counts);
+    assert_int_equal(counts.shadow_decisions, 0);
+    assert_null(qn_policy_seat_difference(seat, 0));
+    qn_policy_seat_close(&seat);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_policy_open_by_name_or_with_a_list_of_names),
-        cmocka_unit_test(test_policy_wrap_incomplete_or_other_abi_refused),
-        cmocka_unit_test(test_policy_open_shared_object_decides),
-        cmocka_unit_test(test_policy_admit_nonsense_is_blamed),
-        cmocka_unit_test(test_policy_share_nonsense_is_blamed),
-        cmocka_unit_test(test_policy_preempt_outside_the_view_is_blamed),
+        cmocka_unit_test(test_policy_admit_nonsense_is_withdrawn_and_decided_by_another),
+        cmocka_unit_test(test_policy_share_nonsense_is_withdrawn_and_decided_by_another),
+        cmocka_unit_test(test_policy_preempt_outside_the_view_is_withdrawn_and_decided_by_another),
+        cmocka_unit_test(test_policy_size_outside_its_range_is_withdrawn_and_decided_by_another),
+        cmocka_unit_test(test_policy_verdict_without_reason_or_sense_is_withdrawn_and_decided_by_another),
+        cmocka_unit_test(test_policy_shadow_differences_are_kept_with_both_reasons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
 /* Units of services/scheduler/scheduler.c: requests before the model, bounds, clients that come and go, restarts. */
+#include "common/name_hash.h"
 #include "tests/unit/scheduler_case.h"
 
 static const scheduler_options_t options = {.planner = {.max_step_tokens = 32,
@@ -331,19 +332,19 @@ static void test_scheduler_drain_refuses_new_and_may_cancel_the_waiting(void **s
     }
 }
 
-static void bad_admit(const qn_policy_view_t *view, uint32_t most, qn_policy_admit_t *ret_admit)
+static void bad_admit(const qn_policy_memory_t *memory, const qn_policy_view_t *view, uint32_t most,
+                      qn_policy_admit_t *ret_admit)
 {
-    (void)view;
-    (void)most;
+    (void)memory, (void)view, (void)most;
     ret_admit->count = 1;
     ret_admit->admissions[0].id = 4711;
 }
 
-static void test_scheduler_policy_that_breaks_a_rule_is_a_failure_with_its_name(void **state)
+static void test_scheduler_policy_that_breaks_a_rule_is_withdrawn_and_nobody_waits_for_it(void **state)
 {
     (void)state;
     qn_policy_t bad = policy_fcfs;
-    bad.name = "bad";
+    bad.head.name = "bad";
     bad.admit = bad_admit;
     scheduler_options_t with = options;
     with.policy_functions = &bad;
@@ -351,9 +352,133 @@ static void test_scheduler_policy_that_breaks_a_rule_is_a_failure_with_its_name(
     case_open(&c, with);
     case_up(&c);
     case_submit(&c, 1, 5, 9);
-    assert_int_equal(scheduler_traffic(c.scheduler, 1, &c.traffic), QN_ERR_INVALID);
-    assert_non_null(strstr(qn_err_text(), "policy bad"));
-    assert_non_null(strstr(qn_err_text(), "4711"));
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lease_count, 1); /* the one before it decided in its place */
+    assert_string_equal(scheduler_policy_name(c.scheduler), "fcfs");
+    assert_non_null(strstr(scheduler_policy_withdrawn(c.scheduler), "policy bad"));
+    assert_non_null(strstr(scheduler_policy_withdrawn(c.scheduler), "4711"));
+    case_close(&c);
+}
+
+static qn_policy_seat_t *seat_of(const case_t *c, qn_policy_kind_t kind)
+{
+    return policies_seat(scheduler_policies(c->scheduler), kind);
+}
+
+static void test_scheduler_what_was_chosen_live_outlives_it_unless_the_configuration_says_another_word(void **state)
+{
+    (void)state;
+    case_t c;
+    case_open(&c, options);
+    assert_int_equal(qn_policy_seat_set(seat_of(&c, QN_POLICY_SCHEDULING), "fair"), QN_OK);
+    assert_int_equal(qn_policy_seat_set_shadow(seat_of(&c, QN_POLICY_SCHEDULING), "priority"), QN_OK);
+    assert_int_equal(qn_policy_seat_set(seat_of(&c, QN_POLICY_ADMISSION), "user_share"), QN_OK);
+    for (int life = 0; life < 3; life++) {
+        scheduler_destroy(&c.scheduler);
+        ledger_replay_t replay;
+        if (life == 2) c.options.policy = "shortest_job";
+        assert_int_equal(scheduler_create(&c.options, 1, &c.scheduler, &replay), QN_OK);
+        assert_string_equal(scheduler_policy_name(c.scheduler), life == 2 ? "shortest_job" : "fair");
+        assert_int_equal(qn_policy_seat_shadow(seat_of(&c, QN_POLICY_SCHEDULING)) != NULL, life < 2);
+        assert_string_equal(qn_policy_seat_name(seat_of(&c, QN_POLICY_ADMISSION)), "user_share");
+    }
+    case_close(&c);
+}
+
+static void test_scheduler_admission_is_asked_of_new_requests_only(void **state)
+{
+    (void)state;
+    scheduler_options_t with = options;
+    with.queue_limit = 4;
+    with.admission = "user_share";
+    for (int replayed = 0; replayed < 2; replayed++) {
+        case_t c;
+        admission_refusal_t refusal;
+        request_sampling_t sampling = {.max_tokens = 4, .repetition_penalty = 1};
+        uint32_t ids[3] = {10, 11, 12};
+        case_open(&c, with);
+        scheduler_client_up(c.scheduler, case_client);
+        if (replayed) scheduler_client_replayed(c.scheduler, case_client);
+        uint64_t users[4] = {7, 7, 8, 7}; /* two users: two of four places for each */
+        for (uint32_t i = 0; i < 4; i++) {
+            ledger_submission_t submission = {.id = i + 1,
+                                              .client = case_client,
+                                              .sampling = sampling,
+                                              .prompt_ids = ids,
+                                              .prompt_tokens = 3,
+                                              .user = users[i],
+                                              .user_name = users[i] == 7 ? "ada" : "bob"};
+            bool refused = replayed && i == 3;
+            assert_int_equal(scheduler_submit(c.scheduler, &submission, 1, &refusal),
+                             refused ? SCHEDULER_REFUSED : SCHEDULER_ACCEPTED);
+            if (refused) {
+                assert_int_equal(refusal.status, 429);
+                assert_int_equal(refusal.retry_after_ms, 1000);
+                assert_non_null(strstr(refusal.text, "ada"));
+            }
+        }
+        case_close(&c);
+    }
+}
+
+static void test_scheduler_another_model_is_refused_by_name(void **state)
+{
+    (void)state;
+    case_t c;
+    admission_refusal_t refusal;
+    uint32_t ids[3] = {10, 11, 12};
+    case_open(&c, options);
+    scheduler_model_t model = {
+        .name = "tiny", .vocab_size = 1000, .max_model_len = 64, .block_tokens = 4, .block_count = 64};
+    assert_int_equal(scheduler_memory_up(c.scheduler, &model), QN_OK);
+    ledger_submission_t submission = {.id = 1,
+                                      .client = case_client,
+                                      .sampling = {.max_tokens = 4, .repetition_penalty = 1},
+                                      .prompt_ids = ids,
+                                      .prompt_tokens = 3,
+                                      .model = qn_name_hash(qn_text("tiny"))};
+    assert_int_equal(scheduler_submit(c.scheduler, &submission, 1, &refusal), SCHEDULER_ACCEPTED);
+    submission.id = 2;
+    submission.model = qn_name_hash(qn_text("huge"));
+    assert_int_equal(scheduler_submit(c.scheduler, &submission, 1, &refusal), SCHEDULER_REFUSED);
+    assert_int_equal(refusal.status, 404);
+    assert_string_equal(refusal.param, "model");
+    case_close(&c);
+}
+
+static void test_scheduler_prefixes_are_looked_up_once_and_only_for_a_policy_that_wants_them(void **state)
+{
+    (void)state;
+    case_t c;
+    scheduler_options_t with = options;
+    with.max_sequences = 1;
+    case_open(&c, with);
+    case_up(&c);
+    for (uint64_t id = 1; id <= 3; id++)
+        case_submit(&c, id, 9, 9);
+    case_lease_all(&c);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lookup_count, 0);
+    assert_int_equal(qn_policy_seat_set(seat_of(&c, QN_POLICY_SCHEDULING), "prefix"), QN_OK);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lookup_count, 2); /* who runs is not asked about */
+    assert_int_equal(c.traffic.lookups[1].sequence, 3);
+    assert_int_equal(c.traffic.lookups[1].ids_count, 9);
+    uint64_t batch = c.traffic.lookup_batch;
+    plan_prefix_hit_t hits[2] = {{.sequence = 2, .tokens = 0}, {.sequence = 3, .tokens = 8}};
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lookup_count, 0); /* one question at a time */
+    scheduler_prefix_hits(c.scheduler, batch, hits, 2);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lookup_count, 0);
+    scheduler_cancel(c.scheduler, 1, REQUEST_CANCELLED);
+    case_traffic(&c);
+    assert_int_equal(c.traffic.lease_count, 1);
+    assert_int_equal(c.traffic.leases[0].sequence, 3); /* before 2, which came first */
+    const planner_decision_t *decision = scheduler_decision(c.scheduler, 3, 0);
+    assert_string_equal(decision->policy, "prefix");
+    assert_non_null(strstr(decision->reason, "8 of its 9"));
+    assert_null(scheduler_decision(c.scheduler, 2, 0));
     case_close(&c);
 }
 
@@ -372,7 +497,11 @@ int main(void)
         cmocka_unit_test(test_scheduler_what_its_client_does_not_submit_again_is_cancelled),
         cmocka_unit_test(test_scheduler_same_id_with_another_prompt_is_another_request),
         cmocka_unit_test(test_scheduler_drain_refuses_new_and_may_cancel_the_waiting),
-        cmocka_unit_test(test_scheduler_policy_that_breaks_a_rule_is_a_failure_with_its_name),
+        cmocka_unit_test(test_scheduler_policy_that_breaks_a_rule_is_withdrawn_and_nobody_waits_for_it),
+        cmocka_unit_test(test_scheduler_what_was_chosen_live_outlives_it_unless_the_configuration_says_another_word),
+        cmocka_unit_test(test_scheduler_admission_is_asked_of_new_requests_only),
+        cmocka_unit_test(test_scheduler_another_model_is_refused_by_name),
+        cmocka_unit_test(test_scheduler_prefixes_are_looked_up_once_and_only_for_a_policy_that_wants_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

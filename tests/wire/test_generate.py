@@ -139,7 +139,7 @@ def test_generate_makes_a_row_of_a_method(tmp_path):
     text = (tmp_path / "gen/qn_methods.c").read_text().replace('"\n        "', "").replace('\\"', '"')
     assert '.name = "memory.probe", .verb = "probe", .service = QN_SERVICE_MEMORY' in text
     assert '.doc = "Probes."' in text and '.example = "{"limit":5}"' in text and '{ "ids", QN_LIVE_TOKEN }' in text
-    assert '"limit":{"type":"integer","minimum":1,"maximum":9,"default":3}' in text
+    assert '"limit":{"type":["integer","null"],"minimum":1,"maximum":9,"default":3}' in text
     assert '"description":"what to look at"' in text and '"share":{"type":["number","null"]}' in text
     assert '"rows":{"type":"array","maxItems":4,"items":{"type":"object","properties":{"name":' in text
 

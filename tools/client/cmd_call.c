@@ -90,7 +90,7 @@ static void print_methods(const char *service)
 
 static int find_service(const char *name, qn_service_t *ret_service)
 {
-    for (uint8_t i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
+    for (int i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
         *ret_service = (qn_service_t)i;
         if (strcmp(qn_service_enum.names[i], name) == 0) return EX_OK;
     }
@@ -211,10 +211,10 @@ static int time_calls(direct_caller_t *caller, const qn_method_t *method, void *
         if (status) return status;
     }
     qsort(times, options.repeat, sizeof *times, compare_ns);
-    json_t *told = json_pack("{s:I,s:f,s:f,s:f}", "count", (json_int_t)options.repeat, "p50_us",
-                             (double)times[options.repeat / 2] / 1e3, "p99_us",
-                             (double)times[options.repeat - 1 - options.repeat / 100] / 1e3, "mean_us",
-                             (double)sum / 1e3 / (double)options.repeat);
+    size_t half = options.repeat / 2, most = options.repeat - 1 - options.repeat / 100;
+    json_t *told =
+        json_pack("{s:I,s:f,s:f,s:f}", "count", (json_int_t)options.repeat, "p50_us", (double)times[half] / 1e3,
+                  "p99_us", (double)times[most] / 1e3, "mean_us", (double)sum / 1e3 / (double)options.repeat);
     print_reply(told);
     json_decref(told);
     free(times);

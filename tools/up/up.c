@@ -363,7 +363,9 @@ static void take_signals(up_t *up, uint64_t now_ns)
         else if (info.ssi_signo == SIGHUP && isatty(STDERR_FILENO))
             handle_stop_signal(up, "SIGHUP", now_ns);
         else if (info.ssi_signo == SIGHUP) {
-            up_log_printf(&up->log, UP_LOG_NOTICE, "SIGHUP: no key can be reloaded; restart for a new configuration");
+            up_log_printf(
+                &up->log, UP_LOG_NOTICE,
+                "SIGHUP: the file is not read again; PUT /config changes what can change live, a restart the rest");
         }
     }
 }

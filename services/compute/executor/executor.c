@@ -105,6 +105,7 @@ void executor_destroy(executor_t **executor)
     /* The device may still write into host memory. Its errors have been reported, or nobody is left to hear them. */
     if (self->forward.stream) self->backend->stream_wait(self->forward.stream);
     executor_destroy_graphs(self);
+    executor_destroy_stamps(self);
     for (unsigned i = 0; i < EXECUTOR_STEPS_MAX; i++) {
         ticket_t *ticket = &self->tickets[i];
         if (ticket->begin) self->backend->mark_destroy(&ticket->begin);
@@ -302,10 +303,13 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
     result->read_count = 0;
     ticket->sample_count = ticket->reader_count = 0;
     update_tables(self, plan);
+    executor_begin_stamps(self, ticket);
     if (self->probed_slots)
         executor_run_passes(self, plan, ticket);
     else
         executor_run_pass(self, plan, ticket);
+    executor_end_stamps(self);
+    result->times.sampled = self->backend->synchronous && result->run_tokens;
     self->backend->mark_set(self->forward.stream, ticket->end);
     self->submitted++;
 }
@@ -350,6 +354,7 @@ qn_err_t executor_finish(executor_t *self)
     if (err) return err;
     report_samples(ticket);
     executor_report_prompts(ticket);
+    executor_read_stamps(self, ticket);
     executor_report_reads(ticket);
     step_result_t *result = ticket->result;
     result->end_ns = self->now_ns();

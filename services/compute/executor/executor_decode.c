@@ -48,7 +48,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
         const char *x = (const char *)s->x + (rows_of_x ? 0 : done * row_bytes);
         forward_logits(&self->forward, x, rows_of_x ? rows_of_x + done : NULL, rows, times);
         self->logits_rows = rows;
-        uint64_t begin_ns = self->backend->synchronous ? self->now_ns() : 0;
+        uint64_t begin_ns = forward_begin(&self->forward);
         executor_launch(self, QN_OP_SAMPLER,
                         &(qn_sampler_t){.tables = s->tables,
                                         .samples = s->in.samples + done,
@@ -58,7 +58,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .ret_results = ticket->out.results + base + done,
                                         .ret_top =
                                             ticket->out.sample_top + (size_t)(base + done) * QN_ALTERNATIVES_MAX});
-        if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
+        forward_lap(&self->forward, &begin_ns, &times->sample_ns);
     }
 }
 
@@ -98,10 +98,10 @@ void executor_fill_up(executor_t *self, uint32_t runs)
 
 static void launch_decode(executor_t *self, ticket_t *ticket, uint32_t size)
 {
-    step_times_t unused = {0};
+    step_times_t *times = &ticket->result->times;
     forward_batch_t batch = {.tokens = size, .decode_runs = size};
-    executor_run_network(self, &batch, size, &unused);
-    executor_compute_samples(self, ticket, size, NULL, &unused);
+    executor_run_network(self, &batch, size, times);
+    executor_compute_samples(self, ticket, size, NULL, times);
 }
 
 /* A failure to record is the stream's error, and ends the process like any other. */
@@ -117,8 +117,9 @@ void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs)
     uint32_t size;
     decode_graph_t *decode = &self->graphs[choose_size(self, runs, &size)];
     backend_graph_t **graph = &decode->graphs[ticket - self->tickets];
-    if (decode->warm && !*graph) record(self, ticket, size, graph);
-    if (*graph)
+    bool sampled = self->stamps.ticket == ticket;
+    if (decode->warm && !*graph && !sampled) record(self, ticket, size, graph);
+    if (*graph && !sampled)
         self->backend->graph_launch(self->forward.stream, *graph);
     else
         launch_decode(self, ticket, size);

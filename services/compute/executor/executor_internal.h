@@ -2,10 +2,14 @@
 #ifndef QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
 #define QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "services/compute/executor/executor.h"
 
 #define EXECUTOR_STEPS_MAX 2 /* in flight: one runs, one waits behind it on the device */
 #define EXECUTOR_GRAPHS_MAX 24
+#define EXECUTOR_STAMPS_MAX (2 * QN_LAYERS_MAX + 64)
+#define EXECUTOR_SAMPLE_EVERY 64
 
 /* What the executor keeps of the sequence that a slot has. */
 typedef struct {
@@ -45,6 +49,15 @@ typedef struct {
     uint32_t reader_count;
 } ticket_t;
 
+/* Marks between the parts of a step that is sampled. */
+typedef struct {
+    atomic_bool wanted;     /* set by the loop */
+    const ticket_t *ticket; /* of the step that is sampled; NULL: none is */
+    uint32_t count;
+    backend_mark_t *marks[EXECUTOR_STAMPS_MAX];
+    uint64_t *sums[EXECUTOR_STAMPS_MAX]; /* in the step's result: what the time before the mark is added to */
+} stamps_t;
+
 /* The decode step of one batch size. */
 typedef struct {
     bool warm;                                   /* ran once launch by launch: libraries have chosen their algorithms */
@@ -70,6 +83,7 @@ struct executor {
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];
     decode_graph_t graphs[EXECUTOR_GRAPHS_MAX];
+    stamps_t stamps;
 };
 
 /* `count` elements of `bytes` each; in stream order. */
@@ -108,6 +122,11 @@ void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
 
 void executor_destroy_graphs(executor_t *self);
 
+/* executor_stamps.c: around the launches of a step; before the first, after the last, and when it is done. */
+void executor_begin_stamps(executor_t *self, ticket_t *ticket);
+void executor_end_stamps(executor_t *self);
+void executor_read_stamps(executor_t *self, const ticket_t *ticket);
+void executor_destroy_stamps(executor_t *self);
 /* executor_probe.c: a slot's probe begins with its set, and ends with it. */
 void executor_start_probe(executor_t *self, const step_set_t *set);
 void executor_end_probe(executor_t *self, uint32_t slot);

@@ -7,17 +7,6 @@
 
 #include "services/compute/forward/forward_internal.h"
 
-/* Adds the time since *since to *sum and moves *since on. On a CPU launches are done when they return. */
-static void lap(const forward_t *f, uint64_t *since, uint64_t *sum)
-{
-    if (!f->now_ns) return;
-    uint64_t now = f->now_ns();
-    *sum += now - *since;
-    *since = now;
-}
-
-static uint64_t begin(const forward_t *f) { return f->now_ns ? f->now_ns() : 0; }
-
 void forward_norm(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias, const void *residual,
                   uint32_t tokens, void *out)
 {
@@ -144,24 +133,24 @@ static void run_layers(const forward_t *f, uint32_t first, uint32_t count, const
 {
     for (uint32_t layer = first; layer < first + count; layer++) {
         forward_attention(f, layer, batch);
-        lap(f, since, &times->attention_ns);
+        forward_lap(f, since, &times->attention_ns);
         run_mlp(f, layer, batch->tokens);
-        lap(f, since, &times->mlp_ns);
+        forward_lap(f, since, &times->mlp_ns);
     }
 }
 
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times)
 {
-    uint64_t since = begin(forward);
+    uint64_t since = forward_begin(forward);
     embed(forward, batch->tokens);
-    lap(forward, &since, &times->input_ns);
+    forward_lap(forward, &since, &times->input_ns);
     run_layers(forward, 0, forward->model->config.layers, batch, times, &since);
 }
 
 void forward_stages(const forward_t *forward, const forward_batch_t *batch, const forward_stages_t *stages,
                     step_times_t *times)
 {
-    uint64_t since = begin(forward);
+    uint64_t since = forward_begin(forward);
     uint32_t next = stages->first_layer + stages->layer_count;
     if (stages->embed)
         embed(forward, batch->tokens);
@@ -192,7 +181,7 @@ void forward_logits(const forward_t *forward, const void *source, const uint32_t
     const qn_model_config_t *config = &forward->model->config;
     const qn_weight_t *outer = forward->model->outer.weights;
     const scratch_t *s = forward->scratch;
-    uint64_t since = begin(forward);
+    uint64_t since = forward_begin(forward);
     const void *x = rows ? s->picked : source;
     if (rows)
         qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream,
@@ -210,5 +199,5 @@ void forward_logits(const forward_t *forward, const void *source, const uint32_t
     if (config->logit_softcap > 0)
         qn_launch(&forward->kernels, QN_OP_SOFTCAP, forward->stream,
                   &(qn_softcap_t){.x = s->logits, .rows = count, .width = config->vocab, .cap = config->logit_softcap});
-    lap(forward, &since, &times->output_ns);
+    forward_lap(forward, &since, &times->output_ns);
 }

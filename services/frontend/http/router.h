@@ -3,7 +3,6 @@
 #define QN_FRONTEND_HTTP_ROUTER_H
 
 #include <stdbool.h>
-#include <stdbool.h>
 #include <stddef.h>
 
 typedef enum {

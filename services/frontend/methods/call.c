@@ -30,13 +30,13 @@ static void write_metadata(const frontend_t *frontend, const call_t *call, const
         .method = method->verb,
         .local = method->service == QN_SERVICE_FRONTEND,
         .sent_ns = call->sent_ns,
-        .began_ns = method_reply_began_ns(type, reply),
-        .replied_ns = head->sent_ns,
+        .began_ns = reply ? method_reply_began_ns(type, reply) : call->sent_ns,
+        .replied_ns = reply ? head->sent_ns : call->sent_ns,
         .now_ns = qn_clock_now_ns(),
-        .epoch = head->epoch ? head->epoch : status.peer.epoch,
+        .epoch = reply && head->epoch ? head->epoch : status.peer.epoch,
         .build = status.build,
     };
-    metadata.reasoning = method_reply_reasoning(type, reply, &metadata.reasoning_count);
+    if (reply) metadata.reasoning = method_reply_reasoning(type, reply, &metadata.reasoning_count);
     research_write_call(&metadata, writer);
 }
 
@@ -79,6 +79,8 @@ static void finish(frontend_t *frontend, call_t *call, const void *reply)
 {
     call_t over = *call;
     uint64_t before = qn_in_hand_take(frontend->hand, over.hand_key);
+    qn_stats_observe_ns(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_METHOD,
+                        qn_clock_now_ns() - over.sent_ns);
     if (call->id) calls_close(&frontend->calls, call);
     over.done(frontend, &over, reply);
     qn_in_hand_take(frontend->hand, before);
@@ -175,7 +177,7 @@ bool frontend_is_from_here(frontend_t *frontend, http_request_t *request, route_
 
 static qn_service_t find_service(segment_t name)
 {
-    for (uint8_t i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
+    for (int i = QN_SERVICE_FRONTEND; i <= QN_SERVICE_COMPUTE; i++) {
         const char *known = qn_service_enum.names[i];
         if (strlen(known) == name.bytes && memcmp(known, name.text, name.bytes) == 0) return (qn_service_t)i;
     }

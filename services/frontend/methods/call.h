@@ -13,8 +13,9 @@
 void frontend_call(frontend_t *frontend, const qn_method_t *method, void *message, http_request_t *request,
                    route_t route, call_done_t done, void *context);
 /* Answers call->request with the reply, or with call->error when `reply` is NULL: what `done` NULL does. */
-void frontend_answer_call(void *frontend, call_t *call, const void *reply);
-/* Answers with `data`, a JSON value (taken), and the metadata of this call where they are wanted. */
+void frontend_answer_call(void *state, call_t *call, const void *reply);
+/* Answers with `data`, a JSON value (taken), and the metadata of this call where they are wanted; `reply` NULL: the call
+ * failed, and there is an answer all the same. */
 void frontend_answer_data(frontend_t *frontend, const call_t *call, const void *reply, reply_buffer_t *data);
 
 /* POST /services/{service}/{method}. */
@@ -35,7 +36,7 @@ extern const qn_method_row_t frontend_methods[];
 /* ---- events ---- */
 
 /* A reply came. */
-void frontend_take_reply(void *frontend, qn_peer_t from, qn_message_type_t type, const void *message);
+void frontend_take_reply(void *state, qn_peer_t from, qn_message_type_t type, const void *message);
 /* A refusal came; false: it is for no call. */
 bool frontend_refuse_call(frontend_t *frontend, const qn_refusal_t *refusal);
 /* The service died: its calls are over. */

@@ -117,7 +117,7 @@ static void put_figures(const frontend_t *frontend, qn_service_t service, json_w
         for (size_t i = 0; i < qn_stats_row_count(view); i++) {
             qn_stat_row_t row;
             qn_stats_read_row(view, i, &row);
-            if (strchr(row.name, '{')) continue;
+            if (row.name[0] == '\0' || strchr(row.name, '{')) continue;
             if (row.kind == QN_STAT_HISTOGRAM_NS)
                 put_latency(&row, writer);
             else

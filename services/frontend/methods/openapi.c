@@ -13,7 +13,6 @@
 #include "common/wire/wire.h"
 #include "qn_methods.h"
 #include "services/frontend/methods/examples.h"
-#include "services/frontend/research/form_bodies.h"
 #include "services/frontend/research/forms.h"
 
 static const struct {
@@ -32,7 +31,9 @@ static void put_raw(json_writer_t *writer, const char *key, const char *json)
 typedef struct {
     const char *verb, *path; /* path with {names} */
     const char *id, *tag, *doc;
-    const qn_method_t *method; /* NULL: a route of its own */
+    const qn_method_t *method;   /* NULL: a route of its own */
+    const form_row_t *form;      /* NULL: none */
+    const char *request, *reply; /* JSON Schema of the method's, or of the form over it */
     route_t route;
 } operation_t;
 
@@ -81,8 +82,12 @@ static void put_query_parameters(const qn_method_t *method, json_writer_t *write
     const char *name;
     json_object_foreach(json_object_get(schema, "properties"), name, property)
     {
-        const char *type = json_string_value(json_object_get(property, "type"));
-        if (!type || strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
+        json_t *types = json_object_get(property, "type"); /* "integer", or with null, which a query cannot say */
+        const char *type = json_string_value(json_is_array(types) ? json_array_get(types, 0) : types);
+        if (strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
+        json_object_set_new(property, "type", json_string(type));
+        json_t *values = json_object_get(property, "enum");
+        if (values && json_is_array(types)) json_array_remove(values, json_array_size(values) - 1);
         char *text = json_dumps(property, JSON_COMPACT);
         put_parameter(writer, name, "query", false, text);
         free(text);
@@ -103,12 +108,29 @@ static bool has_research(const operation_t *operation)
     }
 }
 
+/* {"name": schema, ...} */
+static void put_own_query(const char *query, json_writer_t *writer)
+{
+    json_t *all = json_loads(query, 0, NULL), *schema;
+    const char *name;
+    json_object_foreach(all, name, schema)
+    {
+        char *text = json_dumps(schema, JSON_COMPACT);
+        put_parameter(writer, name, "query", false, text);
+        free(text);
+    }
+    json_decref(all);
+}
+
 static void put_parameters(const operation_t *operation, json_writer_t *writer)
 {
     json_put_key(writer, "parameters");
     json_put_open(writer, '[');
     put_path_parameters(operation->path, writer);
-    if (operation->method && strcmp(operation->verb, "get") == 0) put_query_parameters(operation->method, writer);
+    if (operation->form && operation->form->query)
+        put_own_query(operation->form->query, writer);
+    else if (operation->method && strcmp(operation->verb, "get") == 0)
+        put_query_parameters(operation->method, writer);
     if (has_research(operation))
         put_parameter(writer, "mode", "query", false, "{\"type\":\"string\",\"enum\":[\"production\",\"research\"]}");
     json_put_close(writer, ']');
@@ -116,23 +138,30 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
 
 /* ---- bodies and answers ---- */
 
+/* Whether a body without members, or none, is refused. */
+static bool needs_body(const operation_t *operation)
+{
+    if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
+    json_t *schema = json_loads(operation->request, 0, NULL);
+    bool needs = json_object_get(schema, "required") || json_object_get(schema, "minProperties");
+    json_decref(schema);
+    return needs;
+}
+
 static void put_body(const operation_t *operation, const served_model_t *model, json_writer_t *writer)
 {
     reply_buffer_t schema = {0};
     json_writer_t inner = json_writer_on(&schema);
-    const form_row_t *form = form_of(operation->route);
-    const form_body_t *own = form ? form_body_of(form->name) : NULL;
-    bool takes = strcmp(operation->verb, "get") != 0 && (!own || own->schema);
-    if (takes && own)
-        reply_buffer_text(&schema, own->schema);
-    else if (takes && operation->method)
-        reply_buffer_text(&schema, operation->method->request_schema);
+    const char *own = operation->form ? operation->form->example : NULL;
+    bool takes = strcmp(operation->verb, "get") != 0;
+    if (takes && operation->method)
+        reply_buffer_text(&schema, operation->request);
     else if (takes)
         takes = openapi_put_body(operation->route, &inner);
     if (takes) {
         json_put_key(writer, "requestBody");
         json_put_open(writer, '{');
-        json_put_member_bool(writer, "required", !operation->method && operation->route != ROUTE_ABORT_REQUEST);
+        json_put_member_bool(writer, "required", needs_body(operation));
         json_put_key(writer, "content");
         json_put_open(writer, '{');
         json_put_key(writer, "application/json");
@@ -140,9 +169,10 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
         json_put_key(writer, "schema");
         json_put_raw(writer, schema.data, schema.bytes);
         json_put_key(writer, "example");
-        json_t *example = own                 ? json_loads(own->example, 0, NULL)
-                          : operation->method ? example_for(operation->method, model) : NULL;
-        if (example) {
+        json_t *example = operation->method && !own ? example_for(operation->method, model) : NULL;
+        if (own) {
+            json_put_raw(writer, own, strlen(own));
+        } else if (example) {
             char *text = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
             json_put_raw(writer, text, strlen(text));
             free(text);
@@ -184,13 +214,16 @@ static const char *content_of(route_t route)
     }
 }
 
-static void put_method_answer(const qn_method_t *method, json_writer_t *writer)
+static void put_method_answer(const operation_t *operation, json_writer_t *writer)
 {
     reply_buffer_t content = {0};
     reply_buffer_printf(&content,
                         "{\"application/json\":{\"schema\":{\"anyOf\":[%s,"
-                        "{\"$ref\":\"#/components/schemas/Research\"}]},\"example\":%s}}",
-                        method->reply_schema, method->reply_example);
+                        "{\"$ref\":\"#/components/schemas/Research\"}]}",
+                        operation->reply);
+    if (operation->reply == operation->method->reply_schema)
+        reply_buffer_printf(&content, ",\"example\":%s", operation->method->reply_example);
+    reply_buffer_text(&content, "}}");
     reply_buffer_append(&content, "", 1);
     put_answer(writer, "200", "The reply; in research mode wrapped with metadata.", content.data);
     reply_buffer_fini(&content);
@@ -201,7 +234,7 @@ static void put_answers(const operation_t *operation, json_writer_t *writer)
     json_put_key(writer, "responses");
     json_put_open(writer, '{');
     if (operation->method)
-        put_method_answer(operation->method, writer);
+        put_method_answer(operation, writer);
     else
         put_answer(writer, "200", "It was done.", content_of(operation->route));
     if (operation->route == ROUTE_HEALTH || operation->route == ROUTE_READY)
@@ -241,13 +274,21 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
     json_put_open(writer, '{');
     for (; count < left && strcmp(rows[count].path, rows->path) == 0; count++) {
         const form_row_t *form = form_of(rows[count].route);
+        const qn_method_t *method = form ? &qn_methods[form->method] : NULL;
         for (size_t i = 0; i < VERB_COUNT; i++) {
             operation_t operation = {.verb = verbs[i].name,
                                      .path = path,
                                      .id = id,
                                      .tag = form ? "research" : "clients",
                                      .doc = rows[count].doc,
-                                     .method = form ? &qn_methods[form->method] : NULL,
+                                     .method = method,
+                                     .form = form,
+                                     .request = form && form->request ? form->request
+                                                : method              ? method->request_schema
+                                                                      : NULL,
+                                     .reply = form && form->reply ? form->reply
+                                              : method            ? method->reply_schema
+                                                                  : NULL,
                                      .route = rows[count].route};
             if (!(rows[count].methods & verbs[i].bit)) continue;
             make_id(verbs[i].name, path, id, sizeof id);
@@ -274,6 +315,8 @@ static void put_methods(const served_model_t *model, json_writer_t *writer)
                                  .tag = qn_service_enum.names[method->service],
                                  .doc = method->doc,
                                  .method = method,
+                                 .request = method->request_schema,
+                                 .reply = method->reply_schema,
                                  .route = ROUTE_METHOD};
         json_put_key(writer, path);
         json_put_open(writer, '{');

@@ -8,31 +8,39 @@
 #include "services/frontend/request/query_body.h"
 
 /* Read by hand, not by a table: JSON members of "properties". */
-#define TEXTS \
-    "{\"type\":[\"string\",\"array\"],\"description\":\"a string, a list of strings, token ids, or a list of such lists\"}"
-#define LISTS                                                                                                 \
-    "\"stop\":{\"type\":[\"string\",\"array\",\"null\"]},\"stop_token_ids\":{\"type\":[\"array\",\"null\"]}," \
-    "\"logit_bias\":{\"type\":[\"object\",\"null\"]},\"allowed_token_ids\":{\"type\":[\"array\",\"null\"]},"  \
-    "\"bad_words\":{\"type\":[\"array\",\"null\"]},\"top_k\":{\"type\":[\"integer\",\"null\"]}"
+#define STRING "{\"type\":\"string\",\"minLength\":1}"
+#define IDS "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"integer\",\"minimum\":0}}"
+#define LIST_OF(schema) "{\"type\":\"array\",\"minItems\":1,\"items\":" schema "}"
+#define TEXTS                                                      \
+    "{\"anyOf\":[" STRING "," LIST_OF(STRING) "," IDS "," LIST_OF( \
+        IDS) "],"                                                  \
+             "\"description\":\"a string, a list of strings, token ids, or a list of such lists\"}"
+#define NAME "{\"type\":[\"string\",\"null\"]}"
+#define LISTS                                                                                                \
+    "\"stop\":{\"type\":[\"string\",\"array\",\"null\"]},\"stop_token_ids\":{\"type\":[\"array\",\"null\"]," \
+    "\"items\":{\"type\":\"integer\"}},\"logit_bias\":{\"type\":[\"object\",\"null\"]},"                     \
+    "\"allowed_token_ids\":{\"type\":[\"array\",\"null\"]},\"bad_words\":{\"type\":[\"array\",\"null\"]},"   \
+    "\"top_k\":{\"type\":[\"integer\",\"null\"]},\"user\":" NAME ",\"adapter\":{\"enum\":[\"\",null]},"      \
+    "\"deadline_ms\":{\"type\":[\"integer\",\"null\"],\"minimum\":1,\"maximum\":86400000}"
 
 static const struct {
     route_t route;
-    const char *properties, *required;
+    const char *properties, *rest; /* of the schema beside "properties" */
 } by_hand[] = {
-    {ROUTE_COMPLETIONS,
-     "\"prompt\":" TEXTS ",\"model\":{\"type\":[\"string\",\"null\"]},\"user\":{\"type\":[\"string\",\"null\"]},"
-     "\"cache_salt\":{\"type\":[\"string\",\"null\"]}," LISTS,
-     "[\"prompt\"]"},
+    {ROUTE_COMPLETIONS, "\"prompt\":" TEXTS ",\"model\":" NAME ",\"cache_salt\":" NAME "," LISTS,
+     "\"required\":[\"prompt\"]"},
     {ROUTE_GENERATE,
-     "\"prompt\":" TEXTS ",\"text\":{\"type\":[\"string\",\"array\"]},\"input_ids\":{\"type\":\"array\"},"
-     "\"rid\":{\"type\":[\"string\",\"array\",\"null\"]}," LISTS,
-     NULL},
-    {ROUTE_BATCH_GENERATE, "\"prompts\":{\"type\":\"array\",\"minItems\":1}," LISTS, "[\"prompts\"]"},
-    {ROUTE_TOKENIZE, "\"prompt\":{\"type\":\"string\"},\"text\":{\"type\":\"string\"}", NULL},
+     "\"prompt\":" TEXTS ",\"text\":{\"anyOf\":[" STRING
+     "," LIST_OF(STRING) "]},\"input_ids\":{\"anyOf\":[" IDS
+                         "," LIST_OF(IDS) "]},\"rid\":{\"type\":[\"string\",\"array\",\"null\"]}," LISTS,
+     "\"anyOf\":[{\"required\":[\"prompt\"]},{\"required\":[\"text\"]},{\"required\":[\"input_ids\"]}]"},
+    {ROUTE_BATCH_GENERATE, "\"prompts\":{\"anyOf\":[" LIST_OF(STRING) "," LIST_OF(IDS) "]}," LISTS,
+     "\"required\":[\"prompts\"]"},
+    {ROUTE_TOKENIZE, "\"prompt\":{\"type\":\"string\"},\"text\":{\"type\":\"string\"}",
+     "\"anyOf\":[{\"required\":[\"prompt\"]},{\"required\":[\"text\"]}]"},
     {ROUTE_DETOKENIZE, "\"tokens\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}",
-     "[\"tokens\"]"},
-    {ROUTE_ABORT_REQUEST, "\"rid\":{\"type\":[\"string\",\"null\"]},\"request_id\":{\"type\":[\"string\",\"null\"]}",
-     NULL},
+     "\"required\":[\"tokens\"]"},
+    {ROUTE_ABORT_REQUEST, "\"rid\":" NAME ",\"request_id\":" NAME, NULL},
 };
 
 static void put_field(const json_field_t *field, json_writer_t *writer)
@@ -99,16 +107,13 @@ bool openapi_put_body(route_t route, json_writer_t *writer)
     const json_field_t *fields = query_body_fields(route, &count);
     if (fields)
         put_fields(fields, count, writer);
-    else
+    else if (route < ROUTE_FORMS)
         put_generation(route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS
                        : route == ROUTE_GENERATE  ? GENERATION_GENERATE
                                                   : GENERATION_BATCH,
                        writer);
     json_put_close(writer, '}');
-    if (by_hand[row].required) {
-        json_put_key(writer, "required");
-        json_put_raw(writer, by_hand[row].required, strlen(by_hand[row].required));
-    }
+    if (by_hand[row].rest) json_put_raw(writer, by_hand[row].rest, strlen(by_hand[row].rest));
     json_put_close(writer, '}');
     return true;
 }

@@ -145,5 +145,7 @@ const qn_method_row_t frontend_methods[] = {
     {QN_METHOD_FRONTEND_REQUESTS, method_requests},
     {QN_METHOD_FRONTEND_CONFIG_GET, method_config_get},
     {QN_METHOD_FRONTEND_CONFIG_SET, method_config_set},
+    {QN_METHOD_FRONTEND_PROFILE_START, frontend_method_profile_start},
+    {QN_METHOD_FRONTEND_PROFILE_STOP, frontend_method_profile_stop},
     {QN_METHOD_NONE, NULL},
 };

@@ -133,13 +133,17 @@ static void add_histogram(const prometheus_t *page, family_t *family, const char
 
 void prometheus_add(prometheus_t *page, const char *service, const qn_stat_row_t *row)
 {
+    if (row->name[0] == '\0') return; /* not named yet */
     family_t *family = find_family(page, row);
     if (!family) return;
-    char labels[2 * QN_NAME_MAX + 16];
+    char labels[QN_NAME_MAX + QN_STAT_NAME_MAX + 16];
     write_labels(service, row, labels, sizeof labels);
     double seconds = seconds_of(row);
     if (row->kind == QN_STAT_HISTOGRAM_NS)
         add_histogram(page, family, labels, row);
+    else if (row->kind == QN_STAT_NUMBER)
+        reply_buffer_printf(&family->samples, "%s{%s%s} %.9g\n", family->name, labels, page->model_label,
+                            qn_stat_number(row));
     else if (seconds > 0)
         reply_buffer_printf(&family->samples, "%s{%s%s} %.9f\n", family->name, labels, page->model_label,
                             (double)row->value * seconds);
@@ -154,6 +158,7 @@ void prometheus_write(const prometheus_t *page, reply_buffer_t *out)
         [QN_STAT_COUNTER] = "counter",
         [QN_STAT_GAUGE] = "gauge",
         [QN_STAT_HISTOGRAM_NS] = "histogram",
+        [QN_STAT_NUMBER] = "gauge",
     };
     for (size_t i = 0; i < page->count; i++) {
         const family_t *family = &page->families[i];

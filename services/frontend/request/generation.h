@@ -75,7 +75,10 @@ typedef struct generation {
     int32_t priority;
     uint32_t truncate_prompt_tokens;
     generation_text_t cache_salt;
-    const qn_mask_rule_t *masks; /* sparsity_mask */
+    generation_text_t user, adapter; /* whose request it is, for policies; absent: {NULL, 0} */
+    generation_text_t model;         /* the served model's name, when the request names one */
+    uint32_t deadline_ms;            /* 0: none */
+    const qn_mask_rule_t *masks;     /* sparsity_mask */
     uint32_t mask_count;
     const qn_tap_point_t *patches; /* what is put at points of the network */
     uint32_t patch_count;

@@ -48,23 +48,18 @@ static const generation_unsupported_t unsupported[] = {
 /* Read by hand, or of no effect by what they mean: who asks, and hints for a router in front. */
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"prompt",
-                                        "model",
-                                        "stream_options",
-                                        "request_id",
-                                        "cache_salt",
-                                        "user",
-                                        "safety_identifier",
-                                        "prompt_cache_key",
-                                        "logprob_token_ids",
-                                        "sparsity_mask",
-                                        "patches"};
+    static const char *const names[] = {"prompt",           "model",
+                                        "stream_options",   "request_id",
+                                        "cache_salt",       "safety_identifier",
+                                        "prompt_cache_key", "logprob_token_ids",
+                                        "sparsity_mask",    "patches"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], name) == 0) return true;
     }
     return json_fields_name(fields, sizeof fields / sizeof fields[0], name) || generation_list_name(name) ||
+           generation_caller_name(name) ||
            generation_unsupported_name(unsupported, sizeof unsupported / sizeof unsupported[0], name) ||
            generation_unsupported_name(everywhere, count, name);
 }
@@ -74,10 +69,10 @@ static bool is_stream_option(const char *name)
     return json_fields_name(stream_fields, sizeof stream_fields / sizeof stream_fields[0], name);
 }
 
-/* The end user's name changes nothing here, but it has a type. */
-static bool check_user(generation_parser_t *parser)
+/* Hints for a router change nothing here, but they have a type. */
+static bool check_hints(generation_parser_t *parser)
 {
-    static const char *const names[] = {"user", "safety_identifier", "prompt_cache_key"};
+    static const char *const names[] = {"safety_identifier", "prompt_cache_key"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const json_t *value = json_object_get(parser->root, names[i]);
         if (!value || json_is_null(value) || json_is_string(value)) continue;
@@ -186,7 +181,7 @@ bool generation_completions(generation_parser_t *parser)
     return generation_refuse_unsupported(parser, parser->root, "", everywhere, count) &&
            generation_refuse_unsupported(parser, parser->root, "", unsupported,
                                          sizeof unsupported / sizeof unsupported[0]) &&
-           read_prompt(parser) && check_user(parser) &&
+           read_prompt(parser) && check_hints(parser) &&
            json_fields_read(parser->root, "", fields, sizeof fields / sizeof fields[0], generation, parser->error) &&
            read_logprob_ids(parser) && generation_sampling_lists(parser, parser->root, "") &&
            read_stream_options(parser) &&

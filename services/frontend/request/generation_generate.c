@@ -72,7 +72,7 @@ static bool is_known(const char *name)
     for (size_t i = 0; i < COUNT(names); i++) {
         if (strcmp(names[i], name) == 0) return true;
     }
-    return json_fields_name(fields, COUNT(fields), name) ||
+    return json_fields_name(fields, COUNT(fields), name) || generation_caller_name(name) ||
            generation_unsupported_name(unsupported, COUNT(unsupported), name) ||
            json_fields_name(logprob_fields, COUNT(logprob_fields), name) ||
            generation_unsupported_name(everywhere, count, name);

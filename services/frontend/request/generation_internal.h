@@ -43,6 +43,10 @@ bool generation_is_name(const json_t *value);
 /* Such a name; absent leaves *ret_text as it is. */
 bool generation_name(generation_parser_t *parser, const json_t *object, const char *name, const char **ret_text);
 bool generation_salt(generation_parser_t *parser, const json_t *object);
+/* What both APIs have for policies: user, deadline_ms; and adapter. */
+bool generation_caller(generation_parser_t *parser, const json_t *object);
+/* A name that generation_caller reads. */
+bool generation_caller_name(const char *name);
 /* sparsity_mask: an object or a list of them; "none": the session's does not hold either. */
 bool generation_masks(generation_parser_t *parser, const json_t *object);
 /* patches (patch_parse.h). */

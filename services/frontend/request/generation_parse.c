@@ -176,6 +176,46 @@ bool generation_salt(generation_parser_t *parser, const json_t *object)
     return true;
 }
 
+/* ---- who asks, and until when ---- */
+
+static const json_field_t caller_fields[] = {
+    {"deadline_ms", JSON_FIELD_UNSIGNED, offsetof(generation_t, deadline_ms), 1, 86400000, 0},
+};
+
+static bool read_name(generation_parser_t *parser, const json_t *object, const char *name, generation_text_t *ret_text)
+{
+    const json_t *value = json_object_get(object, name);
+    if (!value || json_is_null(value)) return true;
+    size_t bytes = json_is_string(value) ? json_string_length(value) : 0;
+    if (!json_is_string(value) || bytes > QN_CLIENT_REQUEST_MAX || memchr(json_string_value(value), '\0', bytes)) {
+        http_error_set(parser->error, 400, name, "%s must be a string of at most %d bytes without NUL.", name,
+                       QN_CLIENT_REQUEST_MAX);
+        return false;
+    }
+    if (bytes > 0) *ret_text = copy_text(parser, value);
+    return true;
+}
+
+bool generation_caller_name(const char *name)
+{
+    return strcmp(name, "user") == 0 || strcmp(name, "adapter") == 0 ||
+           json_fields_name(caller_fields, sizeof caller_fields / sizeof caller_fields[0], name);
+}
+
+bool generation_caller(generation_parser_t *parser, const json_t *object)
+{
+    generation_t *generation = parser->generation;
+    const json_t *model = json_object_get(object, "model"); /* it is the one that is served: generation_check_model */
+    if (json_is_string(model) && json_string_length(model) > 0) {
+        const char *served = parser->limits->model;
+        if (served && served[0] != '\0') generation->model = copy_text(parser, model);
+    }
+    return read_name(parser, object, "user", &generation->user) &&
+           read_name(parser, object, "adapter", &generation->adapter) &&
+           json_fields_read(object, "", caller_fields, sizeof caller_fields / sizeof caller_fields[0], generation,
+                            parser->error);
+}
+
 bool generation_masks(generation_parser_t *parser, const json_t *object)
 {
     const json_t *value = json_object_get(object, "sparsity_mask");
@@ -680,7 +720,7 @@ bool generation_parse(generation_api_t api, const char *body, size_t bytes, cons
     };
     qn_arena_init(&ret_generation->arena, 4096);
     generation_parser_t parser = {.root = root, .limits = limits, .generation = ret_generation, .error = ret_error};
-    bool good = generation_check_model(root, limits->model, ret_error) &&
+    bool good = generation_check_model(root, limits->model, ret_error) && generation_caller(&parser, root) &&
                 (api == GENERATION_COMPLETIONS ? generation_completions(&parser) : generation_generate(&parser)) &&
                 check_together(&parser) &&
                 generation_check_unknown(&ret_generation->unknown, limits->strict, ret_error);

@@ -28,7 +28,7 @@
 #include "services/frontend/request/json_fields.h"
 #include "services/frontend/research/form_row.h"
 
-#define FORM_SEGMENT_MAX 256
+#define FORM_SEGMENT_MAX 264 /* an id of QN_CLIENT_REQUEST_MAX bytes, with a prefix */
 
 typedef struct form form_t;
 typedef void (*form_next_t)(form_t *form, call_t *call, const void *reply);
@@ -43,11 +43,14 @@ struct form {
     void *state;                                          /* the form's own; from the arena, say */
     uint32_t calls_out;                                   /* not answered yet */
     bool over;                                            /* answered, or its client left */
+    void (*drop)(void *state); /* frees what `state` holds besides the arena; NULL: nothing */
 };
 
 /* Calls a method; `message` is the generated request, borrowed. `next` gets the reply, unless the form is over by then. Several
  * calls may be out at once. */
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next);
+/* The same for a call that may fail: `next` then gets NULL, and call->error says why. */
+void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next);
 /* Between the two the form is there, whatever ends it. */
 void form_hold(form_t *form);
 void form_release(form_t *form);
@@ -57,9 +60,15 @@ void form_answer(form_t *form, const call_t *call, const void *reply, reply_buff
 /* Answers an error. Frees the form. */
 void form_fail(form_t *form, int status, const char *param, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* Answers by running the body of /batch_generate that `json` is (borrowed), in the order and window of `batch` (taken). Frees
+ * the form. */
+void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch);
 /* Reads members of the body into `target` (json_fields.h) and refuses members that are neither in the table nor in
  * `others` (ends with NULL; read by hand with json_object_get). False: the form was answered. */
 bool form_read(form_t *form, const json_field_t *fields, size_t count, const char *const *others, void *target);
+
+/* ?name=1 (true) or 0 (false); absent leaves *ret_flag as it is. False: the form was answered. */
+bool form_query_flag(form_t *form, const char *name, bool *ret_flag);
 
 /* ---- for routes.c ---- */
 

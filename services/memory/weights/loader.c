@@ -20,6 +20,7 @@
 struct loader {
     const qn_config_values_t *config;
     const region_table_t *table;
+    qn_policy_seat_t *eviction;
     qn_mapping_t *kept_weights, *kept_kv;
     pthread_t thread;
     bool joined;
@@ -235,10 +236,8 @@ static qn_err_t make_pool(loader_t *loader)
         .sequences_max = (uint32_t)sequences,
         .tokens_max = loader->result.kv.max_model_len,
         .prefix_cache = may_share_prefixes(loader),
-        .eviction = eviction_find(config->memory.eviction),
+        .eviction = loader->eviction,
     };
-    if (!options.eviction)
-        return qn_fail(QN_ERR_CONFIG, "memory.eviction: there is no policy '%s'", config->memory.eviction);
     return block_pool_create(&options, &loader->result.pool);
 }
 
@@ -268,13 +267,14 @@ static void *loader_main(void *loader_pointer)
     return NULL;
 }
 
-qn_err_t loader_start(const qn_config_values_t *config, const region_table_t *table, qn_mapping_t **kept_weights,
-                      qn_mapping_t **kept_kv, loader_t **ret_loader)
+qn_err_t loader_start(const qn_config_values_t *config, const region_table_t *table, qn_policy_seat_t *eviction,
+                      qn_mapping_t **kept_weights, qn_mapping_t **kept_kv, loader_t **ret_loader)
 {
     loader_t *loader = calloc(1, sizeof *loader);
     if (!loader) return qn_fail(QN_ERR_NO_MEMORY, "loader: no memory");
     loader->config = config;
     loader->table = table;
+    loader->eviction = eviction;
     loader->kept_weights = *kept_weights;
     loader->kept_kv = *kept_kv;
     *kept_weights = *kept_kv = NULL;

@@ -35,9 +35,10 @@ typedef struct {
 typedef struct loader loader_t;
 
 /* Starts the thread. Borrows `config` and `table` (region_table_make only) until loader_destroy. `kept_weights` and
- * `kept_kv`: regions from before a restart, or NULL; taken: used when they are still right, else closed. */
-qn_err_t loader_start(const qn_config_values_t *config, const region_table_t *table, qn_mapping_t **kept_weights,
-                      qn_mapping_t **kept_kv, loader_t **ret_loader);
+ * `kept_kv`: regions from before a restart, or NULL; taken: used when they are still right, else closed. `eviction`: the
+ * pool's, borrowed for its life; NULL: lru. */
+qn_err_t loader_start(const qn_config_values_t *config, const region_table_t *table, qn_policy_seat_t *eviction,
+                      qn_mapping_t **kept_weights, qn_mapping_t **kept_kv, loader_t **ret_loader);
 /* Readable once the thread has finished; borrowed. */
 int loader_fd(const loader_t *loader);
 /* So far; total is 0 until it is known. Any time. */

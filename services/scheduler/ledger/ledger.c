@@ -12,12 +12,15 @@
 #include "common/failpoint.h"
 
 #define HEADER_BYTES 4096u
-#define EVIDENCE_BYTES (LEDGER_HEAD_BYTES - HEADER_BYTES)
-#define MAGIC 0x33524744454c4e51ull /* "QNLEDGR3" */
+#define EVIDENCE_BYTES (12u * 1024)
+#define POLICIES_AT (HEADER_BYTES + EVIDENCE_BYTES)
+#define MAGIC 0x34524744454c4e51ull /* "QNLEDGR4" */
 /* Below this an area is not worth compacting for the sake of resident memory. */
 #define COMPACT_BYTES (1u << 20)
 
-_Static_assert(sizeof(ledger_header_t) <= HEADER_BYTES && sizeof(evidence_t) <= EVIDENCE_BYTES, "each has its pages");
+_Static_assert(sizeof(ledger_header_t) <= HEADER_BYTES && sizeof(evidence_t) <= EVIDENCE_BYTES &&
+                   POLICIES_AT + LEDGER_POLICY_PAGES * sizeof(qn_policy_page_t) <= LEDGER_HEAD_BYTES,
+               "each has its pages");
 
 /* ---- entries ---- */
 
@@ -160,7 +163,7 @@ static void format(ledger_t *ledger, size_t area_bytes)
     header->area_bytes = area_bytes;
     header->first_sequence[0] = header->first_sequence[1] = 1;
     atomic_store(&header->active, 0);
-    memset((uint8_t *)header + HEADER_BYTES, 0, EVIDENCE_BYTES + sizeof(uint64_t));
+    memset((uint8_t *)header + HEADER_BYTES, 0, LEDGER_HEAD_BYTES - HEADER_BYTES + sizeof(uint64_t));
     atomic_store(&header->magic, MAGIC);
 }
 
@@ -225,6 +228,19 @@ void ledger_close(ledger_t **ledger)
 
 /* ---- changes ---- */
 
+/* As much of a UTF-8 text as there is room for, whole characters only. */
+static void cut_name(const char *name, char ret_name[QN_POLICY_USER_MAX])
+{
+    size_t length = strlen(name);
+    if (length >= QN_POLICY_USER_MAX) {
+        length = QN_POLICY_USER_MAX - 1;
+        while (length > 0 && ((uint8_t)name[length] & 0xc0) == 0x80)
+            length--;
+    }
+    memcpy(ret_name, name, length);
+    memset(ret_name + length, 0, QN_POLICY_USER_MAX - length);
+}
+
 /* The request without its arrays. */
 static request_t from_submission(const ledger_t *ledger, const ledger_submission_t *submission)
 {
@@ -243,7 +259,11 @@ static request_t from_submission(const ledger_t *ledger, const ledger_submission
         .allow_only = submission->allow_only,
         .logprob_id_count = submission->logprob_id_count,
         .bad_id_count = submission->bad_id_count,
+        .model = submission->model,
+        .deadline_ns = submission->deadline_ns,
+        .user = submission->user,
     };
+    if (submission->user_name != NULL) cut_name(submission->user_name, request.user_name);
     return request;
 }
 
@@ -425,6 +445,13 @@ static evidence_t *evidence_at(const void *base)
 }
 
 evidence_t *ledger_evidence(const ledger_t *ledger) { return evidence_at(ledger->header); }
+
+qn_policy_page_t *ledger_policy_page(const ledger_t *ledger, qn_policy_kind_t kind)
+{
+    QN_ASSERT(kind >= QN_POLICY_SCHEDULING && kind <= LEDGER_POLICY_PAGES);
+    uint8_t *pages = (uint8_t *)ledger->header + POLICIES_AT;
+    return (qn_policy_page_t *)(void *)(pages + (kind - QN_POLICY_SCHEDULING) * sizeof(qn_policy_page_t));
+}
 
 uint32_t ledger_former_epoch(const void *base, size_t bytes)
 {

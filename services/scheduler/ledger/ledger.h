@@ -17,10 +17,12 @@
 #define QN_SCHEDULER_LEDGER_LEDGER_H
 
 #include "common/err.h"
+#include "common/policy/policy_page.h"
 #include "services/scheduler/quarantine/evidence.h"
 #include "services/scheduler/request.h"
 
-#define LEDGER_HEAD_BYTES (16u * 1024) /* before the areas: the header, the evidence */
+#define LEDGER_HEAD_BYTES (80u * 1024) /* before the areas: the header, the evidence, the policies' pages */
+#define LEDGER_POLICY_PAGES 3u         /* scheduling, batching, admission: qn_policy_kind_t from 1 */
 #define LEDGER_BYTES_MIN (LEDGER_HEAD_BYTES + 32u * 1024)
 /* Bytes that make sure of room for `slots` tokens in one append. */
 #define LEDGER_BYTES_FOR(slots) (LEDGER_BYTES_MIN + 1024u * (slots))
@@ -54,6 +56,9 @@ typedef struct {
     uint32_t logprob_id_count; /* <= QN_LOGPROB_IDS_MAX */
     const uint32_t *bad_ids;
     uint32_t bad_id_count; /* <= QN_BAD_IDS_MAX */
+    uint64_t model;        /* qn_name_hash of the model that is to serve it; 0: any */
+    uint64_t deadline_ns, user;
+    const char *user_name; /* kept as far as QN_POLICY_USER_MAX; NULL: "" */
     qn_probe_t probe;      /* empty: none */
 } ledger_submission_t;
 
@@ -115,6 +120,8 @@ uint32_t ledger_requests_max(const ledger_t *ledger);
 
 /* The page of evidence in the mapping; zeroed with a new ledger. */
 evidence_t *ledger_evidence(const ledger_t *ledger);
+/* What of the policies outlives the process; zeroed with a new ledger. */
+qn_policy_page_t *ledger_policy_page(const ledger_t *ledger, qn_policy_kind_t kind);
 /* The epoch that the last life left in the mapping's evidence; 0: the mapping holds no ledger. */
 uint32_t ledger_former_epoch(const void *base, size_t bytes);
 

@@ -74,10 +74,14 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .finish = request->finish,
         .flags = (request->stopped ? FLAG_STOPPED : 0) | (request->admitted ? FLAG_ADMITTED : 0) |
                  (request->allow_only ? FLAG_ALLOW_ONLY : 0),
+        .model = request->model,
+        .deadline_ns = request->deadline_ns,
+        .user = request->user,
         .probe_bytes = (uint32_t)probe_bytes(request),
         .kv_read = request->kv_read,
         .kv_all = request->kv_all,
     };
+    memcpy(fixed.user_name, request->user_name, sizeof fixed.user_name);
     payload = put(payload, &fixed, sizeof fixed);
     if (fixed.probe_bytes) qn_probe_pack(&request->probe, payload);
     payload += fixed.probe_bytes;
@@ -177,6 +181,11 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->stopped = (fixed->flags & FLAG_STOPPED) != 0;
     request->admitted = (fixed->flags & FLAG_ADMITTED) != 0;
     request->allow_only = (fixed->flags & FLAG_ALLOW_ONLY) != 0;
+    request->model = fixed->model;
+    request->deadline_ns = fixed->deadline_ns;
+    request->user = fixed->user;
+    memcpy(request->user_name, fixed->user_name, sizeof request->user_name);
+    request->user_name[sizeof request->user_name - 1] = '\0';
     request->kv_read = fixed->kv_read;
     request->kv_all = fixed->kv_all;
 }

@@ -39,6 +39,8 @@ typedef struct {
     uint32_t crashes, suspect_until;
     uint32_t finish, flags;
     uint32_t logprob_id_count, bad_id_count;
+    uint64_t model, deadline_ns, user;
+    char user_name[QN_POLICY_USER_MAX];
     uint32_t probe_bytes, unused;
     uint64_t kv_read, kv_all;
 } record_request_t;

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/name_hash.h"
+
 void admission_refuse(admission_refusal_t *ret_refusal, uint16_t status, uint32_t retry_after_ms, const char *param,
                       const char *format, ...)
 {
@@ -65,6 +67,17 @@ static bool check_ids(const admission_model_t *model, const ledger_submission_t 
     return true;
 }
 
+static bool check_model(const admission_model_t *model, const ledger_submission_t *submission,
+                        admission_refusal_t *ret_refusal)
+{
+    if (submission->model == 0 || model->model == NULL || model->model[0] == '\0' ||
+        submission->model == qn_name_hash(qn_text(model->model)))
+        return true;
+    admission_refuse(ret_refusal, 404, 0, "model", "the model that was asked for is not served here; \"%.128s\" is",
+                     model->model);
+    return false;
+}
+
 /* What a probe names must be there, and a mask's scores must fit what one thread holds of a row. */
 static bool check_probe(const admission_model_t *model, const ledger_submission_t *submission, uint32_t generated_max,
                         admission_refusal_t *ret_refusal)
@@ -89,7 +102,7 @@ bool admission_check(const admission_model_t *model, const ledger_submission_t *
 {
     uint32_t prompt = submission->prompt_tokens;
     uint32_t most = submission->sampling.max_tokens;
-    if (!check_ids(model, submission, ret_refusal)) return false;
+    if (!check_model(model, submission, ret_refusal) || !check_ids(model, submission, ret_refusal)) return false;
     if (prompt > model->max_model_len - (most > 0)) {
         admission_refuse(ret_refusal, 400, 0, "prompt",
                          "the prompt has %u tokens, but the model's maximum length is %u tokens, at least one of them "

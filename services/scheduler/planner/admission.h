@@ -6,6 +6,7 @@
 
 /* What the resident model and the KV pool allow. */
 typedef struct {
+    const char *model; /* served; NULL or "": any name is right */
     uint32_t vocab_size;
     uint32_t max_model_len;  /* tokens of one sequence, prompt and generated */
     uint32_t pool_tokens;    /* tokens all KV blocks hold together */

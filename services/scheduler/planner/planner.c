@@ -25,12 +25,17 @@ static bool allocate(planner_t *planner)
     planner->tokens_of_slot = calloc(slots, sizeof *planner->tokens_of_slot);
     planner->view = calloc(ledger_requests_max(planner->batch->ledger), sizeof *planner->view);
     planner->parts = calloc(slots, sizeof *planner->parts);
+    planner->shadow_parts = calloc(slots, sizeof *planner->shadow_parts);
+    planner->lookups = calloc(QN_PREFIX_QUERY_ITEMS_MAX, sizeof *planner->lookups);
+    planner->prefixes = calloc(ledger_requests_max(planner->batch->ledger), sizeof *planner->prefixes);
+    planner->decisions = calloc(PLANNER_DECISIONS_MAX, sizeof *planner->decisions);
     planner->commits = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->commits);
     planner->releases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->releases);
     planner->leases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->leases);
     return planner->retire && planner->sets && planner->blocks && planner->runs && planner->ids && planner->stop_ids &&
            planner->bias && planner->list_ids && planner->reasons && planner->next_reasons && planner->tokens_of_slot &&
-           planner->view && planner->parts && planner->commits && planner->releases && planner->leases;
+           planner->view && planner->parts && planner->shadow_parts && planner->lookups && planner->prefixes &&
+           planner->decisions && planner->commits && planner->releases && planner->leases;
 }
 
 static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
@@ -48,7 +53,8 @@ static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
     return QN_OK;
 }
 
-qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy_t *policy, planner_t **ret_planner)
+qn_err_t planner_create(const planner_options_t *options, batch_t *batch, const policies_t *policies,
+                        planner_t **ret_planner)
 {
     qn_err_t err = check_options(options, batch->slot_count);
     if (err < 0) return err;
@@ -56,7 +62,7 @@ qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy
     if (planner == NULL) return qn_fail(QN_ERR_NO_MEMORY, "planner: out of memory");
     planner->options = *options;
     planner->batch = batch;
-    planner->policy = policy;
+    planner->policies = *policies;
     planner->apart = PLANNER_EVERYBODY;
     if (!allocate(planner)) {
         planner_destroy(&planner);
@@ -83,6 +89,10 @@ void planner_destroy(planner_t **planner)
     free(self->tokens_of_slot);
     free(self->view);
     free(self->parts);
+    free(self->shadow_parts);
+    free(self->lookups);
+    free(self->prefixes);
+    free(self->decisions);
     free(self->commits);
     free(self->releases);
     free(self->leases);
@@ -99,7 +109,18 @@ void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count)
 
 void planner_set_apart(planner_t *planner, uint32_t index) { planner->apart = index; }
 
-void planner_memory_lost(planner_t *planner) { planner->admission_blocked = planner->yielding = false; }
+void planner_memory_lost(planner_t *planner)
+{
+    planner->admission_blocked = planner->yielding = false;
+    planner->open_lookup = 0;
+    memset(planner->prefixes, 0, ledger_requests_max(planner->batch->ledger) * sizeof *planner->prefixes);
+}
+
+void planner_step_took(planner_t *planner, uint32_t tokens, uint64_t ns)
+{
+    planner->last_tokens = tokens;
+    planner->last_ns = ns;
+}
 
 void planner_counts(const planner_t *planner, planner_counts_t *ret_counts) { *ret_counts = planner->counts; }
 
@@ -110,6 +131,35 @@ void planner_note(planner_t *planner, const char *reason)
         return;
     }
     snprintf(planner->next_reasons[planner->next_reason_count++], QN_POLICY_REASON_MAX, "%s", reason);
+}
+
+void planner_record(planner_t *planner, uint64_t request, const char *function, const qn_policy_seat_t *seat,
+                    uint64_t now_ns, const char *reason)
+{
+    planner_decision_t *decision = &planner->decisions[planner->decision_count++ % PLANNER_DECISIONS_MAX];
+    decision->now_ns = now_ns;
+    decision->step = planner->batch->last_step + 1;
+    decision->request = request;
+    snprintf(decision->function, sizeof decision->function, "%s", function);
+    snprintf(decision->policy, sizeof decision->policy, "%s", qn_policy_seat_name(seat));
+    memcpy(decision->reason, reason, QN_POLICY_REASON_MAX);
+}
+
+const planner_decision_t *planner_decision(const planner_t *planner, uint64_t request, uint32_t at)
+{
+    uint64_t kept = planner->decision_count < PLANNER_DECISIONS_MAX ? planner->decision_count : PLANNER_DECISIONS_MAX;
+    for (uint64_t i = 1; i <= kept; i++) {
+        const planner_decision_t *one = &planner->decisions[(planner->decision_count - i) % PLANNER_DECISIONS_MAX];
+        if ((request == 0 || one->request == request) && at-- == 0) return one;
+    }
+    return NULL;
+}
+
+void planner_decide(planner_t *planner, uint64_t request, const char *function, const qn_policy_seat_t *seat,
+                    uint64_t now_ns, const char *reason)
+{
+    planner_note(planner, reason);
+    planner_record(planner, request, function, seat, now_ns, reason);
 }
 
 uint32_t planner_prefill_tokens(const sequence_t *sequence)
@@ -147,7 +197,8 @@ void planner_show(const planner_t *planner, const sequence_t *sequence, qn_polic
         .priority = request->priority,
         .state = policy_state(sequence),
         .prompt_tokens = request->prompt_tokens,
-        .cached_tokens = request->cached_tokens,
+        .prefix_tokens =
+            sequence->phase == SEQUENCE_WAITING ? planner_prefix_of(planner, request) : request->cached_tokens,
         .generated_tokens = request->generated_tokens,
         .max_tokens = request->generated_max,
         .progress_tokens = sequence->planned,
@@ -155,6 +206,9 @@ void planner_show(const planner_t *planner, const sequence_t *sequence, qn_polic
         .blocks = sequence->block_count,
         .blocks_wanted = (planner_lease_tokens(planner, sequence) + block_tokens - 1) / block_tokens,
         .preemptions = request->preemptions,
+        .deadline_ns = request->deadline_ns,
+        .user = request->user,
+        .user_name = request->user_name,
     };
 }
 

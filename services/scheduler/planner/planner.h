@@ -18,6 +18,9 @@
  *     waits or starves, they are shown to no policy, give up slots and blocks, the last to arrive first, and get none.
  *  9. Who runs apart (suspects.h) runs, is extended and admitted alone. The others keep what they have, unless it needs
  *     their slot or their blocks: then they are preempted, one after the other, and rules 5 and 6 do not protect them.
+ * 10. When a policy wants it, memory is asked how much of the prompts of those who wait is cached: once for each, again a
+ *     second later at the earliest, one question at a time. The first answer about somebody is waited for before anybody is
+ *     admitted, 2 ms at most.
  *
  * Pure: no clock, no socket; allocates at creation only. */
 #ifndef QN_SCHEDULER_PLANNER_PLANNER_H
@@ -92,13 +95,29 @@ typedef struct {
     uint32_t ids_count;
 } plan_commit_t;
 
-/* For memory, to be sent in this order: Commit, Release, Lease. Views, valid until the next call of the planner. */
+/* Who waits, and what of its prompt may be cached. */
+typedef struct {
+    uint64_t sequence;
+    uint64_t salt;
+    const uint32_t *ids; /* view into the ledger */
+    uint32_t ids_count;
+} plan_lookup_t;
+
+typedef struct {
+    uint64_t sequence;
+    uint32_t tokens; /* resident */
+} plan_prefix_hit_t;
+
+/* For memory, to be sent in this order: Commit, Release, Lease, PrefixQuery. Views, valid until the next call of the planner. */
 typedef struct {
     const plan_commit_t *commits;
     const uint64_t *releases;
     const plan_lease_t *leases;
     uint32_t commit_count, release_count, lease_count;
     uint64_t lease_batch;
+    const plan_lookup_t *lookups;
+    uint32_t lookup_count;
+    uint64_t lookup_batch;
     uint64_t again_ns; /* call again then, though nothing arrives; PLANNER_NEVER */
 } plan_traffic_t;
 
@@ -106,19 +125,38 @@ typedef struct {
     uint64_t preemptions, admissions, from_slot_runs;
 } planner_counts_t;
 
-/* Borrows the batch and the policy. QN_ERR_CONFIG: an option out of range. Returns owned. */
-qn_err_t planner_create(const planner_options_t *options, batch_t *batch, policy_t *policy, planner_t **ret_planner);
+/* A decision that was made. */
+#define PLANNER_DECISIONS_MAX 1024
+typedef struct {
+    uint64_t now_ns, step; /* the step it was made for */
+    uint64_t request;      /* 0: it is about several */
+    char function[16];
+    char policy[QN_NAME_MAX];
+    char reason[QN_POLICY_REASON_MAX];
+} planner_decision_t;
+
+/* Borrows the batch and the policies. QN_ERR_CONFIG: an option out of range. Returns owned. */
+qn_err_t planner_create(const planner_options_t *options, batch_t *batch, const policies_t *policies,
+                        planner_t **ret_planner);
 void planner_destroy(planner_t **planner);
 /* The model's own end-of-sequence ids, added to a request's stop ids unless it ignores them. */
 void planner_set_eos(planner_t *planner, const uint32_t *ids, uint32_t count);
 
 /* Who may run from now on: a sequence's index (rule 8), PLANNER_EVERYBODY, PLANNER_NOBODY. */
 void planner_set_apart(planner_t *planner, uint32_t index);
-/* Builds the next plan. *ret_built is false when there is nothing to run or rule 1 forbids it. QN_ERR_INVALID: the
- * policy broke a rule; nothing may be sent any more. */
-qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
-/* Decides what to ask of memory and what to give back. Failure: as above. */
-qn_err_t planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_traffic);
+/* Builds the next plan. *ret_built is false when there is nothing to run or rule 1 forbids it. */
+void planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built);
+/* Decides what to ask of memory and what to give back. */
+void planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_traffic);
+/* Memory answers the lookup of this number. */
+void planner_prefix_hits(planner_t *planner, uint64_t lookup_batch, const plan_prefix_hit_t *hits, uint32_t count);
+/* The last step that has a result, for the batching policy. */
+void planner_step_took(planner_t *planner, uint32_t tokens, uint64_t ns);
+/* Keeps a decision of the seat's policy that the planner was not asked for; `request` may be 0. */
+void planner_record(planner_t *planner, uint64_t request, const char *function, const qn_policy_seat_t *seat,
+                    uint64_t now_ns, const char *reason);
+/* Decision number `at` from the newest that is about this request (0: any); NULL: no more. Returns view. */
+const planner_decision_t *planner_decision(const planner_t *planner, uint64_t request, uint32_t at);
 /* Memory is another one: refusals of the old one say nothing. */
 void planner_memory_lost(planner_t *planner);
 void planner_counts(const planner_t *planner, planner_counts_t *ret_counts);

@@ -66,26 +66,59 @@ static uint32_t show_prefills(planner_t *planner, bool orphans)
     return count;
 }
 
-static qn_err_t choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t decode_tokens)
+/* How large the step is to be. */
+static void choose_size(planner_t *planner, uint64_t now_ns, uint32_t decode_tokens, uint32_t count,
+                        qn_policy_size_t *ret_size)
+{
+    const batch_t *batch = planner->batch;
+    qn_policy_load_t load = {
+        .now_ns = now_ns,
+        .waiting_count = batch->waiting_count,
+        .running_count = batch->running_count,
+        .decode_tokens = decode_tokens,
+        .total_blocks = batch->total_blocks,
+        .available_blocks = batch->available_blocks,
+        .block_tokens = batch->block_tokens,
+        .step_tokens_max = planner->options.max_step_tokens,
+        .chunk_tokens_max = planner->options.prefill_chunk_tokens < planner->options.max_step_tokens
+                                ? planner->options.prefill_chunk_tokens
+                                : planner->options.max_step_tokens,
+        .last_tokens = planner->last_tokens,
+        .last_ns = planner->last_ns,
+    };
+    for (uint32_t i = 0; i < count; i++)
+        load.prefill_tokens += planner->view[i].prefill_tokens;
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
+        const sequence_t *sequence = owner_of(planner, slot);
+        load.short_count += sequence != NULL && sequence->short_of_blocks;
+    }
+    policy_size(planner->policies.batching, &load, ret_size);
+}
+
+static void choose_prefills(planner_t *planner, uint64_t now_ns, uint32_t decode_tokens)
 {
     uint32_t count = show_prefills(planner, false);
     if (count == 0) count = show_prefills(planner, true); /* rule 8 */
-    uint32_t budget = planner->options.max_step_tokens - decode_tokens;
-    if (count == 0 || budget == 0) return QN_OK;
+    if (count == 0 || planner->options.max_step_tokens == decode_tokens) return;
+    qn_policy_size_t size;
+    choose_size(planner, now_ns, decode_tokens, count, &size);
+    bool as_configured = size.step_tokens == planner->options.max_step_tokens &&
+                         size.chunk_tokens == planner->options.prefill_chunk_tokens; /* needs no words */
+    if (!as_configured) planner_decide(planner, 0, "size", planner->policies.batching, now_ns, size.reason);
+    uint32_t budget = size.step_tokens - decode_tokens;
+    if (budget == 0) return;
     qn_policy_view_t view = planner_view(planner, now_ns, count);
     qn_policy_share_t share = {.parts = planner->parts};
     bool must_progress = decode_tokens == 0 && planner->batch->step_count == 0;
-    qn_err_t err =
-        policy_share(planner->policy, &view, budget, planner->options.prefill_chunk_tokens, must_progress, &share);
-    if (err < 0) return err;
+    policy_share(planner->policies.scheduling, &view, budget, size.chunk_tokens, must_progress, planner->shadow_parts,
+                 &share);
     for (uint32_t i = 0; i < share.count; i++) {
         const request_t *request = ledger_find(planner->batch->ledger, share.parts[i].id);
         const sequence_t *sequence = &planner->batch->sequences[request->index];
         uint32_t room = room_for(planner, sequence);
         planner->tokens_of_slot[sequence->slot] = share.parts[i].tokens < room ? share.parts[i].tokens : room;
     }
-    planner_note(planner, share.reason);
-    return QN_OK;
+    planner_decide(planner, 0, "share", planner->policies.scheduling, now_ns, share.reason);
 }
 
 /* ---- the plan's vectors ---- */
@@ -279,22 +312,20 @@ static void fill_plan(planner_t *planner, uint64_t now_ns)
     planner->counts.from_slot_runs += planner->plan.from_slot_count;
 }
 
-qn_err_t planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
+void planner_plan(planner_t *planner, uint64_t now_ns, plan_t *ret_plan, bool *ret_built)
 {
     *ret_built = false;
     if (planner->apart == PLANNER_NOBODY || planner->batch->running_count == 0 ||
         planner->batch->step_count > planner->options.lookahead)
-        return QN_OK;
+        return;
     uint32_t decode_tokens = choose_decodes(planner);
-    qn_err_t err = choose_prefills(planner, now_ns, decode_tokens);
-    if (err < 0) return err;
+    choose_prefills(planner, now_ns, decode_tokens);
     uint32_t chosen = 0;
     for (uint32_t slot = 0; slot < planner->batch->slot_count; slot++)
         chosen += planner->tokens_of_slot[slot];
-    if (chosen == 0) return QN_OK;
+    if (chosen == 0) return;
     reset_plan(planner);
     fill_plan(planner, now_ns);
     *ret_plan = planner->plan;
     *ret_built = true;
-    return QN_OK;
 }

@@ -129,18 +129,18 @@ static uint32_t show_candidates(planner_t *planner, const sequence_t *first)
     return count;
 }
 
-static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
+static void preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
 {
     batch_t *batch = planner->batch;
     const sequence_t *first;
     const sequence_t *needy = find_needy(planner, &first);
     if (needy == NULL || batch->retiring_count > 0 || batch->leasing_count > 0)
-        return QN_OK; /* blocks, or a refusal, are on their way */
+        return; /* blocks, or a refusal, are on their way */
     const sequence_t *orphan = last_orphan(planner);
     if (apart_of(planner) == NULL && orphan != NULL && !request_is_orphan(first->request)) {
         yield(planner, orphan, "blocks");
         block_admission(planner, now_ns);
-        return QN_OK;
+        return;
     }
     uint32_t count = show_candidates(planner, first);
     if (count == 0) { /* alone, and it fits by itself: somebody's blocks are still on their way inside memory */
@@ -149,20 +149,18 @@ static qn_err_t preempt(planner_t *planner, uint64_t now_ns, uint64_t *again_ns)
             batch_forget_shortage(batch);
         }
         *again_ns = planner->retry_ns;
-        return QN_OK;
+        return;
     }
     qn_policy_view_t view = planner_view(planner, now_ns, count);
     qn_policy_preempt_t choice;
-    qn_err_t err = policy_preempt(planner->policy, &view, needy->request->id, &choice);
-    if (err < 0) return err;
+    policy_preempt(planner->policies.scheduling, &view, needy->request->id, &choice);
     batch_preempt(batch, ledger_find(batch->ledger, choice.id)->index);
-    planner_note(planner, choice.reason);
+    planner_decide(planner, choice.id, "preempt", planner->policies.scheduling, now_ns, choice.reason);
     planner->counts.preemptions++;
     if (apart_of(planner) != NULL)
         planner->seen_refusals = batch->open_refusals; /* it asks again at once, behind the Release */
     else
         block_admission(planner, now_ns);
-    return QN_OK;
 }
 
 /* Rule 8: who waits and has a client finds slots and blocks, but for rule 9. */
@@ -341,20 +339,20 @@ static void admit_apart(planner_t *planner, plan_traffic_t *traffic, uint64_t no
     planner_note(planner, "runs apart: a daemon crashed");
 }
 
-static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
+static void add_admissions(planner_t *planner, plan_traffic_t *traffic, uint64_t now_ns)
 {
     batch_t *batch = planner->batch;
     if (planner->apart != PLANNER_EVERYBODY) {
         admit_apart(planner, traffic, now_ns);
-        return QN_OK;
+        return;
     }
-    if (batch->waiting_count == 0 || batch->free_slots == 0) return QN_OK;
+    if (batch->waiting_count == 0 || batch->free_slots == 0) return;
     bool orphans = count_waiting(planner, 1) == 0;
-    if (!admission_is_open(planner, orphans, now_ns, &traffic->again_ns)) return QN_OK;
+    if (!admission_is_open(planner, orphans, now_ns, &traffic->again_ns)) return;
+    if (planner_awaits_prefixes(planner, now_ns, &traffic->again_ns)) return;
     qn_policy_view_t view = planner_view(planner, now_ns, show_waiting(planner, orphans));
     uint32_t most = batch->free_slots < QN_POLICY_ADMISSIONS_MAX ? batch->free_slots : QN_POLICY_ADMISSIONS_MAX;
-    qn_err_t err = policy_admit(planner->policy, &view, most, &planner->admit);
-    if (err < 0) return err;
+    policy_admit(planner->policies.scheduling, &view, most, &planner->admit);
     uint64_t ids = 0;
     for (uint32_t i = 0; i < planner->admit.count; i++) {
         const qn_policy_admission_t *admission = &planner->admit.admissions[i];
@@ -362,29 +360,27 @@ static qn_err_t add_admissions(planner_t *planner, plan_traffic_t *traffic, uint
         ids += request_known_tokens(request);
         if (i > 0 && ids > LEASE_IDS_MAX) break;
         open_lease(planner, traffic, request->index);
-        planner_note(planner, admission->reason);
+        planner_decide(planner, admission->id, "admit", planner->policies.scheduling, now_ns, admission->reason);
     }
-    return QN_OK;
 }
 
-qn_err_t planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_traffic)
+void planner_traffic(planner_t *planner, uint64_t now_ns, plan_traffic_t *ret_traffic)
 {
     plan_traffic_t traffic = {
         .commits = planner->commits,
         .releases = planner->releases,
         .leases = planner->leases,
+        .lookups = planner->lookups,
         .lease_batch = planner->last_lease_batch + 1,
         .again_ns = PLANNER_NEVER,
     };
-    qn_err_t err = preempt(planner, now_ns, &traffic.again_ns);
-    if (err < 0) return err;
+    preempt(planner, now_ns, &traffic.again_ns);
     add_commits(planner, &traffic);
     add_releases(planner, &traffic);
     yield_to_waiting(planner);
     add_extensions(planner, &traffic);
-    err = add_admissions(planner, &traffic, now_ns);
-    if (err < 0) return err;
+    planner_add_lookups(planner, &traffic, now_ns);
+    add_admissions(planner, &traffic, now_ns);
     if (traffic.lease_count > 0) planner->last_lease_batch = traffic.lease_batch;
     *ret_traffic = traffic;
-    return QN_OK;
 }

@@ -21,11 +21,9 @@ typedef struct {
 } evidence_known_t;
 
 typedef struct {
-    uint64_t epoch;            /* boot epoch of the life that writes; 0: none did */
-    uint64_t policy;           /* fingerprint of the shared object it runs, 0: a built-in policy */
-    uint64_t withdrawn_policy; /* of the shared object that was loaded at a crash: not to be loaded again */
-    uint64_t in_hand;          /* the request whose message is handled; 0: none */
-    uint64_t apart;            /* the suspect that runs with nobody beside it; 0: none */
+    uint64_t epoch;   /* boot epoch of the life that writes; 0: none did */
+    uint64_t in_hand; /* the request whose message is handled; 0: none */
+    uint64_t apart;   /* the suspect that runs with nobody beside it; 0: none */
     evidence_known_t known[EVIDENCE_KNOWN_MAX];
     uint64_t slots[QN_SLOTS_MAX]; /* requests that hold a slot; 0: nobody */
 } evidence_t;
