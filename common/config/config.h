@@ -39,6 +39,8 @@ typedef struct {
         char *sampling_defaults;     /* model | openai */
         uint64_t max_inline_values;  /* numbers of a reply; more are a handle */
         bool strict_fields;
+        char *admin_listen;  /* as listen; "" = the same */
+        char *api_keys_file; /* "" = none */
     } frontend;
     struct {
         char *path;     /* tokenizer.json or a directory; "" = model.path */

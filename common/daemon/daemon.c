@@ -348,7 +348,9 @@ static int daemon_stop_signals(void)
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &stop, NULL);
+    sigset_t blocked = stop;
+    sigaddset(&blocked, SIGHUP); /* for a service that reads something again; the others have nothing to do for it */
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
 }

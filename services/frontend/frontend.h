@@ -9,6 +9,7 @@
 #include "common/daemon/daemon.h"
 #include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
+#include "services/frontend/http/api_keys.h"
 #include "services/frontend/http/http_server.h"
 #include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
@@ -78,6 +79,9 @@ typedef struct {
     qn_config_t *changed;             /* owned; holds what `config` points to once something was set live, else NULL */
     qn_in_hand_t *hand;               /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
+    http_server_t *admin; /* frontend.admin_listen; NULL: administrators come to `http` */
+    api_keys_t *keys;     /* NULL: none are asked for */
+    int hangup_fd;        /* SIGHUP; 0 and less: not heard */
     worker_t *worker;
     body_t *bodies;         /* being parsed */
     uint64_t waiting_bytes; /* of those that the worker has */

@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/watch/quarantine.h"
+#include "services/frontend/access.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/methods/call.h"
 #include "services/frontend/research/forms.h"
@@ -338,6 +339,12 @@ static void abort_named(frontend_t *frontend, body_t *body)
         frontend_reply_error(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
         return;
     }
+    if (!id && !access_allows(frontend, body->request, ACCESS_ADMIN, &body->error)) {
+        if (body->error.status == 404) /* the route is here, and this is not a user's to ask */
+            http_error_set(&body->error, 403, "abort_all", "abort_all ends what others run: it is an administrator's.");
+        access_refuse(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
+        return;
+    }
     reply_buffer_t reply = {0};
     reply_buffer_printf(&reply, "{\"aborted\":%u}", frontend_abort(frontend, id));
     frontend_reply_json(frontend, body->request, ROUTE_ABORT_REQUEST, 200, &reply);
@@ -399,11 +406,16 @@ static void take_request(frontend_t *frontend, http_request_t *request)
         qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a request"));
     bool generates = router_generates(match.route);
     if (!generates) make_id(frontend, request);
+    http_error_t error;
+    if (outcome != ROUTER_NO_PATH && !access_allows(frontend, request, match.access, &error)) {
+        make_id(frontend, request);
+        access_refuse(frontend, request, match.route, &error);
+        return;
+    }
     if (outcome != ROUTER_FOUND) {
         reply_no_route(frontend, request, outcome, match.allow);
         return;
     }
-    http_error_t error;
     if (!check_mode(request, &error)) {
         make_id(frontend, request);
         frontend_reply_error(frontend, request, match.route, &error);

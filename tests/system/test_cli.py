@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import threading
+import tempfile
 import time
 
 import pytest

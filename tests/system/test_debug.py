@@ -181,3 +181,26 @@ def test_request_life_counts_the_restarts_it_survived():
         assert told["restarts_survived"] == 2 and told["sequences"][0]["generated_tokens"] == 64
         complete(engine, "later")
         assert life(engine, "later")["restarts"] == []
+
+
+# ---- flags ----
+
+def test_flags_change_live_or_say_why_not():
+    with Engine() as engine:
+        flags = engine.get("/flags")["flags"]
+        assert flags["frontend.mode"] == {"value": "production", "live": True, "note": None}
+        assert not flags["scheduler.max_sequences"]["live"] and "restart" in flags["scheduler.max_sequences"]["note"]
+        status, reply = engine.call("PUT", "/flags", {"frontend.mode": "research", "frontend.default_max_tokens": 7,
+                                                      "frontend.strict_fields": True})
+        assert status == 200, reply
+        flags = engine.get("/flags")["data"]["flags"]
+        assert [flags[key]["value"] for key in ("frontend.mode", "frontend.default_max_tokens", "frontend.strict_fields")] \
+            == ["research", "7", "true"]
+        for body, status, param in [({"frontend.mode": "production", "scheduler.max_sequences": 8}, 409,
+                                     "scheduler.max_sequences"),
+                                    ({"frontend.mode": "loud"}, 400, "frontend.mode"),
+                                    ({"frontend.mode": ["production"]}, 400, "frontend.mode"),
+                                    ({"no.such": 1}, 400, "no.such"), ({}, 400, None)]:
+            got, reply = engine.call("PUT", "/flags", body)
+            assert got == status and reply["error"]["param"] == param, reply
+        assert engine.get("/flags")["data"]["flags"]["frontend.mode"]["value"] == "research"

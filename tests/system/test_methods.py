@@ -224,6 +224,8 @@ def test_openapi_operations_answer_as_described(engine):
     for path, verbs in engine.get("/openapi.json")["paths"].items():
         for verb, operation in verbs.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            if verb != "get" and content and "example" not in content:
+                continue
             target = path.replace("{model}", "default").replace("{service}", "memory").replace("{id}", "example")
             status, reply = engine.call(verb.upper(), target, content.get("example"))
             assert str(status) in operation["responses"], (verb, path, status, reply)

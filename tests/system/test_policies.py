@@ -232,6 +232,7 @@ def test_policies_schedule_is_a_simulation_that_changes_nothing(engine):
     ({"requests": REQUESTS, "policy": "lifo"}, "policy", "built in are"),
     ({"requests": REQUESTS, "batching": "lifo"}, "policy", "built in are fixed"),
     ({"requests": [{"prompt_tokens": 1000000, "max_tokens": 1000000}]}, "requests", "request 0"),
+    ({"requests": [{"max_tokens": 600000}, {"max_tokens": 600000}]}, "requests", "generate 1200000 tokens"),
     ({"requests": [{"prompt_tokens": 0}]}, "requests", "below the minimum"),
     ({"requests": REQUESTS, "max_batch_size": 4, "token_budget": 2}, "token_budget", "max_step_tokens"),
     ({}, "requests", "required"),
@@ -349,3 +350,16 @@ def test_policies_readme_commands_run_as_they_stand(engine):
         assert any(row["live"] == "fcfs" and row["shadow_decisions"] > 0 for row in shown), done.stdout
     finally:
         made.unlink(missing_ok=True)
+
+
+def test_policies_eviction_object_with_which_memory_crashed_is_not_loaded_again():
+    with Engine(failpoints="memory.before_grant:3:crash:1", memory__eviction="example_eviction.so") as engine:
+        assert engine.get("/policies/eviction")["live"] == "keep_beginnings"
+        before = {"memory": engine.epochs()["memory"]}
+        streams = [ask(engine, number) for number in range(4)]
+        engine.wait_reborn(before)
+        shown = engine.get("/policies/eviction")
+        assert shown["live"] == "lru" and "example_eviction.so" in shown["withdrawn"], shown
+        assert shown["configured"] == "example_eviction.so" and [len(ids) for ids in streams] == [40, 41, 42, 43]
+        status, reply = engine.call("PUT", "/policies/eviction", {"policy": "example_eviction.so"})
+        assert status == 400 and "withdrawn" in reply["error"]["message"]

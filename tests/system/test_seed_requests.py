@@ -53,3 +53,13 @@ def test_page_of_another_origin_cannot_post_unasked(server, path):
     assert status == 415 and FORM in reply["error"]["message"]
     status, reply = post(server, path, "hello")
     assert status == 400
+
+
+def test_batch_schedule_as_the_seeds_ask(server):
+    body = {"algorithm": "priority_queue", "requests": [{"prompt": "Hello", "priority": 1, "max_tokens": 50},
+                                                        {"prompt": "World", "priority": 2, "max_tokens": 30}],
+            "max_batch_size": 4, "strategy": "minimize_latency"}
+    status, reply = post(server, "/optimization/batch_schedule", body)
+    assert status == 200 and [bool(row["text"]) for row in reply["outputs"]] == [True, True]
+    assert reply["schedule"][0]["sequences"][0]["phase"] == "prefill" and len(reply["reasons"]) == 2
+    assert reply["order"] == [0, 1] and reply["metrics"]["tokens_per_s"] > 0

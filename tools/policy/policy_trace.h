@@ -15,7 +15,7 @@
 typedef struct {
     simulation_request_t *requests; /* [count], by line, or in order of arrival; their user names are owned, too */
     uint32_t count;
-    uint32_t unfinished; /* capture: their ends are not in it, so they count with max_tokens */
+    uint32_t unfinished;      /* capture: their ends are not in it, so they count with max_tokens */
     double step_us, token_us; /* capture: of its steps; else 0 */
 } policy_trace_t;
 

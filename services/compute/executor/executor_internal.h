@@ -38,8 +38,9 @@ typedef struct {
 
 /* A step between submission and report. */
 typedef struct {
-    scratch_out_t out; /* in memory; the device writes it */
-    void *memory;
+    scratch_in_t in;   /* the host's arrays of the step; the device reads their head by itself */
+    scratch_out_t out; /* what the device writes */
+    void *in_memory, *out_memory;
     backend_mark_t *begin; /* passed when its launches may start */
     backend_mark_t *end;   /* passed when all of the step is done */
     step_result_t *result;
@@ -67,9 +68,8 @@ typedef struct {
 struct executor {
     const backend_t *backend;
     forward_t forward;
-    scratch_t scratch; /* on the device */
-    scratch_in_t host; /* the host's copy of scratch.in, in host_memory */
-    void *host_memory;
+    scratch_t scratch;        /* on the device */
+    const scratch_in_t *host; /* of the step that is being submitted: its ticket's */
     step_limits_t limits;
     slot_owner_t *owners;      /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
@@ -106,11 +106,12 @@ static inline void executor_launch(const executor_t *self, qn_op_t op, const voi
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 void executor_report_prompts(const ticket_t *ticket);
 
-/* executor_decode.c: launches the network and the sampler for the pass's runs, which the host's arrays hold already.
- * Row i of x, or rows[i] unless NULL, gives the pass's sample i: the last `count` of the ticket's. */
-/* The first launch of it: ids, positions and rows of the cache of `runs` runs. */
-void executor_enter_step(executor_t *self, uint32_t runs);
-void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
+/* executor_decode.c: the first launch of a pass: its arrays, and ids, positions and rows of the cache of `runs` runs. */
+void executor_enter_step(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples);
+/* Launches the network and the sampler for the pass's runs and `samples`, which the host's arrays hold
+ * already. Row i of x, or rows[i] unless NULL, gives the pass's sample i: the last of the ticket's. */
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
+                          step_times_t *times);
 void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
                               step_times_t *times);
 /* Whether `plan` is what a recorded step can do: each run one token that is sampled. */

@@ -38,25 +38,25 @@ static void upload_masks(executor_t *self, const qn_probe_t *probe)
 {
     for (uint32_t i = 0; i < probe->mask_count; i++) {
         const qn_mask_rule_t *from = &probe->masks[i];
-        self->host.masks[i] = (qn_mask_t){.kind = (qn_mask_kind_t)from->kind,
-                                          .k = from->k,
-                                          .window = from->window,
-                                          .sinks = from->sinks,
-                                          .value = from->value,
-                                          .layer_from = from->layer_from,
-                                          .layer_to = from->layer_to ? from->layer_to : UINT32_MAX,
-                                          .head_from = from->head_from,
-                                          .head_to = from->head_to ? from->head_to : UINT32_MAX};
+        self->host->masks[i] = (qn_mask_t){.kind = (qn_mask_kind_t)from->kind,
+                                           .k = from->k,
+                                           .window = from->window,
+                                           .sinks = from->sinks,
+                                           .value = from->value,
+                                           .layer_from = from->layer_from,
+                                           .layer_to = from->layer_to ? from->layer_to : UINT32_MAX,
+                                           .head_from = from->head_from,
+                                           .head_to = from->head_to ? from->head_to : UINT32_MAX};
     }
-    UPLOAD(self, masks, self->host.masks, probe->mask_count);
+    UPLOAD(self, masks, self->host->masks, probe->mask_count);
 }
 
 static void upload_values(executor_t *self, const qn_probe_t *probe)
 {
     bool f32 = self->limits.activations == QN_SCALAR_F32;
     for (uint32_t i = 0; !f32 && i < probe->value_count; i++)
-        ((uint16_t *)self->host.tap_values)[i] = qn_f32_to_bf16(probe->values[i]);
-    executor_upload(self, self->scratch.in.tap_values, f32 ? (const void *)probe->values : self->host.tap_values,
+        ((uint16_t *)self->host->tap_values)[i] = qn_f32_to_bf16(probe->values[i]);
+    executor_upload(self, self->scratch.in.tap_values, f32 ? (const void *)probe->values : self->host->tap_values,
                     probe->value_count, qn_scalar_bytes(self->limits.activations));
 }
 
@@ -83,8 +83,8 @@ static void tap_output(executor_t *self, const qn_tap_point_t *tap, uint32_t fir
     step_times_t unused = {0};
     bool logits = tap->site == QN_TAP_SITE_LOGITS;
     for (uint32_t i = 0; i < count; i++)
-        self->host.rows[i] = first + i;
-    UPLOAD(self, rows, self->host.rows, count);
+        self->host->rows[i] = first + i;
+    UPLOAD(self, rows, self->host->rows, count);
     if (logits)
         forward_logits(&self->forward, s->x, s->in.rows, count, &unused);
     else
@@ -115,8 +115,8 @@ static void run_probed(executor_t *self, const step_plan_t *plan, const qn_probe
     const scratch_t *s = &self->scratch;
     uint32_t counts = probe->mask_count ? plan->run_count : 0;
     executor_upload_probe(self, probe);
-    memset(self->host.kv_read, 0, 2 * (size_t)counts * sizeof *self->host.kv_read);
-    UPLOAD(self, kv_read, self->host.kv_read, 2 * (size_t)counts);
+    memset(self->host->kv_read, 0, 2 * (size_t)counts * sizeof *self->host->kv_read);
+    UPLOAD(self, kv_read, self->host->kv_read, 2 * (size_t)counts);
     forward_probe_t pass = {.probe = probe,
                             .backend = self->backend,
                             .masks = s->in.masks,
@@ -165,6 +165,7 @@ static uint32_t gather(executor_t *self, const step_plan_t *plan, uint32_t first
 void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
     step_plan_t pass = *plan;
+    uint32_t passes = 0;
     pass.runs = self->pass_runs;
     memset(self->pass_done, 0, plan->run_count * sizeof *self->pass_done);
     if (!plan->run_count) executor_run_pass(self, plan, ticket);
@@ -172,6 +173,8 @@ void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ti
         for (uint32_t i = 0; i < plan->run_count; i++) {
             const slot_owner_t *sequence = probed(self, &plan->runs[i]);
             if (self->pass_done[i] || (sequence != NULL) != probes) continue;
+            /* The device reads a pass's arrays when it gets there: they are not written anew before. */
+            if (passes++ && !self->backend->synchronous) self->backend->stream_wait(self->forward.stream);
             pass.run_count = gather(self, plan, i);
             if (sequence)
                 run_probed(self, &pass, &sequence->probe, ticket);

@@ -44,7 +44,7 @@ static qn_err_t find_living(const executor_t *self, const executor_task_t *task,
 /* The tables' row of a sequence of its own. */
 static void start_private(executor_t *self, const executor_task_t *task)
 {
-    const scratch_in_t *host = &self->host, *in = &self->scratch.in;
+    const scratch_in_t *host = self->host, *in = &self->scratch.in;
     uint32_t blocks = (task->position + task->count + task->kv.block_tokens - 1) / task->kv.block_tokens;
     host->starts[0] =
         (qn_slot_start_t){.slot = private_slot(self),
@@ -68,15 +68,15 @@ static void start_private(executor_t *self, const executor_task_t *task)
 static forward_batch_t enter_chunk(executor_t *self, const executor_task_t *task, uint32_t slot, uint32_t done,
                                    uint32_t tokens)
 {
-    const scratch_in_t *host = &self->host;
+    const scratch_in_t *host = self->host;
     qn_run_t run = {.slot = slot, .position = task->position + done, .tokens = tokens};
     forward_batch_t batch = {.tokens = tokens, .decode_runs = tokens == 1, .prefill_runs = tokens > 1};
     host->runs[0] = host->decode_runs[0] = host->prefill_runs[0] = run;
     if (self->token_by_token && tokens > 1) executor_list_tokens(self, &run, &batch);
     UPLOAD(self, ids, task->ids + done, tokens);
-    executor_upload(self, self->scratch.in.runs, host->runs, host->head_bytes, 1);
+    UPLOAD(self, runs, host->runs, 1); /* for attention.probed */
     UPLOAD(self, token_runs, host->token_runs, batch.token_runs);
-    executor_enter_step(self, 1);
+    executor_enter_step(self, &batch, 1, 0);
     if (!task->request) return batch;
     int64_t nowhere[64];
     memset(nowhere, 0xff, sizeof nowhere);
@@ -120,8 +120,8 @@ static void widen(const executor_t *self, float *values, size_t count)
 static void last_logits(executor_t *self, const executor_task_t *task, uint32_t tokens)
 {
     step_times_t unused = {0};
-    self->host.rows[0] = tokens - 1;
-    UPLOAD(self, rows, self->host.rows, 1);
+    self->host->rows[0] = tokens - 1;
+    UPLOAD(self, rows, self->host->rows, 1);
     forward_logits(&self->forward, self->scratch.x, self->scratch.in.rows, 1, &unused);
     self->backend->download(self->forward.stream, task->ret_logits, self->scratch.logits,
                             self->limits.vocab * sizeof(float));
@@ -192,6 +192,7 @@ qn_err_t executor_run_chunk(executor_t *executor, executor_task_t *task, bool *r
                             .workspace_bytes = task->workspace_bytes};
     qn_kv_t resident = self->forward.kv;
     uint64_t begin_ns = self->now_ns();
+    self->host = &self->tickets[0].in; /* no step has it */
     executor_upload_probe(self, &probe);
     if (!task->request) self->forward.kv = task->kv;
     if (!task->request && task->done == 0) start_private(self, task);

@@ -107,7 +107,7 @@ bool openapi_put_body(route_t route, json_writer_t *writer)
     const json_field_t *fields = query_body_fields(route, &count);
     if (fields)
         put_fields(fields, count, writer);
-    else if (route < ROUTE_FORMS)
+    else
         put_generation(route == ROUTE_COMPLETIONS ? GENERATION_COMPLETIONS
                        : route == ROUTE_GENERATE  ? GENERATION_GENERATE
                                                   : GENERATION_BATCH,

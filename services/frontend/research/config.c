@@ -13,6 +13,8 @@ const char form_config_set_request[] =
     "{\"type\":\"object\",\"description\":\"values by key; or set, a list of {key, value}\","
     "\"additionalProperties\":{\"type\":[\"string\",\"number\",\"boolean\",\"array\"]},\"minProperties\":1}";
 
+const char form_config_set_example[] = "{\"frontend.default_max_tokens\":16}";
+
 /* The text of a value as the command line has it; NULL: it is none. */
 static const char *text_of(const json_t *value, qn_arena_t *arena)
 {

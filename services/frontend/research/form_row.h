@@ -10,7 +10,8 @@ typedef struct {
     const char *path, *name, *doc;
     qn_method_id_t method;
     void (*run)(struct form *form); /* NULL: the method as it is */
-    /* JSON: schemas of body and answer, a body, {name: schema} of the query; each NULL: the method's. */
+    /* JSON of one with a function of its own: schemas of body and answer, a body, {name: schema} of the query; NULL: not
+     * said. */
     const char *request, *reply, *example, *query;
 } form_row_t;
 
