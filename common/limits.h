@@ -37,8 +37,12 @@
 #define QN_BAD_IDS_MAX 512            /* of all bad words of several tokens together */
 #define QN_SEQUENCE_END 0x80000000u   /* flag of the last id of a bad word among several */
 #define QN_LOGIT_FORBIDDEN (-1e30f)   /* bias of an id that may not be generated; finite: sums stay numbers */
-#define QN_CHOICES_MAX 128            /* n and best_of; OpenAI's limit */
-#define QN_PROMPTS_MAX 1024           /* prompts of one HTTP request */
+#define QN_MASKS_MAX 64               /* rules of a request's attention masks */
+#define QN_MASK_POSITIONS_MAX (1u << 17) /* of a sequence under masks: one thread holds a row's scores */
+#define QN_TAPS_MAX 512                  /* points of a request that are read or written: a few of every layer */
+#define QN_TAP_VALUES_MAX 65536          /* numbers that a request writes at them: 256 KiB in the ledger */
+#define QN_CHOICES_MAX 128               /* n and best_of; OpenAI's limit */
+#define QN_PROMPTS_MAX 1024              /* prompts of one HTTP request */
 #define QN_REQUEST_BYTES_MAX (32u << 20) /* prompts times choices of one HTTP request: what is sent on for it */
 #define QN_REQUEST_SCORES_MAX (8u << 20) /* log-probabilities of prompt tokens in one reply: about 1 GiB of JSON */
 

@@ -343,6 +343,47 @@ typedef struct {
     void *out;       /* [T, H, D]; must not overlap q */
 } qn_attention_t;
 
+/* A rule on what queries see of the positions that causality and the model's window leave them: of layers
+ * [layer_from, layer_to) and heads [head_from, head_to). Rules on one head hold together. Those by position decide which
+ * candidates there are; those by score look at all candidates' scores. The greatest score is never dropped. */
+typedef enum {
+    QN_MASK_TOP_K,       /* the k candidates with the greatest scores; of equal ones the lower positions */
+    QN_MASK_THRESHOLD,   /* those whose weight, of the softmax over all candidates, is at least `value` */
+    QN_MASK_RATIO,       /* all but the share `value` with the least scores: ceil((1 - value) n) of n */
+    QN_MASK_WINDOW,      /* by position: the last `window`, itself included */
+    QN_MASK_SINK_WINDOW, /* by position: the first `sinks` and the last `window` */
+    QN_MASK_BLOCK_TOP_K, /* those of the k blocks of the cache with the greatest score in them */
+} qn_mask_kind_t;
+
+typedef struct {
+    qn_mask_kind_t kind;
+    uint32_t k, window, sinks; /* k, window: at least 1 */
+    float value;               /* 0 to 1 */
+    uint32_t layer_from, layer_to, head_from, head_to;
+} qn_mask_t;
+
+/* attention.probed: attention of runs of any number of tokens under masks; `attention.out` as there. Optionally writes the
+ * weights of every row: those of positions that a row does not see are left as they are. Positions are below
+ * QN_MASK_POSITIONS_MAX. Moves one row of keys per candidate and one of values per position seen. */
+typedef struct {
+    qn_attention_t attention;
+    const qn_mask_t *masks;
+    uint32_t mask_count;     /* at most QN_MASKS_MAX */
+    uint32_t weight_columns; /* of a row of ret_weights: more than the greatest position */
+    float *ret_weights;      /* [T, H, weight_columns] or NULL */
+    uint64_t *ret_read;      /* [N, 2] or NULL: added to: rows of keys and values read, rows there are */
+} qn_probed_attention_t;
+
+/* blend: out = x_factor * x + y_factor * y. An array with the factor 0 is not read and may be NULL; out may be either. */
+typedef struct {
+    const void *x; /* [rows, width] */
+    const void *y; /* the same, or [width] */
+    float x_factor, y_factor;
+    bool y_is_row; /* y is one row for all */
+    uint32_t rows, width;
+    void *out; /* [rows, width] */
+} qn_blend_t;
+
 /* activation: out = f(gate) * up, or f(gate) where up is NULL. out may be gate. (SwiGLU and GeGLU: Shazeer 2020) */
 typedef struct {
     const void *gate, *up; /* [T, F] */

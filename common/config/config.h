@@ -34,10 +34,10 @@ typedef struct {
         char *mode;   /* production | research */
         uint64_t max_connections;
         uint64_t max_body_bytes;
-        uint64_t max_inline_values;
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
+        uint64_t max_inline_values;  /* numbers of a reply; more are a handle */
         bool strict_fields;
         char *admin_listen;  /* as listen; "" = the same */
         char *api_keys_file; /* "" = none */
@@ -68,6 +68,7 @@ typedef struct {
         uint64_t pin_percent;
         char *cache_dir;
         uint64_t cache_dir_bytes;
+        uint64_t workspace_bytes; /* tensors that leave compute; 0 = none can */
     } memory;
     struct {
         char *endpoint;
@@ -79,6 +80,7 @@ typedef struct {
         bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
         char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
         uint64_t tensor_bytes;
+        uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
     } compute;
     struct {
         char *dirs; /* qn_paths_policies */

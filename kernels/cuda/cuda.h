@@ -103,6 +103,8 @@ void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_splits(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_resident(qn_stream_t *stream, const void *arguments);
 void qn_cuda_attention_plain(qn_stream_t *stream, const void *arguments);
+void qn_cuda_attention_probed(qn_stream_t *stream, const void *arguments);
+void qn_cuda_blend(qn_stream_t *stream, const void *arguments);
 void qn_cuda_activation(qn_stream_t *stream, const void *arguments);
 void qn_cuda_moe_route(qn_stream_t *stream, const void *arguments);
 void qn_cuda_expert_matmul(qn_stream_t *stream, const void *arguments);

@@ -44,6 +44,8 @@ static const qn_kernel_t KERNELS[] = {
     {QN_OP_ATTENTION_DECODE, "splits", 0, 1, has_tensor_shape, qn_cuda_attention_splits},
     {QN_OP_ATTENTION_DECODE, "resident", 0, 1, qn_cuda_resident_accepts, qn_cuda_attention_resident},
     {QN_OP_ATTENTION_DECODE, "cuda", 0, 2, has_tensor_shape, qn_cuda_attention_decode},
+    {QN_OP_ATTENTION_PROBED, "cuda", 0, 0, NULL, qn_cuda_attention_probed},
+    {QN_OP_BLEND, "cuda", 0, 0, NULL, qn_cuda_blend},
     {QN_OP_ACTIVATION, "cuda", 0, 0, NULL, qn_cuda_activation},
     {QN_OP_MOE_ROUTE, "cuda", 0, 0, NULL, qn_cuda_moe_route},
     {QN_OP_EXPERT_MATMUL, "cuda", 0, 0, NULL, qn_cuda_expert_matmul},

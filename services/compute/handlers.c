@@ -20,6 +20,8 @@ static const struct {
     [COMPUTE_STEP_IO] = {"compute.step_io", QN_REGION_KIND_STEP_IO},
 };
 
+#define WORKSPACE "workspace" /* memory's, for tensors that leave */
+
 static void record_failure(compute_service_t *service, qn_err_t err, bool final)
 {
     qn_failure_keep(&service->failure, err);
@@ -99,6 +101,12 @@ static qn_err_t measure(compute_service_t *service, const qn_model_config_t *con
                                        description->block_tokens, description->block_count, config->vocab);
     step_limits_t *limits = &service->limits;
     const qn_weight_t *weights = &service->model->layers[0].weights[QN_TENSOR_OUTPUT];
+    limits->probes = (qn_probe_model_t){.layers = config->layers,
+                                        .heads = config->heads,
+                                        .kv_heads = config->kv_heads,
+                                        .head_dim = config->head_dim,
+                                        .hidden = config->hidden,
+                                        .vocab = config->vocab};
     limits->logit_rows = step_smaller(limits->max_step_tokens, service->backend->logit_rows);
     qn_err_t err =
         service->backend->choose_activations(service->config->compute.activations, weights, &limits->activations);
@@ -174,17 +182,29 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service)
                                                                    .name = qn_text(SCRATCH[i].name)});
         if (outcome != QN_SEND_OK) return outcome;
     }
-    return QN_SEND_OK;
+    if (service->config->memory.workspace_bytes == 0) return QN_SEND_OK;
+    return qn_daemon_send(service->daemon, service->memory, QN_MESSAGE_RESERVE,
+                          &(qn_reserve_t){.kind = QN_REGION_KIND_TAP, .bytes = 1, .name = qn_text(WORKSPACE)});
+}
+
+static bool is_named(const qn_region_t *region, const char *name)
+{
+    return region->name.bytes == strlen(name) && memcmp(region->name.data, name, region->name.bytes) == 0;
 }
 
 static void handle_reserved(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_region_t *region = ((const qn_reserved_t *)message)->region;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && tasks_take_region(service, region)) return;
     if (!is_memory(service, from) || service->phase != COMPUTE_RESERVING) return;
+    if (is_named(region, WORKSPACE) && !service->workspace) {
+        qn_err_t err = qn_region_import(region, true, &service->workspace);
+        if (err) record_failure(service, err, false);
+        return;
+    }
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++) {
-        size_t length = strlen(SCRATCH[i].name);
-        if (region->name.bytes != length || memcmp(region->name.data, SCRATCH[i].name, length) != 0) continue;
+        if (!is_named(region, SCRATCH[i].name)) continue;
         if (service->scratch[i]) return;
         qn_err_t err = qn_region_import(region, true, &service->scratch[i]);
         if (!err && qn_region_bytes(service->scratch[i]) < service->scratch_bytes[i])
@@ -200,6 +220,7 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
 {
     compute_service_t *service = state;
     const qn_refusal_t *refusal = message;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && tasks_take_refusal(service, refusal)) return;
     qn_err_t err =
         qn_fail(QN_ERR_PEER, "%s refused a %.*s: %.*s", from.service == QN_SERVICE_MEMORY ? "memory" : "a peer",
                 (int)refusal->refused_type.bytes, refusal->refused_type.data ? refusal->refused_type.data : "",
@@ -207,6 +228,13 @@ static void handle_refusal(void *state, qn_peer_t from, const void *message)
     qn_log_warning("%s", qn_err_text());
     if (is_memory(service, from) && service->phase != COMPUTE_RUNNING)
         record_failure(service, err, refusal->status == 507);
+}
+
+static void handle_range(void *state, qn_peer_t from, const void *message)
+{
+    compute_service_t *service = state;
+    if (is_memory(service, from) && service->phase == COMPUTE_RUNNING && service->workspace)
+        tasks_take_range(service, message);
 }
 
 /* ---- the scheduler: plans ---- */
@@ -245,6 +273,41 @@ static void copy_lists(const qn_step_plan_t *plan, step_set_t *set)
         set->bad_offset = lists->bad_offset;
         set->bad_count = lists->bad_count;
     }
+}
+
+static void *copy_array(qn_arena_t *arena, const void *from, size_t count, size_t bytes)
+{
+    void *to = qn_arena_alloc(arena, (count + 1) * bytes, sizeof(uint64_t));
+    if (count) memcpy(to, from, count * bytes);
+    return to;
+}
+
+/* Gives the sets their probes. false: one lies outside the plan's arrays, or is of a slot that is not set. */
+static bool copy_probes(qn_arena_t *arena, const qn_step_plan_t *plan, const step_set_t *sets)
+{
+    const qn_mask_rule_t *masks = copy_array(arena, plan->masks, plan->masks_count, sizeof *masks);
+    const qn_tap_point_t *taps = copy_array(arena, plan->taps, plan->taps_count, sizeof *taps);
+    const float *values = copy_array(arena, plan->tap_values, plan->tap_values_count, sizeof *values);
+    for (uint32_t i = 0; i < plan->probes_count; i++) {
+        const qn_slot_probe_t *from = &plan->probes[i];
+        step_set_t *set = NULL;
+        for (uint32_t s = 0; s < plan->sets_count; s++)
+            if (sets[s].slot == from->slot) set = (step_set_t *)(uintptr_t)&sets[s];
+        bool inside = (uint64_t)from->mask_offset + from->mask_count <= plan->masks_count &&
+                      (uint64_t)from->tap_offset + from->tap_count <= plan->taps_count &&
+                      (uint64_t)from->value_offset + from->value_count <= plan->tap_values_count;
+        if (!set || !inside) return false;
+        set->probe = (qn_probe_t){.masks = masks + from->mask_offset,
+                                  .mask_count = from->mask_count,
+                                  .taps = taps + from->tap_offset,
+                                  .tap_count = from->tap_count,
+                                  .values = values + from->value_offset,
+                                  .value_count = from->value_count,
+                                  .workspace = from->workspace,
+                                  .workspace_epoch = from->workspace_epoch,
+                                  .workspace_until_ns = from->workspace_until_ns};
+    }
+    return true;
 }
 
 static const step_set_t *copy_sets(qn_arena_t *arena, const qn_step_plan_t *plan)
@@ -320,6 +383,7 @@ static void copy_plan(qn_arena_t *arena, const qn_step_plan_t *from, step_plan_t
 {
     *to = (step_plan_t){
         .step = from->step,
+        .opens = from->opens,
         .retire = copy_ids(arena, from->retire, from->retire_count),
         .retire_count = from->retire_count,
         .sets = copy_sets(arena, from),
@@ -411,7 +475,10 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
     copy_plan(&job->arena, plan, &job->plan);
     job->owner = service->owner;
     const char *param = NULL;
-    if (slot_book_admit(service->runtime->book, &job->plan, &param) != QN_OK)
+    if (plan->probes_count && !copy_probes(&job->arena, plan, job->plan.sets))
+        refuse_plan(service, from, plan, 400, "probes",
+                    "a probe outside the plan's arrays, or of a slot that is not set");
+    else if (slot_book_admit(service->runtime->book, &job->plan, &param) != QN_OK)
         refuse_plan(service, from, plan, 400, param, qn_err_text());
     else
         step_queue_submit(service->runtime->queue);
@@ -513,6 +580,16 @@ static const qn_token_logprob_t *wire_top(qn_arena_t *arena, const step_result_t
     return top;
 }
 
+static const qn_sequence_read_t *wire_reads(qn_arena_t *arena, const step_result_t *result)
+{
+    qn_sequence_read_t *reads = qn_arena_zalloc(arena, result->read_count + 1, sizeof *reads);
+    for (uint32_t i = 0; i < result->read_count; i++)
+        reads[i] = (qn_sequence_read_t){.request = result->reads[i].request,
+                                        .read = result->reads[i].read,
+                                        .all = result->reads[i].all};
+    return reads;
+}
+
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job)
 {
     const step_result_t *result = &job->result;
@@ -527,12 +604,15 @@ qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job
                                               .prompt = wire_prompt(&service->sending, result),
                                               .prompt_count = result->prompt_count,
                                               .top = wire_top(&service->sending, result),
-                                              .top_count = result->top_count});
+                                              .top_count = result->top_count,
+                                              .reads = wire_reads(&service->sending, result),
+                                              .reads_count = result->read_count});
 }
 
 const qn_handler_t compute_handlers[] = {
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model_description},
     {QN_MESSAGE_RESERVED, handle_reserved},
+    {QN_MESSAGE_WORKSPACE_RANGE, handle_range},
     {QN_MESSAGE_STEP_PLAN, handle_step_plan},
     {QN_MESSAGE_STEP_QUERY, handle_step_query},
     {QN_MESSAGE_REFUSAL, handle_refusal},

@@ -8,6 +8,7 @@
 #include "common/watch/window.h"
 #include "services/compute/runtime.h"
 #include "services/compute/tensors/tensor_store.h"
+#include "services/compute/tasks.h"
 #include "services/compute/executor/scratch.h"
 
 /* How far compute has come with the memory daemon that lives now. */
@@ -24,7 +25,7 @@ typedef enum {
 /* The three regions compute reserves. */
 enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
 
-typedef struct {
+typedef struct compute_service {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
     const backend_t *backend;
@@ -36,6 +37,7 @@ typedef struct {
     uint64_t weights_id, kv_id; /* of the description in force */
     qn_mapping_t *weights, *kv, *scratch[COMPUTE_SCRATCH_COUNT];
     uint64_t scratch_bytes[COMPUTE_SCRATCH_COUNT];
+    qn_mapping_t *workspace; /* NULL: memory.workspace_bytes is 0 */
     qn_kv_t kv_layout;
     step_limits_t limits;
     model_t *model;
@@ -50,9 +52,13 @@ typedef struct {
         qn_peer_t memory;
         uint64_t request, jobs;      /* submitted when it came */
     } settling[COMPUTE_SETTLES_MAX]; /* epoch 0: a free place. Answered when no step is here */
-    qn_arena_t sending;              /* the arrays of one StepResult */
     tensor_store_t *tensors;
-    task_queue_t *tasks; /* outlives runtimes: what waits goes on with the next one */
+    task_queue_t *tensor_tasks;            /* outlives runtimes: what waits goes on with the next one */
+    compute_task_t *tasks[TASKS_MAX];      /* calls beside the steps; NULL: free */
+    compute_task_t *running_task;          /* the worker has it */
+    qn_mapping_t *probe_kv;                /* KV cache of their own sequences; NULL: not wanted yet */
+    uint64_t cache_message, task_messages; /* the Reserve of it that is not answered; counts their messages */
+    qn_arena_t sending;                    /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
     qn_failure_t failure;  /* code QN_OK: none */
     bool failure_is_final; /* trying again cannot help */

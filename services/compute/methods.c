@@ -4,6 +4,7 @@
  * Read next:         common/daemon/calls.h, schemas/compute/, kernels/kernels.h (the registry). */
 #include <string.h>
 
+#include "services/compute/handlers.h"
 #include "services/compute/methods.h"
 
 static const char *const isa_names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "sm90"};
@@ -83,5 +84,8 @@ const qn_method_row_t compute_methods[] = {
     {QN_METHOD_COMPUTE_TENSORS, compute_method_tensors},
     {QN_METHOD_COMPUTE_TENSOR_VALUES, compute_method_tensor_values},
     {QN_METHOD_COMPUTE_TENSOR_DROP, compute_method_tensor_drop},
+    {QN_METHOD_COMPUTE_FORWARD, method_forward},
+    {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
+    {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage},
     {QN_METHOD_NONE, NULL},
 };

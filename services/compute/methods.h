@@ -17,4 +17,9 @@ void compute_finish_tasks(compute_service_t *service);
 /* No worker runs: tasks that have not finished are dropped. */
 void compute_drop_tasks(compute_service_t *service);
 
+/* methods_*.c of what runs the network beside the steps */
+qn_call_outcome_t method_forward(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t method_attention_scores(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t method_run_stage(void *state, qn_call_t *call, const void *message, void *ret_reply);
+
 #endif

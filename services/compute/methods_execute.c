@@ -21,7 +21,7 @@ static void describe_with(const tensor_job_t *job, char *ret_text, size_t size)
         snprintf(ret_text, size, "%s", !with ? "" : job->with_passing ? "of the request" : with->id);
 }
 
-static void show_results(const tensor_job_t *job, qn_tensor_result_t *rows, qn_tensor_summary_t *summaries,
+static void show_results(const tensor_job_t *job, qn_operation_result_t *rows, qn_tensor_summary_t *summaries,
                          char names[][16], qn_compute_execute_reply_t *reply)
 {
     const tensor_task_t *work = &job->work;
@@ -31,12 +31,12 @@ static void show_results(const tensor_job_t *job, qn_tensor_result_t *rows, qn_t
     for (uint32_t i = 0; i < reply->results_count; i++) {
         const tensor_shape_t *shape = apart ? &work->piece_shape[i] : &work->out->shape;
         summaries[i] = tensor_show_summary(&work->summaries[i]);
-        rows[i] = (qn_tensor_result_t){.name = qn_text(apart ? names[i] : "result"),
-                                       .shape = shape->sizes,
-                                       .shape_count = shape->rank,
-                                       .values_offset = apart ? work->piece_offset[i] : 0,
-                                       .values_count = tensor_count(shape),
-                                       .summary = &summaries[i]};
+        rows[i] = (qn_operation_result_t){.name = qn_text(apart ? names[i] : "result"),
+                                          .shape = shape->sizes,
+                                          .shape_count = shape->rank,
+                                          .values_offset = apart ? work->piece_offset[i] : 0,
+                                          .values_count = tensor_count(shape),
+                                          .summary = &summaries[i]};
     }
 }
 
@@ -68,7 +68,7 @@ static void answer_execute(compute_service_t *service, void *job_pointer)
     tensor_job_t *job = job_pointer;
     const tensor_task_t *work = &job->work;
     static const char *const joins[] = {[TENSOR_APART] = "none", [TENSOR_GATHER] = "gather", [TENSOR_SUM] = "sum"};
-    qn_tensor_result_t results[TENSOR_SPLITS_MAX];
+    qn_operation_result_t results[TENSOR_SPLITS_MAX];
     qn_tensor_summary_t summaries[TENSOR_SPLITS_MAX];
     qn_worker_time_t times[TENSOR_SPLITS_MAX];
     char names[TENSOR_SPLITS_MAX][16], with[128];

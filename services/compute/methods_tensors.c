@@ -36,7 +36,7 @@ qn_call_outcome_t tensor_job_start(compute_service_t *service, tensor_job_t *job
     qn_call_t call = job->call;
     job->work.now_ns = qn_clock_now_ns;
     qn_err_t err = tensor_task_prepare(&job->work);
-    if (!err && task_queue_add(service->tasks, &job->work.task)) {
+    if (!err && task_queue_add(service->tensor_tasks, &job->work.task)) {
         step_queue_nudge(service->runtime->queue);
         return QN_CALL_LATER;
     }
@@ -48,7 +48,7 @@ qn_call_outcome_t tensor_job_start(compute_service_t *service, tensor_job_t *job
 
 void compute_finish_tasks(compute_service_t *service)
 {
-    for (task_t *task; (task = task_queue_finished(service->tasks));) {
+    for (task_t *task; (task = task_queue_finished(service->tensor_tasks));) {
         tensor_job_t *job = (tensor_job_t *)task;
         uint64_t now_ns = qn_clock_now_ns();
         tensor_t *used[] = {job->work.in, job->work.with, job->work.out};
@@ -63,7 +63,7 @@ void compute_finish_tasks(compute_service_t *service)
 void compute_drop_tasks(compute_service_t *service)
 {
     compute_finish_tasks(service);
-    for (task_t *task; (task = task_queue_withdraw(service->tasks));) {
+    for (task_t *task; (task = task_queue_withdraw(service->tensor_tasks));) {
         tensor_job_t *job = (tensor_job_t *)task;
         job->keep = false;
         qn_call_fail(&job->call, 503, NULL, "compute is stopping; try again");

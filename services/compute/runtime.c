@@ -62,6 +62,7 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
         .activations = parts->activations,
         .state = parts->state,
         .step_io = parts->step_io,
+        .workspace = parts->workspace,
         .now_ns = parts->now_ns,
     };
     err = executor_create(&executor, &self->executor);

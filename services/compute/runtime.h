@@ -21,7 +21,8 @@ typedef struct {
     bool deterministic;            /* compute.deterministic */
     int nice;
     void *activations, *state, *step_io;
-    task_queue_t *tasks; /* borrowed; NULL: none */
+    task_queue_t *tasks;           /* borrowed; NULL: none */
+    const qn_mapping_t *workspace; /* borrowed; NULL: none */
     uint64_t (*now_ns)(void);
 } runtime_parts_t;
 

@@ -85,8 +85,8 @@ static void service_fini(void **state)
     compute_service_t *service = *state;
     if (!service) return;
     compute_end_session(service);
-    if (service->tasks) compute_drop_tasks(service);
-    task_queue_destroy(&service->tasks);
+    if (service->tensor_tasks) compute_drop_tasks(service);
+    task_queue_destroy(&service->tensor_tasks);
     tensor_store_destroy(&service->tensors);
     qn_arena_fini(&service->sending);
     free(service);
@@ -105,7 +105,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     service->config = config;
     qn_arena_init(&service->sending, 0);
     err = tensor_store_create(config->compute.tensor_bytes, &service->tensors);
-    if (!err) err = task_queue_create(&service->tasks);
+    if (!err) err = task_queue_create(&service->tensor_tasks);
     if (err) {
         service_fini((void **)&service);
         return err;
@@ -119,6 +119,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
 
 void compute_end_session(compute_service_t *service)
 {
+    if (service->runtime) step_worker_stop(&service->runtime->worker); /* no task runs any more */
+    tasks_end(service);
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
     for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++)
@@ -126,6 +128,7 @@ void compute_end_session(compute_service_t *service)
     model_destroy(&service->model);
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         qn_region_close(&service->scratch[i]);
+    qn_region_close(&service->workspace);
     qn_region_close(&service->kv);
     qn_region_close(&service->weights);
     service->memory = (qn_peer_t){0};
@@ -152,7 +155,7 @@ static bool all_mapped(const compute_service_t *service)
 {
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         if (!service->scratch[i]) return false;
-    return true;
+    return service->workspace || service->config->memory.workspace_bytes == 0;
 }
 
 /* "bf16 in rows", "int4 in panels": of the first layer's products. */
@@ -190,11 +193,12 @@ static void start_runtime(compute_service_t *service)
         .activations_asked = service->config->compute.activations,
         .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE,
-        .tasks = service->tasks,
+        .tasks = service->tensor_tasks,
         .now_ns = qn_clock_now_ns,
         .activations = qn_region_pointer(service->scratch[COMPUTE_ACTIVATIONS]),
         .state = qn_region_pointer(service->scratch[COMPUTE_STATE]),
         .step_io = qn_region_pointer(service->scratch[COMPUTE_STEP_IO]),
+        .workspace = service->workspace,
     };
     qn_err_t err = runtime_create(&parts, &service->runtime);
     if (!err) err = qn_daemon_watch(service->daemon, step_queue_fd(service->runtime->queue));
@@ -297,6 +301,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     compute_finish_tasks(service);
     uint64_t expires_ns = tensor_store_expire(service->tensors, now_ns);
     if (expires_ns < wake_ns) wake_ns = expires_ns;
+    tasks_tick(service);
     publish_stats(service);
     return wake_ns;
 }

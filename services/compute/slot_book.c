@@ -11,6 +11,7 @@
 typedef struct {
     bool set;
     bool begun;             /* a run was planned: the next one must continue it */
+    bool masked;            /* attends under masks */
     bool sampled;           /* the last run sampled, so from_slot has an id to take */
     uint32_t next_position; /* of the next run, once begun */
     uint32_t known_blocks;  /* table entries [0, known_blocks) are filled */
@@ -170,9 +171,11 @@ static qn_err_t enter_sets(slot_book_t *book, const step_plan_t *plan)
             return qn_fail(QN_ERR_INVALID, "sets: prompt of %u tokens, 1 to %u are possible", set->prompt_tokens,
                            book->limits.max_model_len);
         qn_err_t err = sampling_ok(&set->sampling);
+        const char *field;
         if (!err) err = set_lists_ok(book, plan, set);
+        if (!err && !qn_probe_is_empty(&set->probe)) err = qn_probe_check(&set->probe, &book->limits.probes, &field);
         if (err) return err;
-        book->next[set->slot] = (slot_record_t){.set = true};
+        book->next[set->slot] = (slot_record_t){.set = true, .masked = set->probe.mask_count > 0};
         book->next_used++;
     }
     return QN_OK;
@@ -212,6 +215,9 @@ static qn_err_t enter_run(slot_book_t *book, const step_plan_t *plan, const step
     if (run->tokens == 0 || end > limits->max_model_len)
         return qn_fail(QN_ERR_INVALID, "runs: slot %u, %u tokens at %u, positions end at %u", run->slot, run->tokens,
                        run->position, limits->max_model_len);
+    if (record->masked && end > QN_MASK_POSITIONS_MAX)
+        return qn_fail(QN_ERR_INVALID, "runs: slot %u attends under a mask: positions end at %u", run->slot,
+                       QN_MASK_POSITIONS_MAX);
     if (record->begun && run->position != record->next_position)
         return qn_fail(QN_ERR_INVALID, "runs: slot %u is at position %u, the run begins at %u", run->slot,
                        record->next_position, run->position);

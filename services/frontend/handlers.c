@@ -123,6 +123,13 @@ static void take_end(frontend_t *frontend, const qn_sequence_end_t *end)
     request_table_mark(frontend->table, found.exchange);
 }
 
+static void take_read(frontend_t *frontend, const qn_sequence_read_t *read)
+{
+    reference_t found = request_table_find(frontend->table, read->request);
+    if (found.kind != REFERENCE_CHOICE || read->all == 0) return;
+    found.exchange->choices[found.index].kv_read_share = (double)read->read / (double)read->all;
+}
+
 static void take_timeline(frontend_t *frontend, const qn_timeline_t *timeline)
 {
     reference_t found = request_table_find(frontend->table, timeline->request);
@@ -155,6 +162,8 @@ static void handle_text_delta(void *state, qn_peer_t from, const void *message)
     qn_in_hand_take(frontend->hand, 0);
     for (uint32_t i = 0; i < delta->timelines_count; i++)
         take_timeline(frontend, &delta->timelines[i]);
+    for (uint32_t i = 0; i < delta->reads_count; i++)
+        take_read(frontend, &delta->reads[i]);
     for (uint32_t i = 0; i < delta->ends_count; i++)
         take_end(frontend, &delta->ends[i]);
 }
@@ -501,6 +510,13 @@ qn_send_outcome_t frontend_send_encode(frontend_t *frontend, const choice_t *cho
     message.deadline_ms = whole->deadline_ms;
     message.model = text_of(whole->model);
     message.adapter = text_of(whole->adapter);
+    message.masks = whole->mask_count ? whole->masks : NULL;
+    message.masks_count = whole->mask_count;
+    message.own_masks = whole->own_masks;
+    message.taps = whole->patch_count ? whole->patches : NULL;
+    message.taps_count = whole->patch_count;
+    message.tap_values = whole->patch_value_count ? whole->patch_values : NULL;
+    message.tap_values_count = whole->patch_value_count;
     message.received_ns = exchange->received_ns;
     return send_to(frontend, QN_SERVICE_TOKENIZER, QN_MESSAGE_ENCODE, &message);
 }

@@ -154,6 +154,8 @@ static generation_limits_t limits_of(const frontend_t *frontend)
         .model = frontend->model.id,
         .vocab_size = frontend->model.vocab_size,
         .max_model_len = frontend->model.max_model_len,
+        .layers = frontend->model.layers,
+        .heads = frontend->model.heads,
         .default_max_tokens = configured ? configured : defaults.max_tokens,
         .defaults = defaults,
         .requests_max = (uint32_t)frontend->config->frontend.queue_limit,

@@ -22,7 +22,7 @@ static const uint32_t *ids_at(const uint32_t *ids, uint32_t offset, uint32_t cou
     return count ? ids + offset : NULL;
 }
 
-static void send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
+void memory_send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message)
 {
     qn_send_outcome_t outcome = qn_daemon_send(service->daemon, to, type, message);
     if (outcome == QN_SEND_FULL)
@@ -75,6 +75,7 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         .weights_bytes = weights.bytes,
         .weights = &weights,
         .kv = &kv,
+        .head_dim = config->head_dim,
         .warnings = warnings,
         .warnings_count = directory->warnings.count,
         .layers = config->layers,
@@ -89,7 +90,7 @@ static void answer_describe(memory_service_t *service, const memory_asker_t *ask
         reply.tensors = service->tensors;
         reply.tensors_count = (uint32_t)weights_count(service->model.weights);
     }
-    send_or_log(service, asker->peer, QN_MESSAGE_MODEL_DESCRIPTION, &reply);
+    memory_send_or_log(service, asker->peer, QN_MESSAGE_MODEL_DESCRIPTION, &reply);
 }
 
 static void handle_describe(void *state, qn_peer_t from, const void *message)
@@ -152,6 +153,7 @@ void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
         if (!qn_peer_equal(service->askers[i].peer, peer)) service->askers[left++] = service->askers[i];
     }
     service->asker_count = left;
+    memory_forget_holder(service, peer);
     if (!qn_peer_is_scheduler(peer) || !service->loaded) return;
     uint32_t released = block_pool_release_all(service->model.pool);
     if (released)
@@ -172,6 +174,11 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
     const qn_mapping_t *region;
     qn_mapping_t *old;
     bool fresh;
+    if (reserve->kind == QN_REGION_KIND_TAP && !service->workspace) {
+        qn_daemon_refuse(service->daemon, from, request, 501, "kind",
+                         "there is no workspace: memory.workspace_bytes is 0");
+        return;
+    }
     qn_err_t err = region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
                                         reserve->bytes, &region, &fresh, &old);
     if (err) {
@@ -186,7 +193,7 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
     qn_region_t wire;
     qn_region_describe(region, &wire);
     qn_reserved_t reply = {.head.request = request, .region = &wire};
-    send_or_log(service, from, QN_MESSAGE_RESERVED, &reply);
+    memory_send_or_log(service, from, QN_MESSAGE_RESERVED, &reply);
 }
 
 /* ---- leases ---- */
@@ -265,7 +272,7 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
     block_pool_stats(service->model.pool, &stats);
     reply.free_blocks = stats.free_blocks;
     reply.cached_blocks = stats.cached_blocks;
-    send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
+    memory_send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_AFTER_LEASE, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease that was granted"));
 }
@@ -320,7 +327,7 @@ static void handle_prefix_query(void *state, qn_peer_t from, const void *message
                               .batch = query->batch,
                               .items = hits,
                               .items_count = query->items_count};
-    send_or_log(service, from, QN_MESSAGE_PREFIX_HITS, &reply);
+    memory_send_or_log(service, from, QN_MESSAGE_PREFIX_HITS, &reply);
 }
 
 /* ---- the cache, for people ---- */
@@ -361,7 +368,7 @@ static void handle_cache_query(void *state, qn_peer_t from, const void *message)
         .pins = pin_book_count(service->pins),
     };
     block_pool_pins(service->model.pool, &reply.pinned_blocks);
-    send_or_log(service, from, QN_MESSAGE_CACHE_STATS, &reply);
+    memory_send_or_log(service, from, QN_MESSAGE_CACHE_STATS, &reply);
 }
 
 static void handle_flush_cache(void *state, qn_peer_t from, const void *message)
@@ -371,7 +378,7 @@ static void handle_flush_cache(void *state, qn_peer_t from, const void *message)
     if (!require_model(service, from, flush->head.request)) return;
     qn_flushed_t reply = {.head.request = flush->head.request, .freed_blocks = block_pool_flush(service->model.pool)};
     qn_log_info("prefix cache flushed: %" PRIu32 " blocks freed", reply.freed_blocks);
-    send_or_log(service, from, QN_MESSAGE_FLUSHED, &reply);
+    memory_send_or_log(service, from, QN_MESSAGE_FLUSHED, &reply);
 }
 
 const qn_handler_t memory_handlers[] = {
@@ -384,5 +391,7 @@ const qn_handler_t memory_handlers[] = {
     {QN_MESSAGE_FLUSH_CACHE, handle_flush_cache},
     {QN_MESSAGE_SETTLED, handle_settled},
     {QN_MESSAGE_PREFIX_QUERY, handle_prefix_query},
+    {QN_MESSAGE_WORKSPACE_LEASE, memory_handle_workspace_lease},
+    {QN_MESSAGE_WORKSPACE_RELEASE, memory_handle_workspace_release},
     {QN_MESSAGE_NONE, NULL},
 };

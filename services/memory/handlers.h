@@ -14,6 +14,7 @@
 #include "services/memory/pin_book.h"
 #include "services/memory/weights/loader.h"
 #include "services/memory/region_table.h"
+#include "services/memory/workspace.h"
 #include "qn_limits.h"
 
 /* Somebody who asked before the model was there. */
@@ -68,7 +69,8 @@ typedef struct {
     char policy_dirs[2 * QN_PATH_MAX];
     qn_kept_memory_t policies; /* one qn_policy_page_t */
     qn_policy_seat_t *eviction;
-    uint64_t named; /* policy_stats.h */
+    uint64_t named;         /* policy_stats.h */
+    workspace_t *workspace; /* over the region of that name; NULL without one */
 } memory_service_t;
 
 extern const qn_handler_t memory_handlers[];
@@ -84,5 +86,14 @@ uint64_t memory_now_ms(void);
 void memory_meet_peer(memory_service_t *service, qn_peer_t peer);
 /* The peer is gone: nothing is answered to it any more; a scheduler's leases are released. */
 void memory_forget_peer(memory_service_t *service, qn_peer_t peer);
+/* Sends; a message that nobody takes is lost, and the log says so. */
+void memory_send_or_log(memory_service_t *service, qn_peer_t to, qn_message_type_t type, const void *message);
+
+/* handlers_workspace.c: makes the region and takes up its leases, as memory.workspace_bytes says. */
+qn_err_t memory_open_workspace(memory_service_t *service);
+void memory_handle_workspace_lease(void *state, qn_peer_t from, const void *message);
+void memory_handle_workspace_release(void *state, qn_peer_t from, const void *message);
+/* Ends the leases of a peer that is gone. */
+void memory_forget_holder(memory_service_t *service, qn_peer_t peer);
 
 #endif

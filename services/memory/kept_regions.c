@@ -80,10 +80,12 @@ static bool parse_name(const char *text, char ret_name[static QN_NAME_MAX], uint
     return *ret_bytes > 0;
 }
 
-static qn_err_t adopt(int fd, uint64_t bytes, qn_share_t share, int32_t device, const char *fd_socket,
+/* The workspace is host memory, whatever the others are in. */
+static qn_err_t adopt(int fd, const char *name, uint64_t bytes, qn_share_t share, int32_t device, const char *fd_socket,
                       qn_mapping_t **ret_region)
 {
-    if (share != (bytes ? QN_SHARE_CUDA_VMM : QN_SHARE_MEMFD))
+    bool workspace = strcmp(name, KEPT_WORKSPACE) == 0 && !bytes;
+    if (!workspace && share != (bytes ? QN_SHARE_CUDA_VMM : QN_SHARE_MEMFD))
         return qn_fail(QN_ERR_INVALID, "it is %s, and memory.share has changed", bytes ? "cuda_vmm" : "memfd");
     return bytes ? qn_region_adopt_device(fd, device, bytes, fd_socket, ret_region)
                  : qn_region_adopt(fd, fd_socket, ret_region);
@@ -95,7 +97,7 @@ static bool take_one(int fd, const char *stored, qn_share_t share, int32_t devic
     char name[QN_NAME_MAX] = "";
     uint64_t bytes;
     qn_err_t err = parse_name(stored + strlen(PREFIX), name, &bytes)
-                       ? adopt(fd, bytes, share, device, fd_socket, ret_region)
+                       ? adopt(fd, name, bytes, share, device, fd_socket, ret_region)
                        : qn_fail(QN_ERR_INVALID, "this is no name that memory gives");
     if (!err && strcmp(qn_region_name(*ret_region), name) == 0) return true;
     if (err) {

@@ -10,6 +10,8 @@
 
 #include "common/region/region.h"
 
+#define KEPT_WORKSPACE "workspace" /* name of the region of kind tap */
+
 /* Maps what the service manager handed over and returns how many there are, at most `capacity`. Regions that cannot be
  * used (of another share or device than these, damaged, of another build) are logged, closed and removed from the
  * store. The mappings are owned by the caller, who must not call this twice in a process's life: the descriptors are

@@ -52,10 +52,11 @@ void region_table_destroy(region_table_t **table_pointer)
 qn_err_t region_table_make(const region_table_t *table, uint64_t id, qn_region_kind_t kind, const char *name,
                            uint64_t bytes, qn_mapping_t **ret_region)
 {
+    bool host = kind == QN_REGION_KIND_TAP; /* hosts read it, whatever computes */
     qn_region_spec_t spec = {.id = id,
                              .kind = kind,
-                             .share = table->share,
-                             .device = table->device,
+                             .share = host ? QN_SHARE_MEMFD : table->share,
+                             .device = host ? -1 : table->device,
                              .bytes = bytes,
                              .epoch = table->epoch,
                              .name = name,

@@ -20,7 +20,7 @@ qn_err_t region_table_create(qn_share_t share, int32_t device, uint32_t epoch, c
 /* Closes all regions. */
 void region_table_destroy(region_table_t **table);
 
-/* Makes a region of this table's share, device and epoch, not yet in the table; any thread. `name` becomes its name,
+/* Makes a region of this table's share, device and epoch, not yet in the table; of kind tap: in host memory. Any thread. `name` becomes its name,
  * `id` must be unique in the epoch: REGION_TABLE_MAX and up are the table's own. Returns owned. */
 qn_err_t region_table_make(const region_table_t *table, uint64_t id, qn_region_kind_t kind, const char *name,
                            uint64_t bytes, qn_mapping_t **ret_region);

@@ -96,6 +96,7 @@ static void service_fini(void **state)
     memory_restores_fini(service);
     pin_book_destroy(&service->pins);
     loader_result_fini(&service->model);
+    workspace_destroy(&service->workspace);
     qn_policy_seat_close(&service->eviction);
     qn_kept_memory_close(&service->policies);
     region_table_destroy(&service->regions);
@@ -193,6 +194,7 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
     if (!err) err = errands_create(&service->errands);
     if (!err) err = qn_daemon_watch(service->daemon, errands_fd(service->errands));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
+    if (!err) err = memory_open_workspace(service);
     if (!err) err = open_eviction(service, config);
     if (!err)
         err = loader_start(config, service->regions, service->eviction, &kept_weights, &kept_kv, &service->loader);
@@ -349,8 +351,10 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     if (service->loader) finish_loading(service, now_ns);
     errands_finish(service->errands);
     uint64_t wake_ns = service->loaded ? tick_pins(service, now_ns) : UINT64_MAX;
+    uint64_t late_ns = service->workspace ? workspace_expire(service->workspace, now_ns) : UINT64_MAX;
+    if (late_ns < wake_ns) wake_ns = late_ns;
     publish_stats(service);
-    return service->loader ? now_ns + PROGRESS_NS : wake_ns;
+    return service->loader && wake_ns > now_ns + PROGRESS_NS ? now_ns + PROGRESS_NS : wake_ns;
 }
 
 static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)

@@ -77,6 +77,19 @@ static const request_bias_t *read_bias(scheduler_service_t *service, const qn_lo
     return copy;
 }
 
+static qn_probe_t read_probe(const qn_submit_t *submit)
+{
+    return (qn_probe_t){.masks = submit->masks,
+                        .mask_count = submit->masks_count,
+                        .taps = submit->taps,
+                        .tap_count = submit->taps_count,
+                        .values = submit->tap_values,
+                        .value_count = submit->tap_values_count,
+                        .workspace = submit->workspace,
+                        .workspace_epoch = submit->workspace_epoch,
+                        .workspace_until_ns = submit->workspace_until_ns};
+}
+
 static void refuse(scheduler_service_t *service, qn_peer_t to, uint64_t request, const admission_refusal_t *refusal)
 {
     qn_refusal_t message = {
@@ -157,7 +170,6 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .id = submit->head.request,
         .client = read_client(from),
         .priority = submit->priority,
-        .salt = qn_name_hash(submit->cache_salt),
         .user = qn_name_hash(submit->user),
         .user_name = submit->user.data,
         .deadline_ns = deadline_of(submit, qn_clock_now_ns()),
@@ -175,7 +187,15 @@ static void take_submit(scheduler_service_t *service, qn_peer_t from, const qn_s
         .logprob_id_count = submit->logprob_ids_count,
         .bad_ids = submit->bad_ids,
         .bad_id_count = submit->bad_ids_count,
+        .probe = read_probe(submit),
     };
+    if (!submit->own_masks && submission.probe.mask_count == 0) {
+        submission.probe.masks = service->mask.rules;
+        submission.probe.mask_count = service->mask.count;
+    }
+    /* Values that no tap takes are dropped: the ledger keeps what counts. */
+    if (!submission.probe.tap_count) submission.probe.value_count = 0;
+    submission.salt = qn_probe_salt(&submission.probe, qn_name_hash(submit->cache_salt));
     if (quarantined) {
         refuse_quarantined(service, from, submission.id);
         scheduler_keep_submission(service, &submission);
@@ -237,8 +257,15 @@ static void handle_model(void *state, qn_peer_t from, const void *message)
         .max_model_len = description->max_model_len,
         .block_tokens = description->block_tokens,
         .block_count = description->block_count,
+        .probes = {.layers = description->layers,
+                   .heads = description->heads,
+                   .kv_heads = description->kv_heads,
+                   .head_dim = description->head_dim,
+                   .hidden = description->hidden,
+                   .vocab = description->vocab_size},
     };
     snprintf(model.name, sizeof model.name, "%s", description->model.data != NULL ? description->model.data : "");
+    service->probes = model.probes;
     for (; model.eos_count < description->eos_ids_count && model.eos_count < PLANNER_EOS_MAX; model.eos_count++)
         model.eos_ids[model.eos_count] = description->eos_ids[model.eos_count];
     uint64_t pool_tokens = (uint64_t)model.block_count * model.block_tokens;
@@ -429,6 +456,8 @@ static void handle_step_result(void *state, qn_peer_t from, const void *message)
         .top_count = result->top_count,
     };
     const batch_step_t *step;
+    for (uint32_t i = 0; i < result->reads_count; i++)
+        scheduler_count_reads(service->scheduler, &result->reads[i]);
     qn_err_t err = scheduler_result(service->scheduler, &translated, now_ns, &step);
     if (err == QN_OK && QN_FAILPOINT(QN_FAILPOINT_SCHEDULER_AFTER_RESULT))
         err = qn_fail(QN_ERR_INVALID, "a failpoint failed step %" PRIu64, result->step);

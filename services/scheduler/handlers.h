@@ -10,6 +10,7 @@
 #include "common/watch/window.h"
 #include "services/scheduler/history.h"
 #include "services/scheduler/scheduler.h"
+#include "services/scheduler/session_mask.h"
 
 enum {
     SCHEDULER_STAT_WAITING,
@@ -74,8 +75,10 @@ typedef struct {
     uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
     struct {
         qn_window_t queued, plans, round_trips, steps, idle;
-    } windows;          /* times of the last minute; methods_latency.c shows them */
-    history_t *history; /* owned; what became of requests, for who asks */
+    } windows;               /* times of the last minute; methods_latency.c shows them */
+    history_t *history;      /* owned; what became of requests, for who asks */
+    session_mask_t mask;     /* of requests that name none */
+    qn_probe_model_t probes; /* the model's shape; no layers: not known yet */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];

@@ -225,5 +225,8 @@ const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_POLICY_SHADOW, method_policy_shadow},
     {QN_METHOD_SCHEDULER_LATENCY, scheduler_method_latency},
     {QN_METHOD_SCHEDULER_HISTORY, scheduler_method_history},
+    {QN_METHOD_SCHEDULER_MASK_GET, method_mask_get},
+    {QN_METHOD_SCHEDULER_MASK_SET, method_mask_set},
+    {QN_METHOD_SCHEDULER_TOKENS, method_tokens},
     {QN_METHOD_NONE, NULL},
 };

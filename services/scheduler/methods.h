@@ -17,5 +17,9 @@ void scheduler_show_sequence(const batch_t *batch, const request_t *request, uin
 /* methods_latency.c, methods_history.c */
 qn_call_outcome_t scheduler_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply);
 qn_call_outcome_t scheduler_method_history(void *state, qn_call_t *call, const void *message, void *ret_reply);
+/* methods_probe.c */
+qn_call_outcome_t method_tokens(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t method_mask_get(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t method_mask_set(void *state, qn_call_t *call, const void *message, void *ret_reply);
 
 #endif

@@ -137,6 +137,43 @@ static const qn_slot_lists_t *write_lists(scheduler_service_t *service, const pl
     return lists;
 }
 
+static void append(void *to, uint32_t *count, const void *from, uint32_t more, size_t bytes)
+{
+    if (more) memcpy((char *)to + *count * bytes, from, more * bytes);
+    *count += more;
+}
+
+/* What is done beside the network for the slots that are set. */
+static void write_probes(scheduler_service_t *service, const plan_t *plan, qn_step_plan_t *message)
+{
+    uint32_t masks_count = 0;
+    for (uint32_t i = 0; i < plan->set_count; i++)
+        masks_count += plan->sets[i].request->probe.mask_count;
+    if (masks_count + plan->tap_count == 0) return;
+    qn_slot_probe_t *probes = qn_arena_zalloc(&service->arena, plan->set_count, sizeof *probes);
+    qn_mask_rule_t *masks = qn_arena_zalloc(&service->arena, masks_count + 1, sizeof *masks);
+    qn_tap_point_t *taps = qn_arena_zalloc(&service->arena, plan->tap_count + 1, sizeof *taps);
+    float *values = qn_arena_zalloc(&service->arena, plan->tap_value_count + 1, sizeof *values);
+    *message = (qn_step_plan_t){.probes = probes, .masks = masks, .taps = taps, .tap_values = values};
+    for (uint32_t i = 0; i < plan->set_count; i++) {
+        const qn_probe_t *probe = &plan->sets[i].request->probe;
+        if (qn_probe_is_empty(probe)) continue;
+        probes[message->probes_count++] = (qn_slot_probe_t){.workspace = probe->workspace,
+                                                            .workspace_until_ns = probe->workspace_until_ns,
+                                                            .workspace_epoch = probe->workspace_epoch,
+                                                            .slot = plan->sets[i].slot,
+                                                            .mask_offset = message->masks_count,
+                                                            .mask_count = probe->mask_count,
+                                                            .tap_offset = message->taps_count,
+                                                            .tap_count = probe->tap_count,
+                                                            .value_offset = message->tap_values_count,
+                                                            .value_count = probe->value_count};
+        append(masks, &message->masks_count, probe->masks, probe->mask_count, sizeof *masks);
+        append(taps, &message->taps_count, probe->taps, probe->tap_count, sizeof *taps);
+        append(values, &message->tap_values_count, probe->values, probe->value_count, sizeof *values);
+    }
+}
+
 static const qn_text_t *write_reasons(scheduler_service_t *service, const plan_t *plan)
 {
     qn_text_t *reasons = qn_arena_zalloc(&service->arena, plan->reason_count, sizeof *reasons);
@@ -178,6 +215,16 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
     };
     message.allow_only = write_allow_only(service, plan, &message.allow_only_count);
     message.lists = write_lists(service, plan, &message.lists_count);
+    qn_step_plan_t beside = {0};
+    write_probes(service, plan, &beside);
+    message.probes = beside.probes;
+    message.probes_count = beside.probes_count;
+    message.masks = beside.masks;
+    message.masks_count = beside.masks_count;
+    message.taps = beside.taps;
+    message.taps_count = beside.taps_count;
+    message.tap_values = beside.tap_values;
+    message.tap_values_count = beside.tap_values_count;
     return send_to_peer(service, service->compute, QN_MESSAGE_STEP_PLAN, &message);
 }
 
@@ -398,6 +445,20 @@ static const qn_timeline_t *write_timelines(scheduler_service_t *service, const 
     return timelines;
 }
 
+static const qn_sequence_read_t *write_reads(scheduler_service_t *service, const delivery_message_t *delivery,
+                                             uint32_t *ret_count)
+{
+    qn_sequence_read_t *reads = qn_arena_zalloc(&service->arena, delivery->end_count, sizeof *reads);
+    *ret_count = 0;
+    for (uint32_t i = 0; i < delivery->end_count; i++) {
+        const request_t *request = delivery->ends[i];
+        if (request->kv_all)
+            reads[(*ret_count)++] =
+                (qn_sequence_read_t){.request = request->id, .read = request->kv_read, .all = request->kv_all};
+    }
+    return reads;
+}
+
 static qn_send_outcome_t send_token_batch(scheduler_service_t *service, qn_peer_t to,
                                           const delivery_message_t *delivery)
 {
@@ -412,6 +473,7 @@ static qn_send_outcome_t send_token_batch(scheduler_service_t *service, qn_peer_
         .timelines = write_timelines(service, delivery),
         .timelines_count = delivery->first_count,
     };
+    message.reads = write_reads(service, delivery, &message.reads_count);
     return qn_daemon_send(service->daemon, to, QN_MESSAGE_TOKEN_BATCH, &message);
 }
 

@@ -11,6 +11,7 @@
 
 #include "common/limits.h"
 #include "common/policy.h"
+#include "common/probe/probe.h"
 
 /* As Sampling of schemas/common.fbs. Stored as it stands in the ledger: no padding, checked in ledger_record.c. */
 typedef struct {
@@ -98,9 +99,12 @@ typedef struct {
     uint8_t *top_counts;        /* [generated_max]; NULL when it wants no alternatives */
     request_alternative_t *top; /* [generated_max, request_alternatives] */
     request_prompt_scores_t prompt;
-    bool allow_only; /* `bias` names all ids that may be generated */
-    bool stopped;    /* the last token is one of its stop ids */
-    bool admitted;   /* has been given blocks once */
+    void *probe_memory;       /* owned; what `probe` views. NULL: no probe */
+    qn_probe_t probe;         /* what is done beside the network; nobody here looks inside */
+    uint64_t kv_read, kv_all; /* of attention under masks: rows read, rows there were */
+    bool allow_only;          /* `bias` names all ids that may be generated */
+    bool stopped;             /* the last token is one of its stop ids */
+    bool admitted;            /* has been given blocks once */
     request_finish_t finish;
     uint64_t model;       /* hash of the name it asked for; 0: any */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC, for policies; 0: none */
@@ -126,6 +130,12 @@ static inline uint32_t request_run_limit(const request_t *request)
 {
     if (request->stopped) return request_known_tokens(request) - 1;
     return request->generated_max > 0 ? request->prompt_tokens + request->generated_max - 1 : request->prompt_tokens;
+}
+
+/* Whether its whole prompt must be run: what the prefix cache holds has no scores and no rows to tap. */
+static inline bool request_runs_whole_prompt(const request_t *request)
+{
+    return request->sampling.prompt_logprobs || (request->probe_memory && qn_probe_reads(&request->probe));
 }
 
 /* It is held for a client that may come back: it runs on what nobody else wants. */

@@ -45,6 +45,7 @@ typedef struct {
     uint32_t vocab_size, max_model_len, block_tokens, block_count;
     uint32_t eos_ids[PLANNER_EOS_MAX];
     uint32_t eos_count;
+    qn_probe_model_t probes; /* what probes must suit */
 } scheduler_model_t;
 
 typedef enum {
@@ -74,6 +75,8 @@ scheduler_submit_outcome_t scheduler_submit(scheduler_t *scheduler, const ledger
 /* Ends the request; unknown or finished ones are ignored. `finish`: REQUEST_CANCELLED, or REQUEST_STOP. */
 void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t finish);
 void scheduler_cancel_all(scheduler_t *scheduler);
+/* What attention under masks read for a request; of one that is gone nobody wants to know. */
+void scheduler_count_reads(scheduler_t *scheduler, const qn_sequence_read_t *read);
 /* New requests are refused with 503 from now on; those that wait may be cancelled. */
 void scheduler_drain(scheduler_t *scheduler, bool cancel_waiting);
 /* A client (this life of it) is there: what it is owed goes to it. */

@@ -154,6 +154,14 @@ void scheduler_cancel(scheduler_t *scheduler, uint64_t id, request_finish_t fini
     if (request != NULL) scheduler_end(scheduler, request, finish);
 }
 
+void scheduler_count_reads(scheduler_t *scheduler, const qn_sequence_read_t *read)
+{
+    request_t *request = ledger_find(scheduler->ledger, read->request);
+    if (request == NULL) return;
+    request->kv_read += read->read;
+    request->kv_all += read->all;
+}
+
 void scheduler_cancel_all(scheduler_t *scheduler)
 {
     request_t *request = ledger_next(scheduler->ledger, NULL);
@@ -217,6 +225,7 @@ static bool check_late(scheduler_t *scheduler, request_t *request, admission_ref
         .logprob_id_count = request->logprob_id_count,
         .bad_ids = request->bad_ids,
         .bad_id_count = request->bad_id_count,
+        .probe = request->probe,
     };
     uint32_t generated_max;
     if (!admission_check(&scheduler->limits, &submission, &generated_max, ret_refusal)) return false;

@@ -104,7 +104,8 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
     scheduler->limits = (admission_model_t){.model = scheduler->model.name,
                                             .vocab_size = model->vocab_size,
                                             .max_model_len = model->max_model_len,
-                                            .pool_tokens = most};
+                                            .pool_tokens = most,
+                                            .probes = model->probes};
     planner_set_eos(scheduler->planner, model->eos_ids, model->eos_count);
     scheduler->memory_is_up = true;
     if (known) return QN_OK;

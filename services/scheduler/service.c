@@ -135,6 +135,13 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     service->ledger.fd = -1;
     qn_arena_init(&service->arena, 0);
     qn_err_t err = open_service(service, config);
+    if (err == QN_OK && session_mask_load(qn_daemon_run_dir(daemon), &service->mask) < 0)
+        qn_log_error("there is no session mask any more: %s", qn_err_text());
+    if (service->mask.count)
+        qn_log_notice("requests attend under the session's mask of %" PRIu32
+                      " rules; DELETE /optimization/sparsity_mask "
+                      "ends that",
+                      service->mask.count);
     if (err < 0) {
         service_fini((void **)&service);
         return err;

@@ -407,6 +407,14 @@ static void take_end(tokenizer_service_t *service, const qn_sequence_end_t *end)
     request_close(service, stream);
 }
 
+static void take_read(tokenizer_service_t *service, const qn_sequence_read_t *read)
+{
+    stream_t *stream = streams_find(service->streams, read->request);
+    if (!stream) return;
+    outgoing_box_t *box = tokenizer_outgoing_box(service, ((const request_t *)stream->owner)->frontend);
+    if (box->reads.length / sizeof *read < QN_TEXT_DELTA_READS_MAX) text_buffer_append(&box->reads, read, sizeof *read);
+}
+
 static void handle_token_batch(void *state, qn_peer_t from, const void *message)
 {
     (void)from;
@@ -438,6 +446,8 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
         outgoing_box_t *box = tokenizer_outgoing_box(service, ((const request_t *)stream->owner)->frontend);
         text_buffer_append(&box->timelines, &batch->timelines[i], sizeof batch->timelines[i]);
     }
+    for (uint32_t i = 0; i < batch->reads_count; i++) /* each with its end, in the same TextDelta or the one before */
+        take_read(service, &batch->reads[i]);
     for (uint32_t i = 0; i < batch->ends_count; i++)
         take_end(service, &batch->ends[i]);
     count(service, TOKENIZER_STAT_DETOKENIZED_TOKENS, batch->tokens_count);

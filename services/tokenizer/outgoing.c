@@ -28,14 +28,16 @@ tokenizer_outgoing_t *tokenizer_outgoing_create(void)
 
 static void box_empty(outgoing_box_t *box)
 {
-    text_buffer_t *parts[] = {&box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines};
+    text_buffer_t *parts[] = {&box->deltas, &box->text,      &box->tokens, &box->pieces,
+                              &box->ends,   &box->timelines, &box->reads};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         parts[i]->length = 0;
 }
 
 static void box_free(outgoing_box_t *box)
 {
-    text_buffer_t *parts[] = {&box->deltas, &box->text, &box->tokens, &box->pieces, &box->ends, &box->timelines};
+    text_buffer_t *parts[] = {&box->deltas, &box->text,      &box->tokens, &box->pieces,
+                              &box->ends,   &box->timelines, &box->reads};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         text_buffer_fini(parts[i]);
     box->frontend = (qn_peer_t){0};
@@ -77,6 +79,8 @@ static qn_send_outcome_t box_send(tokenizer_service_t *service, const outgoing_b
         .ends_count = (uint32_t)(box->ends.length / sizeof(qn_sequence_end_t)),
         .timelines = (const void *)box->timelines.bytes,
         .timelines_count = (uint32_t)(box->timelines.length / sizeof(qn_timeline_t)),
+        .reads = (const void *)box->reads.bytes,
+        .reads_count = (uint32_t)(box->reads.length / sizeof(qn_sequence_read_t)),
     };
     uint64_t now_ns = qn_clock_now_ns();
     for (uint32_t i = 0; i < delta.timelines_count; i++)

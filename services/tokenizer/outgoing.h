@@ -7,8 +7,9 @@
 
 /* Deltas of one turn for one frontend. */
 typedef struct {
-    qn_peer_t frontend;                                          /* epoch 0: unused */
-    text_buffer_t deltas, text, tokens, pieces, ends, timelines; /* qn_delta_t[], bytes, qn_text_token_t[], ... */
+    qn_peer_t frontend; /* epoch 0: unused */
+    text_buffer_t deltas, text, tokens, pieces, ends, timelines,
+        reads; /* qn_delta_t[], bytes, qn_text_token_t[], ... */
 } outgoing_box_t;
 
 /* Returns owned; never fails. */

@@ -78,6 +78,16 @@ request_t *request_create(const qn_encode_t *encode, qn_peer_t frontend, uint64_
         .allow_only = encode->allow_only,
         .logprob_ids = copy_of(encode->logprob_ids, encode->logprob_ids_count * sizeof *encode->logprob_ids),
         .logprob_ids_count = encode->logprob_ids_count,
+        .masks = copy_of(encode->masks, encode->masks_count * sizeof *encode->masks),
+        .masks_count = encode->masks_count,
+        .own_masks = encode->own_masks,
+        .taps = copy_of(encode->taps, encode->taps_count * sizeof *encode->taps),
+        .taps_count = encode->taps_count,
+        .tap_values = copy_of(encode->tap_values, encode->tap_values_count * sizeof *encode->tap_values),
+        .tap_values_count = encode->tap_values_count,
+        .workspace = encode->workspace,
+        .workspace_epoch = encode->workspace_epoch,
+        .workspace_until_ns = encode->workspace_until_ns,
         .priority = encode->priority,
         .cache_salt = qn_text(request->salt),
         .user = qn_text(request->user),
@@ -116,6 +126,9 @@ void request_destroy(request_t **request)
     free((void *)(*request)->submit.bias);
     free((void *)(*request)->submit.logprob_ids);
     free((void *)(*request)->submit.bad_ids);
+    free((void *)(*request)->submit.masks);
+    free((void *)(*request)->submit.taps);
+    free((void *)(*request)->submit.tap_values);
     free((*request)->salt);
     free((*request)->user);
     free((*request)->model);

@@ -88,6 +88,8 @@ static void keep_answer(qn_message_type_t type, const void *message)
     }
 KEEPER(description, QN_MESSAGE_MODEL_DESCRIPTION)
 KEEPER(reserved, QN_MESSAGE_RESERVED)
+KEEPER(workspace_range, QN_MESSAGE_WORKSPACE_RANGE)
+KEEPER(workspace_usage, QN_MESSAGE_WORKSPACE_USAGE)
 KEEPER(grant, QN_MESSAGE_GRANT)
 KEEPER(cache_stats, QN_MESSAGE_CACHE_STATS)
 KEEPER(flushed, QN_MESSAGE_FLUSHED)
@@ -95,6 +97,8 @@ KEEPER(refusal, QN_MESSAGE_REFUSAL)
 
 static const qn_handler_t client_handlers[] = {{QN_MESSAGE_MODEL_DESCRIPTION, keep_description},
                                                {QN_MESSAGE_RESERVED, keep_reserved},
+                                               {QN_MESSAGE_WORKSPACE_RANGE, keep_workspace_range},
+                                               {QN_MESSAGE_WORKSPACE_USAGE, keep_workspace_usage},
                                                {QN_MESSAGE_GRANT, keep_grant},
                                                {QN_MESSAGE_CACHE_STATS, keep_cache_stats},
                                                {QN_MESSAGE_FLUSHED, keep_flushed},
@@ -610,6 +614,78 @@ static void test_memory_bad_reservations_are_refused(void **state)
     runner_stop(&memory);
 }
 
+/* ---- the workspace ---- */
+
+static qn_workspace_usage_t workspace_usage(void)
+{
+    qn_workspace_release_t message = {0};
+    qn_workspace_usage_t usage;
+    ask(QN_MESSAGE_WORKSPACE_RELEASE, &message, QN_MESSAGE_WORKSPACE_USAGE, &usage);
+    return usage;
+}
+
+static void test_memory_workspace_is_leased_mapped_and_freed_with_its_holder(void **state)
+{
+    (void)state;
+    runner_t memory, client;
+    qn_workspace_lease_t want = {.bytes = 1000, .lifetime_ms = 3600000};
+    qn_workspace_range_t range;
+    qn_mapping_t *mapping;
+    start(&memory, &qn_memory_daemon, false);
+    start(&client, &compute_client, false);
+    ask(QN_MESSAGE_WORKSPACE_LEASE, &want, QN_MESSAGE_WORKSPACE_RANGE, &range);
+    assert_int_equal(range.bytes, 1024);
+    assert_int_equal(range.region->kind, QN_REGION_KIND_TAP);
+    assert_int_equal(qn_region_import(range.region, true, &mapping), QN_OK);
+    memset((char *)qn_region_pointer(mapping) + range.offset, 7, range.bytes);
+    qn_region_close(&mapping);
+    assert_int_equal(workspace_usage().leased_bytes, 1024);
+    qn_workspace_lease_t renew = {.lease = range.lease, .lifetime_ms = 5000};
+    ask(QN_MESSAGE_WORKSPACE_LEASE, &renew, QN_MESSAGE_WORKSPACE_RANGE, &range);
+    assert_int_equal(range.lifetime_ms, 5000);
+    runner_stop(&client);
+    start(&client, &compute_client, false); /* the next life */
+    assert_int_equal(workspace_usage().leases_count, 0);
+    runner_stop(&client);
+    runner_stop(&memory);
+}
+
+static void test_memory_workspace_lease_ends_at_its_deadline(void **state)
+{
+    (void)state;
+    runner_t memory, client;
+    qn_workspace_lease_t want = {.bytes = 64, .lifetime_ms = 1};
+    qn_workspace_range_t range;
+    uint64_t until_ns = qn_clock_now_ns() + DEADLINE_NS;
+    start(&memory, &qn_memory_daemon, true);
+    start(&client, &compute_client, true);
+    ask(QN_MESSAGE_WORKSPACE_LEASE, &want, QN_MESSAGE_WORKSPACE_RANGE, &range);
+    while (workspace_usage().leases_count > 0)
+        assert_true(qn_clock_now_ns() < until_ns);
+    runner_stop(&client);
+    runner_stop(&memory);
+}
+
+static void test_memory_workspace_bad_leases_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t bytes, lease;
+        int status;
+    } bad[] = {{0, 0, 400}, {(uint64_t)1 << 40, 0, 400}, {0, 99, 404}};
+    runner_t memory, client;
+    qn_refusal_t refusal;
+    start(&memory, &qn_memory_daemon, true);
+    start(&client, &compute_client, true);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        qn_workspace_lease_t want = {.bytes = bad[i].bytes, .lease = bad[i].lease, .lifetime_ms = 1000};
+        ask(QN_MESSAGE_WORKSPACE_LEASE, &want, QN_MESSAGE_REFUSAL, &refusal);
+        assert_int_equal(refusal.status, bad[i].status);
+    }
+    runner_stop(&client);
+    runner_stop(&memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -626,6 +702,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_memory_dead_scheduler_holds_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_reserved_regions_are_kept_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_bad_reservations_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_workspace_is_leased_mapped_and_freed_with_its_holder, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_memory_workspace_lease_ends_at_its_deadline, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_workspace_bad_leases_are_refused, setup, teardown),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }

@@ -48,6 +48,7 @@ unsigned check_memory(void);
 unsigned check_attention_bits(void);
 unsigned check_attention_named(void);
 unsigned check_attention_few(void);
+unsigned check_masks(qn_scalar_t activations);
 unsigned check_slots(void);
 unsigned check_logprobs(void);
 unsigned check_sampler(void);

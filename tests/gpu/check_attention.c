@@ -366,3 +366,82 @@ unsigned check_attention_bits(void)
     check_cuts(&check);
     return check_end(&check);
 }
+
+/* ---- masks ---- */
+
+#define EVERYWHERE .layer_to = UINT32_MAX, .head_to = UINT32_MAX
+
+static const struct {
+    const char *name;
+    uint32_t count;
+    qn_mask_t masks[3];
+} MASKS[] = {
+    {"none", 0, {{0}}},
+    {"top_k", 1, {{QN_MASK_TOP_K, .k = 7, EVERYWHERE}}},
+    {"threshold", 1, {{QN_MASK_THRESHOLD, .value = 0.01f, EVERYWHERE}}},
+    {"ratio", 1, {{QN_MASK_RATIO, .value = 0.9f, EVERYWHERE}}},
+    {"sinks", 1, {{QN_MASK_SINK_WINDOW, .sinks = 4, .window = 50, EVERYWHERE}}},
+    {"blocks", 1, {{QN_MASK_BLOCK_TOP_K, .k = 3, EVERYWHERE}}},
+    {"window, top_k, one head",
+     3,
+     {{QN_MASK_WINDOW, .window = 60, EVERYWHERE},
+      {QN_MASK_TOP_K, .k = 20, EVERYWHERE},
+      {QN_MASK_BLOCK_TOP_K, .k = 1, .layer_to = 2, .head_from = 1, .head_to = 2}}},
+};
+
+/* Outputs, weights and what is counted as read, against the reference. */
+static void check_masked(check_t *check, const shape_t *shape, unsigned mask)
+{
+    snprintf(check->label, sizeof check->label, "masks %s, H %u D %u P %u, %u runs from %u+%u", MASKS[mask].name,
+             shape->heads, shape->head_dim, shape->block_tokens, shape->runs, shape->positions[0], shape->tokens[0]);
+    problem_t problem = make_problem(check, shape, check->activations);
+    uint32_t columns = 0;
+    for (uint32_t i = 0; i < shape->runs; i++)
+        if (shape->positions[i] + shape->tokens[i] > columns) columns = shape->positions[i] + shape->tokens[i];
+    size_t rows = (size_t)problem.rows * shape->heads, weights = rows * columns, reads = 2 * (size_t)shape->runs;
+    uint64_t *read = hold(&check->held, reads * sizeof *read), *got = hold(&check->held, reads * sizeof *got);
+    memset(read, 0, reads * sizeof *read);
+    float *shown = hold(&check->held, weights * sizeof *shown);
+    memset(shown, 0, weights * sizeof *shown);
+    qn_probed_attention_t host = {.attention = problem.host,
+                                  .masks = MASKS[mask].masks,
+                                  .mask_count = MASKS[mask].count,
+                                  .weight_columns = columns,
+                                  .ret_weights = shown,
+                                  .ret_read = read};
+    qn_probed_attention_t device = host;
+    device.attention = problem.device;
+    device.masks = push(&check->arena, MASKS[mask].masks, sizeof MASKS[mask].masks);
+    device.ret_weights = push(&check->arena, shown, weights * sizeof *shown);
+    device.ret_read = push(&check->arena, read, reads * sizeof *read);
+    qn_cpu_attention_probed(check->cpu, &host);
+    qn_cuda_attention_probed(check->gpu, &device);
+    bool exact = check->activations == QN_SCALAR_F32;
+    check_compare(check, problem.device.out, check->activations, problem.host.out, rows * shape->head_dim,
+                  exact ? 2e-4 : 1.5e-2, exact ? 2e-5 : 1.5e-2);
+    check_compare(check, device.ret_weights, QN_SCALAR_F32, shown, weights, 1e-3, 1e-5);
+    pull(got, device.ret_read, reads * sizeof *got);
+    if (memcmp(got, read, reads * sizeof *got) != 0) check_failed(check, "another count of what is read");
+    check_next(check);
+}
+
+unsigned check_masks(qn_scalar_t activations)
+{
+    static const shape_t SHAPES[] = {
+        {.heads = 4, .kv_heads = 2, .head_dim = 64, .block_tokens = 16},
+        {.heads = 3, .kv_heads = 1, .head_dim = 80, .block_tokens = 5, .window = 150},
+        {.heads = 2, .kv_heads = 2, .head_dim = 256, .block_tokens = 32, .softcap = 20},
+    };
+    static const uint32_t RUNS[][2] = {{0, 1}, {0, 70}, {100, 33}, {511, 1}, {5000, 2}};
+    check_t check = check_begin("masks", activations, false);
+    for (unsigned s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++)
+        for (unsigned m = 0; m < sizeof MASKS / sizeof MASKS[0]; m++) {
+            shape_t shape = SHAPES[s];
+            for (unsigned i = 0; i < sizeof RUNS / sizeof RUNS[0]; i++) {
+                shape.positions[shape.runs] = RUNS[i][0];
+                shape.tokens[shape.runs++] = RUNS[i][1];
+            }
+            check_masked(&check, &shape, m);
+        }
+    return check_end(&check);
+}

@@ -585,6 +585,7 @@ static const typed_check_t TYPED[] = {
     {"embedding", check_embedding},   {"rmsnorm", check_rmsnorm},     {"layernorm", check_layernorm},
     {"activation", check_activation}, {"rope", check_rope},           {"kv", check_kv},
     {"matmul", check_matmul},         {"attention", check_attention}, {"moe", check_moe},
+    {"masks", check_masks},
 };
 static const plain_check_t PLAIN[] = {
     {"softcap", check_softcap},

@@ -41,7 +41,9 @@ static qn_err_t make_tickets(executor_t *self, const scratch_sizes_t *sizes)
     for (unsigned i = 0; !err && i < self->backend->steps_in_flight; i++) {
         ticket_t *ticket = &self->tickets[i];
         ticket->samples = calloc(self->limits.max_sequences, sizeof *ticket->samples);
-        if (!ticket->samples) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor's reports");
+        ticket->readers = calloc(self->limits.max_sequences, sizeof *ticket->readers);
+        if (!ticket->samples || !ticket->readers)
+            return qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor's reports");
         err = self->backend->host_create(sizes->step_io_bytes, &ticket->in_memory);
         if (!err) err = self->backend->host_create(sizes->out_bytes, &ticket->out_memory);
         if (!err) err = self->backend->mark_create(&ticket->begin);
@@ -77,12 +79,16 @@ qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executo
         .kernels = parts->kernels,
         .stream = parts->stream,
         .kv = parts->kv,
+        .activations = parts->limits.activations,
         .now_ns = parts->backend->synchronous ? parts->now_ns : NULL,
     };
+    self->workspace = parts->workspace;
+    self->pass_runs = calloc(parts->limits.max_sequences, sizeof *self->pass_runs);
+    self->pass_done = calloc(parts->limits.max_sequences, sizeof *self->pass_done);
     self->owners = calloc(parts->limits.max_sequences, sizeof *self->owners);
     self->prompt_rows = calloc(parts->limits.max_step_tokens, sizeof *self->prompt_rows);
     qn_err_t err =
-        self->owners && self->prompt_rows
+        self->owners && self->prompt_rows && self->pass_runs && self->pass_done
             ? place(self, parts)
             : qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor of %u slots", parts->limits.max_sequences);
     if (err)
@@ -107,9 +113,14 @@ void executor_destroy(executor_t **executor)
         if (ticket->in_memory) self->backend->host_destroy(&ticket->in_memory);
         if (ticket->out_memory) self->backend->host_destroy(&ticket->out_memory);
         free(ticket->samples);
+        free(ticket->readers);
     }
+    for (uint32_t slot = 0; self->owners && slot < self->limits.max_sequences; slot++)
+        executor_end_probe(self, slot);
     free(self->owners);
     free(self->prompt_rows);
+    free(self->pass_runs);
+    free(self->pass_done);
     free(self);
     *executor = NULL;
 }
@@ -163,12 +174,14 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
     for (uint32_t i = 0; i < plan->set_count; i++) {
         const step_set_t *set = &plan->sets[i];
         start_of(set, &self->host->starts[i]);
+        executor_end_probe(self, set->slot);
         self->owners[set->slot] =
             (slot_owner_t){.request = set->request,
                            .prompt_tokens = set->prompt_tokens,
                            .top_logprobs = step_smaller(set->sampling.top_logprobs, self->limits.vocab),
                            .logprob_ids = set->logprob_count,
                            .prompt_logprobs = set->sampling.prompt_logprobs};
+        if (!qn_probe_is_empty(&set->probe)) executor_start_probe(self, set);
     }
     UPLOAD(self, starts, self->host->starts, plan->set_count);
 }
@@ -176,6 +189,12 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
 static void update_tables(executor_t *self, const step_plan_t *plan)
 {
     const scratch_in_t *in = &self->scratch.in;
+    for (uint32_t i = 0; plan->opens && i < self->limits.max_sequences; i++)
+        self->owners[i].request = 0;
+    for (uint32_t i = 0; i < plan->retire_count; i++) {
+        executor_end_probe(self, plan->retire[i]);
+        self->owners[plan->retire[i]].request = 0;
+    }
     UPLOAD(self, retire, plan->retire, plan->retire_count);
     UPLOAD(self, entries, plan->blocks, plan->block_count);
     UPLOAD(self, copies, plan->copies, plan->copy_count);
@@ -207,8 +226,7 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
 
 /* ---- the runs ---- */
 
-/* A chunk as runs of one token each, after those of the chunks before it. */
-static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
+void executor_list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
 {
     for (uint32_t i = 0; i < chunk->tokens; i++)
         self->host->token_runs[batch->token_runs++] = (qn_run_t){.slot = chunk->slot,
@@ -218,12 +236,12 @@ static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t
                                                                  .ids_offset = chunk->ids_offset + i};
 }
 
-/* Fills the head of the step's arrays. */
+/* Fills the head of the pass's arrays; its samples come behind those of the passes before it. */
 static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
     const scratch_in_t *host = self->host;
     forward_batch_t batch = {0};
-    ticket->sample_count = 0;
+    uint32_t base = ticket->sample_count;
     for (uint32_t i = 0; i < plan->run_count; i++) {
         const step_run_t *from = &plan->runs[i];
         qn_run_t run = {.slot = from->slot,
@@ -237,33 +255,38 @@ static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, tick
             host->decode_runs[batch.decode_runs++] = run;
         else
             host->prefill_runs[batch.prefill_runs++] = run;
-        if (run.tokens > 1 && self->token_by_token) list_tokens(self, &run, &batch);
+        if (run.tokens > 1 && self->token_by_token) executor_list_tokens(self, &run, &batch);
         batch.tokens += run.tokens;
+        self->owners[run.slot].resident = run.position + run.tokens;
         if (!from->sample) continue;
         const slot_owner_t *sequence = &self->owners[run.slot];
-        uint32_t position = run.position + run.tokens, place = ticket->sample_count++;
+        uint32_t position = run.position + run.tokens, place = ticket->sample_count++ - base;
         host->samples[place] = (qn_sample_t){.slot = run.slot, .position = position};
         host->sample_rows[place] = batch.tokens - 1;
-        ticket->samples[place] =
+        ticket->samples[base + place] =
             (sample_t){sequence->request, run.slot, position, sequence->top_logprobs + sequence->logprob_ids};
     }
     return batch;
 }
 
-static void run_plan(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
+void executor_run_pass(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
+    uint32_t sampled_before = ticket->sample_count;
     forward_batch_t batch = make_runs(self, plan, ticket);
     step_times_t *times = &ticket->result->times;
-    bool recorded = executor_is_plain_decode(self, plan, &batch);
-    ticket->result->run_tokens = batch.tokens;
+    bool recorded = !self->forward.probe && executor_is_plain_decode(self, plan, &batch);
+    bool first = ticket->result->run_tokens == 0;
+    ticket->result->run_tokens += batch.tokens;
     if (recorded) executor_fill_up(self, plan->run_count);
     UPLOAD(self, token_runs, self->host->token_runs, batch.token_runs);
-    self->backend->mark_set(self->forward.stream, ticket->begin);
+    if (self->forward.probe) UPLOAD(self, runs, self->host->runs, plan->run_count); /* for attention.probed */
+    if (first) self->backend->mark_set(self->forward.stream, ticket->begin);
     if (recorded) executor_run_decode(self, ticket, plan->run_count);
     if (recorded || !batch.tokens) return;
-    executor_run_network(self, &batch, plan->run_count, ticket->sample_count, times);
+    executor_run_network(self, &batch, plan->run_count, ticket->sample_count - sampled_before, times);
+    if (self->forward.probe) executor_tap_outputs(self);
     executor_compute_prompts(self, plan, ticket);
-    executor_compute_samples(self, ticket, ticket->sample_count, self->scratch.in.sample_rows, times);
+    executor_compute_samples(self, ticket, ticket->sample_count - sampled_before, self->scratch.in.sample_rows, times);
 }
 
 /* ---- steps ---- */
@@ -278,9 +301,14 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
     result->times = (step_times_t){0};
     result->run_tokens = result->token_count = result->prompt_count = result->top_count = 0;
     result->begin_ns = self->now_ns();
+    result->read_count = 0;
+    ticket->sample_count = ticket->reader_count = 0;
     update_tables(self, plan);
     executor_begin_stamps(self, ticket);
-    run_plan(self, plan, ticket);
+    if (self->probed_slots)
+        executor_run_passes(self, plan, ticket);
+    else
+        executor_run_pass(self, plan, ticket);
     executor_end_stamps(self);
     result->times.sampled = self->backend->synchronous && result->run_tokens;
     self->backend->mark_set(self->forward.stream, ticket->end);
@@ -328,6 +356,7 @@ qn_err_t executor_finish(executor_t *self)
     report_samples(ticket);
     executor_report_prompts(ticket);
     executor_read_stamps(self, ticket);
+    executor_report_reads(ticket);
     step_result_t *result = ticket->result;
     result->end_ns = self->now_ns();
     if (!self->backend->synchronous) /* it may have waited behind the step before */

@@ -4,6 +4,7 @@
 #define QN_COMPUTE_EXECUTOR_EXECUTOR_H
 
 #include "common/err.h"
+#include "common/region/region.h"
 #include "services/compute/backend/backend.h"
 #include "services/compute/forward/forward.h"
 #include "services/compute/worker/step.h"
@@ -19,6 +20,7 @@ typedef struct {
     qn_stream_t *stream;
     bool deterministic;                  /* compute.deterministic, the stream's */
     void *activations, *state, *step_io; /* at least scratch_measure()'s bytes each, 64-byte aligned */
+    const qn_mapping_t *workspace;       /* borrowed; where taps read to, NULL: nowhere */
     uint64_t (*now_ns)(void);            /* stamps begin, end and (of a synchronous backend) times; decides nothing */
 } executor_parts_t;
 

@@ -20,8 +20,7 @@ _Static_assert(SIZE_COUNT <= EXECUTOR_GRAPHS_MAX && QN_SLOTS_MAX <= 1024, "a gra
 /* One of the step's arrays, for step_input to copy. */
 #define ARRAY(field, count) {in->field, host->field, (uint32_t)((count) * sizeof *in->field)}
 
-void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
-                          step_times_t *times)
+void executor_enter_step(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples)
 {
     const scratch_t *s = &self->scratch;
     const scratch_in_t *in = &s->in, *host = self->host;
@@ -38,6 +37,12 @@ void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32
                                        .arrays = {ARRAY(decode_runs, batch->decode_runs),
                                                   ARRAY(prefill_runs, batch->prefill_runs), ARRAY(samples, samples),
                                                   ARRAY(sample_rows, samples)}});
+}
+
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
+                          step_times_t *times)
+{
+    executor_enter_step(self, batch, runs, samples);
     forward_layers(&self->forward, batch, times);
 }
 
@@ -46,6 +51,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
 {
     size_t row_bytes = (size_t)self->forward.model->config.hidden * qn_scalar_bytes(self->limits.activations);
     const scratch_t *s = &self->scratch;
+    uint32_t base = ticket->sample_count > count ? ticket->sample_count - count : 0; /* a recorded step is filled up */
     for (uint32_t done = 0, rows; done < count; done += rows) {
         rows = step_smaller(count - done, s->logit_rows);
         const char *x = (const char *)s->x + (rows_of_x ? 0 : done * row_bytes);
@@ -58,8 +64,9 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .sample_count = rows,
                                         .logits = s->logits,
                                         .scratch = s->sampler,
-                                        .ret_results = ticket->out.results + done,
-                                        .ret_top = ticket->out.sample_top + (size_t)done * QN_ALTERNATIVES_MAX});
+                                        .ret_results = ticket->out.results + base + done,
+                                        .ret_top =
+                                            ticket->out.sample_top + (size_t)(base + done) * QN_ALTERNATIVES_MAX});
         forward_lap(&self->forward, &begin_ns, &times->sample_ns);
     }
 }

@@ -15,8 +15,12 @@
 typedef struct {
     uint64_t request;
     uint32_t prompt_tokens, top_logprobs, logprob_ids; /* how many of each a report has */
+    uint32_t resident; /* positions that have been launched, and so are in the cache when the stream is there */
     bool prompt_logprobs;
-    bool pending; /* pending[slot] holds the row before the next run */
+    bool pending;       /* pending[slot] holds the row before the next run */
+    void *probe_memory; /* owned; what `probe` views. NULL: no probe */
+    qn_probe_t probe;
+    uint64_t probe_group; /* of those that share a pass; 0: alone */
 } slot_owner_t;
 
 /* A prompt token's log-probability that a step computes. */
@@ -42,6 +46,8 @@ typedef struct {
     step_result_t *result;
     sample_t *samples; /* [slots] */
     uint32_t sample_count;
+    uint64_t *readers; /* [slots]: requests whose counts are in out.kv_read */
+    uint32_t reader_count;
 } ticket_t;
 
 /* Marks between the parts of a step that is sampled. */
@@ -68,7 +74,11 @@ struct executor {
     slot_owner_t *owners;      /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
     uint32_t logits_rows;
-    bool token_by_token; /* attention over chunks */
+    uint32_t probed_slots;         /* that have a probe */
+    step_run_t *pass_runs;         /* [slots]: the runs of one pass */
+    bool *pass_done;               /* [slots]: by run of the plan */
+    const qn_mapping_t *workspace; /* borrowed; NULL: none */
+    bool token_by_token;           /* attention over chunks */
     uint64_t (*now_ns)(void);
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];
@@ -96,8 +106,10 @@ static inline void executor_launch(const executor_t *self, qn_op_t op, const voi
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 void executor_report_prompts(const ticket_t *ticket);
 
-/* executor_decode.c: launches the network and the sampler for the step's runs and `samples`, which the host's arrays hold
- * already. Row i of x, or rows[i] unless NULL, gives sample i. */
+/* executor_decode.c: the first launch of a pass: its arrays, and ids, positions and rows of the cache of `runs` runs. */
+void executor_enter_step(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples);
+/* Launches the network and the sampler for the pass's runs and `samples`, which the host's arrays hold
+ * already. Row i of x, or rows[i] unless NULL, gives the pass's sample i: the last of the ticket's. */
 void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
                           step_times_t *times);
 void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
@@ -116,6 +128,21 @@ void executor_begin_stamps(executor_t *self, ticket_t *ticket);
 void executor_end_stamps(executor_t *self);
 void executor_read_stamps(executor_t *self, const ticket_t *ticket);
 void executor_destroy_stamps(executor_t *self);
+/* executor_probe.c: a slot's probe begins with its set, and ends with it. */
+void executor_start_probe(executor_t *self, const step_set_t *set);
+void executor_end_probe(executor_t *self, uint32_t slot);
+/* Runs the plan in passes: what has no probe as ever, then what may share masks together, then each of the others. For
+ * plans with a slot that has a probe. */
+void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
+/* Of a pass with a probe: what taps read of the last norm and of the logits. */
+void executor_tap_outputs(executor_t *self);
+void executor_report_reads(const ticket_t *ticket);
+/* What a pass with this probe has on the device. */
+void executor_upload_probe(executor_t *self, const qn_probe_t *probe);
+/* executor.c: a chunk as runs of one token each, after those of the chunks before it. */
+void executor_list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch);
+/* executor.c: launches the runs of a plan, or of a part of it. */
+void executor_run_pass(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 
 /* Appends to the result's alternatives. */
 static inline void executor_add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)

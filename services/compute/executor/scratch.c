@@ -80,6 +80,7 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
                                  assignments(config, limits) * config->expert_intermediate);
     CARVE_ACTIVATIONS(carver, limits, s->x, tokens, config->hidden);
     CARVE_ACTIVATIONS(carver, limits, s->normed, tokens, config->hidden);
+    CARVE_ACTIVATIONS(carver, limits, s->aside, tokens, config->hidden);
     CARVE_ACTIVATIONS(carver, limits, s->q, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE_ACTIVATIONS(carver, limits, s->attended, tokens, (uint64_t)config->heads * config->head_dim);
     CARVE_ACTIVATIONS(carver, limits, s->k, tokens, (uint64_t)config->kv_heads * config->head_dim);
@@ -100,7 +101,7 @@ static void carve_activations(const qn_model_config_t *config, const step_limits
 
 static void carve_state(const qn_model_config_t *config, const step_limits_t *limits, carver_t *carver, scratch_t *s)
 {
-    uint32_t slots = limits->max_sequences + 1;
+    uint32_t slots = limits->max_sequences + 2;
     s->tables = (qn_slot_tables_t){.slots = slots, .table_blocks = limits->table_blocks, .vocab = limits->vocab};
     CARVE(carver, s->tables.rows, slots, 1);
     CARVE(carver, s->tables.block_tables, slots, limits->table_blocks);
@@ -136,6 +137,9 @@ static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t
     CARVE(carver, in->targets, limits->logit_rows, 1);
     CARVE(carver, in->slots, limits->logit_rows, 1);
     CARVE(carver, in->top_counts, limits->logit_rows, 1);
+    CARVE(carver, in->masks, QN_MASKS_MAX, 1);
+    CARVE_ACTIVATIONS(carver, limits, in->tap_values, QN_TAP_VALUES_MAX, 1);
+    CARVE(carver, in->kv_read, slots, 2);
 }
 
 static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out_t *out)
@@ -144,6 +148,7 @@ static void carve_out(const step_limits_t *limits, carver_t *carver, scratch_out
     CARVE(carver, out->logprobs, limits->max_step_tokens, 1);
     CARVE(carver, out->sample_top, limits->max_sequences, QN_ALTERNATIVES_MAX);
     CARVE(carver, out->prompt_top, limits->max_step_tokens, QN_ALTERNATIVES_MAX);
+    CARVE(carver, out->kv_read, limits->max_sequences, 2);
 }
 
 qn_err_t scratch_measure(const qn_model_config_t *config, const step_limits_t *limits, scratch_sizes_t *ret_sizes)

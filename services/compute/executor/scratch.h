@@ -25,6 +25,10 @@ typedef struct {
     qn_run_t *token_runs; /* [T], where chunks run token by token */
     uint32_t *list_ids;
     uint32_t *rows, *targets, *slots, *top_counts; /* [R], for log-probabilities of a prompt */
+    /* What only passes with a probe have. */
+    qn_mask_t *masks;  /* [QN_MASKS_MAX] */
+    void *tap_values;  /* [QN_TAP_VALUES_MAX] of limits.activations */
+    uint64_t *kv_read; /* [slots, 2] */
 } scratch_in_t;
 
 /* What comes back, in host memory that the device writes (backend.h). */
@@ -33,12 +37,13 @@ typedef struct {
     float *logprobs;             /* [T] */
     qn_top_entry_t *sample_top;  /* [slots, QN_ALTERNATIVES_MAX] */
     qn_top_entry_t *prompt_top;  /* [T, QN_ALTERNATIVES_MAX] */
+    uint64_t *kv_read;           /* [slots, 2] */
 } scratch_out_t;
 
 typedef struct {
     uint32_t logit_rows; /* R */
     /* activations; void: of limits.activations */
-    void *x, *normed;                /* [T, E] */
+    void *x, *normed, *aside;        /* [T, E]; aside: for taps */
     void *q, *attended;              /* [T, H*D] */
     void *k, *v;                     /* [T, K*D] */
     void *gate, *up;                 /* [T, F], or [T*A, expert F] where that is larger */
@@ -57,7 +62,8 @@ typedef struct {
     uint32_t *lengths;               /* [T] */
     int64_t *kv_rows;                /* [T] */
     /* state */
-    qn_slot_tables_t tables; /* one slot more than limits.max_sequences: the null slot, always done */
+    qn_slot_tables_t tables; /* two slots more than limits.max_sequences: the null slot, always done; and that of
+                              tasks (executor_task.h) */
     void *pending;           /* [slots, E]: last row of a prompt chunk, awaiting its target's id */
     float *frequencies;      /* [D/2] */
     qn_weight_t *experts;    /* [L, MODEL_EXPERT_PARTS, X]: the model's */

@@ -53,8 +53,8 @@ void forward_normed_product(const forward_t *f, const void *x, qn_weight_t weigh
         qn_norm_matmul_parts(&f->kernels, f->stream, launch);
 }
 
-void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
-                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens)
+static void add_product(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                        qn_tensor_role_t bias, qn_tensor_role_t post_norm, uint32_t tokens)
 {
     const qn_model_config_t *config = &f->model->config;
     const model_layer_t *from = &f->model->layers[layer];
@@ -69,6 +69,17 @@ void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t la
                              .parts = {forward_part(from, weight, bias, config->hidden, out,
                                                     config->post_norms ? NULL : s->x)}});
     if (config->post_norms) forward_norm(f, s->normed, from->weights[post_norm], (qn_weight_t){0}, s->x, tokens, s->x);
+}
+
+void forward_add(const forward_t *f, const void *x, uint32_t inputs, uint32_t layer, qn_tensor_role_t weight,
+                 qn_tensor_role_t bias, qn_tensor_role_t post_norm, qn_tap_site_t site, uint32_t tokens)
+{
+    if (forward_has_tap(f, site, layer)) {
+        forward_begin_added(f, tokens);
+        add_product(f, x, inputs, layer, weight, bias, post_norm, tokens);
+        if (forward_end_added(f, site, layer, tokens)) return;
+    }
+    add_product(f, x, inputs, layer, weight, bias, post_norm, tokens);
 }
 
 /* Dynamic scaling goes by each sequence's length; the other kinds have frequencies of their own. */
@@ -104,24 +115,64 @@ static void embed(const forward_t *f, uint32_t tokens)
                                 .width = config->hidden,
                                 .multiplier = config->embedding_multiplier,
                                 .out = s->x});
+    forward_tap(f, QN_TAP_SITE_EMBED, 0, s->x, config->hidden);
     if (config->rope.type != QN_ROPE_NONE) make_angles(f, tokens);
+}
+
+static void run_mlp(const forward_t *f, uint32_t layer, uint32_t tokens)
+{
+    if (f->model->config.layer_is_sparse[layer])
+        forward_moe(f, layer, tokens);
+    else
+        forward_mlp(f, layer, tokens);
+    forward_tap(f, QN_TAP_SITE_RESID, layer, f->scratch->x, f->model->config.hidden);
+}
+
+static void run_layers(const forward_t *f, uint32_t first, uint32_t count, const forward_batch_t *batch,
+                       step_times_t *times, uint64_t *since)
+{
+    for (uint32_t layer = first; layer < first + count; layer++) {
+        forward_attention(f, layer, batch);
+        forward_lap(f, since, &times->attention_ns);
+        run_mlp(f, layer, batch->tokens);
+        forward_lap(f, since, &times->mlp_ns);
+    }
 }
 
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times)
 {
-    const qn_model_config_t *config = &forward->model->config;
     uint64_t since = forward_begin(forward);
     embed(forward, batch->tokens);
     forward_lap(forward, &since, &times->input_ns);
-    for (uint32_t layer = 0; layer < config->layers; layer++) {
-        forward_attention(forward, layer, batch);
-        forward_lap(forward, &since, &times->attention_ns);
-        if (config->layer_is_sparse[layer])
-            forward_moe(forward, layer, batch->tokens);
-        else
-            forward_mlp(forward, layer, batch->tokens);
-        forward_lap(forward, &since, &times->mlp_ns);
-    }
+    run_layers(forward, 0, forward->model->config.layers, batch, times, &since);
+}
+
+void forward_stages(const forward_t *forward, const forward_batch_t *batch, const forward_stages_t *stages,
+                    step_times_t *times)
+{
+    uint64_t since = forward_begin(forward);
+    uint32_t next = stages->first_layer + stages->layer_count;
+    if (stages->embed)
+        embed(forward, batch->tokens);
+    else if (forward->model->config.rope.type != QN_ROPE_NONE)
+        make_angles(forward, batch->tokens);
+    run_layers(forward, stages->first_layer, stages->layer_count, batch, times, &since);
+    if (stages->attention) forward_attention(forward, next, batch);
+    if (stages->mlp) run_mlp(forward, next, batch->tokens);
+}
+
+void forward_final_norm(const forward_t *forward, const uint32_t *rows, uint32_t count)
+{
+    const qn_weight_t *outer = forward->model->outer.weights;
+    const scratch_t *s = forward->scratch;
+    qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream,
+              &(qn_gather_rows_t){.x = s->x,
+                                  .rows = rows,
+                                  .row_count = count,
+                                  .width = forward->model->config.hidden,
+                                  .out = s->picked});
+    forward_norm(forward, s->picked, outer[QN_TENSOR_FINAL_NORM], outer[QN_TENSOR_FINAL_NORM_BIAS], NULL, count,
+                 s->picked);
 }
 
 void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,

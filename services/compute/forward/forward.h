@@ -2,20 +2,23 @@
 #ifndef QN_COMPUTE_FORWARD_FORWARD_H
 #define QN_COMPUTE_FORWARD_FORWARD_H
 
+#include "services/compute/forward/forward_probe.h"
 #include "services/compute/model.h"
 #include "services/compute/executor/scratch.h"
 
 /* Everything a launch needs; borrowed, outlives the calls. */
-typedef struct {
+struct forward {
     const model_t *model;
     const scratch_t *scratch;
     qn_kernel_set_t kernels;
     qn_stream_t *stream;
     qn_kv_t kv;
-    uint64_t (*now_ns)(void); /* for step_times_t only; NULL where launches return before they are done */
+    qn_scalar_t activations;
+    const forward_probe_t *probe; /* of the pass that runs; NULL: none, as of nearly all */
+    uint64_t (*now_ns)(void);     /* for step_times_t only; NULL where launches return before they are done */
     void (*mark)(void *context, uint64_t *sum); /* there, in a step that is sampled; NULL in all others */
     void *mark_context;
-} forward_t;
+};
 
 /* A part of the step begins, and is over: its time is added to *sum, now or when the device has passed it. */
 static inline uint64_t forward_begin(const forward_t *forward)
@@ -39,8 +42,20 @@ typedef struct {
     uint32_t tokens, decode_runs, prefill_runs, token_runs;
 } forward_batch_t;
 
+/* What of the network is run, in this order: what is left out was done before, or is not wanted. */
+typedef struct {
+    bool embed;                        /* else scratch->x is the residual stream already */
+    uint32_t first_layer, layer_count; /* whole layers */
+    bool attention, mlp;               /* of the layer behind those */
+} forward_stages_t;
+
+/* Runs these parts over scratch->token_ids and scratch->x. */
+void forward_stages(const forward_t *forward, const forward_batch_t *batch, const forward_stages_t *stages,
+                    step_times_t *times);
 /* Runs all layers over scratch->token_ids: scratch->x holds [T, E] before the final norm. Adds to *times. */
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times);
+/* The last norm of rows[0..count) of scratch->x, on the device, into scratch->picked; count ≤ R. */
+void forward_final_norm(const forward_t *forward, const uint32_t *rows, uint32_t count);
 /* Logits of rows[0..count) of `source` [.., E], or with NULL of its first `count`, into scratch->logits; count ≤ R. All on
  * the device. Adds to *times. */
 void forward_logits(const forward_t *forward, const void *source, const uint32_t *rows, uint32_t count,

@@ -73,7 +73,7 @@ static qn_decode_attention_t describe(const forward_t *f, uint32_t layer, const 
 static void attend_prompts(const forward_t *f, const forward_batch_t *batch, const qn_attention_t *from)
 {
     qn_attention_t attention = *from;
-    uint32_t most = f->scratch->tables.slots - 1;
+    uint32_t most = f->scratch->tables.slots - 2; /* but the null slot and that of tasks */
     if (!batch->token_runs) {
         attention.runs = f->scratch->in.prefill_runs;
         attention.run_count = batch->prefill_runs;
@@ -86,15 +86,36 @@ static void attend_prompts(const forward_t *f, const forward_batch_t *batch, con
     }
 }
 
+/* As qn_enter_attention, with q, k and v looked at before the cache has them. */
+static void enter_tapped(const forward_t *f, uint32_t layer, const qn_decode_attention_t *whole)
+{
+    const qn_model_config_t *config = &f->model->config;
+    const scratch_t *s = f->scratch;
+    if (whole->q_norm.x) qn_launch(&f->kernels, QN_OP_RMSNORM, f->stream, &whole->q_norm);
+    if (whole->k_norm.x) qn_launch(&f->kernels, QN_OP_RMSNORM, f->stream, &whole->k_norm);
+    if (whole->rope.angles) qn_launch(&f->kernels, QN_OP_ROPE, f->stream, &whole->rope);
+    forward_tap_rows(f, QN_TAP_SITE_ATTN_Q, layer, s->q, config->heads * config->head_dim);
+    forward_tap_rows(f, QN_TAP_SITE_ATTN_K, layer, s->k, config->kv_heads * config->head_dim);
+    forward_tap_rows(f, QN_TAP_SITE_ATTN_V, layer, s->v, config->kv_heads * config->head_dim);
+    qn_launch(&f->kernels, QN_OP_KV_WRITE, f->stream, &whole->write);
+}
+
 /* A launch for all of it reads the cache as earlier steps left it, so it is for steps without prompts. */
 static void attend(const forward_t *f, uint32_t layer, const forward_batch_t *batch)
 {
     qn_decode_attention_t whole = describe(f, layer, batch);
-    if (!batch->prefill_runs && f->kernels.chosen[QN_OP_DECODE_ATTENTION]) {
+    if (!f->probe && !batch->prefill_runs && f->kernels.chosen[QN_OP_DECODE_ATTENTION]) {
         qn_launch(&f->kernels, QN_OP_DECODE_ATTENTION, f->stream, &whole);
         return;
     }
-    qn_enter_attention(&f->kernels, f->stream, &whole);
+    if (f->probe)
+        enter_tapped(f, layer, &whole);
+    else
+        qn_enter_attention(&f->kernels, f->stream, &whole);
+    if (forward_probes_attention(f, layer)) {
+        forward_attend_probed(f, &whole.attention, batch->decode_runs + batch->prefill_runs);
+        return;
+    }
     if (batch->prefill_runs) attend_prompts(f, batch, &whole.attention);
     if (batch->decode_runs) qn_launch(&f->kernels, QN_OP_ATTENTION_DECODE, f->stream, &whole.attention);
 }
@@ -106,5 +127,5 @@ void forward_attention(const forward_t *f, uint32_t layer, const forward_batch_t
     project_qkv(f, from, batch->tokens);
     attend(f, layer, batch);
     forward_add(f, f->scratch->attended, config->heads * config->head_dim, layer, QN_TENSOR_OUTPUT,
-                QN_TENSOR_OUTPUT_BIAS, QN_TENSOR_POST_ATTENTION_NORM, batch->tokens);
+                QN_TENSOR_OUTPUT_BIAS, QN_TENSOR_POST_ATTENTION_NORM, QN_TAP_SITE_ATTN_OUT, batch->tokens);
 }

@@ -26,5 +26,6 @@ void forward_mlp(const forward_t *f, uint32_t layer, uint32_t tokens)
                                  : forward_part(from, QN_TENSOR_UP, QN_TENSOR_UP_BIAS, width, s->gate, NULL);
     if (config->gated_mlp) parts[1] = forward_part(from, QN_TENSOR_UP, QN_TENSOR_UP_BIAS, width, s->up, NULL);
     forward_normed_product(f, s->x, from->weights[QN_TENSOR_MLP_NORM], from->weights[QN_TENSOR_MLP_NORM_BIAS], &enter);
-    forward_add(f, s->gate, width, layer, QN_TENSOR_DOWN, QN_TENSOR_DOWN_BIAS, QN_TENSOR_POST_MLP_NORM, tokens);
+    forward_add(f, s->gate, width, layer, QN_TENSOR_DOWN, QN_TENSOR_DOWN_BIAS, QN_TENSOR_POST_MLP_NORM,
+                QN_TAP_SITE_MLP_OUT, tokens);
 }

@@ -94,13 +94,18 @@ void forward_moe(const forward_t *f, uint32_t layer, uint32_t tokens)
                  s->normed);
     route(f, from, tokens);
     ask_experts(f, layer, tokens * config->experts_per_token);
-    qn_launch(&f->kernels, QN_OP_MOE_COMBINE, f->stream,
-              &(qn_moe_combine_t){.x = s->expert_x,
-                                  .weights = s->expert_weights,
-                                  .places = s->expert_places,
-                                  .residual = s->x,
-                                  .tokens = tokens,
-                                  .per_token = config->experts_per_token,
-                                  .width = config->hidden,
-                                  .out = s->x});
+    const qn_moe_combine_t combine = {.x = s->expert_x,
+                                      .weights = s->expert_weights,
+                                      .places = s->expert_places,
+                                      .residual = s->x,
+                                      .tokens = tokens,
+                                      .per_token = config->experts_per_token,
+                                      .width = config->hidden,
+                                      .out = s->x};
+    if (forward_has_tap(f, QN_TAP_SITE_MLP_OUT, layer)) {
+        forward_begin_added(f, tokens);
+        qn_launch(&f->kernels, QN_OP_MOE_COMBINE, f->stream, &combine);
+        if (forward_end_added(f, QN_TAP_SITE_MLP_OUT, layer, tokens)) return;
+    }
+    qn_launch(&f->kernels, QN_OP_MOE_COMBINE, f->stream, &combine);
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/probe/probe.h"
 #include "kernels/kernels.h"
 #include "qn_limits.h"
 
@@ -27,6 +28,7 @@ typedef struct {
     bool allow_only;                                               /* the bias names all ids that may be sampled */
     uint32_t history_offset, history_count;
     step_sampling_t sampling;
+    qn_probe_t probe; /* empty: none; views as the plan's arrays */
 } step_set_t;
 
 typedef struct {
@@ -36,6 +38,7 @@ typedef struct {
 
 typedef struct {
     uint64_t step;
+    bool opens; /* first of a session: all slots are empty before it */
     const uint32_t *retire;
     uint32_t retire_count;
     const step_set_t *sets;
@@ -68,6 +71,7 @@ typedef struct {
     uint32_t plan_ids, plan_blocks, plan_copies, plan_stop_ids, plan_bias, plan_list_ids;
     uint32_t logit_rows;     /* R: rows whose logits are computed at once; more take several rounds */
     qn_scalar_t activations; /* f32 or bf16; the backend's */
+    qn_probe_model_t probes; /* what probes must suit; with no layers none does */
 } step_limits_t;
 
 /* Bounds [R, V] for large vocabularies; a backend with memory to spare may raise step_limits_t.logit_rows. */
@@ -115,6 +119,11 @@ typedef struct {
     uint32_t top_count;
 } step_prompt_token_t;
 
+/* Rows of keys and values that attention read of a run under masks, and would have read without. */
+typedef struct {
+    uint64_t request, read, all;
+} step_read_t;
+
 /* Where a step's time went, on the compute thread. */
 typedef struct {
     uint64_t input_ns, attention_ns, mlp_ns, output_ns, sample_ns;
@@ -132,6 +141,8 @@ typedef struct {
     uint32_t prompt_count; /* max_step_tokens */
     qn_top_entry_t *top;
     uint32_t top_count; /* (max_sequences + max_step_tokens) * QN_ALTERNATIVES_MAX */
+    step_read_t *reads;
+    uint32_t read_count; /* max_sequences */
 } step_result_t;
 
 #endif

@@ -24,6 +24,9 @@ struct step_queue {
     _Atomic uint64_t submitted, finished;
     _Atomic uint64_t discard_below; /* jobs numbered below are skipped */
     atomic_bool closed, nudged;
+    step_task_t *given; /* the loop's alone: not yet back */
+    _Atomic(step_task_t *) task;
+    atomic_bool task_done;
 };
 
 static step_job_t *job_at(step_queue_t *queue, uint64_t number) { return &queue->jobs[number % STEP_QUEUE_JOBS]; }
@@ -35,7 +38,8 @@ static qn_err_t create_job(const step_limits_t *limits, step_job_t *job)
     job->result.tokens = calloc(limits->max_sequences, sizeof *job->result.tokens);
     job->result.prompt = calloc(limits->max_step_tokens, sizeof *job->result.prompt);
     job->result.top = calloc(tops, sizeof *job->result.top);
-    if (job->result.tokens && job->result.prompt && job->result.top) return QN_OK;
+    job->result.reads = calloc(limits->max_sequences, sizeof *job->result.reads);
+    if (job->result.tokens && job->result.prompt && job->result.top && job->result.reads) return QN_OK;
     return qn_fail(QN_ERR_NO_MEMORY, "no memory for results of %u sequences and %u tokens", limits->max_sequences,
                    limits->max_step_tokens);
 }
@@ -67,6 +71,7 @@ void step_queue_destroy(step_queue_t **queue)
         free(self->jobs[i].result.tokens);
         free(self->jobs[i].result.prompt);
         free(self->jobs[i].result.top);
+        free(self->jobs[i].result.reads);
     }
     if (self->work_fd >= 0) close(self->work_fd);
     if (self->done_fd >= 0) close(self->done_fd);
@@ -144,6 +149,24 @@ void step_queue_discard(step_queue_t *queue)
                           memory_order_release);
 }
 
+bool step_queue_give_task(step_queue_t *queue, step_task_t *task)
+{
+    if (queue->given) return false;
+    queue->given = task;
+    atomic_store_explicit(&queue->task_done, false, memory_order_relaxed);
+    atomic_store_explicit(&queue->task, task, memory_order_release);
+    signal_fd(queue->work_fd);
+    return true;
+}
+
+step_task_t *step_queue_done_task(step_queue_t *queue)
+{
+    step_task_t *task = queue->given;
+    if (!task || !atomic_load_explicit(&queue->task_done, memory_order_acquire)) return NULL;
+    queue->given = NULL;
+    return task;
+}
+
 int step_queue_fd(const step_queue_t *queue) { return queue->done_fd; }
 
 void step_queue_quiet(step_queue_t *queue)
@@ -176,7 +199,7 @@ step_job_t *step_queue_take(step_queue_t *queue, bool wait)
     for (;;) {
         if (atomic_load(&queue->closed)) return NULL;
         if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != queue->taken) break;
-        if (!wait || atomic_exchange(&queue->nudged, false)) return NULL;
+        if (!wait || step_queue_task(queue) || atomic_exchange(&queue->nudged, false)) return NULL;
         uint64_t count;
         ssize_t got = read(queue->work_fd, &count, sizeof count);
         QN_ASSERT(got == sizeof count || errno == EINTR);
@@ -189,5 +212,17 @@ step_job_t *step_queue_take(step_queue_t *queue, bool wait)
 void step_queue_finish(step_queue_t *queue)
 {
     atomic_fetch_add_explicit(&queue->finished, 1, memory_order_release);
+    signal_fd(queue->done_fd);
+}
+
+step_task_t *step_queue_task(const step_queue_t *queue)
+{
+    return atomic_load_explicit((_Atomic(step_task_t *) *)(uintptr_t)&queue->task, memory_order_acquire);
+}
+
+void step_queue_finish_task(step_queue_t *queue)
+{
+    atomic_store_explicit(&queue->task, NULL, memory_order_relaxed);
+    atomic_store_explicit(&queue->task_done, true, memory_order_release);
     signal_fd(queue->done_fd);
 }

@@ -20,6 +20,12 @@ typedef struct {
     qn_failure_t failure; /* of the run */
 } step_job_t;
 
+/* Work beside the steps, one at a time, run while none is in flight; the first member of whoever gives it. */
+typedef struct step_task {
+    bool (*run)(struct step_task *task, void *executor); /* on the worker's thread; false: it wants to go on after the
+                                                            next step */
+} step_task_t;
+
 typedef struct step_queue step_queue_t;
 
 /* Takes all memory that results will need. Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO. */
@@ -46,7 +52,11 @@ uint32_t step_queue_depth(const step_queue_t *queue);
 /* Jobs submitted, and released, since the beginning: what was submitted before is over when so many are released. */
 uint64_t step_queue_submitted(const step_queue_t *queue);
 uint64_t step_queue_released(const step_queue_t *queue);
-/* Readable when a job has finished; step_queue_quiet makes it unreadable again. Borrowed. */
+/* Hands a task over; the giver keeps it until it comes back. false: there is one already. */
+bool step_queue_give_task(step_queue_t *queue, step_task_t *task);
+/* Returns the task that has been run, once; NULL: none, or not yet. */
+step_task_t *step_queue_done_task(step_queue_t *queue);
+/* Readable when a job or a task has finished; step_queue_quiet makes it unreadable again. Borrowed. */
 int step_queue_fd(const step_queue_t *queue);
 void step_queue_quiet(step_queue_t *queue);
 /* The worker looks for other work than jobs: one take that waits returns NULL. Any thread. */
@@ -64,5 +74,8 @@ bool step_queue_closed(const step_queue_t *queue);
 step_job_t *step_queue_take(step_queue_t *queue, bool wait);
 /* The oldest job taken is done. */
 void step_queue_finish(step_queue_t *queue);
+/* Returns view of the task that waits to be run, or NULL; take() does not block while there is one. */
+step_task_t *step_queue_task(const step_queue_t *queue);
+void step_queue_finish_task(step_queue_t *queue);
 
 #endif

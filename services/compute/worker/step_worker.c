@@ -67,8 +67,12 @@ static void *worker_main(void *argument)
     /* A refused renice only costs others latency. */
     if (self->nice) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), self->nice);
     for (;;) {
-        bool room = flight.count < self->steps_in_flight, idle = flight.count == 0;
-        bool waits = idle && !(self->tasks && task_queue_pending(self->tasks));
+        step_task_t *task = step_queue_task(self->queue);
+        bool idle = flight.count == 0;
+        bool rests = task && idle && !task->run(task, self->executor);
+        if (task && idle && !rests) step_queue_finish_task(self->queue);
+        bool room = flight.count < self->steps_in_flight && !(task && !idle); /* those in flight end first */
+        bool waits = idle && !rests && !(self->tasks && task_queue_pending(self->tasks));
         step_job_t *job = room ? step_queue_take(self->queue, waits) : NULL;
         if (job) {
             if (!job->skipped) begin(self, job);
@@ -76,7 +80,7 @@ static void *worker_main(void *argument)
         } else if (idle) {
             if (step_queue_closed(self->queue)) return NULL;
             run_task(self);
-            continue;
+            continue; /* a task came */
         }
         if (flight.jobs[0]->skipped || executor_is_done(self->executor)) {
             finish_oldest(self, &flight);

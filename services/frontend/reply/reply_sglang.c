@@ -138,6 +138,10 @@ static void put_meta(json_writer_t *writer, const choice_t *choice, uint64_t now
     json_put_member_unsigned(writer, "prompt_tokens", choice_prompt_tokens(choice));
     json_put_member_unsigned(writer, "completion_tokens", reply_generated_tokens(choice));
     json_put_member_unsigned(writer, "cached_tokens", choice->ended ? choice->end.cached_tokens : 0);
+    if (choice->ended && choice->kv_read_share > 0) {
+        json_put_key(writer, "kv_read_share");
+        json_put_number(writer, choice->kv_read_share);
+    }
     json_put_key(writer, "e2e_latency");
     json_put_number(writer, (double)waited_ns / 1e9);
     if (generation_for(&exchange->generation, choice_prompt(choice))->logprobs != GENERATION_NONE)

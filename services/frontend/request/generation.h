@@ -11,6 +11,7 @@
 #include "common/arena.h"
 #include "common/model/generation_config.h"
 #include "common/limits.h"
+#include "common/probe/probe.h"
 #include "services/frontend/http/http_error.h"
 #include "services/frontend/request/json_fields.h"
 #include "services/frontend/request/unknown_fields.h"
@@ -77,6 +78,13 @@ typedef struct generation {
     generation_text_t user, adapter; /* whose request it is, for policies; absent: {NULL, 0} */
     generation_text_t model;         /* the served model's name, when the request names one */
     uint32_t deadline_ms;            /* 0: none */
+    const qn_mask_rule_t *masks;     /* sparsity_mask */
+    uint32_t mask_count;
+    const qn_tap_point_t *patches; /* what is put at points of the network */
+    uint32_t patch_count;
+    const float *patch_values;
+    uint32_t patch_value_count;
+    bool own_masks; /* it was given, if only to say that there is none: not the session's */
 
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids, tokens_as_ids;
@@ -103,6 +111,7 @@ typedef struct {
     const char *model;               /* the model served; NULL or "": any name is right */
     uint32_t vocab_size;             /* 0: not known yet, ids are checked further on */
     uint32_t max_model_len;          /* 0: not known yet */
+    uint32_t layers, heads;          /* 0: not known yet */
     uint32_t default_max_tokens;     /* 0: the API's own default (16 for completions, 128 for generate) */
     uint32_t requests_max;           /* prompts × best_of at most */
     qn_generation_config_t defaults; /* of the model, or neutral; max_tokens is in default_max_tokens */

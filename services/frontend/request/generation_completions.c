@@ -51,7 +51,8 @@ static bool is_known(const char *name)
     static const char *const names[] = {"prompt",           "model",
                                         "stream_options",   "request_id",
                                         "cache_salt",       "safety_identifier",
-                                        "prompt_cache_key", "logprob_token_ids"};
+                                        "prompt_cache_key", "logprob_token_ids",
+                                        "sparsity_mask",    "patches"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -185,7 +186,8 @@ bool generation_completions(generation_parser_t *parser)
            read_logprob_ids(parser) && generation_sampling_lists(parser, parser->root, "") &&
            read_stream_options(parser) &&
            generation_name(parser, parser->root, "request_id", &generation->request_id) &&
-           generation_salt(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
+           generation_salt(parser, parser->root) && generation_masks(parser, parser->root) &&
+           generation_patches(parser, parser->root) && check_choices(parser, best_of && !json_is_null(best_of)) &&
            check_echo(parser);
 }
 

@@ -65,8 +65,8 @@ static const generation_unsupported_t unsupported_sampling[] = {
 
 static bool is_known(const char *name)
 {
-    static const char *const names[] = {"text", "input_ids",  "sampling_params",  "model",
-                                        "rid",  "cache_salt", "token_ids_logprob"};
+    static const char *const names[] = {"text",       "input_ids",         "sampling_params", "model",  "rid",
+                                        "cache_salt", "token_ids_logprob", "sparsity_mask",   "patches"};
     size_t count;
     const generation_unsupported_t *everywhere = generation_unsupported_everywhere(&count);
     for (size_t i = 0; i < COUNT(names); i++) {
@@ -355,7 +355,8 @@ bool generation_generate(generation_parser_t *parser)
                 read_prompts(parser) &&
                 json_fields_read(parser->root, "", fields, COUNT(fields), generation, parser->error) &&
                 (!generation->plain || read_plain(parser)) && read_parameters(parser) && read_rid(parser) &&
-                generation_salt(parser, parser->root);
+                generation_salt(parser, parser->root) && generation_masks(parser, parser->root) &&
+                generation_patches(parser, parser->root);
     generation->best_of = generation->n;
     return good;
 }

@@ -47,6 +47,10 @@ bool generation_salt(generation_parser_t *parser, const json_t *object);
 bool generation_caller(generation_parser_t *parser, const json_t *object);
 /* A name that generation_caller reads. */
 bool generation_caller_name(const char *name);
+/* sparsity_mask: an object or a list of them; "none": the session's does not hold either. */
+bool generation_masks(generation_parser_t *parser, const json_t *object);
+/* patches (patch_parse.h). */
+bool generation_patches(generation_parser_t *parser, const json_t *object);
 /* A string or list of strings into prompts. */
 bool generation_text_prompts(generation_parser_t *parser, const json_t *value, const char *param);
 /* A list of ids or a list of such lists into prompts. */

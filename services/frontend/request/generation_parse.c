@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "services/frontend/request/generation_internal.h"
+#include "services/frontend/request/mask_parse.h"
+#include "services/frontend/request/patch_parse.h"
 
 static const generation_unsupported_t unsupported[] = {
     {"tools", "functions are not called here", NULL},
@@ -212,6 +214,44 @@ bool generation_caller(generation_parser_t *parser, const json_t *object)
            read_name(parser, object, "adapter", &generation->adapter) &&
            json_fields_read(object, "", caller_fields, sizeof caller_fields / sizeof caller_fields[0], generation,
                             parser->error);
+}
+
+bool generation_masks(generation_parser_t *parser, const json_t *object)
+{
+    const json_t *value = json_object_get(object, "sparsity_mask");
+    mask_list_t list = {.count = 0};
+    if (!value || json_is_null(value)) return true;
+    bool none = json_is_string(value) && strcmp(json_string_value(value), "none") == 0;
+    if (!none && !json_is_object(value) && !json_is_array(value)) {
+        http_error_set(parser->error, 400, "sparsity_mask",
+                       "sparsity_mask must be a mask, a list of masks or \"none\", not %s.", json_fields_type(value));
+        return false;
+    }
+    if (!none &&
+        !mask_parse(value, "sparsity_mask.", parser->limits->layers, parser->limits->heads, NULL, &list, parser->error))
+        return false;
+    qn_mask_rule_t *masks = qn_arena_zalloc(&parser->generation->arena, list.count + 1, sizeof *masks);
+    memcpy(masks, list.rules, list.count * sizeof *masks);
+    parser->generation->masks = masks;
+    parser->generation->mask_count = list.count;
+    parser->generation->own_masks = true;
+    return true;
+}
+
+bool generation_patches(generation_parser_t *parser, const json_t *object)
+{
+    const json_t *value = json_object_get(object, "patches");
+    generation_t *generation = parser->generation;
+    if (!value || json_is_null(value)) return true;
+    patch_list_t list = {.points = qn_arena_zalloc(&generation->arena, QN_TAPS_MAX, sizeof *list.points),
+                         .points_max = QN_TAPS_MAX,
+                         .values = qn_arena_zalloc(&generation->arena, QN_TAP_VALUES_MAX, sizeof *list.values)};
+    if (!patches_parse(value, parser->limits->layers, QN_PROMPT_TOKENS_MAX, &list, parser->error)) return false;
+    generation->patches = list.points;
+    generation->patch_count = list.point_count;
+    generation->patch_values = list.values;
+    generation->patch_value_count = list.value_count;
+    return true;
 }
 
 /* ---- stop, stop_token_ids, logit_bias ---- */

@@ -50,7 +50,8 @@ typedef struct {
     token_log_t tokens;   /* all generated tokens */
     token_log_t prompt;   /* prompt tokens with log-probabilities; row 0 says nothing, see prompt_facts_t */
     bool ended;
-    choice_end_t end; /* when ended */
+    choice_end_t end;     /* when ended */
+    double kv_read_share; /* under masks: rows of keys and values read, of those there were; 0: no masks */
     uint64_t stages[STAGE_COUNT];
     uint64_t last_ns;      /* when its last token was seen; 0: none yet */
     uint32_t timed_tokens; /* tokens that were there then */

@@ -60,16 +60,31 @@ static void form_free(form_t *form)
 
 static route_t route_of(const form_t *form) { return (route_t)(ROUTE_FORMS + (form->row - rows)); }
 
+/* It was answered, or its client left: calls that are still out find it over. */
+static void end(form_t *form)
+{
+    form->over = true;
+    if (form->calls_out == 0) form_free(form);
+}
+
+void form_hold(form_t *form) { form->calls_out++; }
+
+void form_release(form_t *form)
+{
+    form->calls_out--;
+    if (form->over) end(form);
+}
+
 void form_answer(form_t *form, const call_t *call, const void *reply, reply_buffer_t *data)
 {
     frontend_answer_data(form->frontend, call, reply, data);
-    form_free(form);
+    end(form);
 }
 
 static void fail(form_t *form, const http_error_t *error)
 {
     frontend_reply_error(form->frontend, form->request, route_of(form), error);
-    form_free(form);
+    end(form);
 }
 
 void form_fail(form_t *form, int status, const char *param, const char *format, ...)
@@ -87,35 +102,50 @@ void form_fail(form_t *form, int status, const char *param, const char *format, 
 void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch)
 {
     frontend_begin_batch(form->frontend, form->request, route_of(form), json, batch);
-    form_free(form);
+    end(form);
 }
 
 /* ---- calls ---- */
 
+/* A call that is out: several of one form may be. */
+typedef struct {
+    form_t *form;
+    form_next_t next;
+    bool tries; /* it may fail */
+} out_t;
+
 static void called(void *state, call_t *call, const void *reply)
 {
     (void)state;
-    form_t *form = call->context;
-    if (!call->request)
-        form_free(form);
-    else if (!reply && !form->tries)
+    out_t out = *(out_t *)call->context;
+    form_t *form = out.form;
+    free(call->context);
+    form->calls_out--;
+    if (form->over || !call->request)
+        end(form);
+    else if (!reply && !out.tries)
         fail(form, &call->error);
     else
-        form->next(form, call, reply);
+        out.next(form, call, reply);
+}
+
+static void send(form_t *form, qn_method_id_t method, void *message, form_next_t next, bool tries)
+{
+    out_t *out = malloc(sizeof *out);
+    QN_ASSERT(out != NULL);
+    *out = (out_t){form, next, tries};
+    form->calls_out++;
+    frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, out);
 }
 
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next)
 {
-    form->next = next;
-    form->tries = false;
-    frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
+    send(form, method, message, next, false);
 }
 
 void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next)
 {
-    form->next = next;
-    form->tries = true;
-    frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
+    send(form, method, message, next, true);
 }
 
 /* ---- reading ---- */

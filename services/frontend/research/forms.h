@@ -41,15 +41,19 @@ struct form {
     char segments[ROUTER_SEGMENTS_MAX][FORM_SEGMENT_MAX]; /* what stands for {names} of the path */
     qn_arena_t arena;                                     /* lives as long as the form */
     void *state;                                          /* the form's own; from the arena, say */
-    form_next_t next;
-    bool tries;                /* the call that is out may fail */
+    uint32_t calls_out;                                   /* not answered yet */
+    bool over;                                            /* answered, or its client left */
     void (*drop)(void *state); /* frees what `state` holds besides the arena; NULL: nothing */
 };
 
-/* Calls a method; `message` is the generated request, borrowed. `next` gets the reply. */
+/* Calls a method; `message` is the generated request, borrowed. `next` gets the reply, unless the form is over by then. Several
+ * calls may be out at once. */
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next);
 /* The same for a call that may fail: `next` then gets NULL, and call->error says why. */
 void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next);
+/* Between the two the form is there, whatever ends it. */
+void form_hold(form_t *form);
+void form_release(form_t *form);
 /* Answers 200 with `data` (a JSON value, taken). `call` and `reply`: the call whose times the metadata of research mode
  * shows, as `next` got them. Frees the form. */
 void form_answer(form_t *form, const call_t *call, const void *reply, reply_buffer_t *data);

@@ -214,7 +214,7 @@ void batch_lease_open(batch_t *batch, uint32_t index, uint32_t tokens, uint64_t 
     take_slot(batch, sequence);
     sequence->lease_tokens = tokens;
     sequence->lease_batch = lease_batch;
-    sequence->shared = !sequence->request->sampling.prompt_logprobs;
+    sequence->shared = !request_runs_whole_prompt(sequence->request);
     move_to(batch, sequence, SEQUENCE_LEASING);
 }
 

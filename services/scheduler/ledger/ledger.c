@@ -278,9 +278,10 @@ ledger_outcome_t ledger_submit(ledger_t *ledger, const ledger_submission_t *subm
         return LEDGER_EXISTS;
     }
     request_t request = from_submission(ledger, submission);
+    request.probe = submission->probe;
     if (ledger->unused == LEDGER_NONE || ledger->reserved_bytes + ledger_reservation(&request) > ledger->area_bytes / 2)
         return LEDGER_FULL;
-    if (ledger_request_allocate(&request) < 0) {
+    if (ledger_request_allocate(&request) < 0 || !ledger_keep_probe(&request, &submission->probe)) {
         ledger_request_fini(&request);
         return LEDGER_FULL;
     }

@@ -59,6 +59,7 @@ typedef struct {
     uint64_t model;        /* qn_name_hash of the model that is to serve it; 0: any */
     uint64_t deadline_ns, user;
     const char *user_name; /* kept as far as QN_POLICY_USER_MAX; NULL: "" */
+    qn_probe_t probe;      /* empty: none */
 } ledger_submission_t;
 
 typedef enum {

@@ -29,10 +29,16 @@ size_t ledger_token_payload(const request_t *request)
     return 4 + 4 + (top > 0 ? 1 + top * sizeof(request_alternative_t) : 0);
 }
 
+static size_t probe_bytes(const request_t *request)
+{
+    return qn_probe_is_empty(&request->probe) ? 0 : qn_probe_packed_bytes(&request->probe);
+}
+
 size_t ledger_request_payload(const request_t *request, bool all_tokens)
 {
     size_t generated = all_tokens ? request->generated_max : request->generated_tokens;
-    return sizeof(record_request_t) + 4 * (size_t)request->prompt_tokens + generated * ledger_token_payload(request) +
+    return sizeof(record_request_t) + probe_bytes(request) + 4 * (size_t)request->prompt_tokens +
+           generated * ledger_token_payload(request) +
            4 * ((size_t)request->stop_count + request->logprob_id_count + request->bad_id_count) +
            sizeof(request_bias_t) * request->bias_count;
 }
@@ -71,9 +77,14 @@ void ledger_request_write(const request_t *request, uint8_t *payload)
         .model = request->model,
         .deadline_ns = request->deadline_ns,
         .user = request->user,
+        .probe_bytes = (uint32_t)probe_bytes(request),
+        .kv_read = request->kv_read,
+        .kv_all = request->kv_all,
     };
     memcpy(fixed.user_name, request->user_name, sizeof fixed.user_name);
     payload = put(payload, &fixed, sizeof fixed);
+    if (fixed.probe_bytes) qn_probe_pack(&request->probe, payload);
+    payload += fixed.probe_bytes;
     payload = put(payload, request->ids, 4 * (size_t)request_known_tokens(request));
     payload = put(payload, request->logprobs, 4 * (size_t)request->generated_tokens);
     payload = put(payload, request->stop_ids, 4 * (size_t)request->stop_count);
@@ -132,6 +143,7 @@ void ledger_request_fini(request_t *request)
     free(request->prompt.logprobs);
     free(request->prompt.top_counts);
     free(request->prompt.top);
+    free(request->probe_memory);
     memset(request, 0, sizeof *request);
 }
 
@@ -174,6 +186,27 @@ static void copy_fixed(const record_request_t *fixed, request_t *request)
     request->user = fixed->user;
     memcpy(request->user_name, fixed->user_name, sizeof request->user_name);
     request->user_name[sizeof request->user_name - 1] = '\0';
+    request->kv_read = fixed->kv_read;
+    request->kv_all = fixed->kv_all;
+}
+
+bool ledger_keep_probe(request_t *request, const qn_probe_t *probe)
+{
+    request->probe = (qn_probe_t){0};
+    if (qn_probe_is_empty(probe)) return true;
+    request->probe_memory = qn_probe_copy(probe, &request->probe);
+    return request->probe_memory != NULL;
+}
+
+/* A record's bytes lie anywhere; a probe's views want alignment. */
+static qn_err_t read_probe(const uint8_t *payload, uint32_t bytes, request_t *request)
+{
+    if (bytes == 0) return QN_OK;
+    request->probe_memory = malloc(bytes);
+    if (!request->probe_memory) return qn_fail(QN_ERR_NO_MEMORY, "ledger: no memory for a probe");
+    memcpy(request->probe_memory, payload, bytes);
+    if (qn_probe_unpack(request->probe_memory, bytes, &request->probe)) return QN_OK;
+    return qn_fail(QN_ERR_INVALID, "ledger: request %llu has a probe that is none", (unsigned long long)request->id);
 }
 
 static const uint8_t *get(const uint8_t *at, void *data, size_t bytes)
@@ -203,10 +236,15 @@ qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *re
     if (!counts_fit(&fixed))
         return qn_fail(QN_ERR_INVALID, "ledger: request %llu has impossible counts", (unsigned long long)fixed.id);
     copy_fixed(&fixed, ret_request);
+    if (fixed.probe_bytes > bytes - sizeof fixed)
+        return qn_fail(QN_ERR_INVALID, "ledger: request %llu has a probe beyond its end", (unsigned long long)fixed.id);
+    qn_err_t err = read_probe(payload, fixed.probe_bytes, ret_request);
+    if (err < 0) return err;
+    payload += fixed.probe_bytes;
     if (bytes != ledger_request_payload(ret_request, false))
         return qn_fail(QN_ERR_INVALID, "ledger: request %llu has another size than its counts say",
                        (unsigned long long)fixed.id);
-    qn_err_t err = ledger_request_allocate(ret_request);
+    err = ledger_request_allocate(ret_request);
     if (err < 0) return err;
     payload = get(payload, ret_request->ids, 4 * (size_t)request_known_tokens(ret_request));
     payload = get(payload, ret_request->logprobs, 4 * (size_t)ret_request->generated_tokens);

@@ -7,7 +7,7 @@
 
 typedef enum {
     LEDGER_RECORD_REQUEST =
-        1, /* record_request_t, ids, log-probs, stop ids, bias, logprob ids, bad ids, alternatives: all of a request so far */
+        1, /* record_request_t, probe, ids, log-probs, stop ids, bias, logprob ids, bad ids, alternatives: all of a request so far */
     LEDGER_RECORD_TOKENS = 2,   /* record_tokens_t, record_token_t [count], their alternatives in order */
     LEDGER_RECORD_FINISH = 3,   /* record_change_t; value = request_finish_t */
     LEDGER_RECORD_FORGET = 4,   /* record_change_t */
@@ -41,6 +41,8 @@ typedef struct {
     uint32_t logprob_id_count, bad_id_count;
     uint64_t model, deadline_ns, user;
     char user_name[QN_POLICY_USER_MAX];
+    uint32_t probe_bytes, unused;
+    uint64_t kv_read, kv_all;
 } record_request_t;
 
 typedef struct {
@@ -79,6 +81,8 @@ void ledger_request_write(const request_t *request, uint8_t *payload);
 qn_err_t ledger_request_read(const uint8_t *payload, size_t bytes, request_t *ret_request);
 /* Allocates the arrays of a request whose counts and sampling are set. */
 qn_err_t ledger_request_allocate(request_t *request);
+/* Gives the request a copy of `probe` unless it is empty. false: no memory. */
+bool ledger_keep_probe(request_t *request, const qn_probe_t *probe);
 void ledger_request_fini(request_t *request);
 
 /* Appends a record at `at`, where `room` bytes are left: head written last, the next head zeroed first, so that a kill

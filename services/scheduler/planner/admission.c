@@ -6,6 +6,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/name_hash.h"
 
@@ -77,6 +78,25 @@ static bool check_model(const admission_model_t *model, const ledger_submission_
     return false;
 }
 
+/* What a probe names must be there, and a mask's scores must fit what one thread holds of a row. */
+static bool check_probe(const admission_model_t *model, const ledger_submission_t *submission, uint32_t generated_max,
+                        admission_refusal_t *ret_refusal)
+{
+    const char *param;
+    if (qn_probe_is_empty(&submission->probe)) return true;
+    if (qn_probe_check(&submission->probe, &model->probes, &param) < 0) {
+        admission_refuse(ret_refusal, 400, 0, strcmp(param, "masks") == 0 ? "sparsity_mask" : "patches", "%s",
+                         qn_err_text());
+        return false;
+    }
+    if (submission->probe.mask_count == 0 || submission->prompt_tokens + generated_max <= QN_MASK_POSITIONS_MAX)
+        return true;
+    admission_refuse(ret_refusal, 400, 0, "sparsity_mask",
+                     "a mask is for %u tokens of prompt and answer together; this asks for %u: lower max_tokens",
+                     QN_MASK_POSITIONS_MAX, submission->prompt_tokens + generated_max);
+    return false;
+}
+
 bool admission_check(const admission_model_t *model, const ledger_submission_t *submission, uint32_t *ret_generated_max,
                      admission_refusal_t *ret_refusal)
 {
@@ -101,5 +121,5 @@ bool admission_check(const admission_model_t *model, const ledger_submission_t *
     uint32_t by_pool = model->pool_tokens - prompt + 1; /* the last token is never written to the cache */
     most = most < by_length ? most : by_length;
     *ret_generated_max = most < by_pool ? most : by_pool;
-    return true;
+    return check_probe(model, submission, *ret_generated_max, ret_refusal);
 }

@@ -8,8 +8,9 @@
 typedef struct {
     const char *model; /* served; NULL or "": any name is right */
     uint32_t vocab_size;
-    uint32_t max_model_len; /* tokens of one sequence, prompt and generated */
-    uint32_t pool_tokens;   /* tokens all KV blocks hold together */
+    uint32_t max_model_len;  /* tokens of one sequence, prompt and generated */
+    uint32_t pool_tokens;    /* tokens all KV blocks hold together */
+    qn_probe_model_t probes; /* what probes must suit */
 } admission_model_t;
 
 typedef struct {

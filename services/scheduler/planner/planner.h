@@ -79,6 +79,7 @@ typedef struct {
     const char (*reasons)[QN_POLICY_REASON_MAX];
     uint32_t retire_count, set_count, block_count, copy_count, run_count, id_count, stop_id_count, bias_count,
         list_id_count, reason_count;
+    uint32_t tap_count, tap_value_count; /* of the sets' probes */
     uint32_t token_count, from_slot_count;
     bool reset; /* compute empties all slots first: it is a new session */
 } plan_t;

@@ -202,6 +202,8 @@ static void add_set(planner_t *planner, const sequence_t *sequence)
     if (request->bias_count > 0)
         memcpy(planner->bias + plan->bias_count, request->bias, request->bias_count * sizeof *request->bias);
     plan->bias_count += request->bias_count;
+    plan->tap_count += request->probe.tap_count;
+    plan->tap_value_count += request->probe.value_count;
 }
 
 /* Whether the plan has room for all a slot needs before `run_tokens` tokens of it can run. */
@@ -209,14 +211,18 @@ static bool fits(const planner_t *planner, const sequence_t *sequence, uint32_t 
 {
     const plan_t *plan = &planner->plan;
     uint64_t ids = run_tokens;
-    uint32_t bias = 0, lists = 0;
+    uint32_t bias = 0, lists = 0, taps = 0, values = 0;
     if (!sequence->slot_set) {
         ids += history_tokens(sequence);
         bias = sequence->request->bias_count;
         lists = sequence->request->logprob_id_count + sequence->request->bad_id_count;
+        taps = sequence->request->probe.tap_count;
+        values = sequence->request->probe.value_count;
     }
     return plan->id_count + ids <= PLAN_IDS_MAX && plan->bias_count + bias <= QN_STEP_PLAN_BIAS_MAX &&
-           plan->list_id_count + lists <= QN_STEP_PLAN_LIST_IDS_MAX;
+           plan->list_id_count + lists <= QN_STEP_PLAN_LIST_IDS_MAX &&
+           plan->tap_count + taps <= QN_STEP_PLAN_TAPS_MAX &&
+           plan->tap_value_count + values <= QN_STEP_PLAN_TAP_VALUES_MAX;
 }
 
 /* Tells compute of the slot and of blocks it does not know; returns how many tokens the known blocks take from the

@@ -306,7 +306,7 @@ static void open_lease(planner_t *planner, plan_traffic_t *traffic, uint32_t ind
 {
     const sequence_t *sequence = &planner->batch->sequences[index];
     const request_t *request = sequence->request;
-    bool shared = !request->sampling.prompt_logprobs; /* prefix hits would have no scores */
+    bool shared = !request_runs_whole_prompt(request);
     plan_lease_t lease = {
         .sequence = request->id,
         .salt = request->salt,

@@ -86,6 +86,7 @@ static void keep_request(scheduler_service_t *service, const request_t *request,
         .logprob_id_count = request->logprob_id_count,
         .bad_ids = request->bad_ids,
         .bad_id_count = request->bad_id_count,
+        .probe = request->probe,
     };
     json_t *object = case_json(&submission, daemons[peer], service->crash_text);
     if (object != NULL)
