@@ -53,3 +53,12 @@ def test_page_of_another_origin_cannot_post_unasked(server, path):
     assert status == 415 and FORM in reply["error"]["message"]
     status, reply = post(server, path, "hello")
     assert status == 400
+
+
+def test_parallel_and_cache(server):
+    status, split = post(server, "/parallel/tensor_split", {"tensor_shape": [4, 512, 768], "split_dim": 0, "num_splits": 2})
+    assert status == 200 and [row["id"] for row in split["splits"]] == ["split_0", "split_1"]
+    status, reply = post(server, "/parallel/execute", {"splits": ["split_0", "split_1"], "operation": "matmul", "gather": True})
+    assert status == 200 and reply["results"][0]["shape"] == [4, 512, 768] and "seed 1" in reply["with"]
+    status, reply = post(server, "/cache/clear", {})
+    assert status == 200 and "freed_blocks" in reply
