@@ -177,18 +177,29 @@ typedef struct {
     uint32_t copy_count;
 } qn_block_copy_args_t;
 
+/* An array of the step that the host has filled, and where the device has it for the launches to come. Both lie on 16
+ * bytes and have room up to the next 16. */
+typedef struct {
+    void *to;
+    const void *from;
+    uint32_t bytes;
+} qn_step_array_t;
+
 /* step_input: per token its id, position and KV row, and counts for penalties. A run of a slot that is done gets KV
- * row -1 (written nowhere) and id 0. */
+ * row -1 (written nowhere) and id 0. Copies the step's arrays, too: a recorded launch brings new values without an
+ * upload before it. */
+#define QN_STEP_ARRAYS 4
 typedef struct {
     qn_slot_tables_t tables;
-    const qn_run_t *runs;
-    uint32_t run_count;  /* [N] */
+    const qn_run_t *runs; /* [N]; like `from`, may be host memory that the device can read */
+    uint32_t run_count;
     const uint32_t *ids; /* the plan's */
     uint32_t block_tokens;
     uint32_t *ret_ids;       /* [T] */
     uint32_t *ret_positions; /* [T] */
     uint32_t *ret_lengths;   /* [T]: max(prompt_tokens, position + 1); NULL = not wanted */
     int64_t *ret_kv_rows;    /* [T]: block * P + offset, or -1 */
+    qn_step_array_t arrays[QN_STEP_ARRAYS];
 } qn_step_input_t;
 
 /* embedding: out[t] = table[ids[t]] * multiplier (+ position_table[positions[t]]). */
@@ -317,8 +328,8 @@ typedef struct {
 } qn_kv_write_t;
 
 /* attention.prefill, attention.decode: causal attention of each run's tokens over the slot's blocks, which hold this
- * step's k and v already. Head h reads kv head h / (H/K). attention.decode gets only runs of one token; other rows of
- * out are not touched. Moves 2*K*D scalars per (run, position). */
+ * step's k and v already. Head h reads kv head h / (H/K). attention.decode gets only runs of one token, or of none:
+ * those cost nothing. Rows of out that are no run's are not touched. Moves 2*K*D scalars per (run, position). */
 typedef struct {
     qn_kv_t kv;
     qn_slot_tables_t tables;

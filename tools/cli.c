@@ -4,6 +4,8 @@
  * Read next:         main.c (dispatch), cmd_generate.c (a typical subcommand). */
 #include "tools/cli.h"
 
+#include "common/paths.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -372,4 +374,14 @@ int cli_interrupt_fd(void)
     sigaddset(&signals, SIGTERM);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+qn_err_t cli_run_dir(const char *config_file, const char *run_dir, char ret_path[QN_PATH_MAX])
+{
+    qn_config_t *config = NULL;
+    const char *file = config_file ? config_file : getenv("QUINTET_CONFIG");
+    qn_err_t err = qn_config_load(file && file[0] ? file : NULL, NULL, 0, run_dir, &config);
+    if (!err) err = qn_paths_run_dir(qn_config_values(config), ret_path, QN_PATH_MAX);
+    qn_config_free(&config);
+    return err;
 }

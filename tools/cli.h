@@ -27,6 +27,8 @@ int cmd_doctor(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
 int cmd_note_crash(int argc, char **argv);
+int cmd_record(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 /* ---- options ------------------------------------------------------------------------------------------------ */
 
@@ -101,6 +103,10 @@ int cli_finish_output(void);
 /* Reads a whole file, "-" being standard input, of at most `bytes_max` bytes. Returns owned with a NUL after the
  * *ret_bytes bytes, or NULL after qn_fail. */
 char *cli_read_all(const char *path, size_t bytes_max, size_t *ret_bytes);
+
+/* The run directory that these name, or the default one: `config` a file (NULL: $QUINTET_CONFIG), `run_dir` a directory (NULL:
+ * that of the configuration). */
+qn_err_t cli_run_dir(const char *config, const char *run_dir, char ret_path[QN_PATH_MAX]);
 
 /* Turns SIGINT and SIGTERM of this process into input on the returned descriptor (a signalfd). Call before any thread
  * is started. */

@@ -23,6 +23,8 @@ static const command_t commands[] = {
     {"status", cmd_status, "the five services as they are now"},
     {"call", cmd_call, "call a method of a service, or list them all"},
     {"sniff", cmd_sniff, "follow the messages between the services, decoded"},
+    {"record", cmd_record, "record what the services do for a while"},
+    {"trace", cmd_trace, "turn a recording into a timeline for Perfetto"},
     {"model", cmd_model, "describe or examine a model directory"},
     {"policy", cmd_policy, "schedule a trace again under other policies and compare"},
     {"config", cmd_config, "show configuration keys, values and where they come from"},

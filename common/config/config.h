@@ -39,6 +39,8 @@ typedef struct {
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
         bool strict_fields;
+        char *admin_listen;  /* as listen; "" = the same */
+        char *api_keys_file; /* "" = none */
     } frontend;
     struct {
         char *path;     /* tokenizer.json or a directory; "" = model.path */

@@ -51,6 +51,10 @@ static const qn_config_key_t keys[] = {
 
     BOOL("frontend.strict_fields", frontend.strict_fields, "false",
          "Refuse request fields that are not known (400), instead of a warning header and a line in the log."),
+    OTHER("frontend.admin_listen", QN_CONFIG_LISTEN, frontend.admin_listen, "",
+          "Address of what shows or changes how the server works; empty: frontend.listen, for clients on this host."),
+    TEXT("frontend.api_keys_file", frontend.api_keys_file, "", NULL,
+         "File of API keys, NAME user|admin KEY in each line, read again on SIGHUP; empty: no key is asked for."),
 
     TEXT("tokenizer.path", tokenizer.path, "", NULL, "tokenizer.json or the directory with it; \"\" is model.path."),
     OTHER("tokenizer.endpoint", QN_CONFIG_ENDPOINT, tokenizer.endpoint, "ipc",

@@ -156,6 +156,7 @@ static const char *text_problem(const qn_config_key_t *key, const char *text)
     }
     switch (key->kind) {
     case QN_CONFIG_LISTEN:
+        if (text[0] == '\0' && key->default_text[0] == '\0') return NULL; /* none, where none may be */
         if (strncmp(text, "unix:", 5) == 0 ? text[5] != '\0' : is_host_and_port(text, true)) return NULL;
         return "host:port, [v6]:port, :port or unix:PATH";
     case QN_CONFIG_ENDPOINT:

@@ -60,6 +60,7 @@ struct qn_daemon {
     qn_peer_t handled_from; /* of the message being handled, for a Refusal of it; epoch 0: none */
     qn_message_type_t handled_type;
     uint64_t handled_sequence;
+    bool busy; /* something was handled or sent in this turn */
 };
 
 /* ---- callbacks of links --------------------------------------------------------------------------------------- */
@@ -76,7 +77,29 @@ static void daemon_call(qn_daemon_t *daemon, qn_peer_t from, const qn_method_t *
     qn_calls_run(daemon->descriptor->methods, daemon->state, &call, message);
 }
 
-static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type, const void *message)
+/* ---- what a recorder is told ---- */
+
+static void daemon_tell_handled(qn_daemon_t *daemon, uint64_t begin_ns, qn_message_type_t type, const qn_head_t *head)
+{
+    qn_tap_span_t span = {.kind = QN_TAP_HANDLED,
+                          .from = (uint8_t)head->src,
+                          .epoch = head->epoch,
+                          .sequence = head->sequence,
+                          .request = head->request,
+                          .begin_ns = begin_ns,
+                          .end_ns = qn_clock_now_ns()};
+    memcpy(span.type, qn_wire_type(type)->identifier, sizeof span.type);
+    qn_tap_span(daemon->tap, &span);
+}
+
+static void daemon_tell_turn(qn_daemon_t *daemon, uint64_t begin_ns)
+{
+    if (!daemon->busy) return;
+    qn_tap_span_t span = {.kind = QN_TAP_TURN, .begin_ns = begin_ns, .end_ns = qn_clock_now_ns()};
+    qn_tap_span(daemon->tap, &span);
+}
+
+static void daemon_handle(void *context, qn_peer_t from, qn_message_type_t type, const void *message)
 {
     qn_daemon_t *daemon = context;
     const qn_handler_t *handler = &daemon->handlers[type];
@@ -102,6 +125,20 @@ static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type
     }
     daemon->handled_from = (qn_peer_t){0};
     qn_watchdog_feed(&daemon->watchdog, qn_clock_now_ns()); /* a turn may take many long messages */
+}
+
+static void daemon_deliver(void *context, qn_peer_t from, qn_message_type_t type, const void *message)
+{
+    qn_daemon_t *daemon = context;
+    daemon->busy = true;
+    if (!qn_tap_wants_spans(daemon->tap)) {
+        daemon_handle(daemon, from, type, message);
+        return;
+    }
+    qn_head_t head = *(const qn_head_t *)message; /* the handler may take what it is in */
+    uint64_t begin_ns = qn_clock_now_ns();
+    daemon_handle(daemon, from, type, message);
+    daemon_tell_handled(daemon, begin_ns, type, &head);
 }
 
 static void daemon_peer(void *context, qn_peer_t peer, qn_peer_event_t event)
@@ -239,13 +276,16 @@ static void daemon_loop(qn_daemon_t *daemon)
     uint64_t until_ns = 0;
     for (;;) {
         size_t link_count = daemon_sleep(daemon, items, until_ns);
-        bool more = qn_links_take(daemon->links, items, link_count, qn_clock_now_ns());
+        uint64_t begin_ns = qn_clock_now_ns();
+        daemon->busy = false;
+        bool more = qn_links_take(daemon->links, items, link_count, begin_ns);
         uint64_t now_ns = qn_clock_now_ns();
         until_ns = descriptor->tick(daemon->state, now_ns);
 #ifdef QN_CHECKED
         if (descriptor->check) descriptor->check(daemon->state);
 #endif
         uint64_t links_due_ns = qn_links_turn(daemon->links, now_ns);
+        if (qn_tap_wants_spans(daemon->tap)) daemon_tell_turn(daemon, begin_ns);
         uint64_t fed_ns = qn_watchdog_feed(&daemon->watchdog, now_ns);
         if (daemon_is_done(daemon, now_ns)) return;
         if (links_due_ns < until_ns) until_ns = links_due_ns;
@@ -308,7 +348,9 @@ static int daemon_stop_signals(void)
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &stop, NULL);
+    sigset_t blocked = stop;
+    sigaddset(&blocked, SIGHUP); /* for a service that reads something again; the others have nothing to do for it */
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -363,6 +405,7 @@ qn_send_outcome_t qn_daemon_send(qn_daemon_t *daemon, qn_peer_t to, qn_message_t
         daemon_hear_self(daemon, type, message);
         return QN_SEND_OK;
     }
+    daemon->busy = true;
     return qn_links_send(daemon->links, to, type, message);
 }
 

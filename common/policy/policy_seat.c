@@ -119,8 +119,9 @@ static qn_err_t open_first(qn_policy_seat_t *seat)
     qn_policy_choice_t choice;
     bool chosen = qn_policy_page_read_choice(seat->page, &choice) && strcmp(choice.configured, seat->configured) == 0;
     if (chosen) {
-        seat->live = reopen(seat, choice.live);
         seat->previous = reopen(seat, choice.previous);
+        seat->withdrawn[0] = '\0'; /* it decides nothing: the log has it */
+        seat->live = reopen(seat, choice.live);
         seat->shadow = reopen(seat, choice.shadow);
         if (seat->live == NULL) seat->live = seat->previous, seat->previous = NULL;
         if (seat->live != NULL) return QN_OK;

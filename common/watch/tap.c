@@ -134,7 +134,14 @@ void qn_tap_turn(qn_tap_t *tap)
     }
     for (unsigned i = 0; i < tap->type_count; i++)
         tap->types[i].wanted = type_is_wanted(tap, &tap->types[i]);
+    qn_tap_type_t spans;
+    qn_tap_header_t header = tap->header;
+    header.direction = QN_TAP_SPAN;
+    memcpy(spans.topic, &header, QN_TAP_TOPIC_BYTES);
+    tap->spans = tap->topics && type_is_wanted(tap, &spans);
 }
+
+void qn_tap_span(qn_tap_t *tap, const qn_tap_span_t *span) { qn_tap_frame(tap, QN_TAP_SPAN, span, sizeof *span); }
 
 static qn_tap_type_t *find_type(qn_tap_t *tap, const qn_tap_header_t *header)
 {
@@ -237,6 +244,12 @@ void qn_tap_reader_want(qn_tap_reader_t *reader, uint8_t source, const char type
 void qn_tap_reader_want_dropped(qn_tap_reader_t *reader)
 {
     uint8_t direction = QN_TAP_DROPPED;
+    subscribe(reader, &direction, sizeof direction);
+}
+
+void qn_tap_reader_want_spans(qn_tap_reader_t *reader)
+{
+    uint8_t direction = QN_TAP_SPAN;
     subscribe(reader, &direction, sizeof direction);
 }
 

@@ -21,8 +21,9 @@
 #define QN_TAP_VERSION 2
 /* Messages held for a listener that is behind: several seconds of a busy daemon, some megabytes of ordinary frames. */
 #define QN_TAP_QUEUE 16384
-/* Distinct types and subscriptions that a tap tells apart; more subscriptions count as one to everything. */
-#define QN_TAP_TYPES_MAX 64
+/* Distinct types and subscriptions that a tap tells apart; more subscriptions count as one to everything. Types: those
+ * that one daemon sends, replies of methods among them. */
+#define QN_TAP_TYPES_MAX 256
 #define QN_TAP_TOPICS_MAX 512
 #define QN_TAP_TOPIC_BYTES 8
 /* Bytes of a service's name with the terminating NUL; "scheduler@12" fits. */
@@ -31,6 +32,7 @@
 typedef enum {
     QN_TAP_SENT = 0,    /* the daemon sent this frame */
     QN_TAP_DROPPED = 1, /* the daemon received this frame, the verifier refused it, it was dropped */
+    QN_TAP_SPAN = 2,    /* no frame but a qn_tap_span_t: something that the daemon's loop did */
 } qn_tap_direction_t;
 
 /* 64 bytes, no padding. */
@@ -49,6 +51,25 @@ typedef struct {
 } qn_tap_header_t;
 
 _Static_assert(sizeof(qn_tap_header_t) == 64, "listeners in other languages rely on 64 bytes without padding");
+
+typedef enum {
+    QN_TAP_HANDLED = 0, /* a message was handled */
+    QN_TAP_TURN = 1,    /* a whole turn of the loop, in which something was handled or sent */
+} qn_tap_span_kind_t;
+
+/* What a recorder shows as a slice; 48 bytes, no padding. Of a turn only kind and times mean anything. */
+typedef struct {
+    uint8_t kind; /* qn_tap_span_kind_t */
+    uint8_t from; /* qn_service_t of the message's sender */
+    uint8_t reserved[2];
+    char type[4];   /* the message's file identifier */
+    uint32_t epoch; /* its head: of the sender, ... */
+    uint32_t unused;
+    uint64_t sequence, request;
+    uint64_t begin_ns, end_ns;
+} qn_tap_span_t;
+
+_Static_assert(sizeof(qn_tap_span_t) == 48, "captures rely on 48 bytes without padding");
 
 /* ---- the daemon's side ---- */
 
@@ -70,6 +91,7 @@ typedef struct {
     } kept[QN_TAP_TOPICS_MAX];
     qn_tap_type_t types[QN_TAP_TYPES_MAX];
     unsigned type_count;
+    bool spans;             /* somebody asked for them */
     qn_tap_header_t header; /* what stays the same from frame to frame */
 } qn_tap_t;
 
@@ -86,6 +108,11 @@ void qn_tap_turn(qn_tap_t *tap);
 
 /* The one branch. */
 static inline bool qn_tap_listening(const qn_tap_t *tap) { return __builtin_expect(tap->topics != 0, 0); }
+
+/* Whether spans are wanted: the branch before any clock is read for one. */
+static inline bool qn_tap_wants_spans(const qn_tap_t *tap) { return __builtin_expect(tap->spans, 0); }
+/* Tells who asked. */
+void qn_tap_span(qn_tap_t *tap, const qn_tap_span_t *span);
 
 /* Mirrors a frame (copied) when somebody asked for its type. */
 void qn_tap_frame(qn_tap_t *tap, qn_tap_direction_t direction, const void *frame, size_t bytes);
@@ -111,6 +138,8 @@ qn_err_t qn_tap_reader_open(const char *run_dir, const char *const *services, si
 void qn_tap_reader_want(qn_tap_reader_t *reader, uint8_t source, const char type[4]);
 /* Asks for the frames that were dropped, whoever sent them. */
 void qn_tap_reader_want_dropped(qn_tap_reader_t *reader);
+/* Asks for the spans of all daemons. */
+void qn_tap_reader_want_spans(qn_tap_reader_t *reader);
 void qn_tap_reader_want_all(qn_tap_reader_t *reader);
 void qn_tap_reader_close(qn_tap_reader_t **reader);
 void *qn_tap_reader_socket(const qn_tap_reader_t *reader);

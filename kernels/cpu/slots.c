@@ -96,6 +96,8 @@ void qn_cpu_step_input(qn_stream_t *stream, const void *arguments)
 {
     (void)stream;
     const qn_step_input_t *a = arguments;
+    for (unsigned i = 0; i < QN_STEP_ARRAYS; i++)
+        if (a->arrays[i].bytes) memcpy(a->arrays[i].to, a->arrays[i].from, a->arrays[i].bytes);
     for (uint32_t i = 0; i < a->run_count; i++)
         input_run(a, &a->runs[i]);
 }

@@ -74,8 +74,8 @@ void qn_cuda_graph_destroy(qn_cuda_graph_t **graph);
 /* ---- implementations ---- */
 
 /* Returns view of the rows of this backend; names are "cuda" (the best for the launch at hand), "reference" (the plain
- * one), what "cuda" chooses from for decode attention, "splits" and "resident", and for prompts, "mma" and "wgmma" (bf16
- * activations only). */
+ * one), what "cuda" chooses from for decode attention, "splits" and "resident", for prompts, "mma" and "wgmma", and for
+ * products, "wide" (the last three for bf16 activations only). */
 const qn_kernel_t *qn_cuda_kernels(size_t *ret_count);
 
 void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments);
@@ -87,6 +87,7 @@ void qn_cuda_layernorm(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_skinny(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments);
+void qn_cuda_matmul_wide(qn_stream_t *stream, const void *arguments);
 void qn_cuda_matmul_plain(qn_stream_t *stream, const void *arguments);
 /* As qn_cuda_matmul, with outputs in f32 whatever the activations are (logits); no residual. */
 void qn_cuda_matmul_logits(qn_stream_t *stream, const void *arguments);
@@ -113,9 +114,10 @@ void qn_cuda_sampler(qn_stream_t *stream, const void *arguments);
 
 /* Operations of fused.h, in one launch for few tokens and the types and widths that allow it, else in parts. Tables,
  * runs and the cache's earlier positions are read before the launch's predecessors have ended: what writes them must
- * have been launched before this step's step_input. */
+ * be this step's step_input (its arrays) or have been launched before it. */
 void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments);
 void qn_cuda_norm_matmul_plain(qn_stream_t *stream, const void *arguments);
+void qn_cuda_norm_matmul_wide(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void *arguments);
 void qn_cuda_decode_attention_resident(qn_stream_t *stream, const void *arguments);

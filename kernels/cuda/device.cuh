@@ -46,6 +46,43 @@ static __device__ __forceinline__ void cluster_barrier()
 #endif
 }
 
+/* The same in two halves, and nothing of what was written to shared memory need be seen: others are as far as here. */
+static __device__ __forceinline__ void cluster_arrive()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void cluster_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait;" ::: "memory");
+#endif
+}
+
+/* The address in shared memory of the same place in block `rank` of the cluster. */
+static __device__ __forceinline__ uint32_t cluster_place(uint32_t own, uint32_t rank)
+{
+    uint32_t there = own;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
+#endif
+    return there;
+}
+
+static __device__ __forceinline__ float4 cluster_load_quad(const float *own, uint32_t rank)
+{
+    float4 quad = {};
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(quad.x), "=f"(quad.y), "=f"(quad.z), "=f"(quad.w)
+                 : "r"(cluster_place((uint32_t)__cvta_generic_to_shared(own), rank))
+                 : "memory");
+#endif
+    return quad;
+}
+
 /* The same place in the shared memory of block `rank` of the cluster. */
 static __device__ __forceinline__ float cluster_load(const float *own, uint32_t rank)
 {

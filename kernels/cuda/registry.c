@@ -16,6 +16,8 @@ static bool has_tensor_types(const qn_kernel_case_t *shape)
     return has_tensor_shape(shape) && shape->activations == QN_SCALAR_BF16;
 }
 
+static bool has_bf16_activations(const qn_kernel_case_t *shape) { return shape->activations == QN_SCALAR_BF16; }
+
 static bool has_wide_shape(const qn_kernel_case_t *shape)
 {
     return has_tensor_types(shape) && qn_cuda_wide_takes(shape->head_dim, shape->block_tokens);
@@ -29,7 +31,8 @@ static const qn_kernel_t KERNELS[] = {
     {QN_OP_RMSNORM, "cuda", 0, 0, NULL, qn_cuda_rmsnorm},
     {QN_OP_LAYERNORM, "cuda", 0, 0, NULL, qn_cuda_layernorm},
     {QN_OP_MATMUL, "reference", 0, 0, NULL, qn_cuda_matmul_plain},
-    {QN_OP_MATMUL, "cuda", 0, 1, NULL, qn_cuda_matmul},
+    {QN_OP_MATMUL, "wide", QN_ISA_SM90, 1, has_bf16_activations, qn_cuda_matmul_wide},
+    {QN_OP_MATMUL, "cuda", 0, 2, NULL, qn_cuda_matmul},
     {QN_OP_ROPE_ANGLES, "cuda", 0, 0, NULL, qn_cuda_rope_angles},
     {QN_OP_ROPE, "cuda", 0, 0, NULL, qn_cuda_rope},
     {QN_OP_KV_WRITE, "cuda", 0, 0, NULL, qn_cuda_kv_write},
@@ -50,7 +53,8 @@ static const qn_kernel_t KERNELS[] = {
     {QN_OP_LOGPROBS, "cuda", 0, 0, NULL, qn_cuda_logprobs},
     {QN_OP_SAMPLER, "cuda", 0, 0, NULL, qn_cuda_sampler},
     {QN_OP_NORM_MATMUL, "reference", 0, 0, NULL, qn_cuda_norm_matmul_plain},
-    {QN_OP_NORM_MATMUL, "cuda", 0, 1, NULL, qn_cuda_norm_matmul},
+    {QN_OP_NORM_MATMUL, "wide", QN_ISA_SM90, 1, has_bf16_activations, qn_cuda_norm_matmul_wide},
+    {QN_OP_NORM_MATMUL, "cuda", 0, 2, NULL, qn_cuda_norm_matmul},
     {QN_OP_DECODE_ATTENTION, "splits", 0, 1, has_tensor_shape, qn_cuda_decode_attention_splits},
     {QN_OP_DECODE_ATTENTION, "resident", 0, 1, qn_cuda_resident_accepts, qn_cuda_decode_attention_resident},
     {QN_OP_DECODE_ATTENTION, "cuda", 0, 2, has_tensor_shape, qn_cuda_decode_attention},

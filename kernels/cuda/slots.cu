@@ -79,11 +79,29 @@ extern "C" void qn_cuda_slot_update(qn_stream_t *stream, const void *arguments)
     if (a->start_count) qn_cuda_start(stream, "slot_update", start_slots, a->start_count, START_THREADS, 0, *a);
 }
 
-/* A block per run. Rows are read before the barrier and written after it. */
-static __global__ void read_inputs(qn_step_input_t a)
+/* All blocks together: 16 bytes a thread. */
+static __device__ __forceinline__ void copy_arrays(const qn_step_input_t &a)
 {
-    grid_begin();
-    qn_run_t run = a.runs[blockIdx.x];
+#pragma unroll
+    for (int i = 0; i < QN_STEP_ARRAYS; i++)
+        for (uint32_t at = (blockIdx.x * THREADS + threadIdx.x) * 16; at < a.arrays[i].bytes;
+             at += gridDim.x * THREADS * 16)
+            *(uint4 *)((char *)a.arrays[i].to + at) = __ldcv((const uint4 *)((const char *)a.arrays[i].from + at));
+}
+
+/* A block per run. Rows are read before the barrier and written after it.
+ *
+ * No grid_release(): what follows may read the arrays before its own predecessors have ended, so it may not begin until
+ * they are there. */
+static __global__ void read_inputs(const __grid_constant__ qn_step_input_t a)
+{
+    constexpr uint32_t WORDS = sizeof(qn_run_t) / sizeof(uint32_t);
+    __shared__ uint32_t words[WORDS];
+    if (threadIdx.x < WORDS) words[threadIdx.x] = __ldcv((const uint32_t *)(a.runs + blockIdx.x) + threadIdx.x);
+    copy_arrays(a);
+    __threadfence();
+    __syncthreads();
+    const qn_run_t &run = *(const qn_run_t *)words;
     qn_slot_row_t *row = &a.tables.rows[run.slot];
     bool done = row->done, count = row->penalties && !done, keep = row->bad_id_count && !done;
     uint32_t last = row->last_token, prompt_tokens = row->prompt_tokens, counted = row->counted;

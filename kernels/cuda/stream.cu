@@ -114,6 +114,7 @@ static cudaError_t make_buffers(qn_stream_t *stream)
     if (!error) error = qn_cuda_prepare_skinny(stream);
     if (!error) error = qn_cuda_prepare_experts();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_wide();
+    if (!error && stream->capability >= 90) error = qn_cuda_prepare_wide_product(stream);
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_sampler();
     if (!error && stream->capability >= 90) error = qn_cuda_prepare_logprobs();
     return error;

@@ -15,6 +15,7 @@ extern "C" {
 
 #define QN_CUDA_RING_PARTS 4
 #define QN_CUDA_SPLITS_MAX 64                 /* of one run and kv head in attention.decode */
+#define QN_CUDA_CLUSTER_MAX 8                 /* blocks; what every device with clusters takes */
 #define QN_CUDA_PLANS 512                     /* products whose algorithm is remembered; a hash slot each */
 #define QN_CUDA_BLAS_BYTES ((size_t)32 << 20) /* what cuBLASLt recommends for Hopper */
 
@@ -51,6 +52,7 @@ struct qn_stream {
     bool rejoined;         /* the next launch follows several: it begins when all of them are done */
     qn_cuda_plan_t *plans; /* [QN_CUDA_PLANS] */
     void *encode_map;      /* the driver's cuTensorMapEncodeTiled; from sm_90 on */
+    uint32_t clusters[2][QN_CUDA_CLUSTER_MAX]; /* matmul_wide.cu: that run at once, by blocks a processor and size */
 };
 
 /* Keeps the first error and where it was found. */
@@ -65,6 +67,7 @@ static inline void qn_cuda_check(qn_stream_t *stream, cudaError_t error, const c
 cudaError_t qn_cuda_prepare_attention(qn_stream_t *stream);
 /* After it; for devices of capability 9.0. */
 cudaError_t qn_cuda_prepare_wide(void);
+cudaError_t qn_cuda_prepare_wide_product(qn_stream_t *stream);
 cudaError_t qn_cuda_prepare_skinny(const qn_stream_t *stream);
 cudaError_t qn_cuda_prepare_experts(void);
 /* The same for rows of logits; for devices with clusters only. */

@@ -70,9 +70,10 @@ template <int LEFT> static __device__ __forceinline__ void products_wait()
         "+f"(s[i + 7])
 #define SUMS_32(s) EIGHT_SUMS(s, 0), EIGHT_SUMS(s, 8), EIGHT_SUMS(s, 16), EIGHT_SUMS(s, 24)
 #define SUMS_64(s) SUMS_32(s), EIGHT_SUMS(s, 32), EIGHT_SUMS(s, 40), EIGHT_SUMS(s, 48), EIGHT_SUMS(s, 56)
-#define NAMES_32                                                             \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NAMES_32 \
+    NAMES_16     \
+    ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NAMES_64                                                                         \
     NAMES_32                                                                             \
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
@@ -84,6 +85,22 @@ static __device__ __forceinline__ void multiply_rows(float (&sums)[64], uint64_t
     asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %66, 0;\n\t"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NAMES_64 "}, %64, %65, add, 1, 1, 0, 0;\n\t}"
                  : SUMS_64(sums)
+                 : "l"(a), "l"(b), "r"((uint32_t)add));
+}
+
+static __device__ __forceinline__ void multiply_rows(float (&sums)[32], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %34, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES_32 "}, %32, %33, add, 1, 1, 0, 0;\n\t}"
+                 : SUMS_32(sums)
+                 : "l"(a), "l"(b), "r"((uint32_t)add));
+}
+
+static __device__ __forceinline__ void multiply_rows(float (&sums)[16], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %18, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" NAMES_16 "}, %16, %17, add, 1, 1, 0, 0;\n\t}"
+                 : EIGHT_SUMS(sums, 0), EIGHT_SUMS(sums, 8)
                  : "l"(a), "l"(b), "r"((uint32_t)add));
 }
 

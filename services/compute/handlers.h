@@ -5,6 +5,7 @@
 
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
+#include "common/watch/window.h"
 #include "services/compute/runtime.h"
 #include "services/compute/tensors/tensor_store.h"
 #include "services/compute/executor/scratch.h"
@@ -55,6 +56,10 @@ typedef struct {
     /* A handler's verdict that tick acts on. */
     qn_failure_t failure;  /* code QN_OK: none */
     bool failure_is_final; /* trying again cannot help */
+    struct {
+        qn_window_t step, input, attention, mlp, output, sample;
+    } windows;                /* times of the last minute; methods_latency.c shows them */
+    uint64_t sample_until_ns; /* steps are sampled until then, where that is not free */
 } compute_service_t;
 
 extern const qn_handler_t compute_handlers[];
@@ -62,6 +67,10 @@ extern const qn_method_row_t compute_methods[]; /* methods.c */
 
 /* Answers the Settles whose time has come. */
 void compute_answer_settles(compute_service_t *service);
+/* methods_latency.c: a step is over; it was sampled when times.sampled. */
+void compute_observe_step(compute_service_t *service, const step_result_t *result);
+qn_call_outcome_t compute_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply);
+
 /* Asks memory for the model, with tensors. */
 qn_send_outcome_t compute_send_describe(compute_service_t *service);
 /* Asks memory for the three regions. */

@@ -82,5 +82,6 @@ const qn_method_row_t compute_methods[] = {
     {QN_METHOD_COMPUTE_TENSORS, compute_method_tensors},
     {QN_METHOD_COMPUTE_TENSOR_VALUES, compute_method_tensor_values},
     {QN_METHOD_COMPUTE_TENSOR_DROP, compute_method_tensor_drop},
+    {QN_METHOD_COMPUTE_LATENCY, compute_method_latency},
     {QN_METHOD_NONE, NULL},
 };

@@ -239,6 +239,7 @@ static void count_step(compute_service_t *service, const step_result_t *result)
     add_stat(service, COMPUTE_STAT_SAMPLE, result->times.sample_ns);
     qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, COMPUTE_STAT_STEP,
                         result->end_ns - result->begin_ns);
+    compute_observe_step(service, result);
 }
 
 /* Sends what has finished. Returns false when the scheduler takes nothing at the moment. */

@@ -89,6 +89,13 @@ void frontend_reply_data(frontend_t *frontend, http_request_t *request, route_t 
 
 /* ---- ends ---- */
 
+/* All that is left of it is what may be asked about it. */
+static void close_exchange(frontend_t *frontend, exchange_t *exchange)
+{
+    request_log_end(frontend->log, exchange, qn_clock_now_ns());
+    request_table_close(frontend->table, &exchange);
+}
+
 /* Asks for the end of what still runs; sent by the tick, so that a full outbox loses nothing. */
 static void cancel(frontend_t *frontend, const choice_t *choice, qn_cancel_reason_t reason)
 {
@@ -106,7 +113,7 @@ void frontend_forget(frontend_t *frontend, exchange_t *exchange, qn_cancel_reaso
 {
     for (uint32_t i = 0; i < exchange->choice_count; i++)
         cancel(frontend, &exchange->choices[i], reason);
-    request_table_close(frontend->table, &exchange);
+    close_exchange(frontend, exchange);
 }
 
 static bool matches(const exchange_t *exchange, uint32_t prompt, const char *id)
@@ -217,7 +224,7 @@ static void look_at_stream(frontend_t *frontend, exchange_t *exchange, uint64_t 
     if (frontend->text.bytes == 0 || !write_stream(frontend, exchange, now_ns) || !complete) return;
     count_finished(frontend, exchange, now_ns);
     http_request_end_stream(exchange->connection);
-    request_table_close(frontend->table, &exchange);
+    close_exchange(frontend, exchange);
 }
 
 /* ---- looking ---- */
@@ -236,9 +243,13 @@ static void time_tokens(frontend_t *frontend, exchange_t *exchange, uint64_t now
         uint32_t new_tokens = choice->tokens.count - choice->timed_tokens;
         for (uint32_t j = 0; choice->last_ns && j < new_tokens; j++)
             observe(frontend, FRONTEND_STAT_INTER_TOKEN, (now_ns - choice->last_ns) / new_tokens);
+        for (uint32_t j = 0; choice->last_ns && j < new_tokens; j++)
+            qn_window_observe(&frontend->latency.inter_token, now_ns, (now_ns - choice->last_ns) / new_tokens);
+        if (!choice->last_ns) latency_observe_way(&frontend->latency, choice, now_ns);
         if (exchange->first_token_ns == 0) {
             exchange->first_token_ns = now_ns;
             observe(frontend, FRONTEND_STAT_TTFT, now_ns - exchange->received_ns);
+            qn_window_observe(&frontend->latency.first_token, now_ns, now_ns - exchange->received_ns);
         }
         choice->last_ns = now_ns;
         choice->timed_tokens = choice->tokens.count;
@@ -255,6 +266,7 @@ static void count_finished(frontend_t *frontend, const exchange_t *exchange, uin
     frontend_count(frontend, FRONTEND_STAT_PROMPT_TOKENS, prompt);
     frontend_count(frontend, FRONTEND_STAT_GENERATED_TOKENS, generated);
     observe(frontend, FRONTEND_STAT_LATENCY, now_ns - exchange->received_ns);
+    qn_window_observe(&frontend->latency.total, now_ns, now_ns - exchange->received_ns);
 }
 
 static void finish_failed(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
@@ -296,7 +308,7 @@ static void look(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
         if (!exchange->answered) return;
         frontend_reply_data(frontend, exchange->connection, exchange->route, 200, exchange->research,
                             exchange->received_ns, exchange, "answered by the service that knows", &exchange->body);
-        request_table_close(frontend->table, &exchange);
+        close_exchange(frontend, exchange);
         return;
     }
     time_tokens(frontend, exchange, now_ns);
@@ -314,7 +326,7 @@ static void look(frontend_t *frontend, exchange_t *exchange, uint64_t now_ns)
     count_finished(frontend, exchange, now_ns);
     frontend_reply_data(frontend, exchange->connection, exchange->route, 200, exchange->research, exchange->received_ns,
                         exchange, NULL, &body);
-    request_table_close(frontend->table, &exchange);
+    close_exchange(frontend, exchange);
 }
 
 bool frontend_look(frontend_t *frontend, uint64_t now_ns)

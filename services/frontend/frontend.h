@@ -9,9 +9,13 @@
 #include "common/daemon/daemon.h"
 #include "common/daemon/in_hand.h"
 #include "services/frontend/bodies.h"
+#include "services/frontend/http/api_keys.h"
 #include "services/frontend/http/http_server.h"
+#include "services/frontend/latency.h"
 #include "services/frontend/methods/calls.h"
+#include "services/frontend/methods/profile.h"
 #include "services/frontend/reply/reply_query.h"
+#include "services/frontend/request/request_log.h"
 #include "services/frontend/request/request_table.h"
 
 #define FRONTEND_PING_NS 15000000000ull  /* of silence on a stream before a comment is sent */
@@ -75,6 +79,9 @@ typedef struct {
     qn_config_t *changed;             /* owned; holds what `config` points to once something was set live, else NULL */
     qn_in_hand_t *hand;               /* the body that is being worked on, for the next life; NULL in unit tests */
     http_server_t *http;
+    http_server_t *admin; /* frontend.admin_listen; NULL: administrators come to `http` */
+    api_keys_t *keys;     /* NULL: none are asked for */
+    int hangup_fd;        /* SIGHUP; 0 and less: not heard */
     worker_t *worker;
     body_t *bodies;         /* being parsed */
     uint64_t waiting_bytes; /* of those that the worker has */
@@ -91,6 +98,9 @@ typedef struct {
     uint64_t warned_silent; /* requests with such since then */
     qn_arena_t scratch;     /* reset per message */
     reply_buffer_t text;    /* reused for stream events */
+    latency_t latency;      /* of the last minute */
+    request_log_t *log;     /* owned; NULL in unit tests */
+    profile_t profile;      /* the recorder, and who waits for it */
 } frontend_t;
 
 /* ---- service.c ---- */
@@ -105,6 +115,11 @@ void frontend_refuse(void *context, http_request_t *request, int status, const c
 uint32_t frontend_abort(frontend_t *frontend, const char *id);
 /* Sends more of what did not go in one turn. */
 void frontend_send_rest(frontend_t *frontend);
+/* Runs the body of /batch_generate that `json` is, in the order and window of `batch` (taken), and answers `request`. */
+void frontend_begin_batch(frontend_t *frontend, http_request_t *request, route_t route, const json_t *json,
+                          exchange_batch_t *batch);
+/* One of its choices has ended. */
+void frontend_choice_ended(frontend_t *frontend, const exchange_t *exchange);
 /* A body was parsed, or could not be: admit, send or refuse. */
 void frontend_body(frontend_t *frontend, body_t *body);
 

@@ -119,6 +119,7 @@ static void take_end(frontend_t *frontend, const qn_sequence_end_t *end)
         .stop_string = end->stop_string,
     };
     choice_end(&found.exchange->choices[found.index], &last);
+    frontend_choice_ended(frontend, found.exchange);
     request_table_mark(frontend->table, found.exchange);
 }
 
@@ -133,7 +134,9 @@ static void take_timeline(frontend_t *frontend, const qn_timeline_t *timeline)
         [STAGE_COMPUTED] = timeline->computed_ns,       [STAGE_RESULTED] = timeline->resulted_ns,
         [STAGE_DETOKENIZED] = timeline->detokenized_ns,
     };
-    memcpy(found.exchange->choices[found.index].stages, stages, sizeof stages);
+    uint64_t *known = found.exchange->choices[found.index].stages;
+    for (unsigned i = 0; i < STAGE_COUNT; i++) /* a scheduler that was restarted tells it again */
+        if (!known[i]) known[i] = stages[i];
 }
 
 static void handle_text_delta(void *state, qn_peer_t from, const void *message)

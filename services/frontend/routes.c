@@ -3,13 +3,16 @@
  * Must never:        wait for an answer; it comes through handlers.c and exchange_reply.c.
  * Read next:         generation.h for what is accepted, routes_status.c for routes that ask nobody. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 
+#include "common/assert.h"
 #include "common/clock.h"
 #include "common/failpoint.h"
 #include "common/watch/quarantine.h"
+#include "services/frontend/access.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/methods/call.h"
 #include "services/frontend/research/forms.h"
@@ -179,18 +182,28 @@ static qn_send_outcome_t send_part(frontend_t *frontend, const exchange_t *excha
 {
     const generation_t *generation = &exchange->generation;
     bool asks = part < generation->prompt_count;
-    const choice_t *choice = asks ? NULL : &exchange->choices[part - generation->prompt_count];
+    uint32_t place = asks ? 0 : part - generation->prompt_count;
+    const choice_t *choice = asks ? NULL : &exchange->choices[exchange->batch ? exchange->batch->order[place] : place];
     const generation_prompt_t *prompt = &generation->prompts[asks ? part : choice_prompt(choice)];
     *ret_bytes = prompt->text.bytes + prompt->id_count * sizeof *prompt->ids;
     return asks ? frontend_send_facts(frontend, exchange, part) : frontend_send_encode(frontend, choice);
 }
 
-/* Sends until all is sent or the turn has done enough; all of it or nothing: what was sent before a failure is
+/* A batch with a window: whether another choice may be in flight. */
+static bool may_send(const exchange_t *exchange)
+{
+    uint32_t asked = exchange->generation.prompt_count;
+    return !exchange->batch || exchange->sent_parts < asked ||
+           exchange->sent_parts - asked - exchange->ended_count < exchange->batch->window;
+}
+
+/* Sends until all is sent or the turn has done enough, or until a choice of a batch has ended; all of it or nothing: what was sent before a failure is
  * cancelled with the exchange. True: nothing is left. */
 static bool send_generation(frontend_t *frontend, exchange_t *exchange)
 {
     size_t sent_bytes = 0;
     while (exchange->sent_parts < exchange->generation.prompt_count + exchange->choice_count) {
+        if (!may_send(exchange)) return true;      /* when one ends: frontend_choice_ended */
         if (sent_bytes > SEND_BYTES) return false; /* running streams first */
         size_t bytes;
         qn_send_outcome_t outcome = send_part(frontend, exchange, exchange->sent_parts++, &bytes);
@@ -216,8 +229,13 @@ void frontend_send_rest(frontend_t *frontend)
     frontend->unsent = left;
 }
 
-/* Takes the body's generation. */
-static void begin_generation(frontend_t *frontend, body_t *body)
+void frontend_choice_ended(frontend_t *frontend, const exchange_t *exchange)
+{
+    if (exchange->batch) frontend->unsent++; /* the next turn looks whether something may follow */
+}
+
+/* Takes the body's generation and `batch` (may be NULL). */
+static void begin_generation(frontend_t *frontend, body_t *body, exchange_batch_t *batch)
 {
     http_request_t *request = body->request;
     generation_t *generation = &body->generation;
@@ -229,11 +247,31 @@ static void begin_generation(frontend_t *frontend, body_t *body)
         set_busy(&body->error, frontend);
     if (!exchange) {
         frontend_reply_error(frontend, request, body->route, &body->error);
+        if (batch) reply_buffer_fini(&batch->members);
+        free(batch);
         return;
     }
+    exchange->batch = batch;
     exchange->route = body->route;
     attach(frontend, exchange, request);
     if (!send_generation(frontend, exchange)) frontend->unsent++;
+}
+
+void frontend_begin_batch(frontend_t *frontend, http_request_t *request, route_t route, const json_t *json,
+                          exchange_batch_t *batch)
+{
+    char *text = json_dumps(json, JSON_COMPACT);
+    QN_ASSERT(text != NULL);
+    body_t body = {.request = request, .route = route, .limits = limits_of(frontend)};
+    if (generation_parse(GENERATION_BATCH, text, strlen(text), &body.limits, &body.generation, &body.error)) {
+        begin_generation(frontend, &body, batch);
+        generation_fini(&body.generation); /* what was not taken */
+    } else {
+        frontend_reply_error(frontend, request, route, &body.error);
+        reply_buffer_fini(&batch->members);
+        free(batch);
+    }
+    free(text);
 }
 
 /* ---- queries ---- */
@@ -299,6 +337,12 @@ static void abort_named(frontend_t *frontend, body_t *body)
         frontend_reply_error(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
         return;
     }
+    if (!id && !access_allows(frontend, body->request, ACCESS_ADMIN, &body->error)) {
+        if (body->error.status == 404) /* the route is here, and this is not a user's to ask */
+            http_error_set(&body->error, 403, "abort_all", "abort_all ends what others run: it is an administrator's.");
+        access_refuse(frontend, body->request, ROUTE_ABORT_REQUEST, &body->error);
+        return;
+    }
     reply_buffer_t reply = {0};
     reply_buffer_printf(&reply, "{\"aborted\":%u}", frontend_abort(frontend, id));
     frontend_reply_json(frontend, body->request, ROUTE_ABORT_REQUEST, 200, &reply);
@@ -315,7 +359,7 @@ void frontend_body(frontend_t *frontend, body_t *body)
         return;
     }
     if (generates) {
-        begin_generation(frontend, body);
+        begin_generation(frontend, body, NULL);
         return;
     }
     if (body->method.method) {
@@ -360,11 +404,16 @@ static void take_request(frontend_t *frontend, http_request_t *request)
         qn_daemon_fail(frontend->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a request"));
     bool generates = router_generates(match.route);
     if (!generates) make_id(frontend, request);
+    http_error_t error;
+    if (outcome != ROUTER_NO_PATH && !access_allows(frontend, request, match.access, &error)) {
+        make_id(frontend, request);
+        access_refuse(frontend, request, match.route, &error);
+        return;
+    }
     if (outcome != ROUTER_FOUND) {
         reply_no_route(frontend, request, outcome, match.allow);
         return;
     }
-    http_error_t error;
     if (!check_mode(request, &error)) {
         make_id(frontend, request);
         frontend_reply_error(frontend, request, match.route, &error);

@@ -15,6 +15,7 @@
 #include "common/daemon/fd_store.h"
 #include "common/watch/log.h"
 #include "common/paths.h"
+#include "services/frontend/access.h"
 #include "services/frontend/handlers.h"
 #include "services/frontend/http/listen_address.h"
 #include "services/frontend/methods/call.h"
@@ -128,15 +129,9 @@ static void on_gone(void *context, http_request_t *request)
 
 static void on_sent(void *context, size_t bytes) { frontend_count(context, FRONTEND_STAT_SENT_BYTES, bytes); }
 
-static qn_err_t open_http(frontend_t *frontend)
+/* Takes the socket. */
+static qn_err_t serve(frontend_t *frontend, int fd, bool inherited, http_server_t **ret_server)
 {
-    int fd = -1;
-    bool inherited = false;
-    qn_err_t err = open_listener(frontend->config, &fd, &inherited);
-    if (err != QN_OK) return err;
-    raise_descriptor_limit(frontend->config->frontend.max_connections);
-    char shown[QN_ENDPOINT_MAX];
-    listen_address_of(fd, shown, sizeof shown);
     http_server_limits_t limits = {
         .max_body_bytes = frontend->config->frontend.max_body_bytes,
         .max_connections = (unsigned)frontend->config->frontend.max_connections,
@@ -150,9 +145,38 @@ static qn_err_t open_http(frontend_t *frontend)
         .refuse = frontend_refuse,
         .sent = on_sent,
     };
-    err = http_server_create(fd, &limits, &callbacks, &frontend->http);
+    qn_err_t err = http_server_create(fd, &limits, &callbacks, ret_server);
+    return err == QN_OK ? qn_daemon_watch(frontend->daemon, http_server_fd(*ret_server)) : err;
+}
+
+/* Administrators' own listener, where there is one. */
+static qn_err_t open_admin(frontend_t *frontend)
+{
+    int fd = -1;
+    char shown[QN_ENDPOINT_MAX];
+    listen_address_t address;
+    const char *asked = frontend->config->frontend.admin_listen;
+    if (!asked[0]) return QN_OK;
+    qn_err_t err = listen_address_parse(asked, &address);
+    if (err == QN_OK) err = listen_address_open(&address, &fd);
     if (err != QN_OK) return err;
-    err = qn_daemon_watch(frontend->daemon, http_server_fd(frontend->http));
+    listen_address_of(fd, shown, sizeof shown);
+    qn_log_notice("listening for administrators on %s", shown);
+    return serve(frontend, fd, false, &frontend->admin);
+}
+
+static qn_err_t open_http(frontend_t *frontend)
+{
+    int fd = -1;
+    bool inherited = false;
+    raise_descriptor_limit(frontend->config->frontend.max_connections);
+    qn_err_t err = access_open(frontend);
+    if (err == QN_OK) err = open_admin(frontend);
+    if (err == QN_OK) err = open_listener(frontend->config, &fd, &inherited);
+    if (err != QN_OK) return err;
+    char shown[QN_ENDPOINT_MAX];
+    listen_address_of(fd, shown, sizeof shown);
+    err = serve(frontend, fd, inherited, &frontend->http);
     if (err != QN_OK) return err;
     qn_log_notice("listening on %s", shown);
     qn_daemon_set_state(frontend->daemon, QN_STATE_READY, shown);
@@ -198,9 +222,15 @@ static void service_fini(void **state)
         end_what_runs(frontend);
         qn_daemon_unwatch(frontend->daemon, http_server_fd(frontend->http));
     }
+    if (frontend->admin) qn_daemon_unwatch(frontend->daemon, http_server_fd(frontend->admin));
     worker_destroy(&frontend->worker);
     http_server_destroy(&frontend->http, STOP_LINGER_MS);
+    http_server_destroy(&frontend->admin, STOP_LINGER_MS);
+    access_close(frontend);
     request_table_destroy(&frontend->table);
+    request_log_destroy(&frontend->log);
+    if (frontend->profile.profiling) qn_daemon_unwatch(frontend->daemon, profiling_fd(frontend->profile.profiling));
+    profiling_destroy(&frontend->profile.profiling);
     qn_in_hand_close(&frontend->hand);
     qn_arena_fini(&frontend->scratch);
     reply_buffer_fini(&frontend->text);
@@ -224,6 +254,7 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_peer_status_t self;
     qn_daemon_self_status(daemon, &self);
     frontend->table = request_table_create(self.restarts * BOOT_IDS + 1, (uint32_t)config->frontend.queue_limit);
+    frontend->log = request_log_create();
     calls_init(&frontend->calls, qn_daemon_epoch(daemon));
     name_model(frontend);
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* fixed: what is larger always goes back when it is freed */
@@ -231,6 +262,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_err_t err = qn_in_hand_open(qn_daemon_run_dir(daemon), "frontend", qn_daemon_epoch(daemon), &frontend->hand);
     if (err == QN_OK) err = worker_create(&frontend->worker);
     if (err == QN_OK) err = qn_daemon_watch(daemon, worker_fd(frontend->worker));
+    if (err == QN_OK) err = profiling_create(qn_daemon_run_dir(daemon), &frontend->profile.profiling);
+    if (err == QN_OK) err = qn_daemon_watch(daemon, profiling_fd(frontend->profile.profiling));
     if (err == QN_OK) err = open_http(frontend);
     if (err != QN_OK) {
         service_fini((void **)&frontend);
@@ -259,6 +292,7 @@ static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     frontend_t *frontend = state;
     bool answers = peer.service == QN_SERVICE_TOKENIZER || peer.service == QN_SERVICE_MEMORY;
+    if (event == QN_PEER_UP) request_log_meet(frontend->log, peer.service, peer.epoch, qn_clock_now_ns());
     if (event == QN_PEER_GONE) frontend_end_calls(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_GONE && answers) fail_waiting(frontend, (qn_service_t)peer.service);
     if (event == QN_PEER_UP && peer.service == QN_SERVICE_MEMORY) frontend_send_describe(frontend, peer);
@@ -288,19 +322,28 @@ static bool send_cancels(frontend_t *frontend)
 
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+/* Both listeners; milliseconds until it must be called again. */
+static uint64_t serve_clients(frontend_t *frontend, uint64_t now_ns)
+{
+    uint64_t http_ms = http_server_run(frontend->http, now_ns);
+    return frontend->admin ? earlier(http_ms, http_server_run(frontend->admin, now_ns)) : http_ms;
+}
+
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     frontend_t *frontend = state;
+    access_turn(frontend);
     frontend_send_rest(frontend); /* before new ones come */
     frontend_take_work(frontend);
+    frontend_answer_profile(&frontend->profile);
     frontend_look(frontend, now_ns);
     if (now_ns >= frontend->scan_ns) {
         frontend_scan(frontend, now_ns);
         frontend_scan_calls(frontend, now_ns);
         frontend->scan_ns = now_ns + FRONTEND_SCAN_NS;
     }
-    uint64_t http_ms = http_server_run(frontend->http, now_ns);
-    if (frontend_look(frontend, now_ns)) http_ms = http_server_run(frontend->http, now_ns); /* what failed at once */
+    uint64_t http_ms = serve_clients(frontend, now_ns);
+    if (frontend_look(frontend, now_ns)) http_ms = serve_clients(frontend, now_ns); /* what failed at once */
     bool all_sent = send_cancels(frontend);
     qn_stats_set(qn_daemon_stats(frontend->daemon), QN_DAEMON_STATS_TABLE, FRONTEND_STAT_ACTIVE,
                  request_table_active(frontend->table));
@@ -318,6 +361,7 @@ static void service_drain(void *state)
     frontend_t *frontend = state;
     frontend->draining = true;
     http_server_quiesce(frontend->http);
+    if (frontend->admin) http_server_quiesce(frontend->admin);
     qn_daemon_set_state(frontend->daemon, QN_STATE_DRAINING, "finishing what runs; no new requests");
 }
 

@@ -30,6 +30,7 @@ static qn_call_outcome_t method_usage(void *state, qn_call_t *call, const void *
         reply->total_bytes += *bytes[kind];
     }
     block_pool_stats(service->model.pool, &stats);
+    reply->peak_bytes = region_table_peak(service->regions);
     reply->block_bytes = service->model.block_bytes;
     reply->block_tokens = stats.block_tokens;
     reply->total_blocks = stats.total_blocks;

@@ -19,6 +19,7 @@ struct region_table {
     bool huge_pages;
     qn_mapping_t *regions[REGION_TABLE_MAX]; /* owned */
     size_t count;
+    uint64_t peak_bytes;
     uint64_t next_id;
 };
 
@@ -71,6 +72,17 @@ static size_t index_of(const region_table_t *table, const char *name)
     return index;
 }
 
+/* `more`: bytes that exist and are not in the table yet. */
+static void note_peak(region_table_t *table, uint64_t more)
+{
+    uint64_t bytes = more;
+    for (size_t i = 0; i < table->count; i++)
+        bytes += qn_region_bytes(table->regions[i]);
+    if (bytes > table->peak_bytes) table->peak_bytes = bytes;
+}
+
+uint64_t region_table_peak(const region_table_t *table) { return table->peak_bytes; }
+
 qn_err_t region_table_add(region_table_t *table, qn_mapping_t **region)
 {
     QN_ASSERT(index_of(table, qn_region_name(*region)) == table->count);
@@ -79,6 +91,7 @@ qn_err_t region_table_add(region_table_t *table, qn_mapping_t **region)
                        REGION_TABLE_MAX);
     table->regions[table->count++] = *region;
     *region = NULL;
+    note_peak(table, 0);
     return QN_OK;
 }
 
@@ -131,6 +144,7 @@ qn_err_t region_table_reserve(region_table_t *table, qn_region_kind_t kind, cons
         table->next_id++;
         /* Prefill reads and writes them all, many times a step; small pages cost it some percent. */
         if (kind == QN_REGION_KIND_ACTIVATIONS) qn_region_make_huge(region, 0, bytes);
+        note_peak(table, bytes);
         if (known)
             *ret_old = table->regions[index];
         else

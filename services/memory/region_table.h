@@ -45,5 +45,7 @@ size_t region_table_count(const region_table_t *table);
 const qn_mapping_t *region_table_at(const region_table_t *table, size_t index);
 /* Sum over the regions of `kind`. */
 uint64_t region_table_bytes(const region_table_t *table, qn_region_kind_t kind);
+/* The sum over all regions at its highest so far; one that was replaced counts until its place was taken. */
+uint64_t region_table_peak(const region_table_t *table);
 
 #endif

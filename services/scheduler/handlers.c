@@ -389,11 +389,16 @@ void scheduler_step_model(const scheduler_service_t *service, double *ret_step_u
 static void measure_step(scheduler_service_t *service, const batch_step_t *step, const qn_step_result_t *result,
                          uint64_t now_ns)
 {
+    history_result(service->history, step->step, result->begin_ns, result->end_ns, now_ns);
     observe(service, SCHEDULER_STAT_STEP_ROUND_TRIP, now_ns - step->sent_ns);
     observe(service, SCHEDULER_STAT_STEP_COMPUTE, result->end_ns - result->begin_ns);
+    qn_window_observe(&service->windows.round_trips, now_ns, now_ns - step->sent_ns);
+    qn_window_observe(&service->windows.steps, now_ns, result->end_ns - result->begin_ns);
     learn_step(&service->steps, step->token_count, (double)(result->end_ns - result->begin_ns));
-    if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns)
+    if (service->last_end_ns != 0 && result->begin_ns >= service->last_end_ns) {
         observe(service, SCHEDULER_STAT_IDLE_GAP, result->begin_ns - service->last_end_ns);
+        qn_window_observe(&service->windows.idle, now_ns, result->begin_ns - service->last_end_ns);
+    }
     service->last_end_ns = scheduler_batch(service->scheduler)->running_count > 0 ? result->end_ns : 0;
 }
 

@@ -7,6 +7,8 @@
 #include "common/daemon/daemon.h"
 #include "common/daemon/kept_memory.h"
 #include "common/policy/policy_stats.h"
+#include "common/watch/window.h"
+#include "services/scheduler/history.h"
 #include "services/scheduler/scheduler.h"
 
 enum {
@@ -70,6 +72,10 @@ typedef struct {
     schedule_t *schedules[SCHEDULES_MAX];
     uint32_t schedule_count;
     uint64_t last_end_ns; /* of the last step, while others were to run; 0 = none */
+    struct {
+        qn_window_t queued, plans, round_trips, steps, idle;
+    } windows;          /* times of the last minute; methods_latency.c shows them */
+    history_t *history; /* owned; what became of requests, for who asks */
 } scheduler_service_t;
 
 extern const qn_handler_t scheduler_handlers[];

@@ -22,7 +22,7 @@ static qn_sequence_state_t state_of(const sequence_t *sequence, const request_t 
     return QN_SEQUENCE_STATE_FINISHED;
 }
 
-static void show_sequence(const batch_t *batch, const request_t *request, uint64_t now_ns, qn_queued_sequence_t *ret)
+void scheduler_show_sequence(const batch_t *batch, const request_t *request, uint64_t now_ns, qn_queued_sequence_t *ret)
 {
     const sequence_t *sequence = &batch->sequences[request->index];
     uint64_t queued_ns = request->timeline.queued_ns;
@@ -57,7 +57,7 @@ static qn_call_outcome_t method_queue(void *state, qn_call_t *call, const void *
     uint32_t seen = 0;
     for (const request_t *request = ledger_next(ledger, NULL); request; request = ledger_next(ledger, request))
         if (seen++ >= asked->offset && reply->sequences_count < asked->limit)
-            show_sequence(batch, request, call->began_ns, &rows[reply->sequences_count++]);
+            scheduler_show_sequence(batch, request, call->began_ns, &rows[reply->sequences_count++]);
     reply->sequences = rows;
     reply->policy = qn_text(scheduler_policy_name(service->scheduler));
     reply->waiting = batch->waiting_count;
@@ -167,7 +167,7 @@ static qn_call_outcome_t method_explain(void *state, qn_call_t *call, const void
     if (!request) return QN_CALL_DONE;
     char why[QN_SCHEDULER_EXPLAIN_REPLY_WHY_MAX];
     qn_queued_sequence_t *sequence = qn_arena_zalloc(call->arena, 1, sizeof *sequence);
-    show_sequence(scheduler_batch(service->scheduler), request, call->began_ns, sequence);
+    scheduler_show_sequence(scheduler_batch(service->scheduler), request, call->began_ns, sequence);
     explain(service, request, why, sizeof why);
     reply->sequence = sequence;
     reply->why = qn_text(qn_arena_strndup(call->arena, why, strlen(why)));
@@ -223,5 +223,7 @@ const qn_method_row_t scheduler_methods[] = {
     {QN_METHOD_SCHEDULER_SCHEDULE, scheduler_method_schedule},
     {QN_METHOD_SCHEDULER_POLICY_SET, method_policy_set},
     {QN_METHOD_SCHEDULER_POLICY_SHADOW, method_policy_shadow},
+    {QN_METHOD_SCHEDULER_LATENCY, scheduler_method_latency},
+    {QN_METHOD_SCHEDULER_HISTORY, scheduler_method_history},
     {QN_METHOD_NONE, NULL},
 };

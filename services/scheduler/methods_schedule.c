@@ -10,7 +10,8 @@
 #include "services/scheduler/methods.h"
 #include "services/scheduler/simulation/simulation.h"
 
-#define STEPS_PER_TURN 32u /* about 0.1 ms */
+#define STEPS_PER_TURN 32u    /* about 0.1 ms */
+#define TOKENS_MAX (1u << 20) /* that all requests generate: some seconds at most */
 
 /* One under way. */
 struct schedule {
@@ -103,6 +104,14 @@ qn_call_outcome_t scheduler_method_schedule(void *state, qn_call_t *call, const 
     (void)ret_reply;
     if (scheduler_batch(service->scheduler)->total_blocks == 0)
         return qn_call_fail(call, 503, NULL, "memory has not said yet how many blocks there are; try again");
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < asked->requests_count; i++)
+        tokens += asked->requests[i].max_tokens;
+    if (tokens > TOKENS_MAX)
+        return qn_call_fail(call, 400, "requests",
+                            "requests: they generate %llu tokens, %u are simulated here; quintet policy "
+                            "replay takes more",
+                            (unsigned long long)tokens, TOKENS_MAX);
     if (service->schedule_count == SCHEDULES_MAX)
         return qn_call_fail(call, 503, NULL, "%d simulations are under way; try again when one has ended",
                             SCHEDULES_MAX);

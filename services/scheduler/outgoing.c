@@ -186,8 +186,10 @@ static void measure_plan(scheduler_service_t *service, const plan_t *plan, uint6
     qn_stats_t *stats = qn_daemon_stats(service->daemon);
     for (uint32_t i = 0; i < plan->set_count; i++) {
         const request_timeline_t *timeline = &plan->sets[i].request->timeline;
-        if (timeline->planned_ns == now_ns && timeline->queued_ns <= now_ns)
+        if (timeline->planned_ns == now_ns && timeline->queued_ns <= now_ns) {
             qn_stats_observe_ns(stats, QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_QUEUE, now_ns - timeline->queued_ns);
+            qn_window_observe(&service->windows.queued, now_ns, now_ns - timeline->queued_ns);
+        }
     }
     count(service, SCHEDULER_STAT_STEPS, 1);
     count(service, SCHEDULER_STAT_STEP_TOKENS, plan->token_count);
@@ -207,9 +209,13 @@ qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns)
         if (err == QN_OK && QN_FAILPOINT_IDS(QN_FAILPOINT_SCHEDULER_AFTER_PLAN, plan.ids, plan.id_count))
             err = qn_fail(QN_ERR_INVALID, "a failpoint failed plan %" PRIu64, plan.step);
         if (err < 0) return err;
+        const batch_t *batch = scheduler_batch(service->scheduler);
+        history_plan(service->history, batch, &batch->steps[batch->step_count - 1]);
         measure_plan(service, &plan, now_ns);
+        uint64_t took_ns = qn_clock_now_ns() - begin_ns;
         qn_stats_observe_ns(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, SCHEDULER_STAT_PLAN_BUILD,
-                            qn_clock_now_ns() - begin_ns);
+                            took_ns);
+        qn_window_observe(&service->windows.plans, now_ns, took_ns);
     }
 }
 
@@ -451,6 +457,7 @@ void scheduler_send_tokens(scheduler_service_t *service)
             continue;
         } /* QN_SEND_INVALID: the receiver sees the gap and fails those requests; all others go on */
         for (uint32_t i = 0; i < message.end_count; i++) {
+            history_end(service->history, message.ends[i], qn_clock_now_ns());
             count(service, SCHEDULER_STAT_CACHED_TOKENS, message.ends[i]->cached_tokens);
             count(service, SCHEDULER_STAT_GENERATED_TOKENS, message.ends[i]->generated_tokens);
         }

@@ -75,6 +75,7 @@ static void service_fini(void **state)
     if (service == NULL) return;
     scheduler_drop_schedules(service);
     scheduler_destroy(&service->scheduler);
+    history_destroy(&service->history);
     qn_kept_memory_close(&service->ledger);
     qn_arena_fini(&service->arena);
     free(service);
@@ -121,6 +122,7 @@ static qn_err_t open_service(scheduler_service_t *service, const qn_config_value
     };
     ledger_replay_t replay;
     err = scheduler_create(&options, qn_clock_now_ns(), &service->scheduler, &replay);
+    if (err == QN_OK) err = history_create(options.queue_limit + options.max_sequences, &service->history);
     if (err == QN_OK) log_start(service, &replay);
     return err;
 }

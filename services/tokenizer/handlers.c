@@ -82,6 +82,7 @@ static void note_work(tokenizer_service_t *service, const text_job_t *job)
     count(service, TOKENIZER_STAT_ENCODED_BYTES, job->text_bytes);
     count(service, TOKENIZER_STAT_ENCODED_TOKENS, job->tokens.count);
     observe(service, TOKENIZER_STAT_ENCODE_TIME, job->run_ns);
+    qn_window_observe(&service->encodes, qn_clock_now_ns(), job->run_ns);
 }
 
 static void drop_owner(text_job_t *job)
@@ -440,9 +441,12 @@ static void handle_token_batch(void *state, qn_peer_t from, const void *message)
     for (uint32_t i = 0; i < batch->ends_count; i++)
         take_end(service, &batch->ends[i]);
     count(service, TOKENIZER_STAT_DETOKENIZED_TOKENS, batch->tokens_count);
-    observe(service, TOKENIZER_STAT_DETOKENIZE_TIME, qn_clock_now_ns() - begin_ns);
-    if (batch->head.sent_ns <= begin_ns) /* another host's clock says nothing */
-        observe(service, TOKENIZER_STAT_WAIT_TIME, qn_clock_now_ns() - batch->head.sent_ns);
+    uint64_t end_ns = qn_clock_now_ns();
+    observe(service, TOKENIZER_STAT_DETOKENIZE_TIME, end_ns - begin_ns);
+    qn_window_observe(&service->decodes, end_ns, end_ns - begin_ns);
+    if (batch->head.sent_ns > begin_ns) return; /* another host's clock says nothing */
+    observe(service, TOKENIZER_STAT_WAIT_TIME, end_ns - batch->head.sent_ns);
+    qn_window_observe(&service->waits, end_ns, end_ns - batch->head.sent_ns);
 }
 
 static void handle_prompt_logprobs(void *state, qn_peer_t from, const void *message)

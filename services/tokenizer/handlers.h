@@ -6,6 +6,8 @@
 
 extern const qn_handler_t tokenizer_handlers[];
 extern const qn_method_row_t tokenizer_methods[]; /* methods.c */
+/* methods_latency.c */
+qn_call_outcome_t tokenizer_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply);
 
 /* Takes the job as a whole, from the message on: it is done now or beside the loop, answered, and freed. */
 void tokenizer_take_job(tokenizer_service_t *service, text_job_t *job);

@@ -181,5 +181,6 @@ const qn_method_row_t tokenizer_methods[] = {
     {QN_METHOD_TOKENIZER_ENCODE, method_encode},
     {QN_METHOD_TOKENIZER_DECODE, method_decode},
     {QN_METHOD_TOKENIZER_VOCABULARY, method_vocabulary},
+    {QN_METHOD_TOKENIZER_LATENCY, tokenizer_method_latency},
     {QN_METHOD_NONE, NULL},
 };

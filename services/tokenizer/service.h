@@ -8,6 +8,7 @@
 #include "services/tokenizer/streams.h"
 #include "services/tokenizer/text_worker.h"
 #include "services/tokenizer/tokenizer.h"
+#include "common/watch/window.h"
 
 enum {
     TOKENIZER_STAT_ENCODED_TOKENS,
@@ -47,6 +48,7 @@ typedef struct {
     uint32_t cancel_count;
     qn_peer_t frontends[QN_PEERS_MAX]; /* connected, that have sent again all they hold */
     uint32_t frontend_count, replayed_count;
+    qn_window_t encodes, decodes, waits; /* times of the last minute; methods.c shows them */
 } tokenizer_service_t;
 
 #endif

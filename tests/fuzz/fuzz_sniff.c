@@ -7,13 +7,13 @@
 #include "tools/sniff/sniff_filter.h"
 #include "tools/sniff/sniff_summary.h"
 
-static sniff_slots_t slots;
+static qn_capture_slots_t slots;
 
-static void look_at(sniff_message_t *message, const sniff_filter_t *filter)
+static void look_at(qn_capture_message_t *message, const sniff_filter_t *filter)
 {
     qn_arena_t arena;
     qn_arena_init(&arena, 4096);
-    sniff_message_decode(message, &slots, &arena);
+    qn_capture_message_decode(message, &slots, &arena);
     if (filter) sniff_filter_match(filter, message);
     if (message->content) {
         sniff_line_t line = {.bytes = 0};
@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     QN_ASSERT(!err == (filter != NULL) && at <= strlen(text));
     size_t skip = end ? length + 1 : bytes;
     qn_tap_header_t header = {.direction = (uint8_t)(bytes & 1), .now_ns = 1, .service = "compute"};
-    sniff_message_t *message = sniff_message_new(&header, data + skip, bytes - skip, 0);
+    qn_capture_message_t *message = qn_capture_message_new(&header, data + skip, bytes - skip, 0);
     QN_ASSERT(message != NULL);
     look_at(message, filter);
     free(message);

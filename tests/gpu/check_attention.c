@@ -107,6 +107,7 @@ static void poison_rest(const shape_t *shape, problem_t *problem)
     size_t row = (size_t)host->kv_heads * host->head_dim * qn_scalar_bytes(host->scalar);
     for (uint32_t i = 0; i < shape->runs; i++) {
         const qn_run_t *run = &problem->host.runs[i];
+        if (!run->tokens) continue;
         uint32_t end = run->position + run->tokens, last = (end - 1) / host->block_tokens;
         uint32_t block = problem->host.tables.block_tables[run->slot * problem->host.tables.table_blocks + last];
         for (uint32_t plane = 0; plane < 2 * host->layers; plane++) {
@@ -176,6 +177,19 @@ static const uint32_t CHUNKS[][2] = {{0, 1},   {0, 70},   {3, 2},     {64, 64}, 
                                      {511, 3}, {17, 200}, {1000, 37}, {128, 128}, {0, 300}};
 enum { CHUNK_COUNT = sizeof CHUNKS / sizeof CHUNKS[0] };
 
+/* Runs of no tokens between the others and after them. */
+static shape_t with_idle(const shape_t *all)
+{
+    shape_t shape = *all;
+    for (shape.runs = 0; shape.runs < RUNS_MAX; shape.runs++) {
+        uint32_t from = shape.runs / 3;
+        bool idle = shape.runs % 3 == 1 || from >= all->runs;
+        shape.positions[shape.runs] = idle ? 0 : all->positions[from];
+        shape.tokens[shape.runs] = !idle;
+    }
+    return shape;
+}
+
 unsigned check_attention(qn_scalar_t activations)
 {
     check_t check = check_begin("attention", activations, false);
@@ -192,8 +206,10 @@ unsigned check_attention(qn_scalar_t activations)
             prefill_all.positions[prefill_all.runs] = CHUNKS[i][0];
             prefill_all.tokens[prefill_all.runs++] = CHUNKS[i][1];
         }
+        shape_t idle = with_idle(&decode_all);
         for (unsigned scalar = 0; scalar < 2; scalar++) {
             check_shape(&check, &decode_all, (qn_scalar_t)scalar, &CHOICE);
+            check_shape(&check, &idle, (qn_scalar_t)scalar, &CHOICE);
             check_shape(&check, &prefill_all, (qn_scalar_t)scalar, &PREFILL);
             check_shape(&check, &prefill_all, (qn_scalar_t)scalar, &PREFILL_MMA);
         }
@@ -221,6 +237,8 @@ unsigned check_attention_named(void)
             for (unsigned i = 0; i < sizeof FAR / sizeof FAR[0]; i++)
                 far.positions[far.runs] = FAR[i], far.tokens[far.runs++] = 1;
             check_shape(&check, &all, QN_SCALAR_BF16, KERNELS[k]);
+            shape_t idle = with_idle(&all);
+            check_shape(&check, &idle, QN_SCALAR_BF16, KERNELS[k]);
             if (far.heads * far.head_dim <= 1024) check_shape(&check, &far, QN_SCALAR_BF16, KERNELS[k]);
         }
     return check_end(&check);
@@ -235,6 +253,9 @@ unsigned check_attention_few(void)
         shape_t shape = {.heads = 8, .kv_heads = 2, .head_dim = dim, .block_tokens = 16, .runs = 5};
         for (uint32_t i = 0; i < shape.runs; i++)
             shape.positions[i] = FEW[i], shape.tokens[i] = 1;
+        check_shape(&check, &shape, QN_SCALAR_BF16, &SPLITS);
+        check_shape(&check, &shape, QN_SCALAR_BF16, &RESIDENT);
+        shape.tokens[1] = shape.tokens[4] = 0;
         check_shape(&check, &shape, QN_SCALAR_BF16, &SPLITS);
         check_shape(&check, &shape, QN_SCALAR_BF16, &RESIDENT);
     }

@@ -31,6 +31,16 @@ static const product_shape_t PRODUCTS[] = {
     {12, 2048, {3001}, true, false, false, false, true, 0},
 };
 
+static const product_shape_t WIDE_PRODUCTS[] = {
+    {17, 2048, {600, 64, 64}, true, false, false, true, false, 0},
+    {33, 1040, {300, 300}, true, true, false, true, false, QN_ACTIVATION_SILU},
+    {64, 2048, {4100, 4100}, true, true, false, false, false, QN_ACTIVATION_GELU_TANH},
+    {130, 520, {8192, 8192}, false, true, false, false, false, QN_ACTIVATION_GELU},
+    {250, 1032, {384, 384}, true, true, false, false, false, QN_ACTIVATION_SILU},
+    {100, 3072, {2048}, false, false, true, true, false, 0},
+    {70, 1032, {30004}, true, false, false, false, true, 0},
+};
+
 static void same_outputs(check_t *check, const void *got, const void *want, size_t bytes)
 {
     void *one = hold(&check->held, bytes), *other = hold(&check->held, bytes);
@@ -68,7 +78,19 @@ static void make_outputs(check_t *check, const product_shape_t *shape, const flo
                                         .out = check_poison(check, (size_t)shape->tokens * shape->outputs[0] * 2)};
 }
 
-static void check_norm_matmul(check_t *check, const product_shape_t *shape)
+/* The parts' product; `wide`: by name. */
+static void multiply_parts(check_t *check, const qn_norm_matmul_t *parts, bool wide)
+{
+    qn_norm_matmul_t product = {.matmul = parts->matmul, .logits = true};
+    if (!parts->logits)
+        (wide ? qn_cuda_matmul_wide : qn_cuda_matmul)(check->gpu, &parts->matmul);
+    else if (wide)
+        qn_cuda_norm_matmul_wide(check->gpu, &product);
+    else
+        qn_cuda_matmul_logits(check->gpu, &parts->matmul);
+}
+
+static void check_norm_matmul(check_t *check, const product_shape_t *shape, bool wide)
 {
     snprintf(check->label, sizeof check->label, "norm_matmul T %u M %u O %u norm %d gated %d", shape->tokens,
              shape->inputs, shape->outputs[0], shape->norm, shape->gated);
@@ -96,9 +118,9 @@ static void check_norm_matmul(check_t *check, const product_shape_t *shape)
     qn_norm_matmul_t parts = fused;
     make_outputs(check, shape, residuals, &fused);
     make_outputs(check, shape, residuals, &parts);
-    qn_cuda_norm_matmul(check->gpu, &fused);
+    (wide ? qn_cuda_norm_matmul_wide : qn_cuda_norm_matmul)(check->gpu, &fused);
     if (shape->norm) qn_cuda_rmsnorm(check->gpu, &parts.norm);
-    (shape->logits ? qn_cuda_matmul_logits : qn_cuda_matmul)(check->gpu, &parts.matmul);
+    multiply_parts(check, &parts, wide);
     if (shape->gated) qn_cuda_activation(check->gpu, &parts.activation);
     must_ok(qn_cuda_stream_wait(check->gpu));
     size_t rows = shape->tokens, scalar = shape->logits ? 4 : 2;
@@ -253,7 +275,9 @@ unsigned check_fused(void)
     for (int deterministic = 0; deterministic < 2; deterministic++) {
         check_t check = check_begin(deterministic ? "fused, deterministic" : "fused", QN_SCALAR_BF16, deterministic);
         for (unsigned i = 0; i < sizeof PRODUCTS / sizeof PRODUCTS[0]; i++)
-            if (deterministic || PRODUCTS[i].tokens <= 8) check_norm_matmul(&check, &PRODUCTS[i]);
+            if (deterministic || PRODUCTS[i].tokens <= 8) check_norm_matmul(&check, &PRODUCTS[i], false);
+        for (unsigned i = 0; i < sizeof WIDE_PRODUCTS / sizeof WIDE_PRODUCTS[0] && !deterministic; i++)
+            check_norm_matmul(&check, &WIDE_PRODUCTS[i], true);
         for (unsigned i = 0; i < 2 * sizeof HEADS / sizeof HEADS[0]; i++) {
             const head_shape_t *shape = &HEADS[i / 2];
             for (unsigned l = 0; l < LENGTH_COUNT; l++)

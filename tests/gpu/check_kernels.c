@@ -412,7 +412,7 @@ typedef struct {
 static const product_case_t PRODUCTS[] = {
     {"cuda", qn_cuda_matmul, false},          {"plain", qn_cuda_matmul_plain, false},
     {"skinny", qn_cuda_matmul_skinny, false}, {"blas", qn_cuda_matmul_blas, false},
-    {"logits", qn_cuda_matmul_logits, true},
+    {"wide", qn_cuda_matmul_wide, false},     {"logits", qn_cuda_matmul_logits, true},
 };
 
 typedef struct {
@@ -456,7 +456,7 @@ static void check_product(check_t *check, const product_case_t *product, const p
     qn_cpu_matmul(check->cpu, &host);
     product->launch(check->gpu, &device);
     /* Outliers of x meet outliers of the weights: the error is that of the greatest products. */
-    bool rounds = product->launch != qn_cuda_matmul_skinny && product->launch != qn_cuda_matmul_plain;
+    bool rounds = product->launch == qn_cuda_matmul || product->launch == qn_cuda_matmul_blas || product->logits;
     for (uint32_t p = 0; p < parts; p++) {
         if (p == 0 && rounds) check->terms = terms;
         check_compare(check, device.parts[p].out, out, wants[p], (size_t)t * shape->outputs[p],
@@ -483,12 +483,24 @@ static const product_shape_t SHAPES[] = {
     {5, 30, {40}},
     {20, 33, {17}},
     {3, 3080, {100}},
+    /* of matmul_wide.cu: every number of segments and of columns, inputs and rows that end inside a tile */
+    {24, 2048, {300, 100, 60}},
+    {64, 1096, {132, 4100}},
+    {65, 4096, {128}},
+    {160, 200, {8500}},
+    {161, 712, {1004, 256}},
+    {200, 520, {2600}},
+    {256, 136, {4232}},
+    {257, 328, {700}},
 };
 
 static bool takes(const product_case_t *product, const product_shape_t *shape, qn_scalar_t weights, qn_scalar_t act)
 {
     if (product->launch == qn_cuda_matmul_skinny)
         return weights == QN_SCALAR_BF16 && act == QN_SCALAR_BF16 && shape->inputs % 8 == 0;
+    if (product->launch == qn_cuda_matmul_wide)
+        return weights == QN_SCALAR_BF16 && act == QN_SCALAR_BF16 && shape->inputs % 8 == 0 &&
+               (shape->outputs[0] | shape->outputs[1] | shape->outputs[2]) % 4 == 0;
     return product->launch != qn_cuda_matmul_blas || weights == act;
 }
 
@@ -503,34 +515,58 @@ static unsigned check_matmul(qn_scalar_t activations)
     return check_end(&check);
 }
 
-/* Deterministic: row t of any batch has the bits of that row alone. */
-static unsigned check_product_bits(void)
+/* Deterministic: row t of any batch has the bits of that row alone. So it is for `wide` in any mode. */
+static void check_rows_alone(check_t *check, void (*launch)(qn_stream_t *, const void *), uint32_t outputs,
+                             const uint32_t *batches, unsigned count, unsigned times)
 {
-    enum { ROWS = 70, M = 1160, O = 17000 };
-    check_t check = check_begin("matmul, bits", QN_SCALAR_BF16, true);
-    pair_t weight = check_weight(&check, (size_t)O * M, 0.02f, 1000, QN_SCALAR_BF16);
-    float *x = check_values(&check, (size_t)ROWS * M, 1, 500, QN_SCALAR_BF16);
-    uint16_t *x_device = check_push(&check, x, (size_t)ROWS * M, QN_SCALAR_BF16);
-    uint16_t *all = check_poison(&check, ROWS * O * 2), *one = check_poison(&check, O * 2);
-    uint16_t *want = hold(&check.held, O * 2), *got = hold(&check.held, O * 2);
-    static const uint32_t BATCHES[] = {2, 8, 9, 16, 17, 32, 33, 70};
-    for (unsigned j = 0; j < 10 * sizeof BATCHES / sizeof BATCHES[0]; j++) { /* a race does not show each time */
-        unsigned i = j % (sizeof BATCHES / sizeof BATCHES[0]);
+    enum { ROWS = 300, M = 1160 };
+    size_t O = outputs;
+    pair_t weight = check_weight(check, O * M, 0.02f, 1000, QN_SCALAR_BF16);
+    float *x = check_values(check, (size_t)ROWS * M, 1, 500, QN_SCALAR_BF16);
+    uint16_t *x_device = check_push(check, x, (size_t)ROWS * M, QN_SCALAR_BF16);
+    uint16_t *all = check_poison(check, ROWS * O * 2), *one = check_poison(check, O * 2);
+    uint16_t *want = hold(&check->held, O * 2), *got = hold(&check->held, O * 2);
+    for (unsigned j = 0; j < times * count; j++) { /* a race does not show each time */
         qn_matmul_t a = {.x = x_device,
-                         .tokens = BATCHES[i],
+                         .tokens = batches[j % count],
                          .inputs = M,
                          .part_count = 1,
-                         .parts = {{.weight = weight.device, .out = all, .outputs = O}}};
-        qn_cuda_matmul(check.gpu, &a);
-        uint32_t row = BATCHES[i] - 1;
+                         .parts = {{.weight = weight.device, .out = all, .outputs = outputs}}};
+        launch(check->gpu, &a);
+        uint32_t row = a.tokens - 1;
         a.x = x_device + (size_t)row * M, a.tokens = 1, a.parts[0].out = one;
-        qn_cuda_matmul(check.gpu, &a);
-        must_ok(qn_cuda_stream_wait(check.gpu));
-        pull(got, all + (size_t)row * O, O * 2);
+        launch(check->gpu, &a);
+        must_ok(qn_cuda_stream_wait(check->gpu));
+        pull(got, all + row * O, O * 2);
         pull(want, one, O * 2);
-        check.cases++;
-        if (memcmp(got, want, O * 2) != 0) check_failed(&check, "a row's bits depend on the batch");
+        check->cases++;
+        snprintf(check->label, sizeof check->label, "%u outputs, row %u of %u", outputs, row, row + 1);
+        if (memcmp(got, want, O * 2) != 0) check_failed(check, "a row's bits depend on the batch");
     }
+    check_next(check);
+}
+
+/* Small enough for a sanitizer: one segment and several, tiles that end inside, more stages than the ring has. */
+static unsigned check_product_few(void)
+{
+    static const product_shape_t FEW[] = {{9, 1096, {300}},
+                                          {33, 520, {132, 64, 8}},
+                                          {70, 1032, {200, 68}},
+                                          {160, 840, {136}}};
+    static const product_case_t WIDE = {"wide", qn_cuda_matmul_wide, false};
+    check_t check = check_begin("matmul, few", QN_SCALAR_BF16, false);
+    for (unsigned i = 0; i < sizeof FEW / sizeof FEW[0]; i++)
+        check_product(&check, &WIDE, &FEW[i], QN_SCALAR_BF16);
+    return check_end(&check);
+}
+
+static unsigned check_product_bits(void)
+{
+    static const uint32_t FEW[] = {2, 8, 9, 16, 17, 32, 33, 70}, WIDE[] = {9, 33, 64, 65, 129, 161, 200, 256, 257, 300};
+    check_t check = check_begin("matmul, bits", QN_SCALAR_BF16, true);
+    check_rows_alone(&check, qn_cuda_matmul, 17000, FEW, sizeof FEW / sizeof FEW[0], 10);
+    for (uint32_t outputs = 2000; outputs <= 20000; outputs *= 2) /* as many segments as there are, and fewer, to one */
+        check_rows_alone(&check, qn_cuda_matmul_wide, outputs, WIDE, sizeof WIDE / sizeof WIDE[0], 2);
     return check_end(&check);
 }
 
@@ -557,6 +593,7 @@ static const plain_check_t PLAIN[] = {
     {"fill", check_fill},
     {"memory", check_memory},
     {"matmul_bits", check_product_bits},
+    {"matmul_few", check_product_few},
     {"attention_bits", check_attention_bits},
     {"attention_named", check_attention_named},
     {"attention_few", check_attention_few},

@@ -31,7 +31,7 @@ esac
 case $what in sanitize)
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" matmul_bits attention_bits \
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/check_kernels" matmul_few matmul_bits attention_bits \
             attention_few moe_bits slots logprobs sampler rope kv || status=1
     done ;;
 esac

@@ -147,14 +147,18 @@ static void time_products(timing_t *timing, const model_shape_t *model, bool lib
         {"down", model->intermediate, {e, 0, 0}, true},
         {"head", e, {model->vocab, 0, 0}, false},
     };
-    static const uint32_t SKINNY[] = {1, 4, 8, 16, 32}, BLAS[] = {1, 16, 32, 64, 128, 256, 1024, 8192};
+    static const uint32_t SKINNY[] = {1, 4, 8, 16, 32}, BLAS[] = {1, 16, 32, 64, 96, 128, 160, 256, 1024, 8192};
+    static const uint32_t WIDE[] = {1, 8, 16, 32, 48, 64, 96, 128, 160, 320};
     for (unsigned i = 0; i < 5; i++) {
         char label[64];
         snprintf(label, sizeof label, "%s %s", model->name, list[i].name);
         for (unsigned t = 0; t < 5; t++)
             time_product(timing, "matmul skinny", qn_cuda_matmul_skinny, label, SKINNY[t], list[i].inputs,
                          list[i].outputs, list[i].residual);
-        for (unsigned t = 0; t < 8 && library; t++)
+        for (unsigned t = 0; t < 10; t++)
+            time_product(timing, "matmul wide", qn_cuda_matmul_wide, label, WIDE[t], list[i].inputs, list[i].outputs,
+                         list[i].residual);
+        for (unsigned t = 0; t < 10 && library; t++)
             if (BLAS[t] <= 1024 || (i < 4 && model->hidden == 4096))
                 time_product(timing, "matmul blas", qn_cuda_matmul_blas, label, BLAS[t], list[i].inputs,
                              list[i].outputs, list[i].residual);

@@ -88,9 +88,21 @@ static const char *draw_choice(qn_policy_kind_t kind)
     return choices[kind][sim_between(&w.random, 0, kind == QN_POLICY_SCHEDULING ? 4 : 1)];
 }
 
+static void switch_eviction(void)
+{
+    static const char *const names[] = {"lru", "lfu", "fifo", "cost"};
+    const char *name = names[sim_between(&w.random, 0, 3)];
+    qn_err_t err = sim_chance(&w.random, 60)
+                       ? qn_policy_seat_set(w.eviction, name)
+                       : qn_policy_seat_set_shadow(w.eviction, sim_chance(&w.random, 80) ? name : NULL);
+    SIM_CHECK(err == QN_OK, "%s", qn_err_text());
+    if (w.pool != NULL) block_pool_eviction_changed(w.pool);
+}
+
 /* Somebody chooses: live or shadow, of any kind. */
 static void switch_policy(void)
 {
+    if (sim_chance(&w.random, 25)) switch_eviction();
     if (w.scheduler == NULL) return;
     qn_policy_kind_t kind = sim_between(&w.random, QN_POLICY_SCHEDULING, LEDGER_POLICY_PAGES);
     qn_policy_seat_t *seat = policies_seat(scheduler_policies(w.scheduler), kind);

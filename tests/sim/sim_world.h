@@ -107,6 +107,7 @@ static struct {
 
     block_pool_t *pool;
     block_pool_options_t pool_options;
+    qn_policy_seat_t *eviction;
     uint32_t memory_epoch; /* 0 while it is down: memory_life counts */
     uint32_t memory_life, compute_life, compute_epoch;
     sim_compute_t compute;

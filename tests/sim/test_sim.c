@@ -546,6 +546,9 @@ static void begin(uint64_t seed)
     for (uint32_t i = 0; i < SIM_CLIENTS; i++)
         w.client_epoch[i] = 1 + i;
     draw_load();
+    qn_policy_catalogue_t catalogue = eviction_catalogue("");
+    SIM_CHECK(qn_policy_seat_open(&catalogue, "lru", NULL, &w.eviction) == QN_OK, "%s", qn_err_text());
+    w.pool_options.eviction = w.eviction;
     start_memory();
     start_scheduler();
 }
@@ -620,6 +623,7 @@ static void finish(uint64_t events)
         total.faults[i] += w.faults[i];
     scheduler_destroy(&w.scheduler);
     block_pool_destroy(&w.pool);
+    qn_policy_seat_close(&w.eviction);
     while (w.plan_count > 0)
         if (w.plans[--w.plan_count].plan != NULL) sim_plan_free(w.plans[w.plan_count].plan);
     free(w.compute.slots);

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import threading
+import tempfile
 import time
 
 import pytest
@@ -744,6 +745,12 @@ def test_real_sniff_live_follows_a_restarted_service(tmp_path):
 
 
 def make_run(tmp_path, **environment):
+    # The run directory lies in TMPDIR, and the path of a socket is short; pytest's own is long where it ran often.
+    with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as short:
+        return make_run_in(short, **environment)
+
+
+def make_run_in(tmp_path, **environment):
     done = subprocess.run([ROOT / "tools/make_run.sh"], capture_output=True, text=True, timeout=120, cwd=ROOT,
                           stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path), **environment})
     assert done.returncode == 0, done.stdout + done.stderr

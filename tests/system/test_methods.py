@@ -220,10 +220,13 @@ def test_openapi_is_valid_and_has_every_route(engine):
 
 def test_openapi_operations_answer_as_described(engine):
     """Every operation that has an example, and every GET: the status and the type of the answer are among those named."""
+    assert engine.call("POST", "/v1/completions", {"prompt": [1, 2], "max_tokens": 1}, {"x-request-id": "example"})[0] == 200
     for path, verbs in engine.get("/openapi.json")["paths"].items():
         for verb, operation in verbs.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            target = path.replace("{model}", "default").replace("{service}", "memory").replace("{tensor_id}", "all")
+            if verb != "get" and content and "example" not in content:
+                continue
+            target = path.replace("{model}", "default").replace("{service}", "memory").replace("{id}", "example").replace("{tensor_id}", "all")
             status, reply = engine.call(verb.upper(), target, content.get("example"))
             assert str(status) in operation["responses"], (verb, path, status, reply)
             assert status == 200, (verb, path, reply)
@@ -254,6 +257,14 @@ def test_config_live_keys_change_and_others_say_why_not():
         assert set(engine.get("/version")) == {"data", "metadata"}
         assert engine.call("PUT", "/config", {"set": [{"key": "frontend.mode", "value": "production"},
                                                       {"key": "frontend.default_max_tokens", "value": "3"}]})[0] == 200
+        for body, status, param in [({"frontend.default_max_tokens": 5, "frontend.strict_fields": True}, 200, None),
+                                    ({"frontend.strict_fields": False, "frontend.mode": "production"}, 200, None),
+                                    ({"frontend.mod": "x"}, 400, "frontend.mod"), ({"frontend.mode": ["x"]}, 400, "frontend.mode"),
+                                    ({"scheduler.policy": "priority"}, 409, "scheduler.policy"), ({"set": [7]}, 400, "set"),
+                                    ({"frontend.default_max_tokens": 3}, 200, None)]:
+            got, reply = engine.call("PUT", "/config", body)
+            assert got == status and (got == 200 or reply["error"]["param"] == param), (body, reply)
+        assert engine.call("PUT", "/config?mode=research", {"frontend.mode": "production"})[1]["metadata"]["method"] == "config_set"
         keys = {row["key"]: row for row in engine.get("/config")["keys"]}
         assert keys["frontend.mode"]["origin"] == "set live" and keys["frontend.mode"]["live"]
         assert not keys["scheduler.policy"]["live"]

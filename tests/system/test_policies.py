@@ -1,8 +1,11 @@
 """Policies chosen live: nothing is lost, the same tokens come out, a restart keeps the choice, wrong objects are refused."""
 import concurrent.futures
 import itertools
+import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import tempfile
 
@@ -229,6 +232,7 @@ def test_policies_schedule_is_a_simulation_that_changes_nothing(engine):
     ({"requests": REQUESTS, "policy": "lifo"}, "policy", "built in are"),
     ({"requests": REQUESTS, "batching": "lifo"}, "policy", "built in are fixed"),
     ({"requests": [{"prompt_tokens": 1000000, "max_tokens": 1000000}]}, "requests", "request 0"),
+    ({"requests": [{"max_tokens": 600000}, {"max_tokens": 600000}]}, "requests", "generate 1200000 tokens"),
     ({"requests": [{"prompt_tokens": 0}]}, "requests", "below the minimum"),
     ({"requests": REQUESTS, "max_batch_size": 4, "token_budget": 2}, "token_budget", "max_step_tokens"),
     ({}, "requests", "required"),
@@ -237,3 +241,125 @@ def test_policies_schedule_refuses_by_field(engine, body, param, words):
     status, reply = engine.call("POST", "/services/scheduler/schedule", body)
     assert status == 400 and words in reply["error"]["message"], reply
     assert param in reply["error"]["param"], reply
+
+
+BATCH = {"algorithm": "priority_queue", "max_batch_size": 1, "temperature": 0,
+         "requests": [{"input_ids": [5, 6, 7], "priority": 2, "max_tokens": 6},
+                      {"input_ids": [8, 9], "priority": 1, "max_tokens": 4},
+                      {"input_ids": [8, 9, 10, 11], "priority": 2, "max_tokens": 2}]}
+
+
+def test_policies_batch_schedule_runs_in_the_order_of_its_algorithm(engine):
+    before = engine.get("/policies/scheduling")["live"]
+    dry = engine.post("/optimization/batch_schedule", {**BATCH, "dry_run": True})
+    assert dry["outputs"] == [] and dry["dry_run"] and len(dry["reasons"]) == 3
+    assert [step["sequences"][0]["id"] for step in dry["schedule"]] == [1] * 4 + [0] * 6 + [2] * 2
+    reply = engine.post("/optimization/batch_schedule", BATCH)
+    assert reply["order"] == [1, 0, 2] and [len(row["output_ids"]) for row in reply["outputs"]] == [6, 4, 2]
+    for row, asked in zip(reply["outputs"], BATCH["requests"]):  # the same as alone
+        alone = engine.post("/generate", {"input_ids": asked["input_ids"], "sampling_params": {
+            "temperature": 0, "max_new_tokens": asked["max_tokens"]}})
+        assert row["output_ids"] == alone["output_ids"]
+    assert set(reply["metrics"]) >= {"mean_latency_ms", "p99_latency_ms", "tokens_per_s"}
+    assert all("priority" in reason for reason in reply["reasons"])
+    assert engine.get("/policies/scheduling")["live"] == before  # other traffic keeps its policy
+    latency = engine.post("/optimization/batch_schedule", {**BATCH, "strategy": "minimize_latency", "dry_run": True})
+    assert [step["sequences"][0]["id"] for step in latency["schedule"]] == [1] * 4 + [2] * 2 + [0] * 6
+    research = engine.call("POST", "/optimization/batch_schedule?mode=research", BATCH)[1]
+    assert research["data"]["order"] == [1, 0, 2] and research["metadata"]["method"] == "batch_schedule"
+
+
+def test_policies_batch_schedule_keeps_its_window(engine):
+    requests = [{"input_ids": [3 + i, 4], "max_tokens": 30} for i in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(engine.post, "/optimization/batch_schedule", {"requests": requests, "max_batch_size": 3})
+        most = 0
+        while not batch.done():
+            most = max(most, engine.post("/services/scheduler/queue", {})["total"])
+        assert len(batch.result()["outputs"]) == 12 and 1 <= most <= 3 + 1  # one may have ended and not left yet
+
+
+@pytest.mark.parametrize("change, param, words", [
+    ({"algorithm": "lifo"}, "policy", "built in are"),
+    ({"algorithm": 3}, "algorithm", "name of a scheduling policy"),
+    ({"strategy": "fast"}, "strategy", "minimize_latency"),
+    ({"requests": []}, "requests", "1 to 256"),
+    ({"requests": [{"prompt": "a", "input_ids": [1]}]}, "requests", "one of them"),
+    ({"requests": [{"input_ids": [1], "max_tokens": 0}]}, "requests", "requests[0]"),
+    ({"requests": [{"input_ids": [1], "max_token": 1}]}, "requests", "max_token"),
+    ({"max_batch_size": 0}, "max_batch_size", "from 1 to 256"),
+    ({"batch": 1}, "batch", "no field"),
+    ({"requests": [{"input_ids": [1, 9999999]}]}, "prompts", "9999999"),
+])
+def test_policies_batch_schedule_refuses_by_field(engine, change, param, words):
+    status, reply = engine.call("POST", "/optimization/batch_schedule", {**BATCH, **change})
+    assert status == 400 and words in reply["error"]["message"], reply
+    assert param in reply["error"]["param"], reply
+
+
+def test_policies_replay_compares_policies_on_a_trace(folder):
+    lines = [{"arrival_ms": i * 3, "prompt_tokens": 10 + i * 7 % 90, "max_tokens": 5 + i * 11 % 60, "user": "ab"[i % 7 == 0],
+              "priority": i % 3, "deadline_ms": 100} for i in range(200)]
+    trace = pathlib.Path(folder, "trace.jsonl")
+    trace.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    command = [BUILD / "quintet", "policy", "replay", "-p", "fcfs", "-p", "shortest_job", "-p", "example_scheduling.so",
+               "--slots", "4", "--step-us", "1000", "--token-us", "10", trace]
+    done = subprocess.run([*command, "-j"], capture_output=True, text=True, check=True)
+    assert done.stdout == subprocess.run([*command, "-j"], capture_output=True, text=True, check=True).stdout
+    fcfs, shortest, deadline = json.loads(done.stdout)["results"]
+    assert fcfs["requests"] == 200 and fcfs["generated_tokens"] == sum(line["max_tokens"] for line in lines)
+    assert shortest["latency_ms"]["mean"] < fcfs["latency_ms"]["mean"] and shortest["ttft_ms"]["p50"] > 0
+    assert deadline["policy"] == "example_scheduling.so" and deadline["withdrawn"] == ""
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "TTFT p99 ms" in table and "shortest_job" in table
+    for text, status, words in (('{"prompt_tokens": 3}\n{"prompt": 1}', 65, "line 2: prompt"), ("", 65, "no request"),
+                                ('{"prompt_tokens": 0}', 65, "from 1 to"), ("nonsense", 65, "line 1")):
+        trace.write_text(text)
+        failed = subprocess.run(command, capture_output=True, text=True)
+        assert failed.returncode == status and words in failed.stderr, failed
+    assert subprocess.run([*command[:-1], "/nonexistent"], capture_output=True).returncode == 66
+    trace.write_text('{"prompt_tokens": 3}')
+    assert subprocess.run([*command, "-p", "lifo"], capture_output=True).returncode == 78
+
+
+def test_policies_replay_reads_a_capture(engine, folder):
+    capture = pathlib.Path(folder, "day.qcap")
+    with subprocess.Popen([BUILD / "quintet", "sniff", "--run-dir", engine.run_dir, "-w", capture]) as sniff:
+        engine.wait_for(lambda: capture.exists() and capture.stat().st_size > 0, 20, "the sniffer writes")
+        size = capture.stat().st_size
+        engine.wait_for(lambda: ask(engine, 5) and capture.stat().st_size > size + 10000, 20, "it has seen requests")
+        sniff.send_signal(signal.SIGINT)
+        assert sniff.wait(20) in (0, 130)
+    done = subprocess.run([BUILD / "quintet", "policy", "replay", "-j", "-p", "fcfs", capture], capture_output=True, text=True,
+                          check=True)
+    reply = json.loads(done.stdout)
+    assert reply["results"][0]["requests"] >= 1 and reply["results"][0]["generated_tokens"] >= 45
+    assert reply["step_us"] + reply["token_us"] > 0
+
+
+def test_policies_readme_commands_run_as_they_stand(engine):
+    text = (ROOT / "deploy/policies/README.md").read_text()
+    [script] = [block for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) if "shadow" in block]
+    script = script.replace("build/", f"{os.path.relpath(BUILD, ROOT)}/")
+    made = BUILD / "policies/mine.so"
+    try:
+        done = subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, "QUINTET_URL": engine.url}, timeout=60 * SLOW)
+        assert done.returncode == 0, done.stderr + done.stdout
+        shown = [json.loads(line) for line in re.findall(r"^\{.*\}$", done.stdout.replace("}{", "}\n{"), re.M)]
+        assert any(row["live"] == "fcfs" and row["shadow_decisions"] > 0 for row in shown), done.stdout
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def test_policies_eviction_object_with_which_memory_crashed_is_not_loaded_again():
+    with Engine(failpoints="memory.before_grant:3:crash:1", memory__eviction="example_eviction.so") as engine:
+        assert engine.get("/policies/eviction")["live"] == "keep_beginnings"
+        before = {"memory": engine.epochs()["memory"]}
+        streams = [ask(engine, number) for number in range(4)]
+        engine.wait_reborn(before)
+        shown = engine.get("/policies/eviction")
+        assert shown["live"] == "lru" and "example_eviction.so" in shown["withdrawn"], shown
+        assert shown["configured"] == "example_eviction.so" and [len(ids) for ids in streams] == [40, 41, 42, 43]
+        status, reply = engine.call("PUT", "/policies/eviction", {"policy": "example_eviction.so"})
+        assert status == 400 and "withdrawn" in reply["error"]["message"]

@@ -55,6 +55,16 @@ def test_page_of_another_origin_cannot_post_unasked(server, path):
     assert status == 400
 
 
+def test_batch_schedule_as_the_seeds_ask(server):
+    body = {"algorithm": "priority_queue", "requests": [{"prompt": "Hello", "priority": 1, "max_tokens": 50},
+                                                        {"prompt": "World", "priority": 2, "max_tokens": 30}],
+            "max_batch_size": 4, "strategy": "minimize_latency"}
+    status, reply = post(server, "/optimization/batch_schedule", body)
+    assert status == 200 and [bool(row["text"]) for row in reply["outputs"]] == [True, True]
+    assert reply["schedule"][0]["sequences"][0]["phase"] == "prefill" and len(reply["reasons"]) == 2
+    assert reply["order"] == [0, 1] and reply["metrics"]["tokens_per_s"] > 0
+
+
 def test_parallel_and_cache(server):
     status, split = post(server, "/parallel/tensor_split", {"tensor_shape": [4, 512, 768], "split_dim": 0, "num_splits": 2})
     assert status == 200 and [row["id"] for row in split["splits"]] == ["split_0", "split_1"]

@@ -188,7 +188,7 @@ def test_long_texts_hold_up_no_stream(server):
     print(f"gap p99: {percentile(alone, 0.99) * 1e3:.1f} ms alone, {percentile(beside, 0.99) * 1e3:.1f} ms beside")
     assert set(answers) <= {200, 503, 504}
     # On a machine that other work keeps busy, a stream alone has its gaps too.
-    assert percentile(beside, 0.99) < max(0.1, 10 * percentile(alone, 0.99)) * SLOW
+    assert percentile(beside, 0.99) < max(0.1, 20 * percentile(alone, 0.99)) * SLOW
 
 
 def test_long_text_is_encoded_like_its_parts(server):

@@ -43,7 +43,7 @@ struct qn_daemon {
     qn_peer_t peers[QN_SERVICE_TOOL + 1];
     qn_send_outcome_t outcome; /* what every send says */
     qn_state_t state;
-    int fds[2];
+    int fds[8];
     size_t fd_count;
 };
 

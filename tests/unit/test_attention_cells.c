@@ -32,23 +32,25 @@ static batch_t make_batch(uint64_t *random)
     batch_t batch = {.runs = 1 + next_random(random) % RUNS_MAX, .kv_heads = 1 + next_random(random) % 9};
     uint32_t longest = LONGEST[next_random(random) % 6];
     uint32_t window = next_random(random) % 3 ? 0 : 1 + next_random(random) % 5000;
+    uint32_t idle = next_random(random) % 4; /* 2 or 3: a half or a third of the runs have no tokens; 1: all of them */
     for (uint32_t i = 0; i < batch.runs; i++) {
-        batch.spans[i] = span_of(next_random(random) % longest, window);
+        batch.spans[i] = span_of(next_random(random) % longest, idle ? next_random(random) % idle : 1, window);
         batch.all += pieces_of(batch.spans[i]) * batch.kv_heads;
     }
     return batch;
 }
 
-/* As the device finds it: the cut of the sequence that holds the piece. */
+/* As the device finds it: the cut of the sequence that holds the piece, or what comes after the last one with cells. */
 static cut_t cut_at(const batch_t *batch, uint32_t at, uint32_t reach)
 {
-    uint32_t before = 0;
+    uint32_t before = 0, end = 0;
     for (uint32_t i = 0; i < batch->runs; i++) {
         uint32_t pieces = pieces_of(batch->spans[i]) * batch->kv_heads;
         if (at - before < pieces) return cut_in(batch->spans[i], i, before, at, batch->kv_heads, reach);
         before += pieces;
+        if (pieces) end = i + 1;
     }
-    return (cut_t){.run = batch->runs, .before = batch->all};
+    return (cut_t){.run = end, .before = batch->all};
 }
 
 /* Marks the cells of one part; each must be new, and the part's ends those of splits. */
@@ -60,7 +62,8 @@ static void take_part(const batch_t *batch, const part_t *part, uint32_t blocks,
         const span_t *span = &batch->spans[run];
         bool begins = cell == span->first, ends = run == part->to.run && head == part->to.head;
         uint32_t stop = ends ? part->to.cell : span->stop, at = before + head * pieces_of(*span);
-        assert_true(cell < stop && stop <= span->stop);
+        assert_true(stop <= span->stop && (cell < stop || !pieces_of(*span)));
+        if (!pieces_of(*span)) begins = true;
         if (!begins) assert_int_not_equal(split_of(cell), split_of(cell - 1));
         if (!begins || stop < span->stop) { /* its place is nobody else's */
             uint32_t place = place_of(at, blocks, batch->all);

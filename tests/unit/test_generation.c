@@ -96,7 +96,7 @@ static void test_completions_every_field_is_taken(void **state)
         "5},"
         "\"ignore_eos\":true,\"min_tokens\":3,\"skip_special_tokens\":false,\"add_special_tokens\":false,"
         "\"prompt_logprobs\":1,\"priority\":-5,\"return_token_ids\":true,\"truncate_prompt_tokens\":1,"
-        "\"cache_salt\":\"s\",\"user\":\"u\",\"request_id\":\"r\",\"include_stop_str_in_output\":true,\"unknown\":{}}");
+        "\"cache_salt\":\"s\",\"user\":\"u\",\"deadline_ms\":250,\"adapter\":\"x\",\"request_id\":\"r\",\"include_stop_str_in_output\":true,\"unknown\":{}}");
     assert_true(generation.is_list);
     assert_int_equal(generation.prompt_count, 2);
     assert_int_equal(generation.prompts[0].id_count, 1); /* truncated: the last one is kept */
@@ -120,6 +120,9 @@ static void test_completions_every_field_is_taken(void **state)
     assert_int_equal(generation.min_tokens, 3);
     assert_int_equal(generation.priority, -5);
     assert_int_equal(generation.cache_salt.bytes, 1);
+    assert_memory_equal(generation.user.data, "u", 2);
+    assert_memory_equal(generation.adapter.data, "x", 2);
+    assert_int_equal(generation.deadline_ms, 250);
     assert_string_equal(generation.request_id, "r");
     generation_fini(&generation);
 }
@@ -236,6 +239,11 @@ static void test_completions_bad_fields_are_named(void **state)
         {"{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400},
         {"{\"prompt\":\"a\",\"use_beam_search\":true}", "use_beam_search", 400},
         {"{\"prompt\":\"a\",\"cache_salt\":\"\"}", "cache_salt", 400},
+        {"{\"prompt\":\"a\",\"user\":7}", "user", 400},
+        {"{\"prompt\":\"a\",\"adapter\":[]}", "adapter", 400},
+        {"{\"prompt\":\"a\",\"deadline_ms\":0}", "deadline_ms", 400},
+        {"{\"prompt\":\"a\",\"deadline_ms\":86400001}", "deadline_ms", 400},
+        {"{\"prompt\":\"a\",\"deadline_ms\":1.5}", "deadline_ms", 400},
         {"{\"prompt\":\"a\",\"request_id\":\"a\\r\\nx: y\"}", "request_id", 400},
         {"{\"prompt\":\"a\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens", 400},
         {"{\"prompt\":\"a\",\"priority\":2147483648}", "priority", 400},

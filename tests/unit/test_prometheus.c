@@ -41,6 +41,25 @@ static void test_prometheus_services_share_a_family(void **state)
     free(text);
 }
 
+static void test_prometheus_number_is_any_and_a_nameless_row_is_hidden(void **state)
+{
+    (void)state;
+    prometheus_t *page = prometheus_create("m");
+    double value = -0.25;
+    qn_stat_row_t row = {.name = "policy_metric{policy=\"fair\",metric=\"users\"}",
+                         .help = "Own",
+                         .kind = QN_STAT_NUMBER};
+    qn_stat_row_t hidden = {.name = "", .help = "Own", .kind = QN_STAT_NUMBER};
+    memcpy(&row.value, &value, sizeof value);
+    prometheus_add(page, "scheduler", &hidden);
+    prometheus_add(page, "scheduler", &row);
+    char *text = render(page);
+    assert_string_equal(text, "# HELP quintet_policy_metric Own\n# TYPE quintet_policy_metric gauge\n"
+                              "quintet_policy_metric{service=\"scheduler\",policy=\"fair\",metric=\"users\","
+                              "model_name=\"m\"} -0.25\n");
+    free(text);
+}
+
 static void test_prometheus_histogram_is_cumulative_in_seconds(void **state)
 {
     (void)state;
@@ -115,6 +134,7 @@ int main(void)
         cmocka_unit_test(test_prometheus_services_share_a_family),
         cmocka_unit_test(test_prometheus_labels_of_a_row_and_of_the_model),
         cmocka_unit_test(test_prometheus_times_are_in_seconds_whatever_they_are_kept_in),
+        cmocka_unit_test(test_prometheus_number_is_any_and_a_nameless_row_is_hidden),
         cmocka_unit_test(test_prometheus_histogram_is_cumulative_in_seconds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -385,6 +385,39 @@ static void test_scheduler_what_was_chosen_live_outlives_it_unless_the_configura
     case_close(&c);
 }
 
+/* However often somebody chooses, every plan is there when it would have been: no step waits for a switch. */
+static void test_scheduler_switches_between_steps_delay_no_plan(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"fcfs", "priority", "shortest_job", "prefix", "fair"};
+    uint64_t steps[2], generated[2];
+    for (int switches = 0; switches < 2; switches++) {
+        case_t c;
+        case_open(&c, options);
+        case_up(&c);
+        for (uint64_t id = 1; id <= 3; id++)
+            case_submit(&c, id, 9, 9);
+        case_lease_all(&c);
+        for (steps[switches] = 0; case_plan(&c); steps[switches]++) { /* a plan for every result, none is missing */
+            if (switches)
+                assert_int_equal(qn_policy_seat_set(seat_of(&c, QN_POLICY_SCHEDULING), names[steps[1] % 5]), QN_OK);
+            assert_int_equal(case_result(&c, 7, false), QN_OK);
+            case_lease_all(&c);
+            if (c.traffic.lookup_count == 0) continue;
+            plan_prefix_hit_t none = {.sequence = c.traffic.lookups[0].sequence};
+            scheduler_prefix_hits(c.scheduler, c.traffic.lookup_batch, &none, 1);
+            case_lease_all(&c);
+        }
+        generated[switches] = 0;
+        for (uint64_t id = 1; id <= 3; id++)
+            generated[switches] += case_request(&c, id)->generated_tokens;
+        case_close(&c);
+    }
+    assert_int_equal(steps[0], steps[1]);
+    assert_int_equal(generated[0], 27);
+    assert_int_equal(generated[1], 27);
+}
+
 static void test_scheduler_admission_is_asked_of_new_requests_only(void **state)
 {
     (void)state;
@@ -499,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_scheduler_drain_refuses_new_and_may_cancel_the_waiting),
         cmocka_unit_test(test_scheduler_policy_that_breaks_a_rule_is_withdrawn_and_nobody_waits_for_it),
         cmocka_unit_test(test_scheduler_what_was_chosen_live_outlives_it_unless_the_configuration_says_another_word),
+        cmocka_unit_test(test_scheduler_switches_between_steps_delay_no_plan),
         cmocka_unit_test(test_scheduler_admission_is_asked_of_new_requests_only),
         cmocka_unit_test(test_scheduler_another_model_is_refused_by_name),
         cmocka_unit_test(test_scheduler_prefixes_are_looked_up_once_and_only_for_a_policy_that_wants_them),

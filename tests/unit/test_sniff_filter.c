@@ -21,7 +21,7 @@ static qn_head_t head_of(qn_service_t from, qn_service_t to, uint64_t request, u
     return (qn_head_t){.src = from, .dst = to, .epoch = 7, .request = request, .sequence = sequence, .sent_ns = NOW_NS};
 }
 
-static sniff_message_t *mirror(qn_message_type_t type, const void *content)
+static qn_capture_message_t *mirror(qn_message_type_t type, const void *content)
 {
     qn_arena_t arena;
     const uint8_t *frame;
@@ -29,7 +29,7 @@ static sniff_message_t *mirror(qn_message_type_t type, const void *content)
     qn_arena_init(&arena, 0);
     if (qn_wire_encode(qn_wire_type(type), content, &arena, &frame, &bytes)) fail_msg("%s", qn_err_text());
     qn_tap_header_t header = {.version = QN_TAP_VERSION, .now_ns = NOW_NS, .service = "scheduler"};
-    sniff_message_t *message = sniff_message_new(&header, frame, bytes, 0);
+    qn_capture_message_t *message = qn_capture_message_new(&header, frame, bytes, 0);
     assert_non_null(message);
     qn_arena_fini(&arena);
     return message;
@@ -40,7 +40,7 @@ static const qn_slot_set_t sets[] = {
 static const qn_slot_run_t runs[] = {{.slot = 3, .token_count = 12}, {.slot = 5, .token_count = 1, .from_slot = true}};
 static const uint32_t retire[] = {9};
 
-static sniff_message_t *step_plan(void)
+static qn_capture_message_t *step_plan(void)
 {
     qn_text_t reasons[] = {qn_text("admit 7 (fcfs: oldest waiting)")};
     qn_step_plan_t plan = QN_STEP_PLAN_INIT;
@@ -57,7 +57,7 @@ static sniff_message_t *step_plan(void)
     return mirror(QN_MESSAGE_STEP_PLAN, &plan);
 }
 
-static sniff_message_t *heartbeat(void)
+static qn_capture_message_t *heartbeat(void)
 {
     qn_heartbeat_t beat = QN_HEARTBEAT_INIT;
     beat.head = head_of(QN_SERVICE_MEMORY, QN_SERVICE_SCHEDULER, 0, 0);
@@ -68,17 +68,17 @@ static sniff_message_t *heartbeat(void)
 }
 
 /* Decodes with slots 5 -> request 11 and 9 -> request 13 known from before. */
-static void decode(sniff_message_t *message, qn_arena_t *arena)
+static void decode(qn_capture_message_t *message, qn_arena_t *arena)
 {
-    static sniff_slots_t slots;
-    slots = (sniff_slots_t){.scheduler_epoch = 7};
+    static qn_capture_slots_t slots;
+    slots = (qn_capture_slots_t){.scheduler_epoch = 7};
     slots.request[5] = 11;
     slots.request[9] = 13;
-    sniff_message_decode(message, &slots, arena);
+    qn_capture_message_decode(message, &slots, arena);
     assert_non_null(message->content);
 }
 
-static bool takes(const char *text, const sniff_message_t *message)
+static bool takes(const char *text, const qn_capture_message_t *message)
 {
     sniff_filter_t *filter = NULL;
     size_t at = 0;
@@ -176,7 +176,7 @@ static void test_filter_match_table(void **state)
     (void)state;
     qn_arena_t arena;
     qn_arena_init(&arena, 0);
-    sniff_message_t *plan = step_plan(), *beat = heartbeat();
+    qn_capture_message_t *plan = step_plan(), *beat = heartbeat();
     decode(plan, &arena);
     decode(beat, &arena);
     for (size_t i = 0; i < sizeof matches / sizeof *matches; i++) {
@@ -212,7 +212,7 @@ static const struct {
     {"step >", 6, "a value to compare with"},
     {"step > and", 7, "this field is a number"},
     {"step ~ 9", 7, "~ is for texts"},
-    {"stepp > 5", 0, "did you mean step?"},
+    {"stepp > 5", 0, "did you mean steps?"},
     {"StepPlan.token_coumt > 5", 9, "did you mean token_count?"},
     {"Heartbeat.step > 5", 10, "Heartbeat has no field"},
     {"runs > 5", 0, "no field"},
@@ -247,7 +247,7 @@ static void test_filter_refusal_table_names_place_and_remedy(void **state)
     }
 }
 
-static sniff_message_t *encode(uint64_t request, const char *name)
+static qn_capture_message_t *encode(uint64_t request, const char *name)
 {
     qn_encode_t message = QN_ENCODE_INIT;
     message.head = head_of(QN_SERVICE_FRONTEND, QN_SERVICE_TOKENIZER, request, 1);
@@ -259,7 +259,7 @@ static sniff_message_t *encode(uint64_t request, const char *name)
 
 static void learn(sniff_filter_t *filter, qn_arena_t *arena, uint64_t request, const char *name)
 {
-    sniff_message_t *message = encode(request, name);
+    qn_capture_message_t *message = encode(request, name);
     decode(message, arena);
     sniff_filter_learn(filter, message);
     free(message);
@@ -284,7 +284,7 @@ static void test_filter_request_by_name_finds_all_its_messages(void **state)
         assert_int_equal(sniff_filter_parse(cases[i].text, &filter, &at), QN_OK);
         learn(filter, &arena, 11, "job-1"); /* in slot 5 of the plan */
         learn(filter, &arena, 12, "job-2");
-        sniff_message_t *messages[] = {encode(11, "job-1"), encode(12, "job-2"), step_plan()};
+        qn_capture_message_t *messages[] = {encode(11, "job-1"), encode(12, "job-2"), step_plan()};
         const bool expected[] = {cases[i].mine, cases[i].other, cases[i].plan};
         for (size_t j = 0; j < 3; j++) {
             decode(messages[j], &arena);
@@ -394,12 +394,12 @@ static void test_filter_broken_frame_matches_dropped_but_no_field(void **state)
     qn_arena_t arena;
     qn_arena_init(&arena, 0);
     qn_tap_header_t header = {.direction = QN_TAP_DROPPED, .now_ns = NOW_NS, .service = "memory"};
-    static sniff_slots_t slots;
+    static qn_capture_slots_t slots;
     static const char *const frames[] = {"", "x", "\x08\0\0\0QSPL", "\x08\0\0\0NOPEmore bytes than that"};
     static const size_t sizes[] = {0, 1, 8, 28};
     for (size_t i = 0; i < 4; i++) {
-        sniff_message_t *message = sniff_message_new(&header, frames[i], sizes[i], 0);
-        sniff_message_decode(message, &slots, &arena);
+        qn_capture_message_t *message = qn_capture_message_new(&header, frames[i], sizes[i], 0);
+        qn_capture_message_decode(message, &slots, &arena);
         assert_null(message->content);
         assert_int_not_equal(message->error[0], 0);
         assert_int_equal(message->time_ns, NOW_NS);

@@ -16,7 +16,7 @@
 
 static void summarize(qn_message_type_t type, const void *content, sniff_line_t *line)
 {
-    sniff_message_t message = {.type = type, .content = content};
+    qn_capture_message_t message = {.type = type, .content = content};
     *line = (sniff_line_t){.bytes = 0};
     sniff_summary_add(line, &message);
 }

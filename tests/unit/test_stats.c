@@ -86,6 +86,35 @@ static void test_stats_page_outlives_its_writer_and_is_replaced(void **state)
     qn_stats_destroy(&stats);
 }
 
+static void test_stats_row_is_named_later_and_holds_any_number(void **state)
+{
+    (void)state;
+    static const qn_stat_spec_t rows[] = {{"", QN_STAT_NUMBER, "", "Later"}};
+    const qn_stat_spec_t *later[] = {rows};
+    size_t count = 1;
+    char long_name[2 * QN_STAT_NAME_MAX];
+    qn_stats_t *stats;
+    qn_stats_view_t *view;
+    qn_stat_row_t row;
+    memset(long_name, 'n', sizeof long_name - 1);
+    long_name[sizeof long_name - 1] = '\0';
+    assert_int_equal(qn_stats_create(directory, "compute", 1, later, &count, 1, &stats), QN_OK);
+    assert_int_equal(qn_stats_open(directory, "compute", &view), QN_OK);
+    static const char *const names[] = {"policy_metric{policy=\"a\"}", "b", "", "policy_metric{policy=\"c\"}"};
+    for (size_t i = 0; i < 4; i++) {
+        qn_stats_name(stats, 0, 0, names[i]);
+        qn_stats_set_number(stats, 0, 0, -1.5 * (double)i);
+        qn_stats_read_row(view, 0, &row);
+        assert_string_equal(row.name, names[i]);
+        assert_true(qn_stat_number(&row) == -1.5 * (double)i);
+    }
+    qn_stats_name(stats, 0, 0, long_name);
+    qn_stats_read_row(view, 0, &row);
+    assert_int_equal(strlen(row.name), QN_STAT_NAME_MAX - 1);
+    qn_stats_close(&view);
+    qn_stats_destroy(&stats);
+}
+
 static void test_stats_quantile_lies_in_the_right_bucket(void **state)
 {
     (void)state;
@@ -119,6 +148,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_stats_reader_sees_what_was_written, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stats_page_outlives_its_writer_and_is_replaced, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stats_row_is_named_later_and_holds_any_number, setup, teardown),
         cmocka_unit_test(test_stats_quantile_lies_in_the_right_bucket),
         cmocka_unit_test_setup_teardown(test_stats_reader_refuses_what_is_no_page, setup, teardown),
     };

@@ -339,6 +339,34 @@ static void test_tap_path_beyond_a_socket_name_is_refused(void **state)
     assert_null(tap);
 }
 
+static void test_tap_spans_are_for_those_who_ask(void **state)
+{
+    qn_tap_t *tap = open_tap(*state, "scheduler");
+    qn_tap_reader_t *reader = connect_reader(*state);
+    qn_tap_reader_want(reader, SCHEDULER, "QSPL");
+    wait_for_listener(tap, qn_tap_reader_socket(reader));
+    assert_false(qn_tap_wants_spans(tap));
+    qn_tap_reader_want_spans(reader);
+    while (!qn_tap_wants_spans(tap)) {
+        wait_for(qn_tap_socket(tap));
+        qn_tap_turn(tap);
+    }
+    qn_tap_span_t span = {.kind = QN_TAP_HANDLED, .type = "QSUB", .sequence = 7, .begin_ns = 10, .end_ns = 20};
+    qn_tap_span(tap, &span);
+    qn_tap_message_t message;
+    take_one(reader, &message);
+    assert_int_equal(message.header->direction, QN_TAP_SPAN);
+    assert_int_equal(message.bytes, sizeof span);
+    assert_memory_equal(message.frame, &span, sizeof span);
+    qn_tap_reader_close(&reader);
+    while (qn_tap_listening(tap)) {
+        wait_for(qn_tap_socket(tap));
+        qn_tap_turn(tap);
+    }
+    assert_false(qn_tap_wants_spans(tap));
+    qn_tap_close(&tap);
+}
+
 int main(void)
 {
     setenv("ZSYS_SIGHANDLER", "false", 1);
@@ -354,6 +382,7 @@ int main(void)
         IN_RUN_DIR(test_tap_daemon_restarts_reader_finds_it_again),
         IN_RUN_DIR(test_tap_reader_foreign_messages_are_skipped_and_counted),
         cmocka_unit_test(test_tap_path_beyond_a_socket_name_is_refused),
+        IN_RUN_DIR(test_tap_spans_are_for_those_who_ask),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -215,6 +215,13 @@ struct curl_slist *http_client_headers(bool is_json, const char *more)
     if (is_json) headers = add_header(headers, "Content-Type: application/json");
     /* No "Expect: 100-continue": it costs a round trip before each long prompt. */
     headers = add_header(headers, "Expect:");
+    char authorization[320];
+    const char *key = getenv("QUINTET_API_KEY");
+    if (key && key[0] && strlen(key) <= 256) {
+        snprintf(authorization, sizeof authorization, "Authorization: Bearer %s", key);
+        headers = add_header(headers, authorization);
+        explicit_bzero(authorization, sizeof authorization);
+    }
     return more ? add_header(headers, more) : headers;
 }
 

@@ -21,17 +21,18 @@ static struct {
 static qn_config_arguments_t arguments;
 
 static const cli_option_t option_table[] = {
-    {"policy", 'p', CLI_TEXTS, &options.policies, NULL, "NAME", "scheduling policy, built in or NAME.so; several compare",
-     0, 0},
+    {"policy", 'p', CLI_TEXTS, &options.policies, NULL, "NAME",
+     "scheduling policy, built in or NAME.so; several compare", 0, 0},
     {"batching", 'b', CLI_TEXTS, &options.batchings, NULL, "NAME",
      "batching policy; one for all, or one for each --policy", 0, 0},
     {"slots", 0, CLI_COUNT, &options.slots, NULL, "N", "sequences at once (default: scheduler.max_sequences)", 1, 256},
-    {"step-tokens", 0, CLI_COUNT, &options.step_tokens, NULL, "N", "budget of a step (default: scheduler.max_step_tokens)",
-     1, 8192},
+    {"step-tokens", 0, CLI_COUNT, &options.step_tokens, NULL, "N",
+     "budget of a step (default: scheduler.max_step_tokens)", 1, 8192},
     {"chunk-tokens", 0, CLI_COUNT, &options.chunk_tokens, NULL, "N",
      "of one prompt in a step (default: scheduler.prefill_chunk_tokens)", 1, 8192},
     {"blocks", 0, CLI_COUNT, &options.blocks, NULL, "N", "KV blocks (default: 4096)", 1, 1u << 28},
-    {"block-tokens", 0, CLI_COUNT, &options.block_tokens, NULL, "N", "of a block (default: memory.block_tokens)", 1, 1024},
+    {"block-tokens", 0, CLI_COUNT, &options.block_tokens, NULL, "N", "of a block (default: memory.block_tokens)", 1,
+     1024},
     {"step-us", 0, CLI_NUMBER, &options.step_us, &options.time_given, "US",
      "a step takes US and --token-us for each token (default: as in the capture, else 1000 and 100)", 0, 6e7},
     {"token-us", 0, CLI_NUMBER, &options.token_us, &options.time_given, "US", "see --step-us", 0, 6e7},
@@ -72,14 +73,15 @@ static void print_json(const column_t *columns, size_t count, const simulation_o
     json_t *results = json_array();
     for (size_t i = 0; i < count; i++) {
         const simulation_summary_t *one = &columns[i].summary;
-        json_array_append_new(
-            results,
-            json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:s}", "policy", columns[i].policy,
-                      "batching", columns[i].batching, "requests", (int)one->requests, "refused", (int)one->refused, "late",
-                      (int)one->late, "steps", (json_int_t)one->steps, "generated_tokens",
-                      (json_int_t)one->generated_tokens, "preemptions", (json_int_t)one->preemptions, "total_ms",
-                      one->total_ms, "tokens_per_s", one->tokens_per_s, "queue_ms", spread_json(&one->queue), "ttft_ms",
-                      spread_json(&one->ttft), "latency_ms", spread_json(&one->latency), "withdrawn", one->withdrawn));
+        json_array_append_new(results,
+                              json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:s}",
+                                        "policy", columns[i].policy, "batching", columns[i].batching, "requests",
+                                        (int)one->requests, "refused", (int)one->refused, "late", (int)one->late,
+                                        "steps", (json_int_t)one->steps, "generated_tokens",
+                                        (json_int_t)one->generated_tokens, "preemptions", (json_int_t)one->preemptions,
+                                        "total_ms", one->total_ms, "tokens_per_s", one->tokens_per_s, "queue_ms",
+                                        spread_json(&one->queue), "ttft_ms", spread_json(&one->ttft), "latency_ms",
+                                        spread_json(&one->latency), "withdrawn", one->withdrawn));
     }
     json_t *json = json_pack("{s:f, s:f, s:i, s:i, s:o}", "step_us", (double)used->step_ns / 1e3, "token_us",
                              (double)used->token_ns / 1e3, "slots", (int)used->max_sequences, "blocks",
@@ -143,7 +145,8 @@ static int simulate(const simulation_options_t *used, const policy_trace_t *trac
     return EX_OK;
 }
 
-static simulation_options_t options_in_force(const qn_config_values_t *config, const policy_trace_t *trace, const char *dirs)
+static simulation_options_t options_in_force(const qn_config_values_t *config, const policy_trace_t *trace,
+                                             const char *dirs)
 {
     bool captured = !options.time_given && trace->step_us + trace->token_us > 0;
     double step_us = captured ? trace->step_us : options.time_given ? options.step_us : 1000;
@@ -151,7 +154,8 @@ static simulation_options_t options_in_force(const qn_config_values_t *config, c
     return (simulation_options_t){
         .policy_dirs = dirs,
         .max_sequences = (uint32_t)(options.slots > 0 ? options.slots : config->scheduler.max_sequences),
-        .max_step_tokens = (uint32_t)(options.step_tokens > 0 ? options.step_tokens : config->scheduler.max_step_tokens),
+        .max_step_tokens =
+            (uint32_t)(options.step_tokens > 0 ? options.step_tokens : config->scheduler.max_step_tokens),
         .prefill_chunk_tokens =
             (uint32_t)(options.chunk_tokens > 0 ? options.chunk_tokens : config->scheduler.prefill_chunk_tokens),
         .queue_limit = QN_REQUESTS_MAX,
@@ -197,7 +201,8 @@ int cmd_policy(int argc, char **argv)
     int status = cli_parse(&command, &argc, argv);
     if (status != -1) return status;
     if (argc < 2 || strcmp(argv[1], "replay") != 0)
-        return cli_usage(argc < 2 ? "say what to do: replay TRACE" : "there is no \"policy %s\"; there is \"policy replay\"",
+        return cli_usage(argc < 2 ? "say what to do: replay TRACE"
+                                  : "there is no \"policy %s\"; there is \"policy replay\"",
                          argc < 2 ? "" : argv[1]);
     if (argc != 3) return cli_usage("give one trace");
     if (options.batchings.count > 1 && options.batchings.count != options.policies.count)

@@ -1,7 +1,7 @@
 /* What is this?      Reading traces of arrivals: JSON Lines, and captures of the sniffer.
  * State owned:       none beyond the trace.
  * Must never:        guess a number that a line got wrong.
- * Read next:         cmd_policy.c, tools/sniff/sniff_capture.h. */
+ * Read next:         cmd_policy.c, common/capture/capture_file.h. */
 #include "tools/policy/policy_trace.h"
 
 #include <jansson.h>
@@ -11,7 +11,7 @@
 
 #include "common/name_hash.h"
 #include "tools/cli.h"
-#include "tools/sniff/sniff_capture.h"
+#include "common/capture/capture_file.h"
 
 #define TRACE_BYTES_MAX (1u << 30)
 
@@ -61,6 +61,7 @@ static const trace_field_t fields[] = {
     {"max_tokens", TRACE_COUNT, 1, QN_PROMPT_TOKENS_MAX},
     {"prefix_tokens", TRACE_COUNT, 0, QN_PROMPT_TOKENS_MAX},
     {"priority", TRACE_PRIORITY, INT32_MIN, INT32_MAX},
+    {"arrival", TRACE_MS, 0, 1e9}, /* seconds, as in quintet bench serve --trace */
 };
 #define FIELDS (sizeof fields / sizeof *fields)
 
@@ -80,7 +81,12 @@ static qn_err_t read_member(const char *name, const json_t *value, uint32_t line
 {
     if (strcmp(name, "user") == 0) {
         if (!json_is_string(value)) return qn_fail(QN_ERR_INVALID, "line %u: user must be a string", line);
-        return set_user(request, json_string_value(value)) ? QN_OK : qn_fail(QN_ERR_NO_MEMORY, "no memory for the trace");
+        return set_user(request, json_string_value(value)) ? QN_OK
+                                                           : qn_fail(QN_ERR_NO_MEMORY, "no memory for the trace");
+    }
+    if (strcmp(name, "input_ids") == 0 && json_is_array(value)) {
+        request->prompt_tokens = (uint32_t)json_array_size(value);
+        return QN_OK;
     }
     double numbers[FIELDS];
     size_t at = 0;
@@ -95,7 +101,8 @@ static qn_err_t read_member(const char *name, const json_t *value, uint32_t line
     case 2: request->prompt_tokens = (uint32_t)numbers[at]; break;
     case 3: request->max_tokens = (uint32_t)numbers[at]; break;
     case 4: request->prefix_tokens = (uint32_t)numbers[at]; break;
-    default: request->priority = (int32_t)numbers[at]; break;
+    case 5: request->priority = (int32_t)numbers[at]; break;
+    default: request->arrival_ns = (uint64_t)(numbers[at] * 1e9); break;
     }
     return QN_OK;
 }
@@ -108,14 +115,15 @@ static qn_err_t read_line(const char *text, size_t bytes, uint32_t line, policy_
     json_t *value;
     if (!json_is_object(object)) {
         json_decref(object);
-        return qn_fail(QN_ERR_INVALID, "line %u is no JSON object%s%s", line, object ? "" : ": ", object ? "" : why.text);
+        return qn_fail(QN_ERR_INVALID, "line %u is no JSON object%s%s", line, object ? "" : ": ",
+                       object ? "" : why.text);
     }
     simulation_request_t *request = add(trace);
     qn_err_t err = request != NULL ? QN_OK
                                    : qn_fail(QN_ERR_LIMIT, "line %u: a trace has %u requests at most", line,
                                              POLICY_TRACE_REQUESTS_MAX);
-    if (err == QN_OK) json_object_foreach(object, name, value)
-        if (err == QN_OK) err = read_member(name, value, line, request);
+    if (err == QN_OK)
+        json_object_foreach(object, name, value) if (err == QN_OK) err = read_member(name, value, line, request);
     if (err == QN_OK && request->prompt_tokens == 0)
         err = qn_fail(QN_ERR_INVALID, "line %u: prompt_tokens is missing", line);
     json_decref(object);
@@ -152,7 +160,7 @@ static simulation_request_t *find(const policy_trace_t *trace, const uint64_t *i
     return NULL;
 }
 
-static bool take_submit(policy_trace_t *trace, uint64_t **ids, const sniff_message_t *message)
+static bool take_submit(policy_trace_t *trace, uint64_t **ids, const qn_capture_message_t *message)
 {
     const qn_submit_t *submit = message->content;
     if (find(trace, *ids, submit->head.request) != NULL) return true; /* submitted again to a new scheduler */
@@ -214,7 +222,7 @@ static void fit_steps(const steps_t *steps, policy_trace_t *trace)
     trace->token_us = slope / 1e3;
 }
 
-static bool take_message(policy_trace_t *trace, uint64_t **ids, steps_t *steps, const sniff_message_t *message)
+static bool take_message(policy_trace_t *trace, uint64_t **ids, steps_t *steps, const qn_capture_message_t *message)
 {
     if (message->content == NULL) return true;
     switch (message->type) {
@@ -229,24 +237,25 @@ static bool take_message(policy_trace_t *trace, uint64_t **ids, steps_t *steps, 
 
 static qn_err_t read_capture(const char *path, policy_trace_t *trace)
 {
-    sniff_capture_t *capture = NULL;
-    sniff_message_t *message;
-    static sniff_slots_t slots;
+    qn_capture_t *capture = NULL;
+    qn_capture_message_t *message;
+    static qn_capture_slots_t slots;
     steps_t steps = {0};
     uint64_t *ids = NULL;
     qn_arena_t arena;
-    qn_err_t err = sniff_capture_open(path, &capture);
+    qn_err_t err = qn_capture_open(path, &capture);
     if (err < 0) return err;
     qn_arena_init(&arena, 0);
-    while (err == QN_OK && sniff_capture_read(capture, &message) == SNIFF_CAPTURE_MESSAGE) {
+    while (err == QN_OK && qn_capture_read(capture, &message) == QN_CAPTURE_MESSAGE) {
         qn_arena_reset(&arena);
-        sniff_message_decode(message, &slots, &arena);
+        qn_capture_message_decode(message, &slots, &arena);
         if (!take_message(trace, &ids, &steps, message))
-            err = qn_fail(QN_ERR_LIMIT, "a trace has %u requests at most, and has to fit memory", POLICY_TRACE_REQUESTS_MAX);
+            err = qn_fail(QN_ERR_LIMIT, "a trace has %u requests at most, and has to fit memory",
+                          POLICY_TRACE_REQUESTS_MAX);
         free(message);
     }
     qn_arena_fini(&arena);
-    sniff_capture_close(&capture);
+    qn_capture_close(&capture);
     free(ids);
     fit_steps(&steps, trace);
     uint64_t first_ns = UINT64_MAX;
@@ -263,7 +272,8 @@ static bool is_capture(const char *path)
 {
     char magic[8] = {0};
     FILE *file = fopen(path, "r");
-    bool is = file != NULL && fread(magic, 1, sizeof magic, file) == sizeof magic && memcmp(magic, "QNTCAP\r\n", 8) == 0;
+    bool is =
+        file != NULL && fread(magic, 1, sizeof magic, file) == sizeof magic && memcmp(magic, "QNTCAP\r\n", 8) == 0;
     if (file != NULL) fclose(file);
     return is;
 }

@@ -19,9 +19,9 @@
 #include "common/daemon/links/links.h"
 #include "common/paths.h"
 #include "tools/cli.h"
-#include "tools/sniff/sniff_capture.h"
+#include "common/capture/capture_file.h"
 #include "tools/sniff/sniff_filter.h"
-#include "tools/sniff/sniff_order.h"
+#include "common/capture/capture_order.h"
 #include "tools/sniff/sniff_print.h"
 
 /* Frames of two services sent in one order reach the sniffer in that order within this time, unless the machine is very
@@ -78,10 +78,10 @@ static const cli_command_t command = {
 
 typedef struct {
     sniff_filter_t *filter;
-    sniff_capture_t *in;  /* NULL without --read */
-    sniff_capture_t *out; /* NULL without --write */
-    sniff_order_t order;
-    sniff_slots_t slots;
+    qn_capture_t *in;  /* NULL without --read */
+    qn_capture_t *out; /* NULL without --write */
+    qn_capture_order_t order;
+    qn_capture_slots_t slots;
     qn_arena_t arena; /* of the message being shown */
     uint64_t clock_ns;
     uint64_t received, shown, missed;
@@ -103,14 +103,14 @@ static bool is_left_out(const run_t *run, qn_message_type_t type)
     return chatter && !options.all && !sniff_filter_names(run->filter, type);
 }
 
-static bool is_wanted(const run_t *run, const sniff_message_t *message)
+static bool is_wanted(const run_t *run, const qn_capture_message_t *message)
 {
     if (message->header.direction == QN_TAP_SENT && is_left_out(run, message->type)) return false;
     return sniff_filter_match(run->filter, message);
 }
 
 /* Does the message come from another life of its daemon than the one before it? */
-static bool is_new_boot(run_t *run, const sniff_message_t *message)
+static bool is_new_boot(run_t *run, const qn_capture_message_t *message)
 {
     for (size_t i = 0; i < run->boot_count; i++) {
         if (strcmp(run->boots[i].service, message->header.service)) continue;
@@ -125,7 +125,7 @@ static bool is_new_boot(run_t *run, const sniff_message_t *message)
     return false;
 }
 
-static void note(run_t *run, const sniff_message_t *message)
+static void note(run_t *run, const qn_capture_message_t *message)
 {
     char text[96];
     bool print = !run->out || options.print;
@@ -137,7 +137,7 @@ static void note(run_t *run, const sniff_message_t *message)
     if (print) sniff_print_note(message, run->clock_ns, options.json, text);
 }
 
-static void print(const run_t *run, const sniff_message_t *message)
+static void print(const run_t *run, const qn_capture_message_t *message)
 {
     if (options.json) {
         sniff_print_json(message, run->clock_ns, options.hex);
@@ -148,16 +148,20 @@ static void print(const run_t *run, const sniff_message_t *message)
 }
 
 /* Takes the message. */
-static void show(run_t *run, sniff_message_t *message)
+static void show(run_t *run, qn_capture_message_t *message)
 {
+    if (message->header.direction == QN_TAP_SPAN) { /* of a recording: quintet trace shows those */
+        free(message);
+        return;
+    }
     run->received++;
     qn_arena_reset(&run->arena);
-    sniff_message_decode(message, &run->slots, &run->arena);
+    qn_capture_message_decode(message, &run->slots, &run->arena);
     sniff_filter_learn(run->filter, message);
     note(run, message);
     if (is_wanted(run, message)) {
         run->shown++;
-        if (run->out && sniff_capture_write(run->out, message)) run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
+        if (run->out && qn_capture_write(run->out, message)) run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
         if (!run->out || options.print) print(run, message);
     }
     free(message);
@@ -166,11 +170,10 @@ static void show(run_t *run, sniff_message_t *message)
 
 static void show_due(run_t *run, uint64_t now_ns)
 {
-    sniff_message_t *message;
-    while (!is_done(run) && (message = sniff_order_take(&run->order, now_ns)) != NULL)
+    qn_capture_message_t *message;
+    while (!is_done(run) && (message = qn_capture_order_take(&run->order, now_ns)) != NULL)
         show(run, message);
-    if (run->out && !run->status && sniff_capture_flush(run->out))
-        run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
+    if (run->out && !run->status && qn_capture_flush(run->out)) run->status = cli_fail(EX_IOERR, "%s", qn_err_text());
 }
 
 /* ---- live ---- */
@@ -180,16 +183,6 @@ static uint64_t wall_minus_monotonic_ns(void)
     struct timespec wall;
     clock_gettime(CLOCK_REALTIME, &wall);
     return (uint64_t)wall.tv_sec * 1000000000ull + (uint64_t)wall.tv_nsec - qn_clock_now_ns();
-}
-
-static qn_err_t find_run_dir(char path[QN_PATH_MAX])
-{
-    qn_config_t *config = NULL;
-    const char *file = options.config ? options.config : getenv("QUINTET_CONFIG");
-    qn_err_t err = qn_config_load(file && file[0] ? file : NULL, NULL, 0, options.run_dir, &config);
-    if (!err) err = qn_paths_run_dir(qn_config_values(config), path, QN_PATH_MAX);
-    qn_config_free(&config);
-    return err;
 }
 
 /* Says whom it listens to, and who is not there yet. */
@@ -213,10 +206,11 @@ static void greet(const char *run_dir)
 static void take_arrived(run_t *run, qn_tap_reader_t *reader)
 {
     qn_tap_message_t arrived;
-    for (int i = 0; i < TAKE_MAX && sniff_order_due_ns(&run->order) && qn_tap_reader_take(reader, &arrived); i++) {
-        sniff_message_t *message = sniff_message_new(arrived.header, arrived.frame, arrived.bytes, arrived.missed);
+    for (int i = 0; i < TAKE_MAX && qn_capture_order_due_ns(&run->order) && qn_tap_reader_take(reader, &arrived); i++) {
+        qn_capture_message_t *message =
+            qn_capture_message_new(arrived.header, arrived.frame, arrived.bytes, arrived.missed);
         if (message)
-            sniff_order_put(&run->order, message);
+            qn_capture_order_put(&run->order, message);
         else
             run->missed++;
     }
@@ -235,7 +229,7 @@ static void follow(run_t *run, qn_tap_reader_t *reader, int interrupt_fd)
         {.fd = interrupt_fd, .events = ZMQ_POLLIN},
     };
     while (!is_done(run)) {
-        int wait_ms = milliseconds_until(sniff_order_due_ns(&run->order), qn_clock_now_ns());
+        int wait_ms = milliseconds_until(qn_capture_order_due_ns(&run->order), qn_clock_now_ns());
         if (zmq_poll(items, 2, wait_ms) == -1 && zmq_errno() != EINTR)
             run->status = cli_fail(EX_OSERR, "cannot wait for messages: %s", zmq_strerror(zmq_errno()));
         take_arrived(run, reader);
@@ -266,7 +260,7 @@ static int sniff_live(run_t *run)
     int interrupt_fd = cli_interrupt_fd();
     qn_links_setup_zmq();
     qn_tap_reader_t *reader = NULL;
-    qn_err_t err = find_run_dir(run_dir);
+    qn_err_t err = cli_run_dir(options.config, options.run_dir, run_dir);
     if (!err) err = qn_tap_reader_open(run_dir, qn_daemon_names(), QN_DAEMON_COUNT, &reader);
     if (err) return cli_fail_err(err);
     subscribe(run, reader);
@@ -284,16 +278,16 @@ static int sniff_live(run_t *run)
 
 static int sniff_file(run_t *run)
 {
-    sniff_message_t *message;
-    sniff_capture_outcome_t outcome = SNIFF_CAPTURE_MESSAGE;
+    qn_capture_message_t *message;
+    qn_capture_outcome_t outcome = QN_CAPTURE_MESSAGE;
     uint64_t newest_ns = 0;
-    while (!is_done(run) && (outcome = sniff_capture_read(run->in, &message)) == SNIFF_CAPTURE_MESSAGE) {
+    while (!is_done(run) && (outcome = qn_capture_read(run->in, &message)) == QN_CAPTURE_MESSAGE) {
         if (message->time_ns > newest_ns) newest_ns = message->time_ns;
-        sniff_order_put(&run->order, message);
+        qn_capture_order_put(&run->order, message);
         show_due(run, newest_ns);
     }
     char torn[QN_ERR_TEXT_MAX];
-    snprintf(torn, sizeof torn, "%s", outcome == SNIFF_CAPTURE_TORN ? qn_err_text() : "");
+    snprintf(torn, sizeof torn, "%s", outcome == QN_CAPTURE_TORN ? qn_err_text() : "");
     show_due(run, UINT64_MAX);
     if (torn[0]) cli_fail(EX_OK, "%s", torn);
     return run->status;
@@ -327,11 +321,11 @@ static int open_captures(run_t *run)
 {
     run->clock_ns = wall_minus_monotonic_ns();
     if (options.read) {
-        qn_err_t err = sniff_capture_open(options.read, &run->in);
+        qn_err_t err = qn_capture_open(options.read, &run->in);
         if (err) return cli_fail_err(err);
-        run->clock_ns = sniff_capture_clock_ns(run->in);
+        run->clock_ns = qn_capture_clock_ns(run->in);
     }
-    if (options.write && sniff_capture_create(options.write, run->clock_ns, &run->out))
+    if (options.write && qn_capture_create(options.write, run->clock_ns, &run->out))
         return cli_fail(EX_CANTCREAT, "%s", qn_err_text());
     return -1;
 }
@@ -357,15 +351,15 @@ int cmd_sniff(int argc, char **argv)
     status = parse_filter(argc, argv, &run->filter);
     if (status) return status;
     qn_arena_init(&run->arena, 1u << 20);
-    sniff_order_init(&run->order, order_window_ns());
+    qn_capture_order_init(&run->order, order_window_ns());
     setvbuf(stdout, NULL, _IOLBF, 0);
     status = open_captures(run);
     if (status != -1) return status;
     status = options.read ? sniff_file(run) : sniff_live(run);
-    sniff_capture_close(&run->in);
-    if (sniff_capture_close(&run->out) && !status) status = cli_fail(EX_IOERR, "%s", qn_err_text());
+    qn_capture_close(&run->in);
+    if (qn_capture_close(&run->out) && !status) status = cli_fail(EX_IOERR, "%s", qn_err_text());
     print_totals(run);
-    sniff_order_fini(&run->order);
+    qn_capture_order_fini(&run->order);
     qn_arena_fini(&run->arena);
     sniff_filter_free(&run->filter);
     free(run);

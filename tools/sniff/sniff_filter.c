@@ -50,7 +50,7 @@ static bool compare(long double left, filter_operator_t operation, long double r
 }
 
 /* Enums compare by name, or by number when the operand is one. */
-static bool value_matches(const void *context, const sniff_value_t *value)
+static bool value_matches(const void *context, const qn_capture_value_t *value)
 {
     const filter_node_t *node = context;
     const filter_operand_t *operand = &node->operand;
@@ -63,7 +63,7 @@ static bool value_matches(const void *context, const sniff_value_t *value)
 
 /* ---- requests by name ---- */
 
-void sniff_filter_learn(sniff_filter_t *filter, const sniff_message_t *message)
+void sniff_filter_learn(sniff_filter_t *filter, const qn_capture_message_t *message)
 {
     if (message->type != QN_MESSAGE_ENCODE || !message->content) return;
     const qn_text_t name = ((const qn_encode_t *)message->content)->client_request;
@@ -75,27 +75,27 @@ void sniff_filter_learn(sniff_filter_t *filter, const sniff_message_t *message)
         }
 }
 
-static bool has_any_request(const filter_node_t *node, const sniff_message_t *message)
+static bool has_any_request(const filter_node_t *node, const qn_capture_message_t *message)
 {
     for (size_t i = 0; i < node->number_count; i++)
-        if (sniff_message_has_request(message, node->numbers[i])) return true;
+        if (qn_capture_message_has_request(message, node->numbers[i])) return true;
     const filter_names_t *names = node->names;
     for (size_t i = 0; names && i < names->learned && i < FILTER_NAMED_REQUESTS_MAX; i++)
-        if (sniff_message_has_request(message, names->requests[i])) return true;
+        if (qn_capture_message_has_request(message, names->requests[i])) return true;
     return false;
 }
 
 /* ---- matching ---- */
 
-static bool field_matches(const filter_node_t *node, const sniff_message_t *message)
+static bool field_matches(const filter_node_t *node, const qn_capture_message_t *message)
 {
     const filter_fields_t *fields = &node->fields[message->type];
     for (size_t i = 0; message->content && i < fields->count; i++)
-        if (sniff_field_any(&fields->items[i], message->content, value_matches, node)) return true;
+        if (qn_capture_field_any(&fields->items[i], message->content, value_matches, node)) return true;
     return false;
 }
 
-static bool node_matches(const filter_node_t *node, const sniff_message_t *message)
+static bool node_matches(const filter_node_t *node, const qn_capture_message_t *message)
 {
     const qn_head_t *head = &message->head;
     switch (node->kind) {
@@ -116,7 +116,7 @@ static bool node_matches(const filter_node_t *node, const sniff_message_t *messa
     return false;
 }
 
-bool sniff_filter_match(const sniff_filter_t *filter, const sniff_message_t *message)
+bool sniff_filter_match(const sniff_filter_t *filter, const qn_capture_message_t *message)
 {
     return !filter->root || node_matches(filter->root, message);
 }

@@ -25,7 +25,7 @@
 #include <stddef.h>
 
 #include "common/err.h"
-#include "tools/sniff/sniff_message.h"
+#include "common/capture/capture_message.h"
 
 #define SNIFF_FILTER_BYTES_MAX 4096
 #define SNIFF_FILTER_DEPTH_MAX 64 /* parentheses and nots inside one another */
@@ -37,12 +37,12 @@ typedef struct sniff_filter sniff_filter_t;
 qn_err_t sniff_filter_parse(const char *text, sniff_filter_t **ret_filter, size_t *ret_at);
 void sniff_filter_free(sniff_filter_t **filter);
 /* Remembers what a decoded message says about the names of requests; to be told of every message before it is matched. */
-void sniff_filter_learn(sniff_filter_t *filter, const sniff_message_t *message);
+void sniff_filter_learn(sniff_filter_t *filter, const qn_capture_message_t *message);
 /* Can the filter take any message of this type sent by this service? What is not wanted need not be asked for. Encodes are
  * wanted whenever a request's name has to be learned from them. */
 bool sniff_filter_wants(const sniff_filter_t *filter, qn_service_t source, qn_message_type_t type);
 /* Does the filter take this decoded message? */
-bool sniff_filter_match(const sniff_filter_t *filter, const sniff_message_t *message);
+bool sniff_filter_match(const sniff_filter_t *filter, const qn_capture_message_t *message);
 /* Does the filter name this type, alone or with a field? */
 bool sniff_filter_names(const sniff_filter_t *filter, qn_message_type_t type);
 

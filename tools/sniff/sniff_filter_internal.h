@@ -2,7 +2,7 @@
 #ifndef QN_TOOLS_SNIFF_SNIFF_FILTER_INTERNAL_H
 #define QN_TOOLS_SNIFF_SNIFF_FILTER_INTERNAL_H
 
-#include "tools/sniff/sniff_field.h"
+#include "common/capture/capture_field.h"
 #include "tools/sniff/sniff_filter.h"
 
 typedef enum {
@@ -40,7 +40,7 @@ typedef struct {
 
 /* What a name means in messages of one type. */
 typedef struct {
-    const sniff_field_t *items;
+    const qn_capture_field_t *items;
     size_t count; /* 0: the type has no such field */
 } filter_fields_t;
 

@@ -1,7 +1,7 @@
 /* What is this?      The parser of sniffer filters: recursive descent over words.
  * State owned:       the place in the text.
  * Must never:        accept a word that means nothing: a filter with a slip would hide what one looks for.
- * Read next:         sniff_filter.h (grammar), sniff_field.h. */
+ * Read next:         sniff_filter.h (grammar), capture_field.h. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -276,10 +276,10 @@ static void take_operand(parser_t *parser, filter_operand_t *operand)
 }
 
 /* NULL when `operand` may be compared with `field` so, else what is wrong. */
-static const char *check_operand(const sniff_field_t *field, filter_operator_t operation,
+static const char *check_operand(const qn_capture_field_t *field, filter_operator_t operation,
                                  const filter_operand_t *operand)
 {
-    const qn_wire_field_t *leaf = sniff_field_leaf(field);
+    const qn_wire_field_t *leaf = qn_capture_field_leaf(field);
     bool is_text = leaf->kind == QN_WIRE_STRING && !field->length;
     bool is_enum = leaf->kind == QN_WIRE_ENUM && !field->length;
     if (!is_text && !is_enum) {
@@ -295,9 +295,9 @@ static const char *check_operand(const sniff_field_t *field, filter_operator_t o
 }
 
 /* Offers the names an enum field has. */
-static void fail_operand(parser_t *parser, const char *at, const sniff_field_t *field, const char *why)
+static void fail_operand(parser_t *parser, const char *at, const qn_capture_field_t *field, const char *why)
 {
-    const qn_wire_field_t *leaf = sniff_field_leaf(field);
+    const qn_wire_field_t *leaf = qn_capture_field_leaf(field);
     char names[256] = "";
     size_t used = 0;
     for (unsigned i = 0; leaf->kind == QN_WIRE_ENUM && i < leaf->enumeration->count && used < sizeof names; i++)
@@ -317,13 +317,14 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
     size_t bytes = path->bytes - (size_t)(name - path->at);
     filter_fields_t *fields = qn_arena_zalloc(&parser->filter->arena, QN_MESSAGE_COUNT, sizeof *fields);
     const char *why = NULL;
-    sniff_field_t wrong = {.step_count = 0};
+    qn_capture_field_t wrong = {.step_count = 0};
     size_t bound = 0;
     for (unsigned type = 1; type < QN_MESSAGE_COUNT; type++) {
-        sniff_field_t found[FIELDS_MAX];
+        qn_capture_field_t found[FIELDS_MAX];
         if (only && type != only) continue;
-        size_t count = sniff_field_find_inside(qn_wire_type((qn_message_type_t)type), name, bytes, found, FIELDS_MAX);
-        sniff_field_t *kept = qn_arena_zalloc(&parser->filter->arena, count + 1, sizeof *kept);
+        size_t count =
+            qn_capture_field_find_inside(qn_wire_type((qn_message_type_t)type), name, bytes, found, FIELDS_MAX);
+        qn_capture_field_t *kept = qn_arena_zalloc(&parser->filter->arena, count + 1, sizeof *kept);
         for (size_t i = 0; i < count; i++) {
             const char *complaint = check_operand(&found[i], node->operation, &node->operand);
             if (!complaint) {
@@ -345,7 +346,7 @@ static void bind_field(parser_t *parser, filter_node_t *node, const word_t *path
         return;
     }
     char given[QN_NAME_MAX];
-    const char *nearest = sniff_field_suggest(only ? qn_wire_type(only) : NULL, name, bytes);
+    const char *nearest = qn_capture_field_suggest(only ? qn_wire_type(only) : NULL, name, bytes);
     fail_at(parser, name, "%s has no field \"%s\"%s%s%s", only ? qn_message_name(only) : "no message",
             spell(&(word_t){.at = name, .bytes = bytes}, given), nearest ? "; did you mean " : "",
             nearest ? nearest : "", nearest ? "?" : "");

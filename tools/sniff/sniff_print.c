@@ -37,13 +37,13 @@ static json_t *json_time(uint64_t wall_ns)
 }
 
 /* The tap's name, from a wire like everything else. */
-static void add_tap(sniff_line_t *line, const sniff_message_t *message)
+static void add_tap(sniff_line_t *line, const qn_capture_message_t *message)
 {
     for (const char *at = message->header.service; *at; at++)
         sniff_line_add(line, "%c", isgraph((unsigned char)*at) ? *at : '?');
 }
 
-static void add_requests(sniff_line_t *line, const sniff_message_t *message)
+static void add_requests(sniff_line_t *line, const qn_capture_message_t *message)
 {
     for (size_t i = 0; i < message->request_count && i < REQUESTS_SHOWN; i++)
         sniff_line_add(line, "%s%" PRIu64, i ? "," : " req ", message->requests[i]);
@@ -51,11 +51,11 @@ static void add_requests(sniff_line_t *line, const sniff_message_t *message)
         sniff_line_add(line, " and %zu more", message->request_count - REQUESTS_SHOWN);
 }
 
-static void print_sent(sniff_line_t *line, const sniff_message_t *message)
+static void print_sent(sniff_line_t *line, const qn_capture_message_t *message)
 {
     const char *name = message->type ? qn_message_name(message->type) : "?";
-    sniff_line_add(line, " %s > %s %s", sniff_service_name(message->head.src), sniff_service_name(message->head.dst),
-                   name);
+    sniff_line_add(line, " %s > %s %s", qn_capture_service_name(message->head.src),
+                   qn_capture_service_name(message->head.dst), name);
     add_requests(line, message);
     if (message->head.sequence) sniff_line_add(line, " #%" PRIu64, message->head.sequence);
     sniff_line_add(line, " %zu bytes  ", message->bytes);
@@ -65,17 +65,17 @@ static void print_sent(sniff_line_t *line, const sniff_message_t *message)
         sniff_line_add(line, "cannot be decoded: %s", message->error);
 }
 
-static void print_dropped(sniff_line_t *line, const sniff_message_t *message)
+static void print_dropped(sniff_line_t *line, const qn_capture_message_t *message)
 {
     sniff_line_add(line, " ");
     add_tap(line, message);
     sniff_line_add(line, " dropped %zu bytes", message->bytes);
-    if (message->head.src) sniff_line_add(line, " from %s", sniff_service_name(message->head.src));
+    if (message->head.src) sniff_line_add(line, " from %s", qn_capture_service_name(message->head.src));
     if (message->type) sniff_line_add(line, " that begin as %s", qn_message_name(message->type));
     sniff_line_add(line, ": %s", message->content ? "the receiver's build has another schema" : message->error);
 }
 
-void sniff_print_line(const sniff_message_t *message, uint64_t clock_ns)
+void sniff_print_line(const qn_capture_message_t *message, uint64_t clock_ns)
 {
     sniff_line_t line = {.bytes = 0};
     add_time(&line, message->time_ns + clock_ns);
@@ -89,7 +89,7 @@ void sniff_print_line(const sniff_message_t *message, uint64_t clock_ns)
     putchar('\n');
 }
 
-void sniff_print_hex(const sniff_message_t *message)
+void sniff_print_hex(const qn_capture_message_t *message)
 {
     for (size_t row = 0; row < message->bytes; row += 16) {
         printf("        0x%04zx: ", row);
@@ -106,7 +106,7 @@ void sniff_print_hex(const sniff_message_t *message)
     }
 }
 
-static json_t *json_hex(const sniff_message_t *message)
+static json_t *json_hex(const qn_capture_message_t *message)
 {
     static const char digits[] = "0123456789abcdef";
     char *text = malloc(message->bytes * 2 + 1);
@@ -120,7 +120,7 @@ static json_t *json_hex(const sniff_message_t *message)
     return hex;
 }
 
-static json_t *json_begin(const sniff_message_t *message, uint64_t clock_ns)
+static json_t *json_begin(const qn_capture_message_t *message, uint64_t clock_ns)
 {
     sniff_line_t tap = {.bytes = 0};
     add_tap(&tap, message);
@@ -130,7 +130,7 @@ static json_t *json_begin(const sniff_message_t *message, uint64_t clock_ns)
     return json;
 }
 
-void sniff_print_json(const sniff_message_t *message, uint64_t clock_ns, bool with_hex)
+void sniff_print_json(const qn_capture_message_t *message, uint64_t clock_ns, bool with_hex)
 {
     json_t *json = json_begin(message, clock_ns);
     bool dropped = message->header.direction == QN_TAP_DROPPED;
@@ -152,7 +152,7 @@ void sniff_print_json(const sniff_message_t *message, uint64_t clock_ns, bool wi
     json_decref(json);
 }
 
-void sniff_print_note(const sniff_message_t *message, uint64_t clock_ns, bool json, const char *note)
+void sniff_print_note(const qn_capture_message_t *message, uint64_t clock_ns, bool json, const char *note)
 {
     if (json) {
         json_t *object = json_begin(message, clock_ns);

@@ -2,14 +2,14 @@
 #ifndef QN_TOOLS_SNIFF_SNIFF_PRINT_H
 #define QN_TOOLS_SNIFF_SNIFF_PRINT_H
 
-#include "tools/sniff/sniff_message.h"
+#include "common/capture/capture_message.h"
 
-/* `clock_ns` turns monotonic times into times of day (sniff_capture.h). The message is decoded. */
-void sniff_print_line(const sniff_message_t *message, uint64_t clock_ns);
+/* `clock_ns` turns monotonic times into times of day (capture_file.h). The message is decoded. */
+void sniff_print_line(const qn_capture_message_t *message, uint64_t clock_ns);
 /* {"time", "tap", "direction", "type", "bytes", "requests", "message" or "error", "hex" when `with_hex`} */
-void sniff_print_json(const sniff_message_t *message, uint64_t clock_ns, bool with_hex);
-void sniff_print_hex(const sniff_message_t *message);
+void sniff_print_json(const qn_capture_message_t *message, uint64_t clock_ns, bool with_hex);
+void sniff_print_hex(const qn_capture_message_t *message);
 /* "12:03:04.123456 -- scheduler: 17 messages missed --", or {"time", "tap", "note", "missed"}. */
-void sniff_print_note(const sniff_message_t *message, uint64_t clock_ns, bool json, const char *note);
+void sniff_print_note(const qn_capture_message_t *message, uint64_t clock_ns, bool json, const char *note);
 
 #endif

@@ -382,7 +382,7 @@ static void (*const summaries[QN_MESSAGE_COUNT])(sniff_line_t *line, const void 
 };
 
 /* For types that have no row yet: how many of what is in it. */
-static void sum_generic(sniff_line_t *line, const sniff_message_t *message)
+static void sum_generic(sniff_line_t *line, const qn_capture_message_t *message)
 {
     const qn_wire_type_t *type = qn_wire_type(message->type);
     for (unsigned i = 1; i < type->field_count; i++) {
@@ -400,7 +400,7 @@ static void sum_generic(sniff_line_t *line, const sniff_message_t *message)
     }
 }
 
-void sniff_summary_add(sniff_line_t *line, const sniff_message_t *message)
+void sniff_summary_add(sniff_line_t *line, const qn_capture_message_t *message)
 {
     if (summaries[message->type])
         summaries[message->type](line, message->content);

@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 
-#include "tools/sniff/sniff_message.h"
+#include "common/capture/capture_message.h"
 
 /* A bounded line being written; longer text is cut and ends in "...". Zeroed: empty. */
 typedef struct {
@@ -18,6 +18,6 @@ void sniff_line_add(sniff_line_t *line, const char *format, ...) __attribute__((
 void sniff_line_add_text(sniff_line_t *line, qn_text_t text, size_t bytes_max);
 
 /* Appends the summary of a decoded message (content not NULL). */
-void sniff_summary_add(sniff_line_t *line, const sniff_message_t *message);
+void sniff_summary_add(sniff_line_t *line, const qn_capture_message_t *message);
 
 #endif

@@ -352,6 +352,15 @@ static void handle_death(up_t *up, up_child_t *child, pid_t pid, int wait_status
     begin_stop(up, now_ns);
 }
 
+/* For who reads something again: the frontend its API keys. */
+static void pass_hangup(up_t *up)
+{
+    up_log_write(&up->log, "up", UP_LOG_NOTICE,
+                 "SIGHUP: API keys are read again, the configuration is not; PUT /config changes what can change live");
+    for (size_t i = 0; i < up->child_count; i++)
+        if (up->children[i].pid > 0) kill(up->children[i].pid, SIGHUP);
+}
+
 static void take_signals(up_t *up, uint64_t now_ns)
 {
     struct signalfd_siginfo info;
@@ -362,11 +371,8 @@ static void take_signals(up_t *up, uint64_t now_ns)
             handle_stop_signal(up, "SIGTERM", now_ns);
         else if (info.ssi_signo == SIGHUP && isatty(STDERR_FILENO))
             handle_stop_signal(up, "SIGHUP", now_ns);
-        else if (info.ssi_signo == SIGHUP) {
-            up_log_printf(
-                &up->log, UP_LOG_NOTICE,
-                "SIGHUP: the file is not read again; PUT /config changes what can change live, a restart the rest");
-        }
+        else if (info.ssi_signo == SIGHUP)
+            pass_hangup(up);
     }
 }
 

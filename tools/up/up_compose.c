@@ -123,7 +123,9 @@ static int open_stop_signals(void)
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* inherited by all threads made later */
+    sigset_t blocked = set;
+    sigaddset(&blocked, SIGHUP);                /* the frontend's, which reads its keys again */
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL); /* inherited by all threads made later */
     signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }

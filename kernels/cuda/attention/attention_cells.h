@@ -37,10 +37,11 @@ typedef struct {
     uint32_t before; /* pieces of the line before the sequence */
 } cut_t;
 
-CELLS_CODE span_t span_of(uint32_t position, uint32_t window)
+/* Of a run at `position`; one without tokens has no cells. */
+CELLS_CODE span_t span_of(uint32_t position, uint32_t tokens, uint32_t window)
 {
     span_t span;
-    span.end = position + 1;
+    span.end = tokens ? position + 1 : 0;
     span.begin = window && span.end > window ? span.end - window : 0;
     span.first = span.begin / CELL, span.stop = (span.end + CELL - 1) / CELL;
     return span;

@@ -403,7 +403,7 @@ static __device__ void patch_tile(const attention_item_t &item, const bf16 *fres
 
 /* ---- the kernel ---- */
 
-/* The run, its positions, and this block's split of them; returns how many splits the run has. */
+/* The run, its positions, and this block's split of them; returns how many splits the run has: none without tokens. */
 template <class S, bool FUSED> static __device__ uint32_t find_split(const decode_t &decode, attention_item_t &item)
 {
     const qn_attention_t &a = decode.a;
@@ -412,6 +412,7 @@ template <class S, bool FUSED> static __device__ uint32_t find_split(const decod
     item.table = a.tables.block_tables + (size_t)item.run.slot * a.tables.table_blocks;
     item.kv_head = blockIdx.y / tiles, item.first_row = blockIdx.y % tiles * TILE_ROWS;
     row_range<S>(a, item, 0, begin, end);
+    if (!item.run.tokens) return 0;
     uint32_t origin = begin / S::TILE * S::TILE, chunk = chunk_of(decode, end - origin, S::TILE);
     item.fresh = FUSED ? end - 1 : NO_ROW;
     item.begin = max(begin, origin + blockIdx.x * chunk);
@@ -576,13 +577,13 @@ extern "C" void qn_cuda_decode_attention_splits(qn_stream_t *stream, const void 
 
 /* ---- the choice ---- */
 
+#define RESIDENT_RUNS 32 /* from here on the resident grid is the faster one (tests/gpu/time_attention.c) */
+
 /* One kernel for every number of sequences in deterministic mode, where the choice may not go by it: the one that is
- * faster for many. Otherwise splits: in a step of one size the resident grid wins from 32 sequences on, but under a load of
- * mixed lengths, whose steps are filled up to a graph's size with runs of the null slot, the whole engine was slower with
- * it (kernels/README.md). */
+ * faster for many. */
 static bool prefers_resident(const qn_stream_t *stream, const qn_attention_t *a)
 {
-    return stream->options.deterministic && qn_cuda_resident_fits(stream, a);
+    return (stream->options.deterministic || a->run_count >= RESIDENT_RUNS) && qn_cuda_resident_fits(stream, a);
 }
 
 extern "C" void qn_cuda_attention_decode(qn_stream_t *stream, const void *arguments)

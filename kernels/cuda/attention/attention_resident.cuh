@@ -95,7 +95,7 @@ static __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap *
 
 static __device__ __forceinline__ span_t span_at(const qn_attention_t &a, uint32_t run)
 {
-    return span_of(__ldg(&a.runs[run].position), a.window);
+    return span_of(__ldg(&a.runs[run].position), __ldg(&a.runs[run].tokens), a.window);
 }
 
 /* Finds this block's run and the order of its parts; by all threads. */
@@ -122,20 +122,20 @@ static __device__ void find_run(const qn_attention_t &a, common_t &common)
     }
     uint32_t from = run_begin(blockIdx.x, gridDim.x, all), to = run_begin(blockIdx.x + 1, gridDim.x, all);
     uint32_t reach = cut_reach(gridDim.x, all);
-    if (threadIdx.x == 0 && to == all) common.cuts[1] = {a.run_count, 0, 0, all};
     for (uint32_t run = first; run < last; run++) {
         span_t span = span_at(a, run);
         uint32_t pieces = pieces_of(span) * heads;
         if (from - before < pieces) common.cuts[0] = cut_in(span, run, before, from, heads, reach);
         if (to - before < pieces) common.cuts[1] = cut_in(span, run, before, to, heads, reach);
         before += pieces;
+        if (pieces && to == all && before == all) common.cuts[1] = {run + 1, 0, 0, all}; /* none with cells after it */
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         cut_t begin = common.cuts[0];
         span_t span = {0, 0, 0, 0};
         if (begin.run < a.run_count) span = span_at(a, begin.run);
-        common.part_count = order_run(begin, common.cuts[1], span, heads, common.parts);
+        common.part_count = all ? order_run(begin, common.cuts[1], span, heads, common.parts) : 0;
         common.all = all;
     }
     __syncthreads();
@@ -156,7 +156,7 @@ struct walk_t {
         enter_part();
     }
 
-    /* Begins at cell `from`, or at the first where it is 0. False where the part ends before. */
+    /* Begins at cell `from`, or at the first where it is 0. False where the part has none of its cells. */
     __device__ __forceinline__ bool enter_head(uint32_t from)
     {
         const cut_t &to = common.parts[part].to;
@@ -167,24 +167,31 @@ struct walk_t {
 
     __device__ __forceinline__ void enter_part()
     {
-        more = part < common.part_count;
-        if (!more) return;
-        const cut_t &from = common.parts[part].from;
-        run = from.run, head = from.head, before = from.before;
-        span = span_at(a, run);
-        enter_head(from.cell);
+        for (; (more = part < common.part_count); part++) {
+            const cut_t &from = common.parts[part].from;
+            run = from.run, head = from.head, before = from.before;
+            span = span_at(a, run);
+            if (enter_head(from.cell) || advance()) return;
+        }
     }
 
-    __device__ __forceinline__ void next()
+    /* To the part's next (sequence, kv head) with cells. */
+    __device__ __forceinline__ bool advance()
     {
         const cut_t &to = common.parts[part].to;
-        if (run != to.run || head != to.head) {
+        while (run != to.run || head != to.head) {
             if (++head == a.kv.kv_heads) {
                 head = 0, before += pieces_of(span) * a.kv.kv_heads;
                 if (++run < a.run_count) span = span_at(a, run);
             }
-            if (enter_head(0)) return;
+            if (enter_head(0)) return true;
         }
+        return false;
+    }
+
+    __device__ __forceinline__ void next()
+    {
+        if (advance()) return;
         part++;
         enter_part();
     }

@@ -1,15 +1,22 @@
-/* What is this?      The matrix product: which of the three implementations takes it, and the plain one.
+/* What is this?      The matrix product: which of the four implementations takes it, and the plain one.
  * State owned:       none.
  * Must never:        in deterministic mode choose by the number of tokens: bits would depend on the batch.
- * Read next:         matmul_skinny.cu (few tokens), matmul_blas.cu (many). */
+ * Read next:         matmul_skinny.cu (few tokens), matmul_wide.cu (up to 160), matmul_blas.cu (many). */
 #include "kernels/cuda/matmul/matmul.cuh"
 
-/* Above, cuBLASLt is the faster one (tests/gpu/time_kernels.c), a little later where it takes a launch for each of
- * several narrow parts. */
+/* Above, others are faster (tests/gpu/time_kernels.c), a little later where there are several narrow parts. */
 #define SKINNY_TOKENS 8
 #define SKINNY_PARTS_TOKENS 16
-#define NORMED_TOKENS 4 /* above, a norm in every block costs more than a launch of its own */
-#define PLAIN_TOKENS 8  /* tokens that share one read of a weight row */
+/* Up to here matmul_wide.cu is faster than cuBLASLt, in whole steps: with three parts, with two, of logits, and with one
+ * part, by its number of outputs. */
+#define WIDE_TOKENS 160
+#define WIDE_PAIR_TOKENS 128
+#define WIDE_LOGITS_TOKENS 64
+#define WIDE_SMALL_TOKENS 128
+#define WIDE_LARGE_TOKENS 32
+#define SMALL_OUTPUTS 16 /* for each processor */
+#define NORMED_TOKENS 4  /* above, a norm in every block costs more than a launch of its own */
+#define PLAIN_TOKENS 8   /* tokens that share one read of a weight row */
 #define PLAIN_WARPS 8
 
 /* A warp per output and PLAIN_TOKENS tokens. Lane i adds the products m = i, i + 32, ... in ascending order. */
@@ -62,12 +69,36 @@ void qn_cuda_plain(qn_stream_t *stream, const product_t *product)
     }
 }
 
+static bool is_few(const qn_stream_t *stream, const qn_matmul_t *a)
+{
+    uint32_t most = a->part_count == QN_MATMUL_PARTS ? SKINNY_PARTS_TOKENS : SKINNY_TOKENS;
+    return a->tokens <= most || stream->options.deterministic;
+}
+
+/* cuBLASLt starts a launch for each part, and none of them early: the more parts, the longer `wide` is ahead. */
+static uint32_t most_wide_tokens(const qn_stream_t *stream, const qn_norm_matmul_t *a)
+{
+    const qn_matmul_t *m = &a->matmul;
+    if (m->part_count > 1) return m->part_count == 2 ? WIDE_PAIR_TOKENS : WIDE_TOKENS;
+    if (a->logits) return WIDE_LOGITS_TOKENS;
+    return m->parts[0].outputs <= SMALL_OUTPUTS * stream->processors ? WIDE_SMALL_TOKENS : WIDE_LARGE_TOKENS;
+}
+
+static bool prefers_wide(const qn_stream_t *stream, const qn_norm_matmul_t *a)
+{
+    uint32_t tokens = a->matmul.tokens;
+    return !stream->options.deterministic && tokens > SKINNY_TOKENS && tokens <= most_wide_tokens(stream, a) &&
+           qn_cuda_wide_product_fits(stream, a);
+}
+
 static void multiply(qn_stream_t *stream, const qn_matmul_t *a, qn_scalar_t out)
 {
     product_t product = {a, out};
+    qn_norm_matmul_t alone = {};
+    alone.matmul = *a, alone.logits = out == QN_SCALAR_F32;
     if (!product.a->tokens) return;
-    uint32_t skinny_tokens = product.a->part_count == QN_MATMUL_PARTS ? SKINNY_PARTS_TOKENS : SKINNY_TOKENS;
-    bool few = product.a->tokens <= skinny_tokens || stream->options.deterministic;
+    if (prefers_wide(stream, &alone)) return qn_cuda_wide_product(stream, &alone);
+    bool few = is_few(stream, a);
     if (few && qn_cuda_skinny_fits(stream, &product))
         qn_cuda_skinny(stream, &product);
     else if (!few && qn_cuda_blas_fits(stream, &product))
@@ -99,6 +130,7 @@ extern "C" void qn_cuda_norm_matmul(qn_stream_t *stream, const void *arguments)
         return qn_cuda_skinny_fused(stream, &rest);
     }
     if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
+    if (prefers_wide(stream, a)) return qn_cuda_wide_product(stream, a);
     multiply(stream, &a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations);
     if (a->activation.out) qn_cuda_activation(stream, &a->activation);
 }
@@ -126,6 +158,30 @@ extern "C" void qn_cuda_matmul_skinny(qn_stream_t *stream, const void *arguments
     product_t product = {(const qn_matmul_t *)arguments, stream->options.activations};
     QN_ASSERT(qn_cuda_skinny_fits(stream, &product));
     if (product.a->tokens) qn_cuda_skinny(stream, &product);
+}
+
+/* A product that it does not take, such as a router's with an odd number of experts, goes the plain way. */
+static void start_wide(qn_stream_t *stream, const qn_norm_matmul_t *a)
+{
+    if (qn_cuda_wide_product_fits(stream, a)) return qn_cuda_wide_product(stream, a);
+    product_t product = {&a->matmul, a->logits ? QN_SCALAR_F32 : stream->options.activations};
+    qn_cuda_plain(stream, &product);
+    if (a->activation.out) qn_cuda_activation(stream, &a->activation);
+}
+
+extern "C" void qn_cuda_matmul_wide(qn_stream_t *stream, const void *arguments)
+{
+    qn_norm_matmul_t alone = {};
+    alone.matmul = *(const qn_matmul_t *)arguments;
+    if (alone.matmul.tokens) start_wide(stream, &alone);
+}
+
+extern "C" void qn_cuda_norm_matmul_wide(qn_stream_t *stream, const void *arguments)
+{
+    const qn_norm_matmul_t *a = (const qn_norm_matmul_t *)arguments;
+    if (!a->matmul.tokens) return;
+    if (a->norm.x) qn_cuda_rmsnorm(stream, &a->norm);
+    start_wide(stream, a);
 }
 
 extern "C" void qn_cuda_matmul_blas(qn_stream_t *stream, const void *arguments)

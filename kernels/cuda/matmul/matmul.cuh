@@ -31,6 +31,9 @@ void qn_cuda_skinny(qn_stream_t *stream, const product_t *product);
 /* The same for few tokens, with a norm of bf16 weights before it and a gated activation after it. */
 bool qn_cuda_skinny_fused_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a);
 void qn_cuda_skinny_fused(qn_stream_t *stream, const qn_norm_matmul_t *a);
+/* bf16 on capability 9.0, rows of 16-byte pieces and of four outputs; not the norm. For any number of tokens. */
+bool qn_cuda_wide_product_fits(const qn_stream_t *stream, const qn_norm_matmul_t *a);
+void qn_cuda_wide_product(qn_stream_t *stream, const qn_norm_matmul_t *a);
 /* x and weights of one type, bias of the weights' type. */
 bool qn_cuda_blas_fits(const qn_stream_t *stream, const product_t *product);
 void qn_cuda_blas(qn_stream_t *stream, const product_t *product);

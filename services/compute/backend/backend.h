@@ -57,8 +57,8 @@ typedef struct {
     void (*upload)(qn_stream_t *stream, void *to, const void *from, size_t bytes);
     /* Copies device `from` to `to`, which lies in memory of host_create; it is there when a later mark is passed. */
     void (*download)(qn_stream_t *stream, void *to, const void *from, size_t bytes);
-    /* Host memory that download and kernels can fill, 64-byte aligned; what kernels wrote is there when a later mark is
-     * passed. Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_DEVICE. */
+    /* Host memory that kernels can read, and download and kernels can fill, 64-byte aligned; what kernels wrote is there
+     * when a later mark is passed. Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_DEVICE. */
     qn_err_t (*host_create)(size_t bytes, void **ret_memory);
     void (*host_destroy)(void **memory);
     /* Returns owned. */

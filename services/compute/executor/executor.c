@@ -1,6 +1,6 @@
 /* What is this?      The executor of step plans: uploads a plan, launches the network, samples, reports.
- * State owned:       per slot and per step in flight, what is needed to word a report; the host's copy of the step's
- *                    arrays; recorded steps. All else is in the regions.
+ * State owned:       per slot and per step in flight, what is needed to word a report; the host's arrays of the steps in
+ *                    flight; recorded steps. All else is in the regions.
  * Must never:        allocate or check in a step (slot_book.c has checked); touch the device but through the backend.
  * Read next:         executor_decode.c (what a step launches), executor_prompts.c, forward.c (the network),
  *                    kernels/cpu/slots.c and sampler.c (the tables). */
@@ -34,7 +34,7 @@ static qn_err_t upload_constants(executor_t *self, const model_t *model)
     return self->backend->stream_wait(self->forward.stream);
 }
 
-static qn_err_t make_tickets(executor_t *self, uint64_t out_bytes)
+static qn_err_t make_tickets(executor_t *self, const scratch_sizes_t *sizes)
 {
     qn_err_t err = QN_OK;
     QN_ASSERT(self->backend->steps_in_flight <= EXECUTOR_STEPS_MAX);
@@ -42,10 +42,13 @@ static qn_err_t make_tickets(executor_t *self, uint64_t out_bytes)
         ticket_t *ticket = &self->tickets[i];
         ticket->samples = calloc(self->limits.max_sequences, sizeof *ticket->samples);
         if (!ticket->samples) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the executor's reports");
-        err = self->backend->host_create(out_bytes, &ticket->memory);
+        err = self->backend->host_create(sizes->step_io_bytes, &ticket->in_memory);
+        if (!err) err = self->backend->host_create(sizes->out_bytes, &ticket->out_memory);
         if (!err) err = self->backend->mark_create(&ticket->begin);
         if (!err) err = self->backend->mark_create(&ticket->end);
-        if (!err) scratch_place_out(&self->limits, ticket->memory, &ticket->out);
+        if (err) break;
+        scratch_place_in(&self->limits, ticket->in_memory, &ticket->in);
+        scratch_place_out(&self->limits, ticket->out_memory, &ticket->out);
     }
     return err;
 }
@@ -56,11 +59,8 @@ static qn_err_t place(executor_t *self, const executor_parts_t *parts)
     scratch_sizes_t sizes;
     scratch_place(config, &parts->limits, parts->activations, parts->state, parts->step_io, &self->scratch);
     qn_err_t err = scratch_measure(config, &parts->limits, &sizes);
-    if (!err) err = parts->backend->host_create(sizes.step_io_bytes, &self->host_memory);
-    if (!err) err = make_tickets(self, sizes.out_bytes);
-    if (err) return err;
-    scratch_place_in(&parts->limits, self->host_memory, &self->host);
-    return upload_constants(self, parts->model);
+    if (!err) err = make_tickets(self, &sizes);
+    return err ? err : upload_constants(self, parts->model);
 }
 
 qn_err_t executor_create(const executor_parts_t *parts, executor_t **ret_executor)
@@ -96,17 +96,18 @@ void executor_destroy(executor_t **executor)
 {
     executor_t *self = *executor;
     if (!self) return;
-    /* The device may still write into host memory. Its errors have been reported, or nobody is left to hear them. */
+    /* The device may still read and write host memory. Its errors have been reported, or nobody is left to hear them. */
     if (self->forward.stream) self->backend->stream_wait(self->forward.stream);
     executor_destroy_graphs(self);
+    executor_destroy_stamps(self);
     for (unsigned i = 0; i < EXECUTOR_STEPS_MAX; i++) {
         ticket_t *ticket = &self->tickets[i];
         if (ticket->begin) self->backend->mark_destroy(&ticket->begin);
         if (ticket->end) self->backend->mark_destroy(&ticket->end);
-        if (ticket->memory) self->backend->host_destroy(&ticket->memory);
+        if (ticket->in_memory) self->backend->host_destroy(&ticket->in_memory);
+        if (ticket->out_memory) self->backend->host_destroy(&ticket->out_memory);
         free(ticket->samples);
     }
-    if (self->host_memory) self->backend->host_destroy(&self->host_memory);
     free(self->owners);
     free(self->prompt_rows);
     free(self);
@@ -161,7 +162,7 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
 {
     for (uint32_t i = 0; i < plan->set_count; i++) {
         const step_set_t *set = &plan->sets[i];
-        start_of(set, &self->host.starts[i]);
+        start_of(set, &self->host->starts[i]);
         self->owners[set->slot] =
             (slot_owner_t){.request = set->request,
                            .prompt_tokens = set->prompt_tokens,
@@ -169,7 +170,7 @@ static void start_slots(executor_t *self, const step_plan_t *plan)
                            .logprob_ids = set->logprob_count,
                            .prompt_logprobs = set->sampling.prompt_logprobs};
     }
-    UPLOAD(self, starts, self->host.starts, plan->set_count);
+    UPLOAD(self, starts, self->host->starts, plan->set_count);
 }
 
 static void update_tables(executor_t *self, const step_plan_t *plan)
@@ -210,17 +211,17 @@ static void update_tables(executor_t *self, const step_plan_t *plan)
 static void list_tokens(executor_t *self, const qn_run_t *chunk, forward_batch_t *batch)
 {
     for (uint32_t i = 0; i < chunk->tokens; i++)
-        self->host.token_runs[batch->token_runs++] = (qn_run_t){.slot = chunk->slot,
-                                                                .position = chunk->position + i,
-                                                                .tokens = 1,
-                                                                .first = chunk->first + i,
-                                                                .ids_offset = chunk->ids_offset + i};
+        self->host->token_runs[batch->token_runs++] = (qn_run_t){.slot = chunk->slot,
+                                                                 .position = chunk->position + i,
+                                                                 .tokens = 1,
+                                                                 .first = chunk->first + i,
+                                                                 .ids_offset = chunk->ids_offset + i};
 }
 
 /* Fills the head of the step's arrays. */
 static forward_batch_t make_runs(executor_t *self, const step_plan_t *plan, ticket_t *ticket)
 {
-    const scratch_in_t *host = &self->host;
+    const scratch_in_t *host = self->host;
     forward_batch_t batch = {0};
     ticket->sample_count = 0;
     for (uint32_t i = 0; i < plan->run_count; i++) {
@@ -256,12 +257,11 @@ static void run_plan(executor_t *self, const step_plan_t *plan, ticket_t *ticket
     bool recorded = executor_is_plain_decode(self, plan, &batch);
     ticket->result->run_tokens = batch.tokens;
     if (recorded) executor_fill_up(self, plan->run_count);
-    if (batch.tokens) executor_upload(self, self->scratch.in.runs, self->host.runs, self->host.head_bytes, 1);
-    UPLOAD(self, token_runs, self->host.token_runs, batch.token_runs);
+    UPLOAD(self, token_runs, self->host->token_runs, batch.token_runs);
     self->backend->mark_set(self->forward.stream, ticket->begin);
     if (recorded) executor_run_decode(self, ticket, plan->run_count);
     if (recorded || !batch.tokens) return;
-    executor_run_network(self, &batch, plan->run_count, times);
+    executor_run_network(self, &batch, plan->run_count, ticket->sample_count, times);
     executor_compute_prompts(self, plan, ticket);
     executor_compute_samples(self, ticket, ticket->sample_count, self->scratch.in.sample_rows, times);
 }
@@ -273,12 +273,16 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
     QN_ASSERT(self->submitted - self->finished < self->backend->steps_in_flight);
     ticket_t *ticket = &self->tickets[self->submitted % self->backend->steps_in_flight];
     ticket->result = result;
+    self->host = &ticket->in;
     result->step = plan->step;
     result->times = (step_times_t){0};
     result->run_tokens = result->token_count = result->prompt_count = result->top_count = 0;
     result->begin_ns = self->now_ns();
     update_tables(self, plan);
+    executor_begin_stamps(self, ticket);
     run_plan(self, plan, ticket);
+    executor_end_stamps(self);
+    result->times.sampled = self->backend->synchronous && result->run_tokens;
     self->backend->mark_set(self->forward.stream, ticket->end);
     self->submitted++;
 }
@@ -323,6 +327,7 @@ qn_err_t executor_finish(executor_t *self)
     if (err) return err;
     report_samples(ticket);
     executor_report_prompts(ticket);
+    executor_read_stamps(self, ticket);
     step_result_t *result = ticket->result;
     result->end_ns = self->now_ns();
     if (!self->backend->synchronous) /* it may have waited behind the step before */

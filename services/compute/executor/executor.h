@@ -35,6 +35,9 @@ bool executor_is_done(const executor_t *executor);
 qn_err_t executor_finish(executor_t *self);
 /* Both, for one step at a time. */
 qn_err_t executor_run(executor_t *self, const step_plan_t *plan, step_result_t *result);
+/* Measures the parts of some steps from now on, or no more: for a backend that is not synchronous, where that is not free;
+ * a synchronous one measures every step. Any thread. */
+void executor_sample(executor_t *executor, bool wanted);
 /* Returns view of the logits [rows, V] of the last rows computed, in device memory, until the next step: for
  * tests and taps. */
 const float *executor_logits(const executor_t *executor, uint32_t *ret_rows);

@@ -4,9 +4,10 @@
  * Must never:        put anything into a recorded step that differs between two steps of one size.
  * Read next:         forward.c, executor.c.
  *
- * A recorded step has fixed pointers and counts; the arrays they point to are uploaded before it runs. So the number of
- * runs is rounded up to one of a few sizes, and the rest are runs of the null slot: a slot that is done, whose runs
- * write no KV and sample nothing. */
+ * A recorded step has fixed pointers and counts; what they point to in host memory is filled before it is launched, and
+ * its first launch brings it to the device (step_input). So the number of runs is rounded up to one of a few sizes, and
+ * the rest are runs of the null slot: a slot that is done, whose runs write no KV and sample nothing; to attention they
+ * are runs of no tokens, which attend to nothing. */
 #include "services/compute/executor/executor_internal.h"
 
 #include "common/assert.h"
@@ -16,19 +17,27 @@ static const uint16_t SIZES[] = {1,  2,   4,   8,   12,  16,  24,  32,  40,  48,
 #define SIZE_COUNT (sizeof SIZES / sizeof SIZES[0])
 _Static_assert(SIZE_COUNT <= EXECUTOR_GRAPHS_MAX && QN_SLOTS_MAX <= 1024, "a graph for every number of runs");
 
-void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times)
+/* One of the step's arrays, for step_input to copy. */
+#define ARRAY(field, count) {in->field, host->field, (uint32_t)((count) * sizeof *in->field)}
+
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
+                          step_times_t *times)
 {
     const scratch_t *s = &self->scratch;
+    const scratch_in_t *in = &s->in, *host = self->host;
     executor_launch(self, QN_OP_STEP_INPUT,
                     &(qn_step_input_t){.tables = s->tables,
-                                       .runs = s->in.runs,
+                                       .runs = host->runs,
                                        .run_count = runs,
-                                       .ids = s->in.ids,
+                                       .ids = in->ids,
                                        .block_tokens = self->limits.block_tokens,
                                        .ret_ids = s->token_ids,
                                        .ret_positions = s->positions,
                                        .ret_lengths = s->lengths,
-                                       .ret_kv_rows = s->kv_rows});
+                                       .ret_kv_rows = s->kv_rows,
+                                       .arrays = {ARRAY(decode_runs, batch->decode_runs),
+                                                  ARRAY(prefill_runs, batch->prefill_runs), ARRAY(samples, samples),
+                                                  ARRAY(sample_rows, samples)}});
     forward_layers(&self->forward, batch, times);
 }
 
@@ -42,7 +51,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
         const char *x = (const char *)s->x + (rows_of_x ? 0 : done * row_bytes);
         forward_logits(&self->forward, x, rows_of_x ? rows_of_x + done : NULL, rows, times);
         self->logits_rows = rows;
-        uint64_t begin_ns = self->backend->synchronous ? self->now_ns() : 0;
+        uint64_t begin_ns = forward_begin(&self->forward);
         executor_launch(self, QN_OP_SAMPLER,
                         &(qn_sampler_t){.tables = s->tables,
                                         .samples = s->in.samples + done,
@@ -51,7 +60,7 @@ void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count
                                         .scratch = s->sampler,
                                         .ret_results = ticket->out.results + done,
                                         .ret_top = ticket->out.sample_top + (size_t)done * QN_ALTERNATIVES_MAX});
-        if (self->backend->synchronous) times->sample_ns += self->now_ns() - begin_ns;
+        forward_lap(&self->forward, &begin_ns, &times->sample_ns);
     }
 }
 
@@ -79,11 +88,12 @@ static size_t choose_size(const executor_t *self, uint32_t runs, uint32_t *ret_s
 
 void executor_fill_up(executor_t *self, uint32_t runs)
 {
-    const scratch_in_t *host = &self->host;
+    const scratch_in_t *host = self->host;
     uint32_t null_slot = self->limits.max_sequences, size;
     choose_size(self, runs, &size);
     for (uint32_t i = runs; i < size; i++) {
         host->runs[i] = host->decode_runs[i] = (qn_run_t){.slot = null_slot, .tokens = 1, .first = i, .from_slot = 1};
+        host->decode_runs[i].tokens = 0;
         host->samples[i] = (qn_sample_t){.slot = null_slot};
         host->sample_rows[i] = i;
     }
@@ -91,10 +101,10 @@ void executor_fill_up(executor_t *self, uint32_t runs)
 
 static void launch_decode(executor_t *self, ticket_t *ticket, uint32_t size)
 {
-    step_times_t unused = {0};
+    step_times_t *times = &ticket->result->times;
     forward_batch_t batch = {.tokens = size, .decode_runs = size};
-    executor_run_network(self, &batch, size, &unused);
-    executor_compute_samples(self, ticket, size, NULL, &unused);
+    executor_run_network(self, &batch, size, size, times);
+    executor_compute_samples(self, ticket, size, NULL, times);
 }
 
 /* A failure to record is the stream's error, and ends the process like any other. */
@@ -110,8 +120,9 @@ void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs)
     uint32_t size;
     decode_graph_t *decode = &self->graphs[choose_size(self, runs, &size)];
     backend_graph_t **graph = &decode->graphs[ticket - self->tickets];
-    if (decode->warm && !*graph) record(self, ticket, size, graph);
-    if (*graph)
+    bool sampled = self->stamps.ticket == ticket;
+    if (decode->warm && !*graph && !sampled) record(self, ticket, size, graph);
+    if (*graph && !sampled)
         self->backend->graph_launch(self->forward.stream, *graph);
     else
         launch_decode(self, ticket, size);

@@ -2,10 +2,14 @@
 #ifndef QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
 #define QN_COMPUTE_EXECUTOR_EXECUTOR_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "services/compute/executor/executor.h"
 
 #define EXECUTOR_STEPS_MAX 2 /* in flight: one runs, one waits behind it on the device */
 #define EXECUTOR_GRAPHS_MAX 24
+#define EXECUTOR_STAMPS_MAX (2 * QN_LAYERS_MAX + 64)
+#define EXECUTOR_SAMPLE_EVERY 64
 
 /* What the executor keeps of the sequence that a slot has. */
 typedef struct {
@@ -30,14 +34,24 @@ typedef struct {
 
 /* A step between submission and report. */
 typedef struct {
-    scratch_out_t out; /* in memory; the device writes it */
-    void *memory;
+    scratch_in_t in;   /* the host's arrays of the step; the device reads their head by itself */
+    scratch_out_t out; /* what the device writes */
+    void *in_memory, *out_memory;
     backend_mark_t *begin; /* passed when its launches may start */
     backend_mark_t *end;   /* passed when all of the step is done */
     step_result_t *result;
     sample_t *samples; /* [slots] */
     uint32_t sample_count;
 } ticket_t;
+
+/* Marks between the parts of a step that is sampled. */
+typedef struct {
+    atomic_bool wanted;     /* set by the loop */
+    const ticket_t *ticket; /* of the step that is sampled; NULL: none is */
+    uint32_t count;
+    backend_mark_t *marks[EXECUTOR_STAMPS_MAX];
+    uint64_t *sums[EXECUTOR_STAMPS_MAX]; /* in the step's result: what the time before the mark is added to */
+} stamps_t;
 
 /* The decode step of one batch size. */
 typedef struct {
@@ -48,9 +62,8 @@ typedef struct {
 struct executor {
     const backend_t *backend;
     forward_t forward;
-    scratch_t scratch; /* on the device */
-    scratch_in_t host; /* the host's copy of scratch.in, in host_memory */
-    void *host_memory;
+    scratch_t scratch;        /* on the device */
+    const scratch_in_t *host; /* of the step that is being submitted: its ticket's */
     step_limits_t limits;
     slot_owner_t *owners;      /* [slots] */
     prompt_row_t *prompt_rows; /* [T] */
@@ -60,6 +73,7 @@ struct executor {
     uint64_t submitted, finished;
     ticket_t tickets[EXECUTOR_STEPS_MAX];
     decode_graph_t graphs[EXECUTOR_GRAPHS_MAX];
+    stamps_t stamps;
 };
 
 /* `count` elements of `bytes` each; in stream order. */
@@ -82,9 +96,10 @@ static inline void executor_launch(const executor_t *self, qn_op_t op, const voi
 void executor_compute_prompts(executor_t *self, const step_plan_t *plan, ticket_t *ticket);
 void executor_report_prompts(const ticket_t *ticket);
 
-/* executor_decode.c: launches the network and the sampler for the step's runs, which the host's arrays hold already.
- * Row i of x, or rows[i] unless NULL, gives sample i. */
-void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, step_times_t *times);
+/* executor_decode.c: launches the network and the sampler for the step's runs and `samples`, which the host's arrays hold
+ * already. Row i of x, or rows[i] unless NULL, gives sample i. */
+void executor_run_network(executor_t *self, const forward_batch_t *batch, uint32_t runs, uint32_t samples,
+                          step_times_t *times);
 void executor_compute_samples(executor_t *self, ticket_t *ticket, uint32_t count, const uint32_t *rows,
                               step_times_t *times);
 /* Whether `plan` is what a recorded step can do: each run one token that is sampled. */
@@ -95,6 +110,12 @@ void executor_fill_up(executor_t *self, uint32_t runs);
 void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs);
 
 void executor_destroy_graphs(executor_t *self);
+
+/* executor_stamps.c: around the launches of a step; before the first, after the last, and when it is done. */
+void executor_begin_stamps(executor_t *self, ticket_t *ticket);
+void executor_end_stamps(executor_t *self);
+void executor_read_stamps(executor_t *self, const ticket_t *ticket);
+void executor_destroy_stamps(executor_t *self);
 
 /* Appends to the result's alternatives. */
 static inline void executor_add_top(step_result_t *result, const qn_top_entry_t *from, uint32_t count)

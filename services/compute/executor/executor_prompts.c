@@ -22,7 +22,8 @@ static uint32_t list_rows(executor_t *self, const step_plan_t *plan, bool from_p
             continue;
         }
         for (uint32_t t = 1; t < run->tokens && run->position + t < sequence->prompt_tokens; t++)
-            self->prompt_rows[count++] = (prompt_row_t){i, self->host.runs[i].first + t - 1, ids[t], run->position + t};
+            self->prompt_rows[count++] =
+                (prompt_row_t){i, self->host->runs[i].first + t - 1, ids[t], run->position + t};
     }
     return count;
 }
@@ -32,7 +33,7 @@ static uint32_t list_rows(executor_t *self, const step_plan_t *plan, bool from_p
 static void compute_rows(executor_t *self, const step_plan_t *plan, const void *source, uint32_t count,
                          const ticket_t *ticket)
 {
-    const scratch_in_t *host = &self->host, *in = &self->scratch.in;
+    const scratch_in_t *host = self->host, *in = &self->scratch.in;
     const scratch_out_t *out = &ticket->out;
     step_result_t *result = ticket->result;
     for (uint32_t done = 0, rows; done < count; done += rows) {
@@ -84,8 +85,8 @@ static void keep_pending(executor_t *self, const step_plan_t *plan)
         if (!sequence->prompt_logprobs) continue;
         sequence->pending = run->position + run->tokens < sequence->prompt_tokens;
         if (!sequence->pending) continue;
-        self->host.rows[0] = self->host.runs[i].first + run->tokens - 1;
-        UPLOAD(self, rows, self->host.rows, 1);
+        self->host->rows[0] = self->host->runs[i].first + run->tokens - 1;
+        UPLOAD(self, rows, self->host->rows, 1);
         executor_launch(self, QN_OP_GATHER_ROWS,
                         &(qn_gather_rows_t){.x = s->x,
                                             .rows = s->in.rows,

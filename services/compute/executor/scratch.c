@@ -118,13 +118,11 @@ static void carve_state(const qn_model_config_t *config, const step_limits_t *li
 static void carve_in(const step_limits_t *limits, carver_t *carver, scratch_in_t *in)
 {
     uint32_t slots = limits->max_sequences;
-    uint64_t begin = carver->used_bytes;
     CARVE(carver, in->runs, slots, 1);
     CARVE(carver, in->decode_runs, slots, 1);
     CARVE(carver, in->prefill_runs, slots, 1);
     CARVE(carver, in->samples, slots, 1);
     CARVE(carver, in->sample_rows, slots, 1);
-    in->head_bytes = carver->used_bytes - begin;
     CARVE(carver, in->retire, slots, 1);
     CARVE(carver, in->ids, limits->plan_ids, 1);
     CARVE(carver, in->stop_ids, limits->plan_stop_ids, 1);

@@ -12,11 +12,10 @@
 
 /* The arrays of a plan that host and device both have: the region's, and the host's copy of the same layout. */
 typedef struct {
-    /* The head, which every step has: one piece, for one copy. */
+    /* What every step has: step_input brings it to the device, and reads `runs` where the host has them. */
     qn_run_t *runs, *decode_runs, *prefill_runs; /* [slots] */
     qn_sample_t *samples;                        /* [slots] */
     uint32_t *sample_rows;                       /* [slots], rows of x */
-    uint64_t head_bytes;                         /* from runs on */
     /* What only some plans have. */
     uint32_t *retire, *ids, *stop_ids;
     qn_slot_start_t *starts;

@@ -7,17 +7,6 @@
 
 #include "services/compute/forward/forward_internal.h"
 
-/* Adds the time since *since to *sum and moves *since on. On a CPU launches are done when they return. */
-static void lap(const forward_t *f, uint64_t *since, uint64_t *sum)
-{
-    if (!f->now_ns) return;
-    uint64_t now = f->now_ns();
-    *sum += now - *since;
-    *since = now;
-}
-
-static uint64_t begin(const forward_t *f) { return f->now_ns ? f->now_ns() : 0; }
-
 void forward_norm(const forward_t *f, const void *x, qn_weight_t weight, qn_weight_t bias, const void *residual,
                   uint32_t tokens, void *out)
 {
@@ -121,17 +110,17 @@ static void embed(const forward_t *f, uint32_t tokens)
 void forward_layers(const forward_t *forward, const forward_batch_t *batch, step_times_t *times)
 {
     const qn_model_config_t *config = &forward->model->config;
-    uint64_t since = begin(forward);
+    uint64_t since = forward_begin(forward);
     embed(forward, batch->tokens);
-    lap(forward, &since, &times->input_ns);
+    forward_lap(forward, &since, &times->input_ns);
     for (uint32_t layer = 0; layer < config->layers; layer++) {
         forward_attention(forward, layer, batch);
-        lap(forward, &since, &times->attention_ns);
+        forward_lap(forward, &since, &times->attention_ns);
         if (config->layer_is_sparse[layer])
             forward_moe(forward, layer, batch->tokens);
         else
             forward_mlp(forward, layer, batch->tokens);
-        lap(forward, &since, &times->mlp_ns);
+        forward_lap(forward, &since, &times->mlp_ns);
     }
 }
 
@@ -141,7 +130,7 @@ void forward_logits(const forward_t *forward, const void *source, const uint32_t
     const qn_model_config_t *config = &forward->model->config;
     const qn_weight_t *outer = forward->model->outer.weights;
     const scratch_t *s = forward->scratch;
-    uint64_t since = begin(forward);
+    uint64_t since = forward_begin(forward);
     const void *x = rows ? s->picked : source;
     if (rows)
         qn_launch(&forward->kernels, QN_OP_GATHER_ROWS, forward->stream,
@@ -159,5 +148,5 @@ void forward_logits(const forward_t *forward, const void *source, const uint32_t
     if (config->logit_softcap > 0)
         qn_launch(&forward->kernels, QN_OP_SOFTCAP, forward->stream,
                   &(qn_softcap_t){.x = s->logits, .rows = count, .width = config->vocab, .cap = config->logit_softcap});
-    lap(forward, &since, &times->output_ns);
+    forward_lap(forward, &since, &times->output_ns);
 }

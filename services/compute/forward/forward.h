@@ -13,7 +13,25 @@ typedef struct {
     qn_stream_t *stream;
     qn_kv_t kv;
     uint64_t (*now_ns)(void); /* for step_times_t only; NULL where launches return before they are done */
+    void (*mark)(void *context, uint64_t *sum); /* there, in a step that is sampled; NULL in all others */
+    void *mark_context;
 } forward_t;
+
+/* A part of the step begins, and is over: its time is added to *sum, now or when the device has passed it. */
+static inline uint64_t forward_begin(const forward_t *forward)
+{
+    if (__builtin_expect(forward->mark != NULL, 0)) forward->mark(forward->mark_context, NULL);
+    return forward->now_ns ? forward->now_ns() : 0;
+}
+
+static inline void forward_lap(const forward_t *forward, uint64_t *since, uint64_t *sum)
+{
+    if (__builtin_expect(forward->mark != NULL, 0)) forward->mark(forward->mark_context, sum);
+    if (!forward->now_ns) return;
+    uint64_t now_ns = forward->now_ns();
+    *sum += now_ns - *since;
+    *since = now_ns;
+}
 
 /* Runs of one token, the others, and the others' tokens as runs of one token each: attention takes those in place of
  * the others if there are any. */

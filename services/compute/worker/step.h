@@ -118,6 +118,7 @@ typedef struct {
 /* Where a step's time went, on the compute thread. */
 typedef struct {
     uint64_t input_ns, attention_ns, mlp_ns, output_ns, sample_ns;
+    bool sampled; /* they were measured in this step */
 } step_times_t;
 
 /* Arrays are owned by whoever made the result, of the capacities named. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -169,6 +170,25 @@ void http_request_drop(http_request_t *request)
 /* ---- the present request ---- */
 
 const char *http_request_method(const http_request_t *request) { return request->head.method; }
+
+const http_server_t *http_request_server(const http_request_t *request) { return request->server; }
+
+bool http_request_is_local(const http_request_t *request)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_storage storage;
+    } peer;
+    socklen_t bytes = sizeof peer;
+    if (getpeername(request->fd, &peer.any, &bytes) != 0) return false;
+    if (peer.any.sa_family == AF_UNIX) return true;
+    if (peer.any.sa_family == AF_INET) return (ntohl(peer.v4.sin_addr.s_addr) >> 24) == 127;
+    if (peer.any.sa_family != AF_INET6) return false;
+    const struct in6_addr *address = &peer.v6.sin6_addr;
+    return IN6_IS_ADDR_LOOPBACK(address) || (IN6_IS_ADDR_V4MAPPED(address) && address->s6_addr[12] == 127);
+}
 
 const char *http_request_path(const http_request_t *request) { return request->head.path; }
 

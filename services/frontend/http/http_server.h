@@ -71,6 +71,10 @@ const char *http_request_body(const http_request_t *request, size_t *ret_bytes);
 void http_request_take_body(http_request_t *request, reply_buffer_t *ret_body);
 /* The id that the reply shows as x-request-id; copied. */
 void http_request_set_id(http_request_t *request, const char *id);
+/* Returns view of the server that it came to. */
+const http_server_t *http_request_server(const http_request_t *request);
+/* Whether its client is on this host: a loopback address or a Unix socket. */
+bool http_request_is_local(const http_request_t *request);
 /* The caller's own pointer. */
 void http_request_set_user(http_request_t *request, void *user);
 void *http_request_user(const http_request_t *request);

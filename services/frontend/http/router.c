@@ -15,37 +15,40 @@
 
 static const router_row_t rows[] = {
     {"/v1/completions", POST, false, ROUTE_COMPLETIONS,
-     "Text or token ids to text: OpenAI's and vLLM's completions, streamed or whole."},
-    {"/generate", POST, false, ROUTE_GENERATE, "Text or token ids to text, as SGLang writes it, or as plain fields."},
+     "Text or token ids to text: OpenAI's and vLLM's completions, streamed or whole.", ACCESS_USER},
+    {"/generate", POST, false, ROUTE_GENERATE, "Text or token ids to text, as SGLang writes it, or as plain fields.",
+     ACCESS_USER},
     {"/batch_generate", POST, false, ROUTE_BATCH_GENERATE,
-     "Several prompts to several texts, batched together, in order."},
-    {"/tokenize", POST, false, ROUTE_TOKENIZE, "Text to token ids."},
-    {"/detokenize", POST, false, ROUTE_DETOKENIZE, "Token ids to text."},
-    {"/v1/models", GET, false, ROUTE_MODELS, "The models that are served."},
-    {"/v1/models/", GET, true, ROUTE_MODEL, "One model."},
-    {"/health", GET, false, ROUTE_HEALTH, "Whether all five services are ready, and what each says. Passive."},
-    {"/ready", GET, false, ROUTE_READY, "The same as /health."},
-    {"/ping", GET | POST, false, ROUTE_PING, "Whether the frontend answers."},
-    {"/version", GET, false, ROUTE_VERSION, "The build and its protocol."},
-    {"/services", GET, false, ROUTE_SERVICES, "The five services: process, life, build, state."},
+     "Several prompts to several texts, batched together, in order.", ACCESS_USER},
+    {"/tokenize", POST, false, ROUTE_TOKENIZE, "Text to token ids.", ACCESS_USER},
+    {"/detokenize", POST, false, ROUTE_DETOKENIZE, "Token ids to text.", ACCESS_USER},
+    {"/v1/models", GET, false, ROUTE_MODELS, "The models that are served.", ACCESS_USER},
+    {"/v1/models/", GET, true, ROUTE_MODEL, "One model.", ACCESS_USER},
+    {"/health", GET, false, ROUTE_HEALTH, "Whether all five services are ready, and what each says. Passive.",
+     ACCESS_PUBLIC},
+    {"/ready", GET, false, ROUTE_READY, "The same as /health.", ACCESS_PUBLIC},
+    {"/ping", GET | POST, false, ROUTE_PING, "Whether the frontend answers.", ACCESS_PUBLIC},
+    {"/version", GET, false, ROUTE_VERSION, "The build and its protocol.", ACCESS_PUBLIC},
+    {"/services", GET, false, ROUTE_SERVICES, "The five services: process, life, build, state.", ACCESS_ADMIN},
     {"/services/{service}", GET, false, ROUTE_SERVICE,
-     "One service: its methods with schemas, its messages, its health."},
+     "One service: its methods with schemas, its messages, its health.", ACCESS_ADMIN},
     {"/services/{service}/examples", GET, false, ROUTE_EXAMPLES,
-     "Requests that can be posted to the service's methods as they stand."},
+     "Requests that can be posted to the service's methods as they stand.", ACCESS_ADMIN},
     {"/services/{service}/{method}", POST, false, ROUTE_METHOD,
-     "Calls a method of a service; no body is the same as {}."},
-    {"/openapi.json", GET, false, ROUTE_OPENAPI, "This description: OpenAPI 3.1 of every route."},
-    {"/docs", GET, false, ROUTE_DOCS, "This description as a page, with forms to try it."},
-    {"/cache/stats", GET, false, ROUTE_CACHE_STATS, "Figures of the prefix cache."},
-    {"/flush_cache", POST, false, ROUTE_FLUSH_CACHE,
-     "Forgets all cached prefixes; blocks in use stay."}, /* SGLang takes GET too; here GET changes nothing */
-    {"/abort_request", POST, false, ROUTE_ABORT_REQUEST, "Ends requests, by id or all."},
-    {"/metrics", GET, false, ROUTE_METRICS, "Prometheus text of all services."},
-    {"/model_info", GET, false, ROUTE_MODEL_INFO, "What is known of the model."},
-    {"/get_model_info", GET, false, ROUTE_MODEL_INFO, "The same as /model_info."}, /* SGLang's older names */
-    {"/server_info", GET, false, ROUTE_SERVER_INFO, "What the server runs with."},
-    {"/get_server_info", GET, false, ROUTE_SERVER_INFO, "The same as /server_info."},
-#define FORM(methods, path, name, method, doc) {path, methods, false, ROUTE_FORM_##name, doc},
+     "Calls a method of a service; no body is the same as {}.", ACCESS_ADMIN},
+    {"/openapi.json", GET, false, ROUTE_OPENAPI, "This description: OpenAPI 3.1 of every route.", ACCESS_USER},
+    {"/docs", GET, false, ROUTE_DOCS, "This description as a page, with forms to try it.", ACCESS_USER},
+    {"/cache/stats", GET, false, ROUTE_CACHE_STATS, "Figures of the prefix cache.", ACCESS_ADMIN},
+    {"/flush_cache", POST, false, ROUTE_FLUSH_CACHE, "Forgets all cached prefixes; blocks in use stay.",
+     ACCESS_ADMIN}, /* SGLang takes GET too; here GET changes nothing */
+    {"/abort_request", POST, false, ROUTE_ABORT_REQUEST, "Ends requests, by id or all.", ACCESS_USER},
+    {"/metrics", GET, false, ROUTE_METRICS, "Prometheus text of all services.", ACCESS_USER},
+    {"/model_info", GET, false, ROUTE_MODEL_INFO, "What is known of the model.", ACCESS_USER},
+    {"/get_model_info", GET, false, ROUTE_MODEL_INFO, "The same as /model_info.",
+     ACCESS_USER}, /* SGLang's older names */
+    {"/server_info", GET, false, ROUTE_SERVER_INFO, "What the server runs with.", ACCESS_USER},
+    {"/get_server_info", GET, false, ROUTE_SERVER_INFO, "The same as /server_info.", ACCESS_USER},
+#define FORM(methods, path, name, method, doc) {path, methods, false, ROUTE_FORM_##name, doc, ACCESS_ADMIN},
 #define FORM_OWN FORM
 #include "services/frontend/research/forms.def"
 #undef FORM
@@ -147,6 +150,7 @@ router_outcome_t router_find(const char *method, const char *path, router_match_
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (found ? strcmp(found, rows[i].path) != 0 : !row_matches(&rows[i], path, ret_match)) continue;
         found = rows[i].path;
+        ret_match->access = rows[i].access;
         allowed |= rows[i].methods;
         if (!(rows[i].methods & method_bit(method))) continue;
         ret_match->route = rows[i].route;

@@ -39,6 +39,13 @@ typedef enum {
     ROUTE_COUNT,
 } route_t;
 
+/* Who may: what no row says is for administrators. A larger scope has the smaller one in it. */
+typedef enum {
+    ACCESS_ADMIN = 0, /* shows or changes how the server works, or what others do with it */
+    ACCESS_USER,      /* uses the model */
+    ACCESS_PUBLIC,    /* whether it lives */
+} access_t;
+
 typedef enum {
     ROUTER_FOUND,
     ROUTER_NO_PATH,   /* 404 */
@@ -59,6 +66,7 @@ typedef struct {
     segment_t segments[ROUTER_SEGMENTS_MAX]; /* what stands for {names} of the route's path, in order */
     const char *rest; /* view of what followed the path of a prefix route ("/v1/models/"), else "" */
     char allow[48];   /* for ROUTER_NO_METHOD: "GET, HEAD" */
+    access_t access;  /* what the path needs */
 } router_match_t;
 
 /* HEAD is answered where GET is. `ret_match` is written for every outcome. */
@@ -71,6 +79,7 @@ typedef struct {
     bool prefix;      /* the path goes on: at least one character follows */
     route_t route;
     const char *doc; /* one sentence */
+    access_t access;
 } router_row_t;
 
 /* Returns view of the table; rows of one path stand together. */

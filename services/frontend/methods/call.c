@@ -30,13 +30,13 @@ static void write_metadata(const frontend_t *frontend, const call_t *call, const
         .method = method->verb,
         .local = method->service == QN_SERVICE_FRONTEND,
         .sent_ns = call->sent_ns,
-        .began_ns = method_reply_began_ns(type, reply),
-        .replied_ns = head->sent_ns,
+        .began_ns = reply ? method_reply_began_ns(type, reply) : call->sent_ns,
+        .replied_ns = reply ? head->sent_ns : call->sent_ns,
         .now_ns = qn_clock_now_ns(),
-        .epoch = head->epoch ? head->epoch : status.peer.epoch,
+        .epoch = reply && head->epoch ? head->epoch : status.peer.epoch,
         .build = status.build,
     };
-    metadata.reasoning = method_reply_reasoning(type, reply, &metadata.reasoning_count);
+    if (reply) metadata.reasoning = method_reply_reasoning(type, reply, &metadata.reasoning_count);
     research_write_call(&metadata, writer);
 }
 

@@ -14,7 +14,8 @@ void frontend_call(frontend_t *frontend, const qn_method_t *method, void *messag
                    route_t route, call_done_t done, void *context);
 /* Answers call->request with the reply, or with call->error when `reply` is NULL: what `done` NULL does. */
 void frontend_answer_call(void *state, call_t *call, const void *reply);
-/* Answers with `data`, a JSON value (taken), and the metadata of this call where they are wanted. */
+/* Answers with `data`, a JSON value (taken), and the metadata of this call where they are wanted; `reply` NULL: the call
+ * failed, and there is an answer all the same. */
 void frontend_answer_data(frontend_t *frontend, const call_t *call, const void *reply, reply_buffer_t *data);
 
 /* POST /services/{service}/{method}. */

@@ -27,11 +27,15 @@ static void put_raw(json_writer_t *writer, const char *key, const char *json)
     json_put_raw(writer, json, strlen(json));
 }
 
-/* One thing that can be done at one path. */
+/* One thing that can be done at one path. What is NULL is not said, or known by openapi_bodies.c. */
 typedef struct {
     const char *verb, *path; /* path with {names} */
-    const char *id, *tag, *doc;
-    const qn_method_t *method; /* NULL: a route of its own */
+    const char *id, *tag, *doc, *detail;
+    const qn_method_t *query;    /* the scalars of its request may stand in the query */
+    const char *own_query;       /* {"name": schema, ...} */
+    const char *request, *reply; /* JSON Schema */
+    char *example;               /* of the request; owned */
+    const char *reply_example;
     route_t route;
 } operation_t;
 
@@ -81,11 +85,12 @@ static void put_query_parameters(const qn_method_t *method, json_writer_t *write
     json_object_foreach(json_object_get(schema, "properties"), name, property)
     {
         json_t *types = json_object_get(property, "type"); /* "integer", or with null, which a query cannot say */
-        const char *type = json_string_value(json_is_array(types) ? json_array_get(types, 0) : types);
+        bool or_null = json_is_array(types);
+        const char *type = json_string_value(or_null ? json_array_get(types, 0) : types);
         if (strcmp(type, "array") == 0 || strcmp(type, "object") == 0) continue;
-        json_object_set_new(property, "type", json_string(type));
+        json_object_set_new(property, "type", json_string(type)); /* frees `types` */
         json_t *values = json_object_get(property, "enum");
-        if (values && json_is_array(types)) json_array_remove(values, json_array_size(values) - 1);
+        if (values && or_null) json_array_remove(values, json_array_size(values) - 1);
         char *text = json_dumps(property, JSON_COMPACT);
         put_parameter(writer, name, "query", false, text);
         free(text);
@@ -106,12 +111,27 @@ static bool has_research(const operation_t *operation)
     }
 }
 
+/* {"name": schema, ...} */
+static void put_own_query(const char *query, json_writer_t *writer)
+{
+    json_t *all = json_loads(query, 0, NULL), *schema;
+    const char *name;
+    json_object_foreach(all, name, schema)
+    {
+        char *text = json_dumps(schema, JSON_COMPACT);
+        put_parameter(writer, name, "query", false, text);
+        free(text);
+    }
+    json_decref(all);
+}
+
 static void put_parameters(const operation_t *operation, json_writer_t *writer)
 {
     json_put_key(writer, "parameters");
     json_put_open(writer, '[');
     put_path_parameters(operation->path, writer);
-    if (operation->method && strcmp(operation->verb, "get") == 0) put_query_parameters(operation->method, writer);
+    if (operation->own_query) put_own_query(operation->own_query, writer);
+    if (operation->query && strcmp(operation->verb, "get") == 0) put_query_parameters(operation->query, writer);
     if (has_research(operation))
         put_parameter(writer, "mode", "query", false, "{\"type\":\"string\",\"enum\":[\"production\",\"research\"]}");
     json_put_close(writer, ']');
@@ -122,23 +142,27 @@ static void put_parameters(const operation_t *operation, json_writer_t *writer)
 /* Whether a body without members, or none, is refused. */
 static bool needs_body(const operation_t *operation)
 {
-    if (!operation->method) return operation->route != ROUTE_ABORT_REQUEST;
-    json_t *schema = json_loads(operation->method->request_schema, 0, NULL);
-    bool needs = json_object_get(schema, "required") != NULL;
+    if (!operation->request) return operation->route != ROUTE_ABORT_REQUEST;
+    json_t *schema = json_loads(operation->request, 0, NULL);
+    bool needs = json_object_get(schema, "required") || json_object_get(schema, "minProperties");
     json_decref(schema);
     return needs;
+}
+
+/* The schema of its body in *ret_schema; false: it takes none. */
+static bool write_schema(const operation_t *operation, reply_buffer_t *ret_schema)
+{
+    json_writer_t writer = json_writer_on(ret_schema);
+    if (strcmp(operation->verb, "get") == 0) return false;
+    if (!operation->request) return openapi_put_body(operation->route, &writer);
+    reply_buffer_text(ret_schema, operation->request);
+    return true;
 }
 
 static void put_body(const operation_t *operation, const served_model_t *model, json_writer_t *writer)
 {
     reply_buffer_t schema = {0};
-    json_writer_t inner = json_writer_on(&schema);
-    bool takes = strcmp(operation->verb, "get") != 0;
-    if (takes && operation->method)
-        reply_buffer_text(&schema, operation->method->request_schema);
-    else if (takes)
-        takes = openapi_put_body(operation->route, &inner);
-    if (takes) {
+    if (write_schema(operation, &schema)) {
         json_put_key(writer, "requestBody");
         json_put_open(writer, '{');
         json_put_member_bool(writer, "required", needs_body(operation));
@@ -148,14 +172,9 @@ static void put_body(const operation_t *operation, const served_model_t *model, 
         json_put_open(writer, '{');
         json_put_key(writer, "schema");
         json_put_raw(writer, schema.data, schema.bytes);
-        json_put_key(writer, "example");
-        json_t *example = operation->method ? example_for(operation->method, model) : NULL;
-        if (example) {
-            char *text = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
-            json_put_raw(writer, text, strlen(text));
-            free(text);
-            json_decref(example);
-        } else {
+        if (operation->example) put_raw(writer, "example", operation->example);
+        if (!operation->request) {
+            json_put_key(writer, "example");
             openapi_put_example(operation->route, model, writer);
         }
         json_put_close(writer, '}');
@@ -192,13 +211,15 @@ static const char *content_of(route_t route)
     }
 }
 
-static void put_method_answer(const qn_method_t *method, json_writer_t *writer)
+static void put_method_answer(const operation_t *operation, json_writer_t *writer)
 {
     reply_buffer_t content = {0};
     reply_buffer_printf(&content,
                         "{\"application/json\":{\"schema\":{\"anyOf\":[%s,"
-                        "{\"$ref\":\"#/components/schemas/Research\"}]},\"example\":%s}}",
-                        method->reply_schema, method->reply_example);
+                        "{\"$ref\":\"#/components/schemas/Research\"}]}",
+                        operation->reply);
+    if (operation->reply_example) reply_buffer_printf(&content, ",\"example\":%s", operation->reply_example);
+    reply_buffer_text(&content, "}}");
     reply_buffer_append(&content, "", 1);
     put_answer(writer, "200", "The reply; in research mode wrapped with metadata.", content.data);
     reply_buffer_fini(&content);
@@ -208,8 +229,8 @@ static void put_answers(const operation_t *operation, json_writer_t *writer)
 {
     json_put_key(writer, "responses");
     json_put_open(writer, '{');
-    if (operation->method)
-        put_method_answer(operation->method, writer);
+    if (operation->reply)
+        put_method_answer(operation, writer);
     else
         put_answer(writer, "200", "It was done.", content_of(operation->route));
     if (operation->route == ROUTE_HEALTH || operation->route == ROUTE_READY)
@@ -225,8 +246,7 @@ static void put_operation(const operation_t *operation, const served_model_t *mo
     json_put_open(writer, '{');
     json_put_member_string(writer, "operationId", operation->id);
     json_put_member_string(writer, "summary", operation->doc);
-    if (operation->method && operation->method->doc != operation->doc)
-        json_put_member_string(writer, "description", operation->method->doc);
+    if (operation->detail) json_put_member_string(writer, "description", operation->detail);
     json_put_key(writer, "tags");
     json_put_open(writer, '[');
     json_put_string(writer, operation->tag);
@@ -238,6 +258,36 @@ static void put_operation(const operation_t *operation, const served_model_t *mo
 }
 
 /* ---- paths ---- */
+
+#define AN_OBJECT "{\"type\":\"object\"}"
+
+/* Fills in what a method takes and gives. False: the model cannot do it. */
+static bool describe_method(const qn_method_t *method, const served_model_t *model, operation_t *operation)
+{
+    json_t *example = example_for(method, model);
+    operation->request = method->request_schema;
+    operation->reply = method->reply_schema;
+    operation->reply_example = method->reply_example;
+    if (!example) return false;
+    operation->example = json_dumps(example, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(example);
+    return true;
+}
+
+static void describe_form(const form_row_t *form, const served_model_t *model, operation_t *operation)
+{
+    operation->tag = "research";
+    operation->detail = qn_methods[form->method].doc;
+    if (form->run) {
+        operation->request = form->request ? form->request : AN_OBJECT;
+        operation->reply = form->reply ? form->reply : AN_OBJECT;
+        operation->example = form->example ? strdup(form->example) : NULL;
+        operation->own_query = form->query;
+    } else {
+        operation->query = &qn_methods[form->method];
+        describe_method(operation->query, model, operation);
+    }
+}
 
 /* All rows of a path, which stand together. Returns how many. */
 static size_t put_path(const router_row_t *rows, size_t left, const served_model_t *model, json_writer_t *writer)
@@ -253,13 +303,14 @@ static size_t put_path(const router_row_t *rows, size_t left, const served_model
             operation_t operation = {.verb = verbs[i].name,
                                      .path = path,
                                      .id = id,
-                                     .tag = form ? "research" : "clients",
+                                     .tag = "clients",
                                      .doc = rows[count].doc,
-                                     .method = form ? &qn_methods[form->method] : NULL,
                                      .route = rows[count].route};
             if (!(rows[count].methods & verbs[i].bit)) continue;
             make_id(verbs[i].name, path, id, sizeof id);
+            if (form) describe_form(form, model, &operation);
             put_operation(&operation, model, writer);
+            free(operation.example);
         }
     }
     json_put_close(writer, '}');
@@ -272,21 +323,19 @@ static void put_methods(const served_model_t *model, json_writer_t *writer)
     for (size_t i = 1; i < QN_METHOD_COUNT; i++) {
         const qn_method_t *method = &qn_methods[i];
         char path[256];
-        json_t *example = example_for(method, model);
-        if (!example) continue;
-        json_decref(example);
-        snprintf(path, sizeof path, "/services/%s/%s", qn_service_enum.names[method->service], method->verb);
         operation_t operation = {.verb = "post",
                                  .path = path,
                                  .id = method->name,
                                  .tag = qn_service_enum.names[method->service],
                                  .doc = method->doc,
-                                 .method = method,
                                  .route = ROUTE_METHOD};
+        if (!describe_method(method, model, &operation)) continue;
+        snprintf(path, sizeof path, "/services/%s/%s", qn_service_enum.names[method->service], method->verb);
         json_put_key(writer, path);
         json_put_open(writer, '{');
         put_operation(&operation, model, writer);
         json_put_close(writer, '}');
+        free(operation.example);
     }
 }
 

@@ -20,13 +20,14 @@
     "\"stop\":{\"type\":[\"string\",\"array\",\"null\"]},\"stop_token_ids\":{\"type\":[\"array\",\"null\"]," \
     "\"items\":{\"type\":\"integer\"}},\"logit_bias\":{\"type\":[\"object\",\"null\"]},"                     \
     "\"allowed_token_ids\":{\"type\":[\"array\",\"null\"]},\"bad_words\":{\"type\":[\"array\",\"null\"]},"   \
-    "\"top_k\":{\"type\":[\"integer\",\"null\"]}"
+    "\"top_k\":{\"type\":[\"integer\",\"null\"]},\"user\":" NAME ",\"adapter\":{\"enum\":[\"\",null]},"      \
+    "\"deadline_ms\":{\"type\":[\"integer\",\"null\"],\"minimum\":1,\"maximum\":86400000}"
 
 static const struct {
     route_t route;
     const char *properties, *rest; /* of the schema beside "properties" */
 } by_hand[] = {
-    {ROUTE_COMPLETIONS, "\"prompt\":" TEXTS ",\"model\":" NAME ",\"user\":" NAME ",\"cache_salt\":" NAME "," LISTS,
+    {ROUTE_COMPLETIONS, "\"prompt\":" TEXTS ",\"model\":" NAME ",\"cache_salt\":" NAME "," LISTS,
      "\"required\":[\"prompt\"]"},
     {ROUTE_GENERATE,
      "\"prompt\":" TEXTS ",\"text\":{\"anyOf\":[" STRING

@@ -67,6 +67,16 @@ static const char *kind_name(qn_config_kind_t kind)
     return "string";
 }
 
+/* A key that chooses a policy. */
+static bool is_policy(const char *key)
+{
+    static const char *const names[] = {"scheduler.policy", "scheduler.batching", "scheduler.admission",
+                                        "memory.eviction"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(key, names[i]) == 0) return true;
+    return false;
+}
+
 static const qn_config_t *config_in_force(const frontend_t *frontend)
 {
     return frontend->changed ? frontend->changed : qn_daemon_config(frontend->daemon);
@@ -133,7 +143,10 @@ static qn_call_outcome_t method_config_set(void *state, qn_call_t *call, const v
         qn_config_change(config_in_force(frontend), keys, values, asked->set_count, "set live", &changed, &at_fault);
     if (err)
         return qn_call_fail(call, err == QN_ERR_UNSUPPORTED ? 409 : 400, asked->set_count ? keys[at_fault] : NULL,
-                            "%.400s; nothing was changed", qn_err_text());
+                            "%.400s; nothing was changed%s", qn_err_text(),
+                            err == QN_ERR_UNSUPPORTED && is_policy(keys[at_fault])
+                                ? "; PUT /policies/{kind} does it live"
+                                : "");
     frontend->config = qn_config_values(changed);
     qn_config_free(&frontend->changed);
     frontend->changed = changed;
@@ -145,5 +158,7 @@ const qn_method_row_t frontend_methods[] = {
     {QN_METHOD_FRONTEND_REQUESTS, method_requests},
     {QN_METHOD_FRONTEND_CONFIG_GET, method_config_get},
     {QN_METHOD_FRONTEND_CONFIG_SET, method_config_set},
+    {QN_METHOD_FRONTEND_PROFILE_START, frontend_method_profile_start},
+    {QN_METHOD_FRONTEND_PROFILE_STOP, frontend_method_profile_stop},
     {QN_METHOD_NONE, NULL},
 };

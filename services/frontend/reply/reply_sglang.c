@@ -4,6 +4,8 @@
  * Read next:         reply_parts.h; exchange_reply.c, which calls this. */
 #include "services/frontend/reply/reply_sglang.h"
 
+#include "services/frontend/reply/reply_batch.h"
+
 #include <stdio.h>
 
 #include "services/frontend/reply/reply_parts.h"
@@ -170,6 +172,7 @@ void reply_sglang_write(const exchange_t *exchange, uint64_t now_ns, reply_buffe
     for (uint32_t i = 0; i < exchange->choice_count; i++)
         put_choice(&writer, &exchange->choices[i], false, now_ns);
     if (is_list) json_put_close(&writer, ']');
+    if (exchange->batch) reply_batch_members(exchange, &writer);
     if (wrapped) json_put_close(&writer, '}');
 }
 

@@ -48,6 +48,8 @@ static void exchange_free(exchange_t *exchange)
         token_log_fini(&exchange->facts[i].ids);
     }
     reply_buffer_fini(&exchange->body);
+    if (exchange->batch) reply_buffer_fini(&exchange->batch->members);
+    free(exchange->batch);
     free(exchange->choices);
     free(exchange->facts);
     generation_fini(&exchange->generation);

@@ -74,6 +74,15 @@ typedef struct {
 
 typedef enum { EXCHANGE_GENERATION, EXCHANGE_QUERY } exchange_kind_t;
 
+/* A batch that is sent in an order of its own, some at a time (research/batch_schedule.c). */
+#define EXCHANGE_BATCH_MAX 256u
+typedef struct {
+    uint32_t window; /* choices in flight at once, >= 1 */
+    uint32_t count;
+    uint32_t order[EXCHANGE_BATCH_MAX]; /* [count]: choices */
+    reply_buffer_t members;             /* "{" and members of the answer, as JSON */
+} exchange_batch_t;
+
 struct exchange {
     exchange_kind_t kind;
     route_t route;
@@ -102,6 +111,7 @@ struct exchange {
     prompt_facts_t *facts;  /* owned; one per prompt */
     uint32_t facts_missing; /* answers still awaited before anything can be shown */
     exchange_t *next_dirty;
+    exchange_batch_t *batch; /* owned; NULL: choices are sent in their order, all at once */
 };
 
 /* What an id means. */

@@ -15,15 +15,29 @@
 #include "services/frontend/request/json_fields.h"
 
 #define FORM(methods, path, name, method, doc)
-#define FORM_OWN(methods, path, name, method, doc) void form_##name(form_t *form);
+#define FORM_OWN(methods, path, name, method, doc)                   \
+    void form_##name(form_t *form);                                  \
+    extern const char form_##name##_request[] __attribute__((weak)); \
+    extern const char form_##name##_reply[] __attribute__((weak));   \
+    extern const char form_##name##_example[] __attribute__((weak)); \
+    extern const char form_##name##_query[] __attribute__((weak));
 #include "services/frontend/research/forms.def"
 #undef FORM
 #undef FORM_OWN
 
 static const form_row_t rows[] = {
     {0},
-#define FORM(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, NULL},
-#define FORM_OWN(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, form_##name},
+#define FORM(methods, path, name, method, doc) {path, #name, doc, QN_METHOD_##method, NULL, NULL, NULL, NULL, NULL},
+#define FORM_OWN(methods, path, name, method, doc) \
+    {path,                                         \
+     #name,                                        \
+     doc,                                          \
+     QN_METHOD_##method,                           \
+     form_##name,                                  \
+     form_##name##_request,                        \
+     form_##name##_reply,                          \
+     form_##name##_example,                        \
+     form_##name##_query},
 #include "services/frontend/research/forms.def"
 #undef FORM
 #undef FORM_OWN
@@ -38,6 +52,7 @@ const form_row_t *form_of(route_t route)
 
 static void form_free(form_t *form)
 {
+    if (form->drop) form->drop(form->state);
     json_decref(form->body);
     qn_arena_fini(&form->arena);
     free(form);
@@ -69,6 +84,12 @@ void form_fail(form_t *form, int status, const char *param, const char *format, 
     fail(form, &error);
 }
 
+void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch)
+{
+    frontend_begin_batch(form->frontend, form->request, route_of(form), json, batch);
+    form_free(form);
+}
+
 /* ---- calls ---- */
 
 static void called(void *state, call_t *call, const void *reply)
@@ -77,7 +98,7 @@ static void called(void *state, call_t *call, const void *reply)
     form_t *form = call->context;
     if (!call->request)
         form_free(form);
-    else if (!reply)
+    else if (!reply && !form->tries)
         fail(form, &call->error);
     else
         form->next(form, call, reply);
@@ -86,6 +107,14 @@ static void called(void *state, call_t *call, const void *reply)
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next)
 {
     form->next = next;
+    form->tries = false;
+    frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
+}
+
+void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next)
+{
+    form->next = next;
+    form->tries = true;
     frontend_call(form->frontend, &qn_methods[method], message, form->request, route_of(form), called, form);
 }
 
@@ -113,6 +142,18 @@ bool form_read(form_t *form, const json_field_t *fields, size_t count, const cha
     if (json_fields_read(form->body, "", fields, count, target, &error)) return true;
     fail(form, &error);
     return false;
+}
+
+bool form_query_flag(form_t *form, const char *name, bool *ret_flag)
+{
+    const char *text = http_request_query(form->request, name);
+    bool yes = text && (strcmp(text, "1") == 0 || strcmp(text, "true") == 0);
+    if (text && !yes && strcmp(text, "0") != 0 && strcmp(text, "false") != 0) {
+        form_fail(form, 400, name, "%s: \"%.64s\" is neither 1 nor 0.", name, text);
+        return false;
+    }
+    if (text) *ret_flag = yes;
+    return true;
 }
 
 /* ---- the route ---- */

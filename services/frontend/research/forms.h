@@ -28,7 +28,7 @@
 #include "services/frontend/request/json_fields.h"
 #include "services/frontend/research/form_row.h"
 
-#define FORM_SEGMENT_MAX 256
+#define FORM_SEGMENT_MAX 264 /* an id of QN_CLIENT_REQUEST_MAX bytes, with a prefix */
 
 typedef struct form form_t;
 typedef void (*form_next_t)(form_t *form, call_t *call, const void *reply);
@@ -42,19 +42,29 @@ struct form {
     qn_arena_t arena;                                     /* lives as long as the form */
     void *state;                                          /* the form's own; from the arena, say */
     form_next_t next;
+    bool tries;                /* the call that is out may fail */
+    void (*drop)(void *state); /* frees what `state` holds besides the arena; NULL: nothing */
 };
 
 /* Calls a method; `message` is the generated request, borrowed. `next` gets the reply. */
 void form_call(form_t *form, qn_method_id_t method, void *message, form_next_t next);
+/* The same for a call that may fail: `next` then gets NULL, and call->error says why. */
+void form_try(form_t *form, qn_method_id_t method, void *message, form_next_t next);
 /* Answers 200 with `data` (a JSON value, taken). `call` and `reply`: the call whose times the metadata of research mode
  * shows, as `next` got them. Frees the form. */
 void form_answer(form_t *form, const call_t *call, const void *reply, reply_buffer_t *data);
 /* Answers an error. Frees the form. */
 void form_fail(form_t *form, int status, const char *param, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* Answers by running the body of /batch_generate that `json` is (borrowed), in the order and window of `batch` (taken). Frees
+ * the form. */
+void form_generate(form_t *form, const json_t *json, exchange_batch_t *batch);
 /* Reads members of the body into `target` (json_fields.h) and refuses members that are neither in the table nor in
  * `others` (ends with NULL; read by hand with json_object_get). False: the form was answered. */
 bool form_read(form_t *form, const json_field_t *fields, size_t count, const char *const *others, void *target);
+
+/* ?name=1 (true) or 0 (false); absent leaves *ret_flag as it is. False: the form was answered. */
+bool form_query_flag(form_t *form, const char *name, bool *ret_flag);
 
 /* ---- for routes.c ---- */
 

@@ -120,6 +120,21 @@ static void set(form_t *form, qn_decision_kind_t kind)
 
 /* ---- the routes ---- */
 
+#define CHOICE                                                                                                            \
+    "{\"type\":\"object\",\"properties\":{\"policy\":{\"type\":\"string\"},\"shadow\":{\"type\":[\"string\",\"null\"]}}," \
+    "\"minProperties\":1,\"additionalProperties\":false}"
+#define CHOICE_EXAMPLE "{\"policy\":\"default\",\"shadow\":null}"
+#define SEATS "{\"type\":\"object\"}"
+
+const char form_policies_scheduling_reply[] = SEATS, form_policies_scheduling_set_reply[] = SEATS;
+const char form_policies_scheduling_set_request[] = CHOICE, form_policies_scheduling_set_example[] = CHOICE_EXAMPLE;
+const char form_policies_batching_reply[] = SEATS, form_policies_batching_set_reply[] = SEATS;
+const char form_policies_batching_set_request[] = CHOICE, form_policies_batching_set_example[] = CHOICE_EXAMPLE;
+const char form_policies_admission_reply[] = SEATS, form_policies_admission_set_reply[] = SEATS;
+const char form_policies_admission_set_request[] = CHOICE, form_policies_admission_set_example[] = CHOICE_EXAMPLE;
+const char form_policies_eviction_reply[] = SEATS, form_policies_eviction_set_reply[] = SEATS;
+const char form_policies_eviction_set_request[] = CHOICE, form_policies_eviction_set_example[] = CHOICE_EXAMPLE;
+
 void form_policies_scheduling(form_t *form) { get(form, QN_DECISION_KIND_SCHEDULING); }
 void form_policies_scheduling_set(form_t *form) { set(form, QN_DECISION_KIND_SCHEDULING); }
 void form_policies_batching(form_t *form) { get(form, QN_DECISION_KIND_BATCHING); }
