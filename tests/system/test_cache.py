@@ -173,6 +173,25 @@ def test_cache_clone_of_a_running_request(engine):
     assert engine.get("/cache/stats")["hit_tokens"] - hits >= clone["tokens"]
 
 
+def test_cache_clones_in_use_through_every_death():
+    with Engine() as engine:
+        prompts = [PROMPT[:40] + [p + 3, p + 5, p + 7] for p in range(6)]
+        expected = engine.generate_many(prompts, 150)
+        engine.post("/cache/clone", {"ids": PROMPT[:40]})
+        for service in ["compute", "scheduler", "memory"]:
+            engine.post("/cache/clear", {})
+            result = []
+            load = threading.Thread(target=lambda: result.append(engine.generate_many(prompts, 150)))
+            before = {service: engine.epochs()[service]}
+            load.start()
+            engine.kill(service)
+            engine.wait_reborn(before)
+            load.join()
+            assert result == [expected], service
+            row, = engine.get("/cache/pins")["pins"]
+            assert row["resident"] and row["tokens"] == 40
+
+
 def test_cache_clone_refuses(engine):
     refused(engine, "/cache/clone", {}, 400, "request")
     refused(engine, "/cache/clone", {"request": 99, "ids": [1]}, 400, "request")

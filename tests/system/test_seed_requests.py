@@ -63,3 +63,12 @@ def test_batch_schedule_as_the_seeds_ask(server):
     assert status == 200 and [bool(row["text"]) for row in reply["outputs"]] == [True, True]
     assert reply["schedule"][0]["sequences"][0]["phase"] == "prefill" and len(reply["reasons"]) == 2
     assert reply["order"] == [0, 1] and reply["metrics"]["tokens_per_s"] > 0
+
+
+def test_parallel_and_cache(server):
+    status, split = post(server, "/parallel/tensor_split", {"tensor_shape": [4, 512, 768], "split_dim": 0, "num_splits": 2})
+    assert status == 200 and [row["id"] for row in split["splits"]] == ["split_0", "split_1"]
+    status, reply = post(server, "/parallel/execute", {"splits": ["split_0", "split_1"], "operation": "matmul", "gather": True})
+    assert status == 200 and reply["results"][0]["shape"] == [4, 512, 768] and "seed 1" in reply["with"]
+    status, reply = post(server, "/cache/clear", {})
+    assert status == 200 and "freed_blocks" in reply

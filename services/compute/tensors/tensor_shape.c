@@ -8,7 +8,7 @@
 
 #include "services/compute/tensors/tensor_task.h"
 
-#define WORK_MAX (UINT64_C(1) << 36) /* multiplications of one call: seconds of a core */
+#define WORK_MAX (UINT64_C(1) << 34) /* multiplications of one call: some seconds of a core */
 
 static const char *const NAMES[TENSOR_OPERATIONS] = {
     [TENSOR_MATMUL] = "matmul",   [TENSOR_ADD] = "add",         [TENSOR_MUL] = "mul",

@@ -93,10 +93,16 @@ static void call_method(form_t *form)
     method_body_fini(&body);
 }
 
+const char form_parallel_tensor_split_example[] =
+    "{\"tensor_shape\": [4, 8, 16], \"split_dim\": 0, \"num_splits\": 2, \"ttl_s\": 60}";
+
 void form_parallel_tensor_split(form_t *form)
 {
     if (read_tensor(form, "tensor", "tensor_id")) call_method(form);
 }
+
+const char form_parallel_execute_example[] =
+    "{\"tensor\": [[1, 2], [3, 4]], \"operation\": \"matmul\", \"with\": [[1, 0], [0, 1]], \"gather\": true}";
 
 void form_parallel_execute(form_t *form)
 {

@@ -33,10 +33,10 @@ static bool allocate(planner_t *planner)
     planner->commits = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->commits);
     planner->releases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->releases);
     planner->leases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->leases);
-    return planner->retire && planner->sets && planner->blocks && planner->copies && planner->runs && planner->ids && planner->stop_ids &&
-           planner->bias && planner->list_ids && planner->reasons && planner->next_reasons && planner->tokens_of_slot &&
-           planner->view && planner->parts && planner->shadow_parts && planner->lookups && planner->prefixes &&
-           planner->decisions && planner->commits && planner->releases && planner->leases;
+    return planner->retire && planner->sets && planner->blocks && planner->copies && planner->runs && planner->ids &&
+           planner->stop_ids && planner->bias && planner->list_ids && planner->reasons && planner->next_reasons &&
+           planner->tokens_of_slot && planner->view && planner->parts && planner->shadow_parts && planner->lookups &&
+           planner->prefixes && planner->decisions && planner->commits && planner->releases && planner->leases;
 }
 
 static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
