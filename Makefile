@@ -57,7 +57,7 @@ SERVICES := frontend tokenizer scheduler memory compute
 MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
 VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c kernels/cpu/*/*_vector.c)
 SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c common/*/*/*.c services/*/*.c services/*/*/*.c \
-	kernels/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
+	kernels/*.c kernels/bench/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o $(B)/obj/gen/qn_methods.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet

@@ -2,7 +2,7 @@
  * State owned:       none; a case owns what is made here.
  * Must never:        give two runs different numbers.
  * Read next:         kernel_cases.c. */
-#include "tools/bench/kernel_case_data.h"
+#include "kernels/bench/kernel_case_data.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -16,7 +16,9 @@
 static void *hold(kernel_case_t *c, size_t bytes, kernel_memory_kind_t kind)
 {
     size_t padded = (bytes + 127) / 64 * 64;
-    void *memory = c->memory_count < KERNEL_CASE_MEMORY_MAX ? aligned_alloc(64, padded) : NULL;
+    bool fits = !c->target.memory_max || c->memory_bytes + padded <= c->target.memory_max;
+    void *memory = fits && c->memory_count < KERNEL_CASE_MEMORY_MAX ? aligned_alloc(64, padded) : NULL;
+    c->memory_bytes += padded;
     if (memory)
         c->memory[c->memory_count++] = (kernel_memory_t){memory, padded, kind};
     else
@@ -124,7 +126,9 @@ case_pair_t case_float_pair(kernel_case_t *c, size_t count, size_t checked)
 void case_rotate(kernel_case_t *c, double bytes, size_t most)
 {
     double copies = (double)c->target.rotated_bytes / bytes + 1;
-    c->copies = copies < (double)most ? (size_t)copies : most;
+    if (c->target.memory_max && copies * bytes > (double)c->target.memory_max)
+        copies = (double)c->target.memory_max / bytes;
+    c->copies = copies < 1 ? 1 : copies < (double)most ? (size_t)copies : most;
 }
 
 /* ---- weights ---- */
@@ -204,16 +208,18 @@ qn_weight_t case_vector(kernel_case_t *c, uint32_t count, uint64_t seed)
 
 /* ---- KV ---- */
 
+uint32_t case_block_tokens(const case_row_t *row) { return row->model->block_tokens ? row->model->block_tokens : 16; }
+
 qn_kv_t case_cache(kernel_case_t *c, const case_row_t *row, uint32_t blocks, bool is_random)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     qn_kv_t kv = {.scalar = row->scalar,
                   .layers = 1,
                   .blocks = blocks,
-                  .block_tokens = CASE_BLOCK_TOKENS,
+                  .block_tokens = case_block_tokens(row),
                   .kv_heads = m->kv_heads,
                   .head_dim = m->head_dim};
-    size_t count = (size_t)2 * blocks * CASE_BLOCK_TOKENS * m->kv_heads * m->head_dim;
+    size_t count = (size_t)2 * blocks * case_block_tokens(row) * m->kv_heads * m->head_dim;
     kv.data = hold(c, count * qn_scalar_bytes(row->scalar), KERNEL_MEMORY_ROTATED);
     if (is_random)
         fill_scalars(kv.data, row->scalar, count, 1, 99);
@@ -224,12 +230,13 @@ qn_kv_t case_cache(kernel_case_t *c, const case_row_t *row, uint32_t blocks, boo
 
 static uint32_t blocks_of_sequence(const case_row_t *row)
 {
-    return (row->context + CASE_BLOCK_TOKENS - 1) / CASE_BLOCK_TOKENS;
+    return (row->context + case_block_tokens(row) - 1) / case_block_tokens(row);
 }
 
 qn_run_t *case_runs(kernel_case_t *c, const case_row_t *row, uint32_t *ret_sequences)
 {
-    uint32_t sequences = row->op == QN_OP_ATTENTION_PREFILL ? 1 : row->tokens, each = row->tokens / sequences;
+    uint32_t chunks = row->sequences ? row->sequences : 1;
+    uint32_t sequences = row->op == QN_OP_ATTENTION_PREFILL ? chunks : row->tokens, each = row->tokens / sequences;
     qn_run_t *runs = case_hold_zero(c, sequences * sizeof *runs);
     for (uint32_t i = 0; runs && i < sequences; i++)
         runs[i] = (qn_run_t){.slot = i, .position = row->context - each, .tokens = each, .first = i * each};

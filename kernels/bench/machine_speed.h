@@ -2,8 +2,8 @@
  *
  * Reading is of a buffer far larger than the last-level cache, each thread a part of its own, the best of several ways
  * to read. Arithmetic is of registers alone: chains of independent instructions, enough to fill the pipes. */
-#ifndef QN_TOOLS_BENCH_MACHINE_SPEED_H
-#define QN_TOOLS_BENCH_MACHINE_SPEED_H
+#ifndef QN_KERNELS_BENCH_MACHINE_SPEED_H
+#define QN_KERNELS_BENCH_MACHINE_SPEED_H
 
 #include <jansson.h>
 #include <stdint.h>

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tools/bench/kernel_case_data.h"
+#include "kernels/bench/kernel_case_data.h"
 
 void case_make_embedding(kernel_case_t *c, const case_row_t *row)
 {
@@ -153,7 +153,7 @@ float *case_angles(kernel_case_t *c, uint32_t tokens, uint32_t head_dim)
 
 void case_make_rope(kernel_case_t *c, const case_row_t *row)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     size_t q = (size_t)row->tokens * m->heads * m->head_dim, k = (size_t)row->tokens * m->kv_heads * m->head_dim;
     qn_rope_t a = {.angles = case_angles(c, row->tokens, m->head_dim),
                    .q = case_activations(c, q, 1),
@@ -176,7 +176,7 @@ void case_make_rope(kernel_case_t *c, const case_row_t *row)
 
 static qn_moe_route_t route_of(kernel_case_t *c, const case_row_t *row, const float *logits)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     size_t places = (size_t)row->tokens * m->experts_per_token;
     return (qn_moe_route_t){.logits = logits,
                             .tokens = row->tokens,
@@ -191,7 +191,7 @@ static qn_moe_route_t route_of(kernel_case_t *c, const case_row_t *row, const fl
 
 void case_make_route(kernel_case_t *c, const case_row_t *row)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     size_t places = (size_t)row->tokens * m->experts_per_token;
     float *logits = case_activations(c, (size_t)row->tokens * m->experts, 4);
     qn_moe_route_t a = route_of(c, row, logits), b = route_of(c, row, logits);

@@ -4,7 +4,7 @@
  * Read next:         kernels/kernels.h, kernel_cases.c. */
 #include <string.h>
 
-#include "tools/bench/kernel_case_data.h"
+#include "kernels/bench/kernel_case_data.h"
 
 /* ---- the beginning ---- */
 
@@ -26,7 +26,7 @@ void case_make_step_input(kernel_case_t *c, const case_row_t *row)
                          .runs = runs,
                          .run_count = sequences,
                          .ids = case_ids(c, row->tokens, row->model->vocab),
-                         .block_tokens = CASE_BLOCK_TOKENS},
+                         .block_tokens = case_block_tokens(row)},
                     b = a;
     a.ret_ids = id_pair(c, row->tokens, &b.ret_ids);
     a.ret_positions = id_pair(c, row->tokens, &b.ret_positions);

@@ -2,7 +2,7 @@
  * State owned:       the table.
  * Must never:        miss one: a device would read host memory.
  * Read next:         kernel_runner.c. */
-#include "tools/bench/kernel_pointers.h"
+#include "kernels/bench/kernel_pointers.h"
 
 #include "kernels/fused.h"
 

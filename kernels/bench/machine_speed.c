@@ -2,7 +2,7 @@
  * State owned:       the buffer and the threads of one measurement.
  * Must never:        leave a compiler the choice of instructions: the loops are assembly.
  * Read next:         bench_machine.c. */
-#include "tools/bench/machine_speed.h"
+#include "kernels/bench/machine_speed.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -3,7 +3,7 @@
  * Must never:        give the tested and the exact side different inputs.
  * Read next:         kernels/kernels.h, kernel_cases.c. */
 #include "kernels/fused.h"
-#include "tools/bench/kernel_case_data.h"
+#include "kernels/bench/kernel_case_data.h"
 
 #define ROTATED_TOKENS 256 /* more of them are not limited by how fast weights arrive */
 
@@ -13,7 +13,7 @@ typedef struct {
 
 static product_t product_of(const case_row_t *row)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     uint32_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
     switch (row->part[0]) {
     case 'q': return (product_t){m->hidden, {q, kv, kv}, 3};
@@ -141,7 +141,7 @@ static uint32_t *even_offsets(kernel_case_t *c, uint32_t experts, uint32_t place
 
 void case_make_expert(kernel_case_t *c, const case_row_t *row)
 {
-    const case_shape_t *m = row->model;
+    const kernel_shape_t *m = row->model;
     uint32_t inputs = m->hidden, outputs = m->expert_width, places = row->tokens * m->experts_per_token;
     qn_weight_t all = case_matrix(c, row->scalar, (uint64_t)m->experts * outputs, inputs, 30);
     uint64_t bytes = case_matrix_bytes(c, row->scalar, outputs, inputs);

@@ -2,7 +2,7 @@
  * State owned:       the streams; the region that the arrays of the case at hand lie in.
  * Must never:        let a launch of a device see a host pointer.
  * Read next:         kernel_pointers.h, services/compute/backend/backend.h. */
-#include "tools/bench/kernel_runner.h"
+#include "services/compute/bench/kernel_runner.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "common/region/region.h"
 #include "kernels/fused.h"
 #include "services/compute/backend/backend.h"
-#include "tools/bench/kernel_pointers.h"
+#include "kernels/bench/kernel_pointers.h"
 #ifdef QN_CUDA
 #include "kernels/cuda/cuda.h"
 #endif
@@ -56,7 +56,7 @@ static void list_kernels(int device, kernel_runner_info_t *info)
     info->isa = qn_kernels_isa();
 }
 
-static qn_err_t open_device(kernel_runner_t *r)
+static qn_err_t open_device(kernel_runner_t *r, bool deterministic)
 {
     static const qn_kernel_case_t GREATEST = {.heads = 32,
                                               .kv_heads = 8,
@@ -68,6 +68,7 @@ static qn_err_t open_device(kernel_runner_t *r)
                                               .kv_scalar = QN_SCALAR_BF16};
     backend_stream_options_t options = {.device = r->device,
                                         .activations = r->info.activations,
+                                        .deterministic = deterministic,
                                         .shape = &GREATEST,
                                         .max_sequences = SEQUENCES_MAX};
     qn_err_t err = r->backend->stream_create(&options, &r->stream);
@@ -77,7 +78,16 @@ static qn_err_t open_device(kernel_runner_t *r)
     return err;
 }
 
-qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **ret_runner)
+/* Where the implementations run: the host's own stream, the caller's, or one of the device. */
+static qn_err_t open_stream(const kernel_runner_options_t *options, kernel_runner_t *r)
+{
+    if (r->info.device) return open_device(r, options->deterministic);
+    r->stream = options->stream ? options->stream : r->host_stream;
+    return QN_OK;
+}
+
+qn_err_t kernel_runner_open(const qn_config_values_t *config, const kernel_runner_options_t *options,
+                            kernel_runner_t **ret_runner)
 {
     static const qn_kernel_case_t ANY = {.heads = 1, .kv_heads = 1, .head_dim = 64};
     const backend_t *backend;
@@ -91,12 +101,9 @@ qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **
     err = backend->choose_activations(config->compute.activations, NULL, &r->info.activations);
     list_kernels(r->device, &r->info);
     if (!err) err = qn_kernels_choose("reference", &ANY, 0, &r->exact);
-    if (!err)
-        err = qn_stream_create(&(qn_stream_options_t){.threads = (uint32_t)config->compute.threads}, &r->host_stream);
-    if (!err && r->info.device)
-        err = open_device(r);
-    else
-        r->stream = r->host_stream;
+    uint32_t threads = options->exact_threads ? options->exact_threads : (uint32_t)config->compute.threads;
+    if (!err) err = qn_stream_create(&(qn_stream_options_t){.threads = threads}, &r->host_stream);
+    if (!err) err = open_stream(options, r);
     if (err)
         kernel_runner_close(&r);
     else
@@ -270,15 +277,16 @@ static qn_err_t keep_outputs(kernel_runner_t *r)
 
 /* ---- launches ---- */
 
-static void launch_exact(kernel_runner_t *r)
+qn_err_t kernel_runner_compute_exact(kernel_runner_t *r, const kernel_case_t *made)
 {
-    const void *arguments = r->made->exact_arguments;
-    if (r->made->op == QN_OP_NORM_MATMUL)
+    const void *arguments = made->exact_arguments;
+    if (made->op == QN_OP_NORM_MATMUL)
         qn_norm_matmul_parts(&r->exact, r->host_stream, arguments);
-    else if (r->made->op == QN_OP_DECODE_ATTENTION)
+    else if (made->op == QN_OP_DECODE_ATTENTION)
         qn_decode_attention_parts(&r->exact, r->host_stream, arguments);
     else
-        qn_launch(&r->exact, r->made->op, r->host_stream, arguments);
+        qn_launch(&r->exact, made->op, r->host_stream, arguments);
+    return qn_stream_wait(r->host_stream);
 }
 
 qn_err_t kernel_runner_take(kernel_runner_t *r, const kernel_case_t *made)
@@ -289,9 +297,7 @@ qn_err_t kernel_runner_take(kernel_runner_t *r, const kernel_case_t *made)
     if (!err) err = keep_outputs(r);
     if (err) return err;
     place_all(r);
-    launch_exact(r);
-    err = qn_stream_wait(r->host_stream);
-    return err ? err : r->backend->stream_wait(r->stream);
+    return r->info.device ? r->backend->stream_wait(r->stream) : QN_OK;
 }
 
 void kernel_runner_leave(kernel_runner_t *r)

@@ -1,7 +1,7 @@
 /* Which words of an operation's argument struct are pointers to arrays: what must be changed when the arrays move. The
  * CPU's scratch is none of them. */
-#ifndef QN_TOOLS_BENCH_KERNEL_POINTERS_H
-#define QN_TOOLS_BENCH_KERNEL_POINTERS_H
+#ifndef QN_KERNELS_BENCH_KERNEL_POINTERS_H
+#define QN_KERNELS_BENCH_KERNEL_POINTERS_H
 
 #include <stddef.h>
 

@@ -1,12 +1,12 @@
-/* Runs the cases of `quintet bench kernels` where compute.backend says: places a case's arrays, launches, brings the
+/* Runs cases where compute.backend says: places a case's arrays, launches, brings the
  * outputs back, and times. A host's arrays lie where the case made them, but for what is rotated. */
-#ifndef QN_TOOLS_BENCH_KERNEL_RUNNER_H
-#define QN_TOOLS_BENCH_KERNEL_RUNNER_H
+#ifndef QN_COMPUTE_BENCH_KERNEL_RUNNER_H
+#define QN_COMPUTE_BENCH_KERNEL_RUNNER_H
 
 #include "common/config/config.h"
-#include "tools/bench/bench.h"
-#include "tools/bench/kernel_cases.h"
-#include "tools/bench/machine_speed.h"
+#include "kernels/bench/bench_time.h"
+#include "kernels/bench/kernel_cases.h"
+#include "kernels/bench/machine_speed.h"
 
 typedef struct kernel_runner kernel_runner_t;
 
@@ -19,13 +19,23 @@ typedef struct {
     char device_name[64]; /* "NVIDIA H200"; of a device */
 } kernel_runner_info_t;
 
+typedef struct {
+    qn_stream_t *stream;    /* CPU: that implementations run on, borrowed; NULL: one of its own, of compute.threads */
+    uint32_t exact_threads; /* CPU threads of the exact side; 0: compute.threads */
+    bool deterministic;     /* CUDA: as backend_stream_options_t */
+} kernel_runner_options_t;
+
 /* Returns owned. What backend_find and a stream can fail with: no such backend in this build, no GPU. */
-qn_err_t kernel_runner_open(const qn_config_values_t *config, kernel_runner_t **ret_runner);
+qn_err_t kernel_runner_open(const qn_config_values_t *config, const kernel_runner_options_t *options,
+                            kernel_runner_t **ret_runner);
 void kernel_runner_close(kernel_runner_t **runner);
 const kernel_runner_info_t *kernel_runner_info(const kernel_runner_t *runner);
 
-/* Places the arrays of `made`, which the runner borrows until the next one or kernel_runner_leave; the exact side is
- * computed with the CPU's plain implementations. Failure: QN_ERR_NO_MEMORY, QN_ERR_DEVICE. Blocks up to seconds. */
+/* Computes the exact side with the CPU's plain implementations, on the runner's own threads; any thread, beside anything that
+ * runs on the runner's stream. Before kernel_runner_take: outputs are kept as they are then. Blocks up to seconds. */
+qn_err_t kernel_runner_compute_exact(kernel_runner_t *runner, const kernel_case_t *made);
+/* Places the arrays of `made`, which the runner borrows until the next one or kernel_runner_leave. Failure:
+ * QN_ERR_NO_MEMORY, QN_ERR_DEVICE. */
 qn_err_t kernel_runner_take(kernel_runner_t *runner, const kernel_case_t *made);
 void kernel_runner_leave(kernel_runner_t *runner);
 /* One launch on outputs as they were at first; what it gives is in the case's `tested`. */

@@ -1,27 +1,20 @@
 /* What the cases of `quintet bench kernels` are made of. All memory belongs to the case; when there is none, the case
  * says so (no_memory), the pointer is NULL and the others cope. For kernel_case*.c only. */
-#ifndef QN_TOOLS_BENCH_KERNEL_CASE_DATA_H
-#define QN_TOOLS_BENCH_KERNEL_CASE_DATA_H
+#ifndef QN_KERNELS_BENCH_KERNEL_CASE_DATA_H
+#define QN_KERNELS_BENCH_KERNEL_CASE_DATA_H
 
-#include "tools/bench/kernel_cases.h"
-
-#define CASE_BLOCK_TOKENS 16
-
-typedef struct {
-    const char *name;
-    uint32_t heads, kv_heads, head_dim, hidden, intermediate, vocab;
-    uint32_t experts, experts_per_token, expert_width;
-} case_shape_t;
+#include "kernels/bench/kernel_cases.h"
 
 typedef struct case_row case_row_t;
 struct case_row {
     qn_op_t op;
-    const case_shape_t *model;
+    const kernel_shape_t *model;
     uint32_t tokens;    /* T, rows or sequences */
     uint32_t context;   /* attention */
     qn_scalar_t scalar; /* of weights or KV */
     const char *part;   /* which product, what kind */
     void (*make)(kernel_case_t *c, const case_row_t *row);
+    uint32_t sequences; /* that share the tokens of attention.prefill; 0: one */
 };
 
 /* The same arguments for both sides but for what the caller changes in `exact`. */
@@ -71,6 +64,8 @@ qn_weight_t case_matrix(kernel_case_t *c, qn_scalar_t scalar, uint64_t outputs, 
 /* `count` matrices that lie one after the other in `all`. */
 qn_weight_t *case_weight_list(kernel_case_t *c, uint32_t count, qn_weight_t all, uint64_t bytes);
 qn_weight_t case_vector(kernel_case_t *c, uint32_t count, uint64_t seed);
+/* Tokens of a KV block. */
+uint32_t case_block_tokens(const case_row_t *row);
 /* One layer of `blocks`; rotated. */
 qn_kv_t case_cache(kernel_case_t *c, const case_row_t *row, uint32_t blocks, bool is_random);
 /* [tokens, 2, head_dim / 2], as of positions 0, 7, 14, ... */
