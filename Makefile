@@ -62,6 +62,7 @@ OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
 include cuda.mk
+KERNEL_OBJECTS := $(patsubst deploy/kernels/%.c,$(B)/kernels/%.so,$(wildcard deploy/kernels/*.c))
 POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/policies/*.c))
 
 TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c tests/chaos/*.c)
@@ -80,7 +81,7 @@ VENV := build/venv
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-all: $(BINARIES) $(POLICIES) ## build the five daemons, the quintet command and the example policies into build/
+all: $(BINARIES) $(POLICIES) $(KERNEL_OBJECTS) ## build the five daemons, the quintet command, the example policies and kernels into build/
 
 # ---- packages -------------------------------------------------------------------------------------------------
 
@@ -158,6 +159,11 @@ $(B)/policies/%.so: deploy/policies/%.c common/policy.h
 	@mkdir -p $(@D)
 	@echo "  LD      $@"
 	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
+
+$(B)/kernels/%.so: deploy/kernels/%.c kernels/plugin.h
+	@mkdir -p $(@D)
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O3 $(CFLAGS) -fPIC -shared $< -lm -o $@
 
 $(B)/tests/%: tests/%.c $(ARCHIVE)
 	@mkdir -p $(@D)
@@ -273,11 +279,13 @@ UNITS := $(PREFIX)/lib/systemd/system
 
 install: all ## install into $(DESTDIR)$(PREFIX) with units and /etc/quintet/config.yaml (kept when it is there)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHARE)/models $(DESTDIR)$(SHARE)/schemas \
-		$(DESTDIR)$(PREFIX)/lib/quintet/policies $(DESTDIR)$(PREFIX)/include/quintet $(DESTDIR)$(UNITS) \
+		$(DESTDIR)$(PREFIX)/lib/quintet/policies $(DESTDIR)$(PREFIX)/lib/quintet/kernels $(DESTDIR)$(PREFIX)/include/quintet/kernels $(DESTDIR)$(UNITS) \
 		$(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/quintet
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
+	install -m 644 $(KERNEL_OBJECTS) $(DESTDIR)$(PREFIX)/lib/quintet/kernels
 	install -m 644 common/policy.h $(DESTDIR)$(PREFIX)/include/quintet
+	install -m 644 kernels/plugin.h $(DESTDIR)$(PREFIX)/include/quintet/kernels
 	cd schemas && find . -path ./released -prune -o -name '*.fbs' -exec install -D -m 644 {} $(abspath $(DESTDIR)$(SHARE)/schemas)/{} \;
 	install -m 644 schemas/README.md $(DESTDIR)$(SHARE)/schemas
 	install -m 644 config.yaml $(DESTDIR)$(SHARE)/config.yaml

@@ -119,6 +119,14 @@ static const qn_config_key_t keys[] = {
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
     BYTES("compute.tensor_bytes", compute.tensor_bytes, "256MiB", 0, 1ull << 40,
           "Most host memory of the tensors that people keep in compute (/parallel); 0: none."),
+    TEXT("compute.kernel_dirs", compute.kernel_dirs, "", NULL,
+         "Directories that kernels are loaded from, separated by colons; \"\": kernels beside the executable, and the "
+         "installed ones."),
+    TEXT(
+        "compute.kernel_objects", compute.kernel_objects, "", NULL,
+        "Shared objects with kernels, \"NAME.so,NAME.so\", checked and loaded at start; compute.kernels chooses them."),
+    TEXT("compute.autotune_table", compute.autotune_table, "", NULL,
+         "File with the fastest kernels of machines and models, written by compute.autotune, read at start."),
 
     TEXT(
         "policies.dirs", policies.dirs, "", NULL,

@@ -68,7 +68,7 @@ typedef struct {
 
 typedef struct {
     qn_op_t op;
-    char shape[96];
+    char shape[128];
     qn_kernel_case_t needs;
     qn_scalar_t scalar;          /* of weights or KV; F32 where there are none */
     const void *arguments;       /* of the implementation under test */
@@ -94,6 +94,11 @@ qn_err_t kernel_case_make(size_t index, const kernel_case_target_t *target, kern
 bool kernel_op_has_cases(qn_op_t op);
 /* Makes a case that is in no table, of an operation that has cases, with at least one token. As kernel_case_make. */
 qn_err_t kernel_case_make_wish(const kernel_wish_t *wish, const kernel_case_target_t *target, kernel_case_t *ret_case);
+/* What else the arguments of an operation may say (a residual, another activation, a window, an output in place): variants
+ * 0 .. count of a small case just made; 0 is the plain one. 0: there are none of this operation. */
+size_t kernel_variant_count(qn_op_t op);
+/* Changes `made`; `format`: of the weights of norms, F32 or BF16. QN_ERR_NO_MEMORY. */
+qn_err_t kernel_case_vary(kernel_case_t *made, unsigned variant, qn_scalar_t format);
 void kernel_case_free(kernel_case_t *made);
 
 /* How far an implementation of the operation may be from the reference (relative, of each output; ids must be equal),
