@@ -455,6 +455,11 @@ void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch)
     qn_links_set_memory_epoch(daemon->links, epoch);
 }
 
+void qn_daemon_set_kernel_set(qn_daemon_t *daemon, uint64_t kernel_set, bool foreign_code)
+{
+    qn_links_set_kernel_set(daemon->links, kernel_set, foreign_code);
+}
+
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)
 {
     if (daemon->watched_count == WATCHED_FDS_MAX)

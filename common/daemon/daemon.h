@@ -89,6 +89,8 @@ void qn_daemon_call_self(qn_daemon_t *daemon, const qn_method_t *method, const v
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text);
 /* What every heartbeat says of the life of memory whose regions are mapped here (compute); 0: none. */
 void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch);
+/* The same of the kernels that keys and values come from (compute), and whether some are from a shared object. */
+void qn_daemon_set_kernel_set(qn_daemon_t *daemon, uint64_t kernel_set, bool foreign_code);
 /* Wakes the loop when `fd` is readable (level-triggered; tick() reads it). At most 16. Does not own the fd. */
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd);
 void qn_daemon_unwatch(qn_daemon_t *daemon, int fd);

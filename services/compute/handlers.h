@@ -39,7 +39,8 @@ typedef struct {
     qn_kv_t kv_layout;
     step_limits_t limits;
     model_t *model;
-    runtime_t *runtime; /* in COMPUTE_RUNNING */
+    runtime_t *runtime;  /* in COMPUTE_RUNNING */
+    uint64_t kernel_set; /* what keys and values are computed with, as heartbeats say; 0 without a model */
     /* of one life of the scheduler */
     qn_peer_t scheduler;
     uint64_t owner;          /* number of that life and session; tags its jobs */
@@ -79,6 +80,8 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service);
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
 /* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
 void compute_end_session(compute_service_t *service);
+/* Tells everybody which kernels keys and values come from now on. */
+void compute_tell_kernels(compute_service_t *service);
 /* Forgets the scheduler's slots and drops its waiting plans. */
 void compute_forget_scheduler(compute_service_t *service);
 

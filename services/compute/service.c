@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 #include "common/clock.h"
 #include "common/watch/log.h"
+#include "kernels/loaded.h"
 #include "services/compute/handlers.h"
 #include "services/compute/methods.h"
 
@@ -132,6 +134,8 @@ void compute_end_session(compute_service_t *service)
     service->phase = COMPUTE_ALONE;
     service->plan_session = 0; /* its slots went with the runtime */
     service->owner++;
+    service->kernel_set = 0;
+    qn_daemon_set_kernel_set(service->daemon, 0, false);
     qn_daemon_set_memory_epoch(service->daemon, 0);
 }
 
@@ -177,6 +181,18 @@ static void announce(compute_service_t *service)
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
 }
 
+/* The bits of keys and values depend on the kernels and on what else changes arithmetic. */
+void compute_tell_kernels(compute_service_t *service)
+{
+    const qn_kernel_set_t *kernels = &service->runtime->kernels;
+    const uint8_t facts[] = {(uint8_t)service->limits.activations, service->config->compute.deterministic};
+    uint64_t seed = qn_fingerprint(service->backend->name, strlen(service->backend->name), 0);
+    size_t loaded;
+    qn_kernels_loaded(&loaded);
+    service->kernel_set = qn_kernels_fingerprint(kernels, qn_fingerprint(facts, sizeof facts, seed));
+    qn_daemon_set_kernel_set(service->daemon, service->kernel_set, loaded > 0);
+}
+
 static void start_runtime(compute_service_t *service)
 {
     runtime_parts_t parts = {
@@ -205,6 +221,7 @@ static void start_runtime(compute_service_t *service)
     service->phase = COMPUTE_RUNNING;
     service->attempts = 0;
     add_stat(service, COMPUTE_STAT_MODELS, 1);
+    compute_tell_kernels(service);
     qn_daemon_set_memory_epoch(service->daemon, service->memory.epoch);
     announce(service);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 
 #define BLOCKS_MAX (1u << 28)
 #define BLOCK_TOKENS_MAX 1024u
@@ -133,6 +134,7 @@ sequence_t *block_pool_find(const block_pool_t *pool, uint64_t id)
 }
 
 sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt)
+static sequence_t *add_sequence(block_pool_t *pool, uint64_t id, uint64_t identity)
 {
     uint32_t i = pool->unused_sequence;
     sequence_t *sequence = &pool->sequences[i];
@@ -140,6 +142,7 @@ sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt)
     uint32_t *bucket = bucket_of(pool, id);
     *sequence = (sequence_t){
         .id = id, .salt = salt, .next = *bucket, .copied_from = NONE, .chained = true, .tail = PREFIX_ROOT};
+    *sequence = (sequence_t){.id = id, .identity = identity, .next = *bucket, .chained = true, .tail = PREFIX_ROOT};
     *bucket = i;
     pool->sequence_count++;
     return sequence;
@@ -262,16 +265,27 @@ static void let_go(block_pool_t *pool, uint32_t block)
 
 /* ---- leases ---- */
 
+void block_pool_set_kernels(block_pool_t *pool, uint64_t kernel_set) { pool->kernel_set = kernel_set; }
+
+/* What blocks are known by beside their tokens. */
+static uint64_t identity_of(const block_pool_t *pool, uint64_t salt)
+{
+    const uint64_t facts[] = {salt, pool->kernel_set};
+    return pool->kernel_set ? qn_fingerprint(facts, sizeof facts, 0) : salt;
+}
+
 uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                                 uint32_t blocks_max, uint32_t *ret_blocks)
 {
     if (!pool->options.prefix_cache || ids_count == 0) return 0;
     uint32_t full = (ids_count - 1) / pool->options.block_tokens;
     uint32_t limit = full < blocks_max ? full : blocks_max;
+    uint64_t identity = identity_of(pool, salt);
     prefix_place_t place = PREFIX_ROOT;
     uint32_t found = 0;
     for (; found < limit; found++) {
-        uint32_t block = prefix_index_find(pool->index, place, salt, ids + (size_t)found * pool->options.block_tokens);
+        uint32_t block =
+            prefix_index_find(pool->index, place, identity, ids + (size_t)found * pool->options.block_tokens);
         if (block == PREFIX_INDEX_NONE) break;
         if (ret_blocks != NULL) ret_blocks[found] = block;
         place = prefix_index_place(pool->index, block);
@@ -313,6 +327,7 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
 
     pool->use++;
     sequence_t *sequence = block_pool_add(pool, sequence_id, salt);
+    sequence_t *sequence = add_sequence(pool, sequence_id, identity_of(pool, salt));
     for (uint32_t i = 0; i < shared; i++)
         block_pool_hold(pool, table[i]);
     if (rows > 0) block_pool_hold(pool, from); /* before fresh blocks are taken */
@@ -402,9 +417,9 @@ static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block
         sequence->chained = false;
         return;
     }
-    uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->salt, ids);
+    uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->identity, ids);
     if (first == PREFIX_INDEX_NONE) {
-        prefix_index_insert(pool->index, block, sequence->tail, sequence->salt, ids);
+        prefix_index_insert(pool->index, block, sequence->tail, sequence->identity, ids);
         pool->born[block] = pool->use;
         first = block;
     } else if (pool->references[first] == 0) {

@@ -115,6 +115,10 @@ uint32_t block_pool_release_all(block_pool_t *pool);
 bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position, const uint32_t *ids,
                        uint32_t ids_count);
 
+/* The kernels that compute what is written from now on: part of the identity of blocks of sequences that are opened from now
+ * on, and of what is looked up. 0: unknown, as at first. */
+void block_pool_set_kernels(block_pool_t *pool, uint64_t kernel_set);
+
 /* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
 

@@ -10,7 +10,7 @@
 
 typedef struct {
     uint64_t id;
-    uint64_t salt;
+    uint64_t identity; /* of its blocks: its salt and the kernels, when it was opened */
     uint32_t next;        /* in its bucket, or in the list of unused entries */
     uint32_t block_count; /* entries of its table */
     uint32_t committed;   /* tokens */
@@ -29,7 +29,8 @@ struct block_pool {
     uint64_t *born;        /* [blocks]: logical time when its content entered the index */
     uint32_t *free_blocks; /* stack [blocks] */
     uint32_t free_count, cached_count;
-    uint64_t use; /* logical time */
+    uint64_t use;        /* logical time */
+    uint64_t kernel_set; /* 0: unknown */
 
     sequence_t *sequences; /* [sequences_max + BLOCK_POOL_PRIVATE_MAX] */
     uint32_t *buckets;     /* [bucket_mask + 1] */

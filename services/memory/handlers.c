@@ -257,6 +257,8 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
                         .items_count = lease->items_count,
                         .blocks = service->grant_blocks,
                         .copies = service->grant_copies};
+    uint32_t block_count = 0;
+    block_pool_set_kernels(service->model.pool, lease->kernel_set);
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
     for (uint32_t i = 0; i < lease->items_count; i++)

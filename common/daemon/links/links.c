@@ -268,6 +268,8 @@ static void link_beat(qn_links_t *links, link_t *link)
         .limit = qn_peer_link_grant(&link->link),
         .text = qn_text(links->text),
         .memory_epoch = links->memory_epoch,
+        .kernel_set = links->kernel_set,
+        .foreign_code = links->foreign_code,
     };
     qn_link_control(links, link, QN_MESSAGE_HEARTBEAT, &beat);
     link->link.beat_ns = links->now_ns;
@@ -358,19 +360,30 @@ uint64_t qn_links_turn(qn_links_t *links, uint64_t now_ns)
     return due_ns;
 }
 
+static void beat_at_once(qn_links_t *links)
+{
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        links->links[i].link.beat_ns = 0;
+}
+
 void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text)
 {
     links->state = state;
     snprintf(links->text, sizeof links->text, "%s", text ? text : "");
-    for (size_t i = 0; i < QN_PEERS_MAX; i++)
-        links->links[i].link.beat_ns = 0;
+    beat_at_once(links);
 }
 
 void qn_links_set_memory_epoch(qn_links_t *links, uint32_t epoch)
 {
     links->memory_epoch = epoch;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++)
-        links->links[i].link.beat_ns = 0;
+    beat_at_once(links);
+}
+
+void qn_links_set_kernel_set(qn_links_t *links, uint64_t kernel_set, bool foreign_code)
+{
+    links->kernel_set = kernel_set;
+    links->foreign_code = foreign_code;
+    beat_at_once(links);
 }
 
 /* ---- what is known -------------------------------------------------------------------------------------------- */

@@ -38,7 +38,9 @@ struct qn_links {
     link_t links[QN_PEERS_MAX];
     qn_state_t state;
     char text[QN_REASON_MAX];
-    uint32_t memory_epoch; /* as heartbeats say */
+    uint32_t memory_epoch; /* as heartbeats say, like the next two */
+    uint64_t kernel_set;
+    bool foreign_code;
     char host[QN_NAME_MAX];
     uint64_t now_ns;
     qn_arena_t encode_arena, decode_arena;

@@ -102,6 +102,8 @@ static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hell
     link->status.alive = true;
     link->status.uptime_ms = 0;
     link->status.memory_epoch = 0;
+    link->status.kernel_set = 0;
+    link->status.foreign_code = false;
     link->status.beats = 0;
     link->status.restarts = hello->head.epoch - 1;
     link->status.text[0] = '\0'; /* the heartbeat that follows at once brings it */
@@ -228,6 +230,8 @@ static void link_take_heartbeat(link_t *link, const qn_heartbeat_t *beat)
     link->status.uptime_ms = beat->uptime_ms;
     link->status.restarts = beat->restarts;
     link->status.memory_epoch = beat->memory_epoch;
+    link->status.kernel_set = beat->kernel_set;
+    link->status.foreign_code = beat->foreign_code;
     link->status.beats++;
     link_copy_text(link->status.text, sizeof link->status.text, beat->text);
 }
