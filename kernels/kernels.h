@@ -66,6 +66,8 @@ void qn_stream_destroy(qn_stream_t **stream);
 /* Blocks until every launch so far is done; returns the first error since the stream was made. */
 qn_err_t qn_stream_wait(qn_stream_t *stream);
 uint32_t qn_stream_threads(const qn_stream_t *stream);
+/* What a stream would have of qn_stream_options_t.threads on the CPU. */
+uint32_t qn_stream_threads_for(uint32_t threads);
 
 /* ---- weights and KV ---- */
 

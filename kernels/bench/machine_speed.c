@@ -261,7 +261,7 @@ static unsigned core_count(void)
     return count < 1 ? 1 : count > MACHINE_THREADS_MAX ? MACHINE_THREADS_MAX : (unsigned)count;
 }
 
-static uint64_t cache_bytes(void)
+uint64_t machine_cache_bytes(void)
 {
     long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
     return level3 > 0 ? (uint64_t)level3 : level2 > 0 ? (uint64_t)level2 : 0;
@@ -275,7 +275,7 @@ static uint64_t choose_bytes(uint64_t asked, uint64_t cache)
 
 qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_speed_t *ret_speed)
 {
-    machine_speed_t speed = {.threads = threads ? threads : core_count(), .cache_bytes = cache_bytes()};
+    machine_speed_t speed = {.threads = threads ? threads : core_count(), .cache_bytes = machine_cache_bytes()};
     if (speed.threads > MACHINE_THREADS_MAX) speed.threads = MACHINE_THREADS_MAX;
     speed.buffer_bytes = choose_bytes(buffer_bytes, speed.cache_bytes);
     uint64_t mapped = speed.buffer_bytes + HUGE_PAGE;

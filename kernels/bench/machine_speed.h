@@ -26,6 +26,8 @@ typedef struct {
  * `buffer_bytes` 0: eight times the last-level cache, 256 MiB at the least. Failure: QN_ERR_NO_MEMORY, QN_ERR_IO
  * (threads refused). */
 qn_err_t machine_speed_measure(unsigned threads, uint64_t buffer_bytes, machine_speed_t *ret_speed);
+/* Of the last-level cache; 0: not known. */
+uint64_t machine_cache_bytes(void);
 /* What is known of a GPU of this name: what a plain read and large bf16 products of a vendor's library reached on one;
  * zeros for others. */
 void machine_speed_of_gpu(const char *name, machine_speed_t *ret_speed);

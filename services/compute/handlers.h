@@ -6,6 +6,7 @@
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
 #include "common/watch/window.h"
+#include "services/compute/kernels/kernel_desk.h"
 #include "services/compute/runtime.h"
 #include "services/compute/tensors/tensor_store.h"
 #include "services/compute/executor/scratch.h"
@@ -24,10 +25,11 @@ typedef enum {
 /* The three regions compute reserves. */
 enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
 
-typedef struct {
+struct compute_service {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
     const backend_t *backend;
+    kernel_desk_t *desk;
     compute_phase_t phase;
     uint64_t retry_ns;
     uint32_t attempts; /* that failed since the last success */
@@ -61,7 +63,7 @@ typedef struct {
         qn_window_t step, input, attention, mlp, output, sample;
     } windows;                /* times of the last minute; methods_latency.c shows them */
     uint64_t sample_until_ns; /* steps are sampled until then, where that is not free */
-} compute_service_t;
+};
 
 extern const qn_handler_t compute_handlers[];
 extern const qn_method_row_t compute_methods[]; /* methods.c */
@@ -80,6 +82,8 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service);
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
 /* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
 void compute_end_session(compute_service_t *service);
+/* Says in words what runs: to the log and to whoever asks. */
+void compute_announce(compute_service_t *service);
 /* Tells everybody which kernels keys and values come from now on. */
 void compute_tell_kernels(compute_service_t *service);
 /* Forgets the scheduler's slots and drops its waiting plans. */

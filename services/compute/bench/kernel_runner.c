@@ -99,6 +99,7 @@ qn_err_t kernel_runner_open(const qn_config_values_t *config, const kernel_runne
     r->device = (int)config->compute.device;
     r->info.device = !backend->synchronous;
     err = backend->choose_activations(config->compute.activations, NULL, &r->info.activations);
+    if (options->activations) r->info.activations = *options->activations;
     list_kernels(r->device, &r->info);
     if (!err) err = qn_kernels_choose("reference", &ANY, 0, &r->exact);
     uint32_t threads = options->exact_threads ? options->exact_threads : (uint32_t)config->compute.threads;

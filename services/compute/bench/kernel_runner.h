@@ -23,6 +23,7 @@ typedef struct {
     qn_stream_t *stream;    /* CPU: that implementations run on, borrowed; NULL: one of its own, of compute.threads */
     uint32_t exact_threads; /* CPU threads of the exact side; 0: compute.threads */
     bool deterministic;     /* CUDA: as backend_stream_options_t */
+    const qn_scalar_t *activations; /* NULL: as compute.activations says of weights that are not known */
 } kernel_runner_options_t;
 
 /* Returns owned. What backend_find and a stream can fail with: no such backend in this build, no GPU. */

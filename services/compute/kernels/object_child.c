@@ -43,7 +43,7 @@ static qn_err_t spawn(const object_file_t *file, char **arguments, int out, pid_
     return failure ? qn_fail(QN_ERR_IO, "cannot start %.200s: %s", arguments[0], strerror(failure)) : QN_OK;
 }
 
-qn_err_t object_child_start(const object_file_t *file, const qn_kernel_case_t *shape, uint64_t now_ns,
+qn_err_t object_child_start(const object_file_t *file, const qn_kernel_case_t *shape, unsigned seconds, uint64_t now_ns,
                             object_child_t *ret_child)
 {
     char command[QN_PATH_MAX], sizes[128] = "";
@@ -58,7 +58,7 @@ qn_err_t object_child_start(const object_file_t *file, const qn_kernel_case_t *s
     char *const with[] = {
         command, "kernel", "check", "--lines", "--fd", "3", (char *)(uintptr_t)file->path, shape ? "--shape" : NULL,
         sizes,   NULL};
-    *ret_child = (object_child_t){.out = ends[0], .deadline_ns = now_ns + OBJECT_CHILD_SECONDS * 1000000000ull};
+    *ret_child = (object_child_t){.out = ends[0], .seconds = seconds, .deadline_ns = now_ns + seconds * 1000000000ull};
     int out = fcntl(ends[1], F_DUPFD_CLOEXEC, OBJECT_FD + 1), object = fcntl(file->fd, F_DUPFD_CLOEXEC, OBJECT_FD + 1);
     object_file_t moved = *file; /* neither may be what the other is moved to */
     moved.fd = object;
@@ -149,8 +149,7 @@ qn_err_t object_child_end(object_child_t *child)
     }
     if (patience < 0) kill(child->pid, SIGKILL);
     int status = wait_for(child);
-    if (child->late)
-        return qn_fail(QN_ERR_INVALID, "it hangs: not done after %d s, at %s", OBJECT_CHILD_SECONDS, child->at);
+    if (child->late) return qn_fail(QN_ERR_INVALID, "it hangs: not done after %u s, at %s", child->seconds, child->at);
     if (child->wrong[0]) return qn_fail(QN_ERR_INVALID, "%s", child->wrong);
     if (WIFSIGNALED(status))
         return qn_fail(QN_ERR_INVALID, "it crashes with SIG%s at %s", sigabbrev_np(WTERMSIG(status)), child->at);
@@ -159,9 +158,10 @@ qn_err_t object_child_end(object_child_t *child)
     return QN_OK;
 }
 
-qn_err_t object_child_run(const object_file_t *file, const qn_kernel_case_t *shape, object_child_t *ret_child)
+qn_err_t object_child_run(const object_file_t *file, const qn_kernel_case_t *shape, unsigned seconds,
+                          object_child_t *ret_child)
 {
-    qn_err_t err = object_child_start(file, shape, qn_clock_now_ns(), ret_child);
+    qn_err_t err = object_child_start(file, shape, seconds, qn_clock_now_ns(), ret_child);
     if (err) return err;
     while (!object_child_read(ret_child, qn_clock_now_ns()))
         poll(&(struct pollfd){.fd = ret_child->out, .events = POLLIN}, 1, 100);
