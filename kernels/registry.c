@@ -188,5 +188,6 @@ uint64_t qn_kernels_fingerprint(const qn_kernel_set_t *set, uint64_t seed)
         hash = qn_fingerprint(kernel->name, strlen(kernel->name) + 1, hash);
         hash = qn_fingerprint(&object, sizeof object, hash);
     }
+    hash &= (UINT64_C(1) << 53) - 1; /* so that every reader of JSON has it exactly */
     return hash ? hash : 1;
 }
