@@ -17,9 +17,15 @@ static void show(form_t *form, call_t *call, const void *reply)
 
 void form_kernels_choose(form_t *form)
 {
-    static const char *const MEMBERS[] = {"implementation", NULL};
+    static const char *const MEMBERS[] = {"implementation", "operation", NULL};
     qn_compute_choose_kernel_t message = {.operation = qn_text(form->segments[0])};
     if (!form_read(form, NULL, 0, MEMBERS, NULL)) return;
+    const json_t *operation = json_object_get(form->body, "operation");
+    if (operation && !json_is_null(operation) &&
+        (!json_is_string(operation) || strcmp(json_string_value(operation), form->segments[0]) != 0)) {
+        form_fail(form, 400, "operation", "operation: the path says %.64s; leave it out here", form->segments[0]);
+        return;
+    }
     const json_t *name = json_object_get(form->body, "implementation");
     if (!json_is_string(name)) {
         form_fail(form, 400, "implementation", "implementation: %s; say which, or \"auto\"",
