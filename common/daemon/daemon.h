@@ -22,6 +22,7 @@
 #include "common/daemon/calls.h"
 #include "common/daemon/links/peer_types.h"
 #include "common/err.h"
+#include "common/faults.h"
 #include "common/watch/stats.h"
 #include "qn_messages.h"
 
@@ -103,6 +104,11 @@ const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon);
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon);
 /* The service's own table on the statistics page. */
 #define QN_DAEMON_STATS_TABLE 1
+
+/* Whether a fault of this kind fires here (common/faults.h). */
+bool qn_daemon_fault(const qn_daemon_t *daemon, qn_fault_kind_t kind);
+/* The page of faults. Returns view. */
+qn_faults_t *qn_daemon_faults(qn_daemon_t *daemon);
 
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status);
 /* The same about itself. */

@@ -172,8 +172,10 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
     const qn_mapping_t *region;
     qn_mapping_t *old;
     bool fresh;
-    qn_err_t err = region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
-                                        reserve->bytes, &region, &fresh, &old);
+    qn_err_t err = qn_daemon_fault(service->daemon, QN_FAULT_ALLOCATION)
+                       ? qn_fail(QN_ERR_NO_MEMORY, "a fault refused the allocation of %.64s", reserve->name.data)
+                       : region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
+                                              reserve->bytes, &region, &fresh, &old);
     if (err) {
         qn_log_warning("Reserve refused: %s", qn_err_text());
         qn_daemon_refuse(service->daemon, from, request, err == QN_ERR_INVALID ? 400 : 507,
@@ -205,7 +207,8 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
     block_pool_t *pool = service->model.pool;
     block_pool_grant_t grant = {0};
     block_pool_outcome_t outcome = BLOCK_POOL_SHORT_OF_BLOCKS;
-    if (blocks_for(service, item->tokens) <= QN_GRANT_BLOCKS_MAX - *block_count) {
+    bool fails = qn_daemon_fault(service->daemon, QN_FAULT_LEASE);
+    if (!fails && blocks_for(service, item->tokens) <= QN_GRANT_BLOCKS_MAX - *block_count) {
         if (item->open)
             outcome = block_pool_open(pool, item->sequence, item->salt, item->tokens,
                                       ids_at(lease->ids, item->ids_offset, item->ids_count), item->ids_count, &grant);
