@@ -160,6 +160,18 @@ $(B)/policies/%.so: deploy/policies/%.c common/policy.h
 	@echo "  LD      $@"
 	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
 
+# Objects that tests load: all.c as it is, and wrong in one way each.
+TEST_OBJECTS := $(B)/tests/kernels/all.so $(patsubst %,$(B)/tests/kernels/wrong_%.so,1 2 3 4 5 6 7 8 9 10)
+define LINK_TEST_OBJECT
+	@mkdir -p $(@D)
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) $(if $*,-DFAULT=$*) -fPIC -shared $< -lm -o $@
+endef
+$(B)/tests/kernels/wrong_%.so: tests/kernels/all.c kernels/plugin.h
+	$(LINK_TEST_OBJECT)
+$(B)/tests/kernels/all.so: tests/kernels/all.c kernels/plugin.h
+	$(LINK_TEST_OBJECT)
+
 $(B)/kernels/%.so: deploy/kernels/%.c kernels/plugin.h
 	@mkdir -p $(@D)
 	@echo "  LD      $@"
@@ -184,7 +196,7 @@ $(VENV)/ready: tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-test-programs: $(TEST_PROGRAMS)
+test-programs: $(TEST_PROGRAMS) $(TEST_OBJECTS)
 
 test: deps ## install, build, run every test that CI runs
 	@$(MAKE) --no-print-directory -j$(JOBS) all test-programs

@@ -20,7 +20,7 @@
 /* Sizes that are no multiple of anything beside sizes that models have. */
 static const kernel_shape_t SHAPES[] = {
     {"tiny", 1, 1, 4, 1, 3, 5, 0, 0, 0, 1},          {"odd", 3, 1, 20, 37, 101, 97, 0, 0, 0, 5},
-    {"small", 4, 2, 64, 256, 768, 512, 0, 0, 0, 16}, {"wide", 14, 2, 64, 896, 1000, 640, 0, 0, 0, 16},
+    {"small", 4, 2, 64, 256, 170, 70, 0, 0, 0, 16}, {"wide", 14, 2, 16, 896, 65, 49, 0, 0, 0, 16},
     {"deep", 5, 5, 128, 130, 66, 70, 0, 0, 0, 32},
 };
 static const uint32_t TOKENS[] = {1, 2, 7, 33};
