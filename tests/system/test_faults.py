@@ -123,7 +123,7 @@ def test_faults_outlive_the_frontend_and_are_cleared_everywhere_at_once(engine):
     assert engine.call("DELETE", "/faults") == (200, {"faults": []})
     assert engine.get("/faults") == {"faults": []}
     shown = subprocess.run([BUILD / "quintet", "status", "--url", engine.url], capture_output=True, text=True, check=True)
-    assert "fault:" not in shown.stdout
+    assert "\nfault: " not in shown.stdout
 
 
 @pytest.mark.parametrize("fault,param,words", [
