@@ -41,7 +41,7 @@ static qn_slot_tables_t empty_tables(kernel_case_t *c, const case_row_t *row)
     qn_slot_tables_t tables = {.slots = row->tokens, .table_blocks = row->context, .vocab = row->model->vocab};
     tables.rows = case_hold_zero(c, row->tokens * sizeof *tables.rows);
     tables.block_tables = case_hold_zero(c, (size_t)row->tokens * row->context * 4);
-    tables.stop_ids = case_hold_zero(c, (size_t)row->tokens * QN_STOP_IDS_MAX * 4);
+    tables.stop_ids = case_hold_zero(c, (size_t)row->tokens * QN_SLOT_STOP_IDS_MAX * 4);
     tables.bias = case_hold_zero(c, (size_t)row->tokens * QN_LOGIT_BIAS_MAX * sizeof *tables.bias);
     return tables;
 }
@@ -62,12 +62,13 @@ void case_make_slot_update(kernel_case_t *c, const case_row_t *row)
                           .start_count = count,
                           .entries = list,
                           .entry_count = entries,
-                          .stop_ids = case_ids(c, count, row->model->vocab)},
+                          .stop_ids = case_ids(c, count, row->model->vocab),
+                          .bias = case_hold_zero(c, sizeof(qn_bias_entry_t))},
                      b = a;
     b.tables = empty_tables(c, row);
     case_add_output(c, a.tables.rows, b.tables.rows, count * sizeof *a.tables.rows / 4, true);
     case_add_output(c, a.tables.block_tables, b.tables.block_tables, entries, true);
-    case_add_output(c, a.tables.stop_ids, b.tables.stop_ids, (size_t)count * QN_STOP_IDS_MAX, true);
+    case_add_output(c, a.tables.stop_ids, b.tables.stop_ids, (size_t)count * QN_SLOT_STOP_IDS_MAX, true);
     CASE_TAKE(c, qn_slot_update_t, a, b);
     c->bytes = count * (sizeof *starts + sizeof *a.tables.rows + 8.0) + entries * (sizeof *list + 4.0);
 }
@@ -128,7 +129,7 @@ void case_make_sampler(kernel_case_t *c, const case_row_t *row)
     qn_sampler_t a = {.tables = {.rows = slots,
                                  .slots = rows,
                                  .vocab = vocab,
-                                 .stop_ids = case_hold_zero(c, (size_t)rows * QN_STOP_IDS_MAX * 4)},
+                                 .stop_ids = case_hold_zero(c, (size_t)rows * QN_SLOT_STOP_IDS_MAX * 4)},
                       .samples = samples,
                       .sample_count = rows,
                       .logits = logits_of(c, row),
