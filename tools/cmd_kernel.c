@@ -58,7 +58,7 @@ static int check(const char *path, uint64_t given_fd, const qn_kernel_case_t *sh
         const char *slash = strrchr(path, '/');
         int length = slash ? (int)(slash - path) : 1;
         snprintf(directory, sizeof directory, "%.*s", length ? length : 1, slash ? path : ".");
-        err = object_file_open(directory, slash ? path : path, &file);
+        err = object_file_open(directory, path, &file);
     }
     if (!err) err = object_check(file.fd, path, &options);
     if (err && report->lines) printf("wrong %s\n", qn_err_text());

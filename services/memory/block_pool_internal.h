@@ -10,7 +10,7 @@
 
 typedef struct {
     uint64_t id;
-    uint64_t identity; /* of its blocks: its salt and the kernels, when it was opened */
+    uint64_t identity;    /* of its blocks: its salt and the kernels, when it was opened */
     uint32_t next;        /* in its bucket, or in the list of unused entries */
     uint32_t block_count; /* entries of its table */
     uint32_t committed;   /* tokens */

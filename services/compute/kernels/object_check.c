@@ -19,7 +19,7 @@
 
 /* Sizes that are no multiple of anything beside sizes that models have. */
 static const kernel_shape_t SHAPES[] = {
-    {"tiny", 1, 1, 4, 1, 3, 5, 0, 0, 0, 1},          {"odd", 3, 1, 20, 37, 101, 97, 0, 0, 0, 5},
+    {"tiny", 1, 1, 4, 1, 3, 5, 0, 0, 0, 1},         {"odd", 3, 1, 20, 37, 101, 97, 0, 0, 0, 5},
     {"small", 4, 2, 64, 256, 170, 70, 0, 0, 0, 16}, {"wide", 14, 2, 16, 896, 65, 49, 0, 0, 0, 16},
     {"deep", 5, 5, 128, 130, 66, 70, 0, 0, 0, 32},
 };

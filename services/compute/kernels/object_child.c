@@ -20,8 +20,6 @@
 
 #define OBJECT_FD 3 /* in the child */
 
-extern char **environ;
-
 /* ---- start ---- */
 
 static qn_err_t spawn(const object_file_t *file, char **arguments, int out, pid_t *ret_pid)
