@@ -57,11 +57,12 @@ SERVICES := frontend tokenizer scheduler memory compute
 MAINS := $(SERVICES:%=services/%/main.c) tools/main.c
 VECTOR_FILES := $(wildcard kernels/cpu/*_vector.c kernels/cpu/*/*_vector.c)
 SOURCES := $(filter-out $(MAINS) $(VECTOR_FILES),$(wildcard common/*.c common/*/*.c common/*/*/*.c services/*/*.c services/*/*/*.c \
-	kernels/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
+	kernels/*.c kernels/bench/*.c kernels/cpu/*.c kernels/cpu/*/*.c tools/*.c tools/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(B)/obj/%.o) $(foreach isa,avx2 avx512,$(VECTOR_FILES:%.c=$(B)/obj/%_$(isa).o)) $(B)/obj/gen/qn_messages.o $(B)/obj/gen/qn_methods.o
 ARCHIVE := $(B)/obj/libquintet.a
 BINARIES := $(SERVICES:%=$(B)/quintet-%) $(B)/quintet
 include cuda.mk
+KERNEL_OBJECTS := $(patsubst deploy/kernels/%.c,$(B)/kernels/%.so,$(wildcard deploy/kernels/*.c))
 POLICIES := $(patsubst deploy/policies/%.c,$(B)/policies/%.so,$(wildcard deploy/policies/*.c))
 
 TEST_SOURCES := $(wildcard tests/unit/*.c tests/flow/*.c tests/sim/*.c tests/golden/*.c tests/wire/*.c tests/process/*.c tests/chaos/*.c)
@@ -80,7 +81,7 @@ VENV := build/venv
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-all: $(BINARIES) $(POLICIES) ## build the five daemons, the quintet command and the example policies into build/
+all: $(BINARIES) $(POLICIES) $(KERNEL_OBJECTS) ## build the five daemons, the quintet command, the example policies and kernels into build/
 
 # ---- packages -------------------------------------------------------------------------------------------------
 
@@ -159,6 +160,23 @@ $(B)/policies/%.so: deploy/policies/%.c common/policy.h
 	@echo "  LD      $@"
 	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) -fPIC -shared $< -o $@
 
+# Objects that tests load: all.c as it is, and wrong in one way each.
+TEST_OBJECTS := $(B)/tests/kernels/all.so $(patsubst %,$(B)/tests/kernels/wrong_%.so,1 2 3 4 5 6 7 8 9 10)
+define LINK_TEST_OBJECT
+	@mkdir -p $(@D)
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O2 $(CFLAGS) $(if $*,-DFAULT=$*) -fPIC -shared $< -lm -o $@
+endef
+$(B)/tests/kernels/wrong_%.so: tests/kernels/all.c kernels/plugin.h
+	$(LINK_TEST_OBJECT)
+$(B)/tests/kernels/all.so: tests/kernels/all.c kernels/plugin.h
+	$(LINK_TEST_OBJECT)
+
+$(B)/kernels/%.so: deploy/kernels/%.c kernels/plugin.h
+	@mkdir -p $(@D)
+	@echo "  LD      $@"
+	@$(CC) $(CPPFLAGS) -std=c11 $(WARNINGS) -O3 $(CFLAGS) -fPIC -shared $< -lm -o $@
+
 $(B)/tests/%: tests/%.c $(ARCHIVE)
 	@mkdir -p $(@D)
 	@echo "  LD      $@"
@@ -178,7 +196,7 @@ $(VENV)/ready: tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-test-programs: $(TEST_PROGRAMS)
+test-programs: $(TEST_PROGRAMS) $(TEST_OBJECTS)
 
 test: deps ## install, build, run every test that CI runs
 	@$(MAKE) --no-print-directory -j$(JOBS) all test-programs
@@ -273,11 +291,13 @@ UNITS := $(PREFIX)/lib/systemd/system
 
 install: all ## install into $(DESTDIR)$(PREFIX) with units and /etc/quintet/config.yaml (kept when it is there)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SHARE)/models $(DESTDIR)$(SHARE)/schemas \
-		$(DESTDIR)$(PREFIX)/lib/quintet/policies $(DESTDIR)$(PREFIX)/include/quintet $(DESTDIR)$(UNITS) \
+		$(DESTDIR)$(PREFIX)/lib/quintet/policies $(DESTDIR)$(PREFIX)/lib/quintet/kernels $(DESTDIR)$(PREFIX)/include/quintet/kernels $(DESTDIR)$(UNITS) \
 		$(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(SYSCONFDIR)/quintet
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(POLICIES) $(DESTDIR)$(PREFIX)/lib/quintet/policies
+	install -m 644 $(KERNEL_OBJECTS) $(DESTDIR)$(PREFIX)/lib/quintet/kernels
 	install -m 644 common/policy.h $(DESTDIR)$(PREFIX)/include/quintet
+	install -m 644 kernels/plugin.h $(DESTDIR)$(PREFIX)/include/quintet/kernels
 	cd schemas && find . -path ./released -prune -o -name '*.fbs' -exec install -D -m 644 {} $(abspath $(DESTDIR)$(SHARE)/schemas)/{} \;
 	install -m 644 schemas/README.md $(DESTDIR)$(SHARE)/schemas
 	install -m 644 config.yaml $(DESTDIR)$(SHARE)/config.yaml

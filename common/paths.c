@@ -67,6 +67,27 @@ qn_err_t qn_paths_policies(const qn_config_values_t *config, char *ret_dirs, siz
     return err ? err : format_path(ret_dirs, size, "%s/policies:%s/../lib/quintet/policies", directory, directory);
 }
 
+qn_err_t qn_paths_kernels(const qn_config_values_t *config, char *ret_dirs, size_t size)
+{
+    char directory[QN_PATH_MAX];
+    if (config->compute.kernel_dirs[0]) return format_path(ret_dirs, size, "%s", config->compute.kernel_dirs);
+    qn_err_t err = executable_directory(directory, sizeof directory);
+    return err ? err : format_path(ret_dirs, size, "%s/kernels:%s/../lib/quintet/kernels", directory, directory);
+}
+
+/* A test's program lies two folders below. */
+qn_err_t qn_paths_command(char *ret_path, size_t size)
+{
+    static const char *const places[] = {"quintet", "../../quintet"};
+    char directory[QN_PATH_MAX];
+    qn_err_t err = executable_directory(directory, sizeof directory);
+    for (size_t i = 0; !err && i < sizeof places / sizeof *places; i++) {
+        err = format_path(ret_path, size, "%s/%s", directory, places[i]);
+        if (!err && access(ret_path, X_OK) == 0) return QN_OK;
+    }
+    return err ? err : qn_fail(QN_ERR_NOT_FOUND, "there is no quintet command in %.400s", directory);
+}
+
 /* In a default directory only this user may be able to make sockets. */
 static qn_err_t check_private(const char *path)
 {

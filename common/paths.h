@@ -22,6 +22,13 @@ qn_err_t qn_paths_run_dir(const qn_config_values_t *config, char *ret_path, size
  * ../lib/quintet/policies from it, whether they are there or not. */
 qn_err_t qn_paths_policies(const qn_config_values_t *config, char *ret_dirs, size_t size);
 
+/* The directories of compute.kernel_dirs, separated by colons; "" means kernels beside the directory of this executable and
+ * ../lib/quintet/kernels from it, whether they are there or not. */
+qn_err_t qn_paths_kernels(const qn_config_values_t *config, char *ret_dirs, size_t size);
+
+/* The quintet command beside this executable. QN_ERR_NOT_FOUND. */
+qn_err_t qn_paths_command(char *ret_path, size_t size);
+
 /* Only this user may connect to, or read, what stands at `path` in the run directory, whatever the umask: mode 0600. */
 qn_err_t qn_paths_make_private(const char *path);
 

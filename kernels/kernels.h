@@ -66,6 +66,8 @@ void qn_stream_destroy(qn_stream_t **stream);
 /* Blocks until every launch so far is done; returns the first error since the stream was made. */
 qn_err_t qn_stream_wait(qn_stream_t *stream);
 uint32_t qn_stream_threads(const qn_stream_t *stream);
+/* What a stream would have of qn_stream_options_t.threads on the CPU. */
+uint32_t qn_stream_threads_for(uint32_t threads);
 
 /* ---- weights and KV ---- */
 
@@ -496,17 +498,24 @@ typedef struct {
 
 /* "attention.decode" and so on. */
 const char *qn_op_name(qn_op_t op);
+/* QN_OP_COUNT: no operation has this name. */
+qn_op_t qn_op_find(const char *name);
 /* Returns view of the CPU's rows. */
 const qn_kernel_t *qn_kernels(size_t *ret_count);
 /* Instruction sets of this machine, as QN_ISA_ bits. */
 uint32_t qn_kernels_isa(void);
-/* Chooses one implementation per operation. `choice` is compute.kernels: "" (the best that fits), "reference", or a
- * list "op=name,op=name" that overrides the best. `isa` limits the instruction sets (qn_kernels_isa() for all).
+/* Chooses one implementation per operation. `choice` is compute.kernels: "" (the best that fits), "reference", or a list
+ * "op=name,op=name" that overrides the best, or reference after which it comes ("reference,op=name"); of two items of one
+ * operation the later counts. Names are those of the backend and of loaded objects (loaded.h). A fused operation (fused.h) is
+ * chosen so that it does what its parts would. `isa` limits the instruction sets (qn_kernels_isa() for all).
  * Failure: QN_ERR_CONFIG naming the word at fault with a suggestion, or why the implementation does not fit. */
 qn_err_t qn_kernels_choose(const char *choice, const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
 /* The same out of `count` rows of any backend. */
 qn_err_t qn_kernels_choose_from(const qn_kernel_t *rows, size_t count, const char *choice,
                                 const qn_kernel_case_t *shape, uint32_t isa, qn_kernel_set_t *ret_set);
+
+/* Of what the bits of keys and values depend on in a choice of kernels; never 0. Chain further facts by the seed. */
+uint64_t qn_kernels_fingerprint(const qn_kernel_set_t *set, uint64_t seed);
 
 static inline void qn_launch(const qn_kernel_set_t *set, qn_op_t op, qn_stream_t *stream, const void *arguments)
 {

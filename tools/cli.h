@@ -26,6 +26,7 @@ int cmd_config(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
+int cmd_kernel(int argc, char **argv);
 int cmd_note_crash(int argc, char **argv);
 int cmd_record(int argc, char **argv);
 int cmd_trace(int argc, char **argv);

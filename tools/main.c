@@ -27,6 +27,7 @@ static const command_t commands[] = {
     {"trace", cmd_trace, "turn a recording into a timeline for Perfetto"},
     {"model", cmd_model, "describe or examine a model directory"},
     {"policy", cmd_policy, "schedule a trace again under other policies and compare"},
+    {"kernel", cmd_kernel, "check the kernels of a shared object"},
     {"config", cmd_config, "show configuration keys, values and where they come from"},
     {"bench", cmd_bench, "measure the machine, kernels, steps, quality, tokenizers"},
     {"doctor", cmd_doctor, "check this machine and installation"},

@@ -74,11 +74,14 @@ typedef struct {
         char *endpoint;
         char *backend; /* cpu | cuda */
         uint64_t device;
-        uint64_t threads;   /* 0 = one per core */
-        char *activations;  /* auto | f32 | bf16 */
-        char *spin;         /* auto | on | off */
-        bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
-        char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        uint64_t threads;     /* 0 = one per core */
+        char *activations;    /* auto | f32 | bf16 */
+        char *spin;           /* auto | on | off */
+        bool deterministic;   /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        char *kernel_dirs;    /* qn_paths_kernels */
+        char *kernel_objects; /* "NAME.so,NAME.so" loaded at start */
+        char *autotune_table; /* path; "": none */
+        char *kernels;        /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
         uint64_t tensor_bytes;
         uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
     } compute;

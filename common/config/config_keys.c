@@ -126,6 +126,14 @@ static const qn_config_key_t keys[] = {
         "compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
         "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "
         "there are no such calls."),
+    TEXT("compute.kernel_dirs", compute.kernel_dirs, "", NULL,
+         "Directories that kernels are loaded from, separated by colons; \"\": kernels beside the executable, and the "
+         "installed ones."),
+    TEXT(
+        "compute.kernel_objects", compute.kernel_objects, "", NULL,
+        "Shared objects with kernels, \"NAME.so,NAME.so\", checked and loaded at start; compute.kernels chooses them."),
+    TEXT("compute.autotune_table", compute.autotune_table, "", NULL,
+         "File with the fastest kernels of machines and models, written by compute.autotune, read at start."),
 
     TEXT(
         "policies.dirs", policies.dirs, "", NULL,

@@ -455,6 +455,19 @@ void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch)
     qn_links_set_memory_epoch(daemon->links, epoch);
 }
 
+qn_faults_t *qn_daemon_faults(qn_daemon_t *daemon) { return qn_links_faults(daemon->links); }
+
+bool qn_daemon_fault(const qn_daemon_t *daemon, qn_fault_kind_t kind)
+{
+    const qn_faults_t *faults = qn_links_faults(daemon->links);
+    return qn_faults_armed(faults) && qn_faults_hit(faults, kind);
+}
+
+void qn_daemon_set_kernel_set(qn_daemon_t *daemon, uint64_t kernel_set, bool foreign_code)
+{
+    qn_links_set_kernel_set(daemon->links, kernel_set, foreign_code);
+}
+
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd)
 {
     if (daemon->watched_count == WATCHED_FDS_MAX)

@@ -22,6 +22,7 @@
 #include "common/daemon/calls.h"
 #include "common/daemon/links/peer_types.h"
 #include "common/err.h"
+#include "common/faults.h"
 #include "common/watch/stats.h"
 #include "qn_messages.h"
 
@@ -89,6 +90,8 @@ void qn_daemon_call_self(qn_daemon_t *daemon, const qn_method_t *method, const v
 void qn_daemon_set_state(qn_daemon_t *daemon, qn_state_t state, const char *text);
 /* What every heartbeat says of the life of memory whose regions are mapped here (compute); 0: none. */
 void qn_daemon_set_memory_epoch(qn_daemon_t *daemon, uint32_t epoch);
+/* The same of the kernels that keys and values come from (compute), and whether some are from a shared object. */
+void qn_daemon_set_kernel_set(qn_daemon_t *daemon, uint64_t kernel_set, bool foreign_code);
 /* Wakes the loop when `fd` is readable (level-triggered; tick() reads it). At most 16. Does not own the fd. */
 qn_err_t qn_daemon_watch(qn_daemon_t *daemon, int fd);
 void qn_daemon_unwatch(qn_daemon_t *daemon, int fd);
@@ -101,6 +104,11 @@ const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon);
 qn_stats_t *qn_daemon_stats(qn_daemon_t *daemon);
 /* The service's own table on the statistics page. */
 #define QN_DAEMON_STATS_TABLE 1
+
+/* Whether a fault of this kind fires here (common/faults.h). */
+bool qn_daemon_fault(const qn_daemon_t *daemon, qn_fault_kind_t kind);
+/* The page of faults. Returns view. */
+qn_faults_t *qn_daemon_faults(qn_daemon_t *daemon);
 
 void qn_daemon_peer_status(const qn_daemon_t *daemon, qn_service_t service, qn_peer_status_t *ret_status);
 /* The same about itself. */

@@ -212,10 +212,15 @@ static char *make_memory(size_t bytes)
     return memory;
 }
 
+uint32_t qn_stream_threads_for(uint32_t threads)
+{
+    uint32_t wanted = threads ? threads : core_count();
+    return wanted > QN_STREAM_THREADS_MAX ? QN_STREAM_THREADS_MAX : wanted;
+}
+
 qn_err_t qn_stream_create(const qn_stream_options_t *options, qn_stream_t **ret_stream)
 {
-    unsigned threads = options->threads ? options->threads : core_count();
-    if (threads > QN_STREAM_THREADS_MAX) threads = QN_STREAM_THREADS_MAX;
+    unsigned threads = qn_stream_threads_for(options->threads);
     size_t bytes = sizeof(qn_stream_t) + threads * sizeof(pool_thread_t);
     qn_stream_t *stream = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
     if (!stream) return qn_fail(QN_ERR_NO_MEMORY, "no memory for %u compute threads", threads);

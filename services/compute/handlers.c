@@ -441,6 +441,10 @@ static bool check_ground(compute_service_t *service, qn_peer_t from, const qn_st
         refuse_plan(service, from, plan, 503, "memory_epoch", why);
         return false;
     }
+    if (plan->kernel_set != 0 && plan->kernel_set != service->kernel_set) {
+        refuse_plan(service, from, plan, 503, "kernel_set", "its blocks are for other kernels than compute has now");
+        return false;
+    }
     meet_scheduler(service, from);
     if (plan->opens || (plan->session == service->plan_session && plan->session != 0)) return true;
     snprintf(why, sizeof why, "it is of session %" PRIu32 ", and session %" PRIu32 " is open here; open a new one",

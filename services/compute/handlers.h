@@ -6,6 +6,7 @@
 #include "common/daemon/daemon.h"
 #include "common/region/region.h"
 #include "common/watch/window.h"
+#include "services/compute/kernels/kernel_desk.h"
 #include "services/compute/runtime.h"
 #include "services/compute/tensors/tensor_store.h"
 #include "services/compute/tasks.h"
@@ -25,10 +26,11 @@ typedef enum {
 /* The three regions compute reserves. */
 enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
 
-typedef struct compute_service {
+struct compute_service {
     qn_daemon_t *daemon;
     const qn_config_values_t *config;
     const backend_t *backend;
+    kernel_desk_t *desk;
     compute_phase_t phase;
     uint64_t retry_ns;
     uint32_t attempts; /* that failed since the last success */
@@ -41,7 +43,8 @@ typedef struct compute_service {
     qn_kv_t kv_layout;
     step_limits_t limits;
     model_t *model;
-    runtime_t *runtime; /* in COMPUTE_RUNNING */
+    runtime_t *runtime;  /* in COMPUTE_RUNNING */
+    uint64_t kernel_set; /* what keys and values are computed with, as heartbeats say; 0 without a model */
     /* of one life of the scheduler */
     qn_peer_t scheduler;
     uint64_t owner;          /* number of that life and session; tags its jobs */
@@ -66,7 +69,7 @@ typedef struct compute_service {
         qn_window_t step, input, attention, mlp, output, sample;
     } windows;                /* times of the last minute; methods_latency.c shows them */
     uint64_t sample_until_ns; /* steps are sampled until then, where that is not free */
-} compute_service_t;
+};
 
 extern const qn_handler_t compute_handlers[];
 extern const qn_method_row_t compute_methods[]; /* methods.c */
@@ -85,6 +88,10 @@ qn_send_outcome_t compute_send_reserves(compute_service_t *service);
 qn_send_outcome_t compute_send_result(compute_service_t *service, const step_job_t *job);
 /* Ends what was built for one life of memory: waits for the running step, unmaps everything. */
 void compute_end_session(compute_service_t *service);
+/* Says in words what runs: to the log and to whoever asks. */
+void compute_announce(compute_service_t *service);
+/* Tells everybody which kernels keys and values come from now on. */
+void compute_tell_kernels(compute_service_t *service);
 /* Forgets the scheduler's slots and drops its waiting plans. */
 void compute_forget_scheduler(compute_service_t *service);
 

@@ -4,10 +4,12 @@
  * Read next:         common/daemon/calls.h, schemas/compute/, kernels/kernels.h (the registry). */
 #include <string.h>
 
+#include "kernels/loaded.h"
 #include "services/compute/handlers.h"
 #include "services/compute/methods.h"
 
 static const char *const isa_names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "sm90"};
+#define IMPLEMENTATIONS_MAX 32 /* of an operation, as the schema says */
 #define ISA_COUNT (sizeof isa_names / sizeof isa_names[0])
 
 /* The names of these QN_ISA_ bits, in the arena. */
@@ -29,6 +31,7 @@ static qn_kernel_implementation_t show_kernel(qn_arena_t *arena, const qn_kernel
         .available = (kernel->isa & ~machine) == 0,
         .fits = !kernel->accepts || kernel->accepts(shape),
         .chosen = kernel == chosen,
+        .object = qn_text(qn_kernel_object(kernel)),
     };
     row.needs = show_isa(arena, kernel->isa, &row.needs_count);
     return row;
@@ -37,18 +40,40 @@ static qn_kernel_implementation_t show_kernel(qn_arena_t *arena, const qn_kernel
 static qn_kernel_operation_t show_operation(const compute_service_t *service, qn_arena_t *arena, qn_op_t op,
                                             const qn_kernel_case_t *shape)
 {
-    size_t count;
+    size_t count, loaded_count;
     uint32_t machine;
+    const live_kernels_t *live = &service->desk->live;
     const qn_kernel_t *rows = service->backend->kernels((int)service->config->compute.device, &count, &machine);
-    const qn_kernel_t *chosen = service->runtime->kernels.chosen[op];
-    qn_kernel_implementation_t *shown = qn_arena_zalloc(arena, count, sizeof *shown);
+    const qn_kernel_t *chosen = service->runtime->kernels.chosen[op], *loaded = qn_kernels_loaded(&loaded_count);
+    qn_kernel_implementation_t *shown = qn_arena_zalloc(arena, count + loaded_count, sizeof *shown);
     qn_kernel_operation_t operation = {.operation = qn_text(qn_op_name(op)),
                                        .chosen = qn_text(chosen ? chosen->name : NULL),
+                                       .live = qn_text(live->chosen[op][0] ? live->chosen[op] : NULL),
                                        .implementations = shown};
-    for (size_t i = 0; i < count; i++)
-        if (rows[i].op == op)
-            shown[operation.implementations_count++] = show_kernel(arena, &rows[i], machine, shape, chosen);
+    for (size_t i = 0; i < count + loaded_count && operation.implementations_count < IMPLEMENTATIONS_MAX; i++) {
+        const qn_kernel_t *row = i < count ? &rows[i] : &loaded[i - count];
+        bool replaced = i >= count && qn_kernels_find_loaded(op, row->name) != row;
+        if (row->op == op && !replaced)
+            shown[operation.implementations_count++] = show_kernel(arena, row, machine, shape, chosen);
+    }
     return operation;
+}
+
+/* What was set live, what the table says, what was withdrawn. */
+static void show_desk(const compute_service_t *service, qn_arena_t *arena, qn_compute_kernels_reply_t *reply)
+{
+    const kernel_desk_t *desk = service->desk;
+    char *live = qn_arena_alloc(arena, LIVE_CHOICE_MAX, 1);
+    qn_text_t *withdrawn = qn_arena_zalloc(arena, LIVE_OBJECTS_MAX, sizeof *withdrawn);
+    live_kernels_list(&desk->live, live);
+    for (unsigned i = 0; i < desk->live.withdrawn_count; i++)
+        withdrawn[i] = qn_text(desk->live.withdrawn[i].path);
+    reply->live = qn_text(live);
+    reply->tuned = qn_text(desk->tuned);
+    reply->key = qn_text(desk->key);
+    reply->kernel_set = service->kernel_set;
+    reply->withdrawn = withdrawn;
+    reply->withdrawn_count = desk->live.withdrawn_count;
 }
 
 static qn_call_outcome_t method_kernels(void *state, qn_call_t *call, const void *message, void *ret_reply)
@@ -73,6 +98,7 @@ static qn_call_outcome_t method_kernels(void *state, qn_call_t *call, const void
     reply->machine = show_isa(call->arena, machine, &reply->machine_count);
     reply->activations = shape.activations == QN_SCALAR_BF16 ? QN_DTYPE_BF16 : QN_DTYPE_F32;
     reply->asked = qn_text(service->config->compute.kernels);
+    show_desk(service, call->arena, reply);
     return QN_CALL_DONE;
 }
 
@@ -87,5 +113,9 @@ const qn_method_row_t compute_methods[] = {
     {QN_METHOD_COMPUTE_FORWARD, method_forward},
     {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
     {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage},
+    {QN_METHOD_COMPUTE_CHOOSE_KERNEL, compute_method_choose_kernel},
+    {QN_METHOD_COMPUTE_LOAD_KERNEL, compute_method_load_kernel},
+    {QN_METHOD_COMPUTE_BENCHMARK_KERNEL, compute_method_benchmark_kernel},
+    {QN_METHOD_COMPUTE_AUTOTUNE, compute_method_autotune},
     {QN_METHOD_NONE, NULL},
 };

@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 #include "common/clock.h"
 #include "common/watch/log.h"
+#include "kernels/loaded.h"
 #include "services/compute/handlers.h"
 #include "services/compute/methods.h"
 
@@ -66,18 +68,15 @@ static void set_stat(compute_service_t *service, unsigned row, uint64_t value)
 /* ---- start and end ---- */
 
 /* Words in compute.kernels are checked at once; whether they suit the model shows when it is known. */
-static qn_err_t check_config(const qn_config_values_t *config, const backend_t **ret_backend)
+static qn_err_t check_kernels(compute_service_t *service)
 {
     qn_kernel_case_t any = {
         .heads = 1, .kv_heads = 1, .head_dim = 64, .hidden = 64, .intermediate = 64, .vocab = 64, .block_tokens = 16};
     qn_kernel_set_t set;
-    qn_err_t err = backend_find(config, ret_backend);
-    const char *asked = config->compute.activations;
-    int device = (int)config->compute.device;
-    if (!err) err = (*ret_backend)->choose_activations(asked, NULL, &any.activations);
+    char choice[LIVE_CHOICE_MAX];
+    qn_err_t err = service->backend->choose_activations(service->config->compute.activations, NULL, &any.activations);
     any.kv_scalar = any.activations;
-    if (!err) err = (*ret_backend)->choose_kernels(config->compute.kernels, asked, &any, device, &set);
-    return err;
+    return err ? err : kernel_desk_choice(service, &any, choice, &set);
 }
 
 static void service_fini(void **state)
@@ -85,6 +84,7 @@ static void service_fini(void **state)
     compute_service_t *service = *state;
     if (!service) return;
     compute_end_session(service);
+    kernel_desk_close(service, &service->desk);
     if (service->tensor_tasks) compute_drop_tasks(service);
     task_queue_destroy(&service->tensor_tasks);
     tensor_store_destroy(&service->tensors);
@@ -96,7 +96,7 @@ static void service_fini(void **state)
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
 {
     const backend_t *backend;
-    qn_err_t err = check_config(config, &backend);
+    qn_err_t err = backend_find(config, &backend);
     if (err) return err;
     compute_service_t *service = calloc(1, sizeof *service);
     if (!service) return qn_fail(QN_ERR_NO_MEMORY, "no memory for compute");
@@ -106,6 +106,8 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     qn_arena_init(&service->sending, 0);
     err = tensor_store_create(config->compute.tensor_bytes, &service->tensors);
     if (!err) err = task_queue_create(&service->tensor_tasks);
+    if (!err) err = kernel_desk_open(service, &service->desk);
+    if (!err) err = check_kernels(service);
     if (err) {
         service_fini((void **)&service);
         return err;
@@ -121,6 +123,7 @@ void compute_end_session(compute_service_t *service)
 {
     if (service->runtime) step_worker_stop(&service->runtime->worker); /* no task runs any more */
     tasks_end(service);
+    kernel_desk_leave_model(service);
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
     for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++)
@@ -135,6 +138,8 @@ void compute_end_session(compute_service_t *service)
     service->phase = COMPUTE_ALONE;
     service->plan_session = 0; /* its slots went with the runtime */
     service->owner++;
+    service->kernel_set = 0;
+    qn_daemon_set_kernel_set(service->daemon, 0, false);
     qn_daemon_set_memory_epoch(service->daemon, 0);
 }
 
@@ -167,21 +172,57 @@ static const char *describe_weights(const model_t *model, char ret_text[32])
     return ret_text;
 }
 
-static void announce(compute_service_t *service)
+void compute_announce(compute_service_t *service)
 {
     const runtime_t *runtime = service->runtime;
-    char text[2 * QN_REASON_MAX], weights[32], where[64];
+    if (!runtime) return;
+    char text[3 * QN_REASON_MAX], weights[32], where[64];
     service->backend->describe(runtime->stream, (int)service->config->compute.device, where, sizeof where);
-    snprintf(text, sizeof text, "%s, %s, %s, matmul %s, attention %s", service->model->config.architecture_name,
+    const char *withdrawn = service->desk->withdrawn_text;
+    snprintf(text, sizeof text, "%s, %s, %s, matmul %s, attention %s%s%s", service->model->config.architecture_name,
              describe_weights(service->model, weights), where, runtime->kernels.chosen[QN_OP_MATMUL]->name,
-             runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name);
+             runtime->kernels.chosen[QN_OP_ATTENTION_DECODE]->name, withdrawn[0] ? "; " : "", withdrawn);
     qn_log_info("%s; %" PRIu32 " slots, %" PRIu32 " tokens a step, sequences of %" PRIu32, text,
                 service->limits.max_sequences, service->limits.max_step_tokens, service->limits.max_model_len);
     qn_daemon_set_state(service->daemon, QN_STATE_READY, text);
 }
 
+/* The bits of keys and values depend on the kernels and on what else changes arithmetic. */
+void compute_tell_kernels(compute_service_t *service)
+{
+    if (!service->runtime) return; /* then with the model */
+    const qn_kernel_set_t *kernels = &service->runtime->kernels;
+    const uint8_t facts[] = {(uint8_t)service->limits.activations, service->config->compute.deterministic};
+    uint64_t seed = qn_fingerprint(service->backend->name, strlen(service->backend->name), 0);
+    size_t loaded;
+    qn_kernels_loaded(&loaded);
+    service->kernel_set = qn_kernels_fingerprint(kernels, qn_fingerprint(facts, sizeof facts, seed));
+    qn_daemon_set_kernel_set(service->daemon, service->kernel_set, loaded > 0);
+}
+
+/* The kernels of this model, of all layers. */
+static qn_err_t choose_kernels(compute_service_t *service, char choice[LIVE_CHOICE_MAX])
+{
+    char weights[32], where[64];
+    qn_kernel_set_t set;
+    qn_kernel_case_t shape = runtime_kernel_case(&service->model->config, service->limits.block_tokens,
+                                                 service->kv_layout.scalar, service->limits.activations);
+    if (service->backend->synchronous)
+        snprintf(where, sizeof where, "%u threads", qn_stream_threads_for((uint32_t)service->config->compute.threads));
+    else
+        service->backend->describe(NULL, (int)service->config->compute.device, where, sizeof where);
+    kernel_desk_meet_model(service, &shape, where, describe_weights(service->model, weights));
+    return kernel_desk_choice(service, &shape, choice, &set);
+}
+
 static void start_runtime(compute_service_t *service)
 {
+    char choice[LIVE_CHOICE_MAX];
+    qn_err_t err = choose_kernels(service, choice);
+    if (err) {
+        qn_daemon_fail(service->daemon, err);
+        return;
+    }
     runtime_parts_t parts = {
         .backend = service->backend,
         .device = (int)service->config->compute.device,
@@ -189,7 +230,7 @@ static void start_runtime(compute_service_t *service)
         .model = service->model,
         .limits = service->limits,
         .kv = service->kv_layout,
-        .kernels = service->config->compute.kernels,
+        .kernels = choice,
         .activations_asked = service->config->compute.activations,
         .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE,
@@ -200,7 +241,7 @@ static void start_runtime(compute_service_t *service)
         .step_io = qn_region_pointer(service->scratch[COMPUTE_STEP_IO]),
         .workspace = service->workspace,
     };
-    qn_err_t err = runtime_create(&parts, &service->runtime);
+    err = runtime_create(&parts, &service->runtime);
     if (!err) err = qn_daemon_watch(service->daemon, step_queue_fd(service->runtime->queue));
     if (err) {
         qn_daemon_fail(service->daemon, err);
@@ -209,8 +250,9 @@ static void start_runtime(compute_service_t *service)
     service->phase = COMPUTE_RUNNING;
     service->attempts = 0;
     add_stat(service, COMPUTE_STAT_MODELS, 1);
+    compute_tell_kernels(service);
     qn_daemon_set_memory_epoch(service->daemon, service->memory.epoch);
-    announce(service);
+    compute_announce(service);
 }
 
 /* A handler could not use what it got: try again from the start, or end when that cannot help. */
@@ -302,6 +344,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     uint64_t expires_ns = tensor_store_expire(service->tensors, now_ns);
     if (expires_ns < wake_ns) wake_ns = expires_ns;
     tasks_tick(service);
+    kernel_desk_tick(service, now_ns, &wake_ns);
     publish_stats(service);
     return wake_ns;
 }

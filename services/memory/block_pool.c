@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/checksum.h"
 
 #define BLOCKS_MAX (1u << 28)
 #define BLOCK_TOKENS_MAX 1024u
@@ -132,14 +133,19 @@ sequence_t *block_pool_find(const block_pool_t *pool, uint64_t id)
     return NULL;
 }
 
-sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt)
+sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt, uint64_t identity)
 {
     uint32_t i = pool->unused_sequence;
     sequence_t *sequence = &pool->sequences[i];
     pool->unused_sequence = sequence->next;
     uint32_t *bucket = bucket_of(pool, id);
-    *sequence = (sequence_t){
-        .id = id, .salt = salt, .next = *bucket, .copied_from = NONE, .chained = true, .tail = PREFIX_ROOT};
+    *sequence = (sequence_t){.id = id,
+                             .salt = salt,
+                             .identity = identity,
+                             .next = *bucket,
+                             .copied_from = NONE,
+                             .chained = true,
+                             .tail = PREFIX_ROOT};
     *bucket = i;
     pool->sequence_count++;
     return sequence;
@@ -262,16 +268,26 @@ static void let_go(block_pool_t *pool, uint32_t block)
 
 /* ---- leases ---- */
 
+void block_pool_set_kernels(block_pool_t *pool, uint64_t kernel_set) { pool->kernel_set = kernel_set; }
+
+uint64_t block_pool_identity(const block_pool_t *pool, uint64_t salt)
+{
+    const uint64_t facts[] = {salt, pool->kernel_set};
+    return pool->kernel_set ? qn_fingerprint(facts, sizeof facts, 0) : salt;
+}
+
 uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                                 uint32_t blocks_max, uint32_t *ret_blocks)
 {
     if (!pool->options.prefix_cache || ids_count == 0) return 0;
     uint32_t full = (ids_count - 1) / pool->options.block_tokens;
     uint32_t limit = full < blocks_max ? full : blocks_max;
+    uint64_t identity = block_pool_identity(pool, salt);
     prefix_place_t place = PREFIX_ROOT;
     uint32_t found = 0;
     for (; found < limit; found++) {
-        uint32_t block = prefix_index_find(pool->index, place, salt, ids + (size_t)found * pool->options.block_tokens);
+        uint32_t block =
+            prefix_index_find(pool->index, place, identity, ids + (size_t)found * pool->options.block_tokens);
         if (block == PREFIX_INDEX_NONE) break;
         if (ret_blocks != NULL) ret_blocks[found] = block;
         place = prefix_index_place(pool->index, block);
@@ -286,13 +302,13 @@ static block_pool_outcome_t refuse_short(block_pool_t *pool)
 }
 
 /* Rows of a clone that the sequence's first block of its own begins with (rule 13); *ret_from: the block they are in. */
-static uint32_t find_rows(const block_pool_t *pool, uint64_t salt, const uint32_t *table, uint32_t shared,
+static uint32_t find_rows(const block_pool_t *pool, uint64_t identity, const uint32_t *table, uint32_t shared,
                           uint32_t needed, const uint32_t *ids, uint32_t ids_count, uint32_t *ret_from)
 {
     uint32_t at = shared * pool->options.block_tokens;
     if (pool->tailed_pins == 0 || shared == needed || ids_count <= at + 1) return 0;
     prefix_place_t place = shared > 0 ? prefix_index_place(pool->index, table[shared - 1]) : PREFIX_ROOT;
-    return block_pool_find_tail(pool, place, salt, ids + at, ids_count - 1 - at, ret_from);
+    return block_pool_find_tail(pool, place, identity, ids + at, ids_count - 1 - at, ret_from);
 }
 
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
@@ -309,10 +325,10 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[table[i]] == 0;
     if (needed - shared > block_pool_available(pool) - revived) return refuse_short(pool);
-    uint32_t rows = find_rows(pool, salt, table, shared, needed, ids, ids_count, &from);
+    uint32_t rows = find_rows(pool, block_pool_identity(pool, salt), table, shared, needed, ids, ids_count, &from);
 
     pool->use++;
-    sequence_t *sequence = block_pool_add(pool, sequence_id, salt);
+    sequence_t *sequence = block_pool_add(pool, sequence_id, salt, block_pool_identity(pool, salt));
     for (uint32_t i = 0; i < shared; i++)
         block_pool_hold(pool, table[i]);
     if (rows > 0) block_pool_hold(pool, from); /* before fresh blocks are taken */
@@ -402,9 +418,9 @@ static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block
         sequence->chained = false;
         return;
     }
-    uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->salt, ids);
+    uint32_t first = prefix_index_find(pool->index, sequence->tail, sequence->identity, ids);
     if (first == PREFIX_INDEX_NONE) {
-        prefix_index_insert(pool->index, block, sequence->tail, sequence->salt, ids);
+        prefix_index_insert(pool->index, block, sequence->tail, sequence->identity, ids);
         pool->born[block] = pool->use;
         first = block;
     } else if (pool->references[first] == 0) {

@@ -115,6 +115,10 @@ uint32_t block_pool_release_all(block_pool_t *pool);
 bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position, const uint32_t *ids,
                        uint32_t ids_count);
 
+/* The kernels that compute what is written from now on: part of the identity of blocks of sequences that are opened from now
+ * on, and of what is looked up. 0: unknown, as at first. */
+void block_pool_set_kernels(block_pool_t *pool, uint64_t kernel_set);
+
 /* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
 
@@ -173,13 +177,13 @@ block_pool_pin_outcome_t block_pool_clone_sequence(block_pool_t *pool, uint64_t 
                                                    uint32_t *ret_tokens);
 /* What a pin keeps: *ret_tokens ids into ret_ids [ids_max] as far as they go. False: there is no such pin. */
 bool block_pool_pin_ids(const block_pool_t *pool, uint32_t pin, uint32_t ids_max, uint32_t *ret_ids,
-                        uint32_t *ret_tokens, uint64_t *ret_salt);
+                        uint32_t *ret_tokens, uint64_t *ret_salt, uint64_t *ret_identity);
 /* Its blocks, a view as block_pool_table's; NULL: there is no such pin. */
 const uint32_t *block_pool_pin_blocks(const block_pool_t *pool, uint32_t pin, uint32_t *ret_count);
 /* Makes a pin of an earlier pool over the same bytes again, as block_pool_pin_ids and _blocks gave it. Before any sequence
  * is opened. False, and nothing changed: it contradicts itself, another pin or the rules. */
-bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
-                      const uint32_t *blocks, uint32_t block_count);
+bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, uint64_t identity, const uint32_t *ids,
+                      uint32_t ids_count, const uint32_t *blocks, uint32_t block_count);
 
 /* Opens a fill (rule 14) for the full blocks of `ids`; ids_count is a multiple of block_tokens. The grant is the whole
  * table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds them. False: no room

@@ -25,7 +25,7 @@ static bool same_place(prefix_place_t a, prefix_place_t b)
 
 typedef struct {
     prefix_place_t place;
-    uint64_t salt;
+    uint64_t salt, identity;
     const uint32_t *ids;
     uint32_t ids_count;
     uint32_t rows, block; /* the best so far */
@@ -35,7 +35,7 @@ typedef struct {
 static void try_tail(const block_pool_t *pool, const sequence_t *sequence, tail_t *tail)
 {
     uint32_t have = sequence->committed % pool->options.block_tokens;
-    if (have == 0 || !sequence->chained || sequence->salt != tail->salt) return;
+    if (have == 0 || !sequence->chained || sequence->identity != tail->identity) return;
     if (!same_place(sequence->tail, tail->place)) return;
     uint32_t most = have < tail->ids_count ? have : tail->ids_count;
     uint32_t rows = common_ids(block_pool_pending_of(pool, sequence), tail->ids, most);
@@ -51,10 +51,10 @@ static bool try_pin(const block_pool_t *pool, const sequence_t *pin, void *conte
     return tail->rows == tail->ids_count;
 }
 
-uint32_t block_pool_find_tail(const block_pool_t *pool, prefix_place_t place, uint64_t salt, const uint32_t *ids,
+uint32_t block_pool_find_tail(const block_pool_t *pool, prefix_place_t place, uint64_t identity, const uint32_t *ids,
                               uint32_t ids_count, uint32_t *ret_block)
 {
-    tail_t tail = {.place = place, .salt = salt, .ids = ids, .ids_count = ids_count};
+    tail_t tail = {.place = place, .identity = identity, .ids = ids, .ids_count = ids_count};
     block_pool_find_pin(pool, try_pin, &tail);
     *ret_block = tail.block;
     return tail.rows;
@@ -64,7 +64,7 @@ uint32_t block_pool_find_tail(const block_pool_t *pool, prefix_place_t place, ui
 static void find_rows(const block_pool_t *pool, tail_t *tail)
 {
     tail->rows =
-        prefix_index_find_start(pool->index, tail->place, tail->salt, tail->ids, tail->ids_count, &tail->block);
+        prefix_index_find_start(pool->index, tail->place, tail->identity, tail->ids, tail->ids_count, &tail->block);
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         for (uint32_t j = pool->buckets[i]; j != NONE && tail->rows < tail->ids_count; j = pool->sequences[j].next)
             try_tail(pool, &pool->sequences[j], tail);
@@ -83,13 +83,13 @@ static bool keeps_same(const block_pool_t *pool, const sequence_t *pin, void *co
     const kept_t *kept = context;
     uint32_t last = (kept->tokens - 1) / pool->options.block_tokens;
     return pin->committed == kept->tokens && block_pool_table_of(pool, pin)[last] == kept->block &&
-           pin->salt == kept->tail->salt && same_place(pin->tail, kept->tail->place);
+           pin->identity == kept->tail->identity && same_place(pin->tail, kept->tail->place);
 }
 
 /* Holds `full` blocks of scratch and the tail's; there is an entry for it. */
 static const sequence_t *hold(block_pool_t *pool, uint64_t id, const tail_t *tail, uint32_t full)
 {
-    sequence_t *pin = block_pool_add(pool, id, tail->salt);
+    sequence_t *pin = block_pool_add(pool, id, tail->salt, tail->identity);
     uint32_t *table = block_pool_table_of(pool, pin);
     pin->committed = full * pool->options.block_tokens + tail->rows;
     pin->block_count = full + (tail->rows > 0);
@@ -135,6 +135,7 @@ block_pool_pin_outcome_t block_pool_clone(block_pool_t *pool, uint64_t salt, con
     uint32_t at = full * pool->options.block_tokens;
     tail_t tail = {.place = full > 0 ? prefix_index_place(pool->index, pool->scratch[full - 1]) : PREFIX_ROOT,
                    .salt = salt,
+                   .identity = block_pool_identity(pool, salt),
                    .ids = ids + at,
                    .ids_count = ids_count - at};
     if (tail.ids_count >= pool->options.block_tokens) tail.ids_count = pool->options.block_tokens - 1;
@@ -155,6 +156,7 @@ block_pool_pin_outcome_t block_pool_clone_sequence(block_pool_t *pool, uint64_t 
         pool->scratch[i] = block;
     tail_t tail = {.place = sequence->tail,
                    .salt = sequence->salt,
+                   .identity = sequence->identity,
                    .ids = block_pool_pending_of(pool, sequence),
                    .rows = sequence->committed % pool->options.block_tokens,
                    .block = full < sequence->block_count ? block_pool_table_of(pool, sequence)[full] : NONE};
@@ -164,7 +166,7 @@ block_pool_pin_outcome_t block_pool_clone_sequence(block_pool_t *pool, uint64_t 
 /* ---- pins of another life ---- */
 
 bool block_pool_pin_ids(const block_pool_t *pool, uint32_t pin, uint32_t ids_max, uint32_t *ret_ids,
-                        uint32_t *ret_tokens, uint64_t *ret_salt)
+                        uint32_t *ret_tokens, uint64_t *ret_salt, uint64_t *ret_identity)
 {
     const sequence_t *found = block_pool_find(pool, BLOCK_POOL_PIN | pin);
     uint32_t block_tokens = pool->options.block_tokens;
@@ -178,6 +180,7 @@ bool block_pool_pin_ids(const block_pool_t *pool, uint32_t pin, uint32_t ids_max
     }
     *ret_tokens = found->committed;
     *ret_salt = found->salt;
+    *ret_identity = found->identity;
     return true;
 }
 
@@ -190,8 +193,8 @@ const uint32_t *block_pool_pin_blocks(const block_pool_t *pool, uint32_t pin, ui
 }
 
 /* Whether the blocks can hold these ids beside what other pins say of them. Changes nothing. */
-static bool agrees(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t full, const uint32_t *blocks,
-                   uint32_t block_count)
+static bool agrees(const block_pool_t *pool, uint64_t identity, const uint32_t *ids, uint32_t full,
+                   const uint32_t *blocks, uint32_t block_count)
 {
     prefix_place_t place = PREFIX_ROOT;
     bool known = true;
@@ -201,9 +204,9 @@ static bool agrees(const block_pool_t *pool, uint64_t salt, const uint32_t *ids,
         if (blocks[i] >= pool->options.block_count || seen[blocks[i]]++) return false;
         bool indexed = prefix_index_contains(pool->index, blocks[i]);
         if (i >= full) continue; /* its rows are those of whoever has the block, or nobody's */
-        uint32_t found = known
-                             ? prefix_index_find(pool->index, place, salt, ids + (size_t)i * pool->options.block_tokens)
-                             : PREFIX_INDEX_NONE;
+        uint32_t found =
+            known ? prefix_index_find(pool->index, place, identity, ids + (size_t)i * pool->options.block_tokens)
+                  : PREFIX_INDEX_NONE;
         known = found != PREFIX_INDEX_NONE;
         if (known ? found != blocks[i] : indexed) return false; /* held by clones: they keep its first rows */
         if (known) place = prefix_index_place(pool->index, found);
@@ -218,8 +221,8 @@ static void rebuild_free(block_pool_t *pool)
         if (pool->references[block] == 0) pool->free_blocks[pool->free_count++] = block;
 }
 
-bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
-                      const uint32_t *blocks, uint32_t block_count)
+bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, uint64_t identity, const uint32_t *ids,
+                      uint32_t ids_count, const uint32_t *blocks, uint32_t block_count)
 {
     uint32_t block_tokens = pool->options.block_tokens, full = ids_count / block_tokens;
     uint32_t needed = full + (ids_count % block_tokens != 0);
@@ -228,10 +231,11 @@ bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uin
         needed > pool->table_max || pool->pin_count == BLOCK_POOL_PINS_MAX ||
         block_pool_find(pool, BLOCK_POOL_PIN | pin) != NULL)
         return false;
-    if (!agrees(pool, salt, ids, full, blocks, block_count)) return false;
+    if (!agrees(pool, identity, ids, full, blocks, block_count)) return false;
     if (!block_pool_leaves_room(pool, block_count, true)) return false;
     tail_t tail = {.place = PREFIX_ROOT,
                    .salt = salt,
+                   .identity = identity,
                    .ids = ids + (size_t)full * block_tokens,
                    .rows = ids_count % block_tokens,
                    .block = blocks[block_count - 1]};
@@ -239,7 +243,7 @@ bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uin
         pool->references[blocks[i]]++;
     for (uint32_t i = 0; i < full; i++) {
         if (!prefix_index_contains(pool->index, blocks[i]))
-            prefix_index_insert(pool->index, blocks[i], tail.place, salt, ids + (size_t)i * block_tokens);
+            prefix_index_insert(pool->index, blocks[i], tail.place, identity, ids + (size_t)i * block_tokens);
         tail.place = prefix_index_place(pool->index, blocks[i]);
     }
     memcpy(pool->scratch, blocks, full * sizeof *blocks);
@@ -265,7 +269,8 @@ bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids
     if (needed - shared > block_pool_available(pool) - revived) return false;
     if (shared < needed && !block_pool_leaves_room(pool, needed, false)) return false;
     pool->use++;
-    sequence_t *fill = block_pool_add(pool, BLOCK_POOL_FILL | ++pool->fills_made, salt);
+    sequence_t *fill =
+        block_pool_add(pool, BLOCK_POOL_FILL | ++pool->fills_made, salt, block_pool_identity(pool, salt));
     uint32_t *table = block_pool_table_of(pool, fill);
     if (shared > 0) memcpy(table, pool->scratch, shared * sizeof *table);
     for (uint32_t i = 0; i < shared; i++)

@@ -11,6 +11,7 @@
 typedef struct {
     uint64_t id;
     uint64_t salt;
+    uint64_t identity;    /* of its blocks: its salt and the kernels, when it was opened */
     uint32_t next;        /* in its bucket, or in the list of unused entries */
     uint32_t block_count; /* entries of its table */
     uint32_t committed;   /* tokens */
@@ -29,7 +30,8 @@ struct block_pool {
     uint64_t *born;        /* [blocks]: logical time when its content entered the index */
     uint32_t *free_blocks; /* stack [blocks] */
     uint32_t free_count, cached_count;
-    uint64_t use; /* logical time */
+    uint64_t use;        /* logical time */
+    uint64_t kernel_set; /* 0: unknown */
 
     sequence_t *sequences; /* [sequences_max + BLOCK_POOL_PRIVATE_MAX] */
     uint32_t *buckets;     /* [bucket_mask + 1] */
@@ -70,7 +72,9 @@ static inline uint32_t block_pool_find_full(const block_pool_t *pool, uint64_t s
     return block_pool_find_prefix(pool, salt, ids, ids_count + 1, blocks_max, ret_blocks);
 }
 /* Takes an unused entry, without blocks. There is one for every sequence, pin and fill. */
-sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt);
+sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt, uint64_t identity);
+/* What blocks that are written now are known by beside their tokens. */
+uint64_t block_pool_identity(const block_pool_t *pool, uint64_t salt);
 /* One more holds the block, which is in the index or held. */
 void block_pool_hold(block_pool_t *pool, uint32_t block);
 /* A free or cached block, held once; there is one. */
@@ -100,7 +104,7 @@ bool block_pool_leaves_room(const block_pool_t *pool, uint32_t more, bool pinned
 
 /* The pin whose partly kept block begins as ids [ids_count] do, behind `place`. Returns how many of them, at most
  * ids_count; *ret_block is the block. */
-uint32_t block_pool_find_tail(const block_pool_t *pool, prefix_place_t place, uint64_t salt, const uint32_t *ids,
+uint32_t block_pool_find_tail(const block_pool_t *pool, prefix_place_t place, uint64_t identity, const uint32_t *ids,
                               uint32_t ids_count, uint32_t *ret_block);
 
 #endif

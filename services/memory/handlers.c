@@ -179,8 +179,10 @@ static void handle_reserve(void *state, qn_peer_t from, const void *message)
                          "there is no workspace: memory.workspace_bytes is 0");
         return;
     }
-    qn_err_t err = region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
-                                        reserve->bytes, &region, &fresh, &old);
+    qn_err_t err = qn_daemon_fault(service->daemon, QN_FAULT_ALLOCATION)
+                       ? qn_fail(QN_ERR_NO_MEMORY, "a fault refused the allocation of %.64s", reserve->name.data)
+                       : region_table_reserve(service->regions, reserve->kind, reserve->name.data, reserve->name.bytes,
+                                              reserve->bytes, &region, &fresh, &old);
     if (err) {
         qn_log_warning("Reserve refused: %s", qn_err_text());
         qn_daemon_refuse(service->daemon, from, request, err == QN_ERR_INVALID ? 400 : 507,
@@ -212,7 +214,8 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
     block_pool_t *pool = service->model.pool;
     block_pool_grant_t grant = {0};
     block_pool_outcome_t outcome = BLOCK_POOL_SHORT_OF_BLOCKS;
-    if (blocks_for(service, item->tokens) <= QN_GRANT_BLOCKS_MAX - *block_count) {
+    bool fails = qn_daemon_fault(service->daemon, QN_FAULT_LEASE);
+    if (!fails && blocks_for(service, item->tokens) <= QN_GRANT_BLOCKS_MAX - *block_count) {
         if (item->open)
             outcome = block_pool_open(pool, item->sequence, item->salt, item->tokens,
                                       ids_at(lease->ids, item->ids_offset, item->ids_count), item->ids_count, &grant);
@@ -264,6 +267,7 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
                         .items_count = lease->items_count,
                         .blocks = service->grant_blocks,
                         .copies = service->grant_copies};
+    block_pool_set_kernels(service->model.pool, lease->kernel_set);
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
     for (uint32_t i = 0; i < lease->items_count; i++)

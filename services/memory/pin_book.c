@@ -117,13 +117,13 @@ const pin_record_t *pin_book_add(pin_book_t *book, block_pool_t *pool, uint32_t 
     if (!record) {
         pin_record_t fresh = {.number = book->next_number, .pool_pin = pool_pin, .rows = rows};
         uint32_t tokens = 0;
-        QN_ASSERT(block_pool_pin_ids(pool, pool_pin, 0, NULL, &tokens, &fresh.salt));
+        QN_ASSERT(block_pool_pin_ids(pool, pool_pin, 0, NULL, &tokens, &fresh.salt, &fresh.identity));
         if (book->count < BLOCK_POOL_PINS_MAX) fresh.ids = malloc((size_t)tokens * sizeof *fresh.ids);
         if (!fresh.ids) {
             if (!pin_book_of_pool(book, pool_pin)) block_pool_unpin(pool, pool_pin);
             return NULL;
         }
-        block_pool_pin_ids(pool, pool_pin, tokens, fresh.ids, &fresh.tokens, &fresh.salt);
+        block_pool_pin_ids(pool, pool_pin, tokens, fresh.ids, &fresh.tokens, &fresh.salt, &fresh.identity);
         strncpy(fresh.owner, owner, PIN_OWNER_MAX);
         book->next_number++;
         record = &book->records[book->count++];
@@ -197,7 +197,8 @@ void pin_book_open(pin_book_t *book, block_pool_t *pool, const pin_ground_t *gro
         if (other)
             record->pool_pin = other->pool_pin;
         else if (same_bytes && pin &&
-                 block_pool_adopt(pool, pin, record->salt, record->ids, record->tokens, book->blocks[i], blocks))
+                 block_pool_adopt(pool, pin, record->salt, record->identity, record->ids, record->tokens,
+                                  book->blocks[i], blocks))
             record->pool_pin = pin;
         held += record->pool_pin != 0;
     }

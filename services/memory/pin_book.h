@@ -24,13 +24,13 @@ typedef struct {
 } pin_ground_t;
 
 typedef struct {
-    uint32_t number;   /* from 1; never used twice */
-    uint32_t pool_pin; /* 0: nothing of it is resident; it waits */
-    uint64_t salt;
-    uint64_t expires_ms; /* PIN_NEVER */
-    uint32_t tokens;     /* in ids */
-    uint32_t *ids;       /* owned */
-    bool rows;           /* a clone: to the last token */
+    uint32_t number;         /* from 1; never used twice */
+    uint32_t pool_pin;       /* 0: nothing of it is resident; it waits */
+    uint64_t salt, identity; /* as the pool gave them: identity holds the kernels that wrote the blocks */
+    uint64_t expires_ms;     /* PIN_NEVER */
+    uint32_t tokens;         /* in ids */
+    uint32_t *ids;           /* owned */
+    bool rows;               /* a clone: to the last token */
     char owner[PIN_OWNER_MAX + 1];
 } pin_record_t;
 

@@ -15,7 +15,7 @@
 #include "common/file.h"
 #include "services/memory/pin_book_internal.h"
 
-#define MAGIC "QNPINS01"
+#define MAGIC "QNPINS02"
 #define FILE_BYTES_MAX (UINT32_C(1) << 30)
 #define TOKENS_MAX (UINT32_C(1) << 20)
 
@@ -30,7 +30,7 @@ typedef struct {
 #define CRC_FROM offsetof(header_t, count)
 
 typedef struct {
-    uint64_t salt, expires_ms;
+    uint64_t salt, identity, expires_ms;
     uint32_t number, pool_pin, tokens, block_count;
     uint32_t rows, unused;
     char owner[PIN_OWNER_MAX];
@@ -68,6 +68,7 @@ static void lay_out(const pin_book_t *book, const block_pool_t *pool, uint8_t *b
     for (uint32_t i = 0; i < book->count; i++) {
         const pin_record_t *record = &book->records[i];
         entry_t entry = {.salt = record->salt,
+                         .identity = record->identity,
                          .expires_ms = record->expires_ms,
                          .number = record->number,
                          .pool_pin = record->pool_pin,
@@ -150,6 +151,7 @@ static bool read_record(pin_book_t *book, reader_t *reader)
     pin_record_t record = {.number = entry.number,
                            .pool_pin = entry.pool_pin,
                            .salt = entry.salt,
+                           .identity = entry.identity,
                            .expires_ms = entry.expires_ms,
                            .tokens = entry.tokens,
                            .rows = entry.rows != 0};

@@ -59,6 +59,7 @@ typedef struct {
     qn_arena_t arena;          /* of the message being translated */
     qn_peer_t memory, compute; /* epoch 0: not up */
     bool compute_ready;        /* it takes plans */
+    bool foreign_code;         /* compute ran code from a shared object, as its last heartbeat said */
     uint64_t doubted_beats;    /* of compute, when it refused a plan: only a later heartbeat says that it is ready */
     bool renewed;              /* the last session was begun for want of progress, and has no result yet */
     bool draining, announced;  /* announced: state and its words, as below */

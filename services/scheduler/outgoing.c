@@ -192,6 +192,7 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .session = plan->session,
         .opens = plan->opens,
         .memory_epoch = service->memory.epoch,
+        .kernel_set = scheduler_kernel_set(service->scheduler),
         .retire = plan->retire,
         .retire_count = plan->retire_count,
         .sets = write_sets(service, plan),
@@ -338,7 +339,8 @@ static qn_err_t send_leases(scheduler_service_t *service, const plan_traffic_t *
                           .items = items,
                           .items_count = traffic->lease_count,
                           .ids = ids,
-                          .ids_count = ids_count};
+                          .ids_count = ids_count,
+                          .kernel_set = scheduler_kernel_set(service->scheduler)};
     return send_to_peer(service, service->memory, QN_MESSAGE_LEASE, &message);
 }
 

@@ -120,6 +120,11 @@ qn_err_t scheduler_memory_up(scheduler_t *scheduler, const scheduler_model_t *mo
 void scheduler_memory_lost(scheduler_t *scheduler);
 /* Compute takes plans from now on, with empty slot tables. */
 void scheduler_compute_up(scheduler_t *scheduler);
+/* Compute's keys and values come from these kernels now. Another set than before: what was computed with the old one is no prefix
+ * for anybody, so everybody gives its blocks back and runs its tokens again. True: somebody held any. */
+bool scheduler_kernels_changed(scheduler_t *scheduler, uint64_t kernel_set);
+/* 0: not known yet. */
+uint64_t scheduler_kernel_set(const scheduler_t *scheduler);
 void scheduler_compute_lost(scheduler_t *scheduler);
 bool scheduler_running(const scheduler_t *scheduler); /* both are up */
 /* Compute has lost its slots, or the oldest step: what has no result is planned again, in a new session. */

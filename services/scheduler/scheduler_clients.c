@@ -189,7 +189,10 @@ void scheduler_client_up(scheduler_t *scheduler, request_client_t client)
     forget_replayed(scheduler, client);
     request_t *request = ledger_next(scheduler->ledger, NULL);
     for (; request != NULL; request = ledger_next(scheduler->ledger, request))
-        if (is_of(request, client)) give_client(scheduler, request);
+        if (is_of(request, client)) {
+            give_client(scheduler, request);
+            delivery_restart(scheduler->delivery, request->index); /* what was on its way when the link ended is lost */
+        }
 }
 
 void scheduler_client_replayed(scheduler_t *scheduler, request_client_t client)

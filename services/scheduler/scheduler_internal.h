@@ -39,6 +39,7 @@ struct scheduler {
     scheduler_model_t model;
     admission_model_t limits;
     bool memory_is_up, compute_is_up, draining;
+    uint64_t kernel_set; /* of compute; 0: not known yet */
     uint64_t masked_runs;
 };
 

@@ -34,7 +34,7 @@ void scheduler_compute_failed(scheduler_t *scheduler)
 void scheduler_memory_failed(scheduler_t *scheduler)
 {
     suspects_accuse(scheduler->suspects, SUSPECTS_MEMORY);
-    batch_give_back(scheduler->batch);
+    batch_give_back(scheduler->batch, true); /* it refused */
     scheduler_peer_crashed(scheduler, SUSPECTS_MEMORY);
 }
 
@@ -129,6 +129,17 @@ void scheduler_compute_up(scheduler_t *scheduler)
     suspects_drop(scheduler->suspects, SUSPECTS_COMPUTE);
     scheduler->compute_is_up = true;
 }
+
+bool scheduler_kernels_changed(scheduler_t *scheduler, uint64_t kernel_set)
+{
+    if (kernel_set == scheduler->kernel_set) return false;
+    scheduler->kernel_set = kernel_set;
+    bool somebody = scheduler->batch->running_count + scheduler->batch->leasing_count > 0;
+    batch_give_back(scheduler->batch, false);
+    return somebody;
+}
+
+uint64_t scheduler_kernel_set(const scheduler_t *scheduler) { return scheduler->kernel_set; }
 
 void scheduler_compute_lost(scheduler_t *scheduler)
 {

@@ -166,6 +166,13 @@ static void judge(scheduler_service_t *service, suspects_peer_t peer, const char
     }
     service->judged = crash.pid;
     qn_crash_describe(&crash, service->crash_text, sizeof service->crash_text);
+    if (peer == SUSPECTS_COMPUTE && service->foreign_code) { /* which compute withdraws: its next crash is somebody's */
+        qn_log_warning("%s crashed (%s) with code from a shared object: nobody is suspected", name,
+                       service->crash_text);
+        service->foreign_code = false;
+        scheduler_peer_survived(service->scheduler, peer);
+        return;
+    }
     scheduler_peer_crashed(service->scheduler, peer);
     scheduler_counts_t counts;
     scheduler_counts(service->scheduler, &counts);
@@ -236,6 +243,9 @@ static void watch_compute(scheduler_service_t *service)
     bool ready = service->compute.epoch != 0 && qn_peer_equal(status.peer, service->compute) &&
                  status.state == QN_STATE_READY && service->memory.epoch != 0 &&
                  status.memory_epoch == service->memory.epoch && status.beats > service->doubted_beats;
+    if (ready && scheduler_kernels_changed(service->scheduler, status.kernel_set))
+        qn_log_notice("compute has other kernels: running requests give their blocks back and run again");
+    if (ready) service->foreign_code = status.foreign_code;
     if (ready == service->compute_ready) return;
     service->compute_ready = ready;
     service->last_end_ns = 0;

@@ -3,7 +3,7 @@
  *                    Percentages are of an H200 (4.54 TB/s read, 790 TFLOP/s in bf16).
  * State owned:       device memory.
  * Must never:        time on zeros, or on data that the second-level cache holds: weights rotate.
- * Read next:         tools/bench/kernel_runner.c (`quintet bench kernels`: all that are registered); time_step.c. */
+ * Read next:         services/compute/bench/kernel_runner.c (`quintet bench kernels`: all that are registered); time_step.c. */
 #include "tests/gpu/timing.h"
 
 #define ROTATE_BYTES ((size_t)512 << 20) /* several times the cache */

@@ -14,8 +14,8 @@ static void start_memory(void)
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
     w.compute.pool = w.pool;
     for (uint32_t i = 0; w.bytes_live && i < w.kept_count; i++)
-        w.adopted += block_pool_adopt(w.pool, w.kept[i].pin, w.kept[i].salt, w.kept[i].ids, w.kept[i].tokens,
-                                      w.kept[i].blocks, w.kept[i].block_count);
+        w.adopted += block_pool_adopt(w.pool, w.kept[i].pin, w.kept[i].salt, w.kept[i].identity, w.kept[i].ids,
+                                      w.kept[i].tokens, w.kept[i].blocks, w.kept[i].block_count);
     for (size_t i = 0; i < (size_t)w.pool_options.block_count * w.pool_options.block_tokens; i++)
         if (block_pool_references(w.pool, (uint32_t)(i / w.pool_options.block_tokens)) == 0)
             w.compute.kv[i] = sim_next(&w.random); /* whatever was there */
@@ -267,7 +267,8 @@ static void keep_pins(void)
         uint32_t at = w.kept_count, count;
         const uint32_t *blocks = block_pool_pin_blocks(w.pool, pin, &count);
         if (blocks == NULL) continue;
-        block_pool_pin_ids(w.pool, pin, SIM_TOKENS_MAX, w.kept[at].ids, &w.kept[at].tokens, &w.kept[at].salt);
+        block_pool_pin_ids(w.pool, pin, SIM_TOKENS_MAX, w.kept[at].ids, &w.kept[at].tokens, &w.kept[at].salt,
+                           &w.kept[at].identity);
         memcpy(w.kept[at].blocks, blocks, count * sizeof *blocks);
         w.kept[at].pin = pin;
         w.kept[at].block_count = count;

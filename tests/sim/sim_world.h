@@ -141,7 +141,7 @@ static struct {
     /* What pins of the memory that died kept, when its bytes live on. */
     struct {
         uint32_t pin, tokens, block_count, ids[SIM_TOKENS_MAX], blocks[SIM_TOKENS_MAX];
-        uint64_t salt;
+        uint64_t salt, identity;
     } kept[SIM_KEPT_MAX];
     uint32_t kept_count;
     bool bytes_live;

@@ -92,6 +92,13 @@ uint32_t qn_daemon_epoch(const qn_daemon_t *daemon)
 
 const char *qn_daemon_run_dir(const qn_daemon_t *daemon) { return daemon->folder; }
 
+qn_faults_t *qn_daemon_faults(qn_daemon_t *daemon)
+{
+    static qn_faults_t none; /* no page: nothing is armed */
+    (void)daemon;
+    return &none;
+}
+
 const qn_config_t *qn_daemon_config(const qn_daemon_t *daemon)
 {
     (void)daemon;

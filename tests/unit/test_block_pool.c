@@ -172,6 +172,27 @@ static void test_block_pool_open_other_salt_or_other_ids_shares_nothing(void **s
     block_pool_destroy(&pool);
 }
 
+/* What other kernels computed is no prefix; with the old ones it is one again. Who was open keeps what it was opened with. */
+static void test_block_pool_other_kernels_share_nothing(void **state)
+{
+    (void)state;
+    block_pool_t *pool = make(16, true);
+    block_pool_set_kernels(pool, 7);
+    open_and_commit(pool, 1, 5, 100, 13);
+    assert_int_equal(block_pool_lookup(pool, 5, ids(100), 13), 12);
+    block_pool_set_kernels(pool, 8);
+    assert_int_equal(block_pool_lookup(pool, 5, ids(100), 13), 0);
+    open_and_commit(pool, 2, 5, 100, 9);
+    assert_int_equal(block_pool_lookup(pool, 5, ids(100), 13), 8);
+    assert_true(block_pool_release(pool, 1));
+    assert_true(block_pool_release(pool, 2));
+    block_pool_set_kernels(pool, 7);
+    assert_int_equal(block_pool_lookup(pool, 5, ids(100), 13), 12);
+    block_pool_set_kernels(pool, 0);
+    assert_int_equal(block_pool_lookup(pool, 5, ids(100), 13), 0);
+    block_pool_destroy(&pool);
+}
+
 static void test_block_pool_prefix_cache_off_frees_at_once(void **state)
 {
     (void)state;
@@ -405,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_block_pool_extend_appends_or_is_short_or_unknown),
         cmocka_unit_test(test_block_pool_open_finds_committed_prefix_but_never_the_last_token),
         cmocka_unit_test(test_block_pool_open_other_salt_or_other_ids_shares_nothing),
+        cmocka_unit_test(test_block_pool_other_kernels_share_nothing),
         cmocka_unit_test(test_block_pool_prefix_cache_off_frees_at_once),
         cmocka_unit_test(test_block_pool_release_keeps_full_blocks_cached_and_frees_the_rest),
         cmocka_unit_test(test_block_pool_eviction_takes_the_least_recently_used_last_blocks_first),

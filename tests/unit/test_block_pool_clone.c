@@ -194,7 +194,7 @@ static void test_block_pool_adopt_makes_pins_again_in_their_blocks(void **state)
     block_pool_t *pool = make(20), *next = make(20);
     uint32_t pin, tokens, kept[3][32], lengths[3], counts[3];
     uint32_t blocks[3][8];
-    uint64_t salt;
+    uint64_t salt, identity;
     open_at(pool, 1, 0, 14);
     commit(pool, 1, 0, 0, 6);
     assert_int_equal(block_pool_clone_sequence(pool, 1, &pin, &tokens), BLOCK_POOL_PINNED); /* 1: rows in block 1 */
@@ -204,19 +204,21 @@ static void test_block_pool_adopt_makes_pins_again_in_their_blocks(void **state)
     assert_int_equal(block_pool_clone(pool, 0, ids(0), 14, &pin, &tokens), BLOCK_POOL_PINNED);
     assert_int_equal(tokens, 14);
     for (uint32_t i = 0; i < 3; i++) {
-        assert_true(block_pool_pin_ids(pool, i + 1, 32, kept[i], &lengths[i], &salt));
+        assert_true(block_pool_pin_ids(pool, i + 1, 32, kept[i], &lengths[i], &salt, &identity));
         memcpy(blocks[i], block_pool_pin_blocks(pool, i + 1, &counts[i]), sizeof blocks[i]);
         assert_memory_equal(kept[i], ids(0), lengths[i] * sizeof(uint32_t));
     }
     for (uint32_t i = 0; i < 3; i++)
-        assert_true(block_pool_adopt(next, i + 1, salt, kept[i], lengths[i], blocks[i], counts[i]));
+        assert_true(block_pool_adopt(next, i + 1, salt, identity, kept[i], lengths[i], blocks[i], counts[i]));
     expect(next, 4, 0);
-    assert_false(block_pool_adopt(next, 1, salt, kept[0], lengths[0], blocks[0], counts[0])); /* there already */
+    assert_false(
+        block_pool_adopt(next, 1, salt, identity, kept[0], lengths[0], blocks[0], counts[0])); /* there already */
     blocks[1][2] = blocks[1][0];
-    assert_false(block_pool_adopt(next, 9, salt, kept[1], lengths[1], blocks[1], counts[1])); /* twice in a table */
+    assert_false(
+        block_pool_adopt(next, 9, salt, identity, kept[1], lengths[1], blocks[1], counts[1])); /* twice in a table */
     blocks[1][2] = 99;
-    assert_false(block_pool_adopt(next, 9, salt, kept[1], lengths[1], blocks[1], counts[1]));
-    assert_false(block_pool_adopt(next, 9, 5, kept[2], lengths[2], blocks[2], counts[2])); /* others' blocks */
+    assert_false(block_pool_adopt(next, 9, salt, identity, kept[1], lengths[1], blocks[1], counts[1]));
+    assert_false(block_pool_adopt(next, 9, 5, 5, kept[2], lengths[2], blocks[2], counts[2])); /* others' blocks */
     expect(next, 4, 0);
     block_pool_grant_t grant = open_at(next, 1, 0, 20);
     assert_int_equal(grant.cached_tokens, 14);

@@ -65,6 +65,74 @@ static void test_registry_named_overrides_apply(void **state)
     assert_string_equal(set.chosen[QN_OP_ATTENTION_PREFILL]->name, "avx512");
 }
 
+static void test_registry_later_items_and_items_over_reference_count(void **state)
+{
+    (void)state;
+    qn_kernel_set_t set;
+    uint32_t isa = QN_ISA_AVX2 | QN_ISA_AVX512;
+    assert_int_equal(qn_kernels_choose("matmul=avx2,matmul=avx512", &SHAPE, isa, &set), QN_OK);
+    assert_string_equal(set.chosen[QN_OP_MATMUL]->name, "avx512");
+    assert_int_equal(qn_kernels_choose("reference,rope=avx2", &SHAPE, isa, &set), QN_OK);
+    assert_string_equal(set.chosen[QN_OP_ROPE]->name, "avx2");
+    assert_string_equal(set.chosen[QN_OP_MATMUL]->name, "reference");
+}
+
+static void no_launch(qn_stream_t *stream, const void *arguments)
+{
+    (void)stream;
+    (void)arguments;
+}
+
+/* A fused launch must not hide that a part of it was asked for by name. */
+static void test_registry_fused_operations_follow_their_parts(void **state)
+{
+    (void)state;
+    static const qn_kernel_t TABLE[] = {
+        {QN_OP_MATMUL, "a", 0, 0, NULL, no_launch},           {QN_OP_MATMUL, "b", 0, 1, NULL, no_launch},
+        {QN_OP_RMSNORM, "a", 0, 0, NULL, no_launch},          {QN_OP_RMSNORM, "b", 0, 1, NULL, no_launch},
+        {QN_OP_ATTENTION_DECODE, "a", 0, 0, NULL, no_launch}, {QN_OP_ATTENTION_DECODE, "b", 0, 1, NULL, no_launch},
+        {QN_OP_NORM_MATMUL, "b", 0, 1, NULL, no_launch},      {QN_OP_DECODE_ATTENTION, "a", 0, 0, NULL, no_launch},
+        {QN_OP_DECODE_ATTENTION, "b", 0, 1, NULL, no_launch},
+    };
+    static const struct {
+        const char *choice, *norm_matmul, *decode_attention; /* NULL: its parts run one by one */
+    } ROWS[] = {
+        {"", "b", "b"},
+        {"matmul=b", "b", "b"},
+        {"matmul=a", NULL, "b"},
+        {"rmsnorm=a", NULL, NULL},
+        {"attention.decode=a", "b", "a"},
+        {"attention.decode=a,decode_attention=b", "b", "b"},
+        {"matmul=a,norm_matmul=b", "b", "b"},
+    };
+    for (size_t i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        qn_kernel_set_t set;
+        assert_int_equal(qn_kernels_choose_from(TABLE, sizeof TABLE / sizeof TABLE[0], ROWS[i].choice, &SHAPE, 0, &set),
+                         QN_OK);
+        const qn_kernel_t *got[] = {set.chosen[QN_OP_NORM_MATMUL], set.chosen[QN_OP_DECODE_ATTENTION]};
+        const char *want[] = {ROWS[i].norm_matmul, ROWS[i].decode_attention};
+        for (size_t k = 0; k < 2; k++) {
+            assert_int_equal(got[k] == NULL, want[k] == NULL);
+            if (want[k]) assert_string_equal(got[k]->name, want[k]);
+        }
+    }
+}
+
+/* The sampler changes no key and no value, a norm does. */
+static void test_registry_fingerprint_is_of_what_keys_and_values_come_from(void **state)
+{
+    (void)state;
+    qn_kernel_set_t a, b, c;
+    uint32_t isa = QN_ISA_AVX2 | QN_ISA_AVX512;
+    assert_int_equal(qn_kernels_choose("", &SHAPE, isa, &a), QN_OK);
+    assert_int_equal(qn_kernels_choose("sampler=reference,logprobs=reference", &SHAPE, isa, &b), QN_OK);
+    assert_int_equal(qn_kernels_choose("rmsnorm=reference", &SHAPE, isa, &c), QN_OK);
+    assert_true(qn_kernels_fingerprint(&a, 1) == qn_kernels_fingerprint(&b, 1));
+    assert_true(qn_kernels_fingerprint(&a, 1) != qn_kernels_fingerprint(&c, 1));
+    assert_true(qn_kernels_fingerprint(&a, 1) != qn_kernels_fingerprint(&a, 2));
+    assert_true(qn_kernels_fingerprint(&a, 1) < UINT64_C(1) << 53);
+}
+
 static void test_registry_wrong_words_are_refused_with_a_remedy(void **state)
 {
     (void)state;
@@ -152,6 +220,9 @@ int main(void)
         cmocka_unit_test(test_registry_empty_choice_takes_the_best_that_fits),
         cmocka_unit_test(test_registry_reference_means_all_of_it),
         cmocka_unit_test(test_registry_named_overrides_apply),
+        cmocka_unit_test(test_registry_later_items_and_items_over_reference_count),
+        cmocka_unit_test(test_registry_fused_operations_follow_their_parts),
+        cmocka_unit_test(test_registry_fingerprint_is_of_what_keys_and_values_come_from),
         cmocka_unit_test(test_registry_wrong_words_are_refused_with_a_remedy),
         cmocka_unit_test(test_stream_split_covers_every_item_once),
         cmocka_unit_test(test_stream_small_work_stays_on_the_caller),

@@ -212,7 +212,7 @@ static const struct {
     {"step >", 6, "a value to compare with"},
     {"step > and", 7, "this field is a number"},
     {"step ~ 9", 7, "~ is for texts"},
-    {"stepp > 5", 0, "did you mean steps?"},
+    {"stepp > 5", 0, "did you mean step"},
     {"StepPlan.token_coumt > 5", 9, "did you mean token_count?"},
     {"Heartbeat.step > 5", 10, "Heartbeat has no field"},
     {"runs > 5", 0, "no field"},

@@ -1,7 +1,9 @@
 /* The worker thread with a real executor: plans go in, results come back in order, and stopping waits for the step. */
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include <cmocka.h>
@@ -82,11 +84,76 @@ static void test_step_worker_stop_finishes_the_running_step(void **state)
     engine_close(engine);
 }
 
+typedef struct {
+    step_queue_t *queue;
+    uint64_t finished; /* jobs that were, when it ran; UINT64_MAX: it was cancelled */
+    atomic_bool ran;
+} noted_t;
+
+static void note(void *context, executor_t *executor)
+{
+    noted_t *noted = context;
+    uint64_t finished = 0;
+    for (; executor && step_queue_finished(noted->queue); step_queue_release(noted->queue))
+        finished++; /* the loop's side, which waits for `ran` meanwhile */
+    noted->finished = executor ? finished : UINT64_MAX;
+    atomic_store(&noted->ran, true);
+}
+
+static void test_step_worker_errand_runs_after_the_jobs_before_it(void **state)
+{
+    (void)state;
+    engine_t *engine = engine_open((engine_options_t){.directory = "tests/golden/llama3"});
+    step_queue_t *queue;
+    step_worker_t *worker;
+    noted_t first = {.finished = 0}, second = first;
+    ENGINE_OK(step_queue_create(&engine->limits, &queue));
+    first.queue = second.queue = queue;
+    submit(engine, queue, 1);
+    submit(engine, queue, 2);
+    assert_true(step_queue_send(queue, (step_errand_t){note, &first}));
+    submit(engine, queue, 3);
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){.steps_in_flight = 1}, &worker));
+    while (!atomic_load(&first.ran))
+        sched_yield();
+    assert_int_equal(first.finished, 2);
+    assert_true(step_queue_send(queue, (step_errand_t){note, &second}));
+    while (!atomic_load(&second.ran))
+        sched_yield();
+    assert_int_equal(second.finished, 1);
+    step_worker_stop(&worker);
+    step_queue_destroy(&queue);
+    engine_close(engine);
+}
+
+static void test_step_worker_errand_that_never_ran_is_cancelled(void **state)
+{
+    (void)state;
+    engine_t *engine = engine_open((engine_options_t){.directory = "tests/golden/llama3"});
+    step_queue_t *queue;
+    step_worker_t *worker;
+    noted_t noted[STEP_QUEUE_ERRANDS + 1] = {0};
+    ENGINE_OK(step_queue_create(&engine->limits, &queue));
+    for (unsigned i = 0; i < STEP_QUEUE_ERRANDS; i++)
+        assert_true(step_queue_send(queue, (step_errand_t){note, &noted[i]}));
+    assert_false(step_queue_send(queue, (step_errand_t){note, &noted[STEP_QUEUE_ERRANDS]}));
+    step_queue_close(queue);
+    ENGINE_OK(step_worker_start(queue, engine->executor, &(step_worker_options_t){.steps_in_flight = 1}, &worker));
+    step_worker_stop(&worker);
+    for (unsigned i = 0; i < STEP_QUEUE_ERRANDS; i++)
+        assert_true(noted[i].finished == UINT64_MAX);
+    assert_false(step_queue_send(queue, (step_errand_t){note, &noted[0]}));
+    step_queue_destroy(&queue);
+    engine_close(engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_step_worker_runs_plans_in_order),
         cmocka_unit_test(test_step_worker_stop_finishes_the_running_step),
+        cmocka_unit_test(test_step_worker_errand_runs_after_the_jobs_before_it),
+        cmocka_unit_test(test_step_worker_errand_that_never_ran_is_cancelled),
     };
     return cmocka_run_group_tests_name("step_worker", tests, NULL, NULL);
 }

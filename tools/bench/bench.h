@@ -1,4 +1,4 @@
-/* What the benchmarks of `quintet bench` share: their entries, timing, progress. Each `bench_<name>` is a subcommand
+/* What the benchmarks of `quintet bench` share: their entries, progress, configuration (timing: kernels/bench/bench_time.h). Each `bench_<name>` is a subcommand
  * as cli.h describes them; argv[0] is "bench NAME". */
 #ifndef QN_TOOLS_BENCH_BENCH_H
 #define QN_TOOLS_BENCH_BENCH_H
@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/config/config.h"
+#include "kernels/bench/bench_time.h"
 
 int bench_machine(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
@@ -14,21 +15,6 @@ int bench_step(int argc, char **argv);
 int bench_quality(int argc, char **argv);
 int bench_tokenizer(int argc, char **argv);
 int bench_serve(int argc, char **argv);
-
-/* ---- timing ---- */
-
-#define BENCH_ROUNDS_MAX 4096
-
-typedef struct {
-    double best_s, median_s; /* of one call */
-    unsigned rounds;
-} bench_time_t;
-
-/* Calls `body` once for nothing, then until `seconds` are over, at least three times and at most BENCH_ROUNDS_MAX. */
-bench_time_t bench_time(void (*body)(void *context), void *context, double seconds);
-
-/* Sorts `values`; the q-quantile (0 .. 1) of them, 0 when there are none. */
-double bench_quantile(double *values, size_t count, double q);
 
 /* ---- the terminal ---- */
 

@@ -13,7 +13,7 @@
 
 #include "tools/bench/bench.h"
 #include "tools/cli.h"
-#include "tools/bench/kernel_runner.h"
+#include "services/compute/bench/kernel_runner.h"
 
 /* Beyond, the plain implementation is timed only when asked for: it takes seconds. */
 #define REFERENCE_OPERATIONS_MAX 2e7
@@ -38,41 +38,11 @@ typedef struct {
 
 /* ---- the check ---- */
 
-static double float_error(const kernel_output_t *output)
-{
-    const float *tested = output->tested, *exact = output->exact;
-    double difference = 0, total = 0;
-    for (size_t i = 0; i < output->count; i++) {
-        double d = (double)tested[i] - (double)exact[i];
-        difference += d * d;
-        total += (double)exact[i] * (double)exact[i];
-    }
-    double error = difference == 0 ? 0 : sqrt(difference / total);
-    return isfinite(error) ? error : INFINITY;
-}
-
-/* The greatest error of the case's outputs; infinite where ids differ. */
-static double error_of(const kernel_case_t *made)
-{
-    double most = 0;
-    for (size_t i = 0; i < made->output_count; i++) {
-        const kernel_output_t *output = &made->outputs[i];
-        double error = !output->is_id                                             ? float_error(output)
-                       : memcmp(output->tested, output->exact, output->count * 4) ? INFINITY
-                                                                                  : 0;
-        if (error > most) most = error;
-    }
-    return most;
-}
-
 static double allowed_error(const kernel_case_t *made, const qn_kernel_t *kernel)
 {
-    if (made->target.activations == QN_SCALAR_BF16) return 1e-2; /* every output is rounded to it */
-    switch (machine_peak_of(kernel->name, made->scalar)) {
-    case MACHINE_PEAK_INT8: return 2e-2; /* activations in 8 bits */
-    case MACHINE_PEAK_BF16: return 1e-2; /* activations in bf16 */
-    default: return 1e-5;
-    }
+    double tolerance = kernel_tolerance(made);
+    bool asked = machine_peak_of(kernel->name, made->scalar) == MACHINE_PEAK_BF16; /* compute.activations: bf16 */
+    return asked && tolerance < 1e-2 ? 1e-2 : tolerance;
 }
 
 /* ---- what is printed ---- */
@@ -123,7 +93,7 @@ static qn_err_t run_kernel(bench_t *b, const kernel_case_t *made, const qn_kerne
     bench_time_t time = {0};
     qn_err_t err = kernel_runner_check(b->runner, kernel);
     if (err) return err;
-    double error = error_of(made);
+    double error = kernel_case_error(made);
     bool is_right = error <= allowed_error(made, kernel);
     if (is_right) err = kernel_runner_time(b->runner, kernel, b->options->seconds, &time);
     if (err) return err;
@@ -154,6 +124,7 @@ static qn_err_t run_case(bench_t *b, size_t index)
     kernel_case_t made;
     bench_progress("%s %zu of %zu", qn_op_name(kernel_case_op(device, index)), index + 1, kernel_case_count(device));
     qn_err_t err = kernel_case_make(index, &target, &made);
+    if (!err) err = kernel_runner_compute_exact(b->runner, &made);
     if (!err) err = kernel_runner_take(b->runner, &made);
     for (size_t i = 0; !err && i < b->info->kernel_count; i++)
         if (is_wanted(b, &made, &b->info->kernels[i])) err = run_kernel(b, &made, &b->info->kernels[i]);
@@ -208,7 +179,7 @@ static int check_names(const options_t *o, const kernel_runner_info_t *info)
 static int measure(const options_t *o, const qn_config_values_t *config)
 {
     bench_t b = {.options = o};
-    qn_err_t err = kernel_runner_open(config, &b.runner);
+    qn_err_t err = kernel_runner_open(config, &(kernel_runner_options_t){0}, &b.runner);
     if (err) return cli_fail_err(err);
     b.info = kernel_runner_info(b.runner);
     int status = check_names(o, b.info);

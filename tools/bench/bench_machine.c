@@ -8,7 +8,7 @@
 
 #include "tools/bench/bench.h"
 #include "tools/cli.h"
-#include "tools/bench/machine_speed.h"
+#include "kernels/bench/machine_speed.h"
 
 static void print_arithmetic(const char *what, double speed, const char *unit)
 {

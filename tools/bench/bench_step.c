@@ -13,7 +13,7 @@
 #include "tools/bench/bench.h"
 #include "tools/bench/bench_engine.h"
 #include "tools/cli.h"
-#include "tools/bench/machine_speed.h"
+#include "kernels/bench/machine_speed.h"
 
 #define BATCHES_MAX 16
 #define ROUND_STEPS 64 /* decode steps of one life of the sequences: their context grows by that much */

@@ -34,7 +34,8 @@ static const cli_option_t option_table[] = {
 static const cli_command_t command = {
     .name = "status",
     .arguments = "[OPTION]...",
-    .summary = "Shows the five services: state, process, age, restarts, build, and what they say or died of.",
+    .summary =
+        "Shows the five services: state, process, age, restarts, build, what they say or died of; and faults in force.",
     .details = "RESTARTS counts earlier lives in this run directory, those under an earlier quintet up too.\n\n"
                "Exit status: 0 all are ready, 75 (EX_TEMPFAIL) not yet, 69 (EX_UNAVAILABLE) no server.\n\n"
                "example:\n  quintet status --wait 30 && quintet generate \"Hello\"",
@@ -45,13 +46,14 @@ static const cli_command_t command = {
 /* What one look gave. */
 typedef struct {
     qn_err_t err;
-    http_reply_t ready, services;
+    http_reply_t ready, services, faults; /* an older server has no faults */
 } look_t;
 
 static void look_fini(look_t *look)
 {
     http_reply_fini(&look->ready);
     http_reply_fini(&look->services);
+    http_reply_fini(&look->faults);
 }
 
 static bool look_is_ready(const look_t *look) { return !look->err && look->ready.status == 200; }
@@ -63,6 +65,8 @@ static void look_once(http_client_t *client, look_t *look)
     look->err = http_client_call(client, &call, &look->ready);
     call.path = "/services";
     if (!look->err) look->err = http_client_call(client, &call, &look->services);
+    call.path = "/faults";
+    if (!look->err) look->err = http_client_call(client, &call, &look->faults);
 }
 
 static void print_wait(const look_t *look, double waited_s)
@@ -138,12 +142,26 @@ static void print_row(const json_t *service)
     putchar('\n');
 }
 
-static void print_table(const json_t *services, bool ready)
+/* "fault: drop StepPlan from scheduler to compute, fired 3 of 12". */
+static void print_fault(const json_t *fault)
+{
+    const char *type = json_string_value(json_object_get(fault, "type"));
+    const char *from = json_string_value(json_object_get(fault, "from"));
+    const char *to = json_string_value(json_object_get(fault, "to"));
+    printf("fault: %s%s%s%s%s%s%s, fired %lld of %lld\n", text_of(fault, "kind"), type ? " " : "", type ? type : "",
+           from ? " from " : "", from ? from : "", to ? " to " : "", to ? to : "",
+           (long long)json_integer_value(json_object_get(fault, "fired")),
+           (long long)json_integer_value(json_object_get(fault, "hits")));
+}
+
+static void print_table(const json_t *services, const json_t *faults, bool ready)
 {
     printf("%-10s %-9s %8s %12s %8s %10s  %-9s %s\n", "SERVICE", "STATE", "PID", "UP", "RESTARTS", "EPOCH", "TRANSPORT",
            "BUILD, DETAIL");
     for (size_t i = 0; i < json_array_size(services); i++)
         print_row(json_array_get(services, i));
+    for (size_t i = 0; i < json_array_size(faults); i++)
+        print_fault(json_array_get(faults, i));
     puts(ready ? "ready" : "not ready");
 }
 
@@ -158,15 +176,16 @@ static int report(const http_client_t *client, const look_t *look)
                            : http_client_explain(client, QN_OK, &look->services);
     if (status) return status;
     const json_t *services = json_object_get(look->services.json, "services");
+    const json_t *faults = json_object_get(look->faults.json, "faults");
     if (!json_is_array(services))
         return cli_fail(EX_PROTOCOL, "%s/services did not answer with a list of services: is it a Quintet server?",
                         http_client_url(client));
     if (options.json) {
-        json_t *answer = json_pack("{s:b, s:O}", "ready", (int)ready, "services", services);
+        json_t *answer = json_pack("{s:b, s:O, s:O?}", "ready", (int)ready, "services", services, "faults", faults);
         cli_print_json(answer);
         json_decref(answer);
     } else if (!options.quiet) {
-        print_table(services, ready);
+        print_table(services, faults, ready);
     }
     int output = cli_finish_output();
     return output ? output : ready ? EX_OK : EX_TEMPFAIL;

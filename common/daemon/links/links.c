@@ -173,7 +173,9 @@ qn_err_t qn_links_open(const qn_links_spec_t *spec, qn_links_t **ret_links)
     qn_arena_init(&links->encode_arena, 0);
     qn_arena_init(&links->decode_arena, 0);
     qn_links_host(links->host);
-    qn_err_t err = spec->service == QN_SERVICE_FRONTEND ? QN_OK : links_bind(links);
+    qn_err_t err = qn_faults_open(spec->run_dir, &links->faults);
+    if (!err && spec->service != QN_SERVICE_FRONTEND) err = links_bind(links);
+    if (!err && qn_faults_armed(&links->faults)) qn_log_warning("faults are armed: see quintet status, DELETE /faults");
     for (size_t i = 0; err == QN_OK && spec->dials[i] != QN_SERVICE_NONE; i++) {
         QN_ASSERT(i < DIALS_MAX);
         err = links_dial(links, &links->links[i], spec->dials[i]);
@@ -268,6 +270,9 @@ static void link_beat(qn_links_t *links, link_t *link)
         .limit = qn_peer_link_grant(&link->link),
         .text = qn_text(links->text),
         .memory_epoch = links->memory_epoch,
+        .kernel_set = links->kernel_set,
+        .foreign_code = links->foreign_code,
+        .sent = link->link.numbered - link->outbox.count,
     };
     qn_link_control(links, link, QN_MESSAGE_HEARTBEAT, &beat);
     link->link.beat_ns = links->now_ns;
@@ -349,7 +354,7 @@ static uint64_t link_turn(qn_links_t *links, link_t *link)
 uint64_t qn_links_turn(qn_links_t *links, uint64_t now_ns)
 {
     links->now_ns = now_ns;
-    uint64_t due_ns = UINT64_MAX;
+    uint64_t due_ns = links->held ? qn_links_release_held(links) : UINT64_MAX;
     for (size_t i = 0; i < QN_PEERS_MAX; i++) {
         if (!links->links[i].used) continue;
         uint64_t link_due_ns = link_turn(links, &links->links[i]);
@@ -358,22 +363,35 @@ uint64_t qn_links_turn(qn_links_t *links, uint64_t now_ns)
     return due_ns;
 }
 
+static void beat_at_once(qn_links_t *links)
+{
+    for (size_t i = 0; i < QN_PEERS_MAX; i++)
+        links->links[i].link.beat_ns = 0;
+}
+
 void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text)
 {
     links->state = state;
     snprintf(links->text, sizeof links->text, "%s", text ? text : "");
-    for (size_t i = 0; i < QN_PEERS_MAX; i++)
-        links->links[i].link.beat_ns = 0;
+    beat_at_once(links);
 }
 
 void qn_links_set_memory_epoch(qn_links_t *links, uint32_t epoch)
 {
     links->memory_epoch = epoch;
-    for (size_t i = 0; i < QN_PEERS_MAX; i++)
-        links->links[i].link.beat_ns = 0;
+    beat_at_once(links);
+}
+
+void qn_links_set_kernel_set(qn_links_t *links, uint64_t kernel_set, bool foreign_code)
+{
+    links->kernel_set = kernel_set;
+    links->foreign_code = foreign_code;
+    beat_at_once(links);
 }
 
 /* ---- what is known -------------------------------------------------------------------------------------------- */
+
+qn_faults_t *qn_links_faults(qn_links_t *links) { return &links->faults; }
 
 qn_peer_t qn_links_dialled(const qn_links_t *links, qn_service_t service)
 {
@@ -445,6 +463,8 @@ void qn_links_close(qn_links_t **links_ref, const char *reason)
         zsock_destroy(&link->dealer);
     }
     zsock_destroy(&links->router);
+    qn_links_drop_held(links, NULL);
+    qn_faults_close(&links->faults);
     qn_arena_fini(&links->encode_arena);
     qn_arena_fini(&links->decode_arena);
     free(links->message);

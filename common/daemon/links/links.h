@@ -10,6 +10,7 @@
 #include "common/config/config.h"
 #include "common/daemon/links/peer_types.h"
 #include "common/err.h"
+#include "common/faults.h"
 #include "common/watch/stats.h"
 #include "common/watch/tap.h"
 
@@ -70,6 +71,9 @@ qn_send_outcome_t qn_links_send(qn_links_t *links, qn_peer_t to, qn_message_type
 /* What heartbeats say from now on; told to everybody at once. */
 void qn_links_set_state(qn_links_t *links, qn_state_t state, const char *text);
 void qn_links_set_memory_epoch(qn_links_t *links, uint32_t epoch);
+void qn_links_set_kernel_set(qn_links_t *links, uint64_t kernel_set, bool foreign_code);
+/* Returns view of the page of faults that this daemon maps. */
+qn_faults_t *qn_links_faults(qn_links_t *links);
 qn_peer_t qn_links_dialled(const qn_links_t *links, qn_service_t service);
 void qn_links_status(const qn_links_t *links, qn_service_t service, qn_peer_status_t *ret_status);
 void qn_links_self_status(const qn_links_t *links, qn_peer_status_t *ret_status);

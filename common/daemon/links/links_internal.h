@@ -4,6 +4,7 @@
 
 #include <czmq.h>
 
+#include "common/faults.h"
 #include "common/daemon/links/links.h"
 #include "common/daemon/links/outbox.h"
 #include "common/daemon/links/peer.h"
@@ -32,13 +33,20 @@ typedef struct {
     qn_peer_status_t status;
 } link_t;
 
+typedef struct links_held links_held_t;
+
 struct qn_links {
     qn_links_spec_t spec;
+    qn_faults_t faults;
+    links_held_t *held; /* frames that a fault holds back, in the order they came */
+    size_t held_count;
     zsock_t *router; /* NULL for a daemon nobody dials */
     link_t links[QN_PEERS_MAX];
     qn_state_t state;
     char text[QN_REASON_MAX];
-    uint32_t memory_epoch; /* as heartbeats say */
+    uint32_t memory_epoch; /* as heartbeats say, like the next two */
+    uint64_t kernel_set;
+    bool foreign_code;
     char host[QN_NAME_MAX];
     uint64_t now_ns;
     qn_arena_t encode_arena, decode_arena;
@@ -54,5 +62,18 @@ struct qn_links {
 bool qn_link_control(qn_links_t *links, link_t *link, qn_message_type_t type, void *message);
 bool qn_link_hello(qn_links_t *links, link_t *link, bool reply);
 void qn_link_bye(qn_links_t *links, link_t *link, bool unknown_peer, const char *reason);
+
+/* links_receive.c: one frame, whatever came before. */
+void qn_links_take_frame(qn_links_t *links, link_t *link, const void *identity, size_t identity_bytes,
+                         const void *frame, size_t bytes);
+link_t *qn_links_inbound(qn_links_t *links, const void *identity, size_t identity_bytes);
+
+/* links_faults.c: the same under the faults in force. */
+void qn_links_take_faulty(qn_links_t *links, link_t *link, const void *identity, size_t identity_bytes,
+                          const void *frame, size_t bytes);
+/* Takes held frames whose time has come; returns when the next one's is. */
+uint64_t qn_links_release_held(qn_links_t *links);
+/* Of this link; NULL: of all. */
+void qn_links_drop_held(qn_links_t *links, const link_t *link);
 
 #endif

@@ -71,6 +71,7 @@ static void links_gone(qn_links_t *links, link_t *link, const char *why)
     bool greeted = link->link.greeted;
     if (link->pidfd >= 0) close(link->pidfd);
     qn_outbox_clear(&link->outbox);
+    if (links->held) qn_links_drop_held(links, link);
     link->pidfd = -1;
     link->local = false;
     link->protocol = 0;
@@ -102,6 +103,8 @@ static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hell
     link->status.alive = true;
     link->status.uptime_ms = 0;
     link->status.memory_epoch = 0;
+    link->status.kernel_set = 0;
+    link->status.foreign_code = false;
     link->status.beats = 0;
     link->status.restarts = hello->head.epoch - 1;
     link->status.text[0] = '\0'; /* the heartbeat that follows at once brings it */
@@ -111,7 +114,7 @@ static void link_greeted(qn_links_t *links, link_t *link, const qn_hello_t *hell
     if (!lives) links_gone(links, link, QN_LINK_DEATH);
 }
 
-static link_t *links_inbound(qn_links_t *links, const void *identity, size_t identity_bytes)
+link_t *qn_links_inbound(qn_links_t *links, const void *identity, size_t identity_bytes)
 {
     for (size_t i = 0; i < QN_PEERS_MAX; i++) {
         link_t *link = &links->links[i];
@@ -221,13 +224,30 @@ static void link_take_answer(qn_links_t *links, link_t *link, const qn_hello_t *
 
 /* ---- receiving ------------------------------------------------------------------------------------------------ */
 
-static void link_take_heartbeat(link_t *link, const qn_heartbeat_t *beat)
+/* Messages were lost: what either side believes of the other may be wrong. The link begins anew, as if each had met another
+ * life of the other, and whoever was owed something asks again. */
+static void link_begin_anew(qn_links_t *links, link_t *link)
 {
+    qn_stats_add(links->spec.stats, 0, QN_LINK_STAT_LOST, 1);
+    qn_log_warning("messages of %s epoch %u were lost: the link begins anew",
+                   qn_service_name((qn_service_t)link->id.service), link->id.epoch);
+    qn_link_bye(links, link, false, "messages were lost: greet anew");
+    links_gone(links, link, "messages were lost");
+}
+
+static void link_take_heartbeat(qn_links_t *links, link_t *link, const qn_heartbeat_t *beat)
+{
+    if (beat->sent > link->link.received) {
+        link_begin_anew(links, link);
+        return;
+    }
     qn_peer_link_granted(&link->link, beat->limit);
     link->status.state = beat->state;
     link->status.uptime_ms = beat->uptime_ms;
     link->status.restarts = beat->restarts;
     link->status.memory_epoch = beat->memory_epoch;
+    link->status.kernel_set = beat->kernel_set;
+    link->status.foreign_code = beat->foreign_code;
     link->status.beats++;
     link_copy_text(link->status.text, sizeof link->status.text, beat->text);
 }
@@ -236,7 +256,7 @@ static void link_take_data(qn_links_t *links, link_t *link, qn_message_type_t ty
 {
     qn_stats_t *stats = links->spec.stats;
     switch (qn_peer_link_take(&link->link, head->sequence)) {
-    case QN_PEER_DATA_GAP: qn_stats_add(stats, 0, QN_LINK_STAT_LOST, 1); break;
+    case QN_PEER_DATA_GAP: link_begin_anew(links, link); return;
     case QN_PEER_DATA_NEXT: break;
     case QN_PEER_DATA_REPEATED:
     case QN_PEER_DATA_OVERRUN: qn_stats_add(stats, 0, QN_LINK_STAT_STALE, 1); return;
@@ -267,7 +287,8 @@ static void links_take_malformed(qn_links_t *links, link_t *link, qn_message_typ
                        qn_service_name((qn_service_t)link->id.service), link->id.epoch, why);
     link->complained = true;
     if (type == QN_MESSAGE_REFUSAL) return; /* never answer an answer */
-    qn_refusal_t refusal = {.status = 400, .text = qn_text(why)};
+    qn_refusal_t refusal = {.status = 503,
+                            .text = qn_text(why)}; /* it was damaged on its way: the sender checks, too */
     if (type != QN_MESSAGE_NONE) refusal.refused_type = qn_text(qn_wire_type(type)->identifier);
     qn_links_send(links, link->id, QN_MESSAGE_REFUSAL, &refusal);
 }
@@ -298,8 +319,8 @@ static void link_take_strange_bye(qn_links_t *links, link_t *link, const qn_bye_
     link->complained = true;
 }
 
-static void links_take_frame(qn_links_t *links, link_t *link, const void *identity, size_t identity_bytes,
-                             const void *frame, size_t bytes)
+void qn_links_take_frame(qn_links_t *links, link_t *link, const void *identity, size_t identity_bytes,
+                         const void *frame, size_t bytes)
 {
     qn_stats_add(links->spec.stats, 0, QN_LINK_STAT_FRAMES_RECEIVED, 1);
     qn_stats_add(links->spec.stats, 0, QN_LINK_STAT_BYTES_RECEIVED, bytes);
@@ -337,7 +358,7 @@ static void links_take_frame(qn_links_t *links, link_t *link, const void *identi
         links_gone(links, link, reason);
         break;
     }
-    case QN_MESSAGE_HEARTBEAT: link_take_heartbeat(link, links->message); break;
+    case QN_MESSAGE_HEARTBEAT: link_take_heartbeat(links, link, links->message); break;
     case QN_MESSAGE_CREDIT: qn_peer_link_granted(&link->link, ((const qn_credit_t *)links->message)->limit); break;
     default: link_take_data(links, link, type, head); break;
     }
@@ -389,8 +410,11 @@ static bool links_drain(qn_links_t *links, link_t *link, void *socket)
         if (zmq_msg_more(&part)) links_skip_parts(socket);
         size_t bytes = zmq_msg_size(&part);
         const void *frame = links_align(links, zmq_msg_data(&part), bytes);
-        link_t *from = link ? link : links_inbound(links, identity, (size_t)identity_bytes);
-        links_take_frame(links, from, identity, (size_t)identity_bytes, frame, bytes);
+        link_t *from = link ? link : qn_links_inbound(links, identity, (size_t)identity_bytes);
+        if (qn_faults_armed(&links->faults) || links->held)
+            qn_links_take_faulty(links, from, identity, (size_t)identity_bytes, frame, bytes);
+        else
+            qn_links_take_frame(links, from, identity, (size_t)identity_bytes, frame, bytes);
         zmq_msg_close(&part);
     }
     return taken == QN_TAKE_MAX;

@@ -53,6 +53,8 @@ typedef struct {
     uint32_t pid;      /* 0: dead, or never seen */
     uint32_t restarts;
     uint32_t memory_epoch; /* that it runs on; 0: none */
+    uint64_t kernel_set;   /* that it computes with; 0: none */
+    bool foreign_code;     /* as its heartbeats say */
     uint64_t beats;        /* heartbeats of this life so far: a later one is newer news */
     char build[QN_NAME_MAX];
     char transport[16];                         /* "ipc", "inproc", "tcp" */

@@ -42,12 +42,12 @@ static qn_err_t choose_activations(const char *choice, const qn_weight_t *weight
     return QN_OK;
 }
 
-/* "matmul=..." at the beginning of a word, or "reference", which names all. */
+/* "matmul=..." at the beginning of a word, or "reference" at the beginning, which names all. */
 static bool names_product(const char *choice, qn_op_t op)
 {
     const char *name = qn_op_name(op);
     size_t length = strlen(name);
-    if (strcmp(choice, "reference") == 0) return true;
+    if (strncmp(choice, "reference", 9) == 0 && (choice[9] == '\0' || choice[9] == ',')) return true;
     for (const char *at = choice; *at; at += strcspn(at, ","), at += *at == ',')
         if (strncmp(at, name, length) == 0 && at[length] == '=') return true;
     return false;

@@ -125,6 +125,13 @@ void executor_destroy(executor_t **executor)
     *executor = NULL;
 }
 
+void executor_set_kernels(executor_t *self, const qn_kernel_set_t *kernels)
+{
+    QN_ASSERT(self->submitted == self->finished);
+    executor_destroy_graphs(self);
+    self->forward.kernels = *kernels;
+}
+
 const float *executor_logits(const executor_t *executor, uint32_t *ret_rows)
 {
     *ret_rows = executor->logits_rows;

@@ -35,6 +35,8 @@ void executor_submit(executor_t *self, const step_plan_t *plan, step_result_t *r
 bool executor_is_done(const executor_t *executor);
 /* Blocks (and spins) until the oldest submitted step is done and fills its result. Failure: the device's, sticky. */
 qn_err_t executor_finish(executor_t *self);
+/* Other kernels from the next step on; none may be in flight. What was recorded with the old ones is recorded anew. */
+void executor_set_kernels(executor_t *self, const qn_kernel_set_t *kernels);
 /* Both, for one step at a time. */
 qn_err_t executor_run(executor_t *self, const step_plan_t *plan, step_result_t *result);
 /* Measures the parts of some steps from now on, or no more: for a backend that is not synchronous, where that is not free;

@@ -139,7 +139,9 @@ void executor_run_decode(executor_t *self, ticket_t *ticket, uint32_t runs)
 
 void executor_destroy_graphs(executor_t *self)
 {
-    for (unsigned i = 0; i < EXECUTOR_GRAPHS_MAX; i++)
+    for (unsigned i = 0; i < EXECUTOR_GRAPHS_MAX; i++) {
         for (unsigned t = 0; t < EXECUTOR_STEPS_MAX; t++)
             if (self->graphs[i].graphs[t]) self->backend->graph_destroy(&self->graphs[i].graphs[t]);
+        self->graphs[i].warm = false; /* other kernels have yet to choose their algorithms */
+    }
 }

@@ -1,5 +1,5 @@
 /* What is this?      The ring between loop and worker.
- * State owned:       the jobs, two eventfds, and four counters that only grow.
+ * State owned:       the jobs, two eventfds, four counters that only grow; a ring of errands under a lock.
  * Must never:        block the loop; let both threads hold one job.
  * Read next:         step_worker.c (the other side), handlers.c (this side).
  *
@@ -8,6 +8,7 @@
 #include "services/compute/worker/step_queue.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,13 @@ struct step_queue {
     step_task_t *given; /* the loop's alone: not yet back */
     _Atomic(step_task_t *) task;
     atomic_bool task_done;
+    pthread_mutex_t lock; /* of what follows */
+    struct {
+        step_errand_t errand;
+        uint64_t after; /* jobs with lower numbers come before it */
+    } errands[STEP_QUEUE_ERRANDS];
+    unsigned errand_first, errand_count;
+    _Atomic uint64_t errand_after; /* of the first errand, UINT64_MAX: there is none; read without the lock */
 };
 
 static step_job_t *job_at(step_queue_t *queue, uint64_t number) { return &queue->jobs[number % STEP_QUEUE_JOBS]; }
@@ -48,6 +56,8 @@ qn_err_t step_queue_create(const step_limits_t *limits, step_queue_t **ret_queue
 {
     step_queue_t *queue = calloc(1, sizeof *queue);
     if (!queue) return qn_fail(QN_ERR_NO_MEMORY, "no memory for the step queue");
+    pthread_mutex_init(&queue->lock, NULL);
+    atomic_init(&queue->errand_after, UINT64_MAX);
     queue->work_fd = eventfd(0, EFD_CLOEXEC);
     queue->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     qn_err_t err = QN_OK;
@@ -73,6 +83,8 @@ void step_queue_destroy(step_queue_t **queue)
         free(self->jobs[i].result.top);
         free(self->jobs[i].result.reads);
     }
+    QN_ASSERT(self->errand_count == 0);
+    pthread_mutex_destroy(&self->lock);
     if (self->work_fd >= 0) close(self->work_fd);
     if (self->done_fd >= 0) close(self->done_fd);
     free(self);
@@ -189,6 +201,58 @@ void step_queue_nudge(step_queue_t *queue)
 }
 
 void step_queue_tell(step_queue_t *queue) { signal_fd(queue->done_fd); }
+/* ---- errands ---- */
+
+static void show_first_errand(step_queue_t *queue)
+{
+    uint64_t after = queue->errand_count ? queue->errands[queue->errand_first].after : UINT64_MAX;
+    atomic_store_explicit(&queue->errand_after, after, memory_order_release);
+}
+
+bool step_queue_send(step_queue_t *queue, step_errand_t errand)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool room = queue->errand_count < STEP_QUEUE_ERRANDS && !atomic_load(&queue->closed);
+    if (room) {
+        unsigned place = (queue->errand_first + queue->errand_count++) % STEP_QUEUE_ERRANDS;
+        queue->errands[place].errand = errand;
+        queue->errands[place].after = atomic_load_explicit(&queue->submitted, memory_order_acquire);
+        show_first_errand(queue);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (room) signal_fd(queue->work_fd);
+    return room;
+}
+
+static bool pop_errand(step_queue_t *queue, step_errand_t *ret_errand)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool any = queue->errand_count > 0;
+    if (any) {
+        *ret_errand = queue->errands[queue->errand_first].errand;
+        queue->errand_first = (queue->errand_first + 1) % STEP_QUEUE_ERRANDS;
+        queue->errand_count--;
+        show_first_errand(queue);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return any;
+}
+
+static bool errand_is_due(const step_queue_t *queue)
+{
+    return atomic_load_explicit(&queue->errand_after, memory_order_acquire) <= queue->taken;
+}
+
+bool step_queue_take_errand(step_queue_t *queue, step_errand_t *ret_errand)
+{
+    return !atomic_load(&queue->closed) && errand_is_due(queue) && pop_errand(queue, ret_errand);
+}
+
+void step_queue_cancel_errands(step_queue_t *queue)
+{
+    for (step_errand_t errand; pop_errand(queue, &errand);)
+        errand.run(errand.context, NULL);
+}
 
 /* ---- the worker's side ---- */
 
@@ -197,7 +261,7 @@ bool step_queue_closed(const step_queue_t *queue) { return atomic_load(&queue->c
 step_job_t *step_queue_take(step_queue_t *queue, bool wait)
 {
     for (;;) {
-        if (atomic_load(&queue->closed)) return NULL;
+        if (atomic_load(&queue->closed) || errand_is_due(queue)) return NULL;
         if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != queue->taken) break;
         if (!wait || step_queue_task(queue) || atomic_exchange(&queue->nudged, false)) return NULL;
         uint64_t count;

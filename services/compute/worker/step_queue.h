@@ -25,6 +25,18 @@ typedef struct step_task {
     bool (*run)(struct step_task *task, void *executor); /* on the worker's thread; false: it wants to go on after the
                                                             next step */
 } step_task_t;
+struct executor;
+
+/* Other work for the worker's thread: it runs between two steps, with nothing in flight, after all jobs that were submitted
+ * before it, and before those that come later. `executor` is NULL when the worker has ended and it never will run: free
+ * what belongs to it, tell who waits. */
+typedef struct {
+    void (*run)(void *context, struct executor *executor);
+    void *context;
+} step_errand_t;
+
+/* Errands that may wait. */
+#define STEP_QUEUE_ERRANDS 8
 
 typedef struct step_queue step_queue_t;
 
@@ -65,13 +77,19 @@ void step_queue_nudge(step_queue_t *queue);
 void step_queue_tell(step_queue_t *queue);
 /* The worker's take returns NULL from now on. Any thread. */
 void step_queue_close(step_queue_t *queue);
+/* Any thread; does not block. False: STEP_QUEUE_ERRANDS wait, or the queue is closed. */
+bool step_queue_send(step_queue_t *queue, step_errand_t errand);
 
 /* ---- the worker's side ---- */
 
 bool step_queue_closed(const step_queue_t *queue);
 /* The next job; several may be taken before the first is finished. With `wait` blocks until there is one. NULL: there is
- * none, the queue is closed, or it was nudged. */
+ * none, an errand comes first, the queue is closed, or it was nudged. */
 step_job_t *step_queue_take(step_queue_t *queue, bool wait);
+/* The errand whose turn it is, when no job is in flight. False: none, or the queue is closed. */
+bool step_queue_take_errand(step_queue_t *queue, step_errand_t *ret_errand);
+/* After the worker has ended: runs what waits with no executor. */
+void step_queue_cancel_errands(step_queue_t *queue);
 /* The oldest job taken is done. */
 void step_queue_finish(step_queue_t *queue);
 /* Returns view of the task that waits to be run, or NULL; take() does not block while there is one. */

@@ -78,9 +78,13 @@ static void *worker_main(void *argument)
             if (!job->skipped) begin(self, job);
             flight.jobs[flight.count++] = job;
         } else if (idle) {
+            step_errand_t errand;
             if (step_queue_closed(self->queue)) return NULL;
-            run_task(self);
-            continue; /* a task came */
+            if (step_queue_take_errand(self->queue, &errand))
+                errand.run(errand.context, self->executor);
+            else
+                run_task(self);
+            continue;
         }
         if (flight.jobs[0]->skipped || executor_is_done(self->executor)) {
             finish_oldest(self, &flight);
@@ -120,6 +124,7 @@ void step_worker_stop(step_worker_t **worker)
     if (!*worker) return;
     step_queue_close((*worker)->queue);
     pthread_join((*worker)->thread, NULL);
+    step_queue_cancel_errands((*worker)->queue);
     free(*worker);
     *worker = NULL;
 }

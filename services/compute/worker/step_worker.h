@@ -21,7 +21,7 @@ typedef struct {
  * QN_ERR_IO. */
 qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, const step_worker_options_t *options,
                            step_worker_t **ret_worker);
-/* Closes the queue and waits for the steps that run. */
+/* Closes the queue and waits for the steps that run; errands that wait are cancelled. */
 void step_worker_stop(step_worker_t **worker);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "services/frontend/methods/call.h"
+#include "services/frontend/methods/own_faults.h"
 
 /* ---- requests ---- */
 
@@ -160,5 +161,7 @@ const qn_method_row_t frontend_methods[] = {
     {QN_METHOD_FRONTEND_CONFIG_SET, method_config_set},
     {QN_METHOD_FRONTEND_PROFILE_START, frontend_method_profile_start},
     {QN_METHOD_FRONTEND_PROFILE_STOP, frontend_method_profile_stop},
+    {QN_METHOD_FRONTEND_FAULTS_GET, frontend_method_faults_get},
+    {QN_METHOD_FRONTEND_FAULTS_SET, frontend_method_faults_set},
     {QN_METHOD_NONE, NULL},
 };

@@ -295,11 +295,11 @@ qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant)
     return QN_OK;
 }
 
-void batch_give_back(batch_t *batch)
+void batch_give_back(batch_t *batch, bool answered)
 {
     for (uint32_t slot = 0; slot < batch->slot_count; slot++)
         if (batch->slot_owner[slot] != BATCH_NOBODY) retire(batch, &batch->sequences[batch->slot_owner[slot]], true);
-    batch->left_lease = 0; /* memory has answered: it refused */
+    if (answered) batch->left_lease = 0;
 }
 
 /* ---- release and commit ---- */

@@ -162,8 +162,8 @@ void batch_lease_extend(batch_t *batch, uint32_t index, uint32_t tokens, uint64_
 /* An answer of memory. Answers that nobody waits for any more are ignored. QN_ERR_PEER: it does not fit the lease; the
  * sequence gives back all it has and waits again. */
 qn_err_t batch_grant(batch_t *batch, const batch_grant_t *grant);
-/* Everybody that holds or asks for blocks gives them back, then waits again. */
-void batch_give_back(batch_t *batch);
+/* Everybody that holds or asks for blocks gives them back, then waits again. `answered`: memory has answered all leases. */
+void batch_give_back(batch_t *batch, bool answered);
 /* Blocks that are free or evictable, as memory said with its last grant. */
 void batch_available(batch_t *batch, uint32_t blocks);
 /* Whether the retiring sequence's blocks may go back now. */
