@@ -149,6 +149,7 @@ static bool run_on_worker(step_task_t *step, void *executor)
     compute_task_t *task = (compute_task_t *)step;
     bool done = false;
     task->run.workspace = task->out;
+    task->run.in_workspace = task->has_range;
     task->run.workspace_bytes = task->out_bytes;
     qn_err_t err = executor_run_chunk(executor, &task->run, &done);
     if (err) qn_failure_keep(&task->failure, err);
