@@ -34,10 +34,10 @@ typedef struct {
         char *mode;   /* production | research */
         uint64_t max_connections;
         uint64_t max_body_bytes;
+        uint64_t max_inline_values;  /* numbers of a reply */
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
-        uint64_t max_inline_values;  /* numbers of a reply; more are a handle */
         bool strict_fields;
         char *admin_listen;  /* as listen; "" = the same */
         char *api_keys_file; /* "" = none */
@@ -63,20 +63,24 @@ typedef struct {
         uint64_t kv_bytes; /* KV region; 0 = for max_sequences at max_model_len, at most ¼ of free memory */
         uint64_t block_tokens;
         bool prefix_cache;
-        char *huge_pages;         /* auto | all | off */
-        char *eviction;           /* a choice, policy_object.h */
+        char *huge_pages; /* auto | all | off */
+        char *eviction;   /* a choice, policy_object.h */
+        uint64_t pin_percent;
+        char *cache_dir;
+        uint64_t cache_dir_bytes;
         uint64_t workspace_bytes; /* tensors that leave compute; 0 = none can */
     } memory;
     struct {
         char *endpoint;
         char *backend; /* cpu | cuda */
         uint64_t device;
-        uint64_t threads;      /* 0 = one per core */
-        char *activations;     /* auto | f32 | bf16 */
-        char *spin;            /* auto | on | off */
-        bool deterministic;    /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        uint64_t threads;   /* 0 = one per core */
+        char *activations;  /* auto | f32 | bf16 */
+        char *spin;         /* auto | on | off */
+        bool deterministic; /* CUDA: a sequence's bits depend on neither batch nor chunks */
+        char *kernels;      /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
+        uint64_t tensor_bytes;
         uint64_t probe_tokens; /* of a task beside the steps; 0 = none */
-        char *kernels;         /* "" or "op=name,op=name" (kernels.h); "reference" = all plain */
     } compute;
     struct {
         char *dirs; /* qn_paths_policies */

@@ -39,6 +39,8 @@ static const qn_config_key_t keys[] = {
     COUNT("frontend.max_connections", frontend.max_connections, "1024", 1, 65536, "Open client connections."),
     BYTES("frontend.max_body_bytes", frontend.max_body_bytes, "8MiB", 1024, QN_TEXT_BYTES_MAX,
           "Most bytes of one HTTP request body."),
+    COUNT("frontend.max_inline_values", frontend.max_inline_values, "65536", 1, 1048576,
+          "Most numbers of a tensor in one reply; of more there is a summary, and pages of them or a handle."),
     COUNT("frontend.queue_limit", frontend.queue_limit, "1024", 1, QN_REQUESTS_MAX,
           "Requests in flight before the API answers 429."),
     COUNT("frontend.default_max_tokens", frontend.default_max_tokens, "0", 0, QN_PROMPT_TOKENS_MAX,
@@ -46,9 +48,6 @@ static const qn_config_key_t keys[] = {
     TEXT(
         "frontend.sampling_defaults", frontend.sampling_defaults, "model", "model|openai",
         "Sampling parameters that a request leaves out: model takes generation_config.json, openai OpenAI's (temperature 1)."),
-
-    COUNT("frontend.max_inline_values", frontend.max_inline_values, "65536", 0, 1u << 20,
-          "Numbers that a reply with tensors shows; of more it says where they are in the workspace."),
     BOOL("frontend.strict_fields", frontend.strict_fields, "false",
          "Refuse request fields that are not known (400), instead of a warning header and a line in the log."),
     OTHER("frontend.admin_listen", QN_CONFIG_LISTEN, frontend.admin_listen, "",
@@ -95,6 +94,12 @@ static const qn_config_key_t keys[] = {
          "Huge pages on the CPU. auto: weights and activations; all: the KV cache too, allocated at start."),
     TEXT("memory.eviction", memory.eviction, "lru", NULL,
          "Which unreferenced block goes first: lru, lfu, fifo, cost, or a shared object."),
+    COUNT("memory.pin_percent", memory.pin_percent, "50", 1, 100,
+          "Most KV blocks that pins may hold, in percent of all."),
+    TEXT("memory.cache_dir", memory.cache_dir, "", NULL,
+         "Directory of prefixes that were saved; \"\" is saved in run_dir, which does not outlive a reboot."),
+    BYTES("memory.cache_dir_bytes", memory.cache_dir_bytes, "16GiB", 0, 1ull << 46,
+          "Most bytes of all saved prefixes; 0: none can be saved."),
     BYTES("memory.workspace_bytes", memory.workspace_bytes, "64MiB", 0, 1ull << 40,
           "Host memory for tensors that leave compute (taps, attention scores), taken as it is used; 0: none can "
           "leave. At least 64KiB."),
@@ -114,6 +119,8 @@ static const qn_config_key_t keys[] = {
          "CUDA: the same bits alone, in any batch and computed again after a kill, at a price; the CPU always does."),
     TEXT("compute.kernels", compute.kernels, "", NULL,
          "Implementations by operation, \"op=name,op=name\"; \"reference\" is the plain ones, \"\" the fastest."),
+    BYTES("compute.tensor_bytes", compute.tensor_bytes, "256MiB", 0, 1ull << 40,
+          "Most host memory of the tensors that people keep in compute (/parallel); 0: none."),
     COUNT(
         "compute.probe_tokens", compute.probe_tokens, "2048", 0, QN_MASK_POSITIONS_MAX,
         "Tokens that a call of compute.forward and the like may have, in a KV cache of its own that the first one takes; 0: "

@@ -226,6 +226,36 @@ uint64_t qn_region_huge_bytes(const qn_mapping_t *mapping)
     return backend->huge_bytes ? backend->huge_bytes(mapping) : 0;
 }
 
+static void check_copy(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows)
+{
+    uint64_t bytes = mapping->header.bytes;
+    QN_ASSERT(rows > 0 && width > 0 && (rows == 1 || (width <= pitch && pitch <= bytes)));
+    QN_ASSERT(offset <= bytes && width <= bytes - offset);
+    QN_ASSERT(rows == 1 || rows - 1 <= (bytes - offset - width) / pitch);
+}
+
+qn_err_t qn_region_copy_out(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                            void *buffer)
+{
+    const region_backend_t *backend = backend_of(mapping);
+    check_copy(mapping, offset, pitch, width, rows);
+    if (backend->copy) return backend->copy(mapping, offset, pitch, width, rows, buffer, true);
+    for (uint32_t i = 0; i < rows; i++)
+        memcpy((uint8_t *)buffer + i * width, (uint8_t *)mapping->pointer + offset + i * pitch, width);
+    return QN_OK;
+}
+
+qn_err_t qn_region_copy_in(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                           const void *buffer)
+{
+    const region_backend_t *backend = backend_of(mapping);
+    check_copy(mapping, offset, pitch, width, rows);
+    if (backend->copy) return backend->copy(mapping, offset, pitch, width, rows, (void *)buffer, false);
+    for (uint32_t i = 0; i < rows; i++)
+        memcpy((uint8_t *)mapping->pointer + offset + i * pitch, (const uint8_t *)buffer + i * width, width);
+    return QN_OK;
+}
+
 qn_err_t qn_region_probe(qn_share_t share, int32_t device)
 {
     const region_backend_t *backend = NULL;

@@ -103,6 +103,13 @@ qn_err_t qn_region_free_bytes(qn_share_t share, int32_t device, uint64_t *ret_by
  * stay few and large), QN_REGION_BYTES_MAX on the host. */
 qn_err_t qn_region_largest_bytes(qn_share_t share, int32_t device, uint64_t *ret_bytes);
 
+/* Copies `rows` pieces of `width` bytes, `pitch` bytes apart in the region from `offset` on, from or to a dense buffer of
+ * this process. They lie inside. Blocks until it is done. QN_ERR_DEVICE. Any thread, owner or importer. */
+qn_err_t qn_region_copy_out(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                            void *buffer);
+qn_err_t qn_region_copy_in(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                           const void *buffer);
+
 /* Host pointer (memfd) or device pointer (CUDA); page-aligned. */
 void *qn_region_pointer(const qn_mapping_t *mapping);
 uint64_t qn_region_bytes(const qn_mapping_t *mapping);

@@ -55,6 +55,9 @@ typedef struct {
     qn_err_t (*free_bytes)(int32_t device, uint64_t *ret_bytes);
     /* qn_region_largest_bytes; NULL: QN_REGION_BYTES_MAX. */
     qn_err_t (*largest_bytes)(int32_t device, uint64_t *ret_bytes);
+    /* qn_region_copy_out (`out`) and _in; NULL: host memory. */
+    qn_err_t (*copy)(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                     void *buffer, bool out);
     /* The content is complete; NULL: nothing to protect it with. */
     qn_err_t (*seal)(qn_mapping_t *mapping);
     /* qn_region_make_huge and qn_region_huge_bytes; NULL: there is no such thing. */
@@ -75,6 +78,8 @@ qn_err_t region_cuda_clear(const qn_mapping_t *mapping);
 qn_err_t region_cuda_probe(int32_t device);
 qn_err_t region_cuda_free_bytes(int32_t device, uint64_t *ret_bytes);
 qn_err_t region_cuda_largest_bytes(int32_t device, uint64_t *ret_bytes);
+qn_err_t region_cuda_copy(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                          void *buffer, bool out);
 /* Makes the device's primary context current in this thread. */
 qn_err_t region_cuda_enter(const qn_mapping_t *mapping);
 /* Refuses more than qn_region_largest_bytes. */

@@ -154,6 +154,19 @@ qn_err_t region_cuda_clear(const qn_mapping_t *mapping)
     return finish(mapping, "clearing it", status);
 }
 
+qn_err_t region_cuda_copy(const qn_mapping_t *mapping, uint64_t offset, uint64_t pitch, uint64_t width, uint32_t rows,
+                          void *buffer, bool out)
+{
+    uint8_t *there = (uint8_t *)mapping->pointer + offset;
+    cudaError_t status = cudaSetDevice(mapping->header.device);
+    if (status == cudaSuccess)
+        status = out ? cudaMemcpy2DAsync(buffer, width, there, pitch, width, rows, cudaMemcpyDeviceToHost,
+                                         cudaStreamPerThread)
+                     : cudaMemcpy2DAsync(there, pitch, buffer, width, width, rows, cudaMemcpyHostToDevice,
+                                         cudaStreamPerThread);
+    return finish(mapping, out ? "copying out of it" : "copying into it", status);
+}
+
 qn_err_t region_cuda_read_header(const qn_mapping_t *mapping, int fd, region_header_t *ret_header)
 {
     (void)fd;

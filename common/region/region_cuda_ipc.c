@@ -90,6 +90,7 @@ const region_backend_t qn_region_cuda_ipc = {
     .read_header = region_cuda_read_header,
     .write_header = region_cuda_write_header,
     .clear = region_cuda_clear,
+    .copy = region_cuda_copy,
     .probe = region_cuda_probe,
     .free_bytes = region_cuda_free_bytes,
     .largest_bytes = region_cuda_largest_bytes,

@@ -191,6 +191,7 @@ const region_backend_t qn_region_cuda_vmm = {
     .read_header = region_cuda_read_header,
     .write_header = region_cuda_write_header,
     .clear = region_cuda_clear,
+    .copy = region_cuda_copy,
     .probe = vmm_probe,
     .free_bytes = region_cuda_free_bytes,
     .largest_bytes = region_cuda_largest_bytes,

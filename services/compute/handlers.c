@@ -457,6 +457,10 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
         refuse_plan(service, from, plan, 403, NULL, "only a scheduler plans steps");
         return;
     }
+    if (from.epoch <= service->gone_scheduler) {
+        refuse_plan(service, from, plan, 503, NULL, "this scheduler is dead, as memory knows");
+        return;
+    }
     if (service->phase != COMPUTE_RUNNING) {
         refuse_plan(service, from, plan, 503, NULL, "compute has no model yet; wait until it is ready");
         return;
@@ -478,6 +482,37 @@ static void handle_step_plan(void *state, qn_peer_t from, const void *message)
         refuse_plan(service, from, plan, 400, param, qn_err_text());
     else
         step_queue_submit(service->runtime->queue);
+}
+
+/* Memory is about to write blocks: whoever runs here was planned before. The answer waits for the steps that are here; of a
+ * living scheduler they end, and no plan of it names the blocks in question. */
+static void handle_settle(void *state, qn_peer_t from, const void *message)
+{
+    compute_service_t *service = state;
+    const qn_settle_t *settle = message;
+    if (from.service != QN_SERVICE_MEMORY) return;
+    if (settle->gone_scheduler > service->gone_scheduler) service->gone_scheduler = settle->gone_scheduler;
+    if (service->scheduler.epoch && service->scheduler.epoch <= service->gone_scheduler)
+        compute_forget_scheduler(service);
+    for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++) {
+        if (service->settling[i].memory.epoch != 0) continue;
+        service->settling[i].memory = from;
+        service->settling[i].request = settle->head.request;
+        service->settling[i].jobs = service->runtime ? step_queue_submitted(service->runtime->queue) : 0;
+        return;
+    }
+    qn_daemon_refuse(service->daemon, from, settle->head.request, 429, NULL, "too many wait for steps to end");
+}
+
+void compute_answer_settles(compute_service_t *service)
+{
+    for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++) {
+        bool over = !service->runtime || step_queue_released(service->runtime->queue) >= service->settling[i].jobs;
+        if (service->settling[i].memory.epoch == 0 || !over) continue;
+        qn_settled_t reply = {.head.request = service->settling[i].request};
+        if (qn_daemon_send(service->daemon, service->settling[i].memory, QN_MESSAGE_SETTLED, &reply) != QN_SEND_FULL)
+            service->settling[i].memory = (qn_peer_t){0};
+    }
 }
 
 static void handle_step_query(void *state, qn_peer_t from, const void *message)
@@ -581,5 +616,6 @@ const qn_handler_t compute_handlers[] = {
     {QN_MESSAGE_STEP_PLAN, handle_step_plan},
     {QN_MESSAGE_STEP_QUERY, handle_step_query},
     {QN_MESSAGE_REFUSAL, handle_refusal},
+    {QN_MESSAGE_SETTLE, handle_settle},
     {QN_MESSAGE_NONE, NULL},
 };

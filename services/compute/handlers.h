@@ -7,6 +7,7 @@
 #include "common/region/region.h"
 #include "common/watch/window.h"
 #include "services/compute/runtime.h"
+#include "services/compute/tensors/tensor_store.h"
 #include "services/compute/tasks.h"
 #include "services/compute/executor/scratch.h"
 
@@ -18,6 +19,8 @@ typedef enum {
     COMPUTE_RESERVING, /* three Reserve are out */
     COMPUTE_RUNNING,
 } compute_phase_t;
+
+#define COMPUTE_SETTLES_MAX 4
 
 /* The three regions compute reserves. */
 enum { COMPUTE_ACTIVATIONS, COMPUTE_STATE, COMPUTE_STEP_IO, COMPUTE_SCRATCH_COUNT };
@@ -41,14 +44,21 @@ typedef struct compute_service {
     runtime_t *runtime; /* in COMPUTE_RUNNING */
     /* of one life of the scheduler */
     qn_peer_t scheduler;
-    uint64_t owner;        /* number of that life and session; tags its jobs */
-    uint32_t plan_session; /* that the scheduler has open; 0: none, so its next plan opens one */
+    uint64_t owner;          /* number of that life and session; tags its jobs */
+    uint32_t plan_session;   /* that the scheduler has open; 0: none, so its next plan opens one */
+    uint32_t gone_scheduler; /* memory has proof that this life and those before are dead: no plan of theirs is taken */
     uint64_t plans_refused;
-    compute_task_t *tasks[TASKS_MAX]; /* calls beside the steps; NULL: free */
-    compute_task_t *running_task;     /* the worker has it */
-    qn_mapping_t *probe_kv;           /* KV cache of their own sequences; NULL: not wanted yet */
+    struct {
+        qn_peer_t memory;
+        uint64_t request, jobs;      /* submitted when it came */
+    } settling[COMPUTE_SETTLES_MAX]; /* epoch 0: a free place. Answered when no step is here */
+    qn_arena_t sending;              /* the arrays of one StepResult */
+    tensor_store_t *tensors;
+    task_queue_t *tasks;                   /* outlives runtimes: what waits goes on with the next one */
+    compute_task_t *beside[TASKS_MAX];     /* calls that run tokens beside the steps; NULL: free */
+    compute_task_t *running_task;          /* the worker has it */
+    qn_mapping_t *probe_kv;                /* KV cache of their own sequences; NULL: not wanted yet */
     uint64_t cache_message, task_messages; /* the Reserve of it that is not answered; counts their messages */
-    qn_arena_t sending; /* the arrays of one StepResult */
     /* A handler's verdict that tick acts on. */
     qn_failure_t failure;  /* code QN_OK: none */
     bool failure_is_final; /* trying again cannot help */
@@ -65,6 +75,8 @@ extern const qn_method_row_t compute_methods[]; /* methods.c */
 void compute_observe_step(compute_service_t *service, const step_result_t *result);
 qn_call_outcome_t compute_method_latency(void *state, qn_call_t *call, const void *message, void *ret_reply);
 
+/* Answers the Settles whose time has come. */
+void compute_answer_settles(compute_service_t *service);
 /* Asks memory for the model, with tensors. */
 qn_send_outcome_t compute_send_describe(compute_service_t *service);
 /* Asks memory for the three regions. */

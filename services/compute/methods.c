@@ -4,7 +4,6 @@
  * Read next:         common/daemon/calls.h, schemas/compute/, kernels/kernels.h (the registry). */
 #include <string.h>
 
-#include "services/compute/handlers.h"
 #include "services/compute/methods.h"
 
 static const char *const isa_names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "sm90"};
@@ -77,7 +76,15 @@ static qn_call_outcome_t method_kernels(void *state, qn_call_t *call, const void
 }
 
 const qn_method_row_t compute_methods[] = {
-    {QN_METHOD_COMPUTE_KERNELS, method_kernels},     {QN_METHOD_COMPUTE_LATENCY, compute_method_latency},
-    {QN_METHOD_COMPUTE_FORWARD, method_forward},     {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
-    {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage}, {QN_METHOD_NONE, NULL},
+    {QN_METHOD_COMPUTE_KERNELS, method_kernels},
+    {QN_METHOD_COMPUTE_LATENCY, compute_method_latency},
+    {QN_METHOD_COMPUTE_TENSOR_SPLIT, compute_method_tensor_split},
+    {QN_METHOD_COMPUTE_EXECUTE, compute_method_execute},
+    {QN_METHOD_COMPUTE_TENSORS, compute_method_tensors},
+    {QN_METHOD_COMPUTE_TENSOR_VALUES, compute_method_tensor_values},
+    {QN_METHOD_COMPUTE_TENSOR_DROP, compute_method_tensor_drop},
+    {QN_METHOD_COMPUTE_FORWARD, method_forward},
+    {QN_METHOD_COMPUTE_ATTENTION_SCORES, method_attention_scores},
+    {QN_METHOD_COMPUTE_RUN_STAGE, method_run_stage},
+    {QN_METHOD_NONE, NULL},
 };

@@ -22,6 +22,15 @@ qn_kernel_case_t runtime_kernel_case(const qn_model_config_t *config, uint32_t b
     };
 }
 
+/* A device computes nothing for tasks: they take one thread of the host, the worker's own. */
+static qn_err_t open_task_stream(runtime_t *self)
+{
+    self->task_stream = self->stream;
+    if (self->backend->synchronous) return QN_OK;
+    self->task_stream = NULL;
+    return qn_stream_create(&(qn_stream_options_t){.threads = 1}, &self->task_stream);
+}
+
 static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
 {
     qn_kernel_case_t shape = runtime_kernel_case(&parts->model->config, parts->limits.block_tokens, parts->kv.scalar,
@@ -33,7 +42,9 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
                                         .activations = parts->limits.activations,
                                         .shape = &shape,
                                         .max_sequences = parts->limits.max_sequences};
-    step_worker_options_t worker = {.nice = parts->nice, .steps_in_flight = parts->backend->steps_in_flight};
+    step_worker_options_t worker = {.nice = parts->nice,
+                                    .steps_in_flight = parts->backend->steps_in_flight,
+                                    .tasks = parts->tasks};
     self->backend = parts->backend;
     self->shape = shape;
     qn_err_t err =
@@ -57,6 +68,8 @@ static qn_err_t build(const runtime_parts_t *parts, runtime_t *self)
     err = executor_create(&executor, &self->executor);
     if (!err) err = slot_book_create(&parts->limits, &self->book);
     if (!err) err = step_queue_create(&parts->limits, &self->queue);
+    if (!err && parts->tasks) err = open_task_stream(self);
+    worker.task_stream = self->task_stream;
     if (!err) err = step_worker_start(self->queue, self->executor, &worker, &self->worker);
     return err;
 }
@@ -81,6 +94,7 @@ void runtime_destroy(runtime_t **runtime)
     step_queue_destroy(&self->queue);
     slot_book_destroy(&self->book);
     executor_destroy(&self->executor);
+    if (self->task_stream != self->stream) qn_stream_destroy(&self->task_stream);
     if (self->stream) self->backend->stream_destroy(&self->stream);
     free(self);
     *runtime = NULL;

@@ -21,6 +21,7 @@ typedef struct {
     bool deterministic;            /* compute.deterministic */
     int nice;
     void *activations, *state, *step_io;
+    task_queue_t *tasks;           /* borrowed; NULL: none */
     const qn_mapping_t *workspace; /* borrowed; NULL: none */
     uint64_t (*now_ns)(void);
 } runtime_parts_t;
@@ -28,6 +29,8 @@ typedef struct {
 typedef struct {
     const backend_t *backend;
     qn_stream_t *stream;
+    qn_stream_t
+        *task_stream; /* of the CPU, for tasks: `stream` itself, or one of its own beside a device's; then owned */
     qn_kernel_case_t shape; /* of the model, as kernels see it */
     qn_kernel_set_t kernels;
     executor_t *executor;

@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/watch/log.h"
 #include "services/compute/handlers.h"
+#include "services/compute/methods.h"
 
 #define COMPUTE_NICE 5                /* control daemons share the cores: their messages go first */
 #define COMPUTE_RETRY_NS 200000000ull /* between two attempts to map what memory described */
@@ -79,6 +80,19 @@ static qn_err_t check_config(const qn_config_values_t *config, const backend_t *
     return err;
 }
 
+static void service_fini(void **state)
+{
+    compute_service_t *service = *state;
+    if (!service) return;
+    compute_end_session(service);
+    if (service->tasks) compute_drop_tasks(service);
+    task_queue_destroy(&service->tasks);
+    tensor_store_destroy(&service->tensors);
+    qn_arena_fini(&service->sending);
+    free(service);
+    *state = NULL;
+}
+
 static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *config, void **ret_state)
 {
     const backend_t *backend;
@@ -90,19 +104,15 @@ static qn_err_t service_init(qn_daemon_t *daemon, const qn_config_values_t *conf
     service->daemon = daemon;
     service->config = config;
     qn_arena_init(&service->sending, 0);
+    err = tensor_store_create(config->compute.tensor_bytes, &service->tensors);
+    if (!err) err = task_queue_create(&service->tasks);
+    if (err) {
+        service_fini((void **)&service);
+        return err;
+    }
     qn_daemon_set_state(daemon, QN_STATE_STARTING, "waiting for memory");
     *ret_state = service;
     return QN_OK;
-}
-
-static void service_fini(void **state)
-{
-    compute_service_t *service = *state;
-    if (!service) return;
-    compute_end_session(service);
-    qn_arena_fini(&service->sending);
-    free(service);
-    *state = NULL;
 }
 
 /* ---- one life of memory ---- */
@@ -113,6 +123,8 @@ void compute_end_session(compute_service_t *service)
     tasks_end(service);
     if (service->runtime) qn_daemon_unwatch(service->daemon, step_queue_fd(service->runtime->queue));
     runtime_destroy(&service->runtime);
+    for (unsigned i = 0; i < COMPUTE_SETTLES_MAX; i++)
+        service->settling[i].jobs = 0; /* nothing runs any more */
     model_destroy(&service->model);
     for (unsigned i = 0; i < COMPUTE_SCRATCH_COUNT; i++)
         qn_region_close(&service->scratch[i]);
@@ -181,6 +193,7 @@ static void start_runtime(compute_service_t *service)
         .activations_asked = service->config->compute.activations,
         .threads = (uint32_t)service->config->compute.threads,
         .nice = COMPUTE_NICE,
+        .tasks = service->tasks,
         .now_ns = qn_clock_now_ns,
         .activations = qn_region_pointer(service->scratch[COMPUTE_ACTIVATIONS]),
         .state = qn_region_pointer(service->scratch[COMPUTE_STATE]),
@@ -284,6 +297,10 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
     }
     if (service->phase == COMPUTE_RESERVING && all_mapped(service)) start_runtime(service);
     if (service->phase == COMPUTE_RUNNING && !send_results(service)) wake_ns = now_ns + COMPUTE_SEND_RETRY_NS;
+    compute_answer_settles(service);
+    compute_finish_tasks(service);
+    uint64_t expires_ns = tensor_store_expire(service->tensors, now_ns);
+    if (expires_ns < wake_ns) wake_ns = expires_ns;
     tasks_tick(service);
     publish_stats(service);
     return wake_ns;

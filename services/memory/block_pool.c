@@ -40,13 +40,13 @@ static uint32_t blocks_for(const block_pool_t *pool, uint32_t tokens)
 static bool allocate(block_pool_t *pool)
 {
     uint32_t blocks = pool->options.block_count;
-    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PINS_MAX;
+    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PRIVATE_MAX;
     pool->references = calloc(blocks, sizeof *pool->references);
     pool->hits = calloc(blocks, sizeof *pool->hits);
     pool->used = calloc(blocks, sizeof *pool->used);
     pool->born = calloc(blocks, sizeof *pool->born);
     pool->free_blocks = calloc(blocks, sizeof *pool->free_blocks);
-    pool->scratch = calloc((size_t)blocks + 1, sizeof *pool->scratch);
+    pool->scratch = calloc(2 * (size_t)blocks + 1, sizeof *pool->scratch);
     pool->sequences = calloc(sequences, sizeof *pool->sequences);
     pool->buckets = calloc((size_t)pool->bucket_mask + 1, sizeof *pool->buckets);
     /* calloc checks the product of its two arguments; the first is one checked here */
@@ -66,7 +66,7 @@ static void make_all_free(block_pool_t *pool)
     pool->free_count = pool->options.block_count;
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         pool->buckets[i] = NONE;
-    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PINS_MAX;
+    uint32_t sequences = pool->options.sequences_max + BLOCK_POOL_PRIVATE_MAX;
     for (uint32_t i = 0; i < sequences; i++)
         pool->sequences[i].next = i + 1 < sequences ? i + 1 : NONE;
 }
@@ -132,13 +132,14 @@ sequence_t *block_pool_find(const block_pool_t *pool, uint64_t id)
     return NULL;
 }
 
-static sequence_t *add_sequence(block_pool_t *pool, uint64_t id, uint64_t salt)
+sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt)
 {
     uint32_t i = pool->unused_sequence;
     sequence_t *sequence = &pool->sequences[i];
     pool->unused_sequence = sequence->next;
     uint32_t *bucket = bucket_of(pool, id);
-    *sequence = (sequence_t){.id = id, .salt = salt, .next = *bucket, .chained = true, .tail = PREFIX_ROOT};
+    *sequence = (sequence_t){
+        .id = id, .salt = salt, .next = *bucket, .copied_from = NONE, .chained = true, .tail = PREFIX_ROOT};
     *bucket = i;
     pool->sequence_count++;
     return sequence;
@@ -161,14 +162,14 @@ uint32_t *block_pool_table_of(const block_pool_t *pool, const sequence_t *sequen
     return pool->tables + (size_t)(sequence - pool->sequences) * pool->table_max;
 }
 
-static uint32_t *pending_of(const block_pool_t *pool, const sequence_t *sequence)
+uint32_t *block_pool_pending_of(const block_pool_t *pool, const sequence_t *sequence)
 {
     return pool->pending + (size_t)(sequence - pool->sequences) * pool->options.block_tokens;
 }
 
 /* ---- the three states of a block (rule 1) ---- */
 
-static void make_free(block_pool_t *pool, uint32_t block)
+void block_pool_make_free(block_pool_t *pool, uint32_t block)
 {
     pool->hits[block] = 0;
     pool->free_blocks[pool->free_count++] = block;
@@ -188,7 +189,7 @@ uint32_t block_pool_unindex(block_pool_t *pool, uint32_t block)
     for (uint32_t i = count; i-- > 0;) {
         if (pool->references[removed[i]] > 0) continue;
         leave_cached(pool, removed[i]);
-        make_free(pool, removed[i]);
+        block_pool_make_free(pool, removed[i]);
         freed++;
     }
     return freed;
@@ -222,7 +223,7 @@ static void evict_one(block_pool_t *pool)
     pool->stats.evictions += block_pool_unindex(pool, block);
 }
 
-static uint32_t take_fresh(block_pool_t *pool)
+uint32_t block_pool_take_fresh(block_pool_t *pool)
 {
     if (pool->free_count == 0) evict_one(pool);
     uint32_t block = pool->free_blocks[--pool->free_count];
@@ -231,7 +232,7 @@ static uint32_t take_fresh(block_pool_t *pool)
     return block;
 }
 
-static void hold_shared(block_pool_t *pool, uint32_t block)
+void block_pool_hold(block_pool_t *pool, uint32_t block)
 {
     if (pool->references[block]++ == 0) leave_cached(pool, block);
     pool->hits[block]++;
@@ -243,7 +244,7 @@ static void let_go(block_pool_t *pool, uint32_t block)
     if (--pool->references[block] > 0) return;
     pool->used[block] = pool->use;
     if (!prefix_index_contains(pool->index, block)) {
-        make_free(pool, block);
+        block_pool_make_free(pool, block);
         return;
     }
     const qn_policy_block_t candidate = {
@@ -284,13 +285,23 @@ static block_pool_outcome_t refuse_short(block_pool_t *pool)
     return BLOCK_POOL_SHORT_OF_BLOCKS;
 }
 
+/* Rows of a clone that the sequence's first block of its own begins with (rule 13); *ret_from: the block they are in. */
+static uint32_t find_rows(const block_pool_t *pool, uint64_t salt, const uint32_t *table, uint32_t shared,
+                          uint32_t needed, const uint32_t *ids, uint32_t ids_count, uint32_t *ret_from)
+{
+    uint32_t at = shared * pool->options.block_tokens;
+    if (pool->tailed_pins == 0 || shared == needed || ids_count <= at + 1) return 0;
+    prefix_place_t place = shared > 0 ? prefix_index_place(pool->index, table[shared - 1]) : PREFIX_ROOT;
+    return block_pool_find_tail(pool, place, salt, ids + at, ids_count - 1 - at, ret_from);
+}
+
 block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, uint64_t salt, uint32_t tokens,
                                      const uint32_t *ids, uint32_t ids_count, block_pool_grant_t *ret_grant)
 {
+    if (block_pool_is_private(sequence_id)) return BLOCK_POOL_UNKNOWN_SEQUENCE;
     if (block_pool_find(pool, sequence_id) != NULL) return BLOCK_POOL_ALREADY_OPEN;
-    uint32_t needed = blocks_for(pool, tokens);
-    bool full =
-        !block_pool_is_pin(sequence_id) && pool->sequence_count - pool->pin_count == pool->options.sequences_max;
+    uint32_t needed = blocks_for(pool, tokens), from = NONE;
+    bool full = pool->sequence_count - pool->pin_count - pool->fill_count == pool->options.sequences_max;
     if (full || needed > pool->table_max) return refuse_short(pool);
     uint32_t *table = pool->tables + (size_t)pool->unused_sequence * pool->table_max;
     uint32_t shared = block_pool_find_prefix(pool, salt, ids, ids_count, needed, table);
@@ -298,28 +309,37 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[table[i]] == 0;
     if (needed - shared > block_pool_available(pool) - revived) return refuse_short(pool);
+    uint32_t rows = find_rows(pool, salt, table, shared, needed, ids, ids_count, &from);
 
     pool->use++;
-    sequence_t *sequence = add_sequence(pool, sequence_id, salt);
+    sequence_t *sequence = block_pool_add(pool, sequence_id, salt);
     for (uint32_t i = 0; i < shared; i++)
-        hold_shared(pool, table[i]);
+        block_pool_hold(pool, table[i]);
+    if (rows > 0) block_pool_hold(pool, from); /* before fresh blocks are taken */
     for (uint32_t i = shared; i < needed; i++)
-        table[i] = take_fresh(pool);
+        table[i] = block_pool_take_fresh(pool);
     sequence->block_count = needed;
     sequence->committed = shared * pool->options.block_tokens;
     sequence->tail = shared > 0 ? prefix_index_place(pool->index, table[shared - 1]) : PREFIX_ROOT;
+    sequence->copied_from = rows > 0 ? from : NONE;
+    block_pool_append(pool, sequence, ids + sequence->committed, rows);
     pool->stats.grants++;
     pool->stats.lookups += ids_count > 0;
     pool->stats.lookup_tokens += ids_count;
+    pool->stats.hits += ids_count > 0 && sequence->committed > 0;
     pool->stats.hit_tokens += sequence->committed;
-    *ret_grant = (block_pool_grant_t){.block_count = needed, .cached_tokens = sequence->committed, .blocks = table};
+    *ret_grant = (block_pool_grant_t){.block_count = needed,
+                                      .cached_tokens = sequence->committed,
+                                      .blocks = table,
+                                      .copies = rows > 0,
+                                      .copy_from = from};
     return BLOCK_POOL_GRANTED;
 }
 
 block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id, uint32_t tokens,
                                        block_pool_grant_t *ret_grant)
 {
-    sequence_t *sequence = block_pool_find(pool, sequence_id);
+    sequence_t *sequence = block_pool_is_private(sequence_id) ? NULL : block_pool_find(pool, sequence_id);
     if (sequence == NULL) return BLOCK_POOL_UNKNOWN_SEQUENCE;
     uint32_t needed = blocks_for(pool, tokens);
     uint32_t first = sequence->block_count;
@@ -328,16 +348,23 @@ block_pool_outcome_t block_pool_extend(block_pool_t *pool, uint64_t sequence_id,
     pool->use++;
     uint32_t *table = block_pool_table_of(pool, sequence);
     for (uint32_t i = first; i < first + fresh; i++)
-        table[i] = take_fresh(pool);
+        table[i] = block_pool_take_fresh(pool);
     sequence->block_count = first + fresh;
     pool->stats.grants++;
     *ret_grant = (block_pool_grant_t){.first_block = first, .block_count = fresh, .blocks = table + first};
     return BLOCK_POOL_GRANTED;
 }
 
-static void release_sequence(block_pool_t *pool, sequence_t *sequence)
+static void forget_copy(block_pool_t *pool, sequence_t *sequence)
+{
+    if (sequence->copied_from != NONE) let_go(pool, sequence->copied_from);
+    sequence->copied_from = NONE;
+}
+
+void block_pool_close(block_pool_t *pool, sequence_t *sequence)
 {
     pool->use++;
+    forget_copy(pool, sequence);
     const uint32_t *table = block_pool_table_of(pool, sequence);
     for (uint32_t i = sequence->block_count; i-- > 0;) /* last first: see eviction.h */
         let_go(pool, table[i]);
@@ -346,9 +373,9 @@ static void release_sequence(block_pool_t *pool, sequence_t *sequence)
 
 bool block_pool_release(block_pool_t *pool, uint64_t sequence_id)
 {
-    sequence_t *sequence = block_pool_find(pool, sequence_id);
+    sequence_t *sequence = block_pool_is_private(sequence_id) ? NULL : block_pool_find(pool, sequence_id);
     if (sequence == NULL) return false;
-    release_sequence(pool, sequence);
+    block_pool_close(pool, sequence);
     return true;
 }
 
@@ -358,8 +385,8 @@ uint32_t block_pool_release_all(block_pool_t *pool)
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         for (uint32_t next, j = pool->buckets[i]; j != NONE; j = next) {
             next = pool->sequences[j].next;
-            if (block_pool_is_pin(pool->sequences[j].id)) continue;
-            release_sequence(pool, &pool->sequences[j]);
+            if (block_pool_is_private(pool->sequences[j].id)) continue;
+            block_pool_close(pool, &pool->sequences[j]);
             released++;
         }
     return released;
@@ -385,29 +412,36 @@ static void index_block(block_pool_t *pool, sequence_t *sequence, uint32_t block
         prefix_index_replace(pool->index, first, block);
         pool->born[block] = pool->born[first];
         pool->hits[block] = pool->hits[first];
-        make_free(pool, first);
+        block_pool_make_free(pool, first);
         first = block;
     }
     sequence->tail = prefix_index_place(pool->index, first);
 }
 
+void block_pool_append(block_pool_t *pool, sequence_t *sequence, const uint32_t *ids, uint32_t ids_count)
+{
+    uint32_t block_tokens = pool->options.block_tokens;
+    uint32_t *pending = block_pool_pending_of(pool, sequence);
+    const uint32_t *table = block_pool_table_of(pool, sequence);
+    for (uint32_t i = 0; i < ids_count; i++) {
+        uint32_t at = sequence->committed++;
+        pending[at % block_tokens] = ids[i];
+        if (sequence->committed % block_tokens == 0) index_block(pool, sequence, table[at / block_tokens], pending);
+    }
+}
+
 bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t position, const uint32_t *ids,
                        uint32_t ids_count)
 {
-    sequence_t *sequence = block_pool_find(pool, sequence_id);
+    sequence_t *sequence = block_pool_is_private(sequence_id) ? NULL : block_pool_find(pool, sequence_id);
     if (sequence == NULL || position > sequence->committed) return false;
-    uint32_t block_tokens = pool->options.block_tokens;
     uint64_t end = (uint64_t)position + ids_count;
-    if (end > (uint64_t)sequence->block_count * block_tokens) return false;
+    if (end > (uint64_t)sequence->block_count * pool->options.block_tokens) return false;
     pool->use++;
-    uint32_t *pending = pending_of(pool, sequence);
-    const uint32_t *table = block_pool_table_of(pool, sequence);
-    while (sequence->committed < end) {
-        uint32_t at = sequence->committed;
-        pending[at % block_tokens] = ids[at - position];
-        sequence->committed++;
-        if (sequence->committed % block_tokens == 0) index_block(pool, sequence, table[at / block_tokens], pending);
-    }
+    if (end <= sequence->committed) return true;
+    uint32_t known = sequence->committed - position;
+    forget_copy(pool, sequence); /* a step behind the copy has run */
+    block_pool_append(pool, sequence, ids + known, ids_count - known);
     return true;
 }
 
@@ -416,11 +450,29 @@ uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32
     return block_pool_find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
 }
 
+uint32_t block_pool_resident(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
+{
+    return block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, NULL) * pool->options.block_tokens;
+}
+
+uint32_t block_pool_block_tokens(const block_pool_t *pool) { return pool->options.block_tokens; }
+
+bool block_pool_shares(const block_pool_t *pool) { return pool->options.prefix_cache; }
+
+uint32_t block_pool_pin_blocks_max(const block_pool_t *pool)
+{
+    uint32_t room = pool->options.block_count - pool->table_max, most = pool->options.pin_blocks_max;
+    return most > 0 && most < room ? most : room;
+}
+
 uint32_t block_pool_flush(block_pool_t *pool)
 {
     uint32_t freed = 0;
+    block_pool_count_pinned(pool, false,
+                            pool->scratch); /* who follows a pinned block may go, who is followed by one not */
     for (uint32_t block = 0; block < pool->options.block_count && prefix_index_count(pool->index) > 0; block++)
-        if (prefix_index_contains(pool->index, block)) freed += block_pool_unindex(pool, block);
+        if (prefix_index_contains(pool->index, block) && pool->scratch[block] == 0)
+            freed += block_pool_unindex(pool, block);
     pool->stats.flushes++;
     return freed;
 }
@@ -459,13 +511,39 @@ void block_pool_stats(const block_pool_t *pool, block_pool_stats_t *ret_stats)
     ret_stats->free_blocks = pool->free_count;
     ret_stats->cached_blocks = pool->cached_count;
     ret_stats->held_blocks = pool->options.block_count - pool->free_count - pool->cached_count;
-    ret_stats->sequences = pool->sequence_count - pool->pin_count;
+    ret_stats->sequences = pool->sequence_count - pool->pin_count - pool->fill_count;
     ret_stats->policy = qn_policy_seat_name(eviction_seat(pool->eviction));
 }
 
 /* ---- invariants ---- */
 
-static const char *count_references(const block_pool_t *pool, uint32_t *seen)
+/* Who holds a block without being its writer: clones their last one, and who copies from one. */
+static void count_readers(const block_pool_t *pool, uint32_t *readers)
+{
+    for (uint32_t i = 0; i <= pool->bucket_mask; i++)
+        for (uint32_t j = pool->buckets[i]; j != NONE; j = pool->sequences[j].next) {
+            const sequence_t *sequence = &pool->sequences[j];
+            if (sequence->copied_from != NONE) readers[sequence->copied_from]++;
+            if (block_pool_is_pin(sequence->id) && sequence->committed % pool->options.block_tokens != 0)
+                readers[block_pool_table_of(pool, sequence)[sequence->block_count - 1]]++;
+        }
+}
+
+static const char *check_table(const block_pool_t *pool, const sequence_t *sequence, uint32_t *seen,
+                               const uint32_t *readers)
+{
+    const uint32_t *table = block_pool_table_of(pool, sequence);
+    for (uint32_t k = 0; k < sequence->block_count; k++) {
+        if (table[k] >= pool->options.block_count) return "block pool: a table names a block that does not exist";
+        seen[table[k]]++;
+        if (k < sequence->committed / pool->options.block_tokens || block_pool_is_pin(sequence->id)) continue;
+        if (pool->references[table[k]] - readers[table[k]] != 1 || prefix_index_contains(pool->index, table[k]))
+            return "block pool: a block that may be written is shared or in the index";
+    }
+    return NULL;
+}
+
+static const char *count_references(const block_pool_t *pool, uint32_t *seen, const uint32_t *readers)
 {
     uint32_t sequences = 0;
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
@@ -475,31 +553,26 @@ static const char *count_references(const block_pool_t *pool, uint32_t *seen)
             if (sequence->block_count > pool->table_max ||
                 sequence->committed > sequence->block_count * (uint64_t)pool->options.block_tokens)
                 return "block pool: a sequence has committed more than its table holds";
-            const uint32_t *table = block_pool_table_of(pool, sequence);
-            for (uint32_t k = 0; k < sequence->block_count; k++) {
-                if (table[k] >= pool->options.block_count)
-                    return "block pool: a table names a block that does not exist";
-                seen[table[k]]++;
-                bool writable = k >= sequence->committed / pool->options.block_tokens;
-                if (writable && (pool->references[table[k]] != 1 || prefix_index_contains(pool->index, table[k])))
-                    return "block pool: a block that may be written is shared or in the index";
-            }
+            const char *broken = check_table(pool, sequence, seen, readers);
+            if (broken != NULL) return broken;
+            if (sequence->copied_from != NONE) seen[sequence->copied_from]++;
         }
     return sequences == pool->sequence_count ? NULL : "block pool: fewer sequences in buckets than counted";
 }
 
 const char *block_pool_check(const block_pool_t *pool)
 {
-    uint32_t *seen = pool->scratch;
-    memset(seen, 0, pool->options.block_count * sizeof *seen);
-    const char *broken = count_references(pool, seen);
+    uint32_t *seen = pool->scratch, *readers = pool->scratch + pool->options.block_count + 1;
+    memset(seen, 0, (2 * (size_t)pool->options.block_count + 1) * sizeof *seen);
+    count_readers(pool, readers);
+    const char *broken = count_references(pool, seen, readers);
     if (broken != NULL) return broken;
     uint32_t held = 0, cached = 0;
     for (uint32_t block = 0; block < pool->options.block_count; block++) {
         if (seen[block] != pool->references[block])
             return "block pool: references differ from the number of tables that list the block";
-        if (seen[block] > 1 && !prefix_index_contains(pool->index, block) && pool->stats.flushes == 0 &&
-            pool->stats.evictions == 0)
+        if (seen[block] > 1 + readers[block] && !prefix_index_contains(pool->index, block) &&
+            pool->stats.flushes == 0 && pool->stats.evictions == 0)
             return "block pool: a block is shared that never was in the index";
         held += seen[block] > 0;
         cached += seen[block] == 0 && prefix_index_contains(pool->index, block);

@@ -17,10 +17,17 @@
  *     follow it leave too: the cached ones become free, the held ones stay held and are simply found no more.
  *  9. Of two blocks with equal content the first stays in the index. If that one is cached and the second is held, the
  *     second takes its place and the first becomes free.
- * 10. Flush empties the index; held blocks stay with their sequences. A sequence whose chain left the index adds
- *     nothing to it any more.
- * 11. A pin holds blocks as a sequence does, and writes none: they stay held and, until a flush, indexed. Pins leave enough
- *     blocks unheld for one sequence of the greatest length, so that somebody always makes progress.
+ * 10. Flush empties the index but for full blocks of pins; held blocks stay with their sequences. A sequence whose chain
+ *     left the index adds nothing to it any more.
+ * 11. A pin holds blocks as a sequence does, and writes none: its full blocks stay held and indexed. Pins and fills leave
+ *     enough blocks unheld for one sequence of the greatest length, so that somebody always makes progress; pins hold
+ *     pin_blocks_max blocks at most.
+ * 12. A clone is a pin that may also hold one block behind its full ones, of which it keeps the first rows: rows that are
+ *     committed, which are never written again. Whoever was given that block goes on writing behind them.
+ * 13. A sequence that is opened with ids that go on as a clone's rows do has them copied into its first block of its own:
+ *     the grant says from where, and they count as cached. It holds that block too until its first commit, which proves
+ *     that the copy was made; what has not been committed may have to be copied again.
+ * 14. A fill holds fresh blocks that memory itself writes (restore); they enter the index when all of it is there.
  *
  * Times: open, extend, commit and release are O(blocks touched) (eviction of a block that others follow: amortised over
  * their entering the index); no allocation after creation. Not thread-safe, never blocks. Knows no socket, no device:
@@ -45,6 +52,7 @@ typedef struct {
     uint32_t sequences_max;     /* sequences open at once, 1 .. 65536 */
     uint32_t tokens_max;        /* of one sequence; a lease for more is short of blocks */
     bool prefix_cache;          /* false: nothing enters the index, blocks become free at once */
+    uint32_t pin_blocks_max;    /* blocks that pins may hold; 0: as many as rule 11 allows */
     qn_policy_seat_t *eviction; /* who decides what is evicted; borrowed, outlives the pool; NULL: lru */
 } block_pool_options_t;
 
@@ -60,8 +68,11 @@ typedef enum {
 typedef struct {
     uint32_t first_block;
     uint32_t block_count;
-    uint32_t cached_tokens; /* open: leading tokens that are resident (multiple of block_tokens); else 0 */
+    uint32_t cached_tokens; /* open: leading tokens that are resident, those of a copy included; else 0 */
     const uint32_t *blocks; /* view of the new entries, valid until the next call that changes the pool */
+    bool copies; /* open: block `copy_from` is to be copied into the one of the token at cached_tokens, before a
+                               step runs it; else cached_tokens is a multiple of block_tokens */
+    uint32_t copy_from;
 } block_pool_grant_t;
 
 typedef struct {
@@ -70,7 +81,8 @@ typedef struct {
     uint32_t sequences;
     uint64_t lookups;       /* opens that brought ids */
     uint64_t lookup_tokens; /* their ids */
-    uint64_t hit_tokens;    /* of those, found */
+    uint64_t hits;          /* of the lookups, found something */
+    uint64_t hit_tokens;    /* of the ids, found */
     uint64_t evictions;     /* blocks */
     uint64_t grants, grants_short, flushes;
     const char *policy; /* name of the eviction policy */
@@ -106,6 +118,14 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position,
 /* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
 
+/* The same with the last full block: what could be kept of these ids. */
+uint32_t block_pool_resident(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
+uint32_t block_pool_block_tokens(const block_pool_t *pool);
+/* Whether prefixes are shared at all. */
+bool block_pool_shares(const block_pool_t *pool);
+/* Blocks that pins may hold. */
+uint32_t block_pool_pin_blocks_max(const block_pool_t *pool);
+
 /* The sequence's block table: view of *ret_count entries, valid until the next change; NULL when not open. */
 const uint32_t *block_pool_table(const block_pool_t *pool, uint64_t sequence, uint32_t *ret_count);
 /* How many sequences hold the block. */
@@ -113,7 +133,7 @@ uint32_t block_pool_references(const block_pool_t *pool, uint32_t block);
 /* Whether the block is in the index (and so must not be written). */
 bool block_pool_indexed(const block_pool_t *pool, uint32_t block);
 
-/* Empties the index. Returns the number of cached blocks that became free. */
+/* Empties the index (rule 10). Returns the number of cached blocks that became free. */
 uint32_t block_pool_flush(block_pool_t *pool);
 
 /* Blocks a lease can still get: free + cached. */
@@ -128,21 +148,48 @@ void block_pool_eviction_changed(block_pool_t *pool);
  * chains are closed. Returns NULL, or a static text that names the broken one. For check() callbacks and tests. */
 const char *block_pool_check(const block_pool_t *pool);
 
-/* ---- for people: pins, eviction, the map (block_pool_pins.c, block_pool_map.c) ---- */
+/* ---- for people: pins, clones, eviction, the map (block_pool_pins.c, block_pool_clone.c, block_pool_map.c) ---- */
 
 #define BLOCK_POOL_PINS_MAX 64
+#define BLOCK_POOL_FILLS_MAX 2
 
 typedef enum {
     BLOCK_POOL_PINNED,
     BLOCK_POOL_NOT_CACHED,    /* nothing of it is resident: nothing was pinned */
     BLOCK_POOL_PINS_FULL,     /* BLOCK_POOL_PINS_MAX pins */
-    BLOCK_POOL_PINS_TOO_MUCH, /* the longest sequence would not find enough blocks beside the pins */
+    BLOCK_POOL_PINS_TOO_MUCH, /* rule 11 */
+    BLOCK_POOL_NOT_OPEN,      /* clone: no such sequence, or its blocks are not in the index */
 } block_pool_pin_outcome_t;
 
 /* Pins the resident full blocks of `ids` (rule 11); the same prefix again is the same pin. *ret_pin: its number, from 1;
  * *ret_tokens: how many tokens its blocks hold. */
 block_pool_pin_outcome_t block_pool_pin(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                                         uint32_t *ret_pin, uint32_t *ret_tokens);
+/* The same with the rows that ids have in the block behind (rule 12). */
+block_pool_pin_outcome_t block_pool_clone(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                                          uint32_t *ret_pin, uint32_t *ret_tokens);
+/* Of all that this sequence has committed. */
+block_pool_pin_outcome_t block_pool_clone_sequence(block_pool_t *pool, uint64_t sequence, uint32_t *ret_pin,
+                                                   uint32_t *ret_tokens);
+/* What a pin keeps: *ret_tokens ids into ret_ids [ids_max] as far as they go. False: there is no such pin. */
+bool block_pool_pin_ids(const block_pool_t *pool, uint32_t pin, uint32_t ids_max, uint32_t *ret_ids,
+                        uint32_t *ret_tokens, uint64_t *ret_salt);
+/* Its blocks, a view as block_pool_table's; NULL: there is no such pin. */
+const uint32_t *block_pool_pin_blocks(const block_pool_t *pool, uint32_t pin, uint32_t *ret_count);
+/* Makes a pin of an earlier pool over the same bytes again, as block_pool_pin_ids and _blocks gave it. Before any sequence
+ * is opened. False, and nothing changed: it contradicts itself, another pin or the rules. */
+bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                      const uint32_t *blocks, uint32_t block_count);
+
+/* Opens a fill (rule 14) for the full blocks of `ids`; ids_count is a multiple of block_tokens. The grant is the whole
+ * table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds them. False: no room
+ * (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
+bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+                          uint64_t *ret_fill, block_pool_grant_t *ret_grant);
+/* All of it is written: its blocks enter the index and become cached. */
+void block_pool_fill_finish(block_pool_t *pool, uint64_t fill, const uint32_t *ids, uint32_t ids_count);
+/* It came to nothing. */
+void block_pool_fill_drop(block_pool_t *pool, uint64_t fill);
 /* False: there is no such pin. */
 bool block_pool_unpin(block_pool_t *pool, uint32_t pin);
 /* Returns how many there were. */

@@ -32,7 +32,7 @@ static void show_owner(const block_pool_t *pool, const sequence_t *sequence, uin
         block_pool_block_t *shown = &blocks[table[i] - first];
         if (block_pool_is_pin(sequence->id))
             shown->pins++;
-        else if (shown->owner_count < BLOCK_POOL_OWNERS_MAX)
+        else if (!block_pool_is_private(sequence->id) && shown->owner_count < BLOCK_POOL_OWNERS_MAX)
             shown->owners[shown->owner_count++] = sequence->id;
     }
 }
@@ -68,7 +68,7 @@ void block_pool_fragmentation(block_pool_t *pool, block_pool_fragmentation_t *re
     *ret_fragmentation = (block_pool_fragmentation_t){.free_blocks = pool->free_count};
     for (uint32_t i = 0; i <= pool->bucket_mask; i++)
         for (uint32_t j = pool->buckets[i]; j != NONE; j = pool->sequences[j].next) {
-            if (block_pool_is_pin(pool->sequences[j].id)) continue;
+            if (block_pool_is_private(pool->sequences[j].id)) continue;
             ret_fragmentation->held_tokens += (uint64_t)pool->sequences[j].block_count * pool->options.block_tokens;
             ret_fragmentation->used_tokens += pool->sequences[j].committed;
         }

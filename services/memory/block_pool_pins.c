@@ -1,16 +1,15 @@
 /* What is this?      Pins, and eviction by people.
  * State owned:       none beyond the pool's; a pin is a sequence of the pool that nobody runs.
  * Must never:        take a block that a sequence of the greatest length would need (rule 11), or evict a held one.
- * Read next:         block_pool.h (rules 2, 3, 8, 11), block_pool.c. */
+ * Read next:         block_pool.h (rules 2, 3, 8, 11), block_pool_clone.c (how a pin is made), block_pool.c. */
 #include "services/memory/block_pool_internal.h"
 
 #include <string.h>
 
 #include "common/assert.h"
 
-/* Calls `each` for every pin until it returns true. */
-static const sequence_t *find_pin(const block_pool_t *pool,
-                                  bool (*each)(const block_pool_t *, const sequence_t *, void *), void *context)
+const sequence_t *block_pool_find_pin(const block_pool_t *pool,
+                                      bool (*each)(const block_pool_t *, const sequence_t *, void *), void *context)
 {
     for (uint32_t i = 0; i <= pool->bucket_mask && pool->pin_count; i++)
         for (uint32_t j = pool->buckets[i]; j != NONE; j = pool->sequences[j].next)
@@ -20,6 +19,48 @@ static const sequence_t *find_pin(const block_pool_t *pool,
 }
 
 static uint32_t number_of(const sequence_t *pin) { return (uint32_t)(pin->id & ~BLOCK_POOL_PIN); }
+
+/* ---- what pins hold ---- */
+
+typedef struct {
+    uint32_t *seen; /* [blocks], then the count */
+    bool tails;
+} counting_t;
+
+static bool count_blocks(const block_pool_t *pool, const sequence_t *pin, void *context)
+{
+    const counting_t *counting = context;
+    const uint32_t *table = block_pool_table_of(pool, pin);
+    uint32_t count = counting->tails ? pin->block_count : pin->committed / pool->options.block_tokens;
+    for (uint32_t i = 0; i < count; i++)
+        if (counting->seen[table[i]]++ == 0) counting->seen[pool->options.block_count]++;
+    return false;
+}
+
+void block_pool_count_pinned(const block_pool_t *pool, bool tails, uint32_t *seen)
+{
+    counting_t counting = {.seen = seen, .tails = tails};
+    memset(seen, 0, (pool->options.block_count + 1) * sizeof *seen);
+    block_pool_find_pin(pool, count_blocks, &counting);
+}
+
+uint32_t block_pool_pins(const block_pool_t *pool, uint32_t *ret_blocks)
+{
+    uint32_t *seen = pool->scratch + pool->options.block_count; /* the other half is for who asks */
+    uint32_t kept = *seen;
+    block_pool_count_pinned(pool, true, seen);
+    *ret_blocks = seen[pool->options.block_count];
+    *seen = kept;
+    return pool->pin_count;
+}
+
+bool block_pool_leaves_room(const block_pool_t *pool, uint32_t more, bool pinned)
+{
+    uint32_t held, most = pool->options.pin_blocks_max;
+    block_pool_pins(pool, &held);
+    if (pinned && most > 0 && (uint64_t)held + more > most) return false;
+    return (uint64_t)held + pool->fill_blocks + more + pool->table_max <= pool->options.block_count;
+}
 
 /* ---- pins ---- */
 
@@ -31,41 +72,15 @@ typedef struct {
 static bool holds_prefix(const block_pool_t *pool, const sequence_t *pin, void *context)
 {
     const prefix_t *prefix = context;
-    return pin->block_count == prefix->count &&
+    return pin->committed == prefix->count * pool->options.block_tokens &&
            block_pool_table_of(pool, pin)[prefix->count - 1] == prefix->blocks[prefix->count - 1];
-}
-
-static bool counts_blocks(const block_pool_t *pool, const sequence_t *pin, void *context)
-{
-    uint32_t *seen = context; /* [blocks], then the count */
-    const uint32_t *table = block_pool_table_of(pool, pin);
-    for (uint32_t i = 0; i < pin->block_count; i++)
-        if (seen[table[i]]++ == 0) seen[pool->options.block_count]++;
-    return false;
-}
-
-uint32_t block_pool_pins(const block_pool_t *pool, uint32_t *ret_blocks)
-{
-    uint32_t *seen = pool->scratch;
-    memset(seen, 0, (pool->options.block_count + 1) * sizeof *seen);
-    find_pin(pool, counts_blocks, seen);
-    *ret_blocks = seen[pool->options.block_count];
-    return pool->pin_count;
 }
 
 /* The resident blocks of the prefix, in scratch. */
 static prefix_t find_blocks(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
-    uint32_t count = block_pool_find_prefix(pool, salt, ids, ids_count, pool->table_max, pool->scratch);
+    uint32_t count = block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, pool->scratch);
     return (prefix_t){.blocks = pool->scratch, .count = count};
-}
-
-/* Whether blocks for the longest sequence are left beside the pins and `more`. */
-static bool leaves_room(const block_pool_t *pool, uint32_t more)
-{
-    uint32_t held;
-    block_pool_pins(pool, &held);
-    return held + more + pool->table_max <= pool->options.block_count;
 }
 
 block_pool_pin_outcome_t block_pool_pin(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
@@ -75,28 +90,21 @@ block_pool_pin_outcome_t block_pool_pin(block_pool_t *pool, uint64_t salt, const
     *ret_pin = *ret_tokens = 0;
     if (prefix.count == 0) return BLOCK_POOL_NOT_CACHED;
     *ret_tokens = prefix.count * pool->options.block_tokens;
-    const sequence_t *there = find_pin(pool, holds_prefix, &prefix);
+    const sequence_t *there = block_pool_find_pin(pool, holds_prefix, &prefix);
     if (there) {
         *ret_pin = number_of(there);
         return BLOCK_POOL_PINNED;
     }
-    if (pool->pin_count == BLOCK_POOL_PINS_MAX) return BLOCK_POOL_PINS_FULL;
-    if (!leaves_room(pool, prefix.count)) return BLOCK_POOL_PINS_TOO_MUCH;
-    block_pool_grant_t grant;
-    uint64_t id = BLOCK_POOL_PIN | ++pool->pins_made;
-    block_pool_stats_t before = pool->stats; /* a pin is no request: it counts nowhere */
-    block_pool_outcome_t outcome = block_pool_open(pool, id, salt, *ret_tokens, ids, ids_count, &grant);
-    pool->stats = before;
-    QN_ASSERT(outcome == BLOCK_POOL_GRANTED && grant.cached_tokens == *ret_tokens);
-    pool->pin_count++;
-    *ret_pin = number_of(block_pool_find(pool, id));
-    return BLOCK_POOL_PINNED;
+    return block_pool_clone(pool, salt, ids, *ret_tokens, ret_pin, ret_tokens);
 }
 
 bool block_pool_unpin(block_pool_t *pool, uint32_t pin)
 {
-    if (pin == 0 || !block_pool_release(pool, BLOCK_POOL_PIN | pin)) return false;
+    sequence_t *found = pin == 0 ? NULL : block_pool_find(pool, BLOCK_POOL_PIN | pin);
+    if (found == NULL) return false;
+    pool->tailed_pins -= found->committed % pool->options.block_tokens != 0;
     pool->pin_count--;
+    block_pool_close(pool, found);
     return true;
 }
 
@@ -109,7 +117,7 @@ static bool is_any(const block_pool_t *pool, const sequence_t *pin, void *contex
 uint32_t block_pool_unpin_all(block_pool_t *pool)
 {
     uint32_t count = 0;
-    for (const sequence_t *pin; (pin = find_pin(pool, is_any, NULL)); count++)
+    for (const sequence_t *pin; (pin = block_pool_find_pin(pool, is_any, NULL)); count++)
         block_pool_unpin(pool, number_of(pin));
     return count;
 }
@@ -118,7 +126,7 @@ uint32_t block_pool_pin_of(const block_pool_t *pool, uint64_t salt, const uint32
 {
     prefix_t prefix = find_blocks(pool, salt, ids, ids_count);
     for (; prefix.count > 0; prefix.count--) {
-        const sequence_t *pin = find_pin(pool, holds_prefix, &prefix);
+        const sequence_t *pin = block_pool_find_pin(pool, holds_prefix, &prefix);
         if (pin) return number_of(pin);
     }
     return 0;

@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/watch/log.h"
 #include "services/memory/kept_regions.h"
+#include "services/memory/methods.h"
 
 /* The ids of an item, NULL when it has none (then `ids` itself may be absent). */
 QN_GRANT_OUTCOME_SAME_VALUES(BLOCK_POOL_);
@@ -130,8 +131,23 @@ qn_err_t memory_publish_model(memory_service_t *service)
     return QN_OK;
 }
 
+void memory_meet_peer(memory_service_t *service, qn_peer_t peer)
+{
+    if (qn_peer_is_scheduler(peer)) service->scheduler = peer;
+    if (peer.service == QN_SERVICE_COMPUTE) service->compute = peer;
+}
+
 void memory_forget_peer(memory_service_t *service, qn_peer_t peer)
 {
+    if (qn_peer_is_scheduler(peer)) {
+        if (peer.epoch > service->gone_scheduler) service->gone_scheduler = peer.epoch;
+        if (qn_peer_equal(peer, service->scheduler)) service->scheduler = (qn_peer_t){0};
+        memory_clones_fail(service);
+    }
+    if (qn_peer_equal(peer, service->compute)) {
+        service->compute = (qn_peer_t){0};
+        memory_restores_settled(service, 0); /* nothing of it runs any more */
+    }
     size_t left = 0;
     for (size_t i = 0; i < service->asker_count; i++) {
         if (!qn_peer_equal(service->askers[i].peer, peer)) service->askers[left++] = service->askers[i];
@@ -190,8 +206,9 @@ static uint32_t blocks_for(const memory_service_t *service, uint32_t tokens)
 /* One item; its blocks are appended to the Grant's. An item that might not fit into this Grant is short of blocks: the
  * scheduler asks again. */
 static void lease_item(memory_service_t *service, const qn_lease_t *lease, const qn_lease_item_t *item,
-                       uint32_t *block_count, qn_grant_item_t *ret_item)
+                       qn_grant_t *reply, qn_grant_item_t *ret_item)
 {
+    uint32_t *block_count = &reply->blocks_count;
     block_pool_t *pool = service->model.pool;
     block_pool_grant_t grant = {0};
     block_pool_outcome_t outcome = BLOCK_POOL_SHORT_OF_BLOCKS;
@@ -211,6 +228,11 @@ static void lease_item(memory_service_t *service, const qn_lease_t *lease, const
     ret_item->first_block = grant.first_block;
     ret_item->block_count = grant.block_count;
     ret_item->cached_tokens = grant.cached_tokens;
+    if (grant.copies)
+        service->grant_copies[reply->copies_count++] =
+            (qn_grant_copy_t){.sequence = item->sequence,
+                              .from = grant.copy_from,
+                              .to = grant.blocks[grant.cached_tokens / service->config->memory.block_tokens]};
     *block_count += grant.block_count;
 }
 
@@ -236,23 +258,20 @@ static void handle_lease(void *state, qn_peer_t from, const void *message)
                                                      : "too many items, or an item's ids lie outside ids");
         return;
     }
-    uint32_t block_count = 0;
+    qn_grant_t reply = {.head.request = lease->head.request,
+                        .batch = lease->batch,
+                        .items = service->grant_items,
+                        .items_count = lease->items_count,
+                        .blocks = service->grant_blocks,
+                        .copies = service->grant_copies};
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_BEFORE_GRANT, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease"));
     for (uint32_t i = 0; i < lease->items_count; i++)
-        lease_item(service, lease, &lease->items[i], &block_count, &service->grant_items[i]);
+        lease_item(service, lease, &lease->items[i], &reply, &service->grant_items[i]);
     block_pool_stats_t stats;
     block_pool_stats(service->model.pool, &stats);
-    qn_grant_t reply = {
-        .head.request = lease->head.request,
-        .batch = lease->batch,
-        .items = service->grant_items,
-        .items_count = lease->items_count,
-        .blocks = service->grant_blocks,
-        .blocks_count = block_count,
-        .free_blocks = stats.free_blocks,
-        .cached_blocks = stats.cached_blocks,
-    };
+    reply.free_blocks = stats.free_blocks;
+    reply.cached_blocks = stats.cached_blocks;
     memory_send_or_log(service, from, QN_MESSAGE_GRANT, &reply);
     if (QN_FAILPOINT_IDS(QN_FAILPOINT_MEMORY_AFTER_LEASE, lease->ids, lease->ids_count))
         qn_daemon_fail(service->daemon, qn_fail(QN_ERR_INVALID, "a failpoint failed a Lease that was granted"));
@@ -284,6 +303,7 @@ static void handle_commit(void *state, qn_peer_t from, const void *message)
             qn_log_debug("Commit of sequence %" PRIu64 " at %" PRIu32 " ignored: not open, or not next", item->sequence,
                          item->position);
     }
+    if (commit->head.request) memory_clone_committed(service, commit->head.request);
 }
 
 /* What a Lease would share now, for a scheduling policy that wants to know. */
@@ -312,6 +332,14 @@ static void handle_prefix_query(void *state, qn_peer_t from, const void *message
 
 /* ---- the cache, for people ---- */
 
+static void handle_settled(void *state, qn_peer_t from, const void *message)
+{
+    memory_service_t *service = state;
+    const qn_settled_t *settled = message;
+    if (qn_peer_equal(from, service->compute) && settled->head.request)
+        memory_restores_settled(service, settled->head.request);
+}
+
 static void handle_cache_query(void *state, qn_peer_t from, const void *message)
 {
     memory_service_t *service = state;
@@ -336,7 +364,10 @@ static void handle_cache_query(void *state, qn_peer_t from, const void *message)
         .grants_short = stats.grants_short,
         .flushes = stats.flushes,
         .policy = qn_text(stats.policy),
+        .hits = stats.hits,
+        .pins = pin_book_count(service->pins),
     };
+    block_pool_pins(service->model.pool, &reply.pinned_blocks);
     memory_send_or_log(service, from, QN_MESSAGE_CACHE_STATS, &reply);
 }
 
@@ -358,6 +389,7 @@ const qn_handler_t memory_handlers[] = {
     {QN_MESSAGE_COMMIT, handle_commit},
     {QN_MESSAGE_CACHE_QUERY, handle_cache_query},
     {QN_MESSAGE_FLUSH_CACHE, handle_flush_cache},
+    {QN_MESSAGE_SETTLED, handle_settled},
     {QN_MESSAGE_PREFIX_QUERY, handle_prefix_query},
     {QN_MESSAGE_WORKSPACE_LEASE, memory_handle_workspace_lease},
     {QN_MESSAGE_WORKSPACE_RELEASE, memory_handle_workspace_release},

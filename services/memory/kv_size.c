@@ -69,3 +69,5 @@ uint64_t kv_size_compute_bytes(const qn_model_config_t *config, uint64_t max_ste
     uint64_t values = max_step_tokens * token + rows * (4 * (uint64_t)config->vocab + config->hidden);
     return CONTEXT_BYTES + values * sizeof(float);
 }
+
+uint64_t kv_size_context_bytes(void) { return CONTEXT_BYTES; }

@@ -38,5 +38,7 @@ qn_err_t kv_size_decide(const kv_size_request_t *request, kv_size_t *ret_size);
 /* Device memory that compute will need for this model: its context with cuBLASLt, and room for the activations and
  * tables it reserves. An estimate from above, for sizing only; what it reserves is granted or refused then. */
 uint64_t kv_size_compute_bytes(const qn_model_config_t *config, uint64_t max_step_tokens, uint64_t max_sequences);
+/* Of it, what a device's context takes. */
+uint64_t kv_size_context_bytes(void);
 
 #endif

@@ -16,5 +16,25 @@ qn_call_outcome_t memory_method_fragmentation(void *state, qn_call_t *call, cons
 qn_call_outcome_t memory_method_evict(void *state, qn_call_t *call, const void *message, void *ret_reply);
 qn_call_outcome_t memory_method_pin(void *state, qn_call_t *call, const void *message, void *ret_reply);
 qn_call_outcome_t memory_method_unpin(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t memory_method_clear(void *state, qn_call_t *call, const void *message, void *ret_reply);
+
+/* methods_pins.c */
+qn_call_outcome_t memory_method_pins(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t memory_method_clone(void *state, qn_call_t *call, const void *message, void *ret_reply);
+/* The Commit that answers this CommitQuery has been taken in. */
+void memory_clone_committed(memory_service_t *service, uint64_t query);
+/* The scheduler is gone: what was asked of it has no answer. */
+void memory_clones_fail(memory_service_t *service);
+
+/* methods_saved.c */
+qn_call_outcome_t memory_method_save(void *state, qn_call_t *call, const void *message, void *ret_reply);
+qn_call_outcome_t memory_method_restore(void *state, qn_call_t *call, const void *message, void *ret_reply);
+/* Compute has settled for this Settle (0: for all): blocks may be written. */
+void memory_restores_settled(memory_service_t *service, uint64_t query);
+/* After the errands: frees what waited for compute. */
+void memory_restores_fini(memory_service_t *service);
+
+/* methods_plan.c */
+qn_call_outcome_t memory_method_plan(void *state, qn_call_t *call, const void *message, void *ret_reply);
 
 #endif

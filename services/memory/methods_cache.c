@@ -1,4 +1,4 @@
-/* What is this?      Memory's methods about KV blocks and prefixes: the map, lookup, eviction, pins.
+/* What is this?      Memory's methods about KV blocks and prefixes: the map, lookup, eviction.
  * State owned:       none; the pool's.
  * Must never:        evict or move what a sequence holds.
  * Read next:         block_pool.h (the rules), schemas/memory/, methods.c (the rows). */
@@ -120,54 +120,18 @@ qn_call_outcome_t memory_method_evict(void *state, qn_call_t *call, const void *
     return QN_CALL_DONE;
 }
 
-/* ---- pins ---- */
-
-static qn_call_outcome_t show_pins(const memory_service_t *service, qn_memory_pin_reply_t *reply)
+qn_call_outcome_t memory_method_clear(void *state, qn_call_t *call, const void *message, void *ret_reply)
 {
+    memory_service_t *service = state;
+    const qn_memory_clear_t *asked = message;
+    qn_memory_clear_reply_t *reply = ret_reply;
     block_pool_stats_t stats;
+    if (!service->loaded) return memory_still_loading(call);
+    if (asked->pins) reply->removed_pins = pin_book_remove_all(service->pins, service->model.pool);
+    reply->freed_blocks = block_pool_flush(service->model.pool);
+    block_pool_pins(service->model.pool, &reply->pinned_blocks);
     block_pool_stats(service->model.pool, &stats);
-    reply->pins = block_pool_pins(service->model.pool, &reply->held_blocks);
-    reply->pinned_blocks = reply->pinned_tokens / stats.block_tokens;
+    reply->free_blocks = stats.free_blocks;
+    reply->used_blocks = stats.held_blocks;
     return QN_CALL_DONE;
-}
-
-qn_call_outcome_t memory_method_pin(void *state, qn_call_t *call, const void *message, void *ret_reply)
-{
-    memory_service_t *service = state;
-    const qn_memory_pin_t *asked = message;
-    qn_memory_pin_reply_t *reply = ret_reply;
-    if (!service->loaded) return memory_still_loading(call);
-    switch (block_pool_pin(service->model.pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count,
-                           &reply->pin, &reply->pinned_tokens)) {
-    case BLOCK_POOL_PINNED:
-    case BLOCK_POOL_NOT_CACHED: break;
-    case BLOCK_POOL_PINS_FULL:
-        return qn_call_fail(call, 409, NULL, "%d prefixes are pinned, and no more may be; unpin one",
-                            BLOCK_POOL_PINS_MAX);
-    case BLOCK_POOL_PINS_TOO_MUCH:
-        return qn_call_fail(call, 409, "ids",
-                            "ids: the pins would leave too few blocks for a request of the greatest length; unpin "
-                            "something, or raise memory.kv_bytes");
-    }
-    return show_pins(service, reply);
-}
-
-qn_call_outcome_t memory_method_unpin(void *state, qn_call_t *call, const void *message, void *ret_reply)
-{
-    memory_service_t *service = state;
-    const qn_memory_unpin_t *asked = message;
-    if (!service->loaded) return memory_still_loading(call);
-    block_pool_t *pool = service->model.pool;
-    if ((asked->pin != 0) + (asked->ids_count != 0) + asked->all != 1)
-        return qn_call_fail(call, 400, "pin", "pin: give one of pin, ids and all");
-    if (asked->all) {
-        block_pool_unpin_all(pool);
-        return show_pins(service, ret_reply);
-    }
-    uint32_t pin = asked->pin ? asked->pin
-                              : block_pool_pin_of(pool, qn_name_hash(asked->cache_salt), asked->ids, asked->ids_count);
-    if (!block_pool_unpin(pool, pin))
-        return qn_call_fail(call, 404, asked->pin ? "pin" : "ids", "%s: no such prefix is pinned",
-                            asked->pin ? "pin" : "ids");
-    return show_pins(service, ret_reply);
 }

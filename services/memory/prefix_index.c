@@ -207,6 +207,48 @@ uint32_t prefix_index_depth(const prefix_index_t *index, uint32_t block)
     return index->entries[block].depth;
 }
 
+const uint32_t *prefix_index_ids(const prefix_index_t *index, uint32_t block)
+{
+    QN_ASSERT(prefix_index_contains(index, block));
+    return ids_of(index, block);
+}
+
+uint32_t prefix_index_parent(const prefix_index_t *index, uint32_t block)
+{
+    QN_ASSERT(prefix_index_contains(index, block));
+    return index->entries[block].parent;
+}
+
+static void compare_start(const prefix_index_t *index, uint32_t block, const uint32_t *ids, uint32_t ids_count,
+                          uint32_t *best, uint32_t *ret_block)
+{
+    uint32_t same = 0;
+    while (same < ids_count && ids_of(index, block)[same] == ids[same])
+        same++;
+    if (same <= *best) return;
+    *best = same;
+    *ret_block = block;
+}
+
+uint32_t prefix_index_find_start(const prefix_index_t *index, prefix_place_t parent, uint64_t salt, const uint32_t *ids,
+                                 uint32_t ids_count, uint32_t *ret_block)
+{
+    uint32_t best = 0;
+    QN_ASSERT(prefix_index_valid(index, parent) && ids_count < index->block_tokens);
+    if (parent.block != NONE) {
+        for (uint32_t child = index->entries[parent.block].first_child; child != NONE;
+             child = index->entries[child].next_sibling)
+            compare_start(index, child, ids, ids_count, &best, ret_block);
+        return best;
+    }
+    for (uint32_t block = 0; block < index->block_count; block++) {
+        const entry_t *entry = &index->entries[block];
+        if (entry->content != 0 && entry->parent == NONE && entry->before == salt)
+            compare_start(index, block, ids, ids_count, &best, ret_block);
+    }
+    return best;
+}
+
 uint32_t prefix_index_child(const prefix_index_t *index, uint32_t block, uint32_t child)
 {
     return child == NONE ? index->entries[block].first_child : index->entries[child].next_sibling;

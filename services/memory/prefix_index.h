@@ -48,6 +48,14 @@ prefix_place_t prefix_index_place(const prefix_index_t *index, uint32_t block);
 bool prefix_index_valid(const prefix_index_t *index, prefix_place_t place);
 /* Index of the entry in its prefix, from 0. */
 uint32_t prefix_index_depth(const prefix_index_t *index, uint32_t block);
+/* Its block_tokens ids; a view until it is removed. */
+const uint32_t *prefix_index_ids(const prefix_index_t *index, uint32_t block);
+/* The entry it follows, or PREFIX_INDEX_NONE. */
+uint32_t prefix_index_parent(const prefix_index_t *index, uint32_t block);
+/* How many of ids [ids_count < block_tokens] an entry after `parent` begins with, at most; *ret_block is that entry.
+ * O(children); at the root, O(blocks). */
+uint32_t prefix_index_find_start(const prefix_index_t *index, prefix_place_t parent, uint64_t salt, const uint32_t *ids,
+                                 uint32_t ids_count, uint32_t *ret_block);
 /* The entries that follow it directly: the first, or the one after `child`; PREFIX_INDEX_NONE: no more. */
 uint32_t prefix_index_child(const prefix_index_t *index, uint32_t block, uint32_t child);
 uint32_t prefix_index_count(const prefix_index_t *index);

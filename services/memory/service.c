@@ -15,7 +15,9 @@
 #include "common/watch/log.h"
 #include "services/memory/handlers.h"
 #include "services/memory/kept_regions.h"
+#include "services/memory/methods.h"
 
+#define PINS_LOOK_MS 60000ull          /* at least so often while one has a time */
 #define PROGRESS_NS 250000000ull       /* between two states "loading 3.1 of 14.0 GiB" */
 #define PROGRESS_LINE_NS 2000000000ull /* between two log lines of it, on a terminal */
 
@@ -89,6 +91,10 @@ static void service_fini(void **state)
     qn_fd_server_destroy(&service->fd_server);
     if (service->loader) qn_daemon_unwatch(service->daemon, loader_fd(service->loader));
     loader_destroy(&service->loader);
+    if (service->errands) qn_daemon_unwatch(service->daemon, errands_fd(service->errands));
+    errands_destroy(&service->errands); /* they use pool and regions */
+    memory_restores_fini(service);
+    pin_book_destroy(&service->pins);
     loader_result_fini(&service->model);
     workspace_destroy(&service->workspace);
     qn_policy_seat_close(&service->eviction);
@@ -96,6 +102,7 @@ static void service_fini(void **state)
     region_table_destroy(&service->regions);
     free(service->tensors);
     free(service->grant_items);
+    free(service->grant_copies);
     free(service->grant_blocks);
     free(service);
     *state = NULL;
@@ -164,14 +171,16 @@ static qn_err_t open_eviction(memory_service_t *service, const qn_config_values_
 
 static qn_err_t open_service(memory_service_t *service, const qn_config_values_t *config)
 {
-    char fd_socket[QN_PATH_MAX + 16];
+    char fd_socket[QN_PATH_MAX + 16], pins[QN_PATH_MAX + 16];
     qn_mapping_t *kept_weights = NULL, *kept_kv = NULL;
     qn_share_t share = QN_SHARE_MEMFD;
     int32_t device = -1;
     snprintf(fd_socket, sizeof fd_socket, "%s/memory.fds", qn_daemon_run_dir(service->daemon));
     service->grant_items = calloc(QN_GRANT_ITEMS_MAX, sizeof *service->grant_items);
+    service->grant_copies = calloc(QN_GRANT_COPIES_MAX, sizeof *service->grant_copies);
     service->grant_blocks = calloc(QN_GRANT_BLOCKS_MAX, sizeof *service->grant_blocks);
-    if (!service->grant_items || !service->grant_blocks) return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
+    if (!service->grant_items || !service->grant_blocks || !service->grant_copies)
+        return qn_fail(QN_ERR_NO_MEMORY, "no memory for grants");
     qn_err_t err = choose_share(config, &share, &device);
     /* A GPU that cannot be used is said now, not when the model has been looked at. */
     if (!err) err = qn_region_probe(share, device);
@@ -180,6 +189,10 @@ static qn_err_t open_service(memory_service_t *service, const qn_config_values_t
                                   strcmp(config->memory.huge_pages, "off") != 0, &service->regions);
     if (!err) err = qn_fd_server_create(fd_socket, find_fd, service, &service->fd_server);
     if (!err) err = qn_daemon_watch(service->daemon, qn_fd_server_fd(service->fd_server));
+    snprintf(pins, sizeof pins, "%s/memory.pins", qn_daemon_run_dir(service->daemon));
+    if (!err) err = pin_book_create(pins, &service->pins);
+    if (!err) err = errands_create(&service->errands);
+    if (!err) err = qn_daemon_watch(service->daemon, errands_fd(service->errands));
     if (!err) err = take_kept(service, fd_socket, &kept_weights, &kept_kv);
     if (!err) err = memory_open_workspace(service);
     if (!err) err = open_eviction(service, config);
@@ -281,6 +294,7 @@ static void finish_loading(memory_service_t *service, uint64_t now_ns)
     loader_destroy(&service->loader);
     if (!err) err = own_region(service, &service->model.weights_region, service->model.weights_kept);
     if (!err) err = own_region(service, &service->model.kv_region, service->model.kv_kept);
+    if (!err) memory_open_pins(service);
     if (!err) err = memory_publish_model(service);
     if (!err)
         log_model(service);
@@ -319,13 +333,26 @@ static void publish_stats(memory_service_t *service)
     set_stat(service, MEMORY_STAT_LOAD, service->model.load_ns / 1000000);
 }
 
+/* Returns when the next pin expires, as the loop counts time; a clock that is set moves it. */
+static uint64_t tick_pins(memory_service_t *service, uint64_t now_ns)
+{
+    uint64_t now_ms = memory_now_ms();
+    uint64_t next_ms = pin_book_tick(service->pins, service->model.pool, now_ms);
+    if (next_ms == PIN_NEVER) return UINT64_MAX;
+    uint64_t wait_ms = next_ms > now_ms ? next_ms - now_ms : 0;
+    return now_ns + (wait_ms < PINS_LOOK_MS ? wait_ms + 1 : PINS_LOOK_MS) * 1000000;
+}
+
 static uint64_t service_tick(void *state, uint64_t now_ns)
 {
     memory_service_t *service = state;
     unsigned answered = qn_fd_server_serve(service->fd_server);
     if (answered) qn_stats_add(qn_daemon_stats(service->daemon), QN_DAEMON_STATS_TABLE, MEMORY_STAT_FDS, answered);
     if (service->loader) finish_loading(service, now_ns);
-    uint64_t wake_ns = service->workspace ? workspace_expire(service->workspace, now_ns) : UINT64_MAX;
+    errands_finish(service->errands);
+    uint64_t wake_ns = service->loaded ? tick_pins(service, now_ns) : UINT64_MAX;
+    uint64_t ends_ns = service->workspace ? workspace_expire(service->workspace, now_ns) : UINT64_MAX;
+    if (ends_ns < wake_ns) wake_ns = ends_ns;
     publish_stats(service);
     return service->loader && wake_ns > now_ns + PROGRESS_NS ? now_ns + PROGRESS_NS : wake_ns;
 }
@@ -333,6 +360,7 @@ static uint64_t service_tick(void *state, uint64_t now_ns)
 static void service_peer(void *state, qn_peer_t peer, qn_peer_event_t event)
 {
     if (event == QN_PEER_GONE) memory_forget_peer(state, peer);
+    if (event == QN_PEER_UP) memory_meet_peer(state, peer);
 }
 
 static void service_check(const void *state)

@@ -295,6 +295,11 @@ static void read_grant(const qn_grant_t *grant, uint32_t at, batch_grant_t *ret_
         .blocks = item->block_count > 0 && inside ? grant->blocks + item->block_offset : NULL,
         .outcome = (batch_grant_outcome_t)item->outcome,
     };
+    for (uint32_t i = 0; i < grant->copies_count && item->cached_tokens > 0; i++)
+        if (grant->copies[i].sequence == item->sequence) {
+            ret_grant->copies = true;
+            ret_grant->copy_from = grant->copies[i].from;
+        }
 }
 
 static void handle_grant(void *state, qn_peer_t from, const void *message)
@@ -308,6 +313,16 @@ static void handle_grant(void *state, qn_peer_t from, const void *message)
         read_grant(grant, i, &grants[i]);
     if (scheduler_grant(service->scheduler, grants, grant->items_count, grant->free_blocks + grant->cached_blocks) > 0)
         fault(service, "memory");
+}
+
+static void handle_commit_query(void *state, qn_peer_t from, const void *message)
+{
+    scheduler_service_t *service = state;
+    const qn_commit_query_t *query = message;
+    if (!qn_peer_equal(from, service->memory)) return;
+    qn_arena_reset(&service->arena);
+    qn_err_t err = scheduler_send_written(service, from, query->head.request, query->sequence);
+    if (err < 0) qn_daemon_fail(service->daemon, err);
 }
 
 static void handle_prefix_hits(void *state, qn_peer_t from, const void *message)
@@ -503,6 +518,7 @@ const qn_handler_t scheduler_handlers[] = {
     {QN_MESSAGE_REPLAY_COMPLETE, handle_replay_complete},
     {QN_MESSAGE_MODEL_DESCRIPTION, handle_model},
     {QN_MESSAGE_GRANT, handle_grant},
+    {QN_MESSAGE_COMMIT_QUERY, handle_commit_query},
     {QN_MESSAGE_STEP_RESULT, handle_step_result},
     {QN_MESSAGE_STEP_STATUS, handle_step_status},
     {QN_MESSAGE_REFUSAL, handle_refusal},

@@ -98,6 +98,8 @@ bool scheduler_send_quarantined(scheduler_service_t *service);
  * nothing any more. */
 qn_err_t scheduler_send_refusals(scheduler_service_t *service);
 qn_err_t scheduler_send_plans(scheduler_service_t *service, uint64_t now_ns);
+/* Answers CommitQuery. */
+qn_err_t scheduler_send_written(scheduler_service_t *service, qn_peer_t to, uint64_t query, uint64_t id);
 /* *ret_again_ns: when the planner wants to be asked again though nothing arrives. */
 qn_err_t scheduler_send_traffic(scheduler_service_t *service, uint64_t now_ns, uint64_t *ret_again_ns);
 void scheduler_send_tokens(scheduler_service_t *service);

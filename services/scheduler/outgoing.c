@@ -81,6 +81,14 @@ static const qn_slot_block_t *write_blocks(scheduler_service_t *service, const p
     return blocks;
 }
 
+static const qn_block_copy_t *write_copies(scheduler_service_t *service, const plan_t *plan)
+{
+    qn_block_copy_t *copies = qn_arena_zalloc(&service->arena, plan->copy_count, sizeof *copies);
+    for (uint32_t i = 0; i < plan->copy_count; i++)
+        copies[i] = (qn_block_copy_t){.from = plan->copies[i].from, .to = plan->copies[i].to};
+    return copies;
+}
+
 static const qn_slot_run_t *write_runs(scheduler_service_t *service, const plan_t *plan)
 {
     qn_slot_run_t *runs = qn_arena_zalloc(&service->arena, plan->run_count, sizeof *runs);
@@ -190,6 +198,8 @@ static qn_err_t send_plan(scheduler_service_t *service, const plan_t *plan)
         .sets_count = plan->set_count,
         .blocks = write_blocks(service, plan),
         .blocks_count = plan->block_count,
+        .copies = write_copies(service, plan),
+        .copies_count = plan->copy_count,
         .runs = write_runs(service, plan),
         .runs_count = plan->run_count,
         .ids = plan->ids,
@@ -284,6 +294,24 @@ static qn_err_t send_commits(scheduler_service_t *service, const plan_traffic_t 
     }
     qn_commit_t message = {.items = items, .items_count = traffic->commit_count, .ids = ids, .ids_count = ids_count};
     return send_to_peer(service, service->memory, QN_MESSAGE_COMMIT, &message);
+}
+
+/* All that the sequence has written, or nothing. The batch knows nothing of it: what memory has twice it skips. */
+qn_err_t scheduler_send_written(scheduler_service_t *service, qn_peer_t to, uint64_t query, uint64_t id)
+{
+    const batch_t *batch = scheduler_batch(service->scheduler);
+    const request_t *request = ledger_find(scheduler_ledger(service->scheduler), id);
+    const sequence_t *sequence = request ? &batch->sequences[request->index] : NULL;
+    qn_commit_item_t item = {.sequence = id};
+    qn_commit_t message = {.head.request = query, .items = &item};
+    if (sequence && sequence->phase == SEQUENCE_RUNNING && batch_written(batch, request->index) > sequence->committed) {
+        item.position = sequence->committed;
+        item.ids_count = batch_written(batch, request->index) - sequence->committed;
+        message.items_count = 1;
+        message.ids = request->ids + item.position;
+        message.ids_count = item.ids_count;
+    }
+    return send_to_peer(service, to, QN_MESSAGE_COMMIT, &message);
 }
 
 static qn_err_t send_leases(scheduler_service_t *service, const plan_traffic_t *traffic)

@@ -32,6 +32,7 @@ typedef struct {
     const block_pool_t *pool; /* memory's, to check writes */
     uint64_t *writer_salt;    /* [blocks] */
     uint64_t last_step;
+    bool clones; /* some were made in this run */
 } sim_compute_t;
 
 /* What a step gave, with room for all it may give. */
@@ -49,6 +50,7 @@ static inline sim_plan_t *sim_plan_copy(const plan_t *plan)
     copy->plan.retire = sim_copy(plan->retire, plan->retire_count, sizeof *plan->retire);
     copy->plan.sets = sim_copy(plan->sets, plan->set_count, sizeof *plan->sets);
     copy->plan.blocks = sim_copy(plan->blocks, plan->block_count, sizeof *plan->blocks);
+    copy->plan.copies = sim_copy(plan->copies, plan->copy_count, sizeof *plan->copies);
     copy->plan.runs = sim_copy(plan->runs, plan->run_count, sizeof *plan->runs);
     copy->plan.ids = sim_copy(plan->ids, plan->id_count, sizeof *plan->ids);
     copy->plan.stop_ids = sim_copy(plan->stop_ids, plan->stop_id_count, sizeof *plan->stop_ids);
@@ -68,6 +70,7 @@ static inline void sim_plan_free(sim_plan_t *copy)
     free((void *)copy->plan.retire);
     free((void *)copy->plan.sets);
     free((void *)copy->plan.blocks);
+    free((void *)copy->plan.copies);
     free((void *)copy->plan.runs);
     free((void *)copy->plan.ids);
     free((void *)copy->plan.stop_ids);
@@ -114,6 +117,13 @@ static inline void sim_compute_tables(sim_compute_t *compute, const sim_plan_t *
                   slot->block_count);
         slot->blocks[slot->block_count++] = entry->block;
     }
+    for (uint32_t i = 0; i < plan->copy_count; i++) {
+        const plan_copy_t *one = &plan->copies[i];
+        SIM_CHECK(one->from < compute->block_count && one->to < compute->block_count && one->from != one->to,
+                  "block %u is copied to %u", one->from, one->to);
+        memcpy(compute->kv + (size_t)one->to * compute->block_tokens,
+               compute->kv + (size_t)one->from * compute->block_tokens, compute->block_tokens * sizeof *compute->kv);
+    }
 }
 
 /* ---- runs ---- */
@@ -137,7 +147,9 @@ static inline void sim_check_write(const sim_compute_t *compute, const sim_slot_
     SIM_CHECK(table != NULL && index < count && table[index] == block,
               "request %llu writes block %u at entry %u, which it does not hold", (unsigned long long)slot->request,
               block, index);
-    SIM_CHECK(block_pool_references(compute->pool, block) == 1 && !block_pool_indexed(compute->pool, block),
+    /* Clones may hold it too, for the rows before (block_pool_check counts who else does). */
+    SIM_CHECK((block_pool_references(compute->pool, block) == 1 || compute->clones) &&
+                  !block_pool_indexed(compute->pool, block),
               "request %llu writes block %u, which is shared", (unsigned long long)slot->request, block);
 }
 

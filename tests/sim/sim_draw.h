@@ -241,7 +241,7 @@ static void draw_load(void)
         push(sim_next(random) % (at_ns + 20000000), (event_t){.kind = SWITCH_POLICY});
     uint32_t faults = sim_chance(random, 25) ? 0 : sim_between(random, 1, 6);
     for (uint32_t i = 0; i < faults; i++)
-        push(sim_next(random) % (at_ns + 20000000), (event_t){.kind = FAULT, .value = sim_between(random, 0, 5)});
+        push(sim_next(random) % (at_ns + 20000000), (event_t){.kind = FAULT, .value = sim_between(random, 0, 6)});
 }
 
 #endif

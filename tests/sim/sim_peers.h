@@ -13,8 +13,12 @@ static void start_memory(void)
     qn_err_t err = block_pool_create(&w.pool_options, &w.pool);
     SIM_CHECK(err == QN_OK, "%s", qn_err_text());
     w.compute.pool = w.pool;
+    for (uint32_t i = 0; w.bytes_live && i < w.kept_count; i++)
+        w.adopted += block_pool_adopt(w.pool, w.kept[i].pin, w.kept[i].salt, w.kept[i].ids, w.kept[i].tokens,
+                                      w.kept[i].blocks, w.kept[i].block_count);
     for (size_t i = 0; i < (size_t)w.pool_options.block_count * w.pool_options.block_tokens; i++)
-        w.compute.kv[i] = sim_next(&w.random); /* whatever was there */
+        if (block_pool_references(w.pool, (uint32_t)(i / w.pool_options.block_tokens)) == 0)
+            w.compute.kv[i] = sim_next(&w.random); /* whatever was there */
     push(w.now_ns + sim_between(&w.random, 1000, 300000), (event_t){.kind = MEMORY_UP, .from_epoch = w.memory_epoch});
 }
 
@@ -44,8 +48,16 @@ static void lease(const traffic_t *traffic, uint32_t at, batch_grant_t *ret_gran
                                  .cached_tokens = grant.cached_tokens,
                                  .blocks = sim_copy(grant.blocks, grant.block_count, sizeof *grant.blocks),
                                  .outcome = (batch_grant_outcome_t)outcome};
+    ret_grant->copies = grant.copies;
+    ret_grant->copy_from = grant.copy_from;
     w.hits += grant.cached_tokens > 0;
-    check_content(one->sequence, 0, grant.cached_tokens, "prefix hit");
+    uint32_t rows = grant.copies ? grant.cached_tokens % w.pool_options.block_tokens : 0;
+    check_content(one->sequence, 0, grant.cached_tokens - rows, "prefix hit");
+    for (uint32_t i = 0; i < rows; i++)
+        SIM_CHECK(w.compute.kv[(size_t)grant.copy_from * w.pool_options.block_tokens + i] ==
+                      find_request(one->sequence)->expected_kv[grant.cached_tokens - rows + i],
+                  "rows of a clone: request %llu is given foreign ones", (unsigned long long)one->sequence);
+    w.copies += grant.copies;
     for (uint32_t i = 0; i < grant.block_count; i++) {
         bool shared = i < grant.cached_tokens / w.pool_options.block_tokens;
         SIM_CHECK(!shared || w.compute.writer_salt[grant.blocks[i]] == one->salt, "a prefix was shared across salts");
@@ -246,6 +258,23 @@ static void kill_compute(bool crash)
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = COMPUTE_UP, .from_epoch = w.compute_epoch});
 }
 
+/* What memory writes down of its pins while it lives, as if read again after its death. */
+static void keep_pins(void)
+{
+    w.kept_count = 0;
+    w.bytes_live = sim_chance(&w.random, 70);
+    for (uint32_t pin = 1; pin <= 4 * SIM_KEPT_MAX && w.kept_count < SIM_KEPT_MAX; pin++) {
+        uint32_t at = w.kept_count, count;
+        const uint32_t *blocks = block_pool_pin_blocks(w.pool, pin, &count);
+        if (blocks == NULL) continue;
+        block_pool_pin_ids(w.pool, pin, SIM_TOKENS_MAX, w.kept[at].ids, &w.kept[at].tokens, &w.kept[at].salt);
+        memcpy(w.kept[at].blocks, blocks, count * sizeof *blocks);
+        w.kept[at].pin = pin;
+        w.kept[at].block_count = count;
+        w.kept_count++;
+    }
+}
+
 static void kill_memory(bool crash)
 {
     if (w.memory_epoch == 0) return;
@@ -255,6 +284,7 @@ static void kill_memory(bool crash)
     push(gone_ns, (event_t){.kind = MEMORY_GONE, .from_epoch = w.memory_epoch});
     w.memory_epoch = 0;
     w.memory_life++;
+    keep_pins();
     w.compute.pool = NULL;
     block_pool_destroy(&w.pool);
     push(gone_ns + sim_between(&w.random, 1000, 500000), (event_t){.kind = MEMORY_START});
@@ -355,6 +385,72 @@ static void kill_client(uint32_t client)
         push(w.now_ns + sim_between(&w.random, 1, 9900) * 1000000ull, (event_t){.kind = FAULT, .value = 2});
 }
 
+/* ---- people: clones, pins, what is brought from files ---- */
+
+/* A running sequence says what it has written (CommitQuery) and is cloned. */
+static void clone_running(void)
+{
+    uint32_t pin, tokens, count = 0;
+    const batch_t *batch = scheduler_batch(w.scheduler);
+    for (uint32_t slot = 0; slot < batch->slot_count; slot++) {
+        const sequence_t *one =
+            batch->slot_owner[slot] == BATCH_NOBODY ? NULL : &batch->sequences[batch->slot_owner[slot]];
+        if (one == NULL || one->phase != SEQUENCE_RUNNING || w.sees_memory != w.memory_epoch) continue;
+        const uint32_t *table = block_pool_table(w.pool, one->request->id, &count);
+        bool same = table != NULL && count == one->block_count &&
+                    memcmp(table, batch_table(batch, one), count * sizeof *table) == 0;
+        uint32_t written = batch_written(batch, one->request->index);
+        if (!same || written <= one->committed) continue; /* it stands in a message on its way */
+        if (!block_pool_commit(w.pool, one->request->id, one->committed, one->request->ids + one->committed,
+                               written - one->committed))
+            continue;
+        check_content(one->request->id, 0, written, "clone");
+        w.clones += block_pool_clone_sequence(w.pool, one->request->id, &pin, &tokens) == BLOCK_POOL_PINNED;
+        w.compute.clones = true;
+    }
+}
+
+/* A prefix comes from a file. No step runs: memory has asked (Settle). */
+static void fill(const sim_request_t *request)
+{
+    uint32_t block_tokens = w.pool_options.block_tokens;
+    uint32_t count = request->submission.prompt_tokens / block_tokens * block_tokens;
+    uint64_t salt = request->submission.salt, id;
+    block_pool_grant_t grant;
+    if (w.plan_count > 0 || w.compute_session == 0 || w.compute_session != scheduler_session(w.scheduler)) return;
+    if (count == 0 || !block_pool_fill_open(w.pool, salt, request->submission.prompt_ids, count, &id, &grant)) return;
+    for (uint32_t at = grant.cached_tokens; at < count; at++)
+        w.compute.kv[(size_t)grant.blocks[at / block_tokens] * block_tokens + at % block_tokens] =
+            request->expected_kv[at];
+    for (uint32_t i = grant.cached_tokens / block_tokens; i < grant.block_count; i++)
+        w.compute.writer_salt[grant.blocks[i]] = salt;
+    if (sim_chance(&w.random, 20)) {
+        block_pool_fill_drop(w.pool, id);
+        return;
+    }
+    block_pool_fill_finish(w.pool, id, request->submission.prompt_ids, count);
+    w.filled++;
+}
+
+static void people(void)
+{
+    uint32_t pin, tokens;
+    const sim_request_t *request = &w.requests[sim_between(&w.random, 0, w.request_count - 1)];
+    if (w.pool == NULL || w.scheduler == NULL || w.memory_epoch == 0) return;
+    if (sim_chance(&w.random, 40)) clone_running();
+    if (sim_chance(&w.random, 80)) fill(request);
+    for (int i = 0; i < 4; i++) {
+        const sim_request_t *one = &w.requests[sim_between(&w.random, 0, w.request_count - 1)];
+        w.clones += block_pool_clone(w.pool, one->submission.salt, one->submission.prompt_ids,
+                                     sim_between(&w.random, 1, one->submission.prompt_tokens), &pin,
+                                     &tokens) == BLOCK_POOL_PINNED;
+    }
+    w.compute.clones = true;
+    if (sim_chance(&w.random, 30))
+        for (uint32_t i = 1; i <= 8; i++)
+            if (sim_chance(&w.random, 50)) block_pool_unpin(w.pool, i);
+}
+
 static void fault(uint64_t kind)
 {
     w.faults[kind]++;
@@ -364,6 +460,7 @@ static void fault(uint64_t kind)
     case 2: kill_scheduler(sim_chance(&w.random, 50)); break;
     case 3: kill_client(sim_between(&w.random, 0, SIM_CLIENTS - 1)); break;
     case 5: confuse_compute(); break;
+    case 6: people(); break;
     default:
         if (w.pool != NULL) block_pool_flush(w.pool);
         break;

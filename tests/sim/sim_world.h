@@ -86,6 +86,7 @@ typedef struct {
     uint32_t crashes;
 } poison_t;
 
+#define SIM_KEPT_MAX 8u
 #define POISONS_MAX 2u
 #define LIVES_MAX 64u
 
@@ -137,16 +138,26 @@ static struct {
     bool scheduler_crashed;
     uint32_t lost_compute, lost_memory; /* lives the scheduler saw last */
 
+    /* What pins of the memory that died kept, when its bytes live on. */
+    struct {
+        uint32_t pin, tokens, block_count, ids[SIM_TOKENS_MAX], blocks[SIM_TOKENS_MAX];
+        uint64_t salt;
+    } kept[SIM_KEPT_MAX];
+    uint32_t kept_count;
+    bool bytes_live;
+    uint64_t copies, clones, adopted, filled;
+
     char chosen[LEDGER_POLICY_PAGES + 1][QN_POLICY_NAME_MAX]; /* in force when the scheduler died; "": nobody chose */
 
     uint64_t switches, withdrawals, differences, lookups;
-    uint64_t steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn, forgotten, yielded,
+    uint64_t steps, hits, preemptions, faults[7], masked, from_slot, compactions, replayed, torn, forgotten, yielded,
         renewed;
 } w;
 
 static struct {
+    uint64_t copies, clones, adopted, filled;
     uint64_t poison_crashes[POISON_KINDS], quarantined, switches, withdrawals, differences, lookups;
-    uint64_t requests, tokens, steps, hits, preemptions, faults[6], masked, from_slot, compactions, replayed, torn,
+    uint64_t requests, tokens, steps, hits, preemptions, faults[7], masked, from_slot, compactions, replayed, torn,
         forgotten, yielded, renewed, events;
 } total;
 

@@ -577,6 +577,7 @@ static void check_end(void)
         total.tokens += request->got_count;
     }
     block_pool_stats_t stats;
+    block_pool_unpin_all(w.pool);
     block_pool_stats(w.pool, &stats);
     SIM_CHECK(stats.held_blocks == 0 && stats.sequences == 0, "%u blocks are held at the end", stats.held_blocks);
     ledger_usage_t usage;
@@ -614,7 +615,11 @@ static void finish(uint64_t events)
     total.yielded += w.yielded;
     total.events += events;
     total.renewed += w.renewed;
-    for (uint32_t i = 0; i < 6; i++)
+    total.copies += w.copies;
+    total.clones += w.clones;
+    total.adopted += w.adopted;
+    total.filled += w.filled;
+    for (uint32_t i = 0; i < 7; i++)
         total.faults[i] += w.faults[i];
     scheduler_destroy(&w.scheduler);
     block_pool_destroy(&w.pool);
@@ -674,7 +679,7 @@ static void report(uint64_t seeds)
         "from_slot "
         "%llu, masked %llu, compactions %llu, replayed %llu, torn %llu, forgotten %llu, yielded %llu, renewed %llu; kills: compute %llu, memory %llu, scheduler "
         "%llu, "
-        "tokenizer %llu; flushes %llu; confusions %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu; "
+        "tokenizer %llu; flushes %llu; confusions %llu; clones %llu, copies %llu, adopted %llu, filled %llu; crashes: compute %llu, memory %llu, planning %llu, submit %llu; quarantined %llu; "
         "policies: switched %llu, withdrawn %llu, differences of shadows %llu, lookups %llu\n",
         (unsigned long long)seeds, (unsigned long long)total.requests, (unsigned long long)total.tokens,
         (unsigned long long)total.steps, (unsigned long long)total.events, (unsigned long long)total.hits,
@@ -683,11 +688,12 @@ static void report(uint64_t seeds)
         (unsigned long long)total.forgotten, (unsigned long long)total.yielded, (unsigned long long)total.renewed,
         (unsigned long long)total.faults[0], (unsigned long long)total.faults[1], (unsigned long long)total.faults[2],
         (unsigned long long)total.faults[3], (unsigned long long)total.faults[4], (unsigned long long)total.faults[5],
-        (unsigned long long)total.poison_crashes[0], (unsigned long long)total.poison_crashes[1],
-        (unsigned long long)total.poison_crashes[2], (unsigned long long)total.poison_crashes[3],
-        (unsigned long long)total.quarantined, (unsigned long long)total.switches,
-        (unsigned long long)total.withdrawals, (unsigned long long)total.differences,
-        (unsigned long long)total.lookups);
+        (unsigned long long)total.clones, (unsigned long long)total.copies, (unsigned long long)total.adopted,
+        (unsigned long long)total.filled, (unsigned long long)total.poison_crashes[0],
+        (unsigned long long)total.poison_crashes[1], (unsigned long long)total.poison_crashes[2],
+        (unsigned long long)total.poison_crashes[3], (unsigned long long)total.quarantined,
+        (unsigned long long)total.switches, (unsigned long long)total.withdrawals,
+        (unsigned long long)total.differences, (unsigned long long)total.lookups);
 }
 
 static void test_sim_every_seed_ends_as_predicted(void **state)
@@ -707,8 +713,9 @@ static void test_sim_every_seed_ends_as_predicted(void **state)
     assert_true(total.forgotten > 0 && total.yielded > 0);
     assert_true(total.renewed > 0);
     assert_true(total.switches > 0 && total.withdrawals > 0 && total.differences > 0 && total.lookups > 0);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         assert_true(total.faults[i] > 0);
+    assert_true(total.copies > 0 && total.clones > 0 && total.adopted > 0 && total.filled > 0);
 }
 
 /* The simulator is worth something only if it notices. */

@@ -23,7 +23,7 @@ struct step_queue {
     uint64_t taken;    /* the worker's alone */
     _Atomic uint64_t submitted, finished;
     _Atomic uint64_t discard_below; /* jobs numbered below are skipped */
-    atomic_bool closed;
+    atomic_bool closed, nudged;
     step_task_t *given; /* the loop's alone: not yet back */
     _Atomic(step_task_t *) task;
     atomic_bool task_done;
@@ -96,6 +96,13 @@ uint32_t step_queue_depth(const step_queue_t *queue)
 {
     return (uint32_t)(atomic_load_explicit(&queue->submitted, memory_order_relaxed) - queue->released);
 }
+
+uint64_t step_queue_submitted(const step_queue_t *queue)
+{
+    return atomic_load_explicit(&queue->submitted, memory_order_relaxed);
+}
+
+uint64_t step_queue_released(const step_queue_t *queue) { return queue->released; }
 
 bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step)
 {
@@ -175,14 +182,24 @@ void step_queue_close(step_queue_t *queue)
     signal_fd(queue->work_fd);
 }
 
+void step_queue_nudge(step_queue_t *queue)
+{
+    atomic_store(&queue->nudged, true);
+    signal_fd(queue->work_fd);
+}
+
+void step_queue_tell(step_queue_t *queue) { signal_fd(queue->done_fd); }
+
 /* ---- the worker's side ---- */
+
+bool step_queue_closed(const step_queue_t *queue) { return atomic_load(&queue->closed); }
 
 step_job_t *step_queue_take(step_queue_t *queue, bool wait)
 {
     for (;;) {
         if (atomic_load(&queue->closed)) return NULL;
         if (atomic_load_explicit(&queue->submitted, memory_order_acquire) != queue->taken) break;
-        if (!wait || step_queue_task(queue)) return NULL;
+        if (!wait || step_queue_task(queue) || atomic_exchange(&queue->nudged, false)) return NULL;
         uint64_t count;
         ssize_t got = read(queue->work_fd, &count, sizeof count);
         QN_ASSERT(got == sizeof count || errno == EINTR);

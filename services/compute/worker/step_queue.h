@@ -49,6 +49,9 @@ void step_queue_discard(step_queue_t *queue);
 bool step_queue_holds(const step_queue_t *queue, uint64_t owner, uint64_t step);
 /* Submitted and not yet released. */
 uint32_t step_queue_depth(const step_queue_t *queue);
+/* Jobs submitted, and released, since the beginning: what was submitted before is over when so many are released. */
+uint64_t step_queue_submitted(const step_queue_t *queue);
+uint64_t step_queue_released(const step_queue_t *queue);
 /* Hands a task over; the giver keeps it until it comes back. false: there is one already. */
 bool step_queue_give_task(step_queue_t *queue, step_task_t *task);
 /* Returns the task that has been run, once; NULL: none, or not yet. */
@@ -56,18 +59,21 @@ step_task_t *step_queue_done_task(step_queue_t *queue);
 /* Readable when a job or a task has finished; step_queue_quiet makes it unreadable again. Borrowed. */
 int step_queue_fd(const step_queue_t *queue);
 void step_queue_quiet(step_queue_t *queue);
+/* The worker looks for other work than jobs: one take that waits returns NULL. Any thread. */
+void step_queue_nudge(step_queue_t *queue);
+/* Makes step_queue_fd readable, as a job that finishes does. Any thread. */
+void step_queue_tell(step_queue_t *queue);
 /* The worker's take returns NULL from now on. Any thread. */
 void step_queue_close(step_queue_t *queue);
 
 /* ---- the worker's side ---- */
 
+bool step_queue_closed(const step_queue_t *queue);
 /* The next job; several may be taken before the first is finished. With `wait` blocks until there is one. NULL: there is
- * none, or the queue is closed. */
+ * none, the queue is closed, or it was nudged. */
 step_job_t *step_queue_take(step_queue_t *queue, bool wait);
 /* The oldest job taken is done. */
 void step_queue_finish(step_queue_t *queue);
-/* Whether take() returns NULL for good. */
-bool step_queue_is_closed(const step_queue_t *queue);
 /* Returns view of the task that waits to be run, or NULL; take() does not block while there is one. */
 step_task_t *step_queue_task(const step_queue_t *queue);
 void step_queue_finish_task(step_queue_t *queue);

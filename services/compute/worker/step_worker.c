@@ -22,6 +22,8 @@ struct step_worker {
     executor_t *executor;
     int nice;
     unsigned steps_in_flight;
+    task_queue_t *tasks;
+    qn_stream_t *task_stream;
     pthread_t thread;
 };
 
@@ -49,6 +51,12 @@ static void finish_oldest(step_worker_t *self, flight_t *flight)
     step_queue_finish(self->queue);
 }
 
+/* What else there is to do; a step never waits for more than a slice of it. */
+static void run_task(step_worker_t *self)
+{
+    if (self->tasks && task_queue_run(self->tasks, self->task_stream)) step_queue_tell(self->queue);
+}
+
 /* While the device works, this thread looks for the next plan and for the end of the oldest step in turn, without
  * sleeping: a plan that comes late leaves the device idle for as long as somebody takes to notice. It gives way each
  * time: the kernel may have put a thread that carries messages on this core. */
@@ -63,17 +71,21 @@ static void *worker_main(void *argument)
         bool rests = task && flight.count == 0 && !task->run(task, self->executor);
         if (task && flight.count == 0 && !rests) step_queue_finish_task(self->queue);
         bool room = flight.count < self->steps_in_flight && !(task && flight.count); /* those in flight end first */
-        step_job_t *job = room ? step_queue_take(self->queue, flight.count == 0 && !rests) : NULL;
+        bool idle = flight.count == 0;
+        bool waits = idle && !rests && !(self->tasks && task_queue_pending(self->tasks));
+        step_job_t *job = room ? step_queue_take(self->queue, waits) : NULL;
         if (job) {
             if (!job->skipped) begin(self, job);
             flight.jobs[flight.count++] = job;
-        } else if (flight.count == 0) {
-            if (step_queue_is_closed(self->queue)) return NULL;
-            continue; /* a task came */
+        } else if (idle) {
+            if (step_queue_closed(self->queue)) return NULL;
+            run_task(self);
+            continue;
         }
-        if (flight.jobs[0]->skipped || executor_is_done(self->executor))
+        if (flight.jobs[0]->skipped || executor_is_done(self->executor)) {
             finish_oldest(self, &flight);
-        else
+            run_task(self);
+        } else
             sched_yield();
     }
 }
@@ -87,7 +99,9 @@ qn_err_t step_worker_start(step_queue_t *queue, executor_t *executor, const step
     *self = (step_worker_t){.queue = queue,
                             .executor = executor,
                             .nice = options->nice,
-                            .steps_in_flight = options->steps_in_flight};
+                            .steps_in_flight = options->steps_in_flight,
+                            .tasks = options->tasks,
+                            .task_stream = options->task_stream};
     sigset_t all, before; /* signals belong to the process's own loop */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -6,12 +6,15 @@
 #include "common/err.h"
 #include "services/compute/executor/executor.h"
 #include "services/compute/worker/step_queue.h"
+#include "services/compute/worker/task_queue.h"
 
 typedef struct step_worker step_worker_t;
 
 typedef struct {
     int nice;                 /* below the loop's priority: control traffic goes first */
     unsigned steps_in_flight; /* the backend's: submitted to the device before the first of them is done */
+    task_queue_t *tasks;      /* kept until stop: run a slice at a time between steps; NULL: none */
+    qn_stream_t *task_stream; /* of the CPU, for them */
 } step_worker_options_t;
 
 /* Starts the thread. Keeps a reference to queue and executor until stop. Returns owned. Failure: QN_ERR_NO_MEMORY,

@@ -53,10 +53,14 @@ void reply_query_cache(const cache_figures_t *figures, reply_buffer_t *out)
     json_put_member_unsigned(&writer, "free_blocks", figures->free_blocks);
     json_put_member_unsigned(&writer, "sequences", figures->sequences);
     json_put_member_unsigned(&writer, "lookups", figures->lookups);
+    json_put_member_unsigned(&writer, "hits", figures->hits);
+    json_put_member_unsigned(&writer, "misses", figures->lookups - figures->hits);
     json_put_member_unsigned(&writer, "lookup_tokens", figures->lookup_tokens);
     json_put_member_unsigned(&writer, "hit_tokens", figures->hit_tokens);
     json_put_key(&writer, "hit_rate");
     json_put_number(&writer, figures->lookup_tokens ? (double)figures->hit_tokens / (double)figures->lookup_tokens : 0);
+    json_put_member_unsigned(&writer, "pins", figures->pins);
+    json_put_member_unsigned(&writer, "pinned_blocks", figures->pinned_blocks);
     json_put_member_unsigned(&writer, "evictions", figures->evictions);
     json_put_member_unsigned(&writer, "grants", figures->grants);
     json_put_member_unsigned(&writer, "grants_short", figures->grants_short);

@@ -31,7 +31,8 @@ typedef struct {
 
 typedef struct {
     uint32_t block_tokens, total_blocks, used_blocks, cached_blocks, free_blocks, sequences;
-    uint64_t block_bytes, lookups, lookup_tokens, hit_tokens, evictions, grants, grants_short, flushes;
+    uint32_t pins, pinned_blocks;
+    uint64_t block_bytes, lookups, hits, lookup_tokens, hit_tokens, evictions, grants, grants_short, flushes;
     const char *policy; /* C string */
 } cache_figures_t;
 

@@ -236,6 +236,7 @@ static qn_err_t make_pool(loader_t *loader)
         .sequences_max = (uint32_t)sequences,
         .tokens_max = loader->result.kv.max_model_len,
         .prefix_cache = may_share_prefixes(loader),
+        .pin_blocks_max = (uint32_t)((loader->result.kv.block_count * config->memory.pin_percent + 99) / 100),
         .eviction = loader->eviction,
     };
     return block_pool_create(&options, &loader->result.pool);

@@ -235,8 +235,11 @@ static qn_err_t check_grant(const batch_t *batch, const sequence_t *sequence, co
     bool table_fits = grant->first_block == sequence->block_count && blocks <= batch->table_max &&
                       blocks * batch->block_tokens >= sequence->lease_tokens &&
                       (grant->blocks != NULL || grant->block_count == 0);
-    bool cached_fits = grant->cached_tokens % batch->block_tokens == 0 &&
-                       grant->cached_tokens < request_known_tokens(sequence->request) &&
+    bool copy_fits = grant->copies
+                         ? table_fits && grant->cached_tokens / batch->block_tokens < blocks &&
+                               grant->cached_tokens % batch->block_tokens != 0 && grant->copy_from < batch->total_blocks
+                         : grant->cached_tokens % batch->block_tokens == 0;
+    bool cached_fits = copy_fits && grant->cached_tokens < request_known_tokens(sequence->request) &&
                        (grant->cached_tokens == 0 || (opened && sequence->shared));
     for (uint32_t i = 0; table_fits && i < grant->block_count; i++)
         table_fits = grant->blocks[i] < batch->total_blocks;
@@ -257,6 +260,9 @@ static void accept_grant(batch_t *batch, sequence_t *sequence, const batch_grant
     if (sequence->phase != SEQUENCE_LEASING) return;
     request_t *request = sequence->request;
     sequence->planned = sequence->proven = sequence->committed = grant->cached_tokens;
+    sequence->copies = grant->copies;
+    sequence->copy_from = grant->copy_from;
+    sequence->copied_tokens = grant->cached_tokens;
     ledger_admit(batch->ledger, request,
                  grant->cached_tokens < request->prompt_tokens ? grant->cached_tokens : request->prompt_tokens);
     move_to(batch, sequence, SEQUENCE_RUNNING);
@@ -327,7 +333,12 @@ void batch_forget_shortage(batch_t *batch)
         if (batch->slot_owner[slot] != BATCH_NOBODY) batch->sequences[batch->slot_owner[slot]].short_of_blocks = false;
 }
 
-uint32_t batch_committable(const batch_t *batch, uint32_t index)
+bool batch_must_copy(const sequence_t *sequence)
+{
+    return sequence->copies && sequence->proven == sequence->copied_tokens;
+}
+
+uint32_t batch_written(const batch_t *batch, uint32_t index)
 {
     const sequence_t *sequence = sequence_at(batch, index);
     const request_t *request = sequence->request;
@@ -335,7 +346,14 @@ uint32_t batch_committable(const batch_t *batch, uint32_t index)
     if (request->sampling.prompt_logprobs && request->prompt.known < request->prompt_tokens &&
         request->prompt.known - 1 < proven)
         proven = request->prompt.known - 1; /* see batch_compute_lost */
-    return proven - proven % batch->block_tokens;
+    return proven;
+}
+
+uint32_t batch_committable(const batch_t *batch, uint32_t index)
+{
+    uint32_t written = batch_written(batch, index), full = written - written % batch->block_tokens;
+    uint32_t committed = sequence_at(batch, index)->committed;
+    return full > committed ? full : committed; /* a copy may end inside a block */
 }
 
 void batch_committed(batch_t *batch, uint32_t index, uint32_t position)

@@ -44,10 +44,13 @@ typedef struct {
     uint64_t lease_batch;  /* the Lease that is not answered; 0 = none */
     uint64_t last_step;    /* last plan that runs it */
     uint32_t retiring_at;  /* its place in batch.retiring */
-    bool shared;           /* opened with ids: may have prefix hits */
-    bool slot_set;         /* compute knows its slot */
-    bool short_of_blocks;  /* its last extension was refused; cleared when blocks come back */
-    bool requeue;          /* RETIRING: waits again afterwards */
+    uint32_t copy_from;    /* with `copies`: the block to be copied into that of the token at copied_tokens */
+    uint32_t copied_tokens;
+    bool copies;          /* rows of a clone go into its first block of its own (block_pool.h, rule 13) */
+    bool shared;          /* opened with ids: may have prefix hits */
+    bool slot_set;        /* compute knows its slot */
+    bool short_of_blocks; /* its last extension was refused; cleared when blocks come back */
+    bool requeue;         /* RETIRING: waits again afterwards */
 } sequence_t;
 
 typedef struct {
@@ -134,6 +137,8 @@ typedef struct {
     uint64_t sequence;
     uint32_t first_block, block_count, cached_tokens;
     const uint32_t *blocks; /* borrowed */
+    bool copies;            /* cached_tokens ends inside a block, into which block copy_from is to be copied */
+    uint32_t copy_from;
     batch_grant_outcome_t outcome;
 } batch_grant_t;
 
@@ -169,6 +174,10 @@ void batch_released(batch_t *batch, uint32_t index);
 void batch_forget_shortage(batch_t *batch);
 /* Up to where its KV may be committed: full blocks that will never be written again. */
 uint32_t batch_committable(const batch_t *batch, uint32_t index);
+/* Up to where its KV is written for good, to the last token. */
+uint32_t batch_written(const batch_t *batch, uint32_t index);
+/* Whether the plan that sets its slot has to copy rows first: no step that did has its result. */
+bool batch_must_copy(const sequence_t *sequence);
 /* Commits up to `position` were sent to memory. */
 void batch_committed(batch_t *batch, uint32_t index, uint32_t position);
 

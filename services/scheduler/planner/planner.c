@@ -16,6 +16,7 @@ static bool allocate(planner_t *planner)
     planner->sets = calloc(slots, sizeof *planner->sets);
     planner->blocks = calloc(PLAN_BLOCKS_MAX, sizeof *planner->blocks);
     planner->runs = calloc(slots, sizeof *planner->runs);
+    planner->copies = calloc(slots, sizeof *planner->copies);
     planner->ids = calloc(PLAN_IDS_MAX, sizeof *planner->ids);
     planner->stop_ids = calloc((size_t)slots * QN_SLOT_STOP_IDS_MAX, sizeof *planner->stop_ids);
     planner->bias = calloc(QN_STEP_PLAN_BIAS_MAX, sizeof *planner->bias);
@@ -32,10 +33,10 @@ static bool allocate(planner_t *planner)
     planner->commits = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->commits);
     planner->releases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->releases);
     planner->leases = calloc(QN_LEASE_ITEMS_MAX, sizeof *planner->leases);
-    return planner->retire && planner->sets && planner->blocks && planner->runs && planner->ids && planner->stop_ids &&
-           planner->bias && planner->list_ids && planner->reasons && planner->next_reasons && planner->tokens_of_slot &&
-           planner->view && planner->parts && planner->shadow_parts && planner->lookups && planner->prefixes &&
-           planner->decisions && planner->commits && planner->releases && planner->leases;
+    return planner->retire && planner->sets && planner->blocks && planner->copies && planner->runs && planner->ids &&
+           planner->stop_ids && planner->bias && planner->list_ids && planner->reasons && planner->next_reasons &&
+           planner->tokens_of_slot && planner->view && planner->parts && planner->shadow_parts && planner->lookups &&
+           planner->prefixes && planner->decisions && planner->commits && planner->releases && planner->leases;
 }
 
 static qn_err_t check_options(const planner_options_t *options, uint32_t slots)
@@ -79,6 +80,7 @@ void planner_destroy(planner_t **planner)
     free(self->retire);
     free(self->sets);
     free(self->blocks);
+    free(self->copies);
     free(self->runs);
     free(self->ids);
     free(self->stop_ids);

@@ -56,6 +56,10 @@ typedef struct {
 } plan_block_t;
 
 typedef struct {
+    uint32_t from, to;
+} plan_copy_t;
+
+typedef struct {
     uint32_t slot, position, token_count, ids_offset;
     bool from_slot, sample;
 } plan_run_t;
@@ -68,12 +72,13 @@ typedef struct {
     const uint32_t *retire;
     const plan_set_t *sets;
     const plan_block_t *blocks;
+    const plan_copy_t *copies;
     const plan_run_t *runs;
     const uint32_t *ids, *stop_ids, *list_ids;
     const request_bias_t *bias;
     const char (*reasons)[QN_POLICY_REASON_MAX];
-    uint32_t retire_count, set_count, block_count, run_count, id_count, stop_id_count, bias_count, list_id_count,
-        reason_count;
+    uint32_t retire_count, set_count, block_count, copy_count, run_count, id_count, stop_id_count, bias_count,
+        list_id_count, reason_count;
     uint32_t tap_count, tap_value_count; /* of the sets' probes */
     uint32_t token_count, from_slot_count;
     bool reset; /* compute empties all slots first: it is a new session */

@@ -36,6 +36,7 @@ struct planner {
     uint32_t *retire;                           /* [slots] */
     plan_set_t *sets;                           /* [slots] */
     plan_block_t *blocks;                       /* [PLAN_BLOCKS_MAX] */
+    plan_copy_t *copies;                        /* [slots] */
     plan_run_t *runs;                           /* [slots] */
     uint32_t *ids;                              /* [PLAN_IDS_MAX] */
     uint32_t *stop_ids;                         /* [slots * QN_SLOT_STOP_IDS_MAX] */

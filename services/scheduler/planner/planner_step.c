@@ -129,6 +129,7 @@ static void reset_plan(planner_t *planner)
         .retire = planner->retire,
         .sets = planner->sets,
         .blocks = planner->blocks,
+        .copies = planner->copies,
         .runs = planner->runs,
         .ids = planner->ids,
         .stop_ids = planner->stop_ids,
@@ -230,8 +231,13 @@ static uint32_t tell_slot(planner_t *planner, sequence_t *sequence)
 {
     batch_t *batch = planner->batch;
     plan_t *plan = &planner->plan;
-    if (!sequence->slot_set) add_set(planner, sequence);
     const uint32_t *table = batch_table(batch, sequence);
+    if (!sequence->slot_set) {
+        add_set(planner, sequence);
+        if (batch_must_copy(sequence))
+            planner->copies[plan->copy_count++] =
+                (plan_copy_t){.from = sequence->copy_from, .to = table[sequence->copied_tokens / batch->block_tokens]};
+    }
     uint32_t told = sequence->slot_set ? sequence->blocks_sent : 0;
     for (; told < sequence->block_count && plan->block_count < PLAN_BLOCKS_MAX; told++)
         planner->blocks[plan->block_count++] =
