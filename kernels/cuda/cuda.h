@@ -48,6 +48,9 @@ qn_err_t qn_cuda_upload(qn_stream_t *stream, void *to, const void *from, size_t 
 qn_err_t qn_cuda_download(qn_stream_t *stream, void *to, const void *from, size_t bytes);
 /* Pinned host memory, which kernels can write too, by the same address; returns owned. */
 qn_err_t qn_cuda_pinned_create(size_t bytes, void **ret_memory);
+/* Pins memory that somebody else made, page-aligned, so that copies into it are the device's own; and the reverse. */
+qn_err_t qn_cuda_pin(void *memory, size_t bytes);
+void qn_cuda_unpin(void *memory);
 void qn_cuda_pinned_destroy(void **memory);
 
 /* A mark is a place in the stream. `timed` marks can be compared. */

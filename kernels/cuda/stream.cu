@@ -236,6 +236,14 @@ void qn_cuda_pinned_destroy(void **memory)
     *memory = NULL;
 }
 
+qn_err_t qn_cuda_pin(void *memory, size_t bytes)
+{
+    cudaError_t error = cudaHostRegister(memory, bytes, cudaHostRegisterDefault);
+    return error ? fail(error, "pinning the workspace") : QN_OK;
+}
+
+void qn_cuda_unpin(void *memory) { cudaHostUnregister(memory); }
+
 /* ---- marks ---- */
 
 qn_err_t qn_cuda_mark_create(bool timed, qn_cuda_mark_t **ret_mark)

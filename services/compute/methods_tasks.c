@@ -169,7 +169,7 @@ static const qn_workspace_handle_t *handle_of(compute_task_t *task, qn_arena_t *
 
 /* ---- forward ---- */
 
-static void summarise_logits(const compute_task_t *task, qn_arena_t *arena, qn_tensor_result_t *ret)
+static void summarise_logits(const compute_task_t *task, qn_arena_t *arena, qn_tapped_tensor_t *ret)
 {
     task_tensor_t tensor = {.name = "logits", .dtype = QN_DTYPE_F32, .shape = {task->service->limits.vocab}, .rank = 1};
     double sum = 0, squares = 0;
@@ -188,7 +188,7 @@ static void summarise_logits(const compute_task_t *task, qn_arena_t *arena, qn_t
     }
     double mean = sum / numbers;
     shape[0] = tensor.shape[0];
-    *ret = (qn_tensor_result_t){.name = qn_text("logits"),
+    *ret = (qn_tapped_tensor_t){.name = qn_text("logits"),
                                 .shape = shape,
                                 .shape_count = 1,
                                 .min = least,
@@ -204,7 +204,7 @@ static void reply_forward(compute_task_t *task)
     qn_arena_t arena;
     qn_arena_init(&arena, 0);
     qn_token_logprob_t *top = qn_arena_zalloc(&arena, 21, sizeof *top);
-    qn_tensor_result_t logits, *taps = qn_arena_zalloc(&arena, task->tensor_count + 1, sizeof *taps);
+    qn_tapped_tensor_t logits, *taps = qn_arena_zalloc(&arena, task->tensor_count + 1, sizeof *taps);
     float *values = qn_arena_zalloc(&arena, task->has_range ? 1 : task->values + 1, sizeof *values);
     qn_compute_forward_reply_t reply = {.tokens = task->run.count, .values = values, .taps = taps, .top = top};
     uint32_t wanted = task->top ? task->top : 1;
@@ -278,7 +278,7 @@ static void look_at_weights(compute_task_t *task)
 static void reply_scores(compute_task_t *task)
 {
     qn_arena_t arena;
-    qn_tensor_result_t weights;
+    qn_tapped_tensor_t weights;
     qn_arena_init(&arena, 0);
     float *values = qn_arena_zalloc(&arena, task->has_range ? 1 : task->values + 1, sizeof *values);
     qn_compute_attention_scores_reply_t reply = {.layer = task->run.weight_layer,
@@ -375,7 +375,7 @@ static void look_at_stage(compute_task_t *task)
 static void reply_stage(compute_task_t *task)
 {
     qn_arena_t arena;
-    qn_tensor_result_t output, inside[16];
+    qn_tapped_tensor_t output, inside[16];
     qn_arena_init(&arena, 0);
     qn_token_logprob_t *top = qn_arena_zalloc(&arena, 21, sizeof *top);
     float *values = qn_arena_zalloc(&arena, task->has_range ? 1 : task->values + 1, sizeof *values);

@@ -1,5 +1,5 @@
 /* What is this?      Calls that run tokens beside the steps, from the request to the reply.
- * State owned:       compute_service_t.tasks; the private KV cache's region.
+ * State owned:       compute_service_t.beside; the private KV cache's region.
  * Must never:        touch a task that the worker has; answer a call twice.
  * Read next:         tasks.h, methods_tasks.c (the calls), executor/executor_task.c (the run). */
 #include "services/compute/tasks.h"
@@ -31,7 +31,7 @@ static void destroy(compute_task_t *task)
 {
     compute_service_t *service = task->service;
     for (unsigned i = 0; i < TASKS_MAX; i++)
-        if (service->tasks[i] == task) service->tasks[i] = NULL;
+        if (service->beside[i] == task) service->beside[i] = NULL;
     executor_t *executor = service->runtime->executor;
     executor_task_release(executor, &task->weights_memory);
     executor_task_release(executor, &task->logits_memory);
@@ -54,7 +54,7 @@ compute_task_t *tasks_begin(compute_service_t *service, qn_call_t *call)
         return NULL;
     }
     unsigned i = 0;
-    while (i < TASKS_MAX && service->tasks[i])
+    while (i < TASKS_MAX && service->beside[i])
         i++;
     compute_task_t *task = i < TASKS_MAX ? calloc(1, sizeof *task) : NULL;
     if (!task) {
@@ -64,7 +64,7 @@ compute_task_t *tasks_begin(compute_service_t *service, qn_call_t *call)
     task->service = service;
     task->call = *call;
     task->has_call = true;
-    service->tasks[i] = task;
+    service->beside[i] = task;
     return task;
 }
 
@@ -149,6 +149,7 @@ static bool run_on_worker(step_task_t *step, void *executor)
     compute_task_t *task = (compute_task_t *)step;
     bool done = false;
     task->run.workspace = task->out;
+    task->run.in_workspace = task->has_range;
     task->run.workspace_bytes = task->out_bytes;
     qn_err_t err = executor_run_chunk(executor, &task->run, &done);
     if (err) qn_failure_keep(&task->failure, err);
@@ -254,7 +255,7 @@ void tasks_tick(compute_service_t *service)
         finish((compute_task_t *)done);
     }
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->tasks[i];
+        compute_task_t *task = service->beside[i];
         if (!task || task == service->running_task) continue;
         if (task->wants_cache && !service->probe_kv)
             ask_cache(service);
@@ -269,7 +270,7 @@ void tasks_take_range(compute_service_t *service, const qn_workspace_range_t *ra
 {
     if (range->head.request == 0) return; /* renewed: finish() */
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->tasks[i];
+        compute_task_t *task = service->beside[i];
         if (!task || task->message != range->head.request) continue;
         const qn_mapping_t *workspace = service->workspace;
         bool ours = range->region->id == qn_region_id(workspace) &&
@@ -303,8 +304,8 @@ bool tasks_take_region(compute_service_t *service, const qn_region_t *region)
     service->cache_message = 0;
     qn_err_t err = service->probe_kv ? QN_OK : qn_region_import(region, true, &service->probe_kv);
     for (unsigned i = 0; err && i < TASKS_MAX; i++)
-        if (service->tasks[i] && service->tasks[i]->wants_cache)
-            tasks_refuse(service->tasks[i], 503, NULL, "the KV cache for this call cannot be mapped: %s",
+        if (service->beside[i] && service->beside[i]->wants_cache)
+            tasks_refuse(service->beside[i], 503, NULL, "the KV cache for this call cannot be mapped: %s",
                          qn_err_text());
     return true;
 }
@@ -315,7 +316,7 @@ bool tasks_take_refusal(compute_service_t *service, const qn_refusal_t *refusal)
     bool of_cache = service->cache_message && refusal->head.request == service->cache_message, found = of_cache;
     if (of_cache) service->cache_message = 0;
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->tasks[i];
+        compute_task_t *task = service->beside[i];
         if (!task) continue;
         if (of_cache && task->wants_cache) {
             tasks_refuse(task, 507, NULL,
@@ -335,7 +336,7 @@ void tasks_end(compute_service_t *service)
     if (!service->runtime) return;
     service->running_task = NULL;
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->tasks[i];
+        compute_task_t *task = service->beside[i];
         if (!task) continue;
         task->has_range = false; /* its lease went with memory, or ends with it */
         tasks_refuse(task, 503, NULL, "memory has restarted; try again");
@@ -347,12 +348,12 @@ void tasks_end(compute_service_t *service)
 /* ---- replies ---- */
 
 void tasks_show(const compute_task_t *task, qn_arena_t *arena, const task_tensor_t *tensor,
-                qn_tensor_result_t *ret_result, float *values, uint32_t *values_count)
+                qn_tapped_tensor_t *ret_result, float *values, uint32_t *values_count)
 {
     uint64_t *shape = qn_arena_zalloc(arena, 4, sizeof *shape);
     char *name = qn_arena_strndup(arena, tensor->name, strlen(tensor->name));
     memcpy(shape, tensor->shape, sizeof tensor->shape);
-    *ret_result = (qn_tensor_result_t){.name = qn_text(name),
+    *ret_result = (qn_tapped_tensor_t){.name = qn_text(name),
                                        .dtype = tensor->dtype,
                                        .shape = shape,
                                        .shape_count = tensor->rank,

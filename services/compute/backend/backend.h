@@ -61,6 +61,9 @@ typedef struct {
      * when a later mark is passed. Returns owned. Failure: QN_ERR_NO_MEMORY, QN_ERR_DEVICE. */
     qn_err_t (*host_create)(size_t bytes, void **ret_memory);
     void (*host_destroy)(void **memory);
+    /* Makes whole pages that others made as fast for download as those of host_create; NULL: they are. QN_ERR_DEVICE. */
+    qn_err_t (*host_pin)(void *memory, size_t bytes);
+    void (*host_unpin)(void *memory);
     /* Returns owned. */
     qn_err_t (*mark_create)(backend_mark_t **ret_mark);
     void (*mark_destroy)(backend_mark_t **mark);

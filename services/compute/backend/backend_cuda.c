@@ -150,6 +150,8 @@ const backend_t *backend_cuda(void)
         .download = download,
         .host_create = qn_cuda_pinned_create,
         .host_destroy = qn_cuda_pinned_destroy,
+        .host_pin = qn_cuda_pin,
+        .host_unpin = qn_cuda_unpin,
         .mark_create = mark_create,
         .mark_destroy = mark_destroy,
         .mark_set = mark_set,

@@ -115,6 +115,7 @@ void executor_destroy(executor_t **executor)
         free(ticket->samples);
         free(ticket->readers);
     }
+    if (self->workspace_pinned) self->backend->host_unpin(qn_region_pointer(self->workspace));
     for (uint32_t slot = 0; self->owners && slot < self->limits.max_sequences; slot++)
         executor_end_probe(self, slot);
     free(self->owners);

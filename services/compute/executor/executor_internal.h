@@ -78,6 +78,7 @@ struct executor {
     step_run_t *pass_runs;         /* [slots]: the runs of one pass */
     bool *pass_done;               /* [slots]: by run of the plan */
     const qn_mapping_t *workspace; /* borrowed; NULL: none */
+    bool workspace_pinned;         /* from its first use on */
     bool token_by_token;           /* attention over chunks */
     uint64_t (*now_ns)(void);
     uint64_t submitted, finished;
@@ -137,6 +138,8 @@ void executor_run_passes(executor_t *self, const step_plan_t *plan, ticket_t *ti
 /* Of a pass with a probe: what taps read of the last norm and of the logits. */
 void executor_tap_outputs(executor_t *self);
 void executor_report_reads(const ticket_t *ticket);
+/* Before the first copy into the workspace: a failure only makes copies slow, and is said once. */
+void executor_pin_workspace(executor_t *self);
 /* What a pass with this probe has on the device. */
 void executor_upload_probe(executor_t *self, const qn_probe_t *probe);
 /* executor.c: a chunk as runs of one token each, after those of the chunks before it. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/assert.h"
+#include "common/watch/log.h"
 #include "kernels/cpu/cpu.h"
 
 QN_MASK_RULE_KIND_SAME_VALUES(QN_MASK_);
@@ -64,6 +65,14 @@ void executor_upload_probe(executor_t *self, const qn_probe_t *probe)
 {
     upload_masks(self, probe);
     upload_values(self, probe);
+}
+
+void executor_pin_workspace(executor_t *self)
+{
+    if (self->workspace_pinned || !self->workspace || !self->backend->host_pin) return;
+    self->workspace_pinned = true;
+    if (self->backend->host_pin(qn_region_pointer(self->workspace), qn_region_bytes(self->workspace)) != QN_OK)
+        qn_log_warning("the workspace cannot be pinned, so copies into it are slow: %s", qn_err_text());
 }
 
 /* Nothing is read into a workspace that the request does not mean, or after its time. */
@@ -126,6 +135,7 @@ static void run_probed(executor_t *self, const step_plan_t *plan, const qn_probe
                             .position = plan->runs[0].position,
                             .tokens = plan->runs[0].tokens,
                             .workspace = probe->tap_count ? workspace_of(self, probe) : NULL};
+    if (pass.workspace) executor_pin_workspace(self);
     if (pass.workspace) pass.workspace_bytes = qn_region_bytes(self->workspace);
     self->forward.probe = &pass;
     executor_run_pass(self, plan, ticket);

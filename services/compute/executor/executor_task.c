@@ -194,6 +194,7 @@ qn_err_t executor_run_chunk(executor_t *executor, executor_task_t *task, bool *r
     uint64_t begin_ns = self->now_ns();
     self->host = &self->tickets[0].in; /* no step has it */
     executor_upload_probe(self, &probe);
+    if (task->in_workspace) executor_pin_workspace(self);
     if (!task->request) self->forward.kv = task->kv;
     if (!task->request && task->done == 0) start_private(self, task);
     self->forward.probe = &pass;

@@ -16,6 +16,7 @@ typedef struct {
     const float *input; /* [count, E]; NULL with stages.embed */
     /* What to do beside it. Of a living sequence its own masks hold, whatever the probe says. */
     qn_probe_t probe;
+    bool in_workspace;  /* `workspace` is a range of the region of that name */
     uint8_t *workspace; /* where taps read to */
     uint64_t workspace_bytes;
     uint32_t weight_layer, weight_from, weight_columns; /* rows of positions from weight_from on */

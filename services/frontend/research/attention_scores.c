@@ -38,7 +38,7 @@ static void show(form_t *form, call_t *call, const void *message)
 {
     const qn_compute_attention_scores_reply_t *reply = message;
     const attention_form_t *state = form->state;
-    const qn_tensor_result_t *weights = reply->weights;
+    const qn_tapped_tensor_t *weights = reply->weights;
     reply_buffer_t data = {0};
     json_writer_t writer = json_writer_on(&data);
     json_put_open(&writer, '{');

@@ -114,7 +114,7 @@ static void show_stage(form_t *form, call_t *call, const void *message)
         json_put_key(&writer, "intermediates");
         json_put_open(&writer, '{');
         for (uint32_t i = 0; i < reply->intermediates_count; i++) {
-            const qn_tensor_result_t *tensor = &reply->intermediates[i];
+            const qn_tapped_tensor_t *tensor = &reply->intermediates[i];
             json_put_key_text(&writer, tensor->name.data, tensor->name.bytes);
             json_put_open(&writer, '{');
             form_put_tensor(&writer, tensor, reply->values, reply->handle);

@@ -182,7 +182,7 @@ bool form_read_masks(form_t *form, const qn_mask_row_t **ret_rows, uint32_t *ret
 
 /* ---- tensors ---- */
 
-void form_put_handle(json_writer_t *writer, const qn_tensor_result_t *tensor, const qn_workspace_handle_t *handle)
+void form_put_handle(json_writer_t *writer, const qn_tapped_tensor_t *tensor, const qn_workspace_handle_t *handle)
 {
     json_put_open(writer, '{');
     json_put_member_unsigned(writer, "region", handle->region);
@@ -203,7 +203,7 @@ void form_put_handle(json_writer_t *writer, const qn_tensor_result_t *tensor, co
     json_put_close(writer, '}');
 }
 
-void form_put_summary(json_writer_t *writer, const qn_tensor_result_t *tensor)
+void form_put_summary(json_writer_t *writer, const qn_tapped_tensor_t *tensor)
 {
     const struct {
         const char *name;
@@ -237,7 +237,7 @@ void form_put_nested(json_writer_t *writer, const float *values, const uint64_t 
     json_put_close(writer, ']');
 }
 
-void form_put_tensor(json_writer_t *writer, const qn_tensor_result_t *tensor, const float *values,
+void form_put_tensor(json_writer_t *writer, const qn_tapped_tensor_t *tensor, const float *values,
                      const qn_workspace_handle_t *handle)
 {
     json_put_key(writer, "shape");

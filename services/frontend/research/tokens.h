@@ -31,13 +31,13 @@ bool form_read_masks(form_t *form, const qn_mask_row_t **ret_rows, uint32_t *ret
 uint32_t form_inline_values(const form_t *form);
 
 /* {"region", "epoch", "offset", "bytes", "shape", "dtype", "lease", "fd_socket"}: where a tensor is. */
-void form_put_handle(json_writer_t *writer, const qn_tensor_result_t *tensor, const qn_workspace_handle_t *handle);
+void form_put_handle(json_writer_t *writer, const qn_tapped_tensor_t *tensor, const qn_workspace_handle_t *handle);
 /* {"min", "max", "mean", "std", "zeros", "nan_count"}. */
-void form_put_summary(json_writer_t *writer, const qn_tensor_result_t *tensor);
+void form_put_summary(json_writer_t *writer, const qn_tapped_tensor_t *tensor);
 /* The numbers as lists in lists of the tensor's shape, from dimension `from` on. */
 void form_put_nested(json_writer_t *writer, const float *values, const uint64_t *shape, uint32_t rank);
 /* "shape", "dtype", "summary", and "values" or "handle". */
-void form_put_tensor(json_writer_t *writer, const qn_tensor_result_t *tensor, const float *values,
+void form_put_tensor(json_writer_t *writer, const qn_tapped_tensor_t *tensor, const float *values,
                      const qn_workspace_handle_t *handle);
 
 /* For the schemas of bodies. */
