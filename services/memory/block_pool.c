@@ -276,13 +276,12 @@ uint64_t block_pool_identity(const block_pool_t *pool, uint64_t salt)
     return pool->kernel_set ? qn_fingerprint(facts, sizeof facts, 0) : salt;
 }
 
-uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t identity, const uint32_t *ids, uint32_t ids_count,
                                 uint32_t blocks_max, uint32_t *ret_blocks)
 {
     if (!pool->options.prefix_cache || ids_count == 0) return 0;
     uint32_t full = (ids_count - 1) / pool->options.block_tokens;
     uint32_t limit = full < blocks_max ? full : blocks_max;
-    uint64_t identity = block_pool_identity(pool, salt);
     prefix_place_t place = PREFIX_ROOT;
     uint32_t found = 0;
     for (; found < limit; found++) {
@@ -320,7 +319,7 @@ block_pool_outcome_t block_pool_open(block_pool_t *pool, uint64_t sequence_id, u
     bool full = pool->sequence_count - pool->pin_count - pool->fill_count == pool->options.sequences_max;
     if (full || needed > pool->table_max) return refuse_short(pool);
     uint32_t *table = pool->tables + (size_t)pool->unused_sequence * pool->table_max;
-    uint32_t shared = block_pool_find_prefix(pool, salt, ids, ids_count, needed, table);
+    uint32_t shared = block_pool_find_prefix(pool, block_pool_identity(pool, salt), ids, ids_count, needed, table);
     uint32_t revived = 0; /* shared blocks that are cached now, and so cannot be evicted for the fresh ones */
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[table[i]] == 0;
@@ -463,12 +462,14 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence_id, uint32_t positi
 
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
-    return block_pool_find_prefix(pool, salt, ids, ids_count, UINT32_MAX, NULL) * pool->options.block_tokens;
+    return block_pool_find_prefix(pool, block_pool_identity(pool, salt), ids, ids_count, UINT32_MAX, NULL) *
+           pool->options.block_tokens;
 }
 
 uint32_t block_pool_resident(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
-    return block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, NULL) * pool->options.block_tokens;
+    return block_pool_find_full(pool, block_pool_identity(pool, salt), ids, ids_count, pool->table_max, NULL) *
+           pool->options.block_tokens;
 }
 
 uint32_t block_pool_block_tokens(const block_pool_t *pool) { return pool->options.block_tokens; }

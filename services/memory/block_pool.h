@@ -118,6 +118,8 @@ bool block_pool_commit(block_pool_t *pool, uint64_t sequence, uint32_t position,
 /* The kernels that compute what is written from now on: part of the identity of blocks of sequences that are opened from now
  * on, and of what is looked up. 0: unknown, as at first. */
 void block_pool_set_kernels(block_pool_t *pool, uint64_t kernel_set);
+/* What blocks that are written now under this salt are known by beside their tokens. */
+uint64_t block_pool_identity(const block_pool_t *pool, uint64_t salt);
 
 /* How many leading tokens of `ids` are resident: a multiple of block_tokens, below ids_count. Changes nothing. */
 uint32_t block_pool_lookup(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count);
@@ -185,10 +187,10 @@ const uint32_t *block_pool_pin_blocks(const block_pool_t *pool, uint32_t pin, ui
 bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, uint64_t identity, const uint32_t *ids,
                       uint32_t ids_count, const uint32_t *blocks, uint32_t block_count);
 
-/* Opens a fill (rule 14) for the full blocks of `ids`; ids_count is a multiple of block_tokens. The grant is the whole
+/* Opens a fill (rule 14) for the full blocks of `ids` under this identity; ids_count is a multiple of block_tokens. The grant is the whole
  * table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds them. False: no room
  * (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
-bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, uint64_t identity, const uint32_t *ids, uint32_t ids_count,
                           uint64_t *ret_fill, block_pool_grant_t *ret_grant);
 /* All of it is written: its blocks enter the index and become cached. */
 void block_pool_fill_finish(block_pool_t *pool, uint64_t fill, const uint32_t *ids, uint32_t ids_count);

@@ -131,7 +131,8 @@ block_pool_pin_outcome_t block_pool_clone(block_pool_t *pool, uint64_t salt, con
 {
     *ret_pin = *ret_tokens = 0;
     if (!pool->options.prefix_cache) return BLOCK_POOL_NOT_CACHED;
-    uint32_t full = block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, pool->scratch);
+    uint32_t full =
+        block_pool_find_full(pool, block_pool_identity(pool, salt), ids, ids_count, pool->table_max, pool->scratch);
     uint32_t at = full * pool->options.block_tokens;
     tail_t tail = {.place = full > 0 ? prefix_index_place(pool->index, pool->scratch[full - 1]) : PREFIX_ROOT,
                    .salt = salt,
@@ -257,20 +258,19 @@ bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, uint64_t 
 
 /* ---- fills ---- */
 
-bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, uint64_t identity, const uint32_t *ids, uint32_t ids_count,
                           uint64_t *ret_fill, block_pool_grant_t *ret_grant)
 {
     uint32_t needed = ids_count / pool->options.block_tokens, revived = 0;
     QN_ASSERT(ids_count % pool->options.block_tokens == 0);
     if (pool->fill_count == BLOCK_POOL_FILLS_MAX || needed == 0 || needed > pool->table_max) return false;
-    uint32_t shared = block_pool_find_full(pool, salt, ids, ids_count, needed, pool->scratch);
+    uint32_t shared = block_pool_find_full(pool, identity, ids, ids_count, needed, pool->scratch);
     for (uint32_t i = 0; i < shared; i++)
         revived += pool->references[pool->scratch[i]] == 0;
     if (needed - shared > block_pool_available(pool) - revived) return false;
     if (shared < needed && !block_pool_leaves_room(pool, needed, false)) return false;
     pool->use++;
-    sequence_t *fill =
-        block_pool_add(pool, BLOCK_POOL_FILL | ++pool->fills_made, salt, block_pool_identity(pool, salt));
+    sequence_t *fill = block_pool_add(pool, BLOCK_POOL_FILL | ++pool->fills_made, salt, identity);
     uint32_t *table = block_pool_table_of(pool, fill);
     if (shared > 0) memcpy(table, pool->scratch, shared * sizeof *table);
     for (uint32_t i = 0; i < shared; i++)

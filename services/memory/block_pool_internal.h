@@ -63,18 +63,16 @@ uint32_t *block_pool_table_of(const block_pool_t *pool, const sequence_t *sequen
 uint32_t *block_pool_pending_of(const block_pool_t *pool, const sequence_t *sequence);
 /* Full blocks of `ids` that are resident, at most `blocks_max`, and never the one with the last id (rule 6); written to
  * `ret_blocks` when not NULL. */
-uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
+uint32_t block_pool_find_prefix(const block_pool_t *pool, uint64_t identity, const uint32_t *ids, uint32_t ids_count,
                                 uint32_t blocks_max, uint32_t *ret_blocks);
 /* The same, the last one too: for what is kept, not run. */
-static inline uint32_t block_pool_find_full(const block_pool_t *pool, uint64_t salt, const uint32_t *ids,
+static inline uint32_t block_pool_find_full(const block_pool_t *pool, uint64_t identity, const uint32_t *ids,
                                             uint32_t ids_count, uint32_t blocks_max, uint32_t *ret_blocks)
 {
-    return block_pool_find_prefix(pool, salt, ids, ids_count + 1, blocks_max, ret_blocks);
+    return block_pool_find_prefix(pool, identity, ids, ids_count + 1, blocks_max, ret_blocks);
 }
 /* Takes an unused entry, without blocks. There is one for every sequence, pin and fill. */
 sequence_t *block_pool_add(block_pool_t *pool, uint64_t id, uint64_t salt, uint64_t identity);
-/* What blocks that are written now are known by beside their tokens. */
-uint64_t block_pool_identity(const block_pool_t *pool, uint64_t salt);
 /* One more holds the block, which is in the index or held. */
 void block_pool_hold(block_pool_t *pool, uint32_t block);
 /* A free or cached block, held once; there is one. */

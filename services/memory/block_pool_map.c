@@ -49,7 +49,7 @@ void block_pool_show(const block_pool_t *pool, uint32_t first, uint32_t count, b
 uint32_t block_pool_lookup_blocks(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count,
                                   uint32_t blocks_max, uint32_t *ret_blocks)
 {
-    return block_pool_find_prefix(pool, salt, ids, ids_count, blocks_max, ret_blocks);
+    return block_pool_find_prefix(pool, block_pool_identity(pool, salt), ids, ids_count, blocks_max, ret_blocks);
 }
 
 static void count_runs(const block_pool_t *pool, block_pool_fragmentation_t *fragmentation)

@@ -79,7 +79,8 @@ static bool holds_prefix(const block_pool_t *pool, const sequence_t *pin, void *
 /* The resident blocks of the prefix, in scratch. */
 static prefix_t find_blocks(const block_pool_t *pool, uint64_t salt, const uint32_t *ids, uint32_t ids_count)
 {
-    uint32_t count = block_pool_find_full(pool, salt, ids, ids_count, pool->table_max, pool->scratch);
+    uint32_t count =
+        block_pool_find_full(pool, block_pool_identity(pool, salt), ids, ids_count, pool->table_max, pool->scratch);
     return (prefix_t){.blocks = pool->scratch, .count = count};
 }
 

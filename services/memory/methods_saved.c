@@ -21,7 +21,7 @@ typedef struct {
     saved_ground_t ground;
     char directory[QN_PATH_MAX], name[SAVED_NAME_MAX + 1];
     bool replace, dry;
-    uint64_t salt, most_bytes;
+    uint64_t salt, identity, most_bytes;
     uint64_t fill; /* holds the blocks; 0: none */
     uint32_t *ids, *blocks;
     uint32_t tokens;
@@ -101,8 +101,8 @@ static qn_err_t run_save(errand_t *errand)
                       " in %s: delete files there, or raise it",
                       save->bytes, save->most_bytes, save->directory_bytes, save->directory);
     if (!err && !save->dry)
-        err = saved_write(directory, save->name, save->replace, &save->ground, save->salt, memory_now_ms() / 1000,
-                          save->ids, save->tokens, save->blocks, gave_up, errand);
+        err = saved_write(directory, save->name, save->replace, &save->ground, save->salt, save->identity,
+                          memory_now_ms() / 1000, save->ids, save->tokens, save->blocks, gave_up, errand);
     if (!err && !save->dry) saved_directory_list(directory, &save->ground, NULL, &save->directory_bytes);
     close(directory);
     return err;
@@ -138,9 +138,11 @@ static bool prepare_save(save_t *save, const qn_memory_save_t *asked)
 {
     block_pool_grant_t grant;
     block_pool_t *pool = save->service->model.pool;
+    save->identity = block_pool_identity(pool, save->salt);
     save->tokens = block_pool_resident(pool, save->salt, asked->ids, asked->ids_count);
     if (save->tokens == 0) return true;
-    if (!block_pool_fill_open(pool, save->salt, asked->ids, save->tokens, &save->fill, &grant)) return false;
+    if (!block_pool_fill_open(pool, save->salt, save->identity, asked->ids, save->tokens, &save->fill, &grant))
+        return false;
     QN_ASSERT(grant.cached_tokens == save->tokens);
     save->ids = malloc((size_t)save->tokens * sizeof *save->ids);
     save->blocks = malloc((size_t)grant.block_count * sizeof *save->blocks);
@@ -252,8 +254,8 @@ static void take_blocks(memory_restore_t *self)
 {
     memory_service_t *service = self->service;
     block_pool_grant_t grant;
-    if (!block_pool_fill_open(service->model.pool, self->reader.header.salt, self->reader.ids,
-                              self->reader.header.tokens, &self->fill, &grant)) {
+    if (!block_pool_fill_open(service->model.pool, self->reader.header.salt, self->reader.header.identity,
+                              self->reader.ids, self->reader.header.tokens, &self->fill, &grant)) {
         fail_restore(self, 507,
                      "there are not enough free blocks beside running requests, pins, and room for the longest "
                      "request: unpin something, wait, or raise memory.kv_bytes");

@@ -18,12 +18,12 @@
 #include "common/file.h"
 
 #define MAGIC "QNPREFIX"
-#define VERSION 1u
+#define VERSION 2u
 #define SUFFIX ".prefix"
 #define FILE_NAME_MAX (SAVED_NAME_MAX + 32)
 #define TOKENS_MAX (1u << 20)
 
-_Static_assert(sizeof(saved_header_t) == 80 + SAVED_MODEL_MAX, "no padding: its bytes are the file's");
+_Static_assert(sizeof(saved_header_t) == 88 + SAVED_MODEL_MAX, "no padding: its bytes are the file's");
 
 /* ---- names and sizes ---- */
 
@@ -65,13 +65,14 @@ static uint32_t header_crc(const saved_header_t *header)
     return qn_crc32c(0, &copy, sizeof copy);
 }
 
-static saved_header_t make_header(const saved_ground_t *ground, uint64_t salt, uint64_t unix_s, const uint32_t *ids,
-                                  uint32_t tokens)
+static saved_header_t make_header(const saved_ground_t *ground, uint64_t salt, uint64_t identity, uint64_t unix_s,
+                                  const uint32_t *ids, uint32_t tokens)
 {
     saved_header_t header = {.magic = MAGIC,
                              .version = VERSION,
                              .fingerprint = ground->fingerprint,
                              .salt = salt,
+                             .identity = identity,
                              .saved_unix_s = unix_s,
                              .block_bytes = block_bytes(ground),
                              .layout = QN_LAYOUT_KV,
@@ -261,11 +262,11 @@ static qn_err_t publish(int directory, int fd, const char *temporary, const char
 }
 
 qn_err_t saved_write(int directory, const char *name, bool replace, const saved_ground_t *ground, uint64_t salt,
-                     uint64_t unix_s, const uint32_t *ids, uint32_t tokens, const uint32_t *blocks,
+                     uint64_t identity, uint64_t unix_s, const uint32_t *ids, uint32_t tokens, const uint32_t *blocks,
                      bool (*cancelled)(const void *), const void *context)
 {
     char file[FILE_NAME_MAX], temporary[FILE_NAME_MAX];
-    saved_header_t header = make_header(ground, salt, unix_s, ids, tokens);
+    saved_header_t header = make_header(ground, salt, identity, unix_s, ids, tokens);
     snprintf(file, sizeof file, "%s" SUFFIX, name);
     snprintf(temporary, sizeof temporary, ".%s.new", name);
     if (!replace && qn_file_exists(directory, file))

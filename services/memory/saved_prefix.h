@@ -32,9 +32,11 @@ typedef struct {
 
 typedef struct {
     char magic[8];    /* "QNPREFIX" */
-    uint32_t version; /* 1 */
+    uint32_t version; /* 2 */
     uint32_t crc;     /* of the header with this field 0 */
     uint64_t fingerprint, salt, saved_unix_s, block_bytes;
+    uint64_t
+        identity; /* block_pool_identity() of the salt when the blocks were written: by other kernels they are other content */
     uint32_t layout, layers, kv_heads, head_dim, block_tokens, scalar_bytes;
     uint32_t tokens, ids_crc;
     char model[SAVED_MODEL_MAX];
@@ -62,7 +64,7 @@ uint64_t saved_bytes(const saved_ground_t *ground, uint32_t tokens);
 /* Writes `tokens` ids (a multiple of block_tokens) and their blocks. `cancelled` is asked between blocks. QN_ERR_EXISTS: the
  * name is taken, and not `replace`. QN_ERR_IO, QN_ERR_NO_MEMORY, QN_ERR_CANCELLED: nothing is left behind. */
 qn_err_t saved_write(int directory, const char *name, bool replace, const saved_ground_t *ground, uint64_t salt,
-                     uint64_t unix_s, const uint32_t *ids, uint32_t tokens, const uint32_t *blocks,
+                     uint64_t identity, uint64_t unix_s, const uint32_t *ids, uint32_t tokens, const uint32_t *blocks,
                      bool (*cancelled)(const void *), const void *context);
 
 /* A file that is being read. */

@@ -419,7 +419,9 @@ static void fill(const sim_request_t *request)
     uint64_t salt = request->submission.salt, id;
     block_pool_grant_t grant;
     if (w.plan_count > 0 || w.compute_session == 0 || w.compute_session != scheduler_session(w.scheduler)) return;
-    if (count == 0 || !block_pool_fill_open(w.pool, salt, request->submission.prompt_ids, count, &id, &grant)) return;
+    if (count == 0 || !block_pool_fill_open(w.pool, salt, block_pool_identity(w.pool, salt),
+                                            request->submission.prompt_ids, count, &id, &grant))
+        return;
     for (uint32_t at = grant.cached_tokens; at < count; at++)
         w.compute.kv[(size_t)grant.blocks[at / block_tokens] * block_tokens + at % block_tokens] =
             request->expected_kv[at];

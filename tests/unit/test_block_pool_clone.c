@@ -237,7 +237,7 @@ static void test_block_pool_fill_enters_the_index_when_it_is_finished(void **sta
     uint64_t fill, other;
     open_at(pool, 1, 0, 5);
     commit(pool, 1, 0, 0, 5);
-    assert_true(block_pool_fill_open(pool, 0, ids(0), 12, &fill, &grant));
+    assert_true(block_pool_fill_open(pool, 0, 0, ids(0), 12, &fill, &grant));
     assert_int_equal(grant.cached_tokens, 4);
     assert_int_equal(grant.block_count, 3);
     assert_int_equal(block_pool_lookup(pool, 0, ids(0), 13), 4);
@@ -245,11 +245,12 @@ static void test_block_pool_fill_enters_the_index_when_it_is_finished(void **sta
     block_pool_fill_finish(pool, fill, ids(0), 12);
     expect(pool, 0, 3);
     assert_int_equal(block_pool_lookup(pool, 0, ids(0), 13), 12);
-    assert_true(block_pool_fill_open(pool, 0, ids(50), 12, &fill, &grant));
-    assert_true(block_pool_fill_open(pool, 0, ids(40), 4, &other, &grant));
-    assert_false(block_pool_fill_open(pool, 0, ids(30), 4, &other, &grant)); /* BLOCK_POOL_FILLS_MAX */
+    assert_true(block_pool_fill_open(pool, 0, 0, ids(50), 12, &fill, &grant));
+    assert_true(block_pool_fill_open(pool, 0, 0, ids(40), 4, &other, &grant));
+    assert_false(block_pool_fill_open(pool, 0, 0, ids(30), 4, &other, &grant)); /* BLOCK_POOL_FILLS_MAX */
     block_pool_fill_drop(pool, fill);
-    assert_false(block_pool_fill_open(pool, 0, ids(0), 32, &other, &grant)); /* 8 blocks, 1 filling, 8 for a sequence */
+    assert_false(
+        block_pool_fill_open(pool, 0, 0, ids(0), 32, &other, &grant)); /* 8 blocks, 1 filling, 8 for a sequence */
     assert_int_equal(block_pool_lookup(pool, 0, ids(50), 13), 0);
     check(pool);
     block_pool_destroy(&pool);
@@ -305,7 +306,7 @@ static void test_block_pool_people_at_random_keep_every_invariant(void **state)
             case 4: block_pool_clone(pool, 0, ids(base), some, &pin, &tokens); break;
             case 5: block_pool_unpin(pool, 1 + (uint32_t)rand() % 60); break;
             case 6:
-                if (some / P > 0 && block_pool_fill_open(pool, 0, ids(base), some / P * P, &fill, &grant)) {
+                if (some / P > 0 && block_pool_fill_open(pool, 0, 0, ids(base), some / P * P, &fill, &grant)) {
                     check(pool);
                     block_pool_fill_finish(pool, fill, ids(base), some / P * P);
                 }

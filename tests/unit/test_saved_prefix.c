@@ -68,7 +68,7 @@ static int teardown(void **state)
 
 static qn_err_t write_it(fixture_t *fixture, const char *name, bool replace)
 {
-    return saved_write(fixture->fd, name, replace, &fixture->ground, 5, 1000, ids, TOKENS, blocks, never, NULL);
+    return saved_write(fixture->fd, name, replace, &fixture->ground, 5, 6, 1000, ids, TOKENS, blocks, never, NULL);
 }
 
 static void test_saved_prefix_comes_back_in_other_blocks(void **state)
@@ -79,6 +79,7 @@ static void test_saved_prefix_comes_back_in_other_blocks(void **state)
     assert_int_equal(saved_open(fixture->fd, "p", &fixture->ground, &reader), QN_OK);
     assert_int_equal(reader.header.tokens, TOKENS);
     assert_int_equal(reader.header.salt, 5);
+    assert_int_equal(reader.header.identity, 6);
     assert_memory_equal(reader.ids, ids, sizeof ids);
     assert_int_equal(saved_read(&reader, &fixture->ground, 0, 3, others, never, NULL), QN_OK);
     saved_close(&reader);
@@ -105,7 +106,7 @@ static void test_saved_prefix_given_up_leaves_nothing(void **state)
 {
     fixture_t *fixture = *state;
     uint64_t bytes;
-    assert_int_equal(saved_write(fixture->fd, "p", false, &fixture->ground, 5, 1000, ids, TOKENS, blocks, never,
+    assert_int_equal(saved_write(fixture->fd, "p", false, &fixture->ground, 5, 6, 1000, ids, TOKENS, blocks, never,
                                  fixture),
                      QN_ERR_CANCELLED);
     assert_int_equal(saved_directory_list(fixture->fd, &fixture->ground, NULL, &bytes), 0);

@@ -4,6 +4,7 @@
  * Read next:         http_client.h. */
 #include <math.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
@@ -181,7 +182,8 @@ static int report(const http_client_t *client, const look_t *look)
         return cli_fail(EX_PROTOCOL, "%s/services did not answer with a list of services: is it a Quintet server?",
                         http_client_url(client));
     if (options.json) {
-        json_t *answer = json_pack("{s:b, s:O, s:O?}", "ready", (int)ready, "services", services, "faults", faults);
+        json_t *answer = json_pack("{s:b, s:O}", "ready", (int)ready, "services", services);
+        if (json_array_size(faults) > 0) json_object_set(answer, "faults", (json_t *)(uintptr_t)faults);
         cli_print_json(answer);
         json_decref(answer);
     } else if (!options.quiet) {
