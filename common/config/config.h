@@ -37,6 +37,7 @@ typedef struct {
         uint64_t queue_limit;        /* requests in flight before 429 */
         uint64_t default_max_tokens; /* /v1/completions and /generate without max_tokens */
         char *sampling_defaults;     /* model | openai */
+        uint64_t max_inline_values;  /* numbers of a reply; more are a handle */
         bool strict_fields;
         char *admin_listen;  /* as listen; "" = the same */
         char *api_keys_file; /* "" = none */

@@ -31,7 +31,7 @@ static void destroy(compute_task_t *task)
 {
     compute_service_t *service = task->service;
     for (unsigned i = 0; i < TASKS_MAX; i++)
-        if (service->beside[i] == task) service->beside[i] = NULL;
+        if (service->tasks[i] == task) service->tasks[i] = NULL;
     executor_t *executor = service->runtime->executor;
     executor_task_release(executor, &task->weights_memory);
     executor_task_release(executor, &task->logits_memory);
@@ -54,7 +54,7 @@ compute_task_t *tasks_begin(compute_service_t *service, qn_call_t *call)
         return NULL;
     }
     unsigned i = 0;
-    while (i < TASKS_MAX && service->beside[i])
+    while (i < TASKS_MAX && service->tasks[i])
         i++;
     compute_task_t *task = i < TASKS_MAX ? calloc(1, sizeof *task) : NULL;
     if (!task) {
@@ -64,7 +64,7 @@ compute_task_t *tasks_begin(compute_service_t *service, qn_call_t *call)
     task->service = service;
     task->call = *call;
     task->has_call = true;
-    service->beside[i] = task;
+    service->tasks[i] = task;
     return task;
 }
 
@@ -255,7 +255,7 @@ void tasks_tick(compute_service_t *service)
         finish((compute_task_t *)done);
     }
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->beside[i];
+        compute_task_t *task = service->tasks[i];
         if (!task || task == service->running_task) continue;
         if (task->wants_cache && !service->probe_kv)
             ask_cache(service);
@@ -270,7 +270,7 @@ void tasks_take_range(compute_service_t *service, const qn_workspace_range_t *ra
 {
     if (range->head.request == 0) return; /* renewed: finish() */
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->beside[i];
+        compute_task_t *task = service->tasks[i];
         if (!task || task->message != range->head.request) continue;
         const qn_mapping_t *workspace = service->workspace;
         bool ours = range->region->id == qn_region_id(workspace) &&
@@ -304,8 +304,8 @@ bool tasks_take_region(compute_service_t *service, const qn_region_t *region)
     service->cache_message = 0;
     qn_err_t err = service->probe_kv ? QN_OK : qn_region_import(region, true, &service->probe_kv);
     for (unsigned i = 0; err && i < TASKS_MAX; i++)
-        if (service->beside[i] && service->beside[i]->wants_cache)
-            tasks_refuse(service->beside[i], 503, NULL, "the KV cache for this call cannot be mapped: %s",
+        if (service->tasks[i] && service->tasks[i]->wants_cache)
+            tasks_refuse(service->tasks[i], 503, NULL, "the KV cache for this call cannot be mapped: %s",
                          qn_err_text());
     return true;
 }
@@ -316,7 +316,7 @@ bool tasks_take_refusal(compute_service_t *service, const qn_refusal_t *refusal)
     bool of_cache = service->cache_message && refusal->head.request == service->cache_message, found = of_cache;
     if (of_cache) service->cache_message = 0;
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->beside[i];
+        compute_task_t *task = service->tasks[i];
         if (!task) continue;
         if (of_cache && task->wants_cache) {
             tasks_refuse(task, 507, NULL,
@@ -336,7 +336,7 @@ void tasks_end(compute_service_t *service)
     if (!service->runtime) return;
     service->running_task = NULL;
     for (unsigned i = 0; i < TASKS_MAX; i++) {
-        compute_task_t *task = service->beside[i];
+        compute_task_t *task = service->tasks[i];
         if (!task) continue;
         task->has_range = false; /* its lease went with memory, or ends with it */
         tasks_refuse(task, 503, NULL, "memory has restarted; try again");

@@ -87,7 +87,7 @@ void tasks_end(struct compute_service *service);
 
 /* The tensor as a reply shows it; its numbers go behind `values`, unless they are in the workspace. */
 void tasks_show(const compute_task_t *task, qn_arena_t *arena, const task_tensor_t *tensor,
-                qn_tensor_result_t *ret_result, float *values, uint32_t *values_count);
+                qn_tapped_tensor_t *ret_result, float *values, uint32_t *values_count);
 /* Most probable of task->logits, of `vocab`. Returns how many. */
 uint32_t tasks_top(const compute_task_t *task, uint32_t vocab, qn_token_logprob_t *ret_top, uint32_t count);
 
