@@ -38,8 +38,11 @@ def test_call_direct_says_what_the_frontend_says(engine):
                 continue
             example = json.dumps(row["example"])
             status, direct, error = call(engine, "-j", "--direct", "--run-dir", engine.run_dir, service, row["name"], example)
-            assert status == 0, (service, row["name"], error)
             through = call(engine, "-j", service, row["name"], example)
+            if "request" in row["example"]:  # which is not there
+                assert status == through[0] == 69 and "(404)" in error and "(404)" in through[2], (service, row["name"], error)
+                continue
+            assert status == 0, (service, row["name"], error)
             assert through[0] == 0, through
             assert json.loads(direct).keys() == json.loads(through[1]).keys()
     assert call(engine, "-j", "--direct", "--run-dir", engine.run_dir, "memory", "usage")[1] == \
