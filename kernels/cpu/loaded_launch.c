@@ -140,12 +140,13 @@ static void launch_attention(const qn_plugin_kernel_t *kernel, qn_stream_t *stre
 
 /* ---- a function for each operation and place ---- */
 
-#define PLACES(X, op)                                                                                                \
-    X(op, 0)                                                                                                         \
-    X(op, 1)                                                                                                         \
-    X(op, 2)                                                                                                         \
-    X(op, 3) X(op, 4) X(op, 5) X(op, 6) X(op, 7) X(op, 8) X(op, 9) X(op, 10) X(op, 11) X(op, 12) X(op, 13) X(op, 14) \
-        X(op, 15) X(op, 16) X(op, 17) X(op, 18) X(op, 19) X(op, 20) X(op, 21) X(op, 22) X(op, 23)
+#define PLACES(X, op)                                                                                                 \
+    X(op, 0)                                                                                                          \
+    X(op, 1)                                                                                                          \
+    X(op, 2)                                                                                                          \
+    X(op, 3)                                                                                                          \
+    X(op, 4) X(op, 5) X(op, 6) X(op, 7) X(op, 8) X(op, 9) X(op, 10) X(op, 11) X(op, 12) X(op, 13) X(op, 14) X(op, 15) \
+        X(op, 16) X(op, 17) X(op, 18) X(op, 19) X(op, 20) X(op, 21) X(op, 22) X(op, 23)
 #define LAUNCH(op, place)                                                \
     static void op##_##place(qn_stream_t *stream, const void *arguments) \
     {                                                                    \
