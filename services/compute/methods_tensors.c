@@ -149,7 +149,7 @@ static void answer_split(compute_service_t *service, void *job_pointer)
     const tensor_t *tensor = job->work.out;
     qn_tensor_split_t splits[TENSOR_SPLITS_MAX];
     uint32_t shapes[TENSOR_SPLITS_MAX][TENSOR_RANK_MAX];
-    char names[TENSOR_SPLITS_MAX][16];
+    char names[TENSOR_SPLITS_MAX][sizeof "split_4294967295"];
     qn_tensor_summary_t summary = tensor_show_summary(&job->work.summaries[0]);
     for (uint32_t i = 0; i < tensor->splits; i++) {
         memcpy(shapes[i], tensor->shape.sizes, sizeof shapes[i]);
