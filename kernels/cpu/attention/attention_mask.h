@@ -161,6 +161,15 @@ static inline void mask_scores(const row_mask_t *row, uint32_t begin, uint32_t e
     }
 }
 
+/* Positions that the masks left: their values count as read, also where a weight is too small for its number format. */
+static inline uint32_t mask_left(const float *scores, uint32_t count)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < count; i++)
+        left += scores[i] > -INFINITY;
+    return left;
+}
+
 /* Adds to the counts of run `index`: rows of keys and values read, and rows there would be without masks. */
 static inline void mask_count(const qn_probed_attention_t *a, uint32_t index, uint64_t read, uint64_t all)
 {

@@ -32,12 +32,12 @@ static void weigh(float *scores, uint32_t count)
         scores[i] = (float)(exp((double)scores[i] - best) / total);
 }
 
-/* Adds up the values; returns how many were read. */
-static uint32_t sum_values(const qn_probed_attention_t *probed, const qn_query_t *query, const row_mask_t *row,
-                           uint32_t head, const float *weights)
+/* Adds up the values. */
+static void sum_values(const qn_probed_attention_t *probed, const qn_query_t *query, const row_mask_t *row,
+                       uint32_t head, const float *weights)
 {
     const qn_attention_t *a = &probed->attention;
-    uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim, i = 0, read = 0;
+    uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim, i = 0;
     float *shown =
         probed->ret_weights ? probed->ret_weights + (query->row * a->heads + head) * probed->weight_columns : NULL;
     double sum[QN_ATTENTION_DIM_MAX] = {0};
@@ -45,14 +45,12 @@ static uint32_t sum_values(const qn_probed_attention_t *probed, const qn_query_t
         if (shown) shown[p] = weights[i];
         if (weights[i] == 0) continue;
         size_t value = qn_kv_at(a, query, 1, p, kv_head);
-        read++;
         for (uint32_t d = 0; d < dim; d++)
             sum[d] += (double)weights[i] * qn_load(a->kv.data, a->kv.scalar, value + d);
     }
     float *out = (float *)a->out + (query->row * a->heads + head) * dim;
     for (uint32_t d = 0; d < dim; d++)
         out[d] = (float)sum[d];
-    return read;
 }
 
 static void attend_head(const qn_probed_attention_t *probed, const qn_query_t *query, uint32_t run, uint32_t head,
@@ -66,9 +64,10 @@ static void attend_head(const qn_probed_attention_t *probed, const qn_query_t *q
         scores[count++] = score(a, q, qn_kv_at(a, query, 0, p, kv_head));
     if (mask_reads_scores(&row))
         mask_scores(&row, query->begin, query->end, a->kv.block_tokens, scores, count, scores + count);
+    uint32_t left = mask_left(scores, count);
     weigh(scores, count);
-    uint32_t read = sum_values(probed, query, &row, head, scores);
-    mask_count(probed, run, (uint64_t)count + read, 2 * (uint64_t)(query->end - query->begin));
+    sum_values(probed, query, &row, head, scores);
+    mask_count(probed, run, (uint64_t)count + left, 2 * (uint64_t)(query->end - query->begin));
 }
 
 static void attend(const void *arguments, size_t begin, size_t end, unsigned thread)

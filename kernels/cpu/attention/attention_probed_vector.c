@@ -71,11 +71,11 @@ static void weigh(float *scores, uint32_t count)
 /* vec_exp gives the least float, not 0, for -infinity: what is masked counts as nothing. */
 #define NOTHING 1e-37f
 
-VEC_INLINE uint32_t sum_row(qn_scalar_t scalar, const qn_probed_attention_t *probed, const qn_query_t *query,
-                            const row_mask_t *row, uint32_t head, const float *weights)
+VEC_INLINE void sum_row(qn_scalar_t scalar, const qn_probed_attention_t *probed, const qn_query_t *query,
+                        const row_mask_t *row, uint32_t head, const float *weights)
 {
     const qn_attention_t *a = &probed->attention;
-    uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim, i = 0, read = 0;
+    uint32_t kv_head = head / (a->heads / a->kv.kv_heads), dim = a->kv.head_dim, i = 0;
     size_t at = query->row * a->heads + head;
     float sum[QN_ATTENTION_DIM_MAX + VEC_LANES] = {0};
     for (uint32_t p = mask_next(row, query->begin); p < query->end; p = mask_next(row, p + 1), i++) {
@@ -83,10 +83,8 @@ VEC_INLINE uint32_t sum_row(qn_scalar_t scalar, const qn_probed_attention_t *pro
         if (probed->ret_weights) probed->ret_weights[at * probed->weight_columns + p] = seen ? weights[i] : 0;
         if (!seen) continue;
         add_row(scalar, sum, weights[i], a->kv.data, qn_kv_at(a, query, 1, p, kv_head), dim);
-        read++;
     }
     memcpy((float *)a->out + at * dim, sum, dim * sizeof *sum);
-    return read;
 }
 
 static void attend_head(const qn_probed_attention_t *probed, const qn_query_t *query, uint32_t run, uint32_t head,
@@ -99,10 +97,13 @@ static void attend_head(const qn_probed_attention_t *probed, const qn_query_t *q
                          : score_row(QN_SCALAR_BF16, a, query, &row, head, scores);
     if (mask_reads_scores(&row))
         mask_scores(&row, query->begin, query->end, a->kv.block_tokens, scores, count, scores + count);
+    uint32_t left = mask_left(scores, count);
     weigh(scores, count);
-    uint32_t read = f32 ? sum_row(QN_SCALAR_F32, probed, query, &row, head, scores)
-                        : sum_row(QN_SCALAR_BF16, probed, query, &row, head, scores);
-    mask_count(probed, run, (uint64_t)count + read, 2 * (uint64_t)(query->end - query->begin));
+    if (f32)
+        sum_row(QN_SCALAR_F32, probed, query, &row, head, scores);
+    else
+        sum_row(QN_SCALAR_BF16, probed, query, &row, head, scores);
+    mask_count(probed, run, (uint64_t)count + left, 2 * (uint64_t)(query->end - query->begin));
 }
 
 static void attend(const void *arguments, size_t begin, size_t end, unsigned thread)
