@@ -140,13 +140,10 @@ static void launch_attention(const qn_plugin_kernel_t *kernel, qn_stream_t *stre
 
 /* ---- a function for each operation and place ---- */
 
-#define PLACES(X, op)                                                                                                 \
-    X(op, 0)                                                                                                          \
-    X(op, 1)                                                                                                          \
-    X(op, 2)                                                                                                          \
-    X(op, 3)                                                                                                          \
-    X(op, 4) X(op, 5) X(op, 6) X(op, 7) X(op, 8) X(op, 9) X(op, 10) X(op, 11) X(op, 12) X(op, 13) X(op, 14) X(op, 15) \
-        X(op, 16) X(op, 17) X(op, 18) X(op, 19) X(op, 20) X(op, 21) X(op, 22) X(op, 23)
+#define EIGHT(X, op, a, b, c, d, e, f, g, h) X(op, a) X(op, b) X(op, c) X(op, d) X(op, e) X(op, f) X(op, g) X(op, h)
+#define PLACES(X, op)                    \
+    EIGHT(X, op, 0, 1, 2, 3, 4, 5, 6, 7) \
+    EIGHT(X, op, 8, 9, 10, 11, 12, 13, 14, 15) EIGHT(X, op, 16, 17, 18, 19, 20, 21, 22, 23)
 #define LAUNCH(op, place)                                                \
     static void op##_##place(qn_stream_t *stream, const void *arguments) \
     {                                                                    \

@@ -40,9 +40,9 @@ int profiling_fd(const profiling_t *profiling);
 
 /* Begins; one that has ended is forgotten. Failure: QN_ERR_INVALID (the name), QN_ERR_LIMIT (one runs),
  * QN_ERR_IO. */
-qn_err_t profiling_start(profiling_t *profiling, const char *name, uint32_t seconds);
+qn_err_t profiling_start(profiling_t *self, const char *name, uint32_t seconds);
 /* Ends it soon. Harmless when nothing runs. */
 void profiling_stop(profiling_t *profiling);
-void profiling_look(profiling_t *profiling, profiling_view_t *ret_view);
+void profiling_look(profiling_t *self, profiling_view_t *ret_view);
 
 #endif

@@ -187,15 +187,15 @@ const uint32_t *block_pool_pin_blocks(const block_pool_t *pool, uint32_t pin, ui
 bool block_pool_adopt(block_pool_t *pool, uint32_t pin, uint64_t salt, uint64_t identity, const uint32_t *ids,
                       uint32_t ids_count, const uint32_t *blocks, uint32_t block_count);
 
-/* Opens a fill (rule 14) for the full blocks of `ids` under this identity; ids_count is a multiple of block_tokens. The grant is the whole
- * table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds them. False: no room
- * (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
+/* Opens a fill (rule 14) for the full blocks of `ids` under this identity; ids_count is a multiple of block_tokens. The
+ * grant is the whole table; its cached_tokens are there already. One whose tokens all are needs no room: it only holds
+ * them. False: no room (rule 11), or BLOCK_POOL_FILLS_MAX are open. */
 bool block_pool_fill_open(block_pool_t *pool, uint64_t salt, uint64_t identity, const uint32_t *ids, uint32_t ids_count,
                           uint64_t *ret_fill, block_pool_grant_t *ret_grant);
 /* All of it is written: its blocks enter the index and become cached. */
-void block_pool_fill_finish(block_pool_t *pool, uint64_t fill, const uint32_t *ids, uint32_t ids_count);
+void block_pool_fill_finish(block_pool_t *pool, uint64_t id, const uint32_t *ids, uint32_t ids_count);
 /* It came to nothing. */
-void block_pool_fill_drop(block_pool_t *pool, uint64_t fill);
+void block_pool_fill_drop(block_pool_t *pool, uint64_t id);
 /* False: there is no such pin. */
 bool block_pool_unpin(block_pool_t *pool, uint32_t pin);
 /* Returns how many there were. */

@@ -152,6 +152,6 @@ double load_arrivals_next(load_arrivals_t *arrivals)
     if (arrivals->kind == LOAD_ARRIVALS_POISSON)
         arrivals->last_s += -log(load_random_unit(&arrivals->random)) / arrivals->rate;
     else
-        arrivals->last_s = (double)(number / arrivals->burst * arrivals->burst) / arrivals->rate;
+        arrivals->last_s = (double)(number - number % arrivals->burst) / arrivals->rate;
     return arrivals->last_s;
 }

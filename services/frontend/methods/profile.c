@@ -26,7 +26,7 @@ static void fill_start(const profiling_view_t *view, qn_text_t services[QN_SERVI
     reply->max_s = view->seconds;
     reply->capture_path = qn_text(view->capture_path);
     reply->services = services;
-    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+    for (int service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
         if (view->services & (1u << service))
             services[reply->services_count++] = qn_text(qn_service_enum.names[service]);
 }

@@ -116,7 +116,7 @@ static void took_regions(form_t *form, call_t *call, const void *reply)
     put_pool(&writer, form->state);
     json_put_key(&writer, "by_service");
     json_put_open(&writer, '{');
-    for (uint8_t service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
+    for (int service = QN_SERVICE_FRONTEND; service <= QN_SERVICE_COMPUTE; service++)
         put_service(form, &writer, (qn_service_t)service, reply);
     json_put_close(&writer, '}');
     json_put_close(&writer, '}');

@@ -73,15 +73,15 @@ qn_err_t simulation_create(const simulation_options_t *options, const simulation
                            simulation_t **ret_simulation);
 void simulation_destroy(simulation_t **simulation);
 /* At most `steps` steps. Returns whether all have ended. */
-bool simulation_run(simulation_t *simulation, uint32_t steps);
+bool simulation_run(simulation_t *self, uint32_t steps);
 
 /* ---- when it has ended; views ---- */
 
-void simulation_summary(const simulation_t *simulation, simulation_summary_t *ret_summary);
-const simulation_request_t *simulation_request(const simulation_t *simulation, uint32_t request);
-const simulation_outcome_t *simulation_outcome(const simulation_t *simulation, uint32_t request);
-const simulation_step_t *simulation_steps(const simulation_t *simulation, uint32_t *ret_count);
-const simulation_run_t *simulation_runs(const simulation_t *simulation);
-const char (*simulation_reasons(const simulation_t *simulation))[QN_POLICY_REASON_MAX];
+void simulation_summary(const simulation_t *self, simulation_summary_t *ret_summary);
+const simulation_request_t *simulation_request(const simulation_t *self, uint32_t request);
+const simulation_outcome_t *simulation_outcome(const simulation_t *self, uint32_t request);
+const simulation_step_t *simulation_steps(const simulation_t *self, uint32_t *ret_count);
+const simulation_run_t *simulation_runs(const simulation_t *self);
+const char (*simulation_reasons(const simulation_t *self))[QN_POLICY_REASON_MAX];
 
 #endif

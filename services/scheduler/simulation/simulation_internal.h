@@ -29,6 +29,6 @@ struct simulation {
 };
 
 /* Fills in `order`. */
-void simulation_sort(simulation_t *simulation);
+void simulation_sort(simulation_t *self);
 
 #endif
