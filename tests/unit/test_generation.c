@@ -413,6 +413,7 @@ static void test_plain_form_has_its_own_defaults_and_fields_at_the_top(void **st
         {"{\"prompt\":\"a\",\"min_tokens\":51}", "min_tokens", 400},
         {"{\"prompt\":\"a\",\"stop\":7}", "stop", 400},
         {"{\"prompt\":\"a\",\"regex\":\"a+\"}", "regex", 400},
+        {"{\"prompt\":\"a\",\"kernels\":{\"matmul\":\"reference\"}}", "kernels", 400},
     };
     refuse_all(GENERATION_GENERATE, cases, sizeof cases / sizeof cases[0]);
 }

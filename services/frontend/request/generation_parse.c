@@ -59,6 +59,7 @@ static const generation_unsupported_t unsupported[] = {
     {"custom_logit_processor", "requests cannot bring code", NULL},
     {"custom_params", "requests cannot bring code", NULL},
     {"lora_path", "there are no adapters", NULL},
+    {"kernels", "kernels are chosen for all requests, with PUT /kernels/{op}", NULL},
     {"lora_id", "there are no adapters", NULL},
     {"lora_request", "there are no adapters", NULL},
     {"session_params", "there are no sessions", NULL},
